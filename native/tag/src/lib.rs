@@ -1,0 +1,41 @@
+//! What it means for a process to be Leash's.
+//!
+//! A run is one life of the `:leash` application in one VM. Each of its processes carries the run's
+//! id in up to three places, the *carriers*, each with a different weakness, so that losing one or
+//! two loses nothing:
+//!
+//! | carrier | module | survives | lost when |
+//! |---|---|---|---|
+//! | argv | [`argv`] | everything but exec and title rewriting | descendants exec something else |
+//! | env | [`OwnerTag`] | fork, exec, setsid, double fork | `env -i`, environ overwritten or unreadable |
+//! | mark | [`Mark`] | all of that and a change of uid | a process with `CAP_SYS_RESOURCE` resets it |
+//!
+//! This crate is shared by the shim (which has neither libc nor an allocator) and by the core, so
+//! that there is one definition of "ours". A malformed carrier matches nothing: every parser
+//! returns an `Option` and accepts exactly what the writer beside it produces.
+//!
+//! ```
+//! use leash_tag::{Limits, Mark, RunId, WorkerNumber};
+//!
+//! let run = RunId::parse(b"s59m65f").unwrap();
+//! let worker = WorkerNumber::new(7).unwrap();
+//! let mark = Mark::nested_in(Limits::UNLIMITED, run, Some(worker), false).unwrap();
+//! assert_eq!(Mark::decode(mark.limits()), Some(mark));
+//! ```
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod argv;
+mod decimal;
+mod mark;
+mod owner_tag;
+mod run_id;
+mod worker_number;
+
+pub use mark::{Limits, Mark, NoDepthLeft};
+pub use owner_tag::{BootTag, ENV_NAME, OwnerTag};
+pub use run_id::{InvalidRunId, RunId};
+pub use worker_number::WorkerNumber;
