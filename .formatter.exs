@@ -1,0 +1,6 @@
+[
+  inputs: [
+    "{mix,.formatter}.exs",
+    "{mix,lib,test,script,bench,demo}/**/*.{ex,exs}"
+  ]
+]

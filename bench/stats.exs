@@ -1,0 +1,31 @@
+defmodule Bench.Stats do
+  # Ratios from one run: rounds of all contestants in turn, so that whatever else the machine does falls on
+  # each of them alike.
+  @moduledoc false
+
+  @doc "Runs every function once a round, in another order each time, and returns its samples."
+  def interleave(contestants, rounds) do
+    for(
+      _round <- 1..rounds,
+      {name, function} <- Enum.shuffle(contestants),
+      do: {name, function.()}
+    )
+    |> Enum.group_by(&elem(&1, 0), &elem(&1, 1))
+  end
+
+  @doc "Microseconds that a function took."
+  def time(function) do
+    began = System.monotonic_time(:nanosecond)
+    function.()
+    (System.monotonic_time(:nanosecond) - began) / 1_000
+  end
+
+  def median(samples), do: percentile(samples, 50)
+
+  def percentile(samples, percent) do
+    sorted = Enum.sort(samples)
+    Enum.at(sorted, min(div(length(sorted) * percent, 100), length(sorted) - 1))
+  end
+
+  def round_to(value, digits), do: :erlang.float_to_binary(value / 1, decimals: digits)
+end

@@ -1,0 +1,101 @@
+defmodule Leash.Config do
+  # The application's environment, read once at start and turned into a map; nobody else reads it.
+  #
+  #     config :leash,
+  #       run_dir: "/run/my_app/leash",
+  #       sweep: [deadline: 10_000]
+  @moduledoc false
+
+  alias Leash.{OptionsError, Schema}
+
+  @type t :: %{
+          run_dir: String.t(),
+          record: :required | :optional,
+          sweep: keyword() | false,
+          stop_timeout: non_neg_integer(),
+          app: String.t()
+        }
+
+  @spec schema() :: Schema.t()
+  def schema do
+    [
+      run_dir: [
+        type: Schema.optional_text(),
+        doc:
+          "Where the records of runs are kept; else `$LEASH_RUN_DIR`, else `$RUNTIME_DIRECTORY/leash`, else `/tmp/leash-<uid>`."
+      ],
+      record: [
+        type: Schema.one_of([:optional, :required]),
+        default: :optional,
+        doc:
+          "`:required` refuses to start where the run's record cannot be written; otherwise a warning is logged and the environment tag is the only witness of the run's life."
+      ],
+      sweep: [
+        type:
+          Schema.custom(
+            &(&1 == false or Keyword.keyword?(&1)),
+            "options of Leash.sweep/1, or false",
+            quote(do: keyword() | false)
+          ),
+        default: [],
+        doc: "Options of the sweep at start, see `Leash.sweep/1`; `false` turns it off."
+      ],
+      stop_timeout: [
+        type: Schema.milliseconds(),
+        default: 10_000,
+        doc:
+          "Milliseconds after which an application stop ends every tree with SIGKILL, whatever its ladder."
+      ],
+      app: [
+        type: Schema.optional_text(),
+        doc:
+          "The application's name in the record, for `scope: :app`; default the release's or project's name."
+      ]
+    ]
+  end
+
+  @doc "The configuration, or what is wrong with it."
+  @spec load() :: {:ok, t()} | {:error, OptionsError.t()}
+  def load do
+    given = Keyword.take(Application.get_all_env(:leash), Keyword.keys(schema()))
+
+    with {:ok, config} <- Schema.validate(schema(), given) do
+      {:ok, %{config | run_dir: config.run_dir || default_run_dir(), app: config.app || app()}}
+    end
+  end
+
+  defp default_run_dir do
+    cond do
+      dir = nonempty("LEASH_RUN_DIR") ->
+        dir
+
+      # systemd.exec(5): several directories are separated by colons.
+      dirs = nonempty("RUNTIME_DIRECTORY") ->
+        dirs |> String.split(":") |> hd() |> Path.join("leash")
+
+      # Not $XDG_RUNTIME_DIR: a login shell has it, cron and sudo do not, and two starts have to
+      # find each other.
+      true ->
+        "/tmp/leash-#{Leash.Native.euid()}"
+    end
+  end
+
+  defp app do
+    nonempty("RELEASE_NAME") || (Code.ensure_loaded?(Mix.Project) && project()) || "nonode"
+  end
+
+  # Asked at run time only: in a release there is no Mix.
+  defp project do
+    case apply(Mix.Project, :config, [])[:app] do
+      nil -> nil
+      app -> Atom.to_string(app)
+    end
+  end
+
+  defp nonempty(name) do
+    case System.get_env(name) do
+      "" -> nil
+      value -> value
+    end
+  end
+end

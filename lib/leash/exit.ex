@@ -1,0 +1,59 @@
+defmodule Leash.Exit do
+  @moduledoc """
+  How a worker ended, and what it took to end the tree under it.
+
+  A `Leash.Exit` exists only when the tree is gone: the shim, to which every orphan of the tree is
+  reparented, was told by the kernel that it has no child left (`ECHILD` from waitid(2)); or, where
+  the shim was killed, no process with the worker's tag was found any more.
+
+    * `:status` - the worker's exit status, `nil` when a signal ended it
+    * `:signal` - the signal that ended the worker, `nil` when it exited
+    * `:core_dumped?` - whether it left a core dump
+    * `:cause` - why the tree was ended: `:exited` (the worker ended by itself), `:stop` (asked to
+      stop, or the shim was signalled), `:kill` (asked to end at once), `:leash` (the VM let go),
+      `:owner` (the VM ended), `:shim_died` (the shim was killed, the tree was found by its tags)
+    * `:step` - the step at which the last process went: `nil` (no step was needed), a signal of the
+      ladder such as `:sigterm`, or `:sigkill` of the final phase
+    * `:steps` - every step taken, as `%{signal: signal, reaped: count}` in order. Counted are the
+      processes that the shim reaped: those whose own parent reaped them are not seen
+    * `:duration` - milliseconds from the beginning of the end to the last process
+    * `:os_pid` - the worker's process id, which by now may belong to somebody else
+  """
+
+  alias Leash.Signal
+
+  defstruct [
+    :status,
+    :signal,
+    :cause,
+    :step,
+    :os_pid,
+    core_dumped?: false,
+    steps: [],
+    duration: 0
+  ]
+
+  @type cause :: :exited | :stop | :kill | :leash | :owner | :shim_died
+
+  @type t :: %__MODULE__{
+          status: 0..255 | nil,
+          signal: Signal.t() | nil,
+          core_dumped?: boolean(),
+          cause: cause(),
+          step: Signal.t() | nil,
+          steps: [%{signal: Signal.t(), reaped: non_neg_integer()}],
+          duration: non_neg_integer(),
+          os_pid: pos_integer() | nil
+        }
+
+  @doc """
+  The exit reason that a `Leash.Worker` has by default: `:normal` for status 0, `{:exit_status, n}`
+  or `{:signal, name}` otherwise.
+
+  `:normal` means that a supervisor does not restart a `:transient` worker that succeeded.
+  """
+  @spec reason(t()) :: :normal | {:exit_status, 1..255} | {:signal, Signal.t()}
+  def reason(%__MODULE__{status: 0}), do: :normal
+  def reason(%__MODULE__{status: nil, signal: signal}), do: {:signal, signal}
+  def reason(%__MODULE__{status: status}), do: {:exit_status, status}
+end

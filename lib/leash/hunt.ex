@@ -1,0 +1,55 @@
+defmodule Leash.Hunt do
+  # Finding and ending processes by their tags: drives the native step machine.
+  #
+  # The native side looks, judges and signals, one pass a step, on a dirty scheduler; waiting
+  # happens here, in a process of its own, until a target's pidfd wakes it or the step's time is over.
+  @moduledoc false
+
+  alias Leash.Native
+
+  @type spec :: map()
+  @type report :: map()
+
+  @doc "Runs a hunt to its end and returns the report. Blocks for at most the hunt's own deadline."
+  @spec run(spec()) :: {:ok, report()} | {:error, term()}
+  def run(spec) do
+    {pid, monitor} = start(spec)
+
+    receive do
+      {:DOWN, ^monitor, :process, ^pid, {:shutdown, result}} -> result
+      {:DOWN, ^monitor, :process, ^pid, reason} -> {:error, {:crashed, reason}}
+    end
+  end
+
+  @doc """
+  Begins a hunt. The caller gets `{:DOWN, monitor, :process, pid, {:shutdown, result}}` at its end.
+  """
+  @spec start(spec()) :: {pid(), reference()}
+  def start(spec) do
+    # spawn, not spawn_link: a hunt that ends what a dead worker left must not die with who asked.
+    spawn_monitor(fn -> exit({:shutdown, hunt(spec)}) end)
+  end
+
+  defp hunt(spec) do
+    with {:ok, hunt} <- Native.hunt_new(spec), do: steps(hunt)
+  end
+
+  defp steps(hunt) do
+    case Native.hunt_step(hunt) do
+      {:wait, milliseconds} ->
+        receive do
+          {:leash_hunt, _hunt, :ready} -> :ok
+        after
+          milliseconds -> :ok
+        end
+
+        steps(hunt)
+
+      {:done, report} ->
+        {:ok, report}
+
+      {:error, reason} ->
+        {:error, reason}
+    end
+  end
+end

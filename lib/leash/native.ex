@@ -1,0 +1,91 @@
+defmodule Leash.Native do
+  @moduledoc false
+  # One stub line per native function; what they do is written in native/nif/src, beside each of them.
+  # Nothing is decided here. Bad argument types raise ArgumentError; a panic of the native side is
+  # an ErlangError with `original: :nif_panicked`.
+
+  @on_load :load
+
+  @typedoc "A descriptor of this VM: a pipe end, a socket or a pidfd. Closed when its owner ends."
+  @type fd :: reference()
+  @typedoc "A lower-case POSIX error name, such as `:eperm`, or a number that has none."
+  @type posix :: atom() | {:errno, pos_integer()}
+
+  @doc false
+  @spec load() :: :ok | {:error, term()}
+  def load do
+    case :erlang.load_nif(library(), 0) do
+      :ok -> :ok
+      {:error, {_, text}} -> {:error, "leash: cannot load #{library()}.so: #{text}"}
+    end
+  end
+
+  # LEASH_NIF_DIR is for tests of a library that is not installed in priv/.
+  defp library do
+    case System.get_env("LEASH_NIF_DIR") do
+      nil -> :filename.join(priv_dir(), ~c"leash_nif")
+      dir -> :filename.join(String.to_charlist(dir), ~c"leash_nif")
+    end
+  end
+
+  # The code server does not know the application while it is being compiled or run from a script.
+  defp priv_dir do
+    with {:error, :bad_name} <- :code.priv_dir(:leash) do
+      ebin = :filename.dirname(:code.which(__MODULE__))
+      :filename.join(:filename.dirname(ebin), ~c"priv")
+    end
+  end
+
+  # Pipe ends (stdio.rs)
+
+  @spec listen() :: {:ok, fd, binary} | {:error, posix}
+  def listen, do: stub()
+
+  @spec accept(fd, pos_integer, 1..32_766) ::
+          {:ok, %{stdin: fd | nil, stdout: fd | nil, stderr: fd | nil}} | :again | {:error, posix}
+  def accept(_fd, _os_pid, _worker), do: stub()
+
+  @spec fd_read(fd, pos_integer) :: {:ok, binary} | :eof | :again | {:error, posix | :closed}
+  def fd_read(_fd, _max), do: stub()
+
+  @spec fd_write(fd, iodata) ::
+          {:ok, non_neg_integer} | {:again, non_neg_integer} | {:error, posix | :closed}
+  def fd_write(_fd, _data), do: stub()
+
+  @spec fd_close(fd) :: :ok
+  def fd_close(_fd), do: stub()
+
+  @spec fd_give(fd, pid) :: :ok | {:error, :noproc}
+  def fd_give(_fd, _pid), do: stub()
+
+  @spec fd_dup(fd) :: {:ok, fd} | {:error, posix | :closed}
+  def fd_dup(_fd), do: stub()
+
+  # Pidfds (pidfd.rs)
+
+  @spec shim_open(pos_integer, binary, 1..32_766) ::
+          {:ok, fd} | {:error, :esrch | :not_ours | posix}
+  def shim_open(_os_pid, _run_id, _worker), do: stub()
+
+  @spec pidfd_signal(fd, pos_integer) :: :ok | {:error, :esrch | :eperm | :einval | :closed}
+  def pidfd_signal(_fd, _signo), do: stub()
+
+  @spec pidfd_monitor(fd, term) :: :ok | {:error, :closed | :not_pollable}
+  def pidfd_monitor(_fd, _message), do: stub()
+
+  @spec pidfd_demonitor(fd) :: :ok
+  def pidfd_demonitor(_fd), do: stub()
+
+  @spec pidfd_ended?(fd) :: boolean | {:error, :closed | posix}
+  def pidfd_ended?(_fd), do: stub()
+
+  @spec euid() :: non_neg_integer
+  def euid, do: stub()
+
+  # For the test that a panic is an exception (lib.rs)
+
+  @spec native_panic() :: no_return
+  def native_panic, do: stub()
+
+  defp stub, do: :erlang.nif_error(:nif_not_loaded)
+end

@@ -1,0 +1,334 @@
+defmodule Leash.Reaper do
+  # Hands out worker numbers, and answers for every tree whose Worker process is gone.
+  #
+  # While a Worker lives it ends its own tree. When it dies its port closes and the shim begins the
+  # ladder by itself; the Reaper then decides how hard (a crash means SIGKILL at once), wakes a
+  # stopped shim, ends what a dead shim left, and frees the number only when nothing is left.
+  #
+  #   register ──▶ alive ──Worker :DOWN──▶ ending ──shim's pidfd──▶ verifying ──none left──▶ free
+  #                                          │ past its time: QUIT, then KILL of the shim ▲
+  #                                          └────────────────────────────────────────────┘
+  @moduledoc false
+
+  use GenServer
+
+  require Logger
+
+  alias Leash.{Hunt, Ladder, Native, Workers}
+
+  @numbers 32_766
+
+  # What a ladder may take beyond its own steps before the shim is taken for stuck.
+  @slack_ms 1_000
+  # From QUIT to KILL of a shim, and from there to looking at what it left.
+  @stuck_ms 1_000
+  # A shim whose exec is still under way carries no tag yet; it ends at once by itself, since its
+  # leash is closed, but the proof has to wait until it could be seen.
+  @unseen_shim_ms 1_000
+
+  @sigquit 3
+  @sigkill 9
+  @sigterm 15
+  @sigcont 18
+
+  @spec start_link(keyword()) :: GenServer.on_start()
+  def start_link(options), do: GenServer.start_link(__MODULE__, options, name: __MODULE__)
+
+  @doc "Registers the calling Worker and gives it a number whose last tree is proven gone."
+  @spec register(%{label: String.t(), stop: Ladder.t()}) ::
+          {:ok, pos_integer()} | {:error, :not_running | :stopping | :too_many_workers}
+  def register(description) do
+    GenServer.call(__MODULE__, {:register, description}, :infinity)
+  catch
+    :exit, _not_there -> {:error, :not_running}
+  end
+
+  @doc """
+  Signals a shim, and wakes it if it is stopped.
+
+  `:ladder` is for once only: a second one means SIGKILL to the shim's tree.
+  """
+  @spec signal_shim(Native.fd(), :wake | :ladder | :kill | :sigkill) :: :ok
+  def signal_shim(fd, how) do
+    signal = %{wake: @sigcont, ladder: @sigterm, kill: @sigquit, sigkill: @sigkill}[how]
+
+    # A shim that is gone has done what it was to do: esrch is no error.
+    _ = Native.pidfd_signal(fd, signal)
+    _ = Native.pidfd_signal(fd, @sigcont)
+    :ok
+  end
+
+  @impl true
+  def init(options) do
+    Process.flag(:trap_exit, true)
+
+    state = %{
+      run: Keyword.fetch!(options, :run),
+      last: 0,
+      # monitor => number, while the Worker lives
+      monitors: %{},
+      # numbers whose shim is being waited for => its timer
+      ending: %{},
+      # numbers to be proven gone, by the hunt under way and by the next
+      hunting: nil,
+      to_verify: MapSet.new(),
+      stopping: nil
+    }
+
+    # After a crash of this process the table says who is to be watched.
+    {:ok, Enum.reduce(Workers.all(), state, &watch/2)}
+  end
+
+  defp watch(row, state) do
+    monitor = Process.monitor(row.pid)
+
+    %{
+      state
+      | monitors: Map.put(state.monitors, monitor, row.number),
+        last: max(state.last, row.number)
+    }
+  end
+
+  @impl true
+  def handle_call({:register, description}, {pid, _tag}, state) do
+    case free_number(state.last, @numbers) do
+      nil ->
+        {:reply, {:error, :too_many_workers}, state}
+
+      number ->
+        row = %{
+          number: number,
+          pid: pid,
+          label: description.label,
+          stop: description.stop,
+          shim: nil,
+          shim_fd: nil,
+          os_pid: nil,
+          tree: :alive
+        }
+
+        Workers.put(row)
+        {:reply, {:ok, number}, %{watch(row, state) | last: number}}
+    end
+  end
+
+  # Numbers rise, so that one is not used again while somebody may still think of its last bearer.
+  defp free_number(_last, 0), do: nil
+
+  defp free_number(last, left) do
+    number = rem(last, @numbers) + 1
+    if Workers.taken?(number), do: free_number(number, left - 1), else: number
+  end
+
+  @impl true
+  def handle_info(
+        {:DOWN, monitor, :process, _pid, reason},
+        %{hunting: {_, monitor, numbers}} = state
+      ) do
+    {:noreply, hunted(reason, numbers, %{state | hunting: nil})}
+  end
+
+  def handle_info({:DOWN, monitor, :process, _pid, reason}, state) do
+    case Map.pop(state.monitors, monitor) do
+      {nil, _monitors} -> {:noreply, state}
+      {number, monitors} -> {:noreply, worker_down(number, reason, %{state | monitors: monitors})}
+    end
+  end
+
+  def handle_info({:shim_ended, number}, state), do: {:noreply, shim_ended(number, state)}
+
+  def handle_info({:stuck, number, how}, state) when is_map_key(state.ending, number),
+    do: {:noreply, stuck(number, how, state)}
+
+  def handle_info({:verify, number}, state), do: {:noreply, verify(number, state)}
+  def handle_info(_other, state), do: {:noreply, state}
+
+  defp worker_down(number, reason, state) do
+    case Workers.fetch(number) do
+      :error -> state
+      {:ok, %{tree: :gone}} -> free(number, state)
+      {:ok, %{shim_fd: nil}} -> wait(number, {:verify, number}, @unseen_shim_ms, state)
+      {:ok, row} -> end_orphan(row, how(reason), state)
+    end
+  end
+
+  # A Worker that was shut down in order has let its shim begin the ladder; any other end is a crash.
+  defp how(:normal), do: :ladder
+  defp how(:shutdown), do: :ladder
+  defp how({:shutdown, _}), do: :ladder
+  defp how(_crash), do: :kill
+
+  defp end_orphan(row, how, state) do
+    # The port is closed, so the ladder has begun; it has to be told only to hurry, or to wake up.
+    signal_shim(row.shim_fd, if(how == :kill, do: :kill, else: :wake))
+
+    case Native.pidfd_monitor(row.shim_fd, {:shim_ended, row.number}) do
+      :ok -> wait(row.number, {:stuck, row.number, how}, patience(row, how), state)
+      {:error, _ended} -> shim_ended(row.number, state)
+    end
+  end
+
+  defp patience(_row, :kill), do: @stuck_ms
+
+  defp patience(row, :ladder) do
+    case Ladder.duration(row.stop) do
+      :infinity -> :infinity
+      ms -> ms + @slack_ms
+    end
+  end
+
+  defp wait(number, _message, :infinity, state), do: put_in(state.ending[number], nil)
+
+  defp wait(number, message, ms, state),
+    do: put_in(state.ending[number], Process.send_after(self(), message, ms))
+
+  defp stuck(number, how, state) do
+    {:ok, row} = Workers.fetch(number)
+
+    case how do
+      :ladder ->
+        signal_shim(row.shim_fd, :kill)
+        wait(number, {:stuck, number, :kill}, @stuck_ms, state)
+
+      :kill ->
+        signal_shim(row.shim_fd, :sigkill)
+        wait(number, {:stuck, number, :sigkill}, @stuck_ms, state)
+
+      :sigkill ->
+        # Not even SIGKILL ended it within a second: look at what is left all the same.
+        verify(number, state)
+    end
+  end
+
+  defp shim_ended(number, state) do
+    {timer, ending} = Map.pop(state.ending, number)
+    _ = timer && Process.cancel_timer(timer)
+    verify(number, %{state | ending: ending})
+  end
+
+  # One hunt at a time, for all numbers that came up meanwhile: a thousand Workers killed at once
+  # cost a few passes over /proc and not a thousand.
+  defp verify(number, state) do
+    hunt(%{
+      state
+      | to_verify: MapSet.put(state.to_verify, number),
+        ending: Map.delete(state.ending, number)
+    })
+  end
+
+  defp hunt(%{hunting: nil} = state) do
+    if MapSet.size(state.to_verify) == 0 do
+      state
+    else
+      numbers = MapSet.to_list(state.to_verify)
+      {pid, monitor} = Hunt.start(%{kind: :workers, run_id: state.run.id, workers: numbers})
+      %{state | hunting: {pid, monitor, numbers}, to_verify: MapSet.new()}
+    end
+  end
+
+  defp hunt(state), do: state
+
+  defp hunted({:shutdown, {:ok, report}}, numbers, state) do
+    left = MapSet.new(report.survivors, & &1.worker)
+    if MapSet.size(left) > 0, do: log_survivors(report.survivors)
+
+    numbers
+    |> Enum.reduce(state, fn number, state ->
+      # An unfinished tree keeps its number: nobody else's mark may ever equal it.
+      if number in left or nil in left, do: state, else: free(number, state)
+    end)
+    |> hunt()
+  end
+
+  defp hunted(failure, numbers, state) do
+    Logger.error(
+      "Leash could not verify that workers #{inspect(numbers)} are gone: #{inspect(failure)}"
+    )
+
+    hunt(state)
+  end
+
+  defp free(number, state) do
+    with {:ok, %{shim_fd: fd}} when fd != nil <- Workers.fetch(number) do
+      _ = Native.fd_close(fd)
+    end
+
+    Workers.delete(number)
+    state
+  end
+
+  defp log_survivors(survivors) do
+    Logger.error([
+      "Leash could not end: ",
+      Enum.map_join(survivors, ", ", &"#{&1.pid} (#{&1.command}): #{inspect(&1.why)}")
+    ])
+  end
+
+  # The application stops, after every application that depends on it: whatever is left ends now,
+  # in parallel and under one deadline.
+  @impl true
+  def terminate(_reason, state) do
+    rows = Enum.filter(Workers.all(), &(&1.tree != :gone))
+    fds = for %{shim_fd: fd, number: number} <- rows, fd != nil, do: {number, fd}
+
+    longest = rows |> Enum.map(&patience(&1, :ladder)) |> Enum.max(fn -> 0 end)
+    bound = min(longest, state.run.config.stop_timeout)
+
+    for %{tree: :alive, shim_fd: fd} <- rows, fd != nil, do: signal_shim(fd, :ladder)
+    waiting = for {number, fd} <- fds, monitored?(number, fd), into: %{}, do: {number, fd}
+
+    waiting
+    |> await_shims(bound)
+    |> signal_all(:kill)
+    |> await_shims(@stuck_ms)
+    |> signal_all(:sigkill)
+    |> await_shims(@stuck_ms)
+
+    # Unseen shims, dead shims and their orphans: everything of this run that still carries a tag.
+    numbers = for %{number: number} <- Workers.all(), do: number
+    gone? = numbers == [] or verified?(state.run, numbers)
+    :persistent_term.put({__MODULE__, :all_gone?}, gone?)
+  end
+
+  defp monitored?(number, fd), do: Native.pidfd_monitor(fd, {:shim_ended, number}) == :ok
+
+  defp signal_all(waiting, how) do
+    Enum.each(waiting, fn {_number, fd} -> signal_shim(fd, how) end)
+    waiting
+  end
+
+  defp await_shims(waiting, ms),
+    do: await_until(waiting, System.monotonic_time(:millisecond) + ms)
+
+  defp await_until(waiting, _deadline) when map_size(waiting) == 0, do: waiting
+
+  defp await_until(waiting, deadline) do
+    receive do
+      {:shim_ended, number} -> waiting |> Map.delete(number) |> await_until(deadline)
+    after
+      max(0, deadline - System.monotonic_time(:millisecond)) -> waiting
+    end
+  end
+
+  defp verified?(run, numbers) do
+    case Hunt.run(%{kind: :workers, run_id: run.id, workers: numbers}) do
+      {:ok, %{survivors: [], complete: complete?}} ->
+        complete?
+
+      {:ok, %{survivors: survivors}} ->
+        log_survivors(survivors)
+        false
+
+      {:error, _reason} ->
+        false
+    end
+  end
+
+  @doc "Whether the last stop proved that nothing of the run is left; asked once."
+  @spec all_gone?() :: boolean()
+  def all_gone? do
+    gone? = :persistent_term.get({__MODULE__, :all_gone?}, false)
+    _ = :persistent_term.erase({__MODULE__, :all_gone?})
+    gone?
+  end
+end

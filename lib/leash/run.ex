@@ -1,0 +1,102 @@
+defmodule Leash.Run do
+  # This run: its id, who owns it, and the lock on its record.
+  #
+  # The struct lives in :persistent_term and with it the lock's descriptor, so that no process of
+  # the application holds it: whoever of them is killed, the run stays locked until the VM ends or
+  # the application stops.
+  @moduledoc false
+
+  alias Leash.{Config, Native, RunId}
+
+  @enforce_keys [:id, :owner, :lock, :config]
+  defstruct [:id, :owner, :lock, :config]
+
+  @type owner :: %{
+          pid: pos_integer(),
+          start_ticks: non_neg_integer(),
+          pid_ns: non_neg_integer(),
+          boot: String.t()
+        }
+
+  @type t :: %__MODULE__{
+          id: RunId.t(),
+          owner: owner(),
+          lock: {:ok, reference()} | {:error, term()},
+          config: Config.t()
+        }
+
+  @key {__MODULE__, :current}
+
+  @doc "Begins a run: takes a free id, writes and locks its record."
+  @spec open(Config.t()) :: {:ok, t()} | {:error, term()}
+  def open(config) do
+    {pid, start_ticks, pid_ns, boot} = Native.owner_tag_base()
+    owner = %{pid: pid, start_ticks: start_ticks, pid_ns: pid_ns, boot: boot}
+
+    fields = %{
+      node: Atom.to_string(node()),
+      app: config.app,
+      version: version()
+    }
+
+    case Native.run_open(config.run_dir, fields) do
+      {:ok, lock, id} ->
+        {:ok, put(%__MODULE__{id: id, owner: owner, lock: {:ok, lock}, config: config})}
+
+      {:error, reason} when config.record == :required ->
+        {:error, {:record, config.run_dir, reason}}
+
+      {:error, reason} ->
+        id = RunId.generate()
+        {:ok, put(%__MODULE__{id: id, owner: owner, lock: {:error, reason}, config: config})}
+    end
+  end
+
+  defp put(run) do
+    :persistent_term.put(@key, run)
+    run
+  end
+
+  @doc "The run that is on, `:error` while the application is stopped."
+  @spec fetch() :: {:ok, t()} | :error
+  def fetch do
+    case :persistent_term.get(@key, nil) do
+      nil -> :error
+      run -> {:ok, run}
+    end
+  end
+
+  @doc "The run that is on; raises while the application is stopped."
+  @spec current!() :: t()
+  def current! do
+    case fetch() do
+      {:ok, run} -> run
+      :error -> raise ArgumentError, "no run is on: is the :leash application started?"
+    end
+  end
+
+  @doc "Ends a run. The record goes with it only where nothing of the run is left."
+  @spec close(t(), boolean()) :: :ok
+  def close(run, drop_record?) do
+    _ = :persistent_term.erase(@key)
+
+    with {:ok, lock} <- run.lock do
+      _ = Native.run_close(lock, drop_record?)
+    end
+
+    :ok
+  end
+
+  @doc "The value of `LEASH_RUN` for one worker."
+  @spec owner_tag(t(), pos_integer()) :: String.t()
+  def owner_tag(%__MODULE__{id: id, owner: owner}, number) do
+    "#{id}.#{number}.#{owner.pid}.#{owner.start_ticks}.#{owner.pid_ns}.#{owner.boot}"
+  end
+
+  defp version do
+    case Application.spec(:leash, :vsn) do
+      nil -> "unknown"
+      version -> List.to_string(version)
+    end
+  end
+end

@@ -1,0 +1,133 @@
+defmodule Leash.Shim do
+  # Starting a shim and reading its reports: the VM's side of native/PROTOCOL.md, sections 1 and 2.
+  @moduledoc false
+
+  alias Leash.{Exit, Ladder, Run, Signal}
+
+  @type report ::
+          {:ready,
+           %{shim: pos_integer(), mark: :set | :off | :no_depth | {:error, pos_integer()}}}
+          | {:started, pos_integer()}
+          | {:start_failed, atom(), pos_integer()}
+          | {:step, Exit.cause(), Signal.t() | :final}
+          | {:exited, {:status, byte()} | {:signal, Signal.t()}}
+          | {:gone, Exit.t()}
+          | {:unknown, binary()}
+
+  @doc "The path of the shim binary in the application's priv."
+  @spec path() :: String.t()
+  def path, do: Application.app_dir(:leash, "priv/leash-shim")
+
+  @doc """
+  Opens the port whose program is a shim; the port is the leash.
+
+  The caller is the port's owner. Raises what `Port.open/2` raises when the system refuses:
+  `:emfile`, `:eagain`, `:enomem`, `:system_limit`, and `:enoent` where the binary is missing.
+  """
+  @spec open(Run.t(), pos_integer(), map(), String.t() | nil) :: port()
+  def open(run, number, options, stdio_name) do
+    Port.open({:spawn_executable, path()}, [
+      :binary,
+      :exit_status,
+      :hide,
+      {:packet, 2},
+      args: args(run, number, options, stdio_name),
+      env: [{~c"LEASH_RUN", String.to_charlist(Run.owner_tag(run, number))} | options.env]
+    ])
+  end
+
+  defp args(run, number, options, stdio_name) do
+    # The first two are looked for at exactly these positions by other runs.
+    List.flatten([
+      "--run-id=#{run.id}",
+      "--worker=#{number}",
+      "--leash=0",
+      "--report=1",
+      "--owner=#{run.owner.pid}:#{run.owner.start_ticks}",
+      "--stdin=#{options.stdin}",
+      "--stdout=" <> target(options.stdout),
+      "--stderr=" <> target(options.stderr),
+      "--stop=" <> Ladder.to_option(options.stop),
+      "--linger=#{options.linger}",
+      if(stdio_name, do: "--stdio=" <> stdio_name, else: []),
+      if(options.cd, do: "--cd=" <> options.cd, else: []),
+      if(options.arg0, do: "--arg0=" <> options.arg0, else: []),
+      if(options.mark, do: [], else: "--no-mark"),
+      "--",
+      options.command | options.args
+    ])
+  end
+
+  defp target(:output), do: "pipe"
+  defp target(:null), do: "null"
+  defp target(:stdout), do: "stdout"
+  defp target({:file, path}), do: "file:" <> path
+
+  @stages %{
+    1 => :stdio,
+    2 => :pipe,
+    3 => :fork,
+    4 => :setsid,
+    5 => :ids,
+    6 => :pdeathsig,
+    7 => :stdin,
+    8 => :stdout,
+    9 => :stderr,
+    10 => :cd,
+    11 => :exec,
+    12 => :owner
+  }
+
+  @doc "Reads one report frame; what a newer shim might add is `:unknown`."
+  @spec report(binary()) :: report()
+  def report(<<1, 1, shim::32, mark, errno::16, _flags>>) do
+    {:ready, %{shim: shim, mark: mark(mark, errno)}}
+  end
+
+  def report(<<2, pid::32>>), do: {:started, pid}
+
+  def report(<<3, stage, errno::16>>), do: {:start_failed, Map.get(@stages, stage, stage), errno}
+
+  def report(<<4, cause, index, signal, _ms::32>>) do
+    {:step, cause(cause), if(index == 255, do: :final, else: Signal.name(signal))}
+  end
+
+  def report(<<5, how, value>>), do: {:exited, how(how, value)}
+
+  def report(<<6, how, value, cause, _last, ms::32, _passes::32, count, steps::binary>>)
+      when byte_size(steps) == count * 6 do
+    steps =
+      for <<_index, signal, reaped::32 <- steps>>,
+        do: %{signal: Signal.name(signal), reaped: reaped}
+
+    exit = %Exit{
+      core_dumped?: how == 3,
+      cause: cause(cause),
+      step: with(%{signal: signal} <- List.last(steps), do: signal),
+      steps: steps,
+      duration: ms
+    }
+
+    case how(how, value) do
+      {:status, status} -> {:gone, %Exit{exit | status: status}}
+      {:signal, signal} -> {:gone, %Exit{exit | signal: signal}}
+    end
+  end
+
+  def report(other), do: {:unknown, other}
+
+  defp how(1, status), do: {:status, status}
+  defp how(_killed_or_dumped, signal), do: {:signal, Signal.name(signal)}
+
+  defp cause(0), do: :exited
+  defp cause(1), do: :leash
+  defp cause(2), do: :owner
+  defp cause(3), do: :stop
+  defp cause(4), do: :kill
+  defp cause(5), do: :exited
+
+  defp mark(0, _errno), do: :set
+  defp mark(1, _errno), do: :off
+  defp mark(2, _errno), do: :no_depth
+  defp mark(3, errno), do: {:error, errno}
+end

@@ -1,0 +1,65 @@
+defmodule Leash.Signal do
+  # Signal names as this library writes them (`:sigterm`, as in `System.trap_signal/3`), and the
+  # numbers that Linux has for them on x86-64 and aarch64 alike (signal(7)).
+  @moduledoc false
+
+  @numbers [
+    sighup: 1,
+    sigint: 2,
+    sigquit: 3,
+    sigill: 4,
+    sigtrap: 5,
+    sigabrt: 6,
+    sigbus: 7,
+    sigfpe: 8,
+    sigkill: 9,
+    sigusr1: 10,
+    sigsegv: 11,
+    sigusr2: 12,
+    sigpipe: 13,
+    sigalrm: 14,
+    sigterm: 15,
+    sigstkflt: 16,
+    sigchld: 17,
+    sigcont: 18,
+    sigstop: 19,
+    sigtstp: 20,
+    sigttin: 21,
+    sigttou: 22,
+    sigurg: 23,
+    sigxcpu: 24,
+    sigxfsz: 25,
+    sigvtalrm: 26,
+    sigprof: 27,
+    sigwinch: 28,
+    sigio: 29,
+    sigpwr: 30,
+    sigsys: 31
+  ]
+
+  @typedoc "A signal by name, or a real-time signal by number."
+  @type t ::
+          unquote(
+            Enum.reduce(Keyword.keys(@numbers), quote(do: 32..64), fn name, rest ->
+              quote(do: unquote(name) | unquote(rest))
+            end)
+          )
+
+  @doc "Every name, in the order of the numbers."
+  @spec names() :: [atom()]
+  def names, do: Keyword.keys(@numbers)
+
+  @doc "The number for a name or number, `:error` for what is no signal."
+  @spec number(term()) :: {:ok, 1..64} | :error
+  def number(number) when is_integer(number) and number in 1..64, do: {:ok, number}
+  def number(name) when is_atom(name), do: Keyword.fetch(@numbers, name)
+  def number(_other), do: :error
+
+  @doc "The name for a number; real-time signals have none and stay numbers."
+  @spec name(1..64) :: t()
+  for {name, number} <- @numbers do
+    def name(unquote(number)), do: unquote(name)
+  end
+
+  def name(number) when is_integer(number), do: number
+end

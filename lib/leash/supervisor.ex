@@ -1,0 +1,30 @@
+defmodule Leash.Supervisor do
+  # The application's tree. It owns the table of workers and, through it, the pidfds of their
+  # shims: they outlive a crash of the Reaper, which finds everything again when it restarts.
+  @moduledoc false
+
+  use Supervisor
+
+  alias Leash.{RecordKeeper, Reaper, Workers}
+
+  # The Reaper ends what is left, bounded by its own deadline (stop_timeout) and three short steps.
+  @reaper_margin_ms 5_000
+
+  @spec start_link(Leash.Run.t()) :: Supervisor.on_start()
+  def start_link(run), do: Supervisor.start_link(__MODULE__, run, name: __MODULE__)
+
+  @impl true
+  def init(run) do
+    Workers.create()
+
+    children = [
+      {RecordKeeper, run},
+      Supervisor.child_spec({Reaper, run: run},
+        shutdown: run.config.stop_timeout + @reaper_margin_ms
+      )
+    ]
+
+    # Restarts are cheap and lose nothing, so that a storm of them should not cost the workers.
+    Supervisor.init(children, strategy: :one_for_one, max_restarts: 100, max_seconds: 10)
+  end
+end

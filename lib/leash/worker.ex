@@ -1,0 +1,777 @@
+defmodule Leash.Worker do
+  @moduledoc """
+  A supervised operating system process that never outlives its owner.
+
+      children = [
+        {Leash.Worker, command: "python3", args: ["-u", "embedder.py"], name: MyApp.Embedder, ready: ~r/READY/}
+      ]
+
+      Supervisor.start_link(children, strategy: :one_for_one)
+
+  The program runs under a shim of its own, together with everything that it starts: children,
+  daemons, sessions of their own. However this process ends, that whole tree ends with it:
+
+  | what happens | what ends the tree |
+  |---|---|
+  | `stop/2`, supervisor shutdown, `:normal` or `:shutdown` exit of the owner | the ladder of `:stop`, then SIGKILL |
+  | the owner or this process crashes or is killed | SIGKILL at once |
+  | the VM ends in any way, SIGKILL included | the ladder, by the shim |
+  | the shim is killed | SIGKILL to everything that carries the worker's tag; `:shim_died` |
+  | VM and shim are killed together | the sweep of the next start |
+
+  What is started on purpose by somebody else (`systemd-run`, `at`, `docker run`) is not part of the
+  tree and is left alone.
+
+  ## How it exits
+
+  When the program ends by itself, its remaining children get `:linger` milliseconds, then the
+  ladder; then this process exits with `Leash.Exit.reason/1` of the result, or what `:exit_reason`
+  makes of it. So a `:transient` worker is restarted when its program fails and not when it succeeds. Other reasons:
+
+    * `:shim_died` - the shim was killed; nothing of the tree is left
+    * `:port_closed` - somebody closed the port; nothing of the tree is left
+    * `{:survivors, list}` - some processes could not be ended, see `t:survivor/0`
+
+  ## Errors at start
+
+  `start_link/1` returns `{:error, reason}` and leaves nothing behind:
+
+    * `%Leash.OptionsError{}` - an option is wrong; nothing was started
+    * `:not_running` - the `:leash` application is not started, or is stopping
+    * `:too_many_workers` - 32,766 trees live or are not yet proven gone
+    * `{:exec, posix}` - the program could not be executed, errors of execve(2): `:enoent` (also a
+      missing interpreter), `:eacces`, `:enoexec`, `:e2big`, `:etxtbsy` …
+    * `{stage, posix}` - another stage failed: `:cd`, `:stdin`, `:stdout`, `:stderr`, `:fork` (`:eagain` at the
+      limit of processes), `:pipe` (`:emfile`), `:stdio`, `:setsid`, `:ids`, `:pdeathsig`, `:owner`
+    * `{:port, reason}` - the shim itself could not be started, errors of `Port.open/2`
+    * `{:port_in_use, port}` - `ready: {:tcp, port}` and somebody else listens there already
+    * `:ready_timeout`, `:start_timeout` - it took too long and was ended
+    * `{:exited, %Leash.Exit{}}` - it ended before it was ready
+    * `:shim_died` - the shim was killed meanwhile
+  """
+
+  use GenServer
+
+  alias Leash.{Exit, Hunt, Ladder, Native, Posix, Reaper, Run, Schema, Shim, Workers}
+  alias Leash.Worker.{Input, Options, Output, TcpProbe}
+
+  require Logger
+
+  # How long this process waits for handlers to take what the pipes still hold after the end; they
+  # go on by themselves afterwards.
+  @drain_ms 1_000
+
+  # Beyond its ladder, until a shim is taken for stuck; then from step to step.
+  @slack_ms 1_000
+
+  # How long the application may be away (restarting) before its workers follow it.
+  @reattach_ms 100
+  @reattach_tries 50
+
+  @typedoc "An option of `start_link/1`."
+  @type option :: unquote(Schema.typespec(Options.schema()))
+
+  @typedoc "A worker: pid or registered name."
+  @type worker :: GenServer.server()
+
+  @typedoc """
+  A process that could not be ended. `why` is `:eperm`, `:uninterruptible` (state D: it waits in the kernel), or
+  another verdict of `Leash.sweep/1`.
+  """
+  @type survivor :: %{
+          required(:pid) => pos_integer(),
+          required(:command) => String.t(),
+          required(:state) => String.t(),
+          required(:why) => atom(),
+          optional(atom()) => term()
+        }
+
+  @doc """
+  Starts a program and links it to the calling process.
+
+  Returns when the program was executed or, with `:ready`, when it is ready.
+
+  ## Options
+
+  #{Schema.docs(Options.schema())}
+  The reasons of `{:error, reason}` are listed in the module's documentation.
+  """
+  @spec start_link([option()] | map()) :: {:ok, pid()} | {:error, term()}
+  def start_link(options) do
+    with {:ok, options} <- Options.validate(options) do
+      name = if options.name, do: [name: options.name], else: []
+      GenServer.start_link(__MODULE__, options, name)
+    end
+  end
+
+  @doc """
+  A child specification; `:shutdown` is the length of the ladder and two seconds.
+
+  `id` is the `:name`, else the command. Other keys are changed with `Supervisor.child_spec/2`.
+  """
+  @spec child_spec([option()] | map()) :: Supervisor.child_spec()
+  def child_spec(options) do
+    # Wrong options are start_link/1's to report.
+    fetch = fn key ->
+      if is_map(options), do: options[key], else: is_list(options) && options[key]
+    end
+
+    stop = fetch.(:stop) || [sigterm: 2_000]
+
+    %{
+      id: fetch.(:name) || {__MODULE__, fetch.(:command) || fetch.(:shell)},
+      start: {__MODULE__, :start_link, [options]},
+      type: :worker,
+      shutdown: if(Ladder.valid?(stop), do: Ladder.shutdown(stop), else: 5_000)
+    }
+  end
+
+  @doc "The program's process id; it may belong to somebody else once the program has ended."
+  @spec os_pid(worker()) :: pos_integer()
+  def os_pid(worker), do: info(worker).os_pid
+
+  @doc "The shim's process id."
+  @spec shim_pid(worker()) :: pos_integer() | nil
+  def shim_pid(worker), do: info(worker).shim_pid
+
+  @doc """
+  What is known about a worker: `:run_id`, `:worker` (its number), `:os_pid`, `:shim_pid`,
+  `:command`, `:args`, `:state` (`:running` or `:ending`), `:started_at` (`DateTime`), and `:mark`: whether the
+  mark could be set (`:set`, `:off`, `:no_depth`, `{:error, posix}`).
+  """
+  @spec info(worker()) :: %{
+          run_id: Leash.RunId.t(),
+          worker: pos_integer(),
+          os_pid: pos_integer(),
+          shim_pid: pos_integer() | nil,
+          command: String.t(),
+          args: [binary()],
+          state: :running | :ending,
+          started_at: DateTime.t(),
+          mark: :set | :off | :no_depth | {:error, Posix.t()}
+        }
+  def info(worker), do: GenServer.call(worker, :info)
+
+  @doc """
+  Writes to the program's stdin; returns when the kernel has taken everything.
+
+  A program that does not read holds back those who write to it and nobody else. Errors:
+
+    * `:not_piped` - the worker was not started with `stdin: :pipe`
+    * `:epipe` - the program closed its stdin, or ended
+    * `:closed` - `close_stdin/1` was called before
+    * `:timeout` - the program did not read in time; part of the data may have been taken
+  """
+  @spec write(worker(), iodata(), timeout()) ::
+          :ok | {:error, :not_piped | :epipe | :closed | :timeout}
+  def write(worker, data, timeout \\ 5_000) do
+    GenServer.call(worker, {:write, data, timeout}, :infinity)
+  catch
+    :exit, {reason, _call} when reason != :timeout -> {:error, :epipe}
+  end
+
+  @doc "Closes the program's stdin after what was written, so that it sees the end of its input."
+  @spec close_stdin(worker()) :: :ok | {:error, :not_piped}
+  def close_stdin(worker), do: GenServer.call(worker, :close_stdin, :infinity)
+
+  @doc """
+  Ends the whole tree and returns when it is gone.
+
+  The ladder of `:stop` ends it, SIGKILL what is left then. Any number of callers may ask: there is
+  one ending, and all get the same answer. A worker that has already ended answers with how it did.
+
+  ## Options
+
+    * `:kill` - `true` skips the ladder, also one that has begun
+
+  ## Errors
+
+    * `%{survivors: list}` - some processes could not be ended, see `t:survivor/0`
+    * `:noproc` - there is no such worker any more
+  """
+  @spec stop(worker(), kill: boolean()) ::
+          {:ok, Exit.t()} | {:error, %{survivors: [survivor()]} | :noproc}
+  def stop(worker, options \\ []) do
+    case options do
+      [] ->
+        call_stop(worker, :ladder)
+
+      [kill: kill?] when is_boolean(kill?) ->
+        call_stop(worker, if(kill?, do: :kill, else: :ladder))
+
+      _other ->
+        raise ArgumentError, "expected [kill: boolean], got: #{inspect(options)}"
+    end
+  end
+
+  defp call_stop(worker, how) do
+    GenServer.call(worker, {:stop, how}, :infinity)
+  catch
+    :exit, {_reason, {GenServer, :call, _}} -> {:error, :noproc}
+  end
+
+  ## The process
+
+  # phases: :launching → :running → :ending (asked to) → :hunting (the shim is gone without proof)
+  #         → :draining (the tree is gone, output is still on its way) → :done
+  @impl true
+  def init(options) do
+    Process.flag(:trap_exit, true)
+
+    with :ok <- port_free(options.ready),
+         {:ok, state} <- launch(options) do
+      state |> await_start() |> started()
+    else
+      {:error, reason} -> {:stop, reason}
+    end
+  end
+
+  defp port_free({:tcp, port}),
+    do: if(TcpProbe.open?(port), do: {:error, {:port_in_use, port}}, else: :ok)
+
+  defp port_free(_ready), do: :ok
+
+  defp launch(options) do
+    label = label(options)
+
+    with {:ok, number} <- Reaper.register(%{label: label, stop: options.stop}),
+         {:ok, run} <- fetch_run(),
+         options = with_run_id(options, run, number),
+         {:ok, listener, stdio_name} <- listen(options),
+         {:ok, port} <- open_port(run, number, options, stdio_name) do
+      {:ok,
+       %{
+         run: run,
+         number: number,
+         options: options,
+         label: label,
+         port: port,
+         listener: listener,
+         shim_pid: with({:os_pid, pid} <- Port.info(port, :os_pid), do: pid),
+         shim_fd: nil,
+         os_pid: nil,
+         mark: nil,
+         started_at: DateTime.utc_now(),
+         outputs: %{},
+         input: nil,
+         phase: :launching,
+         ready?: options.ready == nil,
+         # why start_link fails, or why this process exits
+         failure: nil,
+         # how the tree is being ended: nil, :ladder or :kill
+         ending: nil,
+         requested?: false,
+         stoppers: [],
+         exited: nil,
+         result: nil,
+         hunt: nil,
+         shim_ended?: false,
+         parent: parent(),
+         reaper: Process.monitor(Reaper)
+       }}
+    end
+  end
+
+  # Started by proc_lib, so the first ancestor is who called start_link.
+  defp parent do
+    case Process.get(:"$ancestors") do
+      [pid | _] when is_pid(pid) -> pid
+      [name | _] when is_atom(name) -> Process.whereis(name)
+      _none -> nil
+    end
+  end
+
+  defp label(%{name: nil, command: command}), do: Path.basename(command)
+  defp label(%{name: name}), do: inspect(name)
+
+  defp fetch_run do
+    with :error <- Run.fetch(), do: {:error, :not_running}
+  end
+
+  defp with_run_id(%{run_id_flag: nil} = options, _run, _number), do: options
+
+  defp with_run_id(%{run_id_flag: flag} = options, run, number) do
+    options = %{options | args: options.args ++ [flag, run.id]}
+
+    # Only what the record names can be convicted by its argv alone; without it the other carriers
+    # have to do.
+    with {:ok, lock} <- run.lock do
+      argv = [options.arg0 || options.command | options.args]
+      _ = Native.run_append_command(lock, number, flag, argv)
+    end
+
+    options
+  end
+
+  defp listen(options) do
+    if options.stdin == :pipe or options.stdout == :output or options.stderr == :output,
+      do: with({:error, reason} <- Native.listen(), do: {:error, {:stdio, reason}}),
+      else: {:ok, nil, nil}
+  end
+
+  defp open_port(run, number, options, stdio_name) do
+    {:ok, Shim.open(run, number, options, stdio_name)}
+  rescue
+    error in ErlangError -> {:error, {:port, error.original}}
+    # Port.open/2 has badarg for what validation could not foresee, such as a NUL from the VM's own
+    # environment.
+    error in ArgumentError -> {:error, {:port, Exception.message(error)}}
+  end
+
+  ## Starting
+
+  defp await_start(state) do
+    state
+    |> accept()
+    |> loop_until(now() + state.options.start_timeout, :start_timeout, &launched?/1)
+  end
+
+  defp started(%{failure: nil, phase: :running} = state) do
+    state = start_probe(state)
+
+    state
+    |> loop_until(now() + state.options.ready_timeout, :ready_timeout, & &1.ready?)
+    |> ready()
+  end
+
+  defp started(state), do: {:stop, stop_reason(state)}
+
+  defp ready(%{failure: nil, phase: :running, ready?: true} = state), do: {:ok, state}
+  defp ready(state), do: {:stop, start_error(state)}
+
+  defp start_error(%{failure: nil, result: {:ok, exit}}), do: {:exited, exit}
+  defp start_error(state), do: stop_reason(state)
+
+  defp launched?(state), do: state.phase != :launching
+
+  defp start_probe(%{options: %{ready: {:tcp, port}}} = state) do
+    {:ok, _probe} = TcpProbe.start_link(port)
+    state
+  end
+
+  defp start_probe(state), do: state
+
+  # Handles messages until the condition holds; past the deadline, or when the parent goes, the
+  # tree is ended first. Only messages of ours are taken: calls wait for the loop of GenServer.
+  defp loop_until(state, deadline, failure, condition) do
+    cond do
+      state.phase == :done ->
+        state
+
+      state.failure == nil and state.ending == nil and condition.(state) ->
+        state
+
+      true ->
+        case next_message(deadline) do
+          {:EXIT, pid, reason} = message ->
+            # A parent that ends takes us along whatever its reason; others only when they crash.
+            if own_exit?(state, pid) or (reason == :normal and pid != state.parent),
+              do: state |> advance(message) |> loop_until(deadline, failure, condition),
+              else: state |> fail(reason) |> loop_until(:infinity, failure, condition)
+
+          :timeout ->
+            state |> fail(failure) |> loop_until(:infinity, failure, condition)
+
+          message ->
+            state |> advance(message) |> loop_until(deadline, failure, condition)
+        end
+    end
+  end
+
+  defp fail(state, reason) do
+    how =
+      if reason in [:normal, :shutdown] or match?({:shutdown, _}, reason),
+        do: :ladder,
+        else: :kill
+
+    begin_end(%{state | failure: state.failure || reason}, how)
+  end
+
+  defp next_message(deadline) do
+    receive do
+      {port, _} = message when is_port(port) -> message
+      {:EXIT, _, _} = message -> message
+      {:leash, _} = message -> message
+      {:leash_fd, _, _} = message -> message
+      {:output_ready, _} = message -> message
+      {:DOWN, _, _, _, _} = message -> message
+    after
+      left(deadline) -> :timeout
+    end
+  end
+
+  defp left(:infinity), do: :infinity
+  defp left(deadline), do: max(0, deadline - now())
+
+  defp now, do: System.monotonic_time(:millisecond)
+
+  ## Running
+
+  @impl true
+  def handle_call(:info, _from, state) do
+    info = %{
+      run_id: state.run.id,
+      worker: state.number,
+      os_pid: state.os_pid,
+      shim_pid: state.shim_pid,
+      command: state.options.command,
+      args: state.options.args,
+      state: if(state.phase == :running, do: :running, else: :ending),
+      started_at: state.started_at,
+      mark: with({:error, errno} <- state.mark, do: {:error, Posix.name(errno)})
+    }
+
+    {:reply, info, state}
+  end
+
+  def handle_call({:write, _data, _timeout}, _from, %{input: nil} = state),
+    do: {:reply, {:error, no_input(state)}, state}
+
+  def handle_call({:write, data, timeout}, from, state) do
+    Input.write(state.input, data, timeout, from)
+    {:noreply, state}
+  end
+
+  def handle_call(:close_stdin, _from, %{input: nil} = state),
+    do:
+      {:reply, with(:epipe <- no_input(state), do: :ok, else: (reason -> {:error, reason})),
+       state}
+
+  def handle_call(:close_stdin, from, state) do
+    Input.close(state.input, from)
+    {:noreply, state}
+  end
+
+  def handle_call({:stop, how}, from, state) do
+    state = %{
+      state
+      | stoppers: [from | state.stoppers],
+        requested?: state.phase == :running or state.requested?
+    }
+
+    state |> begin_end(how) |> continue()
+  end
+
+  defp no_input(%{options: %{stdin: :pipe}}), do: :epipe
+  defp no_input(_state), do: :not_piped
+
+  @impl true
+  def handle_info({:EXIT, pid, reason} = message, state) do
+    if own_exit?(state, pid) or reason == :normal,
+      do: state |> advance(message) |> continue(),
+      else: {:stop, reason, state}
+  end
+
+  def handle_info(message, state), do: state |> advance(message) |> continue()
+
+  defp own_exit?(state, pid),
+    do: pid == state.port or pid == state.input or is_map_key(state.outputs, pid)
+
+  defp continue(%{phase: :done} = state), do: {:stop, stop_reason(state), state}
+  defp continue(state), do: {:noreply, state}
+
+  # Shut down, or crashed: this process may not end before its tree has.
+  @impl true
+  def terminate(_reason, %{phase: :done} = state), do: answer(state)
+
+  def terminate(reason, state) do
+    how =
+      if reason in [:normal, :shutdown] or match?({:shutdown, _}, reason),
+        do: :ladder,
+        else: :kill
+
+    state
+    |> begin_end(how)
+    |> loop_until(:infinity, reason, fn _state -> false end)
+    |> answer()
+  end
+
+  # Everybody who asked gets the answer, those too whose call is still in the mailbox.
+  defp answer(state) do
+    Enum.each(state.stoppers, &GenServer.reply(&1, state.result))
+
+    receive do
+      {:"$gen_call", from, {:stop, _how}} -> answer(%{state | stoppers: [from]})
+    after
+      0 -> :ok
+    end
+  end
+
+  defp stop_reason(%{failure: failure}) when failure != nil, do: failure
+  defp stop_reason(%{requested?: true}), do: :normal
+  defp stop_reason(%{result: {:error, %{survivors: list}}}), do: {:survivors, list}
+
+  defp stop_reason(%{result: {:ok, exit}, options: options}) do
+    case options.exit_reason do
+      nil -> Exit.reason(exit)
+      fun -> fun.(exit)
+    end
+  end
+
+  ## The life of the tree: one message, one step. Used by init, by the loop and by terminate alike.
+
+  defp advance(%{port: port} = state, {port, {:data, frame}}),
+    do: report(state, Shim.report(frame))
+
+  defp advance(%{port: port} = state, {port, {:exit_status, _status}}),
+    do: shim_gone(state, :shim_died)
+
+  # Somebody closed the port, so no report comes any more: the shim has taken it as the end, and its
+  # pidfd says when it is through.
+  defp advance(%{port: port, phase: phase} = state, {:EXIT, port, _reason})
+       when phase in [:launching, :running, :ending] do
+    state = %{state | port: nil}
+
+    if state.shim_fd == nil or state.shim_ended? do
+      shim_gone(state, :port_closed)
+    else
+      stuck_after(:ladder, patience(state))
+
+      %{
+        state
+        | phase: :ending,
+          ending: state.ending || :ladder,
+          failure: state.failure || :port_closed
+      }
+    end
+  end
+
+  defp advance(%{port: nil} = state, {:leash, :shim_ended}), do: shim_gone(state, :port_closed)
+  # With the port open, its exit status comes behind the last report and says the same.
+  defp advance(state, {:leash, :shim_ended}), do: %{state | shim_ended?: true}
+
+  defp advance(state, {:leash_fd, _fd, :ready}), do: accept(state)
+  defp advance(state, {:output_ready, _pid}), do: %{state | ready?: true}
+
+  defp advance(%{outputs: outputs} = state, {:EXIT, pid, _reason}) when is_map_key(outputs, pid),
+    do: drained(%{state | outputs: Map.delete(outputs, pid)})
+
+  defp advance(%{input: input} = state, {:EXIT, input, _reason}), do: %{state | input: nil}
+
+  defp advance(%{hunt: {_pid, monitor}} = state, {:DOWN, monitor, :process, _, reason}),
+    do: hunted(%{state | hunt: nil}, reason)
+
+  defp advance(%{reaper: monitor} = state, {:DOWN, monitor, :process, _, _reason}),
+    do: reattach(state, @reattach_tries)
+
+  defp advance(state, {:leash, {:reattach, tries}}), do: reattach(state, tries)
+  defp advance(state, {:leash, {:stuck, how}}), do: stuck(state, how)
+  defp advance(%{phase: :draining} = state, {:leash, :drained}), do: %{state | phase: :done}
+  defp advance(state, _other), do: state
+
+  ## What the shim reports
+
+  defp report(state, {:ready, %{mark: mark}}) do
+    state = %{state | mark: mark}
+
+    # The shim's number could be somebody else's by now if it died at once; shim_open looks.
+    case Native.shim_open(state.shim_pid, state.run.id, state.number) do
+      {:ok, fd} -> state |> hold(fd) |> signal_ending()
+      {:error, _gone} -> state
+    end
+  end
+
+  defp report(state, {:started, os_pid}) do
+    state = update_row(accept(%{state | os_pid: os_pid}), os_pid: os_pid)
+    if state.phase == :launching, do: %{state | phase: :running}, else: state
+  end
+
+  defp report(state, {:start_failed, stage, errno}),
+    do: %{state | failure: state.failure || {stage, Posix.name(errno)}}
+
+  defp report(state, {:exited, how}), do: %{state | exited: how}
+
+  defp report(state, {:gone, exit}),
+    do: %{state | result: {:ok, %Exit{exit | os_pid: state.os_pid}}}
+
+  defp report(state, _step_or_unknown), do: state
+
+  defp hold(state, fd) do
+    # The supervisor keeps the pidfd open when this process is killed: the Reaper then needs it.
+    _ = Native.fd_give(fd, Process.whereis(Leash.Supervisor) || self())
+    ended? = Native.pidfd_monitor(fd, {:leash, :shim_ended}) != :ok
+    update_row(%{state | shim_fd: fd, shim_ended?: ended?}, shim_fd: fd, shim: state.shim_pid)
+  end
+
+  defp update_row(state, changes) do
+    with true <- Workers.exist?(), {:ok, row} <- Workers.fetch(state.number) do
+      Workers.update(Map.merge(row, Map.new(changes)))
+    end
+
+    state
+  end
+
+  ## Pipes
+
+  defp accept(%{listener: nil} = state), do: state
+
+  defp accept(state) do
+    case Native.accept(state.listener, state.shim_pid, state.number) do
+      {:ok, ends} ->
+        _ = Native.fd_close(state.listener)
+        %{state | listener: nil} |> start_input(ends.stdin) |> start_outputs(ends)
+
+      :again ->
+        state
+
+      {:error, _reason} ->
+        state
+    end
+  end
+
+  defp start_input(state, nil), do: state
+
+  defp start_input(state, fd) do
+    {:ok, pid} = Input.start_link(fd)
+    %{state | input: pid}
+  end
+
+  defp start_outputs(state, ends) do
+    options = %{
+      on_output: state.options.on_output,
+      label: state.label,
+      ready: if(is_struct(state.options.ready, Regex), do: state.options.ready)
+    }
+
+    outputs =
+      for stream <- [:stdout, :stderr], fd = ends[stream], into: %{} do
+        {:ok, pid} = Output.start_link(fd, stream, options)
+        {pid, stream}
+      end
+
+    %{state | outputs: outputs}
+  end
+
+  ## Ending
+
+  defp begin_end(%{phase: phase} = state, _how) when phase in [:hunting, :draining, :done],
+    do: state
+
+  defp begin_end(%{ending: :kill} = state, _how), do: state
+  defp begin_end(%{ending: same} = state, same), do: state
+
+  defp begin_end(state, how) do
+    phase = if state.phase == :running, do: :ending, else: state.phase
+    signal_ending(%{state | ending: how, phase: phase})
+  end
+
+  # Before the shim's first report there is nothing to signal: the report will find :ending set.
+  defp signal_ending(%{ending: nil} = state), do: state
+
+  defp signal_ending(%{shim_fd: nil} = state) do
+    stuck_after(state.ending, @slack_ms)
+    state
+  end
+
+  defp signal_ending(state) do
+    Reaper.signal_shim(state.shim_fd, state.ending)
+    stuck_after(state.ending, patience(state))
+    update_row(state, tree: :ending)
+  end
+
+  defp patience(%{ending: :kill}), do: @slack_ms
+
+  defp patience(state) do
+    with ms when is_integer(ms) <- Ladder.duration(state.options.stop), do: ms + @slack_ms
+  end
+
+  defp stuck_after(_how, :infinity), do: :ok
+  defp stuck_after(how, ms), do: Process.send_after(self(), {:leash, {:stuck, how}}, ms)
+
+  # A timer of a ladder that QUIT has overtaken.
+  defp stuck(%{ending: :kill} = state, :ladder), do: state
+  defp stuck(%{phase: phase} = state, _how) when phase not in [:launching, :ending], do: state
+
+  defp stuck(%{shim_fd: nil} = state, _how) do
+    # It never reported: let go of it, and look for what carries the tag.
+    close_port(state)
+    shim_gone(%{state | port: nil}, :shim_died)
+  end
+
+  defp stuck(state, :ladder), do: begin_end(state, :kill)
+
+  defp stuck(state, :kill) do
+    Reaper.signal_shim(state.shim_fd, :sigkill)
+    stuck_after(:sigkill, @slack_ms)
+    state
+  end
+
+  defp stuck(state, :sigkill) do
+    close_port(state)
+    shim_gone(%{state | port: nil}, :shim_died)
+  end
+
+  defp close_port(%{port: nil}), do: :ok
+
+  defp close_port(%{port: port}) do
+    Port.close(port)
+    :ok
+  rescue
+    ArgumentError -> :ok
+  end
+
+  # The shim is gone. Its last report is the kernel's word that the tree is; without it, the tags
+  # have to be looked for.
+  defp shim_gone(%{phase: phase} = state, _why) when phase in [:hunting, :draining, :done],
+    do: state
+
+  defp shim_gone(%{result: {:ok, _exit}} = state, _why), do: drain(state)
+
+  defp shim_gone(state, why) do
+    hunt = Hunt.start(%{kind: :workers, run_id: state.run.id, workers: [state.number]})
+    %{state | phase: :hunting, hunt: hunt, failure: state.failure || why}
+  end
+
+  defp hunted(state, {:shutdown, {:ok, %{survivors: []}}}) do
+    exit = %Exit{
+      cause: if(state.failure == :port_closed, do: :leash, else: :shim_died),
+      os_pid: state.os_pid
+    }
+
+    exit =
+      case state.exited do
+        {:status, status} -> %Exit{exit | status: status}
+        {:signal, signal} -> %Exit{exit | signal: signal}
+        nil -> %Exit{exit | signal: :sigkill}
+      end
+
+    drain(%{state | result: {:ok, exit}})
+  end
+
+  defp hunted(state, {:shutdown, {:ok, %{survivors: survivors}}}) do
+    drain(%{state | result: {:error, %{survivors: survivors}}, failure: {:survivors, survivors}})
+  end
+
+  defp hunted(state, failure) do
+    Logger.error("Leash could not look for what worker #{state.label} left: #{inspect(failure)}")
+    drain(%{state | result: {:error, %{survivors: []}}, failure: {:survivors, []}})
+  end
+
+  defp drain(state) do
+    state = accept(state)
+    gone? = match?({:ok, _}, state.result)
+    state = if gone?, do: update_row(state, tree: :gone), else: state
+    Process.send_after(self(), {:leash, :drained}, @drain_ms)
+    drained(%{state | phase: :draining})
+  end
+
+  defp drained(%{phase: :draining, outputs: outputs} = state) when map_size(outputs) == 0,
+    do: %{state | phase: :done}
+
+  defp drained(state), do: state
+
+  ## The application
+
+  # The Reaper restarts after a crash; if it stays away, so does the one who would answer for this
+  # tree after us.
+  defp reattach(state, 0), do: fail(state, {:shutdown, :leash_stopped})
+
+  defp reattach(state, tries) do
+    if Process.whereis(Reaper) do
+      %{state | reaper: Process.monitor(Reaper)}
+    else
+      Process.send_after(self(), {:leash, {:reattach, tries - 1}}, @reattach_ms)
+      state
+    end
+  end
+end

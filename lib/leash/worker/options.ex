@@ -1,0 +1,310 @@
+defmodule Leash.Worker.Options do
+  # What `Leash.Worker.start_link/1` accepts, in one place: types, defaults, documentation, and the
+  # checks that need the machine (is the executable there, can the directory be entered).
+  @moduledoc false
+
+  alias Leash.{Ladder, OptionsError, Schema}
+
+  # execve(2): one argument or variable holds at most 32 pages (MAX_ARG_STRLEN), its NUL included.
+  @longest_argument 131_071
+
+  # A function, not a module attribute: functions and regexes inside attributes do not survive
+  # compilation on OTP 28.
+  @spec schema() :: Schema.t()
+  def schema do
+    [
+      command: [
+        type: Schema.optional_text(),
+        doc: "The program: a name to look up in `PATH`, or a path."
+      ],
+      args: [
+        type:
+          Schema.custom(
+            &arguments?/1,
+            "a list of strings without NUL bytes",
+            quote(do: [binary()])
+          ),
+        default: [],
+        doc: "Its arguments; any bytes but NUL."
+      ],
+      shell: [
+        type: Schema.optional_text(),
+        doc: "Instead of `:command`: a line for `/bin/sh -c`, such as `\"producer | consumer\"`."
+      ],
+      name: [
+        type:
+          Schema.custom(&name?/1, "a name as GenServer accepts it", quote(do: GenServer.name())),
+        doc: "Registers the process under this name."
+      ],
+      env: [
+        type:
+          Schema.custom(
+            &env?/1,
+            "pairs of a name (no \"=\", no NUL, not LEASH_RUN) and a UTF-8 string or nil",
+            quote(
+              do: %{optional(String.t()) => String.t() | nil} | [{String.t(), String.t() | nil}]
+            )
+          ),
+        default: [],
+        doc: "Variables to set, or with `nil` to unset, on top of the VM's environment."
+      ],
+      cd: [type: Schema.optional_text(), doc: "The working directory."],
+      arg0: [
+        type: Schema.optional_text(),
+        doc: "What the program sees as its own name, instead of its path."
+      ],
+      stdin: [
+        type: Schema.one_of([:null, :pipe]),
+        default: :null,
+        doc: "`:pipe` makes `write/3` and `close_stdin/1` work; `:null` is an empty input."
+      ],
+      stdout: [
+        type: target([:output, :null]),
+        default: :output,
+        doc:
+          "`:output` goes to `:on_output`, `:null` to nowhere, `{:file, path}` is appended to by the program itself."
+      ],
+      stderr: [
+        type: target([:output, :null, :stdout]),
+        default: :output,
+        doc: "As `:stdout`; `:stdout` here means the same place as stdout."
+      ],
+      on_output: [
+        type:
+          Schema.custom(
+            &on_output?/1,
+            ":log, a pid or a function of two arguments",
+            quote(do: :log | pid() | (:stdout | :stderr, binary() -> term()))
+          ),
+        default: :log,
+        doc:
+          "Who gets output: `:log` writes lines with `Logger` (stdout at level info, stderr at warning), " <>
+            "a pid gets `{:leash_output, worker, :stdout | :stderr, binary}`, " <>
+            "a function is called with stream and binary in a process of its own."
+      ],
+      stop: [
+        type: Schema.custom(&Ladder.valid?/1, Ladder.expected(), quote(do: Leash.Ladder.t())),
+        default: [sigterm: 2_000],
+        doc: "The steps that end the tree, see `Leash.Ladder`; SIGKILL always comes last."
+      ],
+      linger: [
+        type: Schema.milliseconds(),
+        default: 200,
+        doc:
+          "Milliseconds that the children of a worker which exited by itself get to end, before the ladder."
+      ],
+      on_exit: [
+        type: Schema.one_of([:stop]),
+        default: :stop,
+        doc: "What happens to the tree when this process ends: it is stopped."
+      ],
+      ready: [
+        type:
+          Schema.custom(
+            &ready?/1,
+            "a regex for a line of stdout, or {:tcp, port}",
+            quote(do: Regex.t() | {:tcp, :inet.port_number()} | nil)
+          ),
+        doc:
+          "`start_link/1` returns when a line of stdout matches, or when the port accepts a connection on 127.0.0.1 " <>
+            "(one that does so already is `{:error, {:port_in_use, port}}`)."
+      ],
+      ready_timeout: [
+        type: Schema.milliseconds(),
+        default: 30_000,
+        doc: "Milliseconds until a worker that is not ready is ended: `{:error, :ready_timeout}`."
+      ],
+      start_timeout: [
+        type: Schema.milliseconds(),
+        default: 10_000,
+        doc:
+          "Milliseconds until a program whose exec does not return (a file system that hangs) is given up: `{:error, :start_timeout}`."
+      ],
+      run_id_flag: [
+        type: Schema.optional_text(),
+        doc:
+          "A flag, such as `\"--run-id\"`, that is appended to the arguments with the run's id as its value."
+      ],
+      exit_reason: [
+        type:
+          Schema.custom(
+            &(&1 == nil or is_function(&1, 1)),
+            "a function of one argument",
+            quote(do: (Leash.Exit.t() -> term()) | nil)
+          ),
+        doc:
+          "Maps the `Leash.Exit` of a worker that ended by itself to this process's exit reason; default `Leash.Exit.reason/1`."
+      ],
+      mark: [
+        type: Schema.boolean(),
+        default: true,
+        doc:
+          "`false` leaves `RLIMIT_LOCKS` alone; children that drop their environment are then not found after a crash of VM and shim."
+      ]
+    ]
+  end
+
+  defp target(atoms) do
+    spec = Enum.reduce(atoms, quote(do: {:file, Path.t()}), &quote(do: unquote(&1) | unquote(&2)))
+
+    Schema.custom(
+      fn
+        {:file, path} -> Schema.text?(path)
+        other -> other in atoms
+      end,
+      Enum.map_join(atoms, ", ", &inspect/1) <> " or {:file, path}",
+      spec
+    )
+  end
+
+  defp arguments?(args) do
+    is_list(args) and
+      Enum.all?(args, &(is_binary(&1) and :binary.match(&1, <<0>>) == :nomatch))
+  end
+
+  defp name?(nil), do: true
+  defp name?(name) when is_atom(name), do: true
+  defp name?({:global, _term}), do: true
+  defp name?({:via, module, _term}), do: is_atom(module)
+  defp name?(_other), do: false
+
+  defp env?(env) when is_map(env) and not is_struct(env), do: env?(Map.to_list(env))
+  defp env?(env), do: is_list(env) and Enum.all?(env, &variable?/1)
+
+  defp variable?({name, value}) do
+    Schema.text?(name) and String.valid?(name) and name != "LEASH_RUN" and
+      :binary.match(name, "=") == :nomatch and
+      (value == nil or value == "" or (Schema.text?(value) and String.valid?(value)))
+  end
+
+  defp variable?(_other), do: false
+
+  defp on_output?(:log), do: true
+  defp on_output?(pid) when is_pid(pid), do: true
+  defp on_output?(fun), do: is_function(fun, 2)
+
+  defp ready?(nil), do: true
+  defp ready?({:tcp, port}), do: is_integer(port) and port in 1..65_535
+  defp ready?(ready), do: is_struct(ready, Regex)
+
+  @doc """
+  Checks everything that can be checked before anything starts.
+
+  The result has the executable's path as `:command`, and `:env` as the port driver wants it.
+  """
+  @spec validate(keyword() | map()) :: {:ok, map()} | {:error, OptionsError.t()}
+  def validate(options) do
+    with {:ok, options} <- Schema.validate(schema(), options),
+         {:ok, options} <- command(options),
+         :ok <- readable_ready(options),
+         :ok <- directory(options.cd),
+         :ok <- parent_directory(:stdout, options.stdout),
+         :ok <- parent_directory(:stderr, options.stderr),
+         {:ok, executable} <- executable(options.command, options.cd),
+         options = %{options | command: executable, env: env(options.env)},
+         :ok <- lengths(options) do
+      {:ok, options}
+    end
+  end
+
+  defp command(%{command: nil, shell: nil}),
+    do: Schema.error(:command, "a string without NUL bytes (:command or :shell is required)", nil)
+
+  defp command(%{command: nil, shell: line, args: []} = options),
+    do: {:ok, %{options | command: "/bin/sh", args: ["-c", line]}}
+
+  defp command(%{command: nil, args: args}),
+    do: Schema.error(:args, "no arguments beside :shell, which is a whole command line", args)
+
+  defp command(%{shell: nil} = options), do: {:ok, options}
+
+  defp command(%{shell: line}),
+    do: Schema.error(:shell, "nothing beside :command (one of the two)", line)
+
+  # A line that can never come would be waited for until the timeout.
+  defp readable_ready(%{ready: ready, stdout: stdout})
+       when is_struct(ready, Regex) and stdout != :output,
+       do: Schema.error(:stdout, ":output, because :ready waits for a line of it", stdout)
+
+  defp readable_ready(_options), do: :ok
+
+  defp directory(nil), do: :ok
+
+  defp directory(path) do
+    case File.stat(path) do
+      {:ok, %{type: :directory}} ->
+        if enterable?(path),
+          do: :ok,
+          else: Schema.error(:cd, "a directory that can be entered (eacces)", path)
+
+      {:ok, %{type: type}} ->
+        Schema.error(:cd, "a directory (it is a #{type})", path)
+
+      {:error, reason} ->
+        Schema.error(:cd, "a directory that can be entered (#{reason})", path)
+    end
+  end
+
+  # Only the kernel knows whether a directory may be entered (ids, capabilities, ACLs); looking up
+  # "." in it asks exactly that.
+  defp enterable?(path), do: match?({:ok, _}, File.stat(Path.join(path, ".")))
+
+  defp parent_directory(key, {:file, path}) do
+    parent = Path.dirname(path)
+
+    cond do
+      File.dir?(path) ->
+        Schema.error(key, "a file to append to (it is a directory)", {:file, path})
+
+      File.dir?(parent) ->
+        :ok
+
+      true ->
+        Schema.error(key, "a file in a directory that exists", {:file, path})
+    end
+  end
+
+  defp parent_directory(_key, _target), do: :ok
+
+  defp executable(command, cd) do
+    path =
+      if String.contains?(command, "/"),
+        do: Path.expand(command, cd || File.cwd!()),
+        else: System.find_executable(command)
+
+    case path && File.stat(path) do
+      nil ->
+        Schema.error(:command, "an executable in PATH (enoent)", command)
+
+      {:ok, %{type: :regular, mode: mode}} ->
+        if Bitwise.band(mode, 0o111) != 0,
+          do: {:ok, path},
+          else: Schema.error(:command, "an executable file (eacces)", command)
+
+      {:ok, %{type: type}} ->
+        Schema.error(:command, "an executable file (it is a #{type})", command)
+
+      {:error, reason} ->
+        Schema.error(:command, "an executable file (#{reason})", command)
+    end
+  end
+
+  defp env(env) do
+    Enum.map(env, fn
+      {name, nil} -> {String.to_charlist(name), false}
+      {name, value} -> {String.to_charlist(name), String.to_charlist(value)}
+    end)
+  end
+
+  defp lengths(options) do
+    case Enum.find(options.args, &(byte_size(&1) > @longest_argument)) do
+      nil ->
+        :ok
+
+      long ->
+        Schema.error(:args, "arguments of at most #{@longest_argument} bytes", shorten(long))
+    end
+  end
+
+  defp shorten(long), do: binary_part(long, 0, 40) <> "… (#{byte_size(long)} bytes)"
+end

@@ -1,0 +1,79 @@
+defmodule Leash.Workers do
+  # The table of this run's workers: number, Worker process, shim.
+  #
+  # Its owner is the application's supervisor, so that the Reaper finds it as it was after a
+  # restart. A Worker writes its own row while it lives; the Reaper removes it when the tree is
+  # proven gone, and only then is the number free again.
+  @moduledoc false
+
+  alias Leash.{Ladder, Native}
+
+  @typedoc """
+  A worker. `shim_fd` is a pidfd; `tree` is `:ending` once the shim was told to, and `:gone` once the
+  Worker saw the proof.
+  """
+  @type row :: %{
+          number: pos_integer(),
+          pid: pid(),
+          label: String.t(),
+          stop: Ladder.t(),
+          shim: pos_integer() | nil,
+          shim_fd: Native.fd() | nil,
+          os_pid: pos_integer() | nil,
+          tree: :alive | :ending | :gone
+        }
+
+  @doc "Creates the table; the caller owns it."
+  @spec create() :: :ok
+  def create do
+    _ = :ets.new(__MODULE__, [:named_table, :public, read_concurrency: true])
+    :ok
+  end
+
+  @doc "Whether there is a table: not while the application is stopped."
+  @spec exist?() :: boolean()
+  def exist?, do: :ets.whereis(__MODULE__) != :undefined
+
+  @spec put(row()) :: :ok
+  def put(row) do
+    true = :ets.insert(__MODULE__, {row.number, row.pid, row})
+    :ok
+  end
+
+  @doc "Writes a row unless the table went away with the application."
+  @spec update(row()) :: :ok
+  def update(row) do
+    if exist?(), do: put(row), else: :ok
+  rescue
+    # Between the question and the write.
+    ArgumentError -> :ok
+  end
+
+  @spec taken?(pos_integer()) :: boolean()
+  def taken?(number), do: :ets.member(__MODULE__, number)
+
+  @spec fetch(pos_integer()) :: {:ok, row()} | :error
+  def fetch(number) do
+    case :ets.lookup(__MODULE__, number) do
+      [{_number, _pid, row}] -> {:ok, row}
+      [] -> :error
+    end
+  end
+
+  @spec of_process(pid()) :: [row()]
+  def of_process(pid), do: :ets.select(__MODULE__, [{{:_, pid, :"$1"}, [], [:"$1"]}])
+
+  @spec delete(pos_integer()) :: :ok
+  def delete(number) do
+    true = :ets.delete(__MODULE__, number)
+    :ok
+  end
+
+  @doc "All rows, by number."
+  @spec all() :: [row()]
+  def all do
+    if exist?(),
+      do: __MODULE__ |> :ets.tab2list() |> Enum.map(&elem(&1, 2)) |> Enum.sort_by(& &1.number),
+      else: []
+  end
+end

@@ -1,0 +1,44 @@
+# A compiler task in lib/ would not be compiled yet when the first compilation needs it.
+Code.require_file("mix/leash_native.exs", __DIR__)
+
+defmodule Leash.MixProject do
+  use Mix.Project
+
+  # The version is written down once, for the crates and for the application.
+  @external_resource Path.join(__DIR__, "Cargo.toml")
+  @version Mix.Tasks.Compile.LeashNative.version(__DIR__)
+
+  def project do
+    [
+      app: :leash,
+      version: @version,
+      elixir: "~> 1.14",
+      description: "Every OS process your BEAM app starts, on a leash.",
+      package: package(),
+      start_permanent: Mix.env() == :prod,
+      compilers: [:leash_native] ++ Mix.compilers(),
+      elixirc_paths: elixirc_paths(Mix.env()),
+      deps: []
+    ]
+  end
+
+  def application do
+    [
+      mod: {Leash.Application, []},
+      extra_applications: [:logger]
+    ]
+  end
+
+  defp elixirc_paths(:test), do: ["lib", "test/support"]
+  defp elixirc_paths(_env), do: ["lib"]
+
+  defp package do
+    [
+      licenses: ["Apache-2.0"],
+      links: %{},
+      files:
+        ~w(lib mix mix.exs native Cargo.toml Cargo.lock .formatter.exs) ++
+          ~w(README.md DESIGN.md CHANGELOG.md LICENSE)
+    ]
+  end
+end

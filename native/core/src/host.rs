@@ -1,0 +1,166 @@
+//! Who and where we are: what every judgement is made against.
+
+use crate::clock::BootClock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::parse::stat::Stat;
+use crate::proc_root::ProcRoot;
+use crate::{Identity, Pid};
+use leash_tag::BootTag;
+use std::path::Path;
+
+const DEPTH: usize = 256;
+
+/// This process, its ancestors, its boot and its namespaces.
+#[derive(Debug)]
+pub struct Host {
+    proc: ProcRoot,
+    me: Identity,
+    ancestors: Vec<Pid>,
+    boot_id: Option<String>,
+    pid_ns: Option<u64>,
+    clock: BootClock,
+    uid: u32,
+    hides: bool,
+}
+
+impl Host {
+    /// Reads everything anew.
+    ///
+    /// # Errors
+    ///
+    /// `NoProc` where `/proc` is not mounted or shows another pid namespace: no number in it is ours to judge.
+    pub fn current() -> Result<Self> {
+        let proc = ProcRoot::open().map_err(|_| Error::new(ErrorKind::NoProc).about("/proc"))?;
+        Self::of(proc, Pid::current(), rustix::process::geteuid().as_raw())
+    }
+
+    /// A host described by a directory that looks like `/proc`, for tests. `me` must have a `stat` there.
+    ///
+    /// # Errors
+    ///
+    /// `NoProc` where the directory or that file is missing.
+    pub fn image(path: &Path, me: Pid, uid: u32) -> Result<Self> {
+        let proc = ProcRoot::image(path).map_err(|_| Error::new(ErrorKind::NoProc).about(path.display()))?;
+        Self::of(proc, me, uid)
+    }
+
+    fn of(proc: ProcRoot, me: Pid, uid: u32) -> Result<Self> {
+        let no_proc = || Error::new(ErrorKind::NoProc).about(proc.path().display());
+        // A number in another namespace's /proc is somebody else: its `self` does not lead to our number.
+        if proc.link("self").ok().as_deref().and_then(Pid::parse) != Some(me) {
+            return Err(no_proc());
+        }
+        let mut text = Vec::new();
+        let _ = proc.read("self/timens_offsets", 4096, &mut text);
+        let clock = BootClock::new(&text, rustix::param::clock_ticks_per_second());
+        let stat = read_stat(&proc, me, &mut text).ok_or_else(no_proc)?;
+        let inode = if proc.is_image() { None } else { crate::PidFd::open(me).ok().and_then(|fd| fd.inode()) };
+        let identity = Identity { pid: me, start_ticks: clock.to_machine(stat.start_ticks), pidfs_inode: inode };
+        let boot_id = proc
+            .read("sys/kernel/random/boot_id", 64, &mut text)
+            .ok()
+            .and_then(|_| String::from_utf8(text.trim_ascii().to_vec()).ok())
+            .filter(|id| BootTag::of_boot_id(id.as_bytes()).is_some());
+        let pid_ns = proc.namespace("self/ns/pid").ok();
+        let hides = hides_processes(&proc, uid);
+        let mut host =
+            Self { proc, me: identity, ancestors: Vec::new(), boot_id, pid_ns, clock, uid, hides };
+        host.ancestors = host.ancestors_of(stat.parent);
+        Ok(host)
+    }
+
+    /// Where `/proc` is.
+    #[must_use]
+    pub fn proc(&self) -> &ProcRoot {
+        &self.proc
+    }
+
+    /// This process.
+    #[must_use]
+    pub fn me(&self) -> Identity {
+        self.me
+    }
+
+    /// Parent, grandparent and so on, as far as this namespace shows them.
+    #[must_use]
+    pub fn ancestors(&self) -> &[Pid] {
+        &self.ancestors
+    }
+
+    /// `/proc/sys/kernel/random/boot_id`.
+    #[must_use]
+    pub fn boot_id(&self) -> Option<&str> {
+        self.boot_id.as_deref()
+    }
+
+    /// The first eight digits of the boot id.
+    #[must_use]
+    pub fn boot(&self) -> Option<BootTag> {
+        self.boot_id().and_then(|id| BootTag::of_boot_id(id.as_bytes()))
+    }
+
+    /// The inode of this process's pid namespace.
+    #[must_use]
+    pub fn pid_ns(&self) -> Option<u64> {
+        self.pid_ns
+    }
+
+    /// How start times read here relate to the machine's.
+    #[must_use]
+    pub fn clock(&self) -> BootClock {
+        self.clock
+    }
+
+    /// The effective user id.
+    #[must_use]
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// Whether `/proc` keeps other users' processes from us.
+    #[must_use]
+    pub fn hides_processes(&self) -> bool {
+        self.hides
+    }
+
+    /// A process's stat file, its start normalised to the machine's clock.
+    pub(crate) fn stat(&self, pid: Pid, buffer: &mut Vec<u8>) -> std::result::Result<Stat, rustix::io::Errno> {
+        self.proc.read_of(pid, "stat", 8192, buffer)?;
+        let mut stat = Stat::parse(buffer).ok_or(rustix::io::Errno::INVAL)?;
+        stat.start_ticks = self.clock.to_machine(stat.start_ticks);
+        Ok(stat)
+    }
+
+    fn ancestors_of(&self, parent: Option<Pid>) -> Vec<Pid> {
+        let mut found = Vec::new();
+        let mut buffer = Vec::new();
+        let mut next = parent;
+        while let Some(pid) = next {
+            if found.len() >= DEPTH || found.contains(&pid) {
+                break;
+            }
+            found.push(pid);
+            next = read_stat(&self.proc, pid, &mut buffer).and_then(|stat| stat.parent);
+        }
+        found
+    }
+}
+
+fn read_stat(proc: &ProcRoot, pid: Pid, buffer: &mut Vec<u8>) -> Option<Stat> {
+    proc.read_of(pid, "stat", 8192, buffer).ok()?;
+    Stat::parse(buffer)
+}
+
+fn hides_processes(proc: &ProcRoot, uid: u32) -> bool {
+    let mut text = Vec::new();
+    let mount_point = proc.path().as_os_str().as_encoded_bytes();
+    let mounted_so = proc.read("self/mountinfo", 1 << 20, &mut text).is_ok()
+        && crate::parse::mounts::hides_processes(&text, mount_point) == Some(true);
+    // Root with ptrace rights is shown everything all the same; pid 1 tells.
+    let init_is_shown = || read_stat(proc, init(), &mut Vec::new()).is_some();
+    mounted_so && !(uid == 0 && init_is_shown())
+}
+
+fn init() -> Pid {
+    Pid::new(1).unwrap_or_else(Pid::current)
+}

@@ -1,0 +1,138 @@
+//! One process, and not whoever gets its number next.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::Host;
+use crate::{Pid, PidFd};
+use serde::Serialize;
+
+/// Number, start and, where the kernel has it, the pidfs inode of a process.
+///
+/// The start counts ticks of 10 ms, and a number that is reused within one tick would pass; the
+/// inode, which Linux 6.9 brought, never repeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Identity {
+    /// The number.
+    pub pid: Pid,
+    /// Field 22 of `/proc/<pid>/stat`, as the machine's own clock counts it.
+    pub start_ticks: u64,
+    /// The inode of its pidfd.
+    pub pidfs_inode: Option<u64>,
+}
+
+/// Whoever has a number at the call.
+///
+/// # Errors
+///
+/// `Gone` where nobody has, `Unknown` where `/proc` hides him or the number is a thread's.
+pub fn identify(pid: Pid) -> Result<Identity> {
+    Host::current()?.identify(pid).map(|(identity, _)| identity)
+}
+
+/// Opens processes by identity.
+#[derive(Debug)]
+pub struct Handle;
+
+impl Handle {
+    /// A descriptor of exactly this process: it is opened, then compared, then seen still alive.
+    ///
+    /// # Errors
+    ///
+    /// `Gone` where it has ended (also as an unreaped zombie), `Reused` where its number is another's, `Unknown` where
+    /// `/proc` does not say who has the number.
+    pub fn open(identity: &Identity) -> Result<PidFd> {
+        Host::current()?.open(identity)
+    }
+}
+
+impl Host {
+    /// Identity and descriptor of whoever has a number at the call.
+    ///
+    /// # Errors
+    ///
+    /// As [`identify`].
+    pub fn identify(&self, pid: Pid) -> Result<(Identity, PidFd)> {
+        let pidfd = PidFd::open(pid)?;
+        match self.stat(pid, &mut Vec::new()) {
+            Ok(stat) => {
+                let identity = Identity { pid, start_ticks: stat.start_ticks, pidfs_inode: pidfd.inode() };
+                Ok((identity, pidfd))
+            }
+            Err(_) if pidfd.is_ended() => Err(Error::new(ErrorKind::Gone).about(pid)),
+            Err(_) => Err(Error::new(ErrorKind::Unknown).about(pid)),
+        }
+    }
+
+    /// As [`Handle::open`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::open`].
+    pub fn open(&self, identity: &Identity) -> Result<PidFd> {
+        let pid = identity.pid;
+        let (now, pidfd) = self.identify(pid)?;
+        // The order matters: the number was read after the descriptor was opened, so if the descriptor's process has not
+        // ended by now, the number was its own all along.
+        let ended = pidfd.is_ended();
+        if !now.is(identity) {
+            return Err(Error::new(ErrorKind::Reused).about(pid));
+        }
+        if ended {
+            return Err(Error::new(ErrorKind::Gone).about(pid));
+        }
+        Ok(pidfd)
+    }
+}
+
+impl Identity {
+    /// Whether both are the same process; the inode decides only where both know it.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        let inodes = match (self.pidfs_inode, other.pidfs_inode) {
+            (Some(one), Some(other)) => one == other,
+            _ => true,
+        };
+        self.pid == other.pid && self.start_ticks == other.start_ticks && inodes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_process_is_itself_until_it_ends_and_no_other() {
+        let mut child = Command::new("sleep").arg("20").spawn().unwrap();
+        let identity = identify(Pid::from_u32(child.id()).unwrap()).unwrap();
+        let pidfd = Handle::open(&identity).unwrap();
+        assert!(!pidfd.is_ended());
+        for other in [
+            Identity { start_ticks: identity.start_ticks + 1, ..identity },
+            Identity { pidfs_inode: identity.pidfs_inode.map(|inode| inode + 1), start_ticks: 0, ..identity },
+        ] {
+            assert_eq!(Handle::open(&other).unwrap_err().kind(), ErrorKind::Reused);
+        }
+        pidfd.signal(crate::Signal::KILL).unwrap();
+        while !pidfd.is_ended() {
+            std::thread::yield_now();
+        }
+        assert_eq!(Handle::open(&identity).unwrap_err().kind(), ErrorKind::Gone, "a zombie is gone");
+        child.wait().unwrap();
+        assert_eq!(Handle::open(&identity).unwrap_err().kind(), ErrorKind::Gone);
+        assert!(pidfd.signal(crate::Signal::KILL).unwrap_err().is_gone());
+    }
+
+    #[test]
+    fn a_thread_is_no_process() {
+        let (give, take) = std::sync::mpsc::channel();
+        let (stop, wait) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            give.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+            let _ = wait.recv();
+        });
+        let tid = Pid::new(take.recv().unwrap()).unwrap();
+        assert_eq!(identify(tid).unwrap_err().kind(), ErrorKind::Unknown);
+        drop(stop);
+        thread.join().unwrap();
+    }
+}

@@ -1,0 +1,92 @@
+//! A process held by descriptor: the number cannot be reused under it.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::reserve::with_reserve;
+use crate::{Pid, Signal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+// <linux/magic.h>, PID_FS_MAGIC; pidfds live in pidfs since Linux 6.9.
+const PIDFS_MAGIC: u64 = 0x5049_4446;
+
+/// A descriptor of one process, whoever gets its number later.
+#[derive(Debug)]
+pub struct PidFd {
+    fd: OwnedFd,
+}
+
+impl PidFd {
+    /// `pidfd_open(pid, 0)`: whoever has the number now.
+    ///
+    /// # Errors
+    ///
+    /// `Gone` for no such process; `Unknown` where the number is a thread that leads no process.
+    pub fn open(pid: Pid) -> Result<Self> {
+        Self::open_raw(pid).map_err(|errno| {
+            match errno {
+                // A thread's number: EINVAL, since Linux 6.15 ENOENT (pidfd_open(2)).
+                Errno::INVAL | Errno::NOENT => Error::new(ErrorKind::Unknown),
+                other => Error::of_process(other),
+            }
+            .about(pid)
+        })
+    }
+
+    pub(crate) fn open_raw(pid: Pid) -> std::result::Result<Self, Errno> {
+        let raw = pid.raw().ok_or(Errno::INVAL)?;
+        with_reserve(|| pidfd_open(raw, PidfdFlags::empty())).map(|fd| Self { fd })
+    }
+
+    /// Whether the whole process, every thread of it, has ended.
+    ///
+    /// A leader in state Z whose other threads run has not (pidfd_open(2): readable when "the process" terminates).
+    /// When poll itself fails the answer is `false`: not proven.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        loop {
+            match poll(&mut fds, Some(&now)) {
+                Err(Errno::INTR) => {}
+                Ok(1..) => return fds.iter().any(|fd| fd.revents().contains(PollFlags::IN)),
+                _ => return false,
+            }
+        }
+    }
+
+    /// `pidfd_send_signal(2)`.
+    ///
+    /// # Errors
+    ///
+    /// `Gone` once it is reaped, `NotPermitted` for another user's.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let raw = signal.raw().ok_or(Error::new(ErrorKind::Unsupported))?;
+        pidfd_send_signal(&self.fd, raw).map_err(Error::of_process)
+    }
+
+    /// The pidfs inode, unique for every process until reboot; `None` before Linux 6.9.
+    #[must_use]
+    pub fn inode(&self) -> Option<u64> {
+        let filesystem = rustix::fs::fstatfs(&self.fd).ok()?;
+        #[allow(clippy::unnecessary_cast, reason = "the field's type differs between targets")]
+        let magic = filesystem.f_type as u64;
+        if magic != PIDFS_MAGIC {
+            return None;
+        }
+        rustix::fs::fstat(&self.fd).ok().map(|stat| stat.st_ino)
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl From<PidFd> for OwnedFd {
+    fn from(pidfd: PidFd) -> Self {
+        pidfd.fd
+    }
+}

@@ -1,0 +1,310 @@
+//! A run's record: what its file says, and how far the file is believed.
+
+use crate::Pid;
+use leash_tag::{BootTag, RunId};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The only format there is.
+pub const FORMAT: u32 = 1;
+
+/// How large a record may be; a larger one is not believed.
+pub const SIZE_LIMIT: u64 = 4 << 20;
+
+/// The VM that owns a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Its number in its own pid namespace.
+    pub pid: u32,
+    /// Its start in the machine's clock ticks.
+    pub start_ticks: u64,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+    /// The inode of its pid namespace.
+    pub pid_ns: u64,
+}
+
+/// What the VM tells about itself; none of it decides anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// The Erlang node.
+    pub node: String,
+    /// The host application.
+    pub app: String,
+    /// When the run began, ISO 8601.
+    pub started_at: String,
+    /// Leash's version.
+    pub version: String,
+}
+
+/// A command that carries the run's id in its own arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedCommand {
+    /// The worker.
+    pub worker: Option<u16>,
+    /// The flag before the id, compared whole.
+    pub flag: String,
+    /// Every argument, the program's name first.
+    pub command: Vec<Vec<u8>>,
+    /// When the line was written, in the machine's clock ticks.
+    pub at_ticks: Option<u64>,
+}
+
+/// A whole record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The run.
+    pub run: RunId,
+    /// Its owner.
+    pub owner: Owner,
+    /// What the owner tells about itself.
+    pub about: About,
+    /// The commands of workers started with `run_id_flag:`, oldest first.
+    pub commands: Vec<RecordedCommand>,
+}
+
+/// Why a record is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Corrupt {
+    /// A symbolic link.
+    Symlink,
+    /// Neither a file nor a symbolic link.
+    NotAFile,
+    /// Another user's.
+    ForeignOwner,
+    /// Its group or others may write it.
+    LoosePermissions,
+    /// Empty.
+    Empty,
+    /// Larger than a record gets.
+    TooLarge,
+    /// Its first line is incomplete or not what a record's is.
+    Malformed,
+    /// It speaks of another run than its name does.
+    OtherRun,
+    /// It could not be read.
+    Unreadable,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    format: u32,
+    run_id: String,
+    owner: Owner,
+    #[serde(flatten)]
+    about: AboutRead,
+}
+
+// Missing words about itself do not make a record unbelievable.
+#[derive(Serialize, Deserialize)]
+struct AboutRead {
+    #[serde(default)]
+    node: String,
+    #[serde(default)]
+    app: String,
+    #[serde(default)]
+    started_at: String,
+    #[serde(default)]
+    version: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CommandLine {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    worker: Option<u16>,
+    flag: String,
+    command: Vec<Arg>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at_ticks: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Arg {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl Record {
+    /// Reads a record of a run. A truncated last line and lines of an unknown kind are passed over.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not believed.
+    pub fn parse(text: &[u8], run: RunId) -> Result<Self, Corrupt> {
+        if text.is_empty() {
+            return Err(Corrupt::Empty);
+        }
+        let mut lines = text.split_inclusive(|&byte| byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
+        let head = lines.next().ok_or(Corrupt::Malformed)?;
+        let head: Head = serde_json::from_slice(head).map_err(|_| Corrupt::Malformed)?;
+        let named = RunId::parse(head.run_id.as_bytes()).ok_or(Corrupt::Malformed)?;
+        if named != run {
+            return Err(Corrupt::OtherRun);
+        }
+        let owner = head.owner;
+        let sound = head.format == FORMAT
+            && Pid::from_u32(owner.pid).is_some()
+            && owner.boot_id.len() == 36
+            && BootTag::of_boot_id(owner.boot_id.as_bytes()).is_some();
+        if !sound {
+            return Err(Corrupt::Malformed);
+        }
+        let AboutRead { node, app, started_at, version } = head.about;
+        Ok(Self {
+            run,
+            owner,
+            about: About { node, app, started_at, version },
+            commands: lines.filter_map(RecordedCommand::parse).collect(),
+        })
+    }
+
+    /// The first line, with its end.
+    #[must_use]
+    pub fn head_line(run: RunId, owner: &Owner, about: &About) -> Vec<u8> {
+        let About { node, app, started_at, version } = about.clone();
+        line(&Head {
+            format: FORMAT,
+            run_id: run.to_string(),
+            owner: owner.clone(),
+            about: AboutRead { node, app, started_at, version },
+        })
+    }
+}
+
+impl RecordedCommand {
+    fn parse(line: &[u8]) -> Option<Self> {
+        let CommandLine { worker, flag, command, at_ticks } = serde_json::from_slice(line).ok()?;
+        let bytes = |arg| match arg {
+            Arg::Text(text) => text.into_bytes(),
+            Arg::Bytes(bytes) => bytes,
+        };
+        Some(Self { worker, flag, command: command.into_iter().map(bytes).collect(), at_ticks })
+    }
+
+    /// The line, with its end.
+    #[must_use]
+    pub fn line(&self) -> Vec<u8> {
+        let arg = |bytes: &Vec<u8>| match String::from_utf8(bytes.clone()) {
+            Ok(text) => Arg::Text(text),
+            Err(error) => Arg::Bytes(error.into_bytes()),
+        };
+        line(&CommandLine {
+            worker: self.worker,
+            flag: self.flag.clone(),
+            command: self.command.iter().map(arg).collect(),
+            at_ticks: self.at_ticks,
+        })
+    }
+}
+
+fn line(value: &impl Serialize) -> Vec<u8> {
+    // Plain strings and numbers always have a JSON form.
+    let mut line = serde_json::to_vec(value).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+impl fmt::Display for Corrupt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Symlink => "it is a symbolic link",
+            Self::NotAFile => "it is not a file",
+            Self::ForeignOwner => "it belongs to another user",
+            Self::LoosePermissions => "its group or others may write it",
+            Self::Empty => "it is empty",
+            Self::TooLarge => "it is too large",
+            Self::Malformed => "its first line is not a record's",
+            Self::OtherRun => "it speaks of another run than its name",
+            Self::Unreadable => "it cannot be read",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HEAD: &str = r#"{"format":1,"run_id":"s59m65f","owner":{"pid":4711,"start_ticks":123456,"boot_id":"0a1b2c3d-0000-0000-0000-000000000000","pid_ns":4026531836},"node":"app@host","app":"my_app","started_at":"2026-01-01T00:00:00Z","version":"0.1.0"}"#;
+
+    fn id() -> RunId {
+        "s59m65f".parse().unwrap()
+    }
+
+    fn parse(text: &str) -> Result<Record, Corrupt> {
+        Record::parse(text.as_bytes(), id())
+    }
+
+    #[test]
+    fn reads_back_what_it_writes_in_the_agreed_form() {
+        let record = parse(&format!("{HEAD}\n")).unwrap();
+        assert_eq!((record.owner.pid, record.about.app.as_str()), (4711, "my_app"));
+        let written = Record::head_line(record.run, &record.owner, &record.about);
+        assert_eq!(String::from_utf8(written).unwrap(), format!("{HEAD}\n"));
+    }
+
+    #[test]
+    fn commands_follow_and_a_truncated_last_line_is_passed_over() {
+        let agreed = r#"{"worker":3,"flag":"--snakepit-run-id","command":["python3","-u",[255,0]]}"#;
+        let record = parse(&format!("{HEAD}\n{agreed}\n{{\"flag\":\"x\",\"comm")).unwrap();
+        let command = RecordedCommand {
+            worker: Some(3),
+            flag: "--snakepit-run-id".into(),
+            command: vec![b"python3".to_vec(), b"-u".to_vec(), vec![255, 0]],
+            at_ticks: None,
+        };
+        assert_eq!(record.commands, [command.clone()]);
+        assert_eq!(String::from_utf8(command.line()).unwrap(), format!("{agreed}\n"));
+    }
+
+    #[test]
+    fn what_is_not_a_record_says_why() {
+        assert_eq!(parse(""), Err(Corrupt::Empty));
+        assert_eq!(parse(HEAD), Err(Corrupt::Malformed), "no line end");
+        assert_eq!(parse(&format!("{}\n", &HEAD[..90])), Err(Corrupt::Malformed));
+        let with = |from: &str, to: &str| parse(&format!("{}\n", HEAD.replace(from, to)));
+        assert_eq!(with("s59m65f", "s59m65g"), Err(Corrupt::OtherRun));
+        for (from, to) in [
+            ("s59m65f", "S59M65F"),
+            ("\"format\":1", "\"format\":2"),
+            ("4711", "0"),
+            ("4711", "-1"),
+            ("4711", "4294967295"),
+            ("0a1b2c3d-", ""),
+            ("0a1b2c3d", "0A1B2C3D"),
+            ("\"owner\"", "\"owned\""),
+        ] {
+            assert_eq!(with(from, to), Err(Corrupt::Malformed), "{from} {to}");
+        }
+        assert!(with("\"node\":\"app@host\",", "\"later\":1,").is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(text in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = Record::parse(&text, id());
+        }
+
+        #[test]
+        fn no_damage_to_a_record_panics(position in 0..HEAD.len(), byte: u8, end in 0..HEAD.len()) {
+            let mut text = format!("{HEAD}\n").into_bytes();
+            text[position] = byte;
+            let _ = Record::parse(&text, id());
+            let _ = Record::parse(&text[..end], id());
+        }
+
+        #[test]
+        fn any_command_round_trips(
+            worker in proptest::option::of(1u16..32767), flag in ".{0,20}",
+            command in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..20), 0..6),
+            at_ticks in proptest::option::of(any::<u64>()),
+        ) {
+            let command = RecordedCommand { worker, flag, command, at_ticks };
+            let mut text = format!("{HEAD}\n").into_bytes();
+            text.extend(command.line());
+            prop_assert_eq!(Record::parse(&text, id()).unwrap().commands, vec![command]);
+        }
+    }
+}

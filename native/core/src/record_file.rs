@@ -1,0 +1,169 @@
+//! Records as files in the run directory: read, judged by what they are, and dropped.
+
+use crate::error::{Error, Result};
+use crate::record::{Corrupt, Record, SIZE_LIMIT};
+use crate::reserve::with_reserve;
+use crate::run_dir::RunDir;
+use leash_tag::RunId;
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
+use rustix::io::Errno;
+use serde::Serialize;
+use std::io::Read as _;
+use std::os::fd::OwnedFd;
+
+/// Whether somebody holds a record's lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lock {
+    /// Nobody.
+    Free,
+    /// Somebody; a VM does for its life, and so does a child that a NIF forked and that never ran exec.
+    Held,
+    /// It could not be tried.
+    Unknown,
+}
+
+/// A file named as a record.
+#[derive(Clone, Debug)]
+pub struct RecordFile {
+    /// The run of its name.
+    pub run: RunId,
+    /// Its lock.
+    pub lock: Lock,
+    /// What it says, where it is believed.
+    pub record: std::result::Result<Record, Corrupt>,
+    inode: (u64, u64),
+}
+
+/// What one look into the run directory found.
+#[derive(Clone, Debug, Default)]
+pub struct Records {
+    /// Files named as records.
+    pub files: Vec<RecordFile>,
+    /// Whether every one of them could be opened.
+    pub complete: bool,
+}
+
+pub(crate) fn file_name(run: RunId) -> String {
+    format!("{run}.json")
+}
+
+pub(crate) fn inode(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
+}
+
+impl RunDir {
+    /// Every record, each with the state of its lock, tried with `LOCK_SH|LOCK_NB` (two testers do not see each other).
+    #[must_use]
+    pub fn records(&self) -> Records {
+        let mut records = Records { files: Vec::new(), complete: true };
+        let Ok(runs) = self.runs() else { return Records::default() };
+        for run in runs {
+            match self.record(run) {
+                Ok(Some(file)) => records.files.push(file),
+                Ok(None) => {}
+                Err(_) => records.complete = false,
+            }
+        }
+        records
+    }
+
+    /// One run's record, `None` where there is no such file.
+    ///
+    /// # Errors
+    ///
+    /// Only where nothing can be said of the file at all, such as without descriptors.
+    pub fn record(&self, run: RunId) -> Result<Option<RecordFile>> {
+        let name = file_name(run);
+        let stat = match rustix::fs::statat(self, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(Error::of_file(errno).about(name)),
+        };
+        let corrupt =
+            |why, lock| Ok(Some(RecordFile { run, lock, record: Err(why), inode: inode(&stat) }));
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {}
+            FileType::Symlink => return corrupt(Corrupt::Symlink, Lock::Unknown),
+            _ => return corrupt(Corrupt::NotAFile, Lock::Unknown),
+        }
+        let file = match self.open_file(&name) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::ACCESS | Errno::LOOP) => return corrupt(Corrupt::Unreadable, Lock::Unknown),
+            Err(errno) => return Err(Error::of_file(errno).about(name)),
+        };
+        let stat = rustix::fs::fstat(&file).map_err(|errno| Error::of_file(errno).about(&name))?;
+        let lock = try_lock(&file);
+        let record = distrust(&stat).map_or_else(|| read(file, run), Err);
+        Ok(Some(RecordFile { run, lock, record, inode: inode(&stat) }))
+    }
+
+    /// Removes a record, if its file is still the one that was looked at.
+    pub(crate) fn remove(&self, file: &RecordFile) -> Result<bool> {
+        let name = file_name(file.run);
+        match rustix::fs::statat(self, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if inode(&stat) == file.inode => {}
+            Ok(_) | Err(Errno::NOENT) => return Ok(false),
+            Err(errno) => return Err(Error::of_file(errno).about(name)),
+        }
+        match rustix::fs::unlinkat(self, &name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(Error::of_file(errno).about(name)),
+        }
+    }
+
+    fn open_file(&self, name: &str) -> std::result::Result<OwnedFd, Errno> {
+        // A fifo or device that took the name since must not block.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        with_reserve(|| rustix::fs::openat(self, name, flags, Mode::empty()))
+    }
+
+    fn runs(&self) -> std::result::Result<Vec<RunId>, Errno> {
+        let mut runs = Vec::new();
+        let entries = with_reserve(|| Dir::read_from(self))?;
+        for entry in entries {
+            let entry = entry?;
+            if let Some(run) = entry.file_name().to_bytes().strip_suffix(b".json").and_then(RunId::parse) {
+                runs.push(run);
+            }
+        }
+        Ok(runs)
+    }
+}
+
+fn distrust(stat: &Stat) -> Option<Corrupt> {
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        Some(Corrupt::NotAFile)
+    } else if stat.st_uid != rustix::process::geteuid().as_raw() {
+        Some(Corrupt::ForeignOwner)
+    } else if stat.st_mode & 0o022 != 0 {
+        Some(Corrupt::LoosePermissions)
+    } else if u64::try_from(stat.st_size).map_or(true, |size| size > SIZE_LIMIT) {
+        Some(Corrupt::TooLarge)
+    } else {
+        None
+    }
+}
+
+fn read(file: OwnedFd, run: RunId) -> std::result::Result<Record, Corrupt> {
+    let mut text = Vec::new();
+    std::fs::File::from(file)
+        .take(SIZE_LIMIT + 1)
+        .read_to_end(&mut text)
+        .map_err(|_| Corrupt::Unreadable)?;
+    Record::parse(&text, run)
+}
+
+/// The lock lives in the open file description, which is ours alone: closing it gives the lock back.
+fn try_lock(file: &OwnedFd) -> Lock {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => match rustix::fs::flock(file, FlockOperation::Unlock) {
+            Ok(()) => Lock::Free,
+            Err(_) => Lock::Unknown,
+        },
+        Err(Errno::WOULDBLOCK) => Lock::Held,
+        Err(_) => Lock::Unknown,
+    }
+}

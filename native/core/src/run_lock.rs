@@ -1,0 +1,260 @@
+//! A live run's hold on its record.
+
+use crate::clock::BootClock;
+use crate::error::{Error, ErrorKind, Result};
+use crate::host::Host;
+use crate::record::{About, Owner, Record, RecordedCommand};
+use crate::record_file::{file_name, inode};
+use crate::reserve::with_reserve;
+use crate::run_dir::RunDir;
+use leash_tag::RunId;
+use rand::TryRng as _;
+use rand::rngs::SysRng;
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A new run id from the operating system's random source.
+///
+/// # Errors
+///
+/// Where that source fails.
+pub fn generate_run_id() -> Result<RunId> {
+    // Above the largest multiple of COUNT the low ids would come more often than the others.
+    const FAIR: u64 = u64::MAX - u64::MAX % RunId::COUNT;
+    loop {
+        let number = SysRng.try_next_u64().map_err(|_| Error::new(ErrorKind::Io).about("random source"))?;
+        if number < FAIR
+            && let Some(run) = RunId::from_number(number % RunId::COUNT)
+        {
+            return Ok(run);
+        }
+    }
+}
+
+impl Owner {
+    /// The calling process as an owner.
+    ///
+    /// # Errors
+    ///
+    /// `NoProc` where boot id or pid namespace cannot be read.
+    pub fn current(host: &Host) -> Result<Self> {
+        let no_proc = || Error::new(ErrorKind::NoProc);
+        Ok(Self {
+            pid: host.me().pid.as_u32(),
+            start_ticks: host.me().start_ticks,
+            boot_id: host.boot_id().ok_or_else(no_proc)?.to_owned(),
+            pid_ns: host.pid_ns().ok_or_else(no_proc)?,
+        })
+    }
+}
+
+/// A record under its name, and the exclusive lock on it.
+///
+/// The lock is as old as the name: nobody ever sees the record of a starting run unlocked. It goes when this is dropped;
+/// the record stays until [`RunLock::drop_record`].
+#[derive(Debug)]
+pub struct RunLock {
+    run: RunId,
+    path: PathBuf,
+    head: Vec<u8>,
+    clock: BootClock,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    // Gone once the record was dropped.
+    file: Option<File>,
+    commands: Vec<u8>,
+}
+
+impl RunLock {
+    /// Creates and locks the record of a run.
+    ///
+    /// # Errors
+    ///
+    /// `Exists` where that run has a record: take another id.
+    pub fn create(dir: &RunDir, host: &Host, run: RunId, about: &About) -> Result<Self> {
+        let head = Record::head_line(run, &Owner::current(host)?, about);
+        let file = publish(dir, run, &head, Name::New).map_err(|errno| at(dir, run, errno))?;
+        Ok(Self {
+            run,
+            path: dir.path().to_owned(),
+            head,
+            clock: host.clock(),
+            held: Mutex::new(Held { file: Some(file), commands: Vec::new() }),
+        })
+    }
+
+    /// As [`RunLock::create`] with a generated id, another one while it exists already.
+    ///
+    /// # Errors
+    ///
+    /// As [`RunLock::create`].
+    pub fn create_any(dir: &RunDir, host: &Host, about: &About) -> Result<Self> {
+        let mut tries = 0;
+        loop {
+            match Self::create(dir, host, generate_run_id()?, about) {
+                Err(error) if error.is_exists() && tries < 16 => tries += 1,
+                other => return other,
+            }
+        }
+    }
+
+    /// The run.
+    #[must_use]
+    pub fn run(&self) -> RunId {
+        self.run
+    }
+
+    /// Names a command that carries the run's id in its arguments. To be called before *each* start of it: the
+    /// time of the line bounds which processes it can mean.
+    ///
+    /// # Errors
+    ///
+    /// The system call's; the line is then lost, which can cost a cleanup and nothing else.
+    pub fn append_command(&self, worker: Option<u16>, flag: &str, command: &[Vec<u8>]) -> Result<()> {
+        let command = RecordedCommand {
+            worker,
+            flag: flag.to_owned(),
+            command: command.to_vec(),
+            at_ticks: Some(self.clock.machine_now()),
+        };
+        let line = command.line();
+        let mut held = self.held();
+        held.commands.extend_from_slice(&line);
+        let Some(file) = &mut held.file else { return Err(self.error(Errno::BADF)) };
+        // One write in append mode: a reader sees the line whole or, cut at the end, not at all.
+        file.write_all(&line).map_err(|error| self.error(errno_of(&error)))
+    }
+
+    /// Puts the record back where it was deleted, or replaced by a copy that nobody locks.
+    ///
+    /// Returns whether anything had to be done. Nothing but what stands under this very name is replaced.
+    ///
+    /// # Errors
+    ///
+    /// As [`RunDir::open`] and the system calls'.
+    pub fn ensure(&self) -> Result<bool> {
+        let mut held = self.held();
+        let Some(file) = &held.file else { return Ok(false) };
+        let dir = RunDir::open(&self.path)?;
+        let ours = rustix::fs::fstat(file).map_err(|errno| self.error(errno))?;
+        let name = match rustix::fs::statat(&dir, file_name(self.run), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(there) if inode(&there) == inode(&ours) => return Ok(false),
+            Ok(_) => Name::Replace,
+            Err(Errno::NOENT) => Name::New,
+            Err(errno) => return Err(self.error(errno)),
+        };
+        // An inode whose last name is gone cannot get a new one (linkat(2): ENOENT), so the new record is a new file. The old lock is
+        // given up only when the new one is in place.
+        let text = [self.head.as_slice(), held.commands.as_slice()].concat();
+        held.file = Some(publish(&dir, self.run, &text, name).map_err(|errno| self.error(errno))?);
+        Ok(true)
+    }
+
+    /// Removes the record, if it is still ours, and gives up the lock. Idempotent.
+    ///
+    /// # Errors
+    ///
+    /// The system calls'; the lock is given up all the same.
+    pub fn drop_record(&self) -> Result<()> {
+        let Some(file) = self.held().file.take() else { return Ok(()) };
+        let ours = rustix::fs::fstat(&file).map_err(|errno| self.error(errno))?;
+        let path = self.path.join(file_name(self.run));
+        match rustix::fs::lstat(&path) {
+            Ok(there) if inode(&there) == inode(&ours) => match rustix::fs::unlink(&path) {
+                Ok(()) | Err(Errno::NOENT) => Ok(()),
+                Err(errno) => Err(self.error(errno)),
+            },
+            // Somebody else's file has the name, or nobody's.
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives up the lock and leaves the record, as the death of the VM would. Idempotent.
+    pub fn release(&self) {
+        self.held().file = None;
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn error(&self, errno: Errno) -> Error {
+        Error::of_file(errno).about(self.path.join(file_name(self.run)).display())
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Name {
+    New,
+    Replace,
+}
+
+/// Writes a locked file and gives it its name last.
+fn publish(dir: &RunDir, run: RunId, text: &[u8], name: Name) -> std::result::Result<File, Errno> {
+    let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    let nameless = || with_reserve(|| rustix::fs::openat(dir, ".", flags | OFlags::TMPFILE, mode));
+    if name == Name::New
+        && let Ok(file) = nameless()
+    {
+        fill(&file, text)?;
+        // The documented way for a caller without CAP_DAC_READ_SEARCH (open(2), O_TMPFILE).
+        let from = format!("/proc/self/fd/{}", file.as_raw_fd());
+        match rustix::fs::linkat(CWD, from, dir, file_name(run), AtFlags::SYMLINK_FOLLOW) {
+            Ok(()) => return Ok(durable(dir, file)),
+            Err(Errno::EXIST) => return Err(Errno::EXIST),
+            // No /proc, or a file system that cannot: the temporary name remains.
+            Err(_) => {}
+        }
+    }
+    let number = SysRng.try_next_u64().map_err(|_| Errno::IO)?;
+    let temporary = format!(".{run}.{number:016x}.tmp");
+    let create = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+    let file = with_reserve(|| rustix::fs::openat(dir, &temporary, create, mode))?;
+    let named = fill(&file, text).and_then(|()| match name {
+        Name::New => rustix::fs::linkat(dir, &temporary, dir, file_name(run), AtFlags::empty()),
+        // Renaming our locked file over the impostor leaves no moment without a record; the lock goes with the file.
+        Name::Replace => rustix::fs::renameat(dir, &temporary, dir, file_name(run)),
+    });
+    if name == Name::New || named.is_err() {
+        let _ = rustix::fs::unlinkat(dir, &temporary, AtFlags::empty());
+    }
+    named.map(|()| durable(dir, file))
+}
+
+fn fill(file: &OwnedFd, text: &[u8]) -> std::result::Result<(), Errno> {
+    // The umask can only take permissions away; our own must be there.
+    rustix::fs::fchmod(file, Mode::RUSR | Mode::WUSR)?;
+    rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)?;
+    let mut rest = text;
+    while !rest.is_empty() {
+        match rustix::io::write(file, rest) {
+            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    rustix::fs::fsync(file)
+}
+
+/// A directory that cannot be synced costs the record in a power failure, when no process is left either.
+fn durable(dir: &RunDir, file: OwnedFd) -> File {
+    let _ = rustix::fs::fsync(dir.as_fd());
+    File::from(file)
+}
+
+fn at(dir: &RunDir, run: RunId, errno: Errno) -> Error {
+    Error::of_file(errno).about(dir.path().join(file_name(run)).display())
+}
+
+fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}

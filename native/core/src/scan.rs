@@ -1,0 +1,164 @@
+//! One pass over the process table.
+
+use crate::host::Host;
+use crate::record::RecordedCommand;
+use crate::seen::{Examiner, Skipped};
+use crate::{Carrier, Carriers, Pid, Seen};
+use leash_tag::{Mark, RunId};
+use rustix::fs::RawDir;
+use rustix::io::Errno;
+use serde::Serialize;
+use std::mem::MaybeUninit;
+
+// What glibc's readdir takes too; more is not faster.
+const LISTING: usize = 32 * 1024;
+
+/// Why a pass may have missed something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Incomplete {
+    /// `/proc` is missing or shows another pid namespace.
+    NoProc,
+    /// `/proc` hides other users' processes (`hidepid`).
+    Hidepid,
+    /// No descriptor was left in the middle.
+    DescriptorsExhausted,
+    /// A process or the listing could not be read.
+    Unreadable,
+    /// The run directory or a record in it could not be read.
+    Records,
+}
+
+/// What a pass is to look at.
+#[derive(Clone, Copy, Debug)]
+pub struct ScanOptions<'a> {
+    /// Marked processes only, or every carrier.
+    pub carriers: Carriers,
+    /// Commands that records name.
+    pub recorded: &'a [(RunId, RecordedCommand)],
+    /// Marks that need no further look, such as those of other workers of the own run.
+    pub skip: Option<&'a dyn SkipMark>,
+}
+
+/// Tells whether a marked process can be passed over unread.
+pub trait SkipMark: std::fmt::Debug {
+    /// Whether to pass over.
+    fn skip(&self, mark: &Mark) -> bool;
+}
+
+/// The result of a pass.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// Tagged processes, zombies left out.
+    pub seen: Vec<Seen>,
+    /// How many processes there were.
+    pub processes: usize,
+    /// Tagged or not, processes whose environment could not be read.
+    pub unreadable: usize,
+    /// Why something may be missing; empty for a complete pass.
+    pub incomplete: Vec<Incomplete>,
+}
+
+impl Scan {
+    /// Whether nothing can be missing.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.incomplete.is_empty()
+    }
+
+    fn hole(&mut self, reason: Incomplete) {
+        if !self.incomplete.contains(&reason) {
+            self.incomplete.push(reason);
+        }
+    }
+
+    fn failed(&mut self, errno: Errno) {
+        self.hole(match errno {
+            Errno::MFILE | Errno::NFILE => Incomplete::DescriptorsExhausted,
+            _ => Incomplete::Unreadable,
+        });
+    }
+}
+
+impl ScanOptions<'_> {
+    /// Every carrier, no records.
+    pub const ALL: ScanOptions<'static> = ScanOptions { carriers: Carriers::All, recorded: &[], skip: None };
+    /// Marked processes only.
+    pub const MARKED: ScanOptions<'static> = ScanOptions { carriers: Carriers::MarkOnly, recorded: &[], skip: None };
+}
+
+/// Looks at every process once.
+///
+/// A process that ends in the middle is passed over; one that cannot be read makes the pass incomplete.
+#[must_use]
+pub fn scan(host: &Host, options: &ScanOptions<'_>) -> Scan {
+    let mut result = Scan::default();
+    if host.hides_processes() {
+        result.hole(Incomplete::Hidepid);
+    }
+    let mut examiner = Examiner::new(host, options.recorded);
+    let listing = each_process(host, |pid| {
+        result.processes += 1;
+        match look(&mut examiner, pid, options) {
+            Ok(seen) => {
+                result.unreadable += usize::from(seen.env.is_unreadable());
+                result.seen.push(seen);
+            }
+            Err(Skipped::Gone | Skipped::Untagged) => {}
+            Err(Skipped::Failed(errno)) => result.failed(errno),
+        }
+    });
+    if let Err(errno) = listing {
+        result.failed(errno);
+    }
+    result
+}
+
+/// Counts processes and marked ones, opening no file but for processes whose limits are forbidden: the floor that a pass
+/// is measured against.
+///
+/// # Errors
+///
+/// Whatever listing `/proc` says.
+pub fn count_marked(host: &Host) -> Result<(usize, usize), crate::Error> {
+    let mut examiner = Examiner::new(host, &[]);
+    let (mut processes, mut marked) = (0, 0);
+    each_process(host, |pid| {
+        processes += 1;
+        if let Ok(Carrier::Present(_)) = examiner.mark(pid) {
+            marked += 1;
+        }
+    })
+    .map_err(crate::Error::of_file)?;
+    Ok((processes, marked))
+}
+
+fn look(examiner: &mut Examiner<'_>, pid: Pid, options: &ScanOptions<'_>) -> Result<Seen, Skipped> {
+    let mark = examiner.mark(pid)?;
+    if let (Some(mark), Some(skip)) = (mark.present(), options.skip)
+        && skip.skip(mark)
+    {
+        return Err(Skipped::Untagged);
+    }
+    examiner.rest(pid, mark, options.carriers)
+}
+
+/// Calls back for every process, kernel threads too.
+pub(crate) fn each_process(host: &Host, mut callback: impl FnMut(Pid)) -> Result<(), Errno> {
+    let directory = host.proc().listing()?;
+    let mut buffer = vec![MaybeUninit::uninit(); LISTING];
+    let mut entries = RawDir::new(directory, &mut buffer);
+    while let Some(entry) = entries.next() {
+        match entry {
+            Ok(entry) => {
+                if let Some(pid) = Pid::parse(entry.file_name().to_bytes()) {
+                    callback(pid);
+                }
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}

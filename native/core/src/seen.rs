@@ -1,0 +1,321 @@
+//! One process as a pass saw it, with everything it says about whose it is.
+
+use crate::host::Host;
+use crate::ladder::Ladder;
+use crate::parse::status::Uids;
+use crate::parse::{self, cmdline};
+use crate::proc_root::{Holder, Read};
+use crate::record::RecordedCommand;
+use crate::{Carrier, Identity, Pid};
+use leash_tag::argv::{self, ShimArgs};
+use leash_tag::{Mark, OwnerTag, RunId};
+use rustix::io::Errno;
+use std::time::Duration;
+
+/// A process and its carriers.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Who it is. The inode is not read in a pass.
+    pub identity: Identity,
+    /// Its parent, where this namespace shows one.
+    pub parent: Option<Pid>,
+    /// The state letter of its leader. `Z` stays only where other threads of it still run.
+    pub state: char,
+    /// Its user ids; `None` where they could not be read.
+    pub uids: Option<Uids>,
+    /// Its command for people, at most 200 characters.
+    pub command: String,
+    /// The mark.
+    pub mark: Carrier<Mark>,
+    /// The environment tag.
+    pub env: Carrier<OwnerTag>,
+    /// What its command line says if it is a shim.
+    pub shim: Option<ShimSeen>,
+    /// The run whose record names this very command.
+    pub recorded: Option<Recorded>,
+    /// Whether it is a thread of the kernel.
+    pub kernel_thread: bool,
+}
+
+/// A shim's own command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShimSeen {
+    /// Run and worker.
+    pub args: ShimArgs,
+    /// `--owner`, its ticks normalised as this reader's; `None` where its time namespace may be another.
+    pub owner: Option<(Pid, u64)>,
+    /// How long it may need after its leash is gone: its whole ladder and its linger. `None` for ever.
+    pub patience: Option<Duration>,
+}
+
+/// A run that claims a command line as its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// The run.
+    pub run: RunId,
+    /// The worker.
+    pub worker: Option<u16>,
+    /// When the line was recorded, in the machine's clock ticks.
+    pub at_ticks: Option<u64>,
+}
+
+/// How much a look reads of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carriers {
+    /// Mark, and of marked processes the rest: one system call for each unmarked process.
+    MarkOnly,
+    /// Also command line and environment of unmarked processes of the same user: three files each.
+    All,
+}
+
+const LINGER: Duration = Duration::from_millis(200);
+
+/// Reads processes one at a time with buffers that it keeps.
+#[derive(Debug)]
+pub(crate) struct Examiner<'a> {
+    host: &'a Host,
+    recorded: &'a [(RunId, RecordedCommand)],
+    small: Vec<u8>,
+    cmdline: Vec<u8>,
+    environ: Vec<u8>,
+}
+
+/// Why a process is not in the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Skipped {
+    /// It ended, or is a zombie: nothing is left to signal.
+    Gone,
+    /// It says nothing about any run.
+    Untagged,
+    /// It could not be looked at, and the pass has a hole.
+    Failed(Errno),
+}
+
+impl<'a> Examiner<'a> {
+    pub(crate) fn new(host: &'a Host, recorded: &'a [(RunId, RecordedCommand)]) -> Self {
+        Self { host, recorded, small: Vec::new(), cmdline: Vec::new(), environ: Vec::new() }
+    }
+
+    /// The mark alone.
+    pub(crate) fn mark(&mut self, pid: Pid) -> Result<Carrier<Mark>, Skipped> {
+        match self.host.proc().limits(pid, &mut self.small) {
+            Ok(limits) => Ok(Mark::decode(limits).map_or(Carrier::Absent, Carrier::Present)),
+            Err(errno) => unreadable(errno),
+        }
+    }
+
+    /// Everything of a process whose mark was just read.
+    ///
+    /// An unmarked process is read on only where `carriers` says so and it may be this user's: a process of another
+    /// user without a mark is no target whatever it says.
+    pub(crate) fn rest(
+        &mut self,
+        pid: Pid,
+        mark: Carrier<Mark>,
+        carriers: Carriers,
+    ) -> Result<Seen, Skipped> {
+        let marked = mark.present().is_some();
+        if !marked {
+            if carriers == Carriers::MarkOnly && !mark.is_unreadable() {
+                return Err(Skipped::Untagged);
+            }
+            // Root owns the directory of a process that is not dumpable, whoever runs it.
+            let uid = self.host.proc().directory_uid(pid).map_err(gone_or)?;
+            if uid != self.host.uid() && uid != 0 {
+                return Err(Skipped::Untagged);
+            }
+        }
+        let line = self.host.proc().read_of(pid, "cmdline", cmdline::READ_LIMIT, &mut self.cmdline);
+        let whole_line = match line {
+            Ok(read) => read == Read::Whole,
+            Err(errno) => unreadable::<()>(errno).map(|_| false)?,
+        };
+        let args = ShimArgs::parse(&self.cmdline);
+        let recorded = if whole_line { self.recorded_run() } else { None };
+        let env = self.env(pid)?;
+        if !marked && args.is_none() && recorded.is_none() && env.present().is_none() {
+            return Err(Skipped::Untagged);
+        }
+        let stat = self.host.stat(pid, &mut self.small).map_err(gone_or)?;
+        if is_dead(self.host, pid, stat.state) {
+            return Err(Skipped::Gone);
+        }
+        let command = cmdline::shown(&self.cmdline, &stat.comm);
+        let shim = args.map(|args| self.shim(pid, args));
+        let uids = self.uids(pid)?;
+        Ok(Seen {
+            identity: Identity { pid, start_ticks: stat.start_ticks, pidfs_inode: None },
+            parent: stat.parent,
+            state: stat.state,
+            uids,
+            command,
+            mark,
+            env,
+            shim,
+            recorded,
+            kernel_thread: stat.kernel_thread,
+        })
+    }
+
+    /// One process anew, for the moment before a signal. Hold its pidfd before calling.
+    pub(crate) fn again(&mut self, pid: Pid) -> Result<Seen, Skipped> {
+        let mark = self.mark(pid)?;
+        self.rest(pid, mark, Carriers::All)
+    }
+
+    /// A process that need not be tagged at all.
+    pub(crate) fn untagged(&mut self, pid: Pid) -> Result<Seen, Skipped> {
+        let _ = self.host.proc().read_of(pid, "cmdline", cmdline::READ_LIMIT, &mut self.cmdline);
+        let stat = self.host.stat(pid, &mut self.small).map_err(gone_or)?;
+        if is_dead(self.host, pid, stat.state) {
+            return Err(Skipped::Gone);
+        }
+        Ok(Seen {
+            identity: Identity { pid, start_ticks: stat.start_ticks, pidfs_inode: None },
+            parent: stat.parent,
+            state: stat.state,
+            command: cmdline::shown(&self.cmdline, &stat.comm),
+            uids: self.uids(pid)?,
+            mark: Carrier::Absent,
+            env: Carrier::Absent,
+            shim: None,
+            recorded: None,
+            kernel_thread: stat.kernel_thread,
+        })
+    }
+
+    fn uids(&mut self, pid: Pid) -> Result<Option<Uids>, Skipped> {
+        match self.host.proc().read_of(pid, "status", 8192, &mut self.small) {
+            Ok(_) => Ok(parse::status::uids(&self.small)),
+            Err(errno) => unreadable::<()>(errno).map(|_| None),
+        }
+    }
+
+    fn recorded_run(&self) -> Option<Recorded> {
+        let mut matching = self.recorded.iter().filter(|(run, recorded)| {
+            cmdline::equals(&self.cmdline, &recorded.command)
+                && argv::flag_value(argv::args(&self.cmdline).skip(1), recorded.flag.as_bytes()) == Some(*run)
+        });
+        // The youngest line speaks for the youngest process.
+        let (run, recorded) = matching.next_back()?;
+        Some(Recorded { run: *run, worker: recorded.worker, at_ticks: recorded.at_ticks })
+    }
+
+    /// The environment tag. An exec at work shows an empty block for a moment.
+    fn env(&mut self, pid: Pid) -> Result<Carrier<OwnerTag>, Skipped> {
+        for _ in 0..3 {
+            match self.host.proc().read_of(pid, "environ", cmdline::READ_LIMIT, &mut self.environ) {
+                Ok(read) if !self.environ.is_empty() => {
+                    return Ok(parse::environ::tag(&self.environ, read == Read::Cut));
+                }
+                Ok(_) => match self.host.stat(pid, &mut self.small) {
+                    // It has a place for an environment, and nothing in it: `env -i`.
+                    Ok(stat) if stat.env_start != 0 => return Ok(Carrier::Absent),
+                    Ok(_) => {}
+                    Err(errno) => return Err(gone_or(errno)),
+                },
+                Err(errno) => return unreadable(errno),
+            }
+        }
+        Ok(Carrier::Unreadable)
+    }
+
+    fn shim(&self, pid: Pid, args: ShimArgs) -> ShimSeen {
+        let option = |name: &[u8]| argv::shim_option(&self.cmdline, name);
+        let proc = self.host.proc();
+        // The shim counts in its own time namespace; in another one than ours its number means nothing here.
+        let same_clock = match (proc.link(&format!("{pid}/ns/time")), proc.link("self/ns/time")) {
+            (Ok(theirs), Ok(ours)) => theirs == ours,
+            // Before Linux 5.6 there was one clock for all.
+            (Err(Errno::NOENT), Err(Errno::NOENT)) => true,
+            _ => false,
+        };
+        let owner = option(b"owner").filter(|_| same_clock).and_then(|value| {
+            let colon = value.iter().position(|&byte| byte == b':')?;
+            let ticks = parse::decimal(value.get(colon + 1..)?)?;
+            Some((Pid::parse(value.get(..colon)?)?, self.host.clock().to_machine(ticks)))
+        });
+        let linger = option(b"linger").and_then(parse::decimal).map_or(LINGER, Duration::from_millis);
+        let ladder = match option(b"stop") {
+            Some(text) => Ladder::parse_shim(text),
+            None => Ladder::parse_shim(b"TERM:2000@group"),
+        };
+        let patience = ladder.and_then(|ladder| ladder.total()).map(|total| total.saturating_add(linger));
+        ShimSeen { args, owner, patience }
+    }
+}
+
+/// Whether nothing of a process runs any more. A leader shown as `Z` may have living threads.
+pub(crate) fn is_dead(host: &Host, pid: Pid, state: char) -> bool {
+    match state {
+        'X' | 'x' => true,
+        'Z' => match host.proc().holder(pid) {
+            Holder::Process(Some(pidfd)) => pidfd.is_ended(),
+            Holder::Process(None) | Holder::Nobody => true,
+            Holder::Thread | Holder::Unknown => false,
+        },
+        _ => false,
+    }
+}
+
+fn gone_or(errno: Errno) -> Skipped {
+    match errno {
+        Errno::SRCH | Errno::NOENT => Skipped::Gone,
+        other => Skipped::Failed(other),
+    }
+}
+
+/// EACCES and EPERM are the third value beside tagged and untagged; the rest is a hole in the pass.
+fn unreadable<T>(errno: Errno) -> Result<Carrier<T>, Skipped> {
+    match errno {
+        Errno::ACCESS | Errno::PERM => Ok(Carrier::Unreadable),
+        other => Err(gone_or(other)),
+    }
+}
+
+impl Seen {
+    /// The worker that the carriers name within a run: the mark's, else the environment's, else the command line's.
+    #[must_use]
+    pub fn worker_in(&self, run: RunId) -> Option<u16> {
+        let mark = self.mark.present().filter(|mark| mark.run() == run).and_then(|mark| mark.worker());
+        let env = || self.env.present().filter(|env| env.run == run).map(|env| env.worker);
+        let shim = || self.shim.as_ref().filter(|shim| shim.args.run == run).and_then(|shim| shim.args.worker);
+        let recorded = || self.recorded.filter(|recorded| recorded.run == run).and_then(|found| found.worker);
+        mark.or_else(env).or_else(shim).map(|worker| worker.get()).or_else(recorded)
+    }
+
+    /// Every run that any carrier names, each once.
+    #[must_use]
+    pub fn runs(&self) -> Vec<RunId> {
+        let mut runs = Vec::with_capacity(1);
+        let named = [
+            self.mark.present().map(|mark| mark.run()),
+            self.env.present().map(|env| env.run),
+            self.shim.as_ref().map(|shim| shim.args.run),
+            self.recorded.map(|recorded| recorded.run),
+        ];
+        for run in named.into_iter().flatten() {
+            if !runs.contains(&run) {
+                runs.push(run);
+            }
+        }
+        runs
+    }
+
+    /// Names of the carriers, for a report.
+    #[must_use]
+    pub fn carrier_names(&self) -> Vec<&'static str> {
+        let mut names = Vec::with_capacity(2);
+        let mut add = |name, here: bool| {
+            if here {
+                names.push(name);
+            }
+        };
+        add("mark", self.mark.present().is_some());
+        add("mark_unreadable", self.mark.is_unreadable());
+        add("env", self.env.present().is_some());
+        add("env_unreadable", self.env.is_unreadable());
+        add("argv", self.shim.is_some() || self.recorded.is_some());
+        names
+    }
+}

@@ -1,0 +1,40 @@
+//! What a NIF answers: `:ok`, `{:ok, value}`, `{:error, reason}`.
+
+use rustler::{Atom, Encoder, Env, Term};
+use rustix::io::Errno;
+
+/// The atoms of this crate. All of them are fixed: none is ever made from input.
+pub(crate) mod atoms {
+    rustler::atoms! {
+        ok, error, nil, eof, again, closed, noproc, not_pollable, not_ours, esrch, wait, done, stdin, stdout, stderr,
+        leash_fd, leash_hunt, ready, writable, errno,
+    }
+}
+
+/// `{:ok, value}`.
+pub(crate) fn ok<'a>(env: Env<'a>, value: impl Encoder) -> Term<'a> {
+    (atoms::ok(), value).encode(env)
+}
+
+/// `{:error, reason}`.
+pub(crate) fn error<'a>(env: Env<'a>, reason: impl Encoder) -> Term<'a> {
+    (atoms::error(), reason).encode(env)
+}
+
+/// `{:error, :epipe}` and the like.
+pub(crate) fn errno<'a>(env: Env<'a>, errno: Errno) -> Term<'a> {
+    error(env, errno_term(env, errno))
+}
+
+/// The errno's name in lower case, as `:file` and `:inet` have it; `{:errno, number}` for one without a name.
+pub(crate) fn errno_term(env: Env<'_>, errno: Errno) -> Term<'_> {
+    let number = errno.raw_os_error();
+    let named = nix::errno::Errno::from_raw(number);
+    if named != nix::errno::Errno::UnknownErrno {
+        let name = format!("{named:?}").to_ascii_lowercase();
+        if let Ok(atom) = Atom::from_bytes(env, name.as_bytes()) {
+            return atom.encode(env);
+        }
+    }
+    (atoms::errno(), number).encode(env)
+}

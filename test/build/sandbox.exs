@@ -1,0 +1,144 @@
+defmodule Leash.Build.Sandbox do
+  # Projects in directories of their own, and Mix on them with a PATH that the test decides: Leash's
+  # compiler task is to be seen from outside, as an application that depends on Leash meets it.
+  @moduledoc false
+
+  @root Path.expand("../..", __DIR__)
+
+  # What would lead Mix or cargo in the sandbox back to the build that runs these tests.
+  @inherited ~w(MIX_BUILD_PATH MIX_BUILD_ROOT MIX_DEPS_PATH MIX_EXS MIX_TARGET CARGO_TARGET_DIR
+                CARGO_BUILD_TARGET LEASH_PREBUILT RELEASE_ROOT)
+
+  @doc "The project under test."
+  def root, do: @root
+
+  @doc "NIF and shim of the running build: nothing here compiles Rust."
+  def artefacts, do: to_string(:code.priv_dir(:leash))
+
+  @doc "Runs Mix; returns output (both streams) and status."
+  def mix(directory, args, env \\ []) do
+    System.cmd("mix", args,
+      cd: directory,
+      env: Enum.map(@inherited, &{&1, nil}) ++ [{"MIX_ENV", "prod"} | env],
+      stderr_to_stdout: true
+    )
+  end
+
+  @doc "The same, and must succeed."
+  def mix!(directory, args, env \\ []) do
+    case mix(directory, args, env) do
+      {output, 0} -> output
+      {output, status} -> raise "mix #{Enum.join(args, " ")}: status #{status}\n#{output}"
+    end
+  end
+
+  @doc "An application that depends on Leash by path; its code is `lib`."
+  def dependant!(directory, code) do
+    File.mkdir_p!(Path.join(directory, "lib"))
+
+    File.write!(Path.join(directory, "mix.exs"), """
+    defmodule Kennel.MixProject do
+      use Mix.Project
+
+      def project do
+        [app: :kennel, version: "1.0.0", deps: [{:leash, path: #{inspect(@root)}}]]
+      end
+
+      def application, do: [extra_applications: [:logger]]
+    end
+    """)
+
+    File.write!(Path.join(directory, "lib/kennel.ex"), code)
+    directory
+  end
+
+  @doc "A copy of Leash with the whole library."
+  def copy!(directory) do
+    skeleton!(directory)
+    File.rm_rf!(Path.join(directory, "lib"))
+    File.cp_r!(Path.join(@root, "lib"), Path.join(directory, "lib"))
+    directory
+  end
+
+  @doc "Leash's build without its library, which compiles in no time; with some Rust source."
+  def skeleton!(directory) do
+    File.mkdir_p!(Path.join(directory, "native/shim/src"))
+    File.write!(source(directory), "//! A source.\n")
+
+    for file <- ~w(mix.exs Cargo.toml),
+        do: File.cp!(Path.join(@root, file), Path.join(directory, file))
+
+    File.cp_r!(Path.join(@root, "mix"), Path.join(directory, "mix"))
+    File.mkdir_p!(Path.join(directory, "lib"))
+
+    File.write!(Path.join(directory, "lib/application.ex"), """
+    defmodule Leash.Application do
+      use Application
+      def start(_type, _args), do: Supervisor.start_link([], strategy: :one_for_one)
+    end
+    """)
+
+    directory
+  end
+
+  @doc "The Rust source of a skeleton."
+  def source(directory), do: Path.join(directory, "native/shim/src/lib.rs")
+
+  @doc """
+  A cargo that builds nothing: it notes that it was called and hands out the artefacts in `from`, in the
+  words of the real one. Returns the environment that puts it first on the PATH.
+  """
+  def stub_cargo!(directory, from, version \\ "1.91.0") do
+    bin = Path.join(directory, "stub-bin")
+    File.mkdir_p!(bin)
+    File.cp!(Path.join(from, "leash_nif.so"), Path.join(bin, "libleash_nif.so"))
+    File.cp!(Path.join(from, "leash-shim"), Path.join(bin, "leash-shim"))
+    cargo = Path.join(bin, "cargo")
+
+    File.write!(cargo, """
+    #!/bin/sh
+    echo "$@" >> #{bin}/calls
+    case "$*" in
+    --version) echo "cargo #{version} (0000000 2025-01-01)" ;;
+    *leash-nif*) echo '{"reason":"compiler-artifact","filenames":["#{bin}/libleash_nif.so"],"executable":null}' ;;
+    *leash-shim*) echo '{"reason":"compiler-artifact","filenames":["#{bin}/leash-shim"],"executable":"#{bin}/leash-shim"}' ;;
+    esac
+    """)
+
+    File.chmod!(cargo, 0o755)
+    [{"PATH", bin <> ":" <> System.get_env("PATH")}]
+  end
+
+  @doc "How often the stub was called, and from now on counts again."
+  def cargo_calls(directory) do
+    calls = Path.join(directory, "stub-bin/calls")
+    result = with {:ok, text} <- File.read(calls), do: String.split(text, "\n", trim: true)
+    File.rm(calls)
+    if is_list(result), do: result, else: []
+  end
+
+  @doc """
+  A PATH on which everything is but cargo. A directory that holds cargo and other programs is replaced
+  by one with links to the others.
+  """
+  def path_without_cargo!(directory) do
+    path =
+      for {entry, index} <- Enum.with_index(String.split(System.get_env("PATH"), ":")) do
+        if File.exists?(Path.join(entry, "cargo")),
+          do: links!(entry, Path.join(directory, "path-#{index}")),
+          else: entry
+      end
+
+    [{"PATH", Enum.join(path, ":")}]
+  end
+
+  defp links!(from, to) do
+    File.mkdir_p!(to)
+
+    for name <- File.ls!(from),
+        name != "cargo",
+        do: File.ln_s(Path.join(from, name), Path.join(to, name))
+
+    to
+  end
+end

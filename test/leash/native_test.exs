@@ -1,0 +1,375 @@
+defmodule Leash.NativeTest do
+  # Counts the descriptors of the whole VM: nothing else may open any meanwhile.
+  use ExUnit.Case, async: false
+
+  alias Leash.Native
+
+  @run "s59m65f"
+
+  # Plays the shim: sends the VM's ends of fresh pipes and obeys one-letter orders on its stdin.
+  @shim """
+  import os, socket, struct, sys
+  name, worker, mask, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+  s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+  stdin, to_stdin = os.pipe()
+  from_stdout, stdout = os.pipe()
+  from_stderr, stderr = os.pipe()
+  ends = [fd for bit, fd in ((1, to_stdin), (2, from_stdout), (4, from_stderr)) if mask & bit]
+  if count >= 0: ends = (ends * 300)[:count]
+  payload = b"LSH1" + struct.pack(">HBB", worker, mask, 0)
+  rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("%di" % len(ends), *ends))]
+  s.sendmsg([payload], rights if ends else [], 0, "\\0" + name)
+  for fd in (to_stdin, from_stdout, from_stderr): os.close(fd)
+  print("sent", flush=True)
+  for line in sys.stdin:
+      order = line.split()
+      if order[0] == "say": os.write(stdout, b"x" * int(order[1]))
+      if order[0] == "eof": os.close(stdout)
+      if order[0] == "deaf": os.close(stdin)
+      if order[0] == "read":
+          left = int(order[1])
+          while left > 0: left -= len(os.read(stdin, left))
+      print("done", flush=True)
+  """
+
+  setup do
+    assert System.find_executable("python3"), "these tests need python3, to play the shim"
+    :ok
+  end
+
+  test "the pipe ends of a shim arrive, and data goes both ways" do
+    {shim, ends} = connect(mask: 7)
+    assert Native.fd_read(ends.stdout, 100) == :again
+
+    order(shim, "say 5")
+    stdout = ends.stdout
+    assert_receive {:leash_fd, ^stdout, :ready}
+    assert Native.fd_read(ends.stdout, 3) == {:ok, "xxx"}
+    assert Native.fd_read(ends.stdout, 100) == {:ok, "xx"}
+    assert Native.fd_read(ends.stdout, 100) == :again
+
+    assert Native.fd_write(ends.stdin, ["ab", [?c | "d"], []]) == {:ok, 4}
+    order(shim, "read 4")
+
+    order(shim, "eof")
+    assert_receive {:leash_fd, ^stdout, :ready}
+    assert Native.fd_read(ends.stdout, 100) == :eof
+    assert is_reference(ends.stderr)
+  end
+
+  test "an end that was not asked for is nil" do
+    assert {_shim, %{stdin: nil, stdout: fd, stderr: nil}} = connect(mask: 2)
+    assert is_reference(fd)
+    assert {_shim, %{stdin: nil, stdout: nil, stderr: nil}} = connect(mask: 0)
+  end
+
+  test "received descriptors are closed on exec and do not block" do
+    before = descriptors()
+    {_shim, ends} = connect(mask: 7)
+    assert is_reference(ends.stderr)
+    fresh = for {number, "pipe:" <> _} <- descriptors() -- before, do: number
+    # The pipes of the listing program itself are gone again.
+    flags = for number <- fresh, {:ok, text} <- [File.read("/proc/self/fdinfo/#{number}")], do: flags(text)
+    assert length(flags) >= 3
+    # O_CLOEXEC and O_NONBLOCK (open(2))
+    assert Enum.all?(flags, &(Bitwise.band(&1, 0o2004000) == 0o2004000))
+  end
+
+  test "a full pipe says so, and tells when there is room" do
+    {shim, ends} = connect(mask: 1)
+    {written, again} = fill(ends.stdin, 0)
+    assert again in 0..65_535
+    refute_received {:leash_fd, _, _}
+
+    order(shim, "read #{written}")
+    stdin = ends.stdin
+    assert_receive {:leash_fd, ^stdin, :writable}
+    assert {:ok, 1} = Native.fd_write(ends.stdin, "y")
+  end
+
+  test "one write takes at most 64 KiB, of binaries and of lists" do
+    for data <- [:binary.copy("a", 1_000_000), List.duplicate("abc", 100_000)] do
+      {_shim, ends} = connect(mask: 1)
+      assert {_, written} = Native.fd_write(ends.stdin, data)
+      assert written in 1..65_536
+    end
+  end
+
+  test "a writer that waits for a worker that stops reading gets epipe" do
+    {shim, ends} = connect(mask: 1)
+    fill(ends.stdin, 0)
+    order(shim, "deaf")
+    stdin = ends.stdin
+    assert_receive {:leash_fd, ^stdin, :writable}
+    assert Native.fd_write(ends.stdin, "z") == {:error, :epipe}
+  end
+
+  test "what is no iodata is an argument error and writes nothing" do
+    {_shim, ends} = connect(mask: 1)
+
+    for bad <- [:atom, [256], ["ok", :atom], %{}, 1, [-1], [?a | ?b]] do
+      assert_raise ArgumentError, fn -> Native.fd_write(ends.stdin, bad) end
+    end
+
+    assert_raise ArgumentError, fn -> Native.fd_read(make_ref(), 1) end
+    assert_raise ArgumentError, fn -> Native.fd_close(self()) end
+  end
+
+  test "datagrams of another process, for another worker or malformed are dropped with their descriptors" do
+    {:ok, socket, name} = Native.listen()
+    shims = for n <- [-1, 200, 0, -1], do: shim(name, 1, 7, n)
+    before = count()
+
+    for shim <- shims, do: assert(Native.accept(socket, os_pid(shim), 2) == :again)
+    assert count() == before
+
+    {:ok, socket, name} = Native.listen()
+    overfull = shim(name, 1, 7, 200)
+    before = count()
+    assert Native.accept(socket, os_pid(overfull), 1) == :again
+    assert count() == before
+  end
+
+  test "a shim is found behind the datagrams of strangers" do
+    {:ok, socket, name} = Native.listen()
+    strangers = for _ <- 1..3, do: shim(name, 1, 7, -1)
+    real = shim(name, 1, 1, -1)
+    decoys = for n <- 2..4, do: shim(name, n, 7, 9)
+    before = count()
+
+    assert {:ok, %{stdin: stdin, stdout: nil}} = Native.accept(socket, os_pid(real), 1)
+    assert count() == before + 1
+    assert Native.fd_write(stdin, "x") == {:ok, 1}
+    assert Native.accept(socket, os_pid(real), 1) == :again
+    assert count() == before + 1
+    assert Enum.all?(strangers ++ decoys, &Port.info/1)
+  end
+
+  test "ten thousand descriptors opened and closed leave none behind" do
+    before = count()
+
+    for _ <- 1..10_000 do
+      {:ok, socket, _name} = Native.listen()
+      :ok = Native.fd_close(socket)
+      :ok = Native.fd_close(socket)
+    end
+
+    assert eventually(fn -> count() <= before end)
+  end
+
+  test "ten thousand that were waited for leave none behind" do
+    before = count()
+
+    for _ <- 1..10_000 do
+      {:ok, socket, _name} = Native.listen()
+      :again = Native.accept(socket, 1, 1)
+      :ok = Native.fd_close(socket)
+    end
+
+    assert eventually(fn -> count() <= before end)
+    refute_received {:leash_fd, _, _}
+  end
+
+  test "garbage collection closes what never was waited for" do
+    before = count()
+    sockets = for _ <- 1..100, do: Native.listen()
+    assert count() >= before + 100
+    assert length(sockets) == 100
+    :erlang.garbage_collect()
+    assert eventually(fn -> count() <= before end)
+  end
+
+  test "the death of the owner closes, also what others still refer to" do
+    before = count()
+    test = self()
+
+    owner =
+      spawn(fn ->
+        sockets = for _ <- 1..50, {:ok, socket, _} <- [Native.listen()], do: socket
+        Enum.each(sockets, &Native.accept(&1, 1, 1))
+        send(test, {:sockets, sockets})
+        Process.sleep(:infinity)
+      end)
+
+    assert_receive {:sockets, sockets}
+    assert count() == before + 50
+    Process.exit(owner, :kill)
+    assert eventually(fn -> count() == before end)
+    assert Enum.map(sockets, &Native.accept(&1, 1, 1)) |> Enum.uniq() == [{:error, :closed}]
+  end
+
+  test "a descriptor that was given away lives on with its new owner" do
+    test = self()
+    {heir, heir_monitor} = spawn_monitor(fn -> receive do: (:end -> :ok) end)
+
+    {giver, monitor} =
+      spawn_monitor(fn ->
+        {:ok, socket, _name} = Native.listen()
+        :ok = Native.fd_give(socket, heir)
+        send(test, {:socket, socket})
+      end)
+
+    assert_receive {:socket, socket}
+    assert_receive {:DOWN, ^monitor, :process, ^giver, :normal}
+    assert Native.accept(socket, 1, 1) == :again
+
+    send(heir, :end)
+    assert_receive {:DOWN, ^heir_monitor, :process, ^heir, :normal}
+    assert eventually(fn -> Native.accept(socket, 1, 1) == {:error, :closed} end)
+  end
+
+  test "giving to a dead process is refused and keeps the owner" do
+    {dead, monitor} = spawn_monitor(fn -> :ok end)
+    assert_receive {:DOWN, ^monitor, :process, ^dead, _}
+    {:ok, socket, _name} = Native.listen()
+    assert Native.fd_give(socket, dead) == {:error, :noproc}
+    assert Native.accept(socket, 1, 1) == :again
+    Native.fd_close(socket)
+  end
+
+  test "closing from many processes at once closes once" do
+    before = count()
+
+    for _ <- 1..200 do
+      {:ok, socket, _name} = Native.listen()
+      :again = Native.accept(socket, 1, 1)
+
+      1..4
+      |> Enum.map(fn _ -> Task.async(fn -> Native.fd_close(socket) end) end)
+      |> Task.await_many()
+    end
+
+    assert eventually(fn -> count() <= before end)
+  end
+
+  test "a shim is opened by its exact command line only" do
+    shim = named(["leash-shim", "--run-id=#{@run}", "--worker=3"])
+    assert {:ok, fd} = Native.shim_open(os_pid(shim), @run, 3)
+    assert Native.pidfd_ended?(fd) == false
+
+    assert Native.shim_open(os_pid(shim), @run, 4) == {:error, :not_ours}
+    assert Native.shim_open(os_pid(shim), "s59m65g", 3) == {:error, :not_ours}
+    assert Native.shim_open(os_pid(shim), "", 3) == {:error, :not_ours}
+    assert Native.shim_open(os_pid(shim), @run, 0) == {:error, :not_ours}
+    for pid <- [0, 1, -1], do: assert(Native.shim_open(pid, @run, 3) == {:error, :not_ours})
+
+    for decoy <- [["grep", "--run-id=#{@run}", "--worker=3"], ["leash-shim", "x", "--run-id=#{@run}"]] do
+      assert Native.shim_open(os_pid(named(decoy)), @run, 3) == {:error, :not_ours}
+    end
+  end
+
+  test "a pidfd tells the end of a process to everybody who asks, once" do
+    shim = named(["leash-shim", "--run-id=#{@run}", "--worker=3"])
+    {:ok, fd} = Native.shim_open(os_pid(shim), @run, 3)
+    {:ok, second} = Native.fd_dup(fd)
+    {:ok, revoked} = Native.fd_dup(fd)
+    :ok = Native.pidfd_monitor(fd, {:ended, :first})
+    :ok = Native.pidfd_monitor(second, {:ended, :second})
+    :ok = Native.pidfd_monitor(revoked, {:ended, :revoked})
+    :ok = Native.pidfd_demonitor(revoked)
+    refute_received {:ended, _}
+
+    assert Native.pidfd_signal(fd, 0) == {:error, :einval}
+    assert Native.pidfd_signal(fd, 65) == {:error, :einval}
+    assert Native.pidfd_signal(fd, 9) == :ok
+    assert_receive {:ended, :first}
+    assert_receive {:ended, :second}
+    assert Native.pidfd_ended?(revoked)
+    refute_received {:ended, _}
+
+    :ok = Native.pidfd_monitor(revoked, {:ended, :late})
+    assert_receive {:ended, :late}
+    assert eventually(fn -> Native.pidfd_signal(fd, 9) == {:error, :esrch} end)
+    :ok = Native.fd_close(fd)
+    assert Native.pidfd_signal(fd, 9) == {:error, :closed}
+    assert Native.pidfd_monitor(fd, :x) == {:error, :closed}
+    assert Native.pidfd_ended?(fd) == {:error, :closed}
+  end
+
+  test "a panic is an exception of its caller and harms nobody else" do
+    {:ok, socket, _name} = Native.listen()
+    error = assert_raise ErlangError, fn -> Native.native_panic() end
+    assert error.original == :nif_panicked
+    assert Native.accept(socket, 1, 1) == :again
+    Native.fd_close(socket)
+  end
+
+  defp flags(fdinfo) do
+    [_all, octal] = Regex.run(~r/flags:\s*([0-7]+)/, fdinfo)
+    String.to_integer(octal, 8)
+  end
+
+  defp connect(mask: mask) do
+    {:ok, socket, name} = Native.listen()
+    shim = shim(name, 1, mask, -1)
+    {:ok, ends} = Native.accept(socket, os_pid(shim), 1)
+    :ok = Native.fd_close(socket)
+    {shim, ends}
+  end
+
+  defp shim(name, worker, mask, count) do
+    args = ["-c", @shim, name] ++ Enum.map([worker, mask, count], &Integer.to_string/1)
+    python = System.find_executable("python3")
+    port = Port.open({:spawn_executable, python}, [:binary, line: 80, args: args])
+    assert_receive {^port, {:data, {:eol, "sent"}}}, 5_000
+    port
+  end
+
+  defp order(shim, order) do
+    Port.command(shim, order <> "\n")
+    assert_receive {^shim, {:data, {:eol, "done"}}}, 5_000
+  end
+
+  # A program that overwrites its own command line and then waits for the end of its stdin.
+  @named """
+  import sys
+  fields = open("/proc/self/stat").read().rpartition(")")[2].split()
+  start, end = int(fields[45]), int(fields[46])
+  line = b"".join(a.encode() + b"\\0" for a in sys.argv[1:])
+  with open("/proc/self/mem", "r+b", 0) as memory:
+      memory.seek(start)
+      memory.write(line.ljust(end - start, b"\\0"))
+  print("up", flush=True)
+  sys.stdin.read()
+  """
+
+  defp named(args) do
+    python = System.find_executable("python3")
+    port = Port.open({:spawn_executable, python}, [:binary, line: 80, args: ["-c", @named | args]])
+    assert_receive {^port, {:data, {:eol, "up"}}}, 5_000
+    cmdline = File.read!("/proc/#{os_pid(port)}/cmdline")
+    assert String.starts_with?(cmdline, Enum.map_join(args, &(&1 <> <<0>>)))
+    port
+  end
+
+  defp fill(fd, total) do
+    case Native.fd_write(fd, :binary.copy("a", 65_536)) do
+      {:ok, n} -> fill(fd, total + n)
+      {:again, n} -> {total + n, n}
+    end
+  end
+
+  defp os_pid(port) do
+    {:os_pid, os_pid} = Port.info(port, :os_pid)
+    os_pid
+  end
+
+  # From outside: another program lists what the VM holds open.
+  defp descriptors(os_pid \\ System.pid()) do
+    {listing, _status} = System.cmd("ls", ["-l", "/proc/#{os_pid}/fd"], stderr_to_stdout: true)
+
+    for line <- String.split(listing, "\n"), [left, target] <- [String.split(line, " -> ")] do
+      {left |> String.split() |> List.last(), target}
+    end
+  end
+
+  defp count, do: length(descriptors())
+
+  defp eventually(condition, tries \\ 500) do
+    cond do
+      condition.() -> true
+      tries == 0 -> false
+      true -> Process.sleep(10) && eventually(condition, tries - 1)
+    end
+  end
+end

@@ -1,0 +1,103 @@
+defmodule Leash.Worker.OptionsTest do
+  use ExUnit.Case, async: true
+
+  alias Leash.OptionsError
+  alias Leash.Worker.Options
+
+  defp refused(options) do
+    assert {:error, %OptionsError{} = error} = Options.validate(options)
+    {error.key, Exception.message(error)}
+  end
+
+  test "a command is looked up in PATH and gets the defaults" do
+    assert {:ok, options} = Options.validate(command: "sleep", args: ["1"])
+    assert options.command == System.find_executable("sleep")
+    assert options.stop == [sigterm: 2_000]
+    assert options.stdin == :null
+    assert options.linger == 200
+  end
+
+  test "options may come as a map" do
+    assert {:ok, %{args: ["1"]}} = Options.validate(%{command: "sleep", args: ["1"]})
+  end
+
+  test "a shell line becomes sh -c" do
+    assert {:ok, %{command: "/bin/sh", args: ["-c", "a | b"]}} = Options.validate(shell: "a | b")
+  end
+
+  test "variables are what the port driver wants" do
+    assert {:ok, %{env: env}} =
+             Options.validate(command: "true", env: %{"A" => "ä", "B" => nil, "C" => ""})
+
+    assert Enum.sort(env) == [{~c"A", [228]}, {~c"B", false}, {~c"C", []}]
+  end
+
+  test "each error names key, expectation and value" do
+    for {options, key, pattern} <- [
+          {[command: "sleep", colour: 1], nil, ~r/expected one of \[:command.*got: :colour/},
+          {[], :command, ~r/:command or :shell is required/},
+          {:nonsense, nil, ~r/expected a keyword list or a map.*got: :nonsense/},
+          {[command: "sleep", shell: "x"], :shell, ~r/nothing beside :command/},
+          {[shell: "x", args: ["y"]], :args, ~r/no arguments beside :shell.*got: \["y"\]/},
+          {[command: ~c"sleep"], :command,
+           ~r/expected a string without NUL.*got: ~c"sleep"|'sleep'/},
+          {[command: ""], :command, ~r/expected a string/},
+          {[command: "sl\0eep"], :command, ~r/without NUL bytes, got: "sl\\0eep"|<</},
+          {[command: "no-such-program-here"], :command,
+           ~r/an executable in PATH \(enoent\), got: "no-such/},
+          {[command: "/etc/passwd"], :command,
+           ~r/an executable file \(eacces\), got: "\/etc\/passwd"/},
+          {[command: "/etc"], :command, ~r/an executable file \(it is a directory\)/},
+          {[command: "/nowhere/x"], :command, ~r/an executable file \(enoent\)/},
+          {[command: "sleep", args: "1"], :args,
+           ~r/a list of strings without NUL bytes, got: "1"/},
+          {[command: "sleep", args: ["a\0b"]], :args, ~r/a list of strings without NUL bytes/},
+          {[command: "sleep", args: [1]], :args, ~r/got: \[1\]/},
+          {[command: "sleep", args: [String.duplicate("a", 131_072)]], :args,
+           ~r/at most 131071 bytes, got: .*\(131072 bytes\)/},
+          {[command: "sleep", cd: "/nowhere"], :cd,
+           ~r/can be entered \(enoent\), got: "\/nowhere"/},
+          {[command: "sleep", cd: "/etc/passwd"], :cd, ~r/a directory \(it is a regular\)/},
+          {[command: "sleep", env: %{"A=B" => "1"}], :env, ~r/no "=", no NUL/},
+          {[command: "sleep", env: %{"" => "1"}], :env, ~r/pairs of a name/},
+          {[command: "sleep", env: %{"A" => "x\0"}], :env, ~r/pairs of a name/},
+          {[command: "sleep", env: %{"A" => <<0xFF>>}], :env, ~r/UTF-8/},
+          {[command: "sleep", env: %{"LEASH_RUN" => "x"}], :env, ~r/not LEASH_RUN/},
+          {[command: "sleep", env: [:a]], :env, ~r/pairs of a name/},
+          {[command: "sleep", stdin: :file], :stdin, ~r/:null or :pipe, got: :file/},
+          {[command: "sleep", stdout: {:file, "/nowhere/x"}], :stdout,
+           ~r/a directory that exists/},
+          {[command: "sleep", stdout: {:file, "/etc"}], :stdout, ~r/it is a directory/},
+          {[command: "sleep", stderr: :both], :stderr,
+           ~r/:output, :null, :stdout or \{:file, path\}/},
+          {[command: "sleep", stop: [sigfoo: 1]], :stop,
+           ~r/a list of at most 8 steps.*got: \[sigfoo: 1\]/},
+          {[command: "sleep", on_output: 1], :on_output, ~r/:log, a pid or a function/},
+          {[command: "sleep", ready: "x"], :ready,
+           ~r/a regex for a line of stdout, or \{:tcp, port\}/},
+          {[command: "sleep", ready: {:tcp, 0}], :ready, ~r/got: \{:tcp, 0\}/},
+          {[command: "sleep", ready: ~r/x/, stdout: :null], :stdout, ~r/:ready waits for a line/},
+          {[command: "sleep", ready_timeout: -1], :ready_timeout,
+           ~r/non-negative number of milliseconds, got: -1/},
+          {[command: "sleep", on_exit: :detach], :on_exit, ~r/expected :stop, got: :detach/},
+          {[command: "sleep", exit_reason: 1], :exit_reason, ~r/a function of one argument/},
+          {[command: "sleep", run_id_flag: ""], :run_id_flag, ~r/a string without NUL/},
+          {[command: "sleep", name: "x"], :name, ~r/a name as GenServer accepts it/},
+          {[command: "sleep", mark: nil], :mark, ~r/true or false, got: nil/}
+        ] do
+      {seen_key, message} = refused(options)
+      assert seen_key == key, "#{inspect(options)} gave #{message}"
+      assert message =~ pattern, "#{inspect(options)} gave #{message}"
+    end
+  end
+
+  test "values of variables are not shown" do
+    {:env, message} = refused(command: "sleep", env: %{"TOKEN" => "s3cret\0"})
+    refute message =~ "s3cret"
+  end
+
+  test "wrong options start nothing" do
+    assert {:error, %OptionsError{key: :cd}} =
+             Leash.Worker.start_link(command: "sleep", cd: "/nowhere")
+  end
+end
