@@ -79,6 +79,85 @@ defmodule Leash.Native do
   @spec pidfd_ended?(fd) :: boolean | {:error, :closed | posix}
   def pidfd_ended?(_fd), do: stub()
 
+  # Processes by identity (process.rs)
+
+  @typedoc "A reason about a process; see the errors of `Leash.OSProcess`."
+  @type process_error :: :esrch | :reused | :eperm | :unknown | :no_proc | :enosys | posix
+
+  @spec process_identify(integer) ::
+          {:ok, {pos_integer, non_neg_integer, non_neg_integer | nil}} | {:error, process_error}
+  def process_identify(_pid), do: stub()
+
+  @spec process_open(integer, non_neg_integer, non_neg_integer | nil) ::
+          {:ok, fd} | {:error, process_error}
+  def process_open(_pid, _start_ticks, _inode), do: stub()
+
+  @spec process_alive(integer, non_neg_integer, non_neg_integer | nil) ::
+          boolean | {:error, process_error}
+  def process_alive(_pid, _start_ticks, _inode), do: stub()
+
+  @spec process_refusal(integer) ::
+          nil | :vm | :ancestor | :kernel_thread | :pid_1 | {:error, process_error}
+  def process_refusal(_pid), do: stub()
+
+  @spec process_info(integer, non_neg_integer, non_neg_integer | nil) ::
+          {:ok, map} | {:error, process_error}
+  def process_info(_pid, _start_ticks, _inode), do: stub()
+
+  @spec process_children(integer, non_neg_integer, non_neg_integer | nil) ::
+          {:ok, [{pos_integer, non_neg_integer, non_neg_integer | nil}]}
+          | {:error, process_error}
+  def process_children(_pid, _start_ticks, _inode), do: stub()
+
+  # The run (run.rs)
+
+  @typedoc "A locked record. The lock goes when it is closed or garbage."
+  @type lock :: reference()
+  @typedoc "A reason about the run directory or a record, with the path where there is one."
+  @type file_error :: reason :: atom | {:errno, pos_integer} | {term, path :: binary}
+
+  @spec run_id_generate() :: binary | {:error, file_error}
+  def run_id_generate, do: stub()
+
+  @spec owner_tag_base() ::
+          {pos_integer, non_neg_integer, non_neg_integer, binary} | {:error, file_error}
+  def owner_tag_base, do: stub()
+
+  @spec owner_option() :: {pos_integer, non_neg_integer} | {:error, file_error}
+  def owner_option, do: stub()
+
+  @spec boot_id() :: binary | {:error, file_error}
+  def boot_id, do: stub()
+
+  @spec run_open(binary, %{node: binary, app: binary, version: binary}) ::
+          {:ok, lock, binary} | {:error, file_error}
+  def run_open(_run_dir, _fields), do: stub()
+
+  @spec run_ensure(lock) :: :ok | {:error, file_error}
+  def run_ensure(_lock), do: stub()
+
+  @spec run_append_command(lock, 1..32_766, binary, [binary]) :: :ok | {:error, file_error}
+  def run_append_command(_lock, _worker, _flag, _command), do: stub()
+
+  @spec run_close(lock, boolean) :: :ok | {:error, file_error}
+  def run_close(_lock, _drop_record?), do: stub()
+
+  # Hunts (hunt.rs)
+
+  @typedoc "A search for processes that ends them; a step at a time."
+  @type hunt :: reference()
+
+  @spec hunt_new(map) :: {:ok, hunt} | {:error, file_error | {:invalid, atom}}
+  def hunt_new(_spec), do: stub()
+
+  @spec hunt_step(hunt) :: {:wait, non_neg_integer} | {:done, map} | {:error, term}
+  def hunt_step(_hunt), do: stub()
+
+  # The host (lib.rs)
+
+  @spec capabilities(binary) :: map
+  def capabilities(_run_dir), do: stub()
+
   @spec euid() :: non_neg_integer
   def euid, do: stub()
 

@@ -8,8 +8,8 @@ defmodule Leash.Run do
 
   alias Leash.{Config, Native, RunId}
 
-  @enforce_keys [:id, :owner, :lock, :config]
-  defstruct [:id, :owner, :lock, :config]
+  @enforce_keys [:id, :owner, :shim_owner, :lock, :config]
+  defstruct [:id, :owner, :shim_owner, :lock, :config]
 
   @type owner :: %{
           pid: pos_integer(),
@@ -21,6 +21,7 @@ defmodule Leash.Run do
   @type t :: %__MODULE__{
           id: RunId.t(),
           owner: owner(),
+          shim_owner: String.t(),
           lock: {:ok, reference()} | {:error, term()},
           config: Config.t()
         }
@@ -33,6 +34,18 @@ defmodule Leash.Run do
     {pid, start_ticks, pid_ns, boot} = Native.owner_tag_base()
     owner = %{pid: pid, start_ticks: start_ticks, pid_ns: pid_ns, boot: boot}
 
+    # The shim compares with what /proc shows here, the tag with what it shows everywhere: in a time
+    # namespace they differ.
+    {here, ticks_here} = Native.owner_option()
+
+    run = %__MODULE__{
+      id: nil,
+      owner: owner,
+      shim_owner: "#{here}:#{ticks_here}",
+      lock: nil,
+      config: config
+    }
+
     fields = %{
       node: Atom.to_string(node()),
       app: config.app,
@@ -41,14 +54,13 @@ defmodule Leash.Run do
 
     case Native.run_open(config.run_dir, fields) do
       {:ok, lock, id} ->
-        {:ok, put(%__MODULE__{id: id, owner: owner, lock: {:ok, lock}, config: config})}
+        {:ok, put(%__MODULE__{run | id: id, lock: {:ok, lock}})}
 
       {:error, reason} when config.record == :required ->
         {:error, {:record, config.run_dir, reason}}
 
       {:error, reason} ->
-        id = RunId.generate()
-        {:ok, put(%__MODULE__{id: id, owner: owner, lock: {:error, reason}, config: config})}
+        {:ok, put(%__MODULE__{run | id: RunId.generate(), lock: {:error, reason}})}
     end
   end
 

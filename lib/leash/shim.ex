@@ -43,7 +43,7 @@ defmodule Leash.Shim do
       "--worker=#{number}",
       "--leash=0",
       "--report=1",
-      "--owner=#{run.owner.pid}:#{run.owner.start_ticks}",
+      "--owner=#{run.shim_owner}",
       "--stdin=#{options.stdin}",
       "--stdout=" <> target(options.stdout),
       "--stderr=" <> target(options.stderr),

@@ -90,3 +90,10 @@ impl From<PidFd> for OwnedFd {
         pidfd.fd
     }
 }
+
+impl From<OwnedFd> for PidFd {
+    /// Of a descriptor that `pidfd_open` gave.
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+}

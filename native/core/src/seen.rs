@@ -184,6 +184,17 @@ impl<'a> Examiner<'a> {
         })
     }
 
+    /// Identity and mark alone, two system calls and a file: enough for a process that was judged by its mark and is being
+    /// killed, where each moment lets it fork again.
+    pub(crate) fn brief(&mut self, pid: Pid) -> Result<(Identity, Carrier<Mark>), Skipped> {
+        let mark = self.mark(pid)?;
+        let stat = self.host.stat(pid, &mut self.small).map_err(gone_or)?;
+        if is_dead(self.host, pid, stat.state) {
+            return Err(Skipped::Gone);
+        }
+        Ok((Identity { pid, start_ticks: stat.start_ticks, pidfs_inode: None }, mark))
+    }
+
     fn uids(&mut self, pid: Pid) -> Result<Option<Uids>, Skipped> {
         match self.host.proc().read_of(pid, "status", 8192, &mut self.small) {
             Ok(_) => Ok(parse::status::uids(&self.small)),

@@ -4,8 +4,13 @@
 //! scheduler; what reads `/proc` or files is a dirty I/O job. Each function's doc says which and why.
 #![deny(unsafe_code)]
 
+mod encode;
+mod failure;
+mod info;
 mod pidfd;
+mod process;
 mod reply;
+mod run;
 mod stdio;
 mod sys;
 

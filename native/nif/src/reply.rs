@@ -1,13 +1,15 @@
 //! What a NIF answers: `:ok`, `{:ok, value}`, `{:error, reason}`.
 
-use rustler::{Atom, Encoder, Env, Term};
 use rustix::io::Errno;
+use rustler::{Atom, Encoder, Env, Term};
 
 /// The atoms of this crate. All of them are fixed: none is ever made from input.
 pub(crate) mod atoms {
     rustler::atoms! {
         ok, error, nil, eof, again, closed, noproc, not_pollable, not_ours, esrch, wait, done, stdin, stdout, stderr,
-        leash_fd, leash_hunt, ready, writable, errno,
+        leash_fd, leash_hunt, ready, writable, errno, reused, eperm, refused, enosys, symlink,
+        enotdir, foreign_owner, loose_permissions, corrupt, no_proc, eexist, unknown, pid_1, vm, ancestor,
+        kernel_thread,
     }
 }
 

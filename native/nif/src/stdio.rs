@@ -1,11 +1,11 @@
 //! The worker's pipes: how their ends reach the VM, and reading and writing them.
 
-use crate::sys::{ArmError, Fd, Readiness, Received, receive};
 use crate::pidfd::new_fd;
 use crate::reply::{atoms, errno, error, ok};
+use crate::sys::{ArmError, Fd, Readiness, Received, receive};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, setsockopt, socket, sockopt};
 use rustix::io::Errno;
-use rustler::{Binary, Encoder, Env, LocalPid, NewBinary, NifResult, Term};
+use rustler::{Binary, Encoder, Env, LocalPid, NewBinary, NifResult, Term, TermType};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 /// What one read or write moves at most: the size of a pipe, some 10 µs of copying.
@@ -236,16 +236,19 @@ fn gather(data: Term<'_>) -> NifResult<Vec<u8>> {
         if bytes.len() >= CHUNK || cells > CELLS {
             break;
         }
-        if let Ok(binary) = Binary::from_term(term) {
-            let room = CHUNK - bytes.len();
-            bytes.extend_from_slice(binary.get(..room).unwrap_or(&binary));
-        } else if let Ok((head, tail)) = term.list_get_cell() {
-            rest.push((tail, Place::Tail));
-            rest.push((head, Place::Head));
-        } else if !term.is_empty_list() {
-            match place {
-                Place::Head => bytes.push(byte(term)?),
-                Place::Tail => return Err(rustler::Error::BadArg),
+        match (term.get_type(), place) {
+            (TermType::List, _) => {
+                // The empty list has no cell.
+                if let Ok((head, tail)) = term.list_get_cell() {
+                    rest.push((tail, Place::Tail));
+                    rest.push((head, Place::Head));
+                }
+            }
+            (TermType::Integer, Place::Head) => bytes.push(byte(term)?),
+            _ => {
+                let binary = Binary::from_term(term)?;
+                let room = CHUNK - bytes.len();
+                bytes.extend_from_slice(binary.get(..room).unwrap_or(&binary));
             }
         }
     }
@@ -296,7 +299,13 @@ fn fd_dup(env: Env<'_>, fd: Fd) -> Term<'_> {
 }
 
 /// Arms the descriptor and answers `:again`, or `{:again, n}` to a write.
-fn again<'a>(env: Env<'a>, fd: &Fd, readiness: Readiness, term: Term<'a>, written: Option<usize>) -> Term<'a> {
+fn again<'a>(
+    env: Env<'a>,
+    fd: &Fd,
+    readiness: Readiness,
+    term: Term<'a>,
+    written: Option<usize>,
+) -> Term<'a> {
     let word = match readiness {
         Readiness::Read => atoms::ready(),
         Readiness::Write => atoms::writable(),

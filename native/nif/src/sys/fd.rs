@@ -83,7 +83,10 @@ struct State {
 }
 
 enum Phase {
-    Open { fd: OwnedFd, selected: bool },
+    Open {
+        fd: OwnedFd,
+        selected: bool,
+    },
     /// Waits for the VM to call `stop`.
     Stopping(OwnedFd),
     Closed,
@@ -231,14 +234,7 @@ impl Fd {
         // SAFETY: the descriptor is still open: it is in `Phase::Stopping`, which only `stop` and the
         // failure below leave.
         let outcome = unsafe {
-            enif_select(
-                env,
-                number,
-                ERL_NIF_SELECT_STOP,
-                self.object(),
-                ptr::null(),
-                ErlNifTerm::default(),
-            )
+            enif_select(env, number, ERL_NIF_SELECT_STOP, self.object(), ptr::null(), ErlNifTerm::default())
         };
         if outcome < 0 {
             self.lock().finish_close();
@@ -329,9 +325,8 @@ impl<'a> Decoder<'a> for Fd {
         let kind = OBJECT_TYPE.load(Ordering::Acquire);
         let mut object = ptr::null();
         // SAFETY: the type is registered; `object` is written when the term is such a resource.
-        let found = unsafe {
-            enif_get_resource(term.get_env().as_c_arg(), term.as_c_arg(), kind, &mut object)
-        };
+        let found =
+            unsafe { enif_get_resource(term.get_env().as_c_arg(), term.as_c_arg(), kind, &mut object) };
         let object = NonNull::new(object.cast_mut().cast::<Object>());
         match object {
             // SAFETY: a resource of our type, kept by the term.

@@ -1,0 +1,62 @@
+//! What this host gives.
+
+use crate::error::{Error, ErrorKind};
+use crate::host::Host;
+use crate::run_dir::RunDir;
+use crate::{Pid, PidFd};
+use serde::Serialize;
+use std::path::Path;
+
+/// Which carriers and ways to end a process this host gives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Capabilities {
+    /// `/proc` is there and shows this pid namespace.
+    pub proc: bool,
+    /// Processes can be held by descriptor (Linux 5.3).
+    pub pidfd: bool,
+    /// Descriptors of processes have unique inodes (Linux 6.9).
+    pub pidfs: bool,
+    /// This process's limit can be read, so marks can be.
+    pub mark: bool,
+    /// This process is marked itself: it is a worker of another run, which may nest so many more.
+    pub nested_depth_left: Option<u8>,
+    /// This process's environment can be read.
+    pub environ: bool,
+    /// `/proc/<pid>/task/<tid>/children` exists.
+    pub children_file: bool,
+    /// `/proc` hides other users' processes.
+    pub hidepid: bool,
+    /// Boot id and pid namespace are known, so owners can be told apart.
+    pub identity: bool,
+    /// The run directory can be used.
+    pub run_dir: bool,
+    /// Why not.
+    pub run_dir_error: Option<ErrorKind>,
+}
+
+/// Looks what this host gives; with a run directory's path also whether that can be used.
+#[must_use]
+pub fn capabilities(run_dir: Option<&Path>) -> Capabilities {
+    let host = Host::current().ok();
+    let me = Pid::current();
+    let pidfd = PidFd::open(me).ok();
+    let mut buffer = Vec::new();
+    let dir: Option<Result<RunDir, Error>> = run_dir.map(RunDir::open);
+    let limits = host.as_ref().and_then(|host| host.proc().limits(me, &mut buffer).ok());
+    let mut reads = |path: &str| {
+        host.as_ref().is_some_and(|host| host.proc().read(path, 4096, &mut buffer).is_ok())
+    };
+    Capabilities {
+        proc: host.is_some(),
+        pidfs: pidfd.as_ref().is_some_and(|pidfd| pidfd.inode().is_some()),
+        pidfd: pidfd.is_some(),
+        mark: limits.is_some(),
+        nested_depth_left: limits.and_then(leash_tag::Mark::decode).map(leash_tag::Mark::depth),
+        environ: reads("self/environ"),
+        children_file: reads("thread-self/children"),
+        hidepid: host.as_ref().is_some_and(Host::hides_processes),
+        identity: host.as_ref().is_some_and(|host| host.boot().is_some() && host.pid_ns().is_some()),
+        run_dir: matches!(dir, Some(Ok(_))),
+        run_dir_error: dir.and_then(Result::err).map(|error| error.kind()),
+    }
+}

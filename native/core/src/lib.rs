@@ -1,0 +1,86 @@
+//! Which processes are ours, which runs are over, and how to end what is left: without a BEAM.
+//!
+//! | question | where |
+//! |---|---|
+//! | Who is this process, and is it still that one? | [`Pid`], [`Identity`], [`identify`], [`Handle`], [`PidFd`] |
+//! | May it be signalled at all? | [`refusal`], [`Signal`] |
+//! | Where are we? | [`Host`], [`ProcRoot`], [`BootClock`], [`capabilities`] |
+//! | What do processes say about themselves? | [`parse`], [`scan()`], [`Seen`], [`Carrier`] |
+//! | Which runs are recorded? | [`RunDir`], [`RunLock`], [`Record`], [`generate_run_id`] |
+//! | Does a run's owner live? | [`Claim`], [`OwnerState`] |
+//! | Is a run dead, may a process be ended? | [`Judge`], [`Verdict`] |
+//! | End them, and say what became of each. | [`Hunt`], [`Ladder`], [`Report`] |
+//!
+//! Nothing here waits: a [`Hunt`] is stepped by its driver, who waits in between as suits him. Nothing innocent is
+//! signalled: each signal goes through a pidfd, after identity, tag and verdict were looked at once more.
+//!
+//! ```
+//! use leash_core::{Hunt, HuntKind, HuntSpec, Ladder, Mode};
+//! use std::time::Duration;
+//!
+//! let mut hunt = Hunt::new(HuntSpec {
+//!     kind: HuntKind::Sweep { own_run: None, app: None, mode: Mode::Report },
+//!     ladder: Ladder::default(),
+//!     deadline: Duration::from_secs(10),
+//!     run_dir: None,
+//! })?;
+//! let report = hunt.run();
+//! assert_eq!(report.passes, 1);
+//! # Ok::<(), leash_core::Error>(())
+//! ```
+#![deny(unsafe_code)]
+
+mod capabilities;
+mod carrier;
+mod children;
+mod clock;
+mod error;
+mod host;
+mod hunt;
+mod identity;
+mod ladder;
+pub mod parse;
+mod pid;
+mod pidfd;
+mod proc_root;
+pub mod record;
+mod record_file;
+mod refusal;
+pub mod report;
+mod reserve;
+mod run_dir;
+mod run_lock;
+mod scan;
+mod seen;
+mod signal;
+mod sweep;
+mod sys;
+mod target;
+mod verdict;
+mod witness;
+mod worker_rule;
+
+pub use capabilities::{Capabilities, capabilities};
+pub use carrier::Carrier;
+pub use clock::{BootClock, SameStart, same_start};
+pub use error::{Error, ErrorKind, Result};
+pub use host::Host;
+pub use hunt::{Hunt, HuntKind, HuntSpec, Mode, Step};
+pub use identity::{Handle, Identity, identify};
+pub use ladder::Ladder;
+pub use pid::Pid;
+pub use pidfd::PidFd;
+pub use proc_root::ProcRoot;
+pub use record::{About, Owner, Record, RecordedCommand};
+pub use record_file::{Lock, RecordFile, Records};
+pub use refusal::{Refusal, refusal};
+pub use report::Report;
+pub use reserve::reserve_descriptors;
+pub use run_dir::RunDir;
+pub use run_lock::{RunLock, generate_run_id};
+pub use scan::{Incomplete, Scan, ScanOptions, SkipMark, count_marked, scan};
+pub use seen::{Carriers, Recorded, Seen, ShimSeen};
+pub use signal::Signal;
+pub use verdict::{Asker, Decision, Judge, RunJudgement, Verdict};
+pub use witness::{Claim, OwnerState, Source};
+pub use worker_rule::Workers;

@@ -1,0 +1,56 @@
+//! The end of a sweep: which records may go, and the report's lists.
+
+use crate::hunt::{HuntKind, Mode, Work};
+use crate::report::{Report, RunReport};
+use crate::verdict::Verdict;
+use leash_tag::RunId;
+
+impl Work {
+    /// Drops the records that nothing needs any more and fills in the report.
+    pub(crate) fn close_books(&mut self) {
+        if matches!(self.spec.kind, HuntKind::Run { .. } | HuntKind::Sweep { .. }) {
+            for run in self.judge.runs() {
+                self.close_run(run);
+            }
+        }
+        let Report { matches, survivors, .. } = &mut self.report;
+        *matches = std::mem::take(&mut self.others).into_values().collect();
+        matches.sort_by_key(|found| (found.pid, found.start_ticks));
+        survivors.sort_by_key(|survivor| (survivor.pid, survivor.start_ticks));
+    }
+
+    fn close_run(&mut self, run: RunId) {
+        if let HuntKind::Run { run: only, .. } = self.spec.kind
+            && only != run
+        {
+            return;
+        }
+        let judgement = self.judgement(run);
+        let file = self.judge.record(run).cloned();
+        self.report.runs.push(RunReport::new(&judgement, file.as_ref()));
+        let (Some(file), Some(dir)) = (file, &self.spec.run_dir) else { return };
+        if !self.may_drop(run, judgement.verdict, &file) {
+            return;
+        }
+        // A record that cannot be removed is no harm: the next sweep tries again.
+        if dir.remove(&file).unwrap_or(false) {
+            self.report.records_dropped.push(run.to_string());
+        }
+    }
+
+    /// Dead or of another boot, nothing of it left, and the pass that says so complete.
+    fn may_drop(&self, run: RunId, verdict: Verdict, file: &crate::RecordFile) -> bool {
+        let Ok(record) = &file.record else { return false };
+        let (ends, app) = match &self.spec.kind {
+            HuntKind::Sweep { mode, app, .. } => (*mode == Mode::End, app.as_ref()),
+            HuntKind::Run { .. } => (true, None),
+            HuntKind::Worker(_) | HuntKind::Process(_) => (false, None),
+        };
+        ends && matches!(verdict, Verdict::Dead | Verdict::Stale)
+            && self.report.refused.is_none()
+            && self.report.complete
+            && !self.named.contains(&run)
+            && self.report.survivors.iter().all(|survivor| survivor.run_id != Some(run.to_string()))
+            && app.is_none_or(|app| *app == record.about.app)
+    }
+}

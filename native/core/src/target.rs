@@ -1,0 +1,56 @@
+//! A process that is being ended.
+
+use crate::report::{Match, Reason};
+use crate::{Identity, PidFd, Seen, Signal};
+use leash_tag::RunId;
+use std::time::Instant;
+
+/// Run and worker: what one shim is in charge of.
+pub(crate) type Tree = (Option<RunId>, Option<u16>);
+
+/// Tells processes apart within a hunt.
+pub(crate) type Key = (u32, u64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Just found.
+    New,
+    /// A living shim, at work on its own tree.
+    ShimWorks { until: Instant },
+    /// A shim that was told to end its tree at once.
+    ShimQuits { until: Instant },
+    /// The ladder's step was sent.
+    Step(usize),
+    /// SIGKILL was sent.
+    Killed { again: Instant },
+}
+
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) seen: Seen,
+    pub(crate) found: Match,
+    pub(crate) tree: Tree,
+    pub(crate) is_shim: bool,
+    // Held while descriptors are plenty: the driver waits on it, and the number stays the process's own.
+    pub(crate) pidfd: Option<PidFd>,
+    pub(crate) stage: Stage,
+    pub(crate) last: Option<Signal>,
+    pub(crate) blocked: Option<Reason>,
+}
+
+impl Target {
+    pub(crate) fn identity(&self) -> Identity {
+        self.seen.identity
+    }
+
+    /// Whether a shim's own work on its tree is still waited for.
+    pub(crate) fn is_shim_in_charge(&self) -> bool {
+        self.is_shim
+            && self.blocked.is_none()
+            && matches!(self.stage, Stage::New | Stage::ShimWorks { .. } | Stage::ShimQuits { .. })
+    }
+}
+
+pub(crate) fn key(identity: &Identity) -> Key {
+    (identity.pid.as_u32(), identity.start_ticks)
+}

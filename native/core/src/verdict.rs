@@ -1,0 +1,397 @@
+//! Whether a run is dead, and whether one of its processes may be ended.
+//!
+//! One living witness is enough to keep; to end, every rule must agree. Whatever is not proven is kept and said.
+
+use crate::host::Host;
+use crate::record::{Record, RecordedCommand};
+use crate::record_file::{Lock, RecordFile};
+use crate::run_dir::RunDir;
+use crate::scan::Scan;
+use crate::witness::{Claim, OwnerState, Source};
+use crate::seen::{Examiner, Skipped};
+use crate::{Pid, Refusal, Seen};
+use leash_tag::RunId;
+use serde::Serialize;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+// A worker begins within moments of the line that records its command; a machine under load may need a while.
+const RECORDED_START_WITHIN: u64 = 60;
+const DEPTH: usize = 256;
+
+/// What was found about a run or a process of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Verdict {
+    /// Run: the asking VM's own.
+    Own,
+    /// Run: a witness of its owner lives.
+    Live,
+    /// Run: provably over. Process: to be ended.
+    Dead,
+    /// Run: its witnesses disagree.
+    Disputed,
+    /// Run: nobody says who owns it, or whether he lives.
+    UnknownOwner,
+    /// Run: the asking VM or an ancestor of it belongs to it.
+    OwnOuterRun,
+    /// Run: its owner's pid namespace is not ours.
+    ForeignNamespace,
+    /// Run: its record is of another boot and nothing else speaks of it.
+    Stale,
+    /// Run: not this application's, and only that one's are asked for.
+    OutOfScope,
+    /// Process: it outlives its VM on purpose.
+    Outlives,
+    /// Process: the owner of a live run, or a descendant of one.
+    LiveRunOwner,
+    /// Process: older than its run's owner.
+    PredatesOwner,
+    /// Process: another user's, without all that it takes to end such a one.
+    ForeignUser,
+    /// Process: only its command line speaks for the run.
+    ArgvOnly,
+    /// Process: of the own run, but nothing says of which worker.
+    UnknownWorker,
+    /// Process: named by its identity, not by a tag.
+    Asked,
+    /// Process: pid 1, this process, an ancestor or a kernel thread.
+    Refused,
+}
+
+/// A run's verdict and how it came about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunJudgement {
+    /// The run.
+    pub run: RunId,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// In words.
+    pub why: String,
+    /// Everybody who is said to own it, who says so, and what is known of him.
+    pub owners: Vec<(Source, Claim, OwnerState)>,
+}
+
+/// A process's verdict, the run that decided, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// [`Verdict::Dead`] is the only one that ends it.
+    pub verdict: Verdict,
+    /// The run that decided.
+    pub run: Option<RunId>,
+    /// In words.
+    pub why: String,
+}
+
+/// What is asked, and by whom.
+#[derive(Clone, Debug, Default)]
+pub struct Asker {
+    /// The asking VM's own run.
+    pub own_run: Option<RunId>,
+    /// Judge only runs whose record names this application.
+    pub app: Option<String>,
+}
+
+/// Everything that speaks for or against runs, gathered over all passes.
+#[derive(Debug)]
+pub struct Judge {
+    host: Arc<Host>,
+    dir: Option<Arc<RunDir>>,
+    asker: Asker,
+    records: HashMap<RunId, RecordFile>,
+    claims: HashMap<RunId, Vec<(Source, Claim)>>,
+    outer: HashSet<RunId>,
+    parents: HashMap<Pid, Option<Pid>>,
+}
+
+impl Judge {
+    /// A judge who knows the runs that this process itself belongs to and has heard nothing else yet.
+    #[must_use]
+    pub fn new(host: Arc<Host>, dir: Option<Arc<RunDir>>, asker: Asker) -> Self {
+        let outer = outer_runs(&host);
+        Self { host, dir, asker, records: HashMap::new(), claims: HashMap::new(), outer, parents: HashMap::new() }
+    }
+
+    /// Hears what the run directory holds now.
+    pub fn hear_records(&mut self, files: &[RecordFile]) {
+        self.records = files.iter().map(|file| (file.run, file.clone())).collect();
+        for file in files {
+            self.hear_record(file);
+        }
+    }
+
+    /// Hears what a pass saw. Earlier claims stand: an owner once named is asked after every time.
+    pub fn hear(&mut self, scan: &Scan) {
+        self.parents.clear();
+        for seen in &scan.seen {
+            self.parents.insert(seen.identity.pid, seen.parent);
+            self.hear_process(seen);
+        }
+    }
+
+    pub(crate) fn hear_process(&mut self, seen: &Seen) {
+        if let Some(tag) = seen.env.present() {
+            self.claim(tag.run, Source::Env, Claim::of_env(tag));
+        }
+        if let Some(shim) = &seen.shim {
+            self.claim(shim.args.run, Source::Argv, Claim::of_shim(&self.host, seen));
+        }
+    }
+
+    fn hear_record(&mut self, file: &RecordFile) {
+        if let Ok(record) = &file.record {
+            self.claim(file.run, Source::Record, Claim::of_record(&record.owner));
+        }
+    }
+
+    fn claim(&mut self, run: RunId, source: Source, claim: Option<Claim>) {
+        let claims = self.claims.entry(run).or_default();
+        if let Some(claim) = claim
+            && !claims.contains(&(source, claim))
+        {
+            claims.push((source, claim));
+        }
+    }
+
+    /// Every run that has been heard of.
+    #[must_use]
+    pub fn runs(&self) -> Vec<RunId> {
+        let mut runs: Vec<_> = self.claims.keys().chain(self.records.keys()).copied().collect();
+        runs.sort_unstable();
+        runs.dedup();
+        runs
+    }
+
+    /// The record of a run as last read.
+    #[must_use]
+    pub fn record(&self, run: RunId) -> Option<&RecordFile> {
+        self.records.get(&run)
+    }
+
+    fn believed(&self, run: RunId) -> Option<&Record> {
+        self.records.get(&run)?.record.as_ref().ok()
+    }
+
+    /// Reads a run's record and lock anew.
+    ///
+    /// # Errors
+    ///
+    /// Where nothing can be said of the file: then nothing may be ended.
+    pub fn refresh(&mut self, run: RunId) -> crate::Result<()> {
+        let Some(dir) = &self.dir else { return Ok(()) };
+        match dir.record(run)? {
+            Some(file) => {
+                self.hear_record(&file);
+                self.records.insert(run, file);
+            }
+            None => {
+                self.records.remove(&run);
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges a run by every witness, each asked now.
+    #[must_use]
+    pub fn run(&self, run: RunId) -> RunJudgement {
+        let owners: Vec<_> = self
+            .claims
+            .get(&run)
+            .into_iter()
+            .flatten()
+            .map(|&(source, claim)| (source, claim, claim.state(&self.host)))
+            .collect();
+        let (verdict, why) = self.weigh(run, &owners);
+        RunJudgement { run, verdict, why: why.into(), owners }
+    }
+
+    fn weigh(&self, run: RunId, owners: &[(Source, Claim, OwnerState)]) -> (Verdict, &'static str) {
+        use OwnerState::{Alive, ForeignNamespace, Gone, OtherBoot, Unknown};
+        if self.asker.own_run == Some(run) {
+            return (Verdict::Own, "it is this VM's own run");
+        }
+        if self.outer.contains(&run) {
+            return (Verdict::OwnOuterRun, "this VM or an ancestor of it belongs to that run");
+        }
+        let any = |state| owners.iter().any(|owner| owner.2 == state);
+        if any(Alive) {
+            return (Verdict::Live, "its owner lives");
+        }
+        // A record of another boot is no witness of this one's processes; a process of this boot that names another
+        // boot is a contradiction.
+        let stale = |owner: &&(Source, Claim, OwnerState)| owner.0 == Source::Record && owner.2 == OtherBoot;
+        let speaking = owners.iter().filter(|owner| !stale(owner)).count();
+        let every = |state| speaking > 0 && owners.iter().filter(|o| !stale(o)).all(|owner| owner.2 == state);
+        let file = self.records.get(&run);
+        match file.map_or(Lock::Free, |file| file.lock) {
+            Lock::Free => {}
+            // A child that a NIF forked in the VM keeps the lock open after its owner is gone.
+            Lock::Held if every(Gone) && owners.iter().any(|owner| owner.0 == Source::Record) => {}
+            Lock::Held if any(Gone) || any(OtherBoot) => {
+                return (Verdict::Disputed, "its lock is held, but its witnesses say that its owner is gone");
+            }
+            Lock::Held => return (Verdict::Live, "its lock is held"),
+            Lock::Unknown if file.is_some_and(|file| file.record.is_err()) && speaking > 0 => {}
+            Lock::Unknown => return (Verdict::UnknownOwner, "its lock cannot be tried"),
+        }
+        if speaking == 0 && any(OtherBoot) {
+            return (Verdict::Stale, "its record is of another boot");
+        }
+        if owners.is_empty() {
+            return (Verdict::UnknownOwner, "nobody says who owns it");
+        }
+        if every(Gone) {
+            return (Verdict::Dead, "its owner is gone and nobody holds its lock");
+        }
+        if every(ForeignNamespace) {
+            return (Verdict::ForeignNamespace, "its owner's pid namespace is not this one");
+        }
+        if any(Gone) && !any(Unknown) {
+            return (Verdict::Disputed, "its witnesses name owners of different fates");
+        }
+        (Verdict::UnknownOwner, "whether its owner lives cannot be told")
+    }
+
+    /// Judges a process by the rules of the sweep; `runs` gives each run's verdict.
+    pub fn process(&mut self, seen: &Seen, mut runs: impl FnMut(&mut Self, RunId) -> RunJudgement) -> Decision {
+        let decide = |verdict, run, why: &str| Decision { verdict, run, why: why.to_owned() };
+        let named = seen.runs();
+        let Some(&first) = named.first() else {
+            return decide(Verdict::UnknownOwner, None, "no carrier names a run");
+        };
+        if let Some(refusal) = self.refusal(seen) {
+            return decide(Verdict::Refused, Some(first), &refusal.to_string());
+        }
+        // Every run that any carrier names must be dead; the first that is not decides.
+        let mut owners_began = 0;
+        for &run in &named {
+            let judgement = runs(self, run);
+            if judgement.verdict != Verdict::Dead {
+                let verdict = match judgement.verdict {
+                    // A process of a run whose only record is of another boot: nobody says who owns it.
+                    Verdict::Stale => Verdict::UnknownOwner,
+                    other => other,
+                };
+                return decide(verdict, Some(run), &judgement.why);
+            }
+            if let Some(app) = &self.asker.app
+                && self.believed(run).map(|record| &record.about.app) != Some(app)
+            {
+                return decide(Verdict::OutOfScope, Some(run), "it is not this application's run");
+            }
+            let began = judgement.owners.iter().map(|owner| owner.1.start_ticks).max();
+            owners_began = owners_began.max(began.unwrap_or(u64::MAX));
+        }
+        self.of_dead_run(seen, first, owners_began)
+    }
+
+    fn of_dead_run(&mut self, seen: &Seen, run: RunId, owner_began: u64) -> Decision {
+        let decide = |verdict, why: &str| Decision { verdict, run: Some(run), why: why.to_owned() };
+        if seen.mark.present().is_some_and(|mark| mark.outlives()) {
+            return decide(Verdict::Outlives, "it outlives its VM on purpose");
+        }
+        if self.is_under_live_owner(seen, &seen.runs()) {
+            return decide(Verdict::LiveRunOwner, "it owns a live run, or descends from an owner of one");
+        }
+        if seen.identity.start_ticks < owner_began {
+            return decide(Verdict::PredatesOwner, "it is older than its run's owner");
+        }
+        if let Some(why) = self.foreign_user(seen, run) {
+            return decide(Verdict::ForeignUser, why);
+        }
+        if seen.mark.present().is_none() && seen.env.present().is_none() && !self.is_recorded_worker(seen) {
+            return decide(Verdict::ArgvOnly, "only its command line names the run");
+        }
+        decide(Verdict::Dead, "its run is dead")
+    }
+
+    /// Why a process of another user is kept; `None` for our own, and where all conditions hold.
+    pub(crate) fn foreign_user(&self, seen: &Seen, run: RunId) -> Option<&'static str> {
+        let Some(uids) = seen.uids else { return Some("whose it is cannot be read") };
+        if uids.real == self.host.uid() && uids.effective == uids.real {
+            return None;
+        }
+        if seen.mark.present().is_none_or(|mark| mark.run() != run) {
+            return Some("it is another user's and its hard mark does not name the run");
+        }
+        match self.believed(run) {
+            Some(_) => None,
+            None => Some("it is another user's and the run has no record here"),
+        }
+    }
+
+    fn is_recorded_worker(&self, seen: &Seen) -> bool {
+        let clock = self.host.clock();
+        seen.recorded.is_some_and(|recorded| {
+            recorded.at_ticks.is_some_and(|at| {
+                let started = seen.identity.start_ticks;
+                started.saturating_add(1) >= at
+                    && started <= at.saturating_add(clock.ticks(RECORDED_START_WITHIN))
+            })
+        })
+    }
+
+    pub(crate) fn refusal(&self, seen: &Seen) -> Option<Refusal> {
+        let thread = || seen.kernel_thread.then_some(Refusal::KernelThread);
+        self.host.refusal_of_user_process(seen.identity.pid).or_else(thread)
+    }
+
+    /// Whether a process is the living owner of a run nested in one of `runs`, or descends from one.
+    ///
+    /// An owner that belongs to none of `runs` does not count: orphans of a dead run inside a live one descend from the
+    /// live one's VM too, and are nobody's.
+    pub(crate) fn is_under_live_owner(&mut self, seen: &Seen, runs: &[RunId]) -> bool {
+        let mut owners: HashMap<Pid, Vec<Claim>> = HashMap::new();
+        for &(_, claim) in self.claims.values().flatten() {
+            owners.entry(claim.pid).or_default().push(claim);
+        }
+        let host = Arc::clone(&self.host);
+        let lives = |claim: &Claim| claim.state(&host) == OwnerState::Alive;
+        let mut examiner = Examiner::new(&host, &[]);
+        let mut buffer = Vec::new();
+        let mut pid = Some(seen.identity.pid);
+        for _ in 0..DEPTH {
+            let Some(current) = pid else { return false };
+            if owners.get(&current).is_some_and(|claims| claims.iter().any(lives)) {
+                let nested = match examiner.again(current) {
+                    _ if current == seen.identity.pid => true,
+                    Ok(owner) => owner.runs().iter().any(|run| runs.contains(run)),
+                    Err(Skipped::Untagged | Skipped::Gone) => false,
+                    Err(Skipped::Failed(_)) => true,
+                };
+                if nested {
+                    return true;
+                }
+            }
+            pid = match self.parents.get(&current) {
+                Some(&parent) => parent,
+                None => {
+                    let parent = host.stat(current, &mut buffer).ok().and_then(|stat| stat.parent);
+                    self.parents.insert(current, parent);
+                    parent
+                }
+            };
+        }
+        // A chain this long is not one; nothing is proven.
+        true
+    }
+}
+
+/// Runs that this process or an ancestor of it carries: its own siblings are in them.
+fn outer_runs(host: &Host) -> HashSet<RunId> {
+    let mut runs = HashSet::new();
+    let mut examiner = Examiner::new(host, &[]);
+    for &pid in std::iter::once(&host.me().pid).chain(host.ancestors()) {
+        if let Ok(seen) = examiner.again(pid) {
+            runs.extend(seen.runs());
+        }
+    }
+    runs
+}
+
+/// Every command that a believed record of this boot names.
+pub(crate) fn recorded_commands(records: &[RecordFile]) -> Vec<(RunId, RecordedCommand)> {
+    let believed = records.iter().filter_map(|file| file.record.as_ref().ok());
+    believed.flat_map(|record| record.commands.iter().map(|command| (record.run, command.clone()))).collect()
+}

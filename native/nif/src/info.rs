@@ -1,0 +1,146 @@
+//! What `/proc` says about a process, for people.
+
+use leash_core::parse::{cmdline, environ, limits, stat::Stat, status};
+use leash_core::{Identity, Pid};
+use leash_tag::Mark;
+use leash_tag::argv::{self, ShimArgs};
+use serde::Serialize;
+use std::fs::{self, File};
+use std::io::Read;
+
+/// Enough for any stat, status or limits file.
+const SMALL: u64 = 16 * 1024;
+
+/// One process, as far as it can be read: what another user's process hides is `None`.
+#[derive(Serialize)]
+pub(crate) struct Info {
+    pid: Pid,
+    ppid: Option<Pid>,
+    state: char,
+    command: String,
+    args: Option<Vec<Bytes>>,
+    uid: Option<u32>,
+    start_ticks: u64,
+    rss_bytes: Option<u64>,
+    threads: Option<u64>,
+    run: Option<Tag>,
+}
+
+/// The run that the process says it belongs to. Anybody can write a tag on himself: this proves nothing.
+#[derive(Serialize)]
+struct Tag {
+    run_id: String,
+    worker: Option<u16>,
+    carrier: TagCarrier,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum TagCarrier {
+    Mark,
+    Env,
+    Argv,
+}
+
+struct Bytes(Vec<u8>);
+
+impl Serialize for Bytes {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+/// `None` where the process shows nothing. Hold its pidfd before, and see it alive after.
+pub(crate) fn read(identity: &Identity) -> Option<Info> {
+    let pid = identity.pid;
+    let stat = Stat::parse(&file(pid, "stat", SMALL)?)?;
+    let status_file = file(pid, "status", SMALL).unwrap_or_default();
+    let line = file(pid, "cmdline", cmdline::READ_LIMIT as u64);
+    let args = line.as_ref().map(|line| argv::args(line).map(|arg| Bytes(arg.to_vec())).collect());
+    Some(Info {
+        pid,
+        ppid: stat.parent,
+        state: stat.state,
+        command: cmdline::shown(line.as_deref().unwrap_or_default(), &stat.comm),
+        args,
+        uid: status::uids(&status_file).map(|uids| uids.effective),
+        start_ticks: identity.start_ticks,
+        rss_bytes: field(&status_file, "VmRSS:").and_then(|kilobytes| kilobytes.checked_mul(1024)),
+        threads: field(&status_file, "Threads:"),
+        run: tag(pid, line.as_deref().unwrap_or_default()),
+    })
+}
+
+/// The carriers from the hardest to lose to the easiest to write.
+fn tag(pid: Pid, line: &[u8]) -> Option<Tag> {
+    let mark = file(pid, "limits", SMALL).and_then(|text| Mark::decode(limits::file_locks(&text)?));
+    if let Some(mark) = mark {
+        let worker = mark.worker().map(|worker| worker.get());
+        return Some(Tag { run_id: mark.run().to_string(), worker, carrier: TagCarrier::Mark });
+    }
+    if let Some(tag) = env_tag(pid) {
+        let worker = Some(tag.worker.get());
+        return Some(Tag { run_id: tag.run.to_string(), worker, carrier: TagCarrier::Env });
+    }
+    let shim = ShimArgs::parse(line)?;
+    let worker = shim.worker.map(|worker| worker.get());
+    Some(Tag { run_id: shim.run.to_string(), worker, carrier: TagCarrier::Argv })
+}
+
+fn env_tag(pid: Pid) -> Option<leash_tag::OwnerTag> {
+    let limit = cmdline::READ_LIMIT as u64;
+    let block = file(pid, "environ", limit)?;
+    let cut = block.len() as u64 >= limit;
+    environ::tag(&block, cut).present().copied()
+}
+
+/// The children, from the kernel's own list of every thread (CONFIG_PROC_CHILDREN), else from everybody's parent.
+///
+/// Either way a snapshot: proc_tid_children(5) calls it reliable only while all of them are stopped.
+pub(crate) fn children(parent: Pid) -> Option<Vec<Identity>> {
+    let numbers = listed(parent).or_else(|| scanned(parent))?;
+    let is_child = |pid: &Pid| stat_of(*pid).is_some_and(|stat| stat.parent == Some(parent));
+    // Who ended since, or was never a child, has no identity or another parent by now.
+    Some(
+        numbers
+            .into_iter()
+            .filter_map(|pid| leash_core::identify(pid).ok().filter(|_| is_child(&pid)))
+            .collect(),
+    )
+}
+
+fn listed(parent: Pid) -> Option<Vec<Pid>> {
+    let mut numbers = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{parent}/task")).ok()?.flatten() {
+        match fs::read(thread.path().join("children")) {
+            Ok(list) => numbers.extend(list.split(|&byte| byte == b' ').filter_map(Pid::parse)),
+            // Without the file in one thread that still is, there is none in any.
+            Err(_) if thread.path().exists() => return None,
+            Err(_) => {}
+        }
+    }
+    Some(numbers)
+}
+
+fn scanned(parent: Pid) -> Option<Vec<Pid>> {
+    let entries = fs::read_dir("/proc").ok()?.flatten();
+    let numbers = entries.filter_map(|entry| Pid::parse(entry.file_name().as_encoded_bytes()));
+    Some(numbers.filter(|pid| stat_of(*pid).is_some_and(|stat| stat.parent == Some(parent))).collect())
+}
+
+fn stat_of(pid: Pid) -> Option<Stat> {
+    Stat::parse(&file(pid, "stat", SMALL)?)
+}
+
+fn file(pid: Pid, name: &str, limit: u64) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(format!("/proc/{pid}/{name}")).ok()?.take(limit).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// A number of `/proc/<pid>/status`.
+fn field(status: &[u8], name: &str) -> Option<u64> {
+    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name.as_bytes()))?;
+    let number = line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty())?;
+    std::str::from_utf8(number).ok()?.parse().ok()
+}

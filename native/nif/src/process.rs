@@ -1,0 +1,102 @@
+//! Any process of the machine, by identity: number, start and pidfs inode together.
+
+use crate::failure::{of_process, refusal};
+use crate::info;
+use crate::pidfd::new_fd;
+use crate::reply::{atoms, error, ok};
+use leash_core::{Handle, Identity, Pid};
+use rustler::{Encoder, Env, Term};
+
+/// `process_identify(pid) :: {:ok, {pid, start_ticks, inode | nil}} | {:error, reason}`: whoever has the number now.
+///
+/// Dirty I/O: reads `/proc`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn process_identify(env: Env<'_>, pid: i32) -> Term<'_> {
+    let Some(pid) = Pid::new(pid) else { return error(env, atoms::esrch()) };
+    match leash_core::identify(pid) {
+        Ok(identity) => ok(env, parts(&identity)),
+        Err(failure) => of_process(env, &failure),
+    }
+}
+
+/// `process_open(pid, start_ticks, inode | nil) :: {:ok, fd} | {:error, reason}`: a pidfd of exactly that process.
+///
+/// Dirty I/O: reads `/proc`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn process_open(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) -> Term<'_> {
+    let Some(identity) = identity(pid, start_ticks, inode) else { return error(env, atoms::esrch()) };
+    match Handle::open(&identity) {
+        Ok(pidfd) => new_fd(env, pidfd.into()),
+        Err(failure) => of_process(env, &failure),
+    }
+}
+
+/// `process_alive(pid, start_ticks, inode | nil) :: boolean | {:error, reason}`.
+///
+/// Dirty I/O: reads `/proc`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn process_alive(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) -> Term<'_> {
+    let Some(identity) = identity(pid, start_ticks, inode) else { return false.encode(env) };
+    match Handle::open(&identity) {
+        Ok(_) => true.encode(env),
+        Err(failure) if failure.is_gone() => false.encode(env),
+        Err(failure) => of_process(env, &failure),
+    }
+}
+
+/// `process_refusal(pid) :: nil | :vm | :ancestor | :kernel_thread | :pid_1 | {:error, reason}`: why nobody signals it.
+///
+/// Dirty I/O: reads `/proc`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn process_refusal(env: Env<'_>, pid: i32) -> Term<'_> {
+    let Some(pid) = Pid::new(pid) else { return error(env, atoms::esrch()) };
+    match leash_core::refusal(pid) {
+        Ok(None) => atoms::nil().encode(env),
+        Ok(Some(why)) => refusal(why).encode(env),
+        Err(failure) => of_process(env, &failure),
+    }
+}
+
+/// `process_info(pid, start_ticks, inode | nil) :: {:ok, map} | {:error, reason}`, see `Leash.OSProcess.info/1`.
+///
+/// Dirty I/O: reads `/proc`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn process_info(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) -> Term<'_> {
+    let Some(identity) = identity(pid, start_ticks, inode) else { return error(env, atoms::esrch()) };
+    match Handle::open(&identity) {
+        Err(failure) => of_process(env, &failure),
+        // What was read is this process's only if it has not ended meanwhile.
+        Ok(pidfd) => match info::read(&identity) {
+            Some(info) if !pidfd.is_ended() => crate::encode::term(env, &info)
+                .map_or_else(|_| error(env, atoms::unknown()), |map| ok(env, map)),
+            None if !pidfd.is_ended() => error(env, atoms::unknown()),
+            _ => error(env, atoms::esrch()),
+        },
+    }
+}
+
+/// `process_children(pid, start_ticks, inode | nil) :: {:ok, [{pid, start_ticks, inode | nil}]} | {:error, reason}`.
+///
+/// Dirty I/O: reads `/proc`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn process_children(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) -> Term<'_> {
+    let Some(identity) = identity(pid, start_ticks, inode) else { return error(env, atoms::esrch()) };
+    match Handle::open(&identity) {
+        Err(failure) => of_process(env, &failure),
+        Ok(pidfd) => match info::children(identity.pid) {
+            _ if pidfd.is_ended() => error(env, atoms::esrch()),
+            Some(children) => ok(env, children.iter().map(parts).collect::<Vec<_>>()),
+            None => error(env, atoms::no_proc()),
+        },
+    }
+}
+
+type Parts = (u32, u64, Option<u64>);
+
+fn parts(identity: &Identity) -> Parts {
+    (identity.pid.as_u32(), identity.start_ticks, identity.pidfs_inode)
+}
+
+fn identity(pid: i32, start_ticks: u64, pidfs_inode: Option<u64>) -> Option<Identity> {
+    Pid::new(pid).map(|pid| Identity { pid, start_ticks, pidfs_inode })
+}

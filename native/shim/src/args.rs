@@ -1,0 +1,525 @@
+//! The command line. `help` says what each option does; a test holds the two together.
+
+use core::ffi::CStr;
+use leash_tag::{RunId, WorkerNumber};
+
+use crate::sys::signal;
+
+/// The steps of a ladder at most.
+pub const MAX_STEPS: usize = 8;
+
+/// Supplementary groups at most.
+pub const MAX_GROUPS: usize = 32;
+
+/// Where one of the worker's standard streams goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream<'a> {
+    /// What the shim itself has.
+    Inherit,
+    /// `/dev/null`.
+    Null,
+    /// A pipe whose other end goes to the VM.
+    Pipe,
+    /// The same as stdout (stderr only).
+    Stdout,
+    /// Appended to this file.
+    File(&'a CStr),
+}
+
+/// Who gets a step's signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum To {
+    /// The worker alone.
+    Leader,
+    /// Its process group.
+    Group,
+    /// Every descendant.
+    Tree,
+}
+
+/// One step of the ladder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// The signal's number.
+    pub signal: u8,
+    /// Milliseconds to wait for its effect, `None` for ever.
+    pub wait: Option<u32>,
+    /// Who gets it.
+    pub to: To,
+}
+
+/// The ladder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ladder {
+    steps: [Step; MAX_STEPS],
+    len: usize,
+}
+
+impl Ladder {
+    const DEFAULT: Self = {
+        let step = Step { signal: signal::TERM, wait: Some(2_000), to: To::Group };
+        Self { steps: [step; MAX_STEPS], len: 1 }
+    };
+
+    /// The step at an index.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<Step> {
+        self.steps.get(..self.len)?.get(index).copied()
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        let mut ladder = Self { len: 0, ..Self::DEFAULT };
+        for step in text.split(|&byte| byte == b',') {
+            *ladder.steps.get_mut(ladder.len)? = parse_step(step)?;
+            ladder.len += 1;
+        }
+        Some(ladder)
+    }
+}
+
+/// A user to become.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ids {
+    /// `--uid`.
+    pub uid: Option<u32>,
+    /// `--gid`.
+    pub gid: Option<u32>,
+    groups: Option<([u32; MAX_GROUPS], usize)>,
+}
+
+impl Ids {
+    /// `--groups`.
+    #[must_use]
+    pub fn groups(&self) -> Option<&[u32]> {
+        let (groups, len) = self.groups.as_ref()?;
+        groups.get(..*len)
+    }
+}
+
+/// What the command line asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each field is the option of its name, which help describes")]
+pub struct Config<'a> {
+    pub run: RunId,
+    pub worker: Option<WorkerNumber>,
+    pub leash: Option<i32>,
+    pub owner: Option<(i32, u64)>,
+    pub report: Option<i32>,
+    pub stdio: Option<&'a [u8]>,
+    pub stdin: Stream<'a>,
+    pub stdout: Stream<'a>,
+    pub stderr: Stream<'a>,
+    pub stop: Ladder,
+    pub linger: u32,
+    pub cd: Option<&'a CStr>,
+    pub arg0: Option<&'a CStr>,
+    pub ids: Ids,
+    pub mark: bool,
+    pub detach: bool,
+    pub ladder_on_any_term: bool,
+    pub foreground: bool,
+    /// The command's index in the argument vector.
+    pub command_index: usize,
+    /// The command.
+    pub command: &'a CStr,
+}
+
+/// What a command line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "one value, on the stack, once")]
+pub enum Parsed<'a> {
+    /// A worker to start.
+    Run(Config<'a>),
+    /// `--help`.
+    Help,
+    /// `--version`.
+    Version,
+}
+
+/// What is wrong with a command line: `leash-shim: OPTION: expected EXPECTED, got: VALUE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wrong<'a> {
+    /// The option, or what stands where one was expected.
+    pub option: &'a [u8],
+    /// What would have been accepted.
+    pub expected: &'static str,
+    /// What was given.
+    pub value: &'a [u8],
+}
+
+/// Every option with a value or without, in the order of PROTOCOL.md.
+pub const OPTIONS: [&str; 20] = [
+    "run-id",
+    "worker",
+    "leash",
+    "owner",
+    "report",
+    "stdio",
+    "stdin",
+    "stdout",
+    "stderr",
+    "stop",
+    "linger",
+    "cd",
+    "arg0",
+    "uid",
+    "gid",
+    "groups",
+    "no-mark",
+    "on-hangup",
+    "on-term",
+    "foreground",
+];
+
+/// Reads an argument vector, program name included.
+///
+/// # Errors
+///
+/// [`Wrong`] for the first thing that is.
+pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wrong<'a>> {
+    let mut args = args.enumerate().skip(1).peekable();
+    match args.peek().map(|(_, arg)| arg.to_bytes()) {
+        Some(b"--help") => return Ok(Parsed::Help),
+        Some(b"--version") => return Ok(Parsed::Version),
+        Some(first) if first.starts_with(b"--run-id=") => {}
+        other => {
+            let value = other.unwrap_or_default();
+            return Err(Wrong { option: b"--run-id", expected: "--run-id=ID as the first argument", value });
+        }
+    }
+
+    let mut config = Config {
+        // Replaced below: the first option is --run-id.
+        run: RunId::from_number(1).ok_or(Wrong { option: b"", expected: "", value: b"" })?,
+        worker: None,
+        leash: None,
+        owner: None,
+        report: None,
+        stdio: None,
+        stdin: Stream::Inherit,
+        stdout: Stream::Inherit,
+        stderr: Stream::Inherit,
+        stop: Ladder::DEFAULT,
+        linger: 200,
+        cd: None,
+        arg0: None,
+        ids: Ids::default(),
+        mark: true,
+        detach: false,
+        ladder_on_any_term: false,
+        foreground: false,
+        command_index: 0,
+        command: c"",
+    };
+    let mut seen = 0u32;
+
+    for (_, arg) in args.by_ref() {
+        if arg.to_bytes() == b"--" {
+            break;
+        }
+        option(&mut config, &mut seen, arg)?;
+    }
+
+    let Some((index, command)) = args.next() else {
+        return Err(Wrong { option: b"--", expected: "a command after it", value: b"" });
+    };
+    if command.is_empty() {
+        return Err(Wrong { option: b"COMMAND", expected: "a name or path", value: b"" });
+    }
+    config.command_index = index;
+    config.command = command;
+
+    let pipes = [config.stdin, config.stdout, config.stderr].contains(&Stream::Pipe);
+    if pipes && config.stdio.is_none() {
+        return Err(Wrong {
+            option: b"--stdio",
+            expected: "a socket's name, to send the pipes to",
+            value: b"",
+        });
+    }
+    Ok(Parsed::Run(config))
+}
+
+fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<(), Wrong<'a>> {
+    let bytes = arg.to_bytes();
+    let unknown = Wrong { option: bytes, expected: "a known option, or -- and a command", value: bytes };
+    let body = bytes.strip_prefix(b"--").ok_or(unknown)?;
+    let name = body.split(|&byte| byte == b'=').next().unwrap_or_default();
+    let index = OPTIONS.iter().position(|option| option.as_bytes() == name).ok_or(unknown)?;
+    let option = bytes.get(..name.len() + 2).unwrap_or_default();
+
+    if *seen & (1 << index) != 0 {
+        return Err(Wrong { option, expected: "to be given once", value: bytes });
+    }
+    *seen |= 1 << index;
+
+    let value =
+        arg.to_bytes_with_nul().get(name.len() + 3..).and_then(|value| CStr::from_bytes_with_nul(value).ok());
+    let text = value.map(CStr::to_bytes).unwrap_or_default();
+    let wrong = |expected| Wrong { option, expected, value: text };
+
+    if value.is_some() == matches!(name, b"no-mark" | b"foreground") {
+        return Err(wrong(if value.is_some() { "no value" } else { "a value: --name=value" }));
+    }
+
+    match name {
+        b"run-id" => config.run = RunId::parse(text).ok_or(wrong("7 characters of 0-9 and a-z"))?,
+        b"worker" => {
+            config.worker = Some(WorkerNumber::parse(text).ok_or(wrong("a number from 1 to 32766"))?);
+        }
+        b"leash" => config.leash = Some(descriptor(text).ok_or(wrong("a descriptor"))?),
+        b"report" => config.report = Some(descriptor(text).ok_or(wrong("a descriptor"))?),
+        b"owner" => config.owner = Some(owner(text).ok_or(wrong("PID:TICKS"))?),
+        b"stdio" => {
+            let fits = !text.is_empty() && text.len() <= 100;
+            config.stdio = Some(fits.then_some(text).ok_or(wrong("1 to 100 characters"))?);
+        }
+        b"stdin" => {
+            config.stdin = stream(value, false)
+                .filter(|stream| !matches!(stream, Stream::File(_)))
+                .ok_or(wrong("null, pipe or inherit"))?;
+        }
+        b"stdout" => {
+            config.stdout = stream(value, false).ok_or(wrong("null, pipe, inherit or file:PATH"))?;
+        }
+        b"stderr" => {
+            config.stderr = stream(value, true).ok_or(wrong("null, pipe, inherit, stdout or file:PATH"))?;
+        }
+        b"stop" => {
+            config.stop = Ladder::parse(text)
+                .ok_or(wrong("SIGNAL:MS[@leader|group|tree], at most 8 of them, separated by commas"))?;
+        }
+        b"linger" => config.linger = milliseconds(text).ok_or(wrong("milliseconds"))?,
+        b"cd" => config.cd = value.filter(|dir| !dir.is_empty()),
+        b"arg0" => config.arg0 = value,
+        b"uid" => config.ids.uid = Some(number(text).ok_or(wrong("a user id"))?),
+        b"gid" => config.ids.gid = Some(number(text).ok_or(wrong("a group id"))?),
+        b"groups" => {
+            config.ids.groups = Some(groups(text).ok_or(wrong("at most 32 group ids, separated by commas"))?);
+        }
+        b"no-mark" => config.mark = false,
+        b"foreground" => config.foreground = true,
+        b"on-hangup" => {
+            config.detach = match text {
+                b"stop" => false,
+                b"detach" => true,
+                _ => return Err(wrong("stop or detach")),
+            }
+        }
+        b"on-term" => {
+            config.ladder_on_any_term = match text {
+                b"auto" => false,
+                b"ladder" => true,
+                _ => return Err(wrong("auto or ladder")),
+            }
+        }
+        _ => return Err(unknown),
+    }
+    Ok(())
+}
+
+fn stream(value: Option<&CStr>, is_stderr: bool) -> Option<Stream<'_>> {
+    let value = value?;
+    match value.to_bytes() {
+        b"null" => Some(Stream::Null),
+        b"pipe" => Some(Stream::Pipe),
+        b"inherit" => Some(Stream::Inherit),
+        b"stdout" if is_stderr => Some(Stream::Stdout),
+        text => {
+            text.strip_prefix(b"file:").filter(|path| !path.is_empty())?;
+            let path = value.to_bytes_with_nul().get(b"file:".len()..)?;
+            CStr::from_bytes_with_nul(path).ok().map(Stream::File)
+        }
+    }
+}
+
+fn parse_step(text: &[u8]) -> Option<Step> {
+    let mut fields = text.splitn(2, |&byte| byte == b':');
+    let signal = signal_number(fields.next()?)?;
+    let mut rest = fields.next()?.splitn(2, |&byte| byte == b'@');
+    let wait = match rest.next()? {
+        b"inf" => None,
+        ms => Some(milliseconds(ms)?),
+    };
+    let to = match rest.next() {
+        None | Some(b"group") => To::Group,
+        Some(b"leader") => To::Leader,
+        Some(b"tree") => To::Tree,
+        Some(_) => return None,
+    };
+    Some(Step { signal, wait, to })
+}
+
+const SIGNALS: [(&[u8], u8); 16] = [
+    (b"HUP", 1),
+    (b"INT", 2),
+    (b"QUIT", 3),
+    (b"ABRT", 6),
+    (b"KILL", 9),
+    (b"USR1", 10),
+    (b"SEGV", 11),
+    (b"USR2", 12),
+    (b"PIPE", 13),
+    (b"ALRM", 14),
+    (b"TERM", 15),
+    (b"CONT", 18),
+    (b"STOP", 19),
+    (b"TSTP", 20),
+    (b"WINCH", 28),
+    (b"PWR", 30),
+];
+
+fn signal_number(text: &[u8]) -> Option<u8> {
+    let name = text.strip_prefix(b"SIG").unwrap_or(text);
+    if let Some((_, number)) = SIGNALS.iter().find(|(known, _)| *known == name) {
+        return Some(*number);
+    }
+    u8::try_from(number(text)?).ok().filter(|number| (1..=signal::MAX).contains(number))
+}
+
+fn number(text: &[u8]) -> Option<u32> {
+    core::str::from_utf8(text).ok().filter(|text| !text.starts_with('+'))?.parse().ok()
+}
+
+fn milliseconds(text: &[u8]) -> Option<u32> {
+    number(text).filter(|&ms| ms <= i32::MAX as u32)
+}
+
+fn descriptor(text: &[u8]) -> Option<i32> {
+    number(text).and_then(|fd| i32::try_from(fd).ok()).filter(|&fd| fd < 1_000_000)
+}
+
+fn owner(text: &[u8]) -> Option<(i32, u64)> {
+    let mut fields = text.splitn(2, |&byte| byte == b':');
+    let pid = i32::try_from(number(fields.next()?)?).ok().filter(|&pid| pid > 0)?;
+    let ticks = core::str::from_utf8(fields.next()?).ok().filter(|text| !text.starts_with('+'))?;
+    Some((pid, ticks.parse().ok()?))
+}
+
+fn groups(text: &[u8]) -> Option<([u32; MAX_GROUPS], usize)> {
+    let mut groups = [0; MAX_GROUPS];
+    let mut len = 0;
+    if text.is_empty() {
+        return Some((groups, 0));
+    }
+    for group in text.split(|&byte| byte == b',') {
+        *groups.get_mut(len)? = number(group)?;
+        len += 1;
+    }
+    Some((groups, len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::ffi::CString;
+    use std::string::String;
+    use std::vec::Vec;
+
+    fn with<T>(args: &[&str], check: impl FnOnce(Result<Parsed<'_>, Wrong<'_>>) -> T) -> T {
+        let owned: Vec<CString> =
+            ["leash-shim"].iter().chain(args).map(|arg| CString::new(*arg).unwrap()).collect();
+        check(parse(owned.iter().map(CString::as_c_str)))
+    }
+
+    fn config<T>(args: &[&str], check: impl FnOnce(Config<'_>) -> T) -> T {
+        let all: Vec<&str> = ["--run-id=s59m65f"].iter().chain(args).copied().chain(["--", "cat"]).collect();
+        with(&all, |parsed| match parsed {
+            Ok(Parsed::Run(config)) => check(config),
+            other => panic!("{args:?}: {other:?}"),
+        })
+    }
+
+    #[test]
+    fn the_shortest_command_line_has_the_documented_defaults() {
+        config(&[], |config| {
+            assert_eq!(config.stop.get(0), Some(Step { signal: 15, wait: Some(2000), to: To::Group }));
+            assert_eq!(config.stop.get(1), None);
+            assert_eq!((config.linger, config.command_index), (200, 3));
+            assert!(config.mark && !config.detach && !config.foreground);
+        });
+    }
+
+    #[test]
+    fn the_ladder_is_read_step_by_step() {
+        config(&["--stop=INT:500@leader,15:1500,KILL:0@tree,34:inf"], |config| {
+            let steps: Vec<_> = (0..5).map_while(|index| config.stop.get(index)).collect();
+            assert_eq!(
+                steps,
+                [
+                    Step { signal: 2, wait: Some(500), to: To::Leader },
+                    Step { signal: 15, wait: Some(1500), to: To::Group },
+                    Step { signal: 9, wait: Some(0), to: To::Tree },
+                    Step { signal: 34, wait: None, to: To::Group },
+                ]
+            );
+        });
+    }
+
+    #[test]
+    fn a_value_may_hold_any_byte() {
+        config(&["--cd=/a=b --c", "--stdout=file:/x=y", "--arg0="], |config| {
+            assert_eq!(config.cd, Some(c"/a=b --c"));
+            assert_eq!(config.stdout, Stream::File(c"/x=y"));
+            assert_eq!(config.arg0, Some(c""));
+        });
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (args, option) in [
+            (&["--worker=1"][..], "--run-id"),
+            (&[], "--run-id"),
+            (&["--run-id=S59M65F", "--", "x"], "--run-id"),
+            (&["--run-id=s59m65f"], "--"),
+            (&["--run-id=s59m65f", "--"], "--"),
+            (&["--run-id=s59m65f", "--", ""], "COMMAND"),
+            (&["--run-id=s59m65f", "x"], "x"),
+            (&["--run-id=s59m65f", "--colour=1", "--", "x"], "--colour=1"),
+            (&["--run-id=s59m65f", "--worker=0", "--", "x"], "--worker"),
+            (&["--run-id=s59m65f", "--worker=1", "--worker=1", "--", "x"], "--worker"),
+            (&["--run-id=s59m65f", "--leash=-1", "--", "x"], "--leash"),
+            (&["--run-id=s59m65f", "--owner=0:1", "--", "x"], "--owner"),
+            (&["--run-id=s59m65f", "--owner=1", "--", "x"], "--owner"),
+            (&["--run-id=s59m65f", "--stdin=file:/x", "--", "x"], "--stdin"),
+            (&["--run-id=s59m65f", "--stdout=pipe", "--", "x"], "--stdio"),
+            (&["--run-id=s59m65f", "--stdout=stdout", "--", "x"], "--stdout"),
+            (&["--run-id=s59m65f", "--stop=", "--", "x"], "--stop"),
+            (&["--run-id=s59m65f", "--stop=TERM", "--", "x"], "--stop"),
+            (&["--run-id=s59m65f", "--stop=0:1", "--", "x"], "--stop"),
+            (&["--run-id=s59m65f", "--stop=TERM:1@all", "--", "x"], "--stop"),
+            (&["--run-id=s59m65f", "--no-mark=1", "--", "x"], "--no-mark"),
+            (&["--run-id=s59m65f", "--linger", "--", "x"], "--linger"),
+            (&["--run-id=s59m65f", "--on-hangup=keep", "--", "x"], "--on-hangup"),
+        ] {
+            with(args, |parsed| {
+                let wrong = parsed.expect_err("must be refused");
+                assert_eq!(String::from_utf8_lossy(wrong.option), option, "{args:?}");
+                assert!(!wrong.expected.is_empty());
+            });
+        }
+    }
+
+    #[test]
+    fn help_names_every_option() {
+        for option in OPTIONS {
+            assert!(crate::help::TEXT.contains(&std::format!("--{option}")), "{option}");
+            assert!(include_str!("../../PROTOCOL.md").contains(&std::format!("--{option}")), "{option}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_command_line_panics(args in proptest::collection::vec("[ -~]{0,24}", 0..8)) {
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            with(&args, |_| ());
+        }
+
+        #[test]
+        fn no_option_value_panics(index in 0..OPTIONS.len(), value in "[ -~]{0,24}") {
+            let option = std::format!("--{}={value}", OPTIONS[index]);
+            with(&["--run-id=s59m65f", &option, "--", "x"], |_| ());
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! From fork to exec: the child becomes the worker.
+//!
+//! The order matters: the session first, so that the group exists before anybody signals it; the ids before
+//! the death signal, because a change of ids clears it (prctl(2)); the death signal before the look at the
+//! parent, which closes the race with a parent that died in between; the signal mask last, so that nothing
+//! is delivered to half a worker.
+
+use core::ffi::CStr;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use crate::args::{Config, Stream};
+use crate::stdio::Ends;
+use crate::sys::{self, Vectors, signal};
+
+/// A stage of PROTOCOL.md, section 2.
+#[derive(Clone, Copy)]
+enum Stage {
+    Setsid = 4,
+    Ids = 5,
+    Pdeathsig = 6,
+    Stdin = 7,
+    Stdout = 8,
+    Stderr = 9,
+    Chdir = 10,
+    Exec = 11,
+}
+
+type Outcome = Result<(), (Stage, Errno)>;
+
+/// Runs in the child and does not return. What fails goes to `failure` as stage and errno; exec closes it.
+pub(crate) fn become_worker(
+    config: &Config<'_>,
+    vectors: Vectors,
+    shim: Pid,
+    ends: Ends,
+    failure: &OwnedFd,
+) -> ! {
+    let Err((stage, errno)) = prepare(config, shim, ends).and_then(|()| exec(config, vectors));
+    let raw = u16::try_from(errno.raw_os_error()).unwrap_or(0);
+    let [high, low] = raw.to_be_bytes();
+    let _ = rustix::io::write(failure, &[stage as u8, high, low]);
+    sys::exit(match (stage, errno) {
+        (Stage::Exec, Errno::NOENT) => 127,
+        (Stage::Exec, _) => 126,
+        _ => 125,
+    })
+}
+
+fn prepare(config: &Config<'_>, shim: Pid, ends: Ends) -> Outcome {
+    session(config).map_err(|e| (Stage::Setsid, e))?;
+    sys::become_user(config.ids.groups(), config.ids.gid, config.ids.uid).map_err(|e| (Stage::Ids, e))?;
+    sys::die_with_parent().map_err(|e| (Stage::Pdeathsig, e))?;
+    if rustix::process::getppid() != Some(shim) {
+        return Err((Stage::Pdeathsig, Errno::SRCH));
+    }
+    let [stdin, stdout, stderr] = ends;
+    stream(0, config.stdin, stdin).map_err(|e| (Stage::Stdin, e))?;
+    stream(1, config.stdout, stdout).map_err(|e| (Stage::Stdout, e))?;
+    stream(2, config.stderr, stderr).map_err(|e| (Stage::Stderr, e))?;
+    if let Some(directory) = config.cd {
+        rustix::process::chdir(directory).map_err(|e| (Stage::Chdir, e))?;
+    }
+    // The VM's fork server ignores SIGPIPE and SIGFPE, and ignored stays ignored across exec.
+    for number in 1..=signal::MAX {
+        sys::default_disposition(number);
+    }
+    sys::set_signal_mask(0);
+    Ok(())
+}
+
+fn session(config: &Config<'_>) -> Result<(), Errno> {
+    if !config.foreground {
+        rustix::process::setsid()?;
+        return Ok(());
+    }
+    rustix::process::setpgid(None, None)?;
+    let own = rustix::process::getpgrp();
+    // Done here and not in the shim, so that the program cannot read the terminal before it may; SIGTTOU is
+    // blocked, so that asking from the background does not stop us. Not a terminal is fine.
+    let _ = rustix::termios::tcsetpgrp(sys::borrow(0), own);
+    Ok(())
+}
+
+fn stream(number: u8, target: Stream<'_>, end: Option<OwnedFd>) -> Result<(), Errno> {
+    let fd = match target {
+        Stream::Inherit => return Ok(()),
+        Stream::Pipe => end.ok_or(Errno::BADF)?,
+        Stream::Stdout => return rustix::stdio::dup2_stderr(sys::borrow(1)),
+        Stream::Null => rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?,
+        Stream::File(path) => {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOCTTY | OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, Mode::from_raw_mode(0o666))?
+        }
+    };
+    match number {
+        0 => rustix::stdio::dup2_stdin(fd.as_fd()),
+        1 => rustix::stdio::dup2_stdout(fd.as_fd()),
+        _ => rustix::stdio::dup2_stderr(fd.as_fd()),
+    }
+}
+
+/// As execvp(3) does: a command without a slash is looked up in PATH; EACCES on the way is remembered.
+fn exec(config: &Config<'_>, vectors: Vectors) -> Result<core::convert::Infallible, (Stage, Errno)> {
+    let fail = |errno| Err((Stage::Exec, errno));
+    let run = |path: &CStr| vectors.exec(path, config.command_index, config.arg0);
+    let command = config.command.to_bytes();
+
+    if command.contains(&b'/') {
+        return fail(run(config.command));
+    }
+    let mut result = Errno::NOENT;
+    for directory in
+        vectors.env(b"PATH").unwrap_or(b"/usr/local/bin:/usr/bin:/bin").split(|&byte| byte == b':')
+    {
+        let mut buffer = [0u8; 4096];
+        let Some(path) = join(&mut buffer, directory, command) else { continue };
+        match run(path) {
+            Errno::NOENT | Errno::NOTDIR => {}
+            Errno::ACCESS => result = Errno::ACCESS,
+            other => return fail(other),
+        }
+    }
+    fail(result)
+}
+
+fn join<'a>(buffer: &'a mut [u8; 4096], directory: &[u8], name: &[u8]) -> Option<&'a CStr> {
+    let directory = if directory.is_empty() { &b"."[..] } else { directory };
+    let slash = directory.len();
+    buffer.get_mut(..slash)?.copy_from_slice(directory);
+    *buffer.get_mut(slash)? = b'/';
+    buffer.get_mut(slash + 1..slash + 1 + name.len())?.copy_from_slice(name);
+    CStr::from_bytes_until_nul(buffer).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_joined_or_refused_where_it_does_not_fit() {
+        let mut buffer = [0; 4096];
+        assert_eq!(join(&mut buffer, b"/bin", b"ls"), Some(c"/bin/ls"));
+        let mut buffer = [0; 4096];
+        assert_eq!(join(&mut buffer, b"", b"ls"), Some(c"./ls"));
+        let mut buffer = [0; 4096];
+        assert_eq!(join(&mut buffer, &[b'd'; 4094], b"ls"), None);
+        let mut buffer = [0; 4096];
+        assert_eq!(join(&mut buffer, &[b'd'; 4090], b"12345"), None, "no room for the NUL");
+    }
+}

@@ -1,0 +1,51 @@
+//! What `--help` prints.
+
+/// The text of `--help`.
+pub const TEXT: &str = "\
+usage: leash-shim --run-id=ID [OPTIONS] -- COMMAND [ARGS...]
+
+Starts COMMAND and ends when nothing of its process tree is left: children,
+daemons, sessions of their own. Whoever holds the leash ends the tree by
+letting go.
+
+  leash-shim --run-id=s59m65f -- sleep 100
+
+Every option is one argument. The first is always --run-id.
+
+  --run-id=ID         the run: 7 characters of 0-9 and a-z
+  --worker=N          the worker's number within the run, 1 to 32766
+  --leash=FD          end the tree when FD hangs up; it is never read
+  --owner=PID:TICKS   end the tree when that process ends; TICKS is field 22
+                      of /proc/PID/stat
+  --report=FD         write report frames to FD
+  --stdio=NAME        abstract Unix datagram socket that gets the pipe ends
+  --stdin=WHERE       null, pipe or inherit (default)
+  --stdout=WHERE      null, pipe, inherit (default) or file:PATH, appended to
+  --stderr=WHERE      as --stdout, or stdout: the same place as stdout
+  --stop=STEPS        the ladder: SIGNAL:MS[@TO], separated by commas, at most
+                      8; MS may be inf; TO is leader, group (default) or tree.
+                      Default TERM:2000@group. SIGKILL always comes last
+  --linger=MS         how long the children of a command that exited by itself
+                      get before the ladder; default 200
+  --cd=DIR            the command's working directory
+  --arg0=NAME         the command's argv[0]
+  --uid=N --gid=N --groups=N,N...
+                      the command's ids
+  --no-mark           leave RLIMIT_LOCKS alone
+  --on-hangup=WHAT    stop (default) or detach: the tree outlives leash and
+                      owner
+  --on-term=WHAT      auto (default): while the leash holds, TERM from pid 0
+                      or 1 is not for us; ladder: it is
+  --foreground        stay in the terminal's session, with the command in the
+                      terminal's foreground
+  --help, --version   print this, or the version; as the only argument
+
+signals: TERM, HUP, INT begin the ladder; a second of them, or QUIT, kills at
+once. Without --leash other signals are passed on to the command.
+
+exit status: the command's own; 128+N if signal N ended it; 127 if it was not
+found; 126 if it could not be executed; 125 if leash-shim itself failed.
+";
+
+/// The text of `--version`.
+pub const VERSION: &str = concat!("leash-shim ", env!("CARGO_PKG_VERSION"), "\n");

@@ -1,0 +1,99 @@
+//! The memory functions that the compiler calls. glibc's cannot be linked statically without its start
+//! files, because they are chosen at run time (IFUNC).
+//!
+//! Volatile accesses keep the compiler from turning a loop into a call of the very function it is in.
+
+use core::ffi::{c_int, c_void};
+
+/// memcpy(3).
+///
+/// # Safety
+///
+/// As in C.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn memcpy(to: *mut c_void, from: *const c_void, len: usize) -> *mut c_void {
+    let (target, source) = (to.cast::<u8>(), from.cast::<u8>());
+    for index in 0..len {
+        // SAFETY: both have `len` bytes, by the contract.
+        unsafe { target.add(index).write_volatile(*source.add(index)) };
+    }
+    to
+}
+
+/// memmove(3).
+///
+/// # Safety
+///
+/// As in C.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn memmove(to: *mut c_void, from: *const c_void, len: usize) -> *mut c_void {
+    let (target, source) = (to.cast::<u8>(), from.cast::<u8>());
+    if (target as usize) < (source as usize) {
+        // SAFETY: same contract; forwards, so nothing is overwritten before it is read.
+        return unsafe { memcpy(to, from, len) };
+    }
+    for index in (0..len).rev() {
+        // SAFETY: both have `len` bytes; backwards for the same reason.
+        unsafe { target.add(index).write_volatile(*source.add(index)) };
+    }
+    to
+}
+
+/// memset(3).
+///
+/// # Safety
+///
+/// As in C.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn memset(to: *mut c_void, byte: c_int, len: usize) -> *mut c_void {
+    let target = to.cast::<u8>();
+    for index in 0..len {
+        // SAFETY: `len` bytes, by the contract.
+        unsafe { target.add(index).write_volatile(byte as u8) };
+    }
+    to
+}
+
+/// memcmp(3).
+///
+/// # Safety
+///
+/// As in C.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn memcmp(a: *const c_void, b: *const c_void, len: usize) -> c_int {
+    let (a, b) = (a.cast::<u8>(), b.cast::<u8>());
+    for index in 0..len {
+        // SAFETY: both have `len` bytes, by the contract.
+        let (x, y) = unsafe { (a.add(index).read_volatile(), b.add(index).read_volatile()) };
+        if x != y {
+            return c_int::from(x) - c_int::from(y);
+        }
+    }
+    0
+}
+
+/// bcmp(3).
+///
+/// # Safety
+///
+/// As in C.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn bcmp(a: *const c_void, b: *const c_void, len: usize) -> c_int {
+    // SAFETY: the same contract.
+    unsafe { memcmp(a, b, len) }
+}
+
+/// strlen(3), which `CStr` may call.
+///
+/// # Safety
+///
+/// As in C.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn strlen(text: *const core::ffi::c_char) -> usize {
+    let mut len = 0;
+    // SAFETY: in bounds until the NUL, by the contract.
+    while unsafe { text.add(len).read_volatile() } != 0 {
+        len += 1;
+    }
+    len
+}

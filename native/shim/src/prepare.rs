@@ -1,0 +1,103 @@
+//! What the shim does to itself before there is a worker.
+
+use leash_tag::{Limits, Mark};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, FdFlags};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit};
+
+use crate::args::Config;
+use crate::proc_file::Stat;
+use crate::sys;
+
+/// What became of the mark, as the `ready` report says it.
+#[derive(Clone, Copy)]
+pub(crate) struct MarkOutcome {
+    pub(crate) code: u8,
+    pub(crate) errno: u16,
+}
+
+/// Marks this process; its children inherit. A mark that cannot be set costs a carrier, not the start.
+pub(crate) fn mark(config: &Config<'_>) -> MarkOutcome {
+    if !config.mark {
+        return MarkOutcome { code: 1, errno: 0 };
+    }
+    let now = rustix::process::getrlimit(Resource::Locks);
+    let limits = Limits { soft: now.current.unwrap_or(u64::MAX), hard: now.maximum.unwrap_or(u64::MAX) };
+    let Ok(mark) = Mark::nested_in(limits, config.run, config.worker, config.detach) else {
+        return MarkOutcome { code: 2, errno: 0 };
+    };
+    let Limits { soft, hard } = mark.limits();
+    let new = Rlimit { current: Some(soft), maximum: Some(hard) };
+    match rustix::process::prlimit(None, Resource::Locks, new) {
+        Ok(_) => MarkOutcome { code: 0, errno: 0 },
+        Err(error) => MarkOutcome { code: 3, errno: u16::try_from(error.raw_os_error()).unwrap_or(0) },
+    }
+}
+
+/// Makes sure that 0, 1 and 2 are open, so that nothing opened later takes their place.
+pub(crate) fn standard_descriptors() {
+    loop {
+        match rustix::fs::open(c"/dev/null", OFlags::RDWR, Mode::empty()) {
+            Ok(fd) if rustix::fd::AsRawFd::as_raw_fd(&fd) <= 2 => core::mem::forget(fd),
+            _ => return,
+        }
+    }
+}
+
+/// Closes what whoever started us left open, but for the leash and the report channel, which no worker may
+/// inherit.
+pub(crate) fn close_others(config: &Config<'_>) {
+    let mut kept = [config.leash, config.report].map(|fd| fd.filter(|&fd| fd > 2));
+    kept.sort_unstable();
+    let mut first = 3u32;
+    for fd in kept.into_iter().flatten().filter_map(|fd| u32::try_from(fd).ok()) {
+        if fd >= first {
+            sys::close_range(first, fd - 1);
+            first = fd + 1;
+        }
+    }
+    sys::close_range(first, u32::MAX);
+}
+
+/// Keeps an inherited descriptor from the worker.
+pub(crate) fn close_on_exec(fd: impl AsFd) {
+    let _ = rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC);
+}
+
+/// The owner as it can be watched.
+pub(crate) enum Owner {
+    /// Its pidfd.
+    Watched(OwnedFd),
+    /// It cannot be looked at: the leash alone has to do.
+    Unwatched,
+    /// It is gone already.
+    Gone,
+}
+
+/// Opens the owner's pidfd and makes sure that it is the one that is meant.
+pub(crate) fn owner(owner: Option<(i32, u64)>) -> Owner {
+    let Some((pid, start_ticks)) = owner else { return Owner::Unwatched };
+    let Some(pid) = Pid::from_raw(pid) else { return Owner::Unwatched };
+    let fd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::SRCH) => return Owner::Gone,
+        Err(_) => return Owner::Unwatched,
+    };
+    match Stat::read(pid) {
+        Ok(stat) if stat.start_ticks != start_ticks => Owner::Gone,
+        Ok(_) => Owner::Watched(fd),
+        Err(_) => Owner::Unwatched,
+    }
+}
+
+/// Whether one of the descriptors says already that the tree is not wanted.
+pub(crate) fn let_go(watched: &mut [PollFd<'_>]) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let ready = rustix::event::poll(watched, Some(&now)).unwrap_or(0);
+    ready > 0
+        && watched.iter().any(|fd| {
+            fd.revents().intersects(PollFlags::HUP | PollFlags::IN | PollFlags::ERR | PollFlags::NVAL)
+        })
+}

@@ -1,0 +1,155 @@
+//! Report frames, as native/PROTOCOL.md, section 2 lays them out.
+
+use rustix::fd::BorrowedFd;
+
+/// How the worker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) how: u8,
+    pub(crate) value: u8,
+}
+
+impl Ended {
+    pub(crate) const EXITED: u8 = 1;
+    pub(crate) const KILLED: u8 = 2;
+    pub(crate) const DUMPED: u8 = 3;
+
+    /// From a wait status (wait(2)).
+    pub(crate) fn from_wait(status: i32) -> Self {
+        let low = (status & 0x7f) as u8;
+        if low == 0 {
+            Self { how: Self::EXITED, value: ((status >> 8) & 0xff) as u8 }
+        } else {
+            Self { how: if status & 0x80 != 0 { Self::DUMPED } else { Self::KILLED }, value: low }
+        }
+    }
+
+    /// The status a shell would give.
+    pub(crate) fn exit_status(self) -> u8 {
+        if self.how == Self::EXITED { self.value } else { 128u8.saturating_add(self.value) }
+    }
+}
+
+/// Where to report to, if anywhere.
+#[derive(Clone, Copy)]
+pub(crate) struct Report<'a> {
+    fd: Option<BorrowedFd<'a>>,
+}
+
+struct Frame {
+    bytes: [u8; 96],
+    len: usize,
+}
+
+impl Frame {
+    fn new(kind: u8) -> Self {
+        let mut frame = Self { bytes: [0; 96], len: 2 };
+        frame.put(&[kind]);
+        frame
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> &mut Self {
+        if let Some(place) = self.bytes.get_mut(self.len..self.len + bytes.len()) {
+            place.copy_from_slice(bytes);
+            self.len += bytes.len();
+        }
+        self
+    }
+}
+
+fn ms(value: u64) -> [u8; 4] {
+    u32::try_from(value).unwrap_or(u32::MAX).to_be_bytes()
+}
+
+impl<'a> Report<'a> {
+    pub(crate) fn new(fd: Option<BorrowedFd<'a>>) -> Self {
+        if let Some(fd) = fd {
+            // Whoever does not read his reports must not hold up the end of the tree.
+            if let Ok(flags) = rustix::fs::fcntl_getfl(fd) {
+                let _ = rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK);
+            }
+        }
+        Self { fd }
+    }
+
+    /// Whole or lost: a write of at most PIPE_BUF to a pipe is atomic (pipe(7)).
+    fn send(self, frame: &mut Frame) {
+        let Some(fd) = self.fd else { return };
+        let [high, low] = u16::try_from(frame.len - 2).unwrap_or(0).to_be_bytes();
+        if let Some(head) = frame.bytes.first_chunk_mut::<2>() {
+            *head = [high, low];
+        }
+        let _ = rustix::io::write(fd, frame.bytes.get(..frame.len).unwrap_or_default());
+    }
+
+    pub(crate) fn ready(self, pid: i32, mark: u8, mark_errno: u16, flags: u8) {
+        self.send(
+            Frame::new(1)
+                .put(&[1])
+                .put(&pid.to_be_bytes())
+                .put(&[mark])
+                .put(&mark_errno.to_be_bytes())
+                .put(&[flags]),
+        );
+    }
+
+    pub(crate) fn started(self, pid: i32) {
+        self.send(Frame::new(2).put(&pid.to_be_bytes()));
+    }
+
+    pub(crate) fn start_failed(self, stage: u8, errno: u16) {
+        self.send(Frame::new(3).put(&[stage]).put(&errno.to_be_bytes()));
+    }
+
+    pub(crate) fn step(self, cause: u8, index: u8, signal: u8, elapsed: u64) {
+        self.send(Frame::new(4).put(&[cause, index, signal]).put(&ms(elapsed)));
+    }
+
+    pub(crate) fn exited(self, ended: Ended) {
+        self.send(Frame::new(5).put(&[ended.how, ended.value]));
+    }
+
+    pub(crate) fn gone(
+        self,
+        ended: Ended,
+        cause: u8,
+        last: u8,
+        elapsed: u64,
+        passes: u32,
+        steps: impl Iterator<Item = (u8, u8, u32)> + Clone,
+    ) {
+        let mut frame = Frame::new(6);
+        frame.put(&[ended.how, ended.value, cause, last]).put(&ms(elapsed)).put(&passes.to_be_bytes());
+        frame.put(&[u8::try_from(steps.clone().count()).unwrap_or(0)]);
+        for (index, signal, reaped) in steps {
+            frame.put(&[index, signal]).put(&reaped.to_be_bytes());
+        }
+        self.send(&mut frame);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wait_statuses_become_what_a_shell_would_say() {
+        for (raw, ended, status) in [
+            (0, Ended { how: 1, value: 0 }, 0),
+            (7 << 8, Ended { how: 1, value: 7 }, 7),
+            (255 << 8, Ended { how: 1, value: 255 }, 255),
+            (9, Ended { how: 2, value: 9 }, 137),
+            (11 | 0x80, Ended { how: 3, value: 11 }, 139),
+            (64, Ended { how: 2, value: 64 }, 192),
+        ] {
+            assert_eq!(Ended::from_wait(raw), ended);
+            assert_eq!(ended.exit_status(), status);
+        }
+    }
+
+    #[test]
+    fn the_largest_report_fits_its_frame() {
+        let frame = 2 + 1 + 4 + 4 + 4 + 1 + 9 * 6;
+        assert!(frame <= 96);
+    }
+}

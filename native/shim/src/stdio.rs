@@ -1,0 +1,116 @@
+//! The worker's standard streams: pipes, and the datagram that takes their other ends to the VM.
+
+use core::mem::MaybeUninit;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::{Errno, IoSlice};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType,
+};
+use rustix::pipe::PipeFlags;
+
+use crate::args::{Config, Stream};
+use crate::sys::now_ms;
+
+/// How long a full socket queue is waited for.
+const SEND_MS: u64 = 5_000;
+
+/// The worker's ends, in the order stdin, stdout, stderr.
+pub(crate) type Ends = [Option<OwnedFd>; 3];
+
+/// A stage of PROTOCOL.md, section 2, and the error.
+pub(crate) type Failed = (u8, Errno);
+
+const STAGE_SOCKET: u8 = 1;
+const STAGE_PIPE: u8 = 2;
+
+/// Makes the pipes that were asked for and sends the VM's ends.
+///
+/// `gone` is asked while waiting: whether whom we would send to has let go.
+pub(crate) fn pipes(config: &Config<'_>, watched: &[PollFd<'_>]) -> Result<Ends, Failed> {
+    let mut ours: Ends = [const { None }; 3];
+    let mut theirs: Ends = [const { None }; 3];
+    let mut mask = 0u8;
+
+    for (index, stream) in [config.stdin, config.stdout, config.stderr].into_iter().enumerate() {
+        if stream != Stream::Pipe {
+            continue;
+        }
+        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| (STAGE_PIPE, e))?;
+        let (worker, vm) = if index == 0 { (read, write) } else { (write, read) };
+        // Each end has a description of its own: the worker's stays blocking.
+        if let Ok(flags) = rustix::fs::fcntl_getfl(&vm) {
+            let _ = rustix::fs::fcntl_setfl(&vm, flags | rustix::fs::OFlags::NONBLOCK);
+        }
+        if let (Some(our), Some(their)) = (ours.get_mut(index), theirs.get_mut(index)) {
+            *our = Some(worker);
+            *their = Some(vm);
+        }
+        mask |= 1 << index;
+    }
+
+    if let (Some(name), true) = (config.stdio, mask != 0) {
+        let worker = config.worker.map_or(0, leash_tag::WorkerNumber::get);
+        send(name, worker, mask, &theirs, watched).map_err(|e| (STAGE_SOCKET, e))?;
+    }
+    Ok(ours)
+}
+
+fn send(name: &[u8], worker: u16, mask: u8, ends: &Ends, watched: &[PollFd<'_>]) -> Result<(), Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+    let address = SocketAddrUnix::new_abstract_name(name)?;
+
+    let [high, low] = worker.to_be_bytes();
+    let payload = [b'L', b'S', b'H', b'1', high, low, mask, 0];
+
+    let first = ends.iter().flatten().next().ok_or(Errno::INVAL)?;
+    let mut fds: [BorrowedFd<'_>; 3] = [first.as_fd(); 3];
+    let mut count = 0;
+    for (place, fd) in fds.iter_mut().zip(ends.iter().flatten()) {
+        *place = fd.as_fd();
+        count += 1;
+    }
+
+    let deadline = now_ms() + SEND_MS;
+    loop {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(fds.get(..count).unwrap_or_default()));
+        match rustix::net::sendmsg_addr(
+            &socket,
+            &address,
+            &[IoSlice::new(&payload)],
+            &mut control,
+            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+        ) {
+            Ok(_) => return Ok(()),
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) if now_ms() < deadline => {
+                wait_or_let_go(watched)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A datagram socket that is not connected says nothing about its peer's queue, so this looks again after
+/// a moment; it ends early where leash or owner say that nobody waits any more.
+fn wait_or_let_go(watched: &[PollFd<'_>]) -> Result<(), Errno> {
+    let mut fds = [const { None }; 2];
+    for (place, fd) in fds.iter_mut().zip(watched) {
+        *place = Some(fd.clone());
+    }
+    let moment = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+    let ready = match &mut fds {
+        [Some(a), Some(b)] => rustix::event::poll(&mut [a.clone(), b.clone()], Some(&moment))?,
+        [Some(a), None] => rustix::event::poll(&mut [a.clone()], Some(&moment))?,
+        _ => rustix::event::poll(&mut [], Some(&moment))?,
+    };
+    if ready > 0 { Err(Errno::CONNREFUSED) } else { Ok(()) }
+}
+
+/// The descriptors whose end means that the tree is not wanted any more.
+pub(crate) fn hangup<'a>(fd: &'a impl AsFd, events: PollFlags) -> PollFd<'a> {
+    PollFd::new(fd, events)
+}

@@ -1,0 +1,280 @@
+//! The system calls for which no safe wrapper exists, and raw access to argv and environ.
+//!
+//! # Safety
+//!
+//! The process is single-threaded and has no signal handlers, so nothing here can be entered twice. Every
+//! pointer handed to the kernel is to a local that lives across the call.
+#![allow(unsafe_code)]
+
+use core::ffi::{CStr, c_char};
+use rustix::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::process::Pid;
+use syscalls::{Sysno, syscall};
+
+/// Signal numbers used by name (signal(7), generic Linux).
+pub mod signal {
+    #![allow(missing_docs)]
+    pub const HUP: u8 = 1;
+    pub const INT: u8 = 2;
+    pub const QUIT: u8 = 3;
+    pub const KILL: u8 = 9;
+    pub const TERM: u8 = 15;
+    pub const CHLD: u8 = 17;
+    pub const CONT: u8 = 18;
+    pub const STOP: u8 = 19;
+    pub const MAX: u8 = 64;
+}
+
+const SIGSET_BYTES: usize = 8;
+const SFD_NONBLOCK_CLOEXEC: usize = 0o4000 | 0o2_000_000;
+const SIG_SETMASK: usize = 2;
+const CLOCK_MONOTONIC: usize = 1;
+
+fn errno(error: syscalls::Errno) -> Errno {
+    Errno::from_raw_os_error(error.into_raw())
+}
+
+/// The argument vector and environment of this process.
+#[derive(Clone, Copy, Debug)]
+pub struct Vectors {
+    argc: usize,
+    argv: *const *const c_char,
+    envp: *const *const c_char,
+}
+
+impl Vectors {
+    /// Takes over what the kernel put on the stack.
+    ///
+    /// # Safety
+    ///
+    /// `argv` has `argc` valid strings and `envp` is null-terminated; both live for ever.
+    #[must_use]
+    pub unsafe fn new(argc: usize, argv: *const *const c_char, envp: *const *const c_char) -> Self {
+        Self { argc, argv, envp }
+    }
+
+    /// The arguments, program name included.
+    pub fn args(self) -> impl Iterator<Item = &'static CStr> {
+        // SAFETY: in bounds, valid and never freed, by the contract of `new`.
+        (0..self.argc).map(move |index| unsafe { CStr::from_ptr(*self.argv.add(index)) })
+    }
+
+    /// The value of an environment variable.
+    #[must_use]
+    pub fn env(self, name: &[u8]) -> Option<&'static [u8]> {
+        let mut at = self.envp;
+        loop {
+            // SAFETY: `envp` is null-terminated and we stop at the null.
+            let entry = unsafe { *at };
+            if entry.is_null() {
+                return None;
+            }
+            // SAFETY: a valid string that is never freed, by the contract of `new`.
+            let entry = unsafe { CStr::from_ptr(entry) }.to_bytes();
+            if let Some(value) = entry.strip_prefix(name).and_then(|rest| rest.strip_prefix(b"=")) {
+                return Some(value);
+            }
+            // SAFETY: not past the null yet.
+            at = unsafe { at.add(1) };
+        }
+    }
+
+    /// Replaces this process by `path`, with the arguments from `first` on; returns only on failure.
+    ///
+    /// `arg0` stands in for the first of them.
+    #[must_use]
+    pub fn exec(self, path: &CStr, first: usize, arg0: Option<&CStr>) -> Errno {
+        // SAFETY: `first < argc`, and the vector is null-terminated behind argc (execve(2)), so the tail is
+        // a valid argument vector.
+        let argv = unsafe { self.argv.add(first) };
+        if let Some(name) = arg0 {
+            // SAFETY: the vector lies on our own stack segment, writable; one thread.
+            unsafe { *argv.cast_mut() = name.as_ptr() };
+        }
+        // SAFETY: all three are valid, null-terminated and live across the call.
+        match unsafe { syscall!(Sysno::execve, path.as_ptr(), argv, self.envp) } {
+            Ok(_) => Errno::NOEXEC,
+            Err(error) => errno(error),
+        }
+    }
+}
+
+/// Both sides of a [`fork`].
+#[derive(Clone, Copy, Debug)]
+pub enum Fork {
+    /// In the child.
+    Child,
+    /// In the parent: the child's id.
+    Parent(Pid),
+}
+
+/// fork(2), without the copies that libc's wrapper makes.
+///
+/// # Errors
+///
+/// `EAGAIN` at a limit on processes, `ENOMEM`.
+pub fn fork() -> Result<Fork, Errno> {
+    const SIGCHLD: usize = 17;
+    // SAFETY: single-threaded and without libc, so the child's copy of memory is consistent; a plain fork
+    // shares nothing.
+    let pid = unsafe { syscall!(Sysno::clone, SIGCHLD, 0, 0, 0, 0) }.map_err(errno)?;
+    match Pid::from_raw(i32::try_from(pid).unwrap_or(0)) {
+        None => Ok(Fork::Child),
+        Some(pid) => Ok(Fork::Parent(pid)),
+    }
+}
+
+/// exit_group(2).
+pub fn exit(status: u8) -> ! {
+    loop {
+        // SAFETY: ends the process; no pointer involved.
+        let _ = unsafe { syscall!(Sysno::exit_group, usize::from(status)) };
+    }
+}
+
+/// Sets this process's signal mask: bit n-1 blocks signal n. SIGKILL and SIGSTOP stay deliverable.
+pub fn set_signal_mask(mask: u64) {
+    // SAFETY: the mask lives across the call and has the size given.
+    let _ = unsafe { syscall!(Sysno::rt_sigprocmask, SIG_SETMASK, &raw const mask, 0, SIGSET_BYTES) };
+}
+
+/// Gives a signal its default disposition.
+pub fn default_disposition(signal: u8) {
+    // struct kernel_sigaction: handler, flags, restorer, mask; all zero is SIG_DFL.
+    let action = [0u64; 4];
+    // SAFETY: no handler is installed, so no code can be run by it; the struct is as large as the
+    // kernel's on x86-64 and aarch64. SIGKILL and SIGSTOP give EINVAL.
+    let _ = unsafe { syscall!(Sysno::rt_sigaction, usize::from(signal), action.as_ptr(), 0, SIGSET_BYTES) };
+}
+
+/// A descriptor that becomes readable when one of the signals of `mask` is pending (signalfd(2)).
+///
+/// # Errors
+///
+/// `EMFILE`, `ENFILE`, `ENOMEM`.
+pub fn signal_fd(mask: u64) -> Result<OwnedFd, Errno> {
+    // SAFETY: the mask lives across the call and has the size given.
+    let fd = unsafe {
+        syscall!(Sysno::signalfd4, usize::MAX, &raw const mask, SIGSET_BYTES, SFD_NONBLOCK_CLOEXEC)
+    }
+    .map_err(errno)?;
+    // SAFETY: a descriptor that the kernel just gave us and nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap_or(-1)) })
+}
+
+/// Marks every descriptor of a range close-on-exec or closes it (close_range(2), Linux 5.9; 5.11 for the flag).
+pub fn close_range(first: u32, last: u32) {
+    if first > last {
+        return;
+    }
+    // SAFETY: only numbers; descriptors that this process owns as values are opened later.
+    if unsafe { syscall!(Sysno::close_range, first, last, 0) }.is_err() {
+        for fd in first..=last.min(1024) {
+            // SAFETY: as above; EBADF is fine.
+            let _ = unsafe { syscall!(Sysno::close, fd) };
+        }
+    }
+}
+
+/// Milliseconds of CLOCK_MONOTONIC.
+#[must_use]
+pub fn now_ms() -> u64 {
+    let mut time = [0i64; 2];
+    // SAFETY: the array is as large as struct timespec on 64-bit Linux.
+    let _ = unsafe { syscall!(Sysno::clock_gettime, CLOCK_MONOTONIC, time.as_mut_ptr()) };
+    let [seconds, nanoseconds] = time;
+    u64::try_from(seconds).unwrap_or(0) * 1000 + u64::try_from(nanoseconds).unwrap_or(0) / 1_000_000
+}
+
+/// kill(2) for one process or, with a negative number, never: the type has no negative.
+///
+/// # Errors
+///
+/// `ESRCH`, `EPERM`.
+pub fn kill(pid: Pid, signal: u8) -> Result<(), Errno> {
+    // SAFETY: only numbers.
+    unsafe { syscall!(Sysno::kill, pid.as_raw_pid(), usize::from(signal)) }.map_err(errno)?;
+    Ok(())
+}
+
+/// kill(2) for the process group whose leader is `leader`.
+///
+/// # Errors
+///
+/// `ESRCH`, `EPERM`.
+pub fn kill_group(leader: Pid, signal: u8) -> Result<(), Errno> {
+    if leader.is_init() {
+        return Err(Errno::PERM);
+    }
+    // SAFETY: only numbers.
+    unsafe { syscall!(Sysno::kill, -leader.as_raw_pid(), usize::from(signal)) }.map_err(errno)?;
+    Ok(())
+}
+
+/// pidfd_send_signal(2).
+///
+/// # Errors
+///
+/// `ESRCH`, `EPERM`.
+pub fn pidfd_signal(pidfd: rustix::fd::BorrowedFd<'_>, signal: u8) -> Result<(), Errno> {
+    use rustix::fd::AsRawFd;
+    // SAFETY: numbers and a null siginfo.
+    unsafe { syscall!(Sysno::pidfd_send_signal, pidfd.as_raw_fd(), usize::from(signal), 0, 0) }
+        .map_err(errno)?;
+    Ok(())
+}
+
+/// setgroups(2), setresgid(2) and setresuid(2), each where asked for; in this order, because without the
+/// uid's rights the others fail.
+///
+/// # Errors
+///
+/// `EPERM` without the capabilities, `EINVAL`.
+pub fn become_user(groups: Option<&[u32]>, gid: Option<u32>, uid: Option<u32>) -> Result<(), Errno> {
+    if let Some(groups) = groups {
+        // SAFETY: pointer and length of one slice.
+        unsafe { syscall!(Sysno::setgroups, groups.len(), groups.as_ptr()) }.map_err(errno)?;
+    }
+    if let Some(gid) = gid {
+        // SAFETY: only numbers.
+        unsafe { syscall!(Sysno::setresgid, gid, gid, gid) }.map_err(errno)?;
+    }
+    if let Some(uid) = uid {
+        // SAFETY: only numbers.
+        unsafe { syscall!(Sysno::setresuid, uid, uid, uid) }.map_err(errno)?;
+    }
+    Ok(())
+}
+
+/// PR_SET_PDEATHSIG with SIGKILL.
+///
+/// # Errors
+///
+/// None that the kernel documents for a valid signal.
+pub fn die_with_parent() -> Result<(), Errno> {
+    const PR_SET_PDEATHSIG: usize = 1;
+    // SAFETY: only numbers.
+    unsafe { syscall!(Sysno::prctl, PR_SET_PDEATHSIG, usize::from(signal::KILL), 0, 0, 0) }.map_err(errno)?;
+    Ok(())
+}
+
+/// PR_SET_CHILD_SUBREAPER.
+///
+/// # Errors
+///
+/// `EINVAL` before Linux 3.4.
+pub fn become_subreaper() -> Result<(), Errno> {
+    const PR_SET_CHILD_SUBREAPER: usize = 36;
+    // SAFETY: only numbers.
+    unsafe { syscall!(Sysno::prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }.map_err(errno)?;
+    Ok(())
+}
+
+/// A descriptor that somebody else opened for us (0 to 2, leash, report) and that stays open for our whole life.
+#[must_use]
+pub fn borrow(fd: i32) -> BorrowedFd<'static> {
+    // SAFETY: nothing in this program closes these. If one was not open to begin with, every use of it is
+    // EBADF, which poll(2) gives as POLLNVAL: a leash that is let go.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
