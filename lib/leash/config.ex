@@ -81,10 +81,12 @@ defmodule Leash.Config do
   end
 
   defp app do
-    nonempty("RELEASE_NAME") || (Code.ensure_loaded?(Mix.Project) && project()) || "nonode"
+    nonempty("RELEASE_NAME") || (mix?() && project()) || "unnamed"
   end
 
-  # Asked at run time only: in a release there is no Mix.
+  # A release has no Mix, and a plain `elixir` has the module but not its processes.
+  defp mix?, do: List.keymember?(Application.started_applications(), :mix, 0)
+
   defp project do
     case apply(Mix.Project, :config, [])[:app] do
       nil -> nil

@@ -10,6 +10,11 @@ defmodule Leash.Hunt do
   @type spec :: map()
   @type report :: map()
 
+  @doc "What is left of workers of a living run, to be ended with SIGKILL."
+  @spec of_workers(Leash.Run.t(), [pos_integer()]) :: spec()
+  def of_workers(run, numbers),
+    do: %{kind: :workers, run_id: run.id, workers: numbers, run_dir: run.config.run_dir}
+
   @doc "Runs a hunt to its end and returns the report. Blocks for at most the hunt's own deadline."
   @spec run(spec()) :: {:ok, report()} | {:error, term()}
   def run(spec) do

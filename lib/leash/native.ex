@@ -114,7 +114,7 @@ defmodule Leash.Native do
   @typedoc "A locked record. The lock goes when it is closed or garbage."
   @type lock :: reference()
   @typedoc "A reason about the run directory or a record, with the path where there is one."
-  @type file_error :: reason :: atom | {:errno, pos_integer} | {term, path :: binary}
+  @type file_error :: posix | {posix, path :: binary}
 
   @spec run_id_generate() :: binary | {:error, file_error}
   def run_id_generate, do: stub()

@@ -221,7 +221,7 @@ defmodule Leash.Reaper do
       state
     else
       numbers = MapSet.to_list(state.to_verify)
-      {pid, monitor} = Hunt.start(%{kind: :workers, run_id: state.run.id, workers: numbers})
+      {pid, monitor} = Hunt.start(Hunt.of_workers(state.run, numbers))
       %{state | hunting: {pid, monitor, numbers}, to_verify: MapSet.new()}
     end
   end
@@ -311,7 +311,7 @@ defmodule Leash.Reaper do
   end
 
   defp verified?(run, numbers) do
-    case Hunt.run(%{kind: :workers, run_id: run.id, workers: numbers}) do
+    case Hunt.run(Hunt.of_workers(run, numbers)) do
       {:ok, %{survivors: [], complete: complete?}} ->
         complete?
 

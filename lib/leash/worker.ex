@@ -243,7 +243,8 @@ defmodule Leash.Worker do
        %{
          run: run,
          number: number,
-         options: options,
+         # Without the environment: this state is printed when the process crashes.
+         options: %{options | env: []},
          label: label,
          port: port,
          listener: listener,
@@ -718,7 +719,7 @@ defmodule Leash.Worker do
   defp shim_gone(%{result: {:ok, _exit}} = state, _why), do: drain(state)
 
   defp shim_gone(state, why) do
-    hunt = Hunt.start(%{kind: :workers, run_id: state.run.id, workers: [state.number]})
+    hunt = Hunt.start(Hunt.of_workers(state.run, [state.number]))
     %{state | phase: :hunting, hunt: hunt, failure: state.failure || why}
   end
 

@@ -5,6 +5,7 @@ defmodule Leash.NativeTest do
   alias Leash.Native
 
   @run "s59m65f"
+  @fields %{node: "n@h", app: "my_app", version: "0.1.0"}
 
   # Plays the shim: sends the VM's ends of fresh pipes and obeys one-letter orders on its stdin.
   @shim """
@@ -292,6 +293,168 @@ defmodule Leash.NativeTest do
     assert Native.pidfd_monitor(fd, :x) == {:error, :closed}
     assert Native.pidfd_ended?(fd) == {:error, :closed}
   end
+
+  describe "a run's record" do
+    setup do
+      dir = Path.join(System.tmp_dir!(), "leash-native-#{System.unique_integer([:positive])}")
+      on_exit(fn -> File.rm_rf!(dir) end)
+      {:ok, dir: dir}
+    end
+
+    test "is locked while it is open, and goes when it is closed for good", %{dir: dir} do
+      {:ok, lock, id} = Native.run_open(dir, @fields)
+      path = Path.join(dir, id <> ".json")
+      assert id =~ ~r/^[0-9a-z]{7}$/
+      assert File.read!(path) =~ ~s("run_id":"#{id}")
+      refute lockable?(path)
+
+      # A record whose own VM forgot it still belongs to a living one.
+      File.rm!(path)
+      assert Native.run_ensure(lock) == :ok
+      refute lockable?(path)
+
+      assert Native.run_append_command(lock, 3, "--id", ["python3", <<255>>, id]) == :ok
+      assert File.read!(path) =~ ~s("command":["python3",[255],"#{id}"])
+
+      assert Native.run_close(lock, false) == :ok
+      assert lockable?(path)
+      {:ok, second, other} = Native.run_open(dir, @fields)
+      assert other != id
+      assert Native.run_close(second, true) == :ok
+      assert Native.run_close(second, true) == :ok
+      assert File.ls!(dir) == [id <> ".json"]
+    end
+
+    test "the lock goes with the last reference to it", %{dir: dir} do
+      test = self()
+
+      {holder, monitor} =
+        spawn_monitor(fn -> send(test, Native.run_open(dir, @fields)) |> elem(2) end)
+
+      assert_receive {:DOWN, ^monitor, :process, ^holder, :normal}
+      assert_received {:ok, lock, id}
+      path = Path.join(dir, id <> ".json")
+      :erlang.garbage_collect()
+      refute lockable?(path)
+      assert is_reference(lock)
+      :erlang.garbage_collect()
+      assert eventually(fn -> lockable?(path) end)
+    end
+
+    test "a directory that is not ours alone is refused with its path", %{dir: dir} do
+      File.mkdir!(dir)
+      File.chmod!(dir, 0o777)
+      assert Native.run_open(dir, @fields) == {:error, {:loose_permissions, dir}}
+      File.write!(dir <> "/file", "")
+      assert Native.run_open(dir <> "/file", @fields) == {:error, {:enotdir, dir <> "/file"}}
+      File.ln_s!(dir, dir <> "/link")
+      assert Native.run_open(dir <> "/link", @fields) == {:error, {:symlink, dir <> "/link"}}
+      assert Native.run_open("/proc/none/x", @fields) == {:error, {:enoent, "/proc/none/x"}}
+    end
+  end
+
+  describe "a hunt" do
+    test "ends the processes of one worker, tells when to look again, and keeps everybody else's" do
+      target = tagged(3)
+      decoys = [tagged(4), tagged(3, run: "s59m65g"), tagged(3, vm: 2), tagged(nil)]
+      assert Enum.all?([target | decoys], &running?/1)
+
+      number = os_pid(target)
+
+      {:ok, hunt} = Native.hunt_new(%{kind: :workers, run_id: @run, workers: [3]})
+      report = hunted(hunt)
+      assert [%{pid: pid, worker: 3, action: :ended, ended_by: :sigkill} = match] = ended(report)
+      assert pid == number
+      assert match.verdict == :dead and match.carriers == [:env] and match.state == "S"
+      assert report.survivors == [] and report.complete
+
+      refute running?(target)
+      assert Enum.all?(decoys, &running?/1)
+      # Done once is done: the descriptor is closed, the report stays.
+      assert Native.hunt_step(hunt) == {:done, report}
+    end
+
+    test "a run whose vm lives is refused" do
+      target = tagged(3)
+      {:ok, hunt} = Native.hunt_new(%{kind: :run, run_id: @run, deadline: 1_000})
+      assert %{refused: {:run, :live}} = hunted(hunt)
+      assert running?(target)
+    end
+
+    test "a specification that is not understood names the key" do
+      for {spec, key} <- [
+            {%{}, :kind},
+            {%{kind: :everything}, :kind},
+            {%{kind: :workers, workers: [3]}, :run_id},
+            {%{kind: :workers, run_id: "S59M65F", workers: [3]}, :run_id},
+            {%{kind: :workers, run_id: @run, workers: [-1]}, :workers},
+            {%{kind: :workers, run_id: @run}, :workers},
+            {%{kind: :sweep, mode: :maybe}, :mode},
+            {%{kind: :sweep, scope: :app}, :app},
+            {%{kind: :sweep, ladder: [{0, 5}]}, :ladder},
+            {%{kind: :sweep, deadline: -1}, :deadline},
+            {%{kind: :process, pid: -1, start_ticks: 5}, :pid}
+          ] do
+        assert Native.hunt_new(spec) == {:error, {:invalid, key}}
+      end
+    end
+
+    test "leaves no descriptor behind" do
+      before = count()
+
+      for _ <- 1..50 do
+        {:ok, hunt} = Native.hunt_new(%{kind: :sweep, mode: :report})
+        hunted(hunt)
+      end
+
+      :erlang.garbage_collect()
+      assert eventually(fn -> count() <= before end)
+    end
+
+    # Looks for the end of the process from the outside, and steps as Leash.Hunt does.
+    defp hunted(hunt) do
+      case Native.hunt_step(hunt) do
+        {:done, report} ->
+          report
+
+        {:wait, milliseconds} ->
+          receive do
+            {:leash_hunt, ^hunt, :ready} -> :ok
+          after
+            milliseconds -> :ok
+          end
+
+          hunted(hunt)
+      end
+    end
+
+    defp ended(report), do: Enum.filter(report.matches, &(&1.action == :ended))
+
+    defp tagged(worker, options \\ []) do
+      {pid, ticks, pid_ns, boot} = Native.owner_tag_base()
+      run = Keyword.get(options, :run, @run)
+      owner = Keyword.get(options, :vm, pid)
+      tag = worker && ~c"#{run}.#{worker}.#{owner}.#{ticks}.#{pid_ns}.#{boot}"
+      env = [{~c"LEASH_RUN", tag || false}]
+      port = Port.open({:spawn_executable, "/bin/sleep"}, env: env, args: ["60"])
+      number = Integer.to_string(os_pid(port))
+      on_exit(fn -> System.cmd("kill", ["-KILL", number], stderr_to_stdout: true) end)
+      # The fork server answers before the program, and with it the environment, is there.
+      assert eventually(fn -> File.read!("/proc/#{number}/cmdline") =~ "sleep" end)
+      port
+    end
+
+    defp running?(port) do
+      with {:os_pid, os_pid} <- Port.info(port, :os_pid),
+           {letters, 0} <- System.cmd("ps", ["-o", "stat=", "-p", "#{os_pid}"]) do
+        not String.starts_with?(letters, "Z")
+      else
+        _gone -> false
+      end
+    end
+  end
+
+  defp lockable?(path), do: match?({_, 0}, System.cmd("flock", ["-sn", path, "true"]))
 
   test "a panic is an exception of its caller and harms nobody else" do
     {:ok, socket, _name} = Native.listen()

@@ -4,6 +4,8 @@ defmodule Leash.OSProcessTest do
 
   alias Leash.OSProcess
 
+  doctest OSProcess
+
   describe "identify/1 and alive?/1" do
     test "a process is alive until it ends, and its zombie is dead" do
       {os_pid, port} = sleeper()

@@ -43,9 +43,8 @@ pub fn capabilities(run_dir: Option<&Path>) -> Capabilities {
     let mut buffer = Vec::new();
     let dir: Option<Result<RunDir, Error>> = run_dir.map(RunDir::open);
     let limits = host.as_ref().and_then(|host| host.proc().limits(me, &mut buffer).ok());
-    let mut reads = |path: &str| {
-        host.as_ref().is_some_and(|host| host.proc().read(path, 4096, &mut buffer).is_ok())
-    };
+    let mut reads =
+        |path: &str| host.as_ref().is_some_and(|host| host.proc().read(path, 4096, &mut buffer).is_ok());
     Capabilities {
         proc: host.is_some(),
         pidfs: pidfd.as_ref().is_some_and(|pidfd| pidfd.inode().is_some()),

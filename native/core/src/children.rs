@@ -1,9 +1,9 @@
 //! The direct children of a process.
 
+use crate::Pid;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::scan::each_process;
-use crate::Pid;
+use crate::scan::{LISTING, each_process};
 
 impl Host {
     /// Direct children, from each thread's `children` file, or by every process's parent where the kernel lacks it.
@@ -45,7 +45,7 @@ impl Host {
     fn children_by_parent(&self, pid: Pid) -> Result<Vec<Pid>> {
         let mut buffer = Vec::new();
         let mut children = Vec::new();
-        each_process(self, |candidate| {
+        each_process(self, LISTING, |candidate| {
             if self.stat(candidate, &mut buffer).is_ok_and(|stat| stat.parent == Some(pid)) {
                 children.push(candidate);
             }

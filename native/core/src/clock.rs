@@ -97,7 +97,10 @@ mod tests {
     fn offsets_are_taken_off() {
         let clock = |text: &str| BootClock::new(text.as_bytes(), 100);
         assert_eq!(clock("").to_machine(5), 5);
-        assert_eq!(clock("monotonic           0         0\nboottime            0         0\n").to_machine(5), 5);
+        assert_eq!(
+            clock("monotonic           0         0\nboottime            0         0\n").to_machine(5),
+            5
+        );
         let shifted = clock("monotonic 1 0\nboottime 86400 500000000\n");
         assert_eq!(shifted.to_machine(8_640_050 + 7), 7);
         assert_eq!(shifted.to_local(7), 8_640_057);

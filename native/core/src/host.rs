@@ -54,8 +54,10 @@ impl Host {
         let _ = proc.read("self/timens_offsets", 4096, &mut text);
         let clock = BootClock::new(&text, rustix::param::clock_ticks_per_second());
         let stat = read_stat(&proc, me, &mut text).ok_or_else(no_proc)?;
-        let inode = if proc.is_image() { None } else { crate::PidFd::open(me).ok().and_then(|fd| fd.inode()) };
-        let identity = Identity { pid: me, start_ticks: clock.to_machine(stat.start_ticks), pidfs_inode: inode };
+        let inode =
+            if proc.is_image() { None } else { crate::PidFd::open(me).ok().and_then(|fd| fd.inode()) };
+        let identity =
+            Identity { pid: me, start_ticks: clock.to_machine(stat.start_ticks), pidfs_inode: inode };
         let boot_id = proc
             .read("sys/kernel/random/boot_id", 64, &mut text)
             .ok()
@@ -63,8 +65,7 @@ impl Host {
             .filter(|id| BootTag::of_boot_id(id.as_bytes()).is_some());
         let pid_ns = proc.namespace("self/ns/pid").ok();
         let hides = hides_processes(&proc, uid);
-        let mut host =
-            Self { proc, me: identity, ancestors: Vec::new(), boot_id, pid_ns, clock, uid, hides };
+        let mut host = Self { proc, me: identity, ancestors: Vec::new(), boot_id, pid_ns, clock, uid, hides };
         host.ancestors = host.ancestors_of(stat.parent);
         Ok(host)
     }
@@ -124,7 +125,11 @@ impl Host {
     }
 
     /// A process's stat file, its start normalised to the machine's clock.
-    pub(crate) fn stat(&self, pid: Pid, buffer: &mut Vec<u8>) -> std::result::Result<Stat, rustix::io::Errno> {
+    pub(crate) fn stat(
+        &self,
+        pid: Pid,
+        buffer: &mut Vec<u8>,
+    ) -> std::result::Result<Stat, rustix::io::Errno> {
         self.proc.read_of(pid, "stat", 8192, buffer)?;
         let mut stat = Stat::parse(buffer).ok_or(rustix::io::Errno::INVAL)?;
         stat.start_ticks = self.clock.to_machine(stat.start_ticks);

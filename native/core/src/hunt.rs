@@ -8,17 +8,18 @@ use crate::host::Host;
 use crate::ladder::Ladder;
 use crate::record::RecordedCommand;
 use crate::report::{Action, Match, Reason, Refused, Report};
+use crate::reserve::{is_scarce, reserve_descriptors};
 use crate::run_dir::RunDir;
-use crate::scan::{Incomplete, Scan, ScanOptions, SkipMark, scan};
+use crate::scan::{FRESH_LISTING, Incomplete, Scan, ScanOptions, SkipMark, each_process, scan};
 use crate::seen::{Examiner, Skipped};
-use crate::target::{Key, Stage, Target, key};
+use crate::target::{Key, Stage, Target, Tree, key, tree_of_mark};
 use crate::verdict::{Asker, Decision, Judge, RunJudgement, Verdict, recorded_commands};
 use crate::worker_rule::Workers;
-use crate::{Carriers, Identity, PidFd, Seen, Signal};
+use crate::{Carrier, Carriers, Identity, Pid, PidFd, Seen, Signal};
 use leash_tag::{Mark, RunId};
 use rustix::event::epoll;
 use rustix::io::Errno;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,6 +35,8 @@ const KILL_PASS: Duration = Duration::from_millis(10);
 const UNHELD_LOOK: Duration = Duration::from_millis(20);
 // One step makes so many passes at most while each finds new processes, so that a step has an end.
 const PASSES_A_STEP: u32 = 8;
+// On a host where processes end all the time no pass is ever calm; so many that kill nothing are enough.
+const RESTLESS: u32 = 20;
 
 /// What to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,13 +121,16 @@ pub(crate) struct Work {
     judgements: HashMap<RunId, (Instant, RunJudgement)>,
     targets: HashMap<Key, Target>,
     pub(crate) others: HashMap<Key, Match>,
-    ladders: HashMap<crate::target::Tree, Instant>,
+    ladders: HashMap<Tree, Instant>,
     held: usize,
     began: Instant,
     next_pass: Instant,
     // Of the last pass of all carriers.
     pub(crate) named: Vec<RunId>,
     clean: bool,
+    // Passes in a row that killed nothing and saw nothing vanish.
+    calm: u32,
+    restless: u32,
     pub(crate) report: Report,
 }
 
@@ -230,6 +236,8 @@ impl Work {
             next_pass: now,
             named: Vec::new(),
             clean: false,
+            calm: 0,
+            restless: 0,
             report: Report::default(),
         };
         if let HuntKind::Process(identity) = spec.kind {
@@ -252,7 +260,7 @@ impl Work {
             _ => Refused::Unknown,
         })?;
         let seen = Examiner::new(&self.host, &[]).untagged(identity.pid).map_err(|why| match why {
-            Skipped::Gone => Refused::Gone,
+            Skipped::Gone | Skipped::Zombie => Refused::Gone,
             _ => Refused::Unknown,
         })?;
         let seen = Seen { identity: *identity, ..seen };
@@ -273,24 +281,30 @@ impl Work {
 
     /// Returns when to come again, or `None` when all is done.
     fn step(&mut self, epoll: &OwnedFd, now: Instant) -> Option<Instant> {
-        let mut now = now;
+        let mut now = Instant::now().max(now);
         let deadline = self.began.checked_add(self.spec.deadline).unwrap_or(now);
         for _ in 0..PASSES_A_STEP {
             self.harvest();
+            self.give_back();
+            now = Instant::now().max(now);
+            self.kill_on_sight(epoll, now, deadline);
             let pending = self.is_pending();
             let pass_due = self.needs_passes() && (now >= self.next_pass || (!pending && !self.clean));
             if pass_due && !self.clean {
-                self.pass(epoll, if self.first_is_brief() || pending { Carriers::MarkOnly } else { Carriers::All });
+                self.pass(
+                    epoll,
+                    if self.first_is_brief() || pending { Carriers::MarkOnly } else { Carriers::All },
+                );
             }
             if self.report.refused.is_some() {
                 self.finish();
                 return None;
             }
             now = Instant::now().max(now);
-            self.advance(epoll, now, deadline);
+            self.advance(now, deadline);
             self.harvest();
             if !self.is_pending() {
-                if self.clean || !self.needs_passes() {
+                if (self.clean && self.is_calm()) || !self.needs_passes() {
                     self.finish();
                     return None;
                 }
@@ -304,7 +318,17 @@ impl Work {
             }
             return Some(self.next_time(now).min(deadline));
         }
-        Some(now)
+        Some(now + if is_scarce() { UNHELD_LOOK } else { Duration::from_millis(1) })
+    }
+
+    /// A full table takes precedence over comfort: targets are found again by number and identity.
+    fn give_back(&mut self) {
+        if is_scarce() && self.held > 0 && self.needs_passes() {
+            self.held = 0;
+            for target in self.targets.values_mut() {
+                target.pidfd = None;
+            }
+        }
     }
 
     fn needs_passes(&self) -> bool {
@@ -321,7 +345,125 @@ impl Work {
     }
 
     fn is_pending(&self) -> bool {
-        self.targets.values().any(|target| target.blocked.is_none())
+        self.targets.values().any(|target| !target.is_given_up())
+    }
+
+    /// What forks and exits without a pause is gone from a listing before its turn comes, and a single pass that finds
+    /// none proves nothing then: two in a row must see nothing of it vanish.
+    fn is_calm(&self) -> bool {
+        self.killed_trees().next().is_none() || self.calm >= 2 || self.restless >= RESTLESS
+    }
+
+    fn killed_trees(&self) -> impl Iterator<Item = &Tree> {
+        self.ladders.keys()
+    }
+
+    /// A quick pass that sends SIGKILL to marked processes of trees whose ladder is over the moment it sees them.
+    fn kill_on_sight(&mut self, epoll: &OwnedFd, now: Instant, deadline: Instant) {
+        let kill_at = self.kill_at(now, deadline);
+        let over = |began: &Instant| self.spec.ladder.at(now.saturating_duration_since(*began)).is_none();
+        let in_charge = self.trees_in_charge();
+        let trees: HashSet<Tree> = self
+            .ladders
+            .iter()
+            .filter(|(_, began)| {
+                now >= kill_at || matches!(self.spec.kind, HuntKind::Worker(_)) || over(began)
+            })
+            .map(|(tree, _)| *tree)
+            .filter(|tree| !in_charge.iter().any(|shim| shim.0 == tree.0))
+            .collect();
+        if trees.is_empty() || self.report.refused.is_some() {
+            return;
+        }
+        self.report.passes += 1;
+        self.judge.forget_pass();
+        self.judgements.clear();
+        let host = Arc::clone(&self.host);
+        let mut examiner = Examiner::new(&host, &[]);
+        let (mut sent, mut vanished) = (0, 0);
+        let listing = each_process(&host, FRESH_LISTING, |pid| {
+            let mark = match examiner.mark(pid) {
+                Ok(mark) => mark,
+                Err(Skipped::Gone) => {
+                    vanished += 1;
+                    return;
+                }
+                Err(_) => return,
+            };
+            let Some(tree) = mark.present().map(|mark| tree_of_mark(*mark)) else { return };
+            if trees.contains(&tree) {
+                match self.on_sight(epoll, &mut examiner, pid, mark, now) {
+                    Some(true) => sent += 1,
+                    Some(false) => {}
+                    None => vanished += 1,
+                }
+            }
+        });
+        let is_calm = sent == 0 && vanished == 0 && listing.is_ok();
+        self.calm = if is_calm { self.calm + 1 } else { 0 };
+        self.restless = if sent == 0 && !is_calm { self.restless + 1 } else { 0 };
+        self.clean &= sent == 0;
+    }
+
+    /// Whether SIGKILL was sent, `None` where the process was gone first.
+    fn on_sight(
+        &mut self,
+        epoll: &OwnedFd,
+        examiner: &mut Examiner<'_>,
+        pid: Pid,
+        mark: Carrier<Mark>,
+        now: Instant,
+    ) -> Option<bool> {
+        let pidfd = match PidFd::open_raw(pid) {
+            Ok(pidfd) => pidfd,
+            Err(Errno::SRCH | Errno::NOENT | Errno::INVAL) => return None,
+            Err(_) => return Some(false),
+        };
+        // Zombies keep their mark until they are reaped, and there may be thousands.
+        if pidfd.is_ended() {
+            return Some(false);
+        }
+        // Read anew now that the descriptor holds the process.
+        let again = examiner.mark(pid);
+        let seen = match again {
+            Ok(again) if again == mark => match examiner.lean(pid, again) {
+                Ok(seen) => seen,
+                Err(Skipped::Gone) => return None,
+                Err(_) => return Some(false),
+            },
+            Err(Skipped::Gone) => return None,
+            _ => return Some(false),
+        };
+        let key = key(&seen.identity);
+        if self.targets.contains_key(&key) || self.others.get(&key).is_some_and(|m| m.action == Action::Kept)
+        {
+            return Some(false);
+        }
+        self.judge.hear_process(&seen);
+        let decision = self.decide(&seen)?;
+        if decision.verdict != Verdict::Dead {
+            return Some(false);
+        }
+        if pidfd.is_ended() {
+            return None;
+        }
+        match pidfd.signal(Signal::KILL) {
+            Ok(()) => {
+                self.take(epoll, &seen, decision);
+                if let Some(target) = self.targets.get_mut(&key) {
+                    target.stage = Stage::Killed { again: now + QUIT_GRACE };
+                    target.last = Some(Signal::KILL);
+                }
+                Some(true)
+            }
+            Err(error) if error.is_gone() => None,
+            Err(_) => Some(false),
+        }
+    }
+
+    /// The last part of the time is for SIGKILL and its effect.
+    fn kill_at(&self, now: Instant, deadline: Instant) -> Instant {
+        deadline.checked_sub((self.spec.deadline / 4).min(SHIM_GRACE)).unwrap_or(now)
     }
 
     /// One pass: everything tagged is judged, what is to end becomes a target.
@@ -338,8 +480,7 @@ impl Work {
             HuntKind::Worker(workers) => Some(workers as &dyn SkipMark),
             _ => None,
         };
-        let mut result =
-            scan(&self.host, &ScanOptions { carriers, recorded: &self.recorded, skip: workers });
+        let mut result = scan(&self.host, &ScanOptions { carriers, recorded: &self.recorded, skip: workers });
         if !complete {
             result.incomplete.push(Incomplete::Records);
         }
@@ -352,6 +493,7 @@ impl Work {
             }
         }
         let found = self.sort(epoll, &result);
+        let haunted = self.haunt(&result.vanished);
         self.clean = carriers == Carriers::All && (found == 0 || self.is_report()) && self.targets.is_empty();
         if carriers == Carriers::All {
             self.named = result.seen.iter().flat_map(Seen::runs).collect();
@@ -361,6 +503,30 @@ impl Work {
             // What cannot be ended does not keep the passes going.
             self.clean |= found == 0 && !self.is_pending();
         }
+        // Descriptors may come back before the deadline.
+        let exhausted = self.report.incomplete_because.contains(&Incomplete::DescriptorsExhausted);
+        self.clean &= self.is_report() || (!haunted && !exhausted);
+    }
+
+    /// Starts the ladder of trees of which only fleeting processes were seen; whether there are any.
+    fn haunt(&mut self, vanished: &[Mark]) -> bool {
+        let mut haunted = false;
+        for mark in vanished {
+            let run = mark.run();
+            let hunted = match &self.spec.kind {
+                HuntKind::Worker(workers) => workers.run == run,
+                HuntKind::Run { run: only, .. } => {
+                    *only == run && self.judgement(run).verdict == Verdict::Dead
+                }
+                HuntKind::Sweep { .. } => self.judgement(run).verdict == Verdict::Dead,
+                HuntKind::Process(_) => false,
+            };
+            if hunted && !mark.outlives() {
+                haunted = true;
+                self.ladders.entry(tree_of_mark(*mark)).or_insert_with(Instant::now);
+            }
+        }
+        haunted
     }
 
     /// Returns how many new targets there are.
@@ -404,12 +570,18 @@ impl Work {
         let target =
             Target { seen: seen.clone(), found, tree, is_shim, pidfd, stage, last: None, blocked: None };
         self.others.remove(&key);
+        if !is_shim {
+            self.ladders.entry(tree).or_insert_with(Instant::now);
+        }
         self.targets.insert(key, target);
     }
 
     /// A descriptor of the process that was seen, to wait on; `None` is no harm.
     fn hold(&mut self, epoll: &OwnedFd, seen: &Seen, key: Key) -> Option<PidFd> {
         // Not out of the reserve: that is for signals.
+        if is_scarce() {
+            return None;
+        }
         let raw = seen.identity.pid.raw()?;
         let fd = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()).ok()?;
         let data = epoll::EventData::new_u64(u64::from(key.0));
@@ -447,16 +619,20 @@ impl Work {
                 ended.push(*key);
             }
         }
+        if ended.is_empty() {
+            return;
+        }
+        let in_charge = self.trees_in_charge();
         for key in ended {
-            self.end(key);
+            self.end(key, &in_charge);
         }
     }
 
     /// The kernel says that it is gone.
-    fn end(&mut self, key: Key) {
+    fn end(&mut self, key: Key, in_charge: &HashSet<Tree>) {
         let Some(mut target) = self.targets.remove(&key) else { return };
         self.held -= usize::from(target.pidfd.is_some() && self.held > 0);
-        let in_charge = self.is_shim_at_work(&target);
+        let in_charge = is_in_charge(in_charge, &target);
         let found = &mut target.found;
         (found.action, found.ended_by) = match target.last {
             Some(signal) if signal != Signal::CONT => (Action::Ended, Some(signal.name())),
@@ -473,33 +649,30 @@ impl Work {
         }
     }
 
-    /// Whether a living shim is in charge of a process.
-    fn is_shim_at_work(&self, target: &Target) -> bool {
-        let (run, worker) = target.tree;
-        !target.is_shim
-            && self.targets.values().any(|shim| {
-                shim.is_shim_in_charge()
-                    && shim.tree.0 == run
-                    && (shim.tree.1 == worker || worker.is_none() || shim.tree.1.is_none())
-            })
+    /// The trees that living shims are at work on.
+    fn trees_in_charge(&self) -> HashSet<Tree> {
+        self.targets.values().filter(|shim| shim.is_shim_in_charge()).map(|shim| shim.tree).collect()
     }
 
     /// Sends what is due.
-    fn advance(&mut self, epoll: &OwnedFd, now: Instant, deadline: Instant) {
-        // The last part of the time is for SIGKILL and its effect.
-        let reserve = (self.spec.deadline / 4).min(SHIM_GRACE);
-        let kill_at = deadline.checked_sub(reserve).unwrap_or(now);
+    fn advance(&mut self, now: Instant, deadline: Instant) {
+        let kill_at = self.kill_at(now, deadline);
         // Shims first: they decide whether the others wait.
         let mut keys: Vec<_> = self.targets.iter().map(|(key, target)| (!target.is_shim, *key)).collect();
         keys.sort_unstable();
+        let mut in_charge = self.trees_in_charge();
         for (_, key) in keys {
             let Some(target) = self.targets.get(&key) else { continue };
-            if target.blocked.is_some() || (now < kill_at && self.is_shim_at_work(target)) {
+            if target.is_given_up() || (now < kill_at && is_in_charge(&in_charge, target)) {
                 continue;
             }
+            let is_shim = target.is_shim;
             let Some((signal, stage)) = self.due(target, now, kill_at) else { continue };
             let outcome = self.signal(key, signal, now);
-            self.note(epoll, key, signal, stage, outcome, now);
+            self.note(key, signal, stage, outcome, now);
+            if is_shim {
+                in_charge = self.trees_in_charge();
+            }
         }
     }
 
@@ -514,7 +687,9 @@ impl Work {
         }
         if target.is_shim {
             return match target.stage {
-                Stage::New => Some((Signal::CONT, Stage::ShimWorks { until: self.shim_until(target, now, kill_at) })),
+                Stage::New => {
+                    Some((Signal::CONT, Stage::ShimWorks { until: self.shim_until(target, now, kill_at) }))
+                }
                 Stage::ShimWorks { until } if now >= until => {
                     Some((Signal::QUIT, Stage::ShimQuits { until: now + QUIT_GRACE }))
                 }
@@ -525,8 +700,9 @@ impl Work {
         let began = self.ladders.get(&target.tree).copied().unwrap_or(now);
         match self.spec.ladder.at(now.saturating_duration_since(began)) {
             None => Some(kill),
-            Some((step, signal, _)) if signal == Signal::KILL => Some((signal, Stage::Step(step)))
-                .filter(|_| target.stage != Stage::Step(step)),
+            Some((step, signal, _)) if signal == Signal::KILL => {
+                Some((signal, Stage::Step(step))).filter(|_| target.stage != Stage::Step(step))
+            }
             Some((step, signal, _)) => {
                 (target.stage != Stage::Step(step)).then_some((signal, Stage::Step(step)))
             }
@@ -543,9 +719,12 @@ impl Work {
             .map_or(latest, |own| own.min(latest))
     }
 
-    fn note(&mut self, epoll: &OwnedFd, key: Key, signal: Signal, stage: Stage, outcome: Sent, now: Instant) {
+    fn note(&mut self, key: Key, signal: Signal, stage: Stage, outcome: Sent, now: Instant) {
         match outcome {
-            Sent::Ended => self.end(key),
+            Sent::Ended => {
+                let in_charge = self.trees_in_charge();
+                self.end(key, &in_charge);
+            }
             Sent::Kept(Decision { verdict, run, why }) => {
                 if let Some(target) = self.targets.get(&key) {
                     let kept = Match::new(&target.seen, run, verdict, why);
@@ -562,13 +741,13 @@ impl Work {
                 let Some(target) = self.targets.get_mut(&key) else { return };
                 target.stage = stage;
                 target.last = Some(signal);
+                target.blocked = None;
                 self.ladders.entry(target.tree).or_insert(now);
                 let tree = target.tree;
                 if target.is_shim && signal == Signal::KILL {
                     // Its worker dies with it; nobody is left who would give the rest a grace.
                     self.ladders.insert(tree, now.checked_sub(self.ladder_length()).unwrap_or(now));
                 }
-                let _ = epoll;
                 self.next_pass = now + if signal == Signal::KILL { KILL_PASS } else { LADDER_PASS };
             }
         }
@@ -611,7 +790,9 @@ impl Work {
                     .runs()
                     .into_iter()
                     .filter(|run| {
-                        self.judgements.get(run).is_none_or(|known| now.duration_since(known.0) > JUDGEMENT_HOLDS)
+                        self.judgements
+                            .get(run)
+                            .is_none_or(|known| now.duration_since(known.0) > JUDGEMENT_HOLDS)
                     })
                     .collect();
                 for run in stale {
@@ -651,8 +832,8 @@ impl Work {
         if self.needs_passes() {
             next = next.min(self.next_pass.max(now + Duration::from_millis(1)));
         }
-        for target in self.targets.values().filter(|target| target.blocked.is_none()) {
-            if target.pidfd.is_none() {
+        for target in self.targets.values().filter(|target| !target.is_given_up()) {
+            if target.pidfd.is_none() || target.blocked.is_some() {
                 next = next.min(now + UNHELD_LOOK);
             }
             next = match target.stage {
@@ -679,6 +860,9 @@ impl Work {
     /// What still may live is named; what was seen is listed.
     fn finish(&mut self) {
         self.harvest();
+        if is_scarce() {
+            reserve_descriptors();
+        }
         for (key, mut target) in std::mem::take(&mut self.targets) {
             if let Ok(stat) = self.host.stat(target.identity().pid, &mut Vec::new())
                 && stat.start_ticks == target.identity().start_ticks
@@ -696,6 +880,15 @@ impl Work {
         }
         self.close_books();
     }
+}
+
+/// Whether a living shim is in charge of a process, itself being none.
+fn is_in_charge(trees: &HashSet<Tree>, target: &Target) -> bool {
+    let (run, worker) = target.tree;
+    let of_run = || trees.iter().any(|tree| tree.0 == run);
+    !target.is_shim
+        && !trees.is_empty()
+        && (trees.contains(&target.tree) || trees.contains(&(run, None)) || (worker.is_none() && of_run()))
 }
 
 fn remembered(
@@ -736,11 +929,10 @@ fn look_again(
         // The number may have passed on between two reads; the descriptor tells.
         Ok((_, false)) | Err(Skipped::Untagged) if pidfd.is_ended() => Err(Sent::Ended),
         Ok((_, false)) | Err(Skipped::Untagged) => Err(Sent::Blocked(Reason::TagLost)),
+        Err(Skipped::Zombie) => Err(Sent::Ended),
         Err(Skipped::Gone) if pidfd.is_ended() => Err(Sent::Ended),
         Err(Skipped::Gone) => Err(Sent::Blocked(Reason::Unreadable)),
-        Err(Skipped::Failed(Errno::MFILE | Errno::NFILE)) => {
-            Err(Sent::Blocked(Reason::DescriptorsExhausted))
-        }
+        Err(Skipped::Failed(Errno::MFILE | Errno::NFILE)) => Err(Sent::Blocked(Reason::DescriptorsExhausted)),
         Err(Skipped::Failed(_)) => Err(Sent::Blocked(Reason::Unreadable)),
     }
 }

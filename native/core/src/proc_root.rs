@@ -180,7 +180,11 @@ impl ProcRoot {
         }
         self.read_of(pid, "limits", 8192, buffer)?;
         // An empty file is what a process that is just ending leaves.
-        crate::parse::limits::file_locks(buffer).ok_or(if buffer.is_empty() { Errno::SRCH } else { Errno::INVAL })
+        crate::parse::limits::file_locks(buffer).ok_or(if buffer.is_empty() {
+            Errno::SRCH
+        } else {
+            Errno::INVAL
+        })
     }
 }
 

@@ -136,7 +136,8 @@ impl Record {
         if text.is_empty() {
             return Err(Corrupt::Empty);
         }
-        let mut lines = text.split_inclusive(|&byte| byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
+        let mut lines =
+            text.split_inclusive(|&byte| byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
         let head = lines.next().ok_or(Corrupt::Malformed)?;
         let head: Head = serde_json::from_slice(head).map_err(|_| Corrupt::Malformed)?;
         let named = RunId::parse(head.run_id.as_bytes()).ok_or(Corrupt::Malformed)?;
@@ -255,7 +256,7 @@ mod tests {
             command: vec![b"python3".to_vec(), b"-u".to_vec(), vec![255, 0]],
             at_ticks: None,
         };
-        assert_eq!(record.commands, [command.clone()]);
+        assert_eq!(record.commands, std::slice::from_ref(&command));
         assert_eq!(String::from_utf8(command.line()).unwrap(), format!("{agreed}\n"));
     }
 

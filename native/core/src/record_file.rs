@@ -80,8 +80,7 @@ impl RunDir {
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(Error::of_file(errno).about(name)),
         };
-        let corrupt =
-            |why, lock| Ok(Some(RecordFile { run, lock, record: Err(why), inode: inode(&stat) }));
+        let corrupt = |why, lock| Ok(Some(RecordFile { run, lock, record: Err(why), inode: inode(&stat) }));
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {}
             FileType::Symlink => return corrupt(Corrupt::Symlink, Lock::Unknown),
@@ -149,10 +148,7 @@ fn distrust(stat: &Stat) -> Option<Corrupt> {
 
 fn read(file: OwnedFd, run: RunId) -> std::result::Result<Record, Corrupt> {
     let mut text = Vec::new();
-    std::fs::File::from(file)
-        .take(SIZE_LIMIT + 1)
-        .read_to_end(&mut text)
-        .map_err(|_| Corrupt::Unreadable)?;
+    std::fs::File::from(file).take(SIZE_LIMIT + 1).read_to_end(&mut text).map_err(|_| Corrupt::Unreadable)?;
     Record::parse(&text, run)
 }
 

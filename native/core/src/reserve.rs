@@ -4,11 +4,15 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 // One for the pidfd, one for the file in /proc, one for a directory, one to spare.
 const KEPT: usize = 4;
 
 static RESERVE: Mutex<Vec<OwnedFd>> = Mutex::new(Vec::new());
+
+// The table was full when last tried: nobody should hold a descriptor for mere comfort.
+static SCARCE: AtomicBool = AtomicBool::new(false);
 
 /// Fills the reserve, idempotently; to be called while descriptors are plenty.
 ///
@@ -23,13 +27,19 @@ pub fn reserve_descriptors() {
             Err(_) => return,
         }
     }
+    SCARCE.store(false, Ordering::Relaxed);
+}
+
+/// Whether descriptors that are merely useful should be given back.
+pub(crate) fn is_scarce() -> bool {
+    SCARCE.load(Ordering::Relaxed)
 }
 
 /// Runs an operation that opens a descriptor; on a full table again with one given back.
 pub(crate) fn with_reserve<T>(mut operation: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     for _ in 0..KEPT {
         match operation() {
-            Err(Errno::MFILE) => {}
+            Err(Errno::MFILE) => SCARCE.store(true, Ordering::Relaxed),
             other => return other,
         }
         let spare = RESERVE.lock().ok().and_then(|mut kept| kept.pop());

@@ -11,7 +11,10 @@ use serde::Serialize;
 use std::mem::MaybeUninit;
 
 // What glibc's readdir takes too; more is not faster.
-const LISTING: usize = 32 * 1024;
+pub(crate) const LISTING: usize = 32 * 1024;
+
+/// About ten entries: a listing that is not old yet when its last entry is looked at, even on a starved processor.
+pub(crate) const FRESH_LISTING: usize = 256;
 
 /// Why a pass may have missed something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -56,6 +59,8 @@ pub struct Scan {
     pub processes: usize,
     /// Tagged or not, processes whose environment could not be read.
     pub unreadable: usize,
+    /// Marks of processes that ended while they were looked at: what forks faster than it is read.
+    pub vanished: Vec<Mark>,
     /// Why something may be missing; empty for a complete pass.
     pub incomplete: Vec<Incomplete>,
 }
@@ -85,7 +90,8 @@ impl ScanOptions<'_> {
     /// Every carrier, no records.
     pub const ALL: ScanOptions<'static> = ScanOptions { carriers: Carriers::All, recorded: &[], skip: None };
     /// Marked processes only.
-    pub const MARKED: ScanOptions<'static> = ScanOptions { carriers: Carriers::MarkOnly, recorded: &[], skip: None };
+    pub const MARKED: ScanOptions<'static> =
+        ScanOptions { carriers: Carriers::MarkOnly, recorded: &[], skip: None };
 }
 
 /// Looks at every process once.
@@ -98,14 +104,25 @@ pub fn scan(host: &Host, options: &ScanOptions<'_>) -> Scan {
         result.hole(Incomplete::Hidepid);
     }
     let mut examiner = Examiner::new(host, options.recorded);
-    let listing = each_process(host, |pid| {
+    let listing = each_process(host, LISTING, |pid| {
         result.processes += 1;
-        match look(&mut examiner, pid, options) {
+        let mark = match examiner.mark(pid) {
+            Ok(mark) => mark,
+            Err(Skipped::Failed(errno)) => return result.failed(errno),
+            Err(_) => return,
+        };
+        if let (Some(mark), Some(skip)) = (mark.present(), options.skip)
+            && skip.skip(mark)
+        {
+            return;
+        }
+        match examiner.rest(pid, mark, options.carriers) {
             Ok(seen) => {
                 result.unreadable += usize::from(seen.env.is_unreadable());
                 result.seen.push(seen);
             }
-            Err(Skipped::Gone | Skipped::Untagged) => {}
+            Err(Skipped::Gone) => result.vanished.extend(mark.present()),
+            Err(Skipped::Zombie | Skipped::Untagged) => {}
             Err(Skipped::Failed(errno)) => result.failed(errno),
         }
     });
@@ -124,7 +141,7 @@ pub fn scan(host: &Host, options: &ScanOptions<'_>) -> Scan {
 pub fn count_marked(host: &Host) -> Result<(usize, usize), crate::Error> {
     let mut examiner = Examiner::new(host, &[]);
     let (mut processes, mut marked) = (0, 0);
-    each_process(host, |pid| {
+    each_process(host, LISTING, |pid| {
         processes += 1;
         if let Ok(Carrier::Present(_)) = examiner.mark(pid) {
             marked += 1;
@@ -134,20 +151,10 @@ pub fn count_marked(host: &Host) -> Result<(usize, usize), crate::Error> {
     Ok((processes, marked))
 }
 
-fn look(examiner: &mut Examiner<'_>, pid: Pid, options: &ScanOptions<'_>) -> Result<Seen, Skipped> {
-    let mark = examiner.mark(pid)?;
-    if let (Some(mark), Some(skip)) = (mark.present(), options.skip)
-        && skip.skip(mark)
-    {
-        return Err(Skipped::Untagged);
-    }
-    examiner.rest(pid, mark, options.carriers)
-}
-
 /// Calls back for every process, kernel threads too.
-pub(crate) fn each_process(host: &Host, mut callback: impl FnMut(Pid)) -> Result<(), Errno> {
+pub(crate) fn each_process(host: &Host, size: usize, mut callback: impl FnMut(Pid)) -> Result<(), Errno> {
     let directory = host.proc().listing()?;
-    let mut buffer = vec![MaybeUninit::uninit(); LISTING];
+    let mut buffer = vec![MaybeUninit::uninit(); size];
     let mut entries = RawDir::new(directory, &mut buffer);
     while let Some(entry) = entries.next() {
         match entry {

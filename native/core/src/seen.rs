@@ -83,8 +83,10 @@ pub(crate) struct Examiner<'a> {
 /// Why a process is not in the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Skipped {
-    /// It ended, or is a zombie: nothing is left to signal.
+    /// It ended while it was looked at.
     Gone,
+    /// It had ended before and waits to be reaped.
+    Zombie,
     /// It says nothing about any run.
     Untagged,
     /// It could not be looked at, and the pass has a hole.
@@ -125,6 +127,10 @@ impl<'a> Examiner<'a> {
                 return Err(Skipped::Untagged);
             }
         }
+        // Of marked processes the zombies, of which there may be thousands, are told apart first.
+        if marked && self.is_zombie(pid)? {
+            return Err(Skipped::Zombie);
+        }
         let line = self.host.proc().read_of(pid, "cmdline", cmdline::READ_LIMIT, &mut self.cmdline);
         let whole_line = match line {
             Ok(read) => read == Read::Whole,
@@ -138,7 +144,7 @@ impl<'a> Examiner<'a> {
         }
         let stat = self.host.stat(pid, &mut self.small).map_err(gone_or)?;
         if is_dead(self.host, pid, stat.state) {
-            return Err(Skipped::Gone);
+            return Err(Skipped::Zombie);
         }
         let command = cmdline::shown(&self.cmdline, &stat.comm);
         let shim = args.map(|args| self.shim(pid, args));
@@ -157,6 +163,37 @@ impl<'a> Examiner<'a> {
         })
     }
 
+    fn is_zombie(&mut self, pid: Pid) -> Result<bool, Skipped> {
+        let stat = self.host.stat(pid, &mut self.small).map_err(gone_or)?;
+        Ok(is_dead(self.host, pid, stat.state))
+    }
+
+    /// What decides about a marked process, and nothing for a report: where each moment lets it fork again.
+    pub(crate) fn lean(&mut self, pid: Pid, mark: Carrier<Mark>) -> Result<Seen, Skipped> {
+        let stat = self.host.stat(pid, &mut self.small).map_err(gone_or)?;
+        if is_dead(self.host, pid, stat.state) {
+            return Err(Skipped::Zombie);
+        }
+        let env = self.env(pid)?;
+        let uid = self.host.proc().directory_uid(pid).map_err(gone_or)?;
+        // The directory shows the effective user, and root's for what is not dumpable; a set-id program of ours is ours
+        // by its real id, which only the file tells.
+        let ours = uid == self.host.uid() && uid != 0;
+        let uids = if ours { Some(Uids { real: uid, effective: uid, saved: uid }) } else { self.uids(pid)? };
+        Ok(Seen {
+            identity: Identity { pid, start_ticks: stat.start_ticks, pidfs_inode: None },
+            parent: stat.parent,
+            state: stat.state,
+            uids,
+            command: cmdline::shown(b"", &stat.comm),
+            mark,
+            env,
+            shim: None,
+            recorded: None,
+            kernel_thread: stat.kernel_thread,
+        })
+    }
+
     /// One process anew, for the moment before a signal. Hold its pidfd before calling.
     pub(crate) fn again(&mut self, pid: Pid) -> Result<Seen, Skipped> {
         let mark = self.mark(pid)?;
@@ -168,7 +205,7 @@ impl<'a> Examiner<'a> {
         let _ = self.host.proc().read_of(pid, "cmdline", cmdline::READ_LIMIT, &mut self.cmdline);
         let stat = self.host.stat(pid, &mut self.small).map_err(gone_or)?;
         if is_dead(self.host, pid, stat.state) {
-            return Err(Skipped::Gone);
+            return Err(Skipped::Zombie);
         }
         Ok(Seen {
             identity: Identity { pid, start_ticks: stat.start_ticks, pidfs_inode: None },
@@ -190,7 +227,7 @@ impl<'a> Examiner<'a> {
         let mark = self.mark(pid)?;
         let stat = self.host.stat(pid, &mut self.small).map_err(gone_or)?;
         if is_dead(self.host, pid, stat.state) {
-            return Err(Skipped::Gone);
+            return Err(Skipped::Zombie);
         }
         Ok((Identity { pid, start_ticks: stat.start_ticks, pidfs_inode: None }, mark))
     }
@@ -225,6 +262,8 @@ impl<'a> Examiner<'a> {
                     Ok(_) => {}
                     Err(errno) => return Err(gone_or(errno)),
                 },
+                // Of a leader that ended before its threads too; whether it is gone altogether is asked later.
+                Err(Errno::SRCH | Errno::NOENT) => return Ok(Carrier::Unreadable),
                 Err(errno) => return unreadable(errno),
             }
         }
@@ -290,7 +329,8 @@ impl Seen {
     pub fn worker_in(&self, run: RunId) -> Option<u16> {
         let mark = self.mark.present().filter(|mark| mark.run() == run).and_then(|mark| mark.worker());
         let env = || self.env.present().filter(|env| env.run == run).map(|env| env.worker);
-        let shim = || self.shim.as_ref().filter(|shim| shim.args.run == run).and_then(|shim| shim.args.worker);
+        let shim =
+            || self.shim.as_ref().filter(|shim| shim.args.run == run).and_then(|shim| shim.args.worker);
         let recorded = || self.recorded.filter(|recorded| recorded.run == run).and_then(|found| found.worker);
         mark.or_else(env).or_else(shim).map(|worker| worker.get()).or_else(recorded)
     }

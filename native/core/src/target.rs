@@ -2,7 +2,7 @@
 
 use crate::report::{Match, Reason};
 use crate::{Identity, PidFd, Seen, Signal};
-use leash_tag::RunId;
+use leash_tag::{Mark, RunId, WorkerNumber};
 use std::time::Instant;
 
 /// Run and worker: what one shim is in charge of.
@@ -43,6 +43,11 @@ impl Target {
         self.seen.identity
     }
 
+    /// Descriptors may come back before the deadline; permission and a lost tag will not.
+    pub(crate) fn is_given_up(&self) -> bool {
+        matches!(self.blocked, Some(Reason::Eperm | Reason::TagLost))
+    }
+
     /// Whether a shim's own work on its tree is still waited for.
     pub(crate) fn is_shim_in_charge(&self) -> bool {
         self.is_shim
@@ -53,4 +58,8 @@ impl Target {
 
 pub(crate) fn key(identity: &Identity) -> Key {
     (identity.pid.as_u32(), identity.start_ticks)
+}
+
+pub(crate) fn tree_of_mark(mark: Mark) -> Tree {
+    (Some(mark.run()), mark.worker().map(WorkerNumber::get))
 }

@@ -7,8 +7,8 @@ use crate::record::{Record, RecordedCommand};
 use crate::record_file::{Lock, RecordFile};
 use crate::run_dir::RunDir;
 use crate::scan::Scan;
-use crate::witness::{Claim, OwnerState, Source};
 use crate::seen::{Examiner, Skipped};
+use crate::witness::{Claim, OwnerState, Source};
 use crate::{Pid, Refusal, Seen};
 use leash_tag::RunId;
 use serde::Serialize;
@@ -103,6 +103,10 @@ pub struct Judge {
     claims: HashMap<RunId, Vec<(Source, Claim)>>,
     outer: HashSet<RunId>,
     parents: HashMap<Pid, Option<Pid>>,
+    // Every owner found alive since the last pass began.
+    living: Option<HashSet<Pid>>,
+    // And the runs that such an owner itself belongs to; `None` where it cannot be told.
+    owners_runs: HashMap<Pid, Option<Vec<RunId>>>,
 }
 
 impl Judge {
@@ -110,7 +114,17 @@ impl Judge {
     #[must_use]
     pub fn new(host: Arc<Host>, dir: Option<Arc<RunDir>>, asker: Asker) -> Self {
         let outer = outer_runs(&host);
-        Self { host, dir, asker, records: HashMap::new(), claims: HashMap::new(), outer, parents: HashMap::new() }
+        Self {
+            host,
+            dir,
+            asker,
+            records: HashMap::new(),
+            claims: HashMap::new(),
+            outer,
+            parents: HashMap::new(),
+            living: None,
+            owners_runs: HashMap::new(),
+        }
     }
 
     /// Hears what the run directory holds now.
@@ -123,11 +137,18 @@ impl Judge {
 
     /// Hears what a pass saw. Earlier claims stand: an owner once named is asked after every time.
     pub fn hear(&mut self, scan: &Scan) {
-        self.parents.clear();
+        self.forget_pass();
         for seen in &scan.seen {
             self.parents.insert(seen.identity.pid, seen.parent);
             self.hear_process(seen);
         }
+    }
+
+    /// Parents change and owners die: what was remembered of them goes.
+    pub(crate) fn forget_pass(&mut self) {
+        self.parents.clear();
+        self.owners_runs.clear();
+        self.living = None;
     }
 
     pub(crate) fn hear_process(&mut self, seen: &Seen) {
@@ -151,6 +172,7 @@ impl Judge {
             && !claims.contains(&(source, claim))
         {
             claims.push((source, claim));
+            self.living = None;
         }
     }
 
@@ -254,7 +276,11 @@ impl Judge {
     }
 
     /// Judges a process by the rules of the sweep; `runs` gives each run's verdict.
-    pub fn process(&mut self, seen: &Seen, mut runs: impl FnMut(&mut Self, RunId) -> RunJudgement) -> Decision {
+    pub fn process(
+        &mut self,
+        seen: &Seen,
+        mut runs: impl FnMut(&mut Self, RunId) -> RunJudgement,
+    ) -> Decision {
         let decide = |verdict, run, why: &str| Decision { verdict, run, why: why.to_owned() };
         let named = seen.runs();
         let Some(&first) = named.first() else {
@@ -342,24 +368,28 @@ impl Judge {
     /// An owner that belongs to none of `runs` does not count: orphans of a dead run inside a live one descend from the
     /// live one's VM too, and are nobody's.
     pub(crate) fn is_under_live_owner(&mut self, seen: &Seen, runs: &[RunId]) -> bool {
-        let mut owners: HashMap<Pid, Vec<Claim>> = HashMap::new();
-        for &(_, claim) in self.claims.values().flatten() {
-            owners.entry(claim.pid).or_default().push(claim);
-        }
         let host = Arc::clone(&self.host);
-        let lives = |claim: &Claim| claim.state(&host) == OwnerState::Alive;
+        let living = self.living.get_or_insert_with(|| {
+            let claims = self.claims.values().flatten().map(|(_, claim)| claim);
+            claims.filter(|claim| claim.state(&host) == OwnerState::Alive).map(|claim| claim.pid).collect()
+        });
+        if living.is_empty() {
+            return false;
+        }
         let mut examiner = Examiner::new(&host, &[]);
         let mut buffer = Vec::new();
         let mut pid = Some(seen.identity.pid);
         for _ in 0..DEPTH {
             let Some(current) = pid else { return false };
-            if owners.get(&current).is_some_and(|claims| claims.iter().any(lives)) {
-                let nested = match examiner.again(current) {
-                    _ if current == seen.identity.pid => true,
-                    Ok(owner) => owner.runs().iter().any(|run| runs.contains(run)),
-                    Err(Skipped::Untagged | Skipped::Gone) => false,
-                    Err(Skipped::Failed(_)) => true,
-                };
+            if living.contains(&current) {
+                let belongs =
+                    self.owners_runs.entry(current).or_insert_with(|| match examiner.again(current) {
+                        Ok(owner) => Some(owner.runs()),
+                        Err(Skipped::Untagged | Skipped::Gone | Skipped::Zombie) => Some(Vec::new()),
+                        Err(Skipped::Failed(_)) => None,
+                    });
+                let nested = current == seen.identity.pid
+                    || belongs.as_ref().is_none_or(|named| named.iter().any(|run| runs.contains(run)));
                 if nested {
                     return true;
                 }

@@ -42,9 +42,8 @@ impl Workers {
         }
         match &seen.env {
             Carrier::Present(tag) if tag.run == self.run => {
-                let ours = Claim::of_env(tag).is_some_and(|claim| {
-                    claim.pid == host.me().pid && Some(claim.pid_ns) == host.pid_ns()
-                });
+                let ours = Claim::of_env(tag)
+                    .is_some_and(|claim| claim.pid == host.me().pid && Some(claim.pid_ns) == host.pid_ns());
                 if ours && self.numbers.contains(&tag.worker.get()) { Belongs::Yes } else { Belongs::No }
             }
             _ if seen.mark.present().is_some() => Belongs::Unknown,
@@ -54,7 +53,8 @@ impl Workers {
 
     /// Judges a process; `None` for one that is none of these workers'.
     pub(crate) fn judge(&self, host: &Host, judge: &mut Judge, seen: &Seen) -> Option<Decision> {
-        let decide = |verdict, why: &str| Some(Decision { verdict, run: Some(self.run), why: why.to_owned() });
+        let decide =
+            |verdict, why: &str| Some(Decision { verdict, run: Some(self.run), why: why.to_owned() });
         match self.belongs(host, seen) {
             Belongs::No => return None,
             Belongs::Unknown => return decide(Verdict::UnknownWorker, "nothing says which worker's it is"),

@@ -5,7 +5,7 @@ use leash_core::{Identity, Pid};
 use leash_tag::Mark;
 use leash_tag::argv::{self, ShimArgs};
 use serde::Serialize;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 
 /// Enough for any stat, status or limits file.
@@ -92,44 +92,6 @@ fn env_tag(pid: Pid) -> Option<leash_tag::OwnerTag> {
     let block = file(pid, "environ", limit)?;
     let cut = block.len() as u64 >= limit;
     environ::tag(&block, cut).present().copied()
-}
-
-/// The children, from the kernel's own list of every thread (CONFIG_PROC_CHILDREN), else from everybody's parent.
-///
-/// Either way a snapshot: proc_tid_children(5) calls it reliable only while all of them are stopped.
-pub(crate) fn children(parent: Pid) -> Option<Vec<Identity>> {
-    let numbers = listed(parent).or_else(|| scanned(parent))?;
-    let is_child = |pid: &Pid| stat_of(*pid).is_some_and(|stat| stat.parent == Some(parent));
-    // Who ended since, or was never a child, has no identity or another parent by now.
-    Some(
-        numbers
-            .into_iter()
-            .filter_map(|pid| leash_core::identify(pid).ok().filter(|_| is_child(&pid)))
-            .collect(),
-    )
-}
-
-fn listed(parent: Pid) -> Option<Vec<Pid>> {
-    let mut numbers = Vec::new();
-    for thread in fs::read_dir(format!("/proc/{parent}/task")).ok()?.flatten() {
-        match fs::read(thread.path().join("children")) {
-            Ok(list) => numbers.extend(list.split(|&byte| byte == b' ').filter_map(Pid::parse)),
-            // Without the file in one thread that still is, there is none in any.
-            Err(_) if thread.path().exists() => return None,
-            Err(_) => {}
-        }
-    }
-    Some(numbers)
-}
-
-fn scanned(parent: Pid) -> Option<Vec<Pid>> {
-    let entries = fs::read_dir("/proc").ok()?.flatten();
-    let numbers = entries.filter_map(|entry| Pid::parse(entry.file_name().as_encoded_bytes()));
-    Some(numbers.filter(|pid| stat_of(*pid).is_some_and(|stat| stat.parent == Some(parent))).collect())
-}
-
-fn stat_of(pid: Pid) -> Option<Stat> {
-    Stat::parse(&file(pid, "stat", SMALL)?)
 }
 
 fn file(pid: Pid, name: &str, limit: u64) -> Option<Vec<u8>> {

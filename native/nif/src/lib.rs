@@ -6,17 +6,22 @@
 
 mod encode;
 mod failure;
+mod hunt;
 mod info;
 mod pidfd;
 mod process;
 mod reply;
 mod run;
+mod spec;
 mod stdio;
 mod sys;
+mod view;
 
 rustler::init!("Elixir.Leash.Native", load = load);
 
 fn load(env: rustler::Env, _info: rustler::Term) -> bool {
+    // While descriptors are plenty: killing has to work when they are not.
+    leash_core::reserve_descriptors();
     sys::register(env)
 }
 

@@ -1,7 +1,7 @@
 //! Pidfds: descriptors that mean one process for ever, whatever becomes of its number.
 
 use crate::reply::{atoms, errno, error, ok};
-use crate::sys::{ArmError, Fd, Readiness, send_signal};
+use crate::sys::{ArmError, Fd, OwnerGone, Readiness, send_signal};
 use leash_tag::argv::ShimArgs;
 use leash_tag::{RunId, WorkerNumber};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -51,7 +51,7 @@ fn is_shim(os_pid: i32, expected: ShimArgs) -> Result<bool, Errno> {
     Ok(uid == rustix::process::geteuid().as_raw() && ShimArgs::parse(&cmdline) == Some(expected))
 }
 
-fn from_io(reason: &std::io::Error) -> Errno {
+pub(crate) fn from_io(reason: &std::io::Error) -> Errno {
     match reason.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::NOENT) => Errno::SRCH,
         Some(errno) => errno,
@@ -60,11 +60,16 @@ fn from_io(reason: &std::io::Error) -> Errno {
 }
 
 /// `{:ok, fd}` of a descriptor that belongs to the caller.
-pub(crate) fn new_fd(env: Env<'_>, pidfd: OwnedFd) -> Term<'_> {
-    match Fd::new(env, pidfd, &env.pid()) {
+pub(crate) fn new_fd(env: Env<'_>, descriptor: OwnedFd) -> Term<'_> {
+    match new_fd_of(env, descriptor) {
         Ok(fd) => ok(env, fd),
         Err(_) => error(env, atoms::noproc()),
     }
+}
+
+/// A descriptor that belongs to the caller, who runs this very moment: he cannot be gone.
+pub(crate) fn new_fd_of(env: Env<'_>, descriptor: OwnedFd) -> Result<Fd, OwnerGone> {
+    Fd::new(env, descriptor, &env.pid())
 }
 
 /// `pidfd_signal(fd, signo) :: :ok | {:error, :esrch | :eperm | :einval | :closed}`.

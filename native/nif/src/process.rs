@@ -4,7 +4,7 @@ use crate::failure::{of_process, refusal};
 use crate::info;
 use crate::pidfd::new_fd;
 use crate::reply::{atoms, error, ok};
-use leash_core::{Handle, Identity, Pid};
+use leash_core::{Handle, Host, Identity, Pid};
 use rustler::{Encoder, Env, Term};
 
 /// `process_identify(pid) :: {:ok, {pid, start_ticks, inode | nil}} | {:error, reason}`: whoever has the number now.
@@ -83,12 +83,21 @@ fn process_children(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>
     let Some(identity) = identity(pid, start_ticks, inode) else { return error(env, atoms::esrch()) };
     match Handle::open(&identity) {
         Err(failure) => of_process(env, &failure),
-        Ok(pidfd) => match info::children(identity.pid) {
+        Ok(pidfd) => match children(identity.pid) {
             _ if pidfd.is_ended() => error(env, atoms::esrch()),
-            Some(children) => ok(env, children.iter().map(parts).collect::<Vec<_>>()),
-            None => error(env, atoms::no_proc()),
+            Ok(children) => ok(env, children.iter().map(parts).collect::<Vec<_>>()),
+            Err(failure) => of_process(env, &failure),
         },
     }
+}
+
+/// Identified by number, then looked at again: who still is a child then was one all along.
+fn children(parent: Pid) -> leash_core::Result<Vec<Identity>> {
+    let host = Host::current()?;
+    let identified = host.children(parent)?.into_iter().filter_map(|pid| leash_core::identify(pid).ok());
+    let identified: Vec<_> = identified.collect();
+    let still = host.children(parent)?;
+    Ok(identified.into_iter().filter(|child| still.contains(&child.pid)).collect())
 }
 
 type Parts = (u32, u64, Option<u64>);

@@ -6,10 +6,18 @@ use rustler::{Atom, Encoder, Env, Term};
 /// The atoms of this crate. All of them are fixed: none is ever made from input.
 pub(crate) mod atoms {
     rustler::atoms! {
-        ok, error, nil, eof, again, closed, noproc, not_pollable, not_ours, esrch, wait, done, stdin, stdout, stderr,
-        leash_fd, leash_hunt, ready, writable, errno, reused, eperm, refused, enosys, symlink,
-        enotdir, foreign_owner, loose_permissions, corrupt, no_proc, eexist, unknown, pid_1, vm, ancestor,
-        kernel_thread,
+        // Answers.
+        ok, error, nil, eof, again, wait, done, stdin, stdout, stderr,
+        // Messages.
+        leash_fd, leash_hunt, ready, writable,
+        // Reasons.
+        busy, closed, corrupt, eexist, enosys, enotdir, eperm, errno, esrch, foreign_owner, invalid,
+        loose_permissions, no_proc, noproc, not_ours, not_pollable, refused, reused, symlink, unknown,
+        // Refusals.
+        ancestor, kernel_thread, pid_1, vm,
+        // What a hunt is asked for.
+        app, deadline, end, kind, ladder, mode, outliving, own_run_id, pid, pidfs_inode, process, report, run,
+        run_dir, run_id, scope, start_ticks, sweep, user, workers,
     }
 }
 

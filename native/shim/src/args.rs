@@ -48,14 +48,14 @@ pub struct Step {
     pub to: To,
 }
 
-/// The ladder.
+/// The steps of the ladder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ladder {
+pub struct Steps {
     steps: [Step; MAX_STEPS],
     len: usize,
 }
 
-impl Ladder {
+impl Steps {
     const DEFAULT: Self = {
         let step = Step { signal: signal::TERM, wait: Some(2_000), to: To::Group };
         Self { steps: [step; MAX_STEPS], len: 1 }
@@ -68,12 +68,12 @@ impl Ladder {
     }
 
     fn parse(text: &[u8]) -> Option<Self> {
-        let mut ladder = Self { len: 0, ..Self::DEFAULT };
+        let mut steps = Self { len: 0, ..Self::DEFAULT };
         for step in text.split(|&byte| byte == b',') {
-            *ladder.steps.get_mut(ladder.len)? = parse_step(step)?;
-            ladder.len += 1;
+            *steps.steps.get_mut(steps.len)? = parse_step(step)?;
+            steps.len += 1;
         }
-        Some(ladder)
+        Some(steps)
     }
 }
 
@@ -109,7 +109,7 @@ pub struct Config<'a> {
     pub stdin: Stream<'a>,
     pub stdout: Stream<'a>,
     pub stderr: Stream<'a>,
-    pub stop: Ladder,
+    pub stop: Steps,
     pub linger: u32,
     pub cd: Option<&'a CStr>,
     pub arg0: Option<&'a CStr>,
@@ -179,8 +179,15 @@ pub const OPTIONS: [&str; 20] = [
 pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wrong<'a>> {
     let mut args = args.enumerate().skip(1).peekable();
     match args.peek().map(|(_, arg)| arg.to_bytes()) {
-        Some(b"--help") => return Ok(Parsed::Help),
-        Some(b"--version") => return Ok(Parsed::Version),
+        Some(option @ (b"--help" | b"--version")) => {
+            return match args.nth(1) {
+                None if option == b"--help" => Ok(Parsed::Help),
+                None => Ok(Parsed::Version),
+                Some((_, more)) => {
+                    Err(Wrong { option, expected: "to be the only argument", value: more.to_bytes() })
+                }
+            };
+        }
         Some(first) if first.starts_with(b"--run-id=") => {}
         other => {
             let value = other.unwrap_or_default();
@@ -199,7 +206,7 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
         stdin: Stream::Inherit,
         stdout: Stream::Inherit,
         stderr: Stream::Inherit,
-        stop: Ladder::DEFAULT,
+        stop: Steps::DEFAULT,
         linger: 200,
         cd: None,
         arg0: None,
@@ -286,7 +293,7 @@ fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<
             config.stderr = stream(value, true).ok_or(wrong("null, pipe, inherit, stdout or file:PATH"))?;
         }
         b"stop" => {
-            config.stop = Ladder::parse(text)
+            config.stop = Steps::parse(text)
                 .ok_or(wrong("SIGNAL:MS[@leader|group|tree], at most 8 of them, separated by commas"))?;
         }
         b"linger" => config.linger = milliseconds(text).ok_or(wrong("milliseconds"))?,
@@ -470,6 +477,7 @@ mod tests {
     fn what_is_wrong_is_named() {
         for (args, option) in [
             (&["--worker=1"][..], "--run-id"),
+            (&["--help", "x"], "--help"),
             (&[], "--run-id"),
             (&["--run-id=S59M65F", "--", "x"], "--run-id"),
             (&["--run-id=s59m65f"], "--"),

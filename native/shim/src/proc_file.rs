@@ -1,38 +1,117 @@
-//! Small files of `/proc`, read into a caller's buffer.
+//! `/proc`, held open from the start: what a worker mounts over it later changes nothing for us.
 
-use core::fmt::{self, Write};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-/// A path under `/proc`, on the stack.
-pub(crate) struct Path {
-    bytes: [u8; 64],
-    len: usize,
+use crate::text::Text;
+
+/// A path below `/proc`.
+pub(crate) type Path = Text<64>;
+
+/// A `/proc` that shows this process under its own number.
+///
+/// One that was mounted in another pid namespace has other numbers, and a signal sent by them would hit
+/// strangers; such a one counts as none.
+pub(crate) struct Proc {
+    root: OwnedFd,
+    /// Our own `children` file, open for life: it is needed most when descriptors are short.
+    children: OwnedFd,
 }
 
-impl Path {
-    pub(crate) fn new(text: fmt::Arguments<'_>) -> Self {
-        let mut path = Self { bytes: [0; 64], len: 0 };
-        // Only numbers vary, so it always fits; were it cut, opening it would fail.
-        let _ = path.write_fmt(text);
-        path
+impl Proc {
+    pub(crate) fn open() -> Option<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(c"/proc", flags, Mode::empty()).ok()?;
+        if rustix::fs::fstatfs(&root).ok()?.f_type != rustix::fs::PROC_SUPER_MAGIC {
+            return None;
+        }
+        let mut buffer = [0u8; 16];
+        let len = rustix::fs::readlinkat_raw(&root, c"self", &mut buffer[..]).ok()?;
+        let shown = number(buffer.get(..len)?)?;
+        if i64::try_from(shown).ok()? != i64::from(own_pid()) {
+            return None;
+        }
+        // One thread, so its file lists every child.
+        let children = open_below(&root, c"thread-self/children").ok()?;
+        Some(Self { root, children })
     }
 
-    pub(crate) fn open(&self) -> Result<OwnedFd, Errno> {
-        let name = self.bytes.get(..self.len).unwrap_or_default();
-        rustix::fs::open(name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    pub(crate) fn open_file(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        open_below(&self.root, path.as_bytes())
+    }
+
+    /// Calls `visit` with each direct child of this process, zombies included.
+    pub(crate) fn each_own_child(&self, visit: &mut dyn FnMut(Pid)) -> Result<(), Errno> {
+        each_listed(&self.children, visit)
+    }
+
+    /// Calls `visit` with each child that one thread of a process has.
+    pub(crate) fn each_child_of(
+        &self,
+        process: Pid,
+        thread: i32,
+        visit: &mut dyn FnMut(Pid),
+    ) -> Result<(), Errno> {
+        let path = Path::new().number(process.as_raw_pid()).add(b"/task/").number(thread).add(b"/children");
+        each_listed(&self.open_file(&path)?, visit)
+    }
+
+    pub(crate) fn stat(&self, pid: Pid) -> Result<Stat, Errno> {
+        let file = self.open_file(&Path::new().number(pid.as_raw_pid()).add(b"/stat"))?;
+        let mut buffer = [0u8; 512];
+        let len = rustix::io::read(&file, &mut buffer)?;
+        Stat::parse(buffer.get(..len).unwrap_or_default()).ok_or(Errno::INVAL)
+    }
+
+    /// The hard limit that carries the mark. `prlimit64` refuses for another uid without CAP_SYS_RESOURCE;
+    /// the file is readable for everybody.
+    pub(crate) fn hard_locks_limit(&self, pid: Pid) -> Option<u64> {
+        if let Ok(limits) = crate::sys::locks_limits(pid) {
+            return Some(limits.hard);
+        }
+        let file = self.open_file(&Path::new().number(pid.as_raw_pid()).add(b"/limits")).ok()?;
+        let mut buffer = [0u8; 2048];
+        let len = rustix::io::read(&file, &mut buffer).ok()?;
+        hard_locks_in(buffer.get(..len)?)
     }
 }
 
-impl Write for Path {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let place = self.bytes.get_mut(self.len..self.len + text.len()).ok_or(fmt::Error)?;
-        place.copy_from_slice(text.as_bytes());
-        self.len += text.len();
-        Ok(())
+pub(crate) fn own_pid() -> i32 {
+    rustix::process::getpid().as_raw_pid()
+}
+
+fn open_below(root: &OwnedFd, path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(root, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Reads a `children` file from its beginning, piece by piece; a number may be cut by the end of a piece.
+///
+/// The kernel continues by position: whoever reaps while this reads makes it skip as many.
+fn each_listed(file: impl AsFd, visit: &mut dyn FnMut(Pid)) -> Result<(), Errno> {
+    let mut buffer = [0u8; 512];
+    let mut pid = 0i32;
+    let mut offset = 0u64;
+    loop {
+        let len = match rustix::io::pread(&file, &mut buffer[..], offset) {
+            Ok(0) => break,
+            Err(Errno::INTR) => continue,
+            other => other?,
+        };
+        offset = offset.saturating_add(len as u64);
+        for &byte in buffer.get(..len).unwrap_or_default() {
+            if byte.is_ascii_digit() {
+                pid = pid.saturating_mul(10).saturating_add(i32::from(byte - b'0'));
+            } else if let Some(child) = Pid::from_raw(core::mem::take(&mut pid)) {
+                visit(child);
+            }
+        }
     }
+    if let Some(child) = Pid::from_raw(pid) {
+        visit(child);
+    }
+    Ok(())
 }
 
 /// What is needed of `/proc/<pid>/stat`.
@@ -41,44 +120,52 @@ pub(crate) struct Stat {
     pub(crate) state: u8,
     pub(crate) ppid: i32,
     pub(crate) pgrp: i32,
+    pub(crate) flags: u64,
     pub(crate) start_ticks: u64,
 }
 
 impl Stat {
-    pub(crate) fn read(pid: Pid) -> Result<Self, Errno> {
-        let file = Path::new(format_args!("/proc/{}/stat", pid.as_raw_pid())).open()?;
-        let mut buffer = [0u8; 512];
-        let len = rustix::io::read(&file, &mut buffer)?;
-        Self::parse(buffer.get(..len).unwrap_or_default()).ok_or(Errno::INVAL)
-    }
-
     /// The name in field 2 may hold anything, so the last parenthesis ends it (proc(5)).
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let close = text.iter().rposition(|&byte| byte == b')')?;
-        let mut fields = text.get(close + 2..)?.split(|&byte| byte == b' ');
+        let mut fields = text.get(close.saturating_add(2)..)?.split(|&byte| byte == b' ');
         let state = *fields.next()?.first()?;
-        let ppid = number(fields.next()?)?;
-        let pgrp = number(fields.next()?)?;
-        // Fields 3, 4 and 5 are read; 22 is the start.
-        let start_ticks = number(fields.nth(16)?)?;
-        Some(Self { state, ppid: i32::try_from(ppid).ok()?, pgrp: i32::try_from(pgrp).ok()?, start_ticks })
+        let ppid = i32::try_from(number(fields.next()?)?).ok()?;
+        let pgrp = i32::try_from(number(fields.next()?)?).ok()?;
+        // Fields 3, 4 and 5 are read; 9 and 22 follow.
+        let flags = number(fields.nth(3)?)?;
+        let start_ticks = number(fields.nth(12)?)?;
+        Some(Self { state, ppid, pgrp, flags, start_ticks })
     }
 
-    /// Whether it can still run; a leader shown `Z` whose other threads live counts as dead here, but its
-    /// tree is not gone before `waitid` says so.
+    /// Whether it can still run. A leader shown `Z` whose other threads live counts as dead here; its tree
+    /// is not gone before `waitid` says so.
     pub(crate) fn lives(self) -> bool {
         !matches!(self.state, b'Z' | b'X' | b'x')
     }
+
+    /// Whether it never came to exec (PF_FORKNOEXEC in the kernel's sched.h); a zombie still says so.
+    pub(crate) fn never_executed(self) -> bool {
+        self.flags & 0x40 != 0
+    }
+}
+
+/// The hard one of "Max file locks  SOFT  HARD  locks".
+fn hard_locks_in(limits: &[u8]) -> Option<u64> {
+    let line = limits.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Max file locks"))?;
+    let hard = line.split(|&byte| byte == b' ').filter(|field| !field.is_empty()).nth(1)?;
+    if hard == b"unlimited" { Some(u64::MAX) } else { number(hard) }
 }
 
 pub(crate) fn number(text: &[u8]) -> Option<u64> {
-    core::str::from_utf8(text).ok()?.trim_end().parse().ok()
+    core::str::from_utf8(text).ok()?.trim_ascii_end().parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::vec::Vec;
 
     const TAIL: &str = " 4242 4243 4242 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 10 20";
 
@@ -87,22 +174,61 @@ mod tests {
         for name in ["sleep", "a) R 1 (b", "", "x\ny", "((("] {
             let text = std::format!("17 ({name}) S{TAIL}");
             let stat = Stat::parse(text.as_bytes()).unwrap();
-            assert_eq!((stat.state, stat.ppid, stat.pgrp, stat.start_ticks), (b'S', 4242, 4243, 987_654));
+            let expected =
+                Stat { state: b'S', ppid: 4242, pgrp: 4243, flags: 4_194_560, start_ticks: 987_654 };
+            assert_eq!(stat, expected);
         }
+        assert_eq!(Stat::parse(b"17 (cut"), None);
+        assert_eq!(Stat::parse(b"17 (cut)"), None);
+        assert_eq!(Stat::parse(b"17 (cut) S 1 2"), None);
     }
 
     #[test]
-    fn reads_this_process() {
-        let pid = rustix::process::getpid();
-        let stat = Stat::read(pid).unwrap();
+    fn the_mark_is_read_where_only_the_file_may_be() {
+        let limits = b"Limit                     Soft Limit           Hard Limit           Units     \n\
+            Max file locks            5495798998463051920  5495798998463053823  locks     \n\
+            Max pending signals       1                    2                    signals   \n";
+        assert_eq!(hard_locks_in(limits), Some(5_495_798_998_463_053_823));
+        assert_eq!(
+            hard_locks_in(b"Max file locks            unlimited            unlimited            locks"),
+            Some(u64::MAX)
+        );
+        assert_eq!(hard_locks_in(b"Max file locks"), None);
+        assert_eq!(hard_locks_in(b""), None);
+    }
+
+    #[test]
+    fn reads_this_process_and_its_children() {
+        let proc = Proc::open();
+        // Test threads are not the main thread, whose own children file would be meant.
+        let Some(proc) = proc else { return };
+        let own = rustix::process::getpid();
+        let stat = proc.stat(own).unwrap();
         assert!(stat.lives());
         assert_eq!(Some(stat.ppid), rustix::process::getppid().map(Pid::as_raw_pid));
+
+        let mut child = std::process::Command::new("sleep").arg("20").spawn().unwrap();
+        let mut seen = Vec::new();
+        for entry in std::fs::read_dir("/proc/self/task").unwrap() {
+            let thread = entry.unwrap().file_name().into_string().unwrap().parse().unwrap();
+            let _ = proc.each_child_of(own, thread, &mut |pid| seen.push(pid.as_raw_pid()));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(seen.contains(&i32::try_from(child.id()).unwrap()));
     }
 
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Stat::parse(&bytes);
+            let _ = hard_locks_in(&bytes);
+        }
+
+        #[test]
+        fn no_tail_panics(tail in "[ -~]{0,80}") {
+            let _ = Stat::parse(std::format!("1 (x){tail}").as_bytes());
+            let _ = hard_locks_in(std::format!("Max file locks{tail}").as_bytes());
         }
     }
 }

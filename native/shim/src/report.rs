@@ -1,10 +1,31 @@
 //! Report frames, as native/PROTOCOL.md, section 2 lays them out.
 
 use rustix::fd::BorrowedFd;
+use rustix::io::Errno;
+
+/// Where a start failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Socket = 1,
+    Pipe = 2,
+    Fork = 3,
+    Setsid = 4,
+    Ids = 5,
+    Pdeathsig = 6,
+    Stdin = 7,
+    Stdout = 8,
+    Stderr = 9,
+    Chdir = 10,
+    Exec = 11,
+    OwnerGone = 12,
+}
+
+/// A start that failed: where, and why.
+pub(crate) type Failed = (Stage, Errno);
 
 /// How the worker ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ended {
+pub struct Ended {
     pub(crate) how: u8,
     pub(crate) value: u8,
 }
@@ -14,14 +35,16 @@ impl Ended {
     pub(crate) const KILLED: u8 = 2;
     pub(crate) const DUMPED: u8 = 3;
 
-    /// From a wait status (wait(2)).
-    pub(crate) fn from_wait(status: i32) -> Self {
-        let low = (status & 0x7f) as u8;
-        if low == 0 {
-            Self { how: Self::EXITED, value: ((status >> 8) & 0xff) as u8 }
-        } else {
-            Self { how: if status & 0x80 != 0 { Self::DUMPED } else { Self::KILLED }, value: low }
-        }
+    /// From `si_code` and `si_status` (waitid(2)).
+    pub(crate) fn from_siginfo(code: i32, status: i32) -> Self {
+        const CLD_EXITED: i32 = 1;
+        const CLD_DUMPED: i32 = 3;
+        let how = match code {
+            CLD_EXITED => Self::EXITED,
+            CLD_DUMPED => Self::DUMPED,
+            _ => Self::KILLED,
+        };
+        Self { how, value: (status & 0xff) as u8 }
     }
 
     /// The status a shell would give.
@@ -133,17 +156,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wait_statuses_become_what_a_shell_would_say() {
-        for (raw, ended, status) in [
-            (0, Ended { how: 1, value: 0 }, 0),
-            (7 << 8, Ended { how: 1, value: 7 }, 7),
-            (255 << 8, Ended { how: 1, value: 255 }, 255),
-            (9, Ended { how: 2, value: 9 }, 137),
-            (11 | 0x80, Ended { how: 3, value: 11 }, 139),
-            (64, Ended { how: 2, value: 64 }, 192),
+    fn a_status_becomes_what_a_shell_would_say() {
+        for (code, status, ended, shell) in [
+            (1, 0, Ended { how: 1, value: 0 }, 0),
+            (1, 255, Ended { how: 1, value: 255 }, 255),
+            (2, 9, Ended { how: 2, value: 9 }, 137),
+            (3, 11, Ended { how: 3, value: 11 }, 139),
+            (2, 64, Ended { how: 2, value: 64 }, 192),
         ] {
-            assert_eq!(Ended::from_wait(raw), ended);
-            assert_eq!(ended.exit_status(), status);
+            assert_eq!(Ended::from_siginfo(code, status), ended);
+            assert_eq!(ended.exit_status(), shell);
         }
     }
 

@@ -1,7 +1,6 @@
 //! The worker's standard streams: pipes, and the datagram that takes their other ends to the VM.
 
 use core::mem::MaybeUninit;
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, IoSlice};
 use rustix::net::{
@@ -11,24 +10,23 @@ use rustix::net::{
 use rustix::pipe::PipeFlags;
 
 use crate::args::{Config, Stream};
+use crate::report::{Failed, Stage};
 use crate::sys::now_ms;
+use crate::watched::Watched;
 
 /// How long a full socket queue is waited for.
 const SEND_MS: u64 = 5_000;
 
+/// Between two tries.
+const LOOK_MS: u64 = 2;
+
 /// The worker's ends, in the order stdin, stdout, stderr.
 pub(crate) type Ends = [Option<OwnedFd>; 3];
 
-/// A stage of PROTOCOL.md, section 2, and the error.
-pub(crate) type Failed = (u8, Errno);
-
-const STAGE_SOCKET: u8 = 1;
-const STAGE_PIPE: u8 = 2;
-
 /// Makes the pipes that were asked for and sends the VM's ends.
 ///
-/// `gone` is asked while waiting: whether whom we would send to has let go.
-pub(crate) fn pipes(config: &Config<'_>, watched: &[PollFd<'_>]) -> Result<Ends, Failed> {
+/// Whoever would take them may let go meanwhile; `watched` says so.
+pub(crate) fn pipes(config: &Config<'_>, watched: &Watched) -> Result<Ends, Failed> {
     let mut ours: Ends = [const { None }; 3];
     let mut theirs: Ends = [const { None }; 3];
     let mut mask = 0u8;
@@ -37,7 +35,7 @@ pub(crate) fn pipes(config: &Config<'_>, watched: &[PollFd<'_>]) -> Result<Ends,
         if stream != Stream::Pipe {
             continue;
         }
-        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| (STAGE_PIPE, e))?;
+        let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| (Stage::Pipe, e))?;
         let (worker, vm) = if index == 0 { (read, write) } else { (write, read) };
         // Each end has a description of its own: the worker's stays blocking.
         if let Ok(flags) = rustix::fs::fcntl_getfl(&vm) {
@@ -52,12 +50,12 @@ pub(crate) fn pipes(config: &Config<'_>, watched: &[PollFd<'_>]) -> Result<Ends,
 
     if let (Some(name), true) = (config.stdio, mask != 0) {
         let worker = config.worker.map_or(0, leash_tag::WorkerNumber::get);
-        send(name, worker, mask, &theirs, watched).map_err(|e| (STAGE_SOCKET, e))?;
+        send(name, worker, mask, &theirs, watched).map_err(|e| (Stage::Socket, e))?;
     }
     Ok(ours)
 }
 
-fn send(name: &[u8], worker: u16, mask: u8, ends: &Ends, watched: &[PollFd<'_>]) -> Result<(), Errno> {
+fn send(name: &[u8], worker: u16, mask: u8, ends: &Ends, watched: &Watched) -> Result<(), Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
     let address = SocketAddrUnix::new_abstract_name(name)?;
@@ -87,30 +85,12 @@ fn send(name: &[u8], worker: u16, mask: u8, ends: &Ends, watched: &[PollFd<'_>])
         ) {
             Ok(_) => return Ok(()),
             Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) if now_ms() < deadline => {
-                wait_or_let_go(watched)?;
+                // A datagram socket that is not connected says nothing about its peer's queue.
+                if watched.let_go_within(LOOK_MS) {
+                    return Err(Errno::CONNREFUSED);
+                }
             }
             Err(error) => return Err(error),
         }
     }
-}
-
-/// A datagram socket that is not connected says nothing about its peer's queue, so this looks again after
-/// a moment; it ends early where leash or owner say that nobody waits any more.
-fn wait_or_let_go(watched: &[PollFd<'_>]) -> Result<(), Errno> {
-    let mut fds = [const { None }; 2];
-    for (place, fd) in fds.iter_mut().zip(watched) {
-        *place = Some(fd.clone());
-    }
-    let moment = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
-    let ready = match &mut fds {
-        [Some(a), Some(b)] => rustix::event::poll(&mut [a.clone(), b.clone()], Some(&moment))?,
-        [Some(a), None] => rustix::event::poll(&mut [a.clone()], Some(&moment))?,
-        _ => rustix::event::poll(&mut [], Some(&moment))?,
-    };
-    if ready > 0 { Err(Errno::CONNREFUSED) } else { Ok(()) }
-}
-
-/// The descriptors whose end means that the tree is not wanted any more.
-pub(crate) fn hangup<'a>(fd: &'a impl AsFd, events: PollFlags) -> PollFd<'a> {
-    PollFd::new(fd, events)
 }

@@ -7,10 +7,13 @@
 #![allow(unsafe_code)]
 
 use core::ffi::{CStr, c_char};
-use rustix::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::Pid;
 use syscalls::{Sysno, syscall};
+
+use crate::report::Ended;
+use leash_tag::Limits;
 
 /// Signal numbers used by name (signal(7), generic Linux).
 pub mod signal {
@@ -163,16 +166,99 @@ pub fn signal_fd(mask: u64) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap_or(-1)) })
 }
 
-/// Marks every descriptor of a range close-on-exec or closes it (close_range(2), Linux 5.9; 5.11 for the flag).
+/// Closes every descriptor of a range (close_range(2), Linux 5.9).
 pub fn close_range(first: u32, last: u32) {
+    /// Before Linux 5.9 one by one; nobody hands descriptors beyond this to a program.
+    const ONE_BY_ONE: u32 = 65_536;
     if first > last {
         return;
     }
     // SAFETY: only numbers; descriptors that this process owns as values are opened later.
     if unsafe { syscall!(Sysno::close_range, first, last, 0) }.is_err() {
-        for fd in first..=last.min(1024) {
+        for fd in first..=last.min(ONE_BY_ONE) {
             // SAFETY: as above; EBADF is fine.
             let _ = unsafe { syscall!(Sysno::close, fd) };
+        }
+    }
+}
+
+/// `RLIMIT_LOCKS` of a process.
+///
+/// # Errors
+///
+/// `EPERM` for another user's without CAP_SYS_RESOURCE, `ESRCH`.
+pub fn locks_limits(pid: Pid) -> Result<Limits, Errno> {
+    const RLIMIT_LOCKS: usize = 10;
+    let mut limits = [0u64; 2];
+    // SAFETY: the array is as large as struct rlimit64 and lives across the call.
+    unsafe { syscall!(Sysno::prlimit64, pid.as_raw_pid(), RLIMIT_LOCKS, 0, limits.as_mut_ptr()) }
+        .map_err(errno)?;
+    let [soft, hard] = limits;
+    Ok(Limits { soft, hard })
+}
+
+/// What waitid(2) says without waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// A child has ended.
+    Ended(Pid, Ended),
+    /// Those that are asked for live.
+    NotYet,
+    /// There is no such child: the kernel's proof.
+    NoChild,
+}
+
+const P_ALL: usize = 0;
+const P_PID: usize = 1;
+const WNOHANG: usize = 1;
+const WEXITED: usize = 4;
+const WNOWAIT: usize = 0x0100_0000;
+/// Children too that do not tell their end by SIGCHLD.
+const WALL: usize = 0x4000_0000;
+
+fn waitid(kind: usize, number: i32, options: usize) -> Waited {
+    // struct siginfo on 64-bit Linux: si_code at 8, si_pid at 16, si_status at 24; 128 bytes in all.
+    let mut info = [0i32; 32];
+    let options = WEXITED | WNOHANG | WALL | options;
+    loop {
+        // SAFETY: the array is as large and aligned as struct siginfo and lives across the call.
+        match unsafe { syscall!(Sysno::waitid, kind, number, info.as_mut_ptr(), options, 0) } {
+            Err(syscalls::Errno::EINTR) => {}
+            Err(_) => return Waited::NoChild,
+            Ok(_) => break,
+        }
+    }
+    let [_, _, code, _, pid, _, status, ..] = info;
+    match Pid::from_raw(pid) {
+        Some(pid) => Waited::Ended(pid, Ended::from_siginfo(code, status)),
+        None => Waited::NotYet,
+    }
+}
+
+/// Looks for any child that has ended, without reaping it.
+#[must_use]
+pub fn peek_any() -> Waited {
+    waitid(P_ALL, 0, WNOWAIT)
+}
+
+/// Looks at one child without reaping it.
+#[must_use]
+pub fn peek(pid: Pid) -> Waited {
+    waitid(P_PID, pid.as_raw_pid(), WNOWAIT)
+}
+
+/// Reaps one child if it has ended.
+#[must_use]
+pub fn reap(pid: Pid) -> Waited {
+    waitid(P_PID, pid.as_raw_pid(), 0)
+}
+
+/// Finds our children without `/proc`: `waitid` knows them by number, and nobody else's. About half a second.
+pub fn each_child_by_number(visit: &mut dyn FnMut(Pid)) {
+    const PID_MAX_LIMIT: i32 = 4_194_304;
+    for pid in (2..=PID_MAX_LIMIT).filter_map(Pid::from_raw) {
+        if !matches!(peek(pid), Waited::NoChild) {
+            visit(pid);
         }
     }
 }
@@ -187,7 +273,7 @@ pub fn now_ms() -> u64 {
     u64::try_from(seconds).unwrap_or(0) * 1000 + u64::try_from(nanoseconds).unwrap_or(0) / 1_000_000
 }
 
-/// kill(2) for one process or, with a negative number, never: the type has no negative.
+/// kill(2) for one process; `Pid` has neither zero nor negative numbers.
 ///
 /// # Errors
 ///
@@ -217,8 +303,7 @@ pub fn kill_group(leader: Pid, signal: u8) -> Result<(), Errno> {
 /// # Errors
 ///
 /// `ESRCH`, `EPERM`.
-pub fn pidfd_signal(pidfd: rustix::fd::BorrowedFd<'_>, signal: u8) -> Result<(), Errno> {
-    use rustix::fd::AsRawFd;
+pub fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: u8) -> Result<(), Errno> {
     // SAFETY: numbers and a null siginfo.
     unsafe { syscall!(Sysno::pidfd_send_signal, pidfd.as_raw_fd(), usize::from(signal), 0, 0) }
         .map_err(errno)?;

@@ -37,7 +37,9 @@ mod tests {
             read("Max file locks            5495798998463051920 unlimited            locks     "),
             Some(Limits { soft: 5_495_798_998_463_051_920, hard: u64::MAX })
         );
-        for line in ["Max file locks", "Max file locks 1", "Max file locks -1 1", "Max file locks x y", "Max 1 2"] {
+        for line in
+            ["Max file locks", "Max file locks 1", "Max file locks -1 1", "Max file locks x y", "Max 1 2"]
+        {
             assert_eq!(read(line), None, "{line}");
         }
         assert_eq!(read("Max file locks 18446744073709551616 1"), None);

@@ -30,7 +30,9 @@ mod tests {
         let hidden = |text: String| hides_processes(text.as_bytes(), b"/proc");
         assert_eq!(hidden(line("rw")), Some(false));
         assert_eq!(hidden(line("rw,hidepid=0")), Some(false));
-        for options in ["rw,hidepid=1", "rw,hidepid=invisible", "rw,gid=4,hidepid=2", "hidepid=ptraceable,subset=pid"] {
+        for options in
+            ["rw,hidepid=1", "rw,hidepid=invisible", "rw,gid=4,hidepid=2", "hidepid=ptraceable,subset=pid"]
+        {
             assert_eq!(hidden(line(options)), Some(true), "{options}");
         }
         assert_eq!(hidden(line("rw,hidepid=2") + &line("rw")), Some(false));

@@ -21,7 +21,7 @@ pub struct Stat {
     pub kernel_thread: bool,
     /// Field 22: start, in clock ticks since boot as *this reader's* time namespace counts it.
     pub start_ticks: u64,
-    /// Field 48: where the environment begins; 0 while there is none (exec at work) and for readers
+    /// Field 50: where the environment begins; 0 while there is none (exec at work) and for readers
     /// without ptrace rights.
     pub env_start: u64,
 }
@@ -87,10 +87,12 @@ mod tests {
 
     #[test]
     fn comm_may_hold_anything() {
-        for comm in [&b"a) R 1 (b"[..], b"", b" ", b")", b"(", b"a\nb", b"\xff\xfe", b") Z 0 (", b"x) S 1 2 3"] {
+        for comm in
+            [&b"a) R 1 (b"[..], b"", b" ", b")", b"(", b"a\nb", b"\xff\xfe", b") Z 0 (", b"x) S 1 2 3"]
+        {
             let stat = Stat::parse(&line("42", comm, "S", "7")).unwrap();
             assert_eq!((stat.comm.as_slice(), stat.state, stat.parent), (comm, 'S', Pid::new(7)));
-            assert_eq!((stat.start_ticks, stat.env_start), (987_654, 15), "{comm:?}");
+            assert_eq!((stat.start_ticks, stat.env_start), (987_654, 140_737), "{comm:?}");
         }
     }
 

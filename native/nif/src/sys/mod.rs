@@ -5,7 +5,7 @@ mod fd;
 mod receive;
 mod signal;
 
-pub(crate) use fd::{ArmError, Fd, Readiness, register};
+pub(crate) use fd::{ArmError, Fd, OwnerGone, Readiness, register};
 pub(crate) use receive::{Received, receive};
 pub(crate) use signal::send_signal;
 

@@ -8,27 +8,15 @@
 use core::ffi::CStr;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags};
 use rustix::process::Pid;
 
 use crate::args::{Config, Stream};
+use crate::report::{Failed, Stage};
 use crate::stdio::Ends;
 use crate::sys::{self, Vectors, signal};
 
-/// A stage of PROTOCOL.md, section 2.
-#[derive(Clone, Copy)]
-enum Stage {
-    Setsid = 4,
-    Ids = 5,
-    Pdeathsig = 6,
-    Stdin = 7,
-    Stdout = 8,
-    Stderr = 9,
-    Chdir = 10,
-    Exec = 11,
-}
-
-type Outcome = Result<(), (Stage, Errno)>;
+type Outcome = Result<(), Failed>;
 
 /// Runs in the child and does not return. What fails goes to `failure` as stage and errno; exec closes it.
 pub(crate) fn become_worker(
@@ -86,7 +74,8 @@ fn session(config: &Config<'_>) -> Result<(), Errno> {
 
 fn stream(number: u8, target: Stream<'_>, end: Option<OwnedFd>) -> Result<(), Errno> {
     let fd = match target {
-        Stream::Inherit => return Ok(()),
+        // The leash may be the worker's stdin too, and close-on-exec was set for the leash.
+        Stream::Inherit => return rustix::io::fcntl_setfd(sys::borrow(i32::from(number)), FdFlags::empty()),
         Stream::Pipe => end.ok_or(Errno::BADF)?,
         Stream::Stdout => return rustix::stdio::dup2_stderr(sys::borrow(1)),
         Stream::Null => rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?,
@@ -103,7 +92,7 @@ fn stream(number: u8, target: Stream<'_>, end: Option<OwnedFd>) -> Result<(), Er
 }
 
 /// As execvp(3) does: a command without a slash is looked up in PATH; EACCES on the way is remembered.
-fn exec(config: &Config<'_>, vectors: Vectors) -> Result<core::convert::Infallible, (Stage, Errno)> {
+fn exec(config: &Config<'_>, vectors: Vectors) -> Result<core::convert::Infallible, Failed> {
     let fail = |errno| Err((Stage::Exec, errno));
     let run = |path: &CStr| vectors.exec(path, config.command_index, config.arg0);
     let command = config.command.to_bytes();

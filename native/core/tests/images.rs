@@ -1,0 +1,276 @@
+//! Verdicts on directories that look like `/proc`: what no test machine can be brought to show.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy knows only #[test] functions as tests")]
+
+mod common;
+
+use common::{TestDir, Vm};
+use leash_core::{
+    Asker, Carriers, Host, Incomplete, Judge, Owner, OwnerState, Pid, ScanOptions, Verdict, scan,
+};
+use leash_tag::{Limits, Mark, RunId, WorkerNumber};
+use std::fmt::Write as _;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+const BOOT: &str = "0a1b2c3d-0000-0000-0000-000000000000";
+const NS: u64 = 4_026_531_836;
+const ME: i32 = 100;
+
+struct Image {
+    dir: TestDir,
+}
+
+#[derive(Clone)]
+struct Entry<'a> {
+    comm: &'a [u8],
+    state: char,
+    parent: u32,
+    ticks: u64,
+    limits: Limits,
+    environ: &'a [u8],
+    cmdline: &'a [u8],
+}
+
+const PLAIN: Entry<'static> = Entry {
+    comm: b"x",
+    state: 'S',
+    parent: 1,
+    ticks: 5_000,
+    limits: Limits::UNLIMITED,
+    environ: b"A=1\0",
+    cmdline: b"x\0",
+};
+
+impl Image {
+    fn new() -> Self {
+        let image = Self { dir: TestDir::new() };
+        std::fs::create_dir_all(image.path("sys/kernel/random")).unwrap();
+        std::fs::write(image.path("sys/kernel/random/boot_id"), format!("{BOOT}\n")).unwrap();
+        image.add(1, &Entry { parent: 0, ticks: 1, ..PLAIN });
+        image.add(ME.unsigned_abs(), &PLAIN);
+        std::fs::create_dir(image.path("100/ns")).unwrap();
+        symlink(format!("pid:[{NS}]"), image.path("100/ns/pid")).unwrap();
+        symlink("100", image.path("self")).unwrap();
+        image
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.dir.path.join(path)
+    }
+
+    fn add(&self, pid: u32, entry: &Entry<'_>) {
+        let Entry { comm, state, parent, ticks, limits, environ, cmdline } = entry;
+        std::fs::create_dir(self.path(&pid.to_string())).unwrap();
+        let mut stat = format!("{pid} (").into_bytes();
+        stat.extend_from_slice(comm);
+        let mut rest = format!(") {state} {parent} 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 {ticks}");
+        for field in 23..=52 {
+            write!(rest, " {field}").unwrap();
+        }
+        stat.extend_from_slice(rest.as_bytes());
+        let write =
+            |file: &str, text: &[u8]| std::fs::write(self.path(&format!("{pid}/{file}")), text).unwrap();
+        write("stat", &stat);
+        write("environ", environ);
+        write("cmdline", cmdline);
+        write("limits", format!("Max file locks {} {} locks\n", limits.soft, limits.hard).as_bytes());
+        let uid = rustix::process::geteuid().as_raw();
+        write("status", format!("Name:\tx\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n").as_bytes());
+    }
+
+    fn host(&self) -> Arc<Host> {
+        let uid = rustix::process::geteuid().as_raw();
+        Arc::new(Host::image(&self.dir.path, Pid::new(ME).unwrap(), uid).unwrap())
+    }
+
+    /// The verdict on a process.
+    fn verdict(&self, pid: u32) -> Option<Verdict> {
+        let host = self.host();
+        let result = scan(&host, &ScanOptions::ALL);
+        let mut judge = Judge::new(host, None, Asker::default());
+        judge.hear(&result);
+        let seen = result.seen.iter().find(|seen| seen.identity.pid.as_u32() == pid)?.clone();
+        Some(judge.process(&seen, |judge, run| judge.run(run)).verdict)
+    }
+}
+
+fn run() -> RunId {
+    "s59m65f".parse().unwrap()
+}
+
+fn limits(worker: u16) -> Limits {
+    Mark::nested_in(Limits::UNLIMITED, run(), WorkerNumber::new(worker), false).unwrap().limits()
+}
+
+fn env(pid: u32, ticks: u64, ns: u64, boot: &str) -> Vec<u8> {
+    format!("LEASH_RUN={}.1.{pid}.{ticks}.{ns}.{boot}\0", run()).into_bytes()
+}
+
+#[test]
+fn an_owners_fate_decides() {
+    let table: [(&str, u64, u64, &str, Verdict); 7] = [
+        ("nobody has the number", 3_000, NS, &BOOT[..8], Verdict::Dead),
+        ("it lives", 4_000, NS, &BOOT[..8], Verdict::Live),
+        ("another process has the number", 3_000, NS, &BOOT[..8], Verdict::Dead),
+        ("hidden by hidepid", 3_000, NS, &BOOT[..8], Verdict::UnknownOwner),
+        ("one tick apart", 4_001, NS, &BOOT[..8], Verdict::UnknownOwner),
+        ("another namespace", 3_000, NS + 1, &BOOT[..8], Verdict::ForeignNamespace),
+        ("another boot", 3_000, NS, "ffffffff", Verdict::UnknownOwner),
+    ];
+    for (index, (name, ticks, ns, boot, verdict)) in table.into_iter().enumerate() {
+        let image = Image::new();
+        match index {
+            1 | 2 | 4 => image.add(200, &Entry { ticks: 4_000, ..PLAIN }),
+            3 => std::fs::write(image.path("hidden"), "200\n").unwrap(),
+            _ => {}
+        }
+        let environ = env(200, ticks, ns, boot);
+        image.add(300, &Entry { limits: limits(1), environ: &environ, ..PLAIN });
+        assert_eq!(image.verdict(300), Some(verdict), "{name}");
+        // Without the mark the same.
+        image.add(301, &Entry { environ: &environ, ..PLAIN });
+        assert_eq!(image.verdict(301), Some(verdict), "{name}, unmarked");
+    }
+}
+
+#[test]
+fn an_owners_zombie_is_gone() {
+    let image = Image::new();
+    image.add(200, &Entry { state: 'Z', ticks: 4_000, ..PLAIN });
+    let environ = env(200, 4_000, NS, &BOOT[..8]);
+    image.add(300, &Entry { environ: &environ, ..PLAIN });
+    assert_eq!(image.verdict(300), Some(Verdict::Dead));
+}
+
+#[test]
+fn unreadable_is_not_untagged_and_a_mark_without_owner_convicts_nobody() {
+    let image = Image::new();
+    image.add(300, &Entry { limits: limits(1), ..PLAIN });
+    assert_eq!(image.verdict(300), Some(Verdict::UnknownOwner));
+    // A whole environment that is too long to read: the tag may be behind the cut.
+    let long = vec![b'x'; 200_000];
+    image.add(301, &Entry { limits: limits(1), environ: &long, ..PLAIN });
+    let host = image.host();
+    let result = scan(&host, &ScanOptions::ALL);
+    let seen = |pid: u32| result.seen.iter().find(|seen| seen.identity.pid.as_u32() == pid).unwrap();
+    assert!(seen(301).env.is_unreadable() && !seen(300).env.is_unreadable());
+    assert_eq!(result.unreadable, 1);
+}
+
+#[test]
+fn odd_entries_are_read_or_passed_over() {
+    let image = Image::new();
+    let environ = env(200, 3_000, NS, &BOOT[..8]);
+    for (index, comm) in [&b"a) R 1 (b"[..], b"\n", b" ", b"\xff\xfe", b"", b"x) Z 0 ("].iter().enumerate() {
+        let pid = 4_194_000 + u32::try_from(index).unwrap();
+        image.add(pid, &Entry { comm, limits: limits(1), environ: &environ, cmdline: b"", ..PLAIN });
+        assert_eq!(image.verdict(pid), Some(Verdict::Dead));
+    }
+    // Huge and odd command lines.
+    let huge = vec![b'a'; 2 << 20];
+    image.add(4_194_100, &Entry { cmdline: &huge, environ: &environ, ..PLAIN });
+    image.add(4_194_101, &Entry { cmdline: b"\xff\0\xfe", environ: &environ, ..PLAIN });
+    // Names that are no processes, and processes that vanish or are half gone.
+    for name in ["0", "-1", "01", "4194304x", "99999999999"] {
+        std::fs::create_dir(image.path(name)).unwrap();
+    }
+    std::fs::create_dir(image.path("4000")).unwrap();
+    image.add(4_001, &Entry { limits: limits(1), ..PLAIN });
+    std::fs::remove_file(image.path("4001/stat")).unwrap();
+    image.add(4_002, &Entry { limits: limits(1), state: 'Z', environ: &environ, ..PLAIN });
+    let host = image.host();
+    let result = scan(&host, &ScanOptions::ALL);
+    assert!(result.is_complete(), "{:?}", result.incomplete);
+    let pids: Vec<_> = result.seen.iter().map(|seen| seen.identity.pid.as_u32()).collect();
+    assert!(pids.contains(&4_194_100) && pids.contains(&4_194_101) && pids.contains(&4_194_005));
+    assert!(!pids.contains(&4_001) && !pids.contains(&4_002) && !pids.contains(&4_000), "{pids:?}");
+    assert!(result.seen.iter().all(|seen| seen.command.chars().count() <= 200));
+    assert_eq!(result.vanished.len(), 1);
+}
+
+#[test]
+fn what_cannot_be_read_makes_the_pass_incomplete() {
+    let image = Image::new();
+    image.add(300, &Entry { limits: limits(1), ..PLAIN });
+    std::fs::write(image.path("300/stat"), "nonsense").unwrap();
+    let result = scan(&image.host(), &ScanOptions::ALL);
+    assert_eq!(result.incomplete, [Incomplete::Unreadable]);
+}
+
+#[test]
+fn a_proc_that_hides_processes_is_incomplete() {
+    if rustix::process::geteuid().is_root() {
+        // Root is believed to see everything where it sees pid 1.
+        let image = Image::new();
+        std::fs::remove_dir_all(image.path("1")).unwrap();
+        hide(&image);
+        assert_eq!(scan(&image.host(), &ScanOptions::ALL).incomplete, [Incomplete::Hidepid]);
+    } else {
+        let image = Image::new();
+        hide(&image);
+        assert_eq!(scan(&image.host(), &ScanOptions::ALL).incomplete, [Incomplete::Hidepid]);
+    }
+
+    fn hide(image: &Image) {
+        let line = format!("22 1 0:21 / {} rw - proc proc rw,hidepid=2\n", image.dir.path.display());
+        std::fs::write(image.path("100/mountinfo"), line).unwrap();
+    }
+}
+
+#[test]
+fn no_proc_or_a_foreign_one_is_refused() {
+    let image = Image::new();
+    std::fs::remove_file(image.path("self")).unwrap();
+    assert!(Host::image(&image.dir.path, Pid::new(ME).unwrap(), 0).is_err());
+    symlink("77", image.path("self")).unwrap();
+    assert!(Host::image(&image.dir.path, Pid::new(ME).unwrap(), 0).is_err(), "another namespace's /proc");
+    assert!(Host::image(&image.path("nowhere"), Pid::new(ME).unwrap(), 0).is_err());
+}
+
+#[test]
+fn pid_1_self_ancestors_and_kernel_threads_are_refused() {
+    let image = Image::new();
+    let environ = env(200, 100, NS, &BOOT[..8]);
+    image.add(50, &Entry { environ: &environ, ..PLAIN });
+    std::fs::remove_dir_all(image.path("100")).unwrap();
+    std::fs::remove_dir_all(image.path("1")).unwrap();
+    image.add(1, &Entry { parent: 0, environ: &environ, ..PLAIN });
+    image.add(100, &Entry { parent: 50, environ: &environ, ..PLAIN });
+    std::fs::create_dir(image.path("100/ns")).unwrap();
+    symlink(format!("pid:[{NS}]"), image.path("100/ns/pid")).unwrap();
+    for pid in [1, 50, 100] {
+        assert_eq!(image.verdict(pid), Some(Verdict::Refused), "{pid}");
+    }
+    // And their siblings are of a run that this process belongs to.
+    image.add(300, &Entry { environ: &environ, ..PLAIN });
+    assert_eq!(image.verdict(300), Some(Verdict::OwnOuterRun));
+}
+
+#[test]
+fn a_marked_pass_opens_nothing_of_the_unmarked() {
+    let image = Image::new();
+    let environ = env(200, 3_000, NS, &BOOT[..8]);
+    image.add(300, &Entry { environ: &environ, ..PLAIN });
+    image.add(301, &Entry { limits: limits(1), ..PLAIN });
+    let host = image.host();
+    let options = ScanOptions { carriers: Carriers::MarkOnly, ..ScanOptions::ALL };
+    let pids: Vec<_> = scan(&host, &options).seen.iter().map(|seen| seen.identity.pid.get()).collect();
+    assert_eq!(pids, [301]);
+    assert_eq!(leash_core::count_marked(&host).unwrap(), (4, 1));
+}
+
+#[test]
+fn a_real_owners_state_is_read_from_the_kernel() {
+    let host = Host::current().unwrap();
+    let mut vm = Vm::start();
+    let state = |owner: &Owner| leash_core::Claim::of_record(owner).unwrap().state(&host);
+    assert_eq!(state(&vm.owner), OwnerState::Alive);
+    let reused = Owner { start_ticks: vm.owner.start_ticks - 2, ..vm.owner.clone() };
+    assert_eq!(state(&reused), OwnerState::Gone);
+    // An unreaped zombie has ended.
+    vm.process.0.kill().unwrap();
+    common::wait_until("its end", || state(&vm.owner) == OwnerState::Gone);
+    vm.process.0.wait().unwrap();
+    assert_eq!(state(&vm.owner), OwnerState::Gone);
+}

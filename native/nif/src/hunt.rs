@@ -1,0 +1,99 @@
+//! Hunts: the core looks, judges and signals; the calling process waits in between.
+
+use crate::encode;
+use crate::failure::of_file;
+use crate::pidfd::new_fd_of;
+use crate::reply::{atoms, errno, error, ok};
+use crate::run::path;
+use crate::spec;
+use crate::sys::{Fd, Readiness};
+use crate::view::ReportView;
+use leash_core::{Hunt, Step};
+use rustler::{Binary, Encoder, Env, Resource, ResourceArc, Term};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
+
+struct Hunting {
+    hunt: Mutex<Hunt>,
+    /// The hunt's epoll once more, for the VM to poll; closed when the hunt is done or its caller ends.
+    wake: Fd,
+}
+
+#[rustler::resource_impl]
+impl Resource for Hunting {}
+
+/// `hunt_new(spec) :: {:ok, hunt} | {:error, {:invalid, key} | reason | {reason, path}}`.
+///
+/// Nothing is looked at yet. The calling process is the one that should step.
+///
+/// Dirty I/O: opens the run directory.
+#[rustler::nif(schedule = "DirtyIo")]
+fn hunt_new<'a>(env: Env<'a>, spec: Term<'a>) -> Term<'a> {
+    let spec = match spec::hunt(spec) {
+        Ok(spec) => spec,
+        Err(spec::Wrong::Key(key)) => return error(env, (atoms::invalid(), key)),
+        Err(spec::Wrong::RunDir(failure)) => return of_file(env, &failure),
+    };
+    let hunt = match Hunt::new(spec) {
+        Ok(hunt) => hunt,
+        Err(failure) => return of_file(env, &failure),
+    };
+    let wake = match hunt.as_fd().try_clone_to_owned() {
+        Ok(epoll) => new_fd_of(env, epoll),
+        Err(failure) => return errno(env, crate::pidfd::from_io(&failure)),
+    };
+    match wake {
+        Ok(wake) => ok(env, ResourceArc::new(Hunting { hunt: Mutex::new(hunt), wake })),
+        Err(_) => error(env, atoms::noproc()),
+    }
+}
+
+/// `hunt_step(hunt) :: {:wait, ms} | {:done, report} | {:error, :busy | :unknown}`.
+///
+/// After `{:wait, ms}` step again in so many milliseconds, or when `{:leash_hunt, hunt, :ready}` comes. Stepping a hunt that is
+/// done gives the same report.
+///
+/// Dirty I/O: passes over `/proc`, sends signals.
+#[rustler::nif(schedule = "DirtyIo")]
+fn hunt_step<'a>(env: Env<'a>, hunt: Term<'a>) -> rustler::NifResult<Term<'a>> {
+    let hunting: ResourceArc<Hunting> = hunt.decode()?;
+    let step = match hunting.hunt.try_lock() {
+        Ok(mut hunt) => hunt.step(Instant::now()),
+        // Half a step of a panic: the core's state is plain data, and every step begins with a look.
+        Err(TryLockError::Poisoned(poisoned)) => PoisonError::into_inner(poisoned).step(Instant::now()),
+        Err(TryLockError::WouldBlock) => return Ok(error(env, atoms::busy())),
+    };
+    Ok(match step {
+        Step::Wait { until } => {
+            let message = (atoms::leash_hunt(), hunt, atoms::ready()).encode(env);
+            // Without the message, because the process that made the hunt is gone, the clock alone drives it.
+            let _ = hunting.wake.arm(env, Readiness::Read, message);
+            (atoms::wait(), milliseconds_until(until)).encode(env)
+        }
+        Step::Done(report) => {
+            hunting.wake.close(env);
+            match encode::term(env, &ReportView::of(&report)) {
+                Ok(report) => (atoms::done(), report).encode(env),
+                Err(_) => error(env, atoms::unknown()),
+            }
+        }
+    })
+}
+
+/// Rounded up, or the last millisecond would be spent on stepping.
+fn milliseconds_until(until: Instant) -> u64 {
+    let left = until.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+    u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `capabilities(run_dir) :: map`: what this host gives.
+///
+/// Dirty I/O: reads `/proc`, opens the run directory.
+#[rustler::nif(schedule = "DirtyIo")]
+fn capabilities<'a>(env: Env<'a>, run_dir: Binary<'a>) -> Term<'a> {
+    let dir: Option<&Path> = (!run_dir.is_empty()).then(|| path(&run_dir));
+    let found = leash_core::capabilities(dir);
+    encode::term(env, &found).unwrap_or_else(|_| error(env, atoms::unknown()))
+}

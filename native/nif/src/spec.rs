@@ -1,0 +1,120 @@
+//! What a hunt is asked for, from a map with atom keys. A missing key has a default where there is a harmless one.
+
+use crate::reply::atoms;
+use crate::run::path;
+use leash_core::{Error, HuntKind, HuntSpec, Identity, Ladder, Mode, Pid, RunDir, Signal, Workers};
+use leash_tag::RunId;
+use rustler::{Atom, Binary, Decoder, Term};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why there is no hunt.
+pub(crate) enum Wrong {
+    /// The value of this key, or its absence.
+    Key(Atom),
+    /// The run directory.
+    RunDir(Error),
+}
+
+/// Reads a specification.
+pub(crate) fn hunt(map: Term<'_>) -> Result<HuntSpec, Wrong> {
+    let map = Map(map);
+    Ok(HuntSpec {
+        kind: map.kind()?,
+        ladder: map.ladder()?,
+        deadline: map.get::<u64>(atoms::deadline())?.map_or(DEADLINE, Duration::from_millis),
+        run_dir: map.run_dir()?,
+    })
+}
+
+struct Map<'a>(Term<'a>);
+
+impl<'a> Map<'a> {
+    /// `nil` and no such key are the same.
+    fn get<T: Decoder<'a>>(&self, key: Atom) -> Result<Option<T>, Wrong> {
+        match self.0.map_get(key) {
+            Ok(value) if Atom::from_term(value).is_ok_and(|atom| atom == atoms::nil()) => Ok(None),
+            Ok(value) => value.decode().map(Some).map_err(|_| Wrong::Key(key)),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn require<T: Decoder<'a>>(&self, key: Atom) -> Result<T, Wrong> {
+        self.get(key)?.ok_or(Wrong::Key(key))
+    }
+
+    fn kind(&self) -> Result<HuntKind, Wrong> {
+        let kind: Atom = self.require(atoms::kind())?;
+        if kind == atoms::workers() {
+            self.workers().map(HuntKind::Worker)
+        } else if kind == atoms::run() {
+            Ok(HuntKind::Run {
+                run: self.run(atoms::run_id())?.ok_or(Wrong::Key(atoms::run_id()))?,
+                own_run: self.run(atoms::own_run_id())?,
+            })
+        } else if kind == atoms::sweep() {
+            // Here the run that is named is the caller's own.
+            Ok(HuntKind::Sweep { own_run: self.run(atoms::run_id())?, app: self.app()?, mode: self.mode()? })
+        } else if kind == atoms::process() {
+            self.process().map(HuntKind::Process)
+        } else {
+            Err(Wrong::Key(atoms::kind()))
+        }
+    }
+
+    fn workers(&self) -> Result<Workers, Wrong> {
+        let numbers: Vec<u16> = self.require(atoms::workers())?;
+        Ok(Workers {
+            run: self.run(atoms::run_id())?.ok_or(Wrong::Key(atoms::run_id()))?,
+            numbers: HashSet::from_iter(numbers),
+            outliving: self.get(atoms::outliving())?.unwrap_or(false),
+        })
+    }
+
+    fn process(&self) -> Result<Identity, Wrong> {
+        let pid = Pid::new(self.require(atoms::pid())?).ok_or(Wrong::Key(atoms::pid()))?;
+        let start_ticks = self.require(atoms::start_ticks())?;
+        Ok(Identity { pid, start_ticks, pidfs_inode: self.get(atoms::pidfs_inode())? })
+    }
+
+    fn run(&self, key: Atom) -> Result<Option<RunId>, Wrong> {
+        let text: Option<Binary<'a>> = self.get(key)?;
+        text.map(|text| RunId::parse(&text).ok_or(Wrong::Key(key))).transpose()
+    }
+
+    /// The application's name only where nothing else is in scope.
+    fn app(&self) -> Result<Option<String>, Wrong> {
+        match self.get::<Atom>(atoms::scope())? {
+            None => Ok(None),
+            Some(scope) if scope == atoms::user() => Ok(None),
+            Some(scope) if scope == atoms::app() => self.require(atoms::app()).map(Some),
+            Some(_) => Err(Wrong::Key(atoms::scope())),
+        }
+    }
+
+    fn mode(&self) -> Result<Mode, Wrong> {
+        match self.get::<Atom>(atoms::mode())? {
+            None => Ok(Mode::End),
+            Some(mode) if mode == atoms::end() => Ok(Mode::End),
+            Some(mode) if mode == atoms::report() => Ok(Mode::Report),
+            Some(_) => Err(Wrong::Key(atoms::mode())),
+        }
+    }
+
+    fn ladder(&self) -> Result<Ladder, Wrong> {
+        let wrong = || Wrong::Key(atoms::ladder());
+        let Some(steps) = self.get::<Vec<(i32, u64)>>(atoms::ladder())? else { return Ok(Ladder::default()) };
+        let steps = steps.into_iter().map(|(signal, wait)| {
+            Signal::from_number(signal).map(|signal| (signal, Duration::from_millis(wait))).ok_or_else(wrong)
+        });
+        Ok(Ladder::new(steps.collect::<Result<_, _>>()?))
+    }
+
+    fn run_dir(&self) -> Result<Option<Arc<RunDir>>, Wrong> {
+        let Some(dir) = self.get::<Binary<'a>>(atoms::run_dir())? else { return Ok(None) };
+        RunDir::open(path(&dir)).map(|dir| Some(Arc::new(dir))).map_err(Wrong::RunDir)
+    }
+}

@@ -1,0 +1,143 @@
+//! Everything below this process: a walk that signals without ever meaning somebody else.
+//!
+//! A direct child that is not reaped keeps its number, so it can be signalled by it. Any other descendant
+//! could end and its number be used again between a look and a signal, so it is held by a pidfd: opened by
+//! number, then `stat` read by number must name the parent that we hold, and that parent must not have ended
+//! meanwhile. By induction from our own children, what the pidfd holds is a descendant.
+//!
+//! `children` files are exact only for stopped trees (proc(5)) and processes fork meanwhile: callers walk
+//! until `waitid` says that nothing is left.
+
+use core::mem::MaybeUninit;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fs::RawDir;
+use rustix::process::{Pid, PidfdFlags};
+
+use crate::foreign::Foreign;
+use crate::proc_file::{Path, Proc, Stat, number};
+use crate::sys::{self, signal};
+
+/// Levels of one walk, three descriptors each; what lies deeper is met when those above it are gone and it
+/// has become our child.
+const MAX_DEPTH: usize = 40;
+
+/// Processes of one walk: a tree that grows while it is walked must not keep us from reaping.
+const MAX_VISITS: u32 = 16_384;
+
+/// Which comes first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// A parent that was stopped forks no more children while we go through them.
+    ParentsFirst,
+    /// A parent that was killed would take its children out of this walk's reach.
+    ChildrenFirst,
+}
+
+/// One process met on a walk.
+pub(crate) struct Met<'a> {
+    pid: Pid,
+    held: Option<(BorrowedFd<'a>, Stat)>,
+}
+
+impl Met<'_> {
+    pub(crate) fn signal(&self, signal: u8) {
+        // Gone meanwhile is fine; who may not be signalled is found alive at the end.
+        let _ = match &self.held {
+            Some((fd, _)) => sys::pidfd_signal(*fd, signal),
+            None => sys::kill(self.pid, signal),
+        };
+    }
+
+    /// The signal, and then CONT, so that a stopped process can heed it.
+    pub(crate) fn rouse(&self, number: u8) {
+        self.signal(number);
+        self.signal(signal::CONT);
+    }
+
+    pub(crate) fn stat(&self, proc: &Proc) -> Option<Stat> {
+        match &self.held {
+            Some((_, stat)) => Some(*stat),
+            None => proc.stat(self.pid).ok(),
+        }
+    }
+}
+
+struct Walk<'a> {
+    proc: &'a Proc,
+    order: Order,
+    visits_left: u32,
+    visit: &'a mut dyn FnMut(&Met<'_>),
+}
+
+/// Visits every descendant that is not foreign.
+///
+/// `false` where our own children cannot be listed; then nobody was visited.
+pub(crate) fn walk(proc: &Proc, foreign: &Foreign, order: Order, visit: &mut dyn FnMut(&Met<'_>)) -> bool {
+    let mut walk = Walk { proc, order, visits_left: MAX_VISITS, visit };
+    proc.each_own_child(&mut |pid| {
+        if foreign.includes(Some(proc), pid) {
+            return;
+        }
+        // Our own unreaped child, so the number cannot be anybody else's; a pidfd is needed only for what
+        // is below, and no descriptor left must not spare the child itself.
+        let met = Met { pid, held: None };
+        walk.around(&met, |walk| {
+            if let Ok(fd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+                walk.below(pid, fd.as_fd(), 1);
+            }
+        });
+    })
+    .is_ok()
+}
+
+impl Walk<'_> {
+    fn around(&mut self, met: &Met<'_>, below: impl FnOnce(&mut Self)) {
+        let Some(left) = self.visits_left.checked_sub(1) else { return };
+        self.visits_left = left;
+        if self.order == Order::ParentsFirst {
+            (self.visit)(met);
+        }
+        below(self);
+        if self.order == Order::ChildrenFirst {
+            (self.visit)(met);
+        }
+    }
+
+    fn below(&mut self, parent: Pid, parent_fd: BorrowedFd<'_>, depth: usize) {
+        if depth >= MAX_DEPTH || self.visits_left == 0 {
+            return;
+        }
+        let proc = self.proc;
+        // Every thread has a list of its own.
+        each_thread(proc, parent, &mut |thread| {
+            let _ = proc.each_child_of(parent, thread, &mut |pid| {
+                let Ok(fd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return };
+                let Ok(stat) = proc.stat(pid) else { return };
+                if stat.ppid != parent.as_raw_pid() || ended(parent_fd) {
+                    return;
+                }
+                let met = Met { pid, held: Some((fd.as_fd(), stat)) };
+                self.around(&met, |walk| walk.below(pid, fd.as_fd(), depth + 1));
+            });
+        });
+    }
+}
+
+fn ended(pidfd: BorrowedFd<'_>) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    !matches!(rustix::event::poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&now)), Ok(0))
+}
+
+fn each_thread(proc: &Proc, process: Pid, visit: &mut dyn FnMut(i32)) {
+    let path = Path::new().number(process.as_raw_pid()).add(b"/task");
+    let Ok(directory) = proc.open_file(&path) else { return };
+    let mut buffer = [MaybeUninit::<u8>::uninit(); 512];
+    let mut entries = RawDir::new(&directory, &mut buffer);
+    while let Some(Ok(entry)) = entries.next() {
+        let name = entry.file_name().to_bytes();
+        if let Some(thread) = number(name).and_then(|thread| i32::try_from(thread).ok()) {
+            visit(thread);
+        }
+    }
+}

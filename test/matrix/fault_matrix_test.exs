@@ -1,0 +1,31 @@
+# {how it ends} × {shape of the tree}: no survivor in any cell, and every decoy alive.
+
+require Leash.Test.Matrix
+
+for {name, path, act} <- Leash.Test.Matrix.paths() do
+  body =
+    quote do
+      use Leash.Test.Matrix, path: unquote(path), act: unquote(act)
+    end
+
+  Module.create(Module.concat(Leash.FaultMatrix, name), body, Macro.Env.location(__ENV__))
+end
+
+defmodule Leash.FaultMatrix.WithoutLeashTest do
+  # What the matrix says of ports without the library: that its cells can fail.
+  use ExUnit.Case, async: false
+
+  alias Leash.Test.Matrix
+
+  @moduletag :matrix
+
+  test "the matrix counts what bare ports leave when the VM gets SIGKILL" do
+    %{cells: cells} = Matrix.run(:vm_killed, mode: :port, bound: 500)
+
+    for {key, cell} <- cells do
+      assert cell.before != []
+      assert {key, cell.left != []} == {key, true}
+      assert cell.took == nil
+    end
+  end
+end

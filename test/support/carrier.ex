@@ -1,0 +1,136 @@
+defmodule Leash.Test.Carrier do
+  @moduledoc """
+  Which processes belong to a tree, by what they inherit and the library does not use: a control group
+  where one can be made, and otherwise a pipe that every process of the tree keeps open.
+
+  A process that reads `enter/1` as shell code is in, and with it whatever it starts from then on.
+  """
+
+  alias Leash.Test.Observer
+
+  @enforce_keys [:kind, :path]
+  defstruct [:kind, :path]
+
+  @type t :: %__MODULE__{kind: :cgroup | :pipe, path: String.t()}
+
+  # The pipe's number in the processes of the tree, one that nobody else picks by accident.
+  @fd 9
+
+  @doc "A new carrier; below `parent` where that is a control group."
+  @spec new(t() | nil) :: t()
+  def new(parent \\ nil) do
+    name = "leash-test-#{System.pid()}-#{System.unique_integer([:positive])}"
+
+    case Enum.find_value(roots(parent), &cgroup(Path.join(&1, name))) do
+      nil -> %__MODULE__{kind: :pipe, path: pipe(name)}
+      path -> %__MODULE__{kind: :cgroup, path: path}
+    end
+  end
+
+  defp roots(%__MODULE__{kind: :cgroup, path: path}), do: [path]
+
+  defp roots(_no_cgroup) do
+    # LEASH_TEST_CARRIER=pipe tries what happens where no control group can be made.
+    if System.get_env("LEASH_TEST_CARRIER") == "pipe", do: [], else: suite_root() ++ hierarchies()
+  end
+
+  defp suite_root, do: List.wrap(:persistent_term.get({__MODULE__, :root}, nil))
+
+  # Version 2 first; of version 1 those that put no limit on anybody just by being joined.
+  defp hierarchies do
+    Enum.filter(
+      ~w(/sys/fs/cgroup/unified /sys/fs/cgroup /sys/fs/cgroup/freezer /sys/fs/cgroup/pids),
+      &File.exists?(Path.join(&1, "cgroup.procs"))
+    )
+  end
+
+  @doc "Makes new carriers below this one from now on."
+  @spec nest(t()) :: :ok
+  def nest(%__MODULE__{kind: :cgroup, path: path}),
+    do: :persistent_term.put({__MODULE__, :root}, path)
+
+  def nest(_pipe), do: :ok
+
+  # Some hierarchies let a directory be made and nobody enter it.
+  defp cgroup(path) do
+    with :ok <- File.mkdir(path) do
+      {_output, status} =
+        System.cmd("sh", ["-c", "echo $$ > #{path}/cgroup.procs"], stderr_to_stdout: true)
+
+      if status == 0 do
+        path
+      else
+        _ = File.rmdir(path)
+        nil
+      end
+    else
+      {:error, _not_here} -> nil
+    end
+  end
+
+  defp pipe(name) do
+    path = Path.join(System.tmp_dir!(), name)
+    {_output, 0} = System.cmd("mkfifo", [path])
+    path
+  end
+
+  @doc "Shell code that puts the shell in."
+  @spec enter(t()) :: String.t()
+  def enter(%{kind: :cgroup, path: path}), do: "echo $$ > #{path}/cgroup.procs; "
+  # For reading and writing, so that opening it does not wait for the other end.
+  def enter(%{kind: :pipe, path: path}), do: "exec #{@fd}<>#{path}; "
+
+  @doc "Who is in and lives."
+  @spec members(t()) :: [Observer.identity()]
+  def members(carrier) do
+    for pid <- numbers(carrier),
+        identity = Observer.identity(pid),
+        Observer.alive?(identity),
+        do: identity
+  end
+
+  defp numbers(%{kind: :cgroup, path: path}) do
+    own =
+      case File.read(Path.join(path, "cgroup.procs")) do
+        {:ok, text} -> text |> String.split() |> Enum.map(&String.to_integer/1)
+        {:error, _removed} -> []
+      end
+
+    below = for group <- groups_below(path), do: numbers(%{kind: :cgroup, path: group})
+    List.flatten([own | below])
+  end
+
+  defp numbers(%{kind: :pipe, path: path}) do
+    for name <- File.ls!("/proc"),
+        {pid, ""} <- [Integer.parse(name)],
+        File.read_link("/proc/#{pid}/fd/#{@fd}") == {:ok, path},
+        do: pid
+  end
+
+  defp groups_below(path) do
+    case File.ls(path) do
+      {:ok, names} -> names |> Enum.map(&Path.join(path, &1)) |> Enum.filter(&File.dir?/1)
+      {:error, _removed} -> []
+    end
+  end
+
+  @doc "Ends whoever is in, who can only be what the tests started, and removes the carrier."
+  @spec clear(t()) :: :ok
+  def clear(carrier) do
+    Observer.eventually(5_000, fn ->
+      carrier |> members() |> Observer.signal_all("KILL")
+      members(carrier) == []
+    end)
+
+    remove(carrier)
+  end
+
+  defp remove(%{kind: :pipe, path: path}), do: File.rm(path) && :ok
+
+  defp remove(%{kind: :cgroup, path: path}) do
+    Enum.each(groups_below(path), &remove(%{kind: :cgroup, path: &1}))
+    # A zombie that its parent has not reaped yet still keeps the group busy.
+    Observer.eventually(1_000, fn -> File.rmdir(path) in [:ok, {:error, :enoent}] end)
+    :ok
+  end
+end

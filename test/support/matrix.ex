@@ -1,0 +1,279 @@
+defmodule Leash.Test.Matrix do
+  @moduledoc """
+  The fault matrix, a column at a time: a second VM with one worker of each shape, one way to end it, and
+  what is left of each tree, counted from outside by identity and by a carrier of its own.
+
+      use Leash.Test.Matrix, path: "the VM gets SIGKILL", act: :vm_killed
+  """
+
+  alias Leash.Test.{Carrier, Decoy, Decoys, Observer, Python, VM}
+
+  # What a ladder gets before SIGKILL, and how long all of it may take beyond that.
+  @grace 300
+  @bound 3_000
+
+  @doc "The shapes: how a test calls them, and what runs."
+  @spec shapes() :: [{String.t(), atom()}]
+  def shapes do
+    [
+      {"a plain process", :plain},
+      {"a shell with two children", :shell},
+      {"a process that ignores SIGTERM", :ignores_term},
+      {"a child in a session of its own", :setsid_child},
+      {"a double-forked daemon", :daemon},
+      {"an env -i child with setsid", :env_i},
+      {"processes that stopped themselves", :stopped},
+      {"processes that fork on and on", :forks},
+      {"a child that ignores SIGTERM and whose leader dies of it", :leader_dies_first},
+      {"a process with 300 kB of unread stdin", :never_reads},
+      {"processes that overwrote argv and environ", :overwritten}
+    ]
+  end
+
+  @doc "The paths: how a test calls them, and the function of this module that takes them."
+  @spec paths() :: [{module(), String.t(), atom()}]
+  def paths do
+    [
+      {Stop, "stop", :stopped},
+      {OwnerExits, "the owner exits", :owner_exits},
+      {OwnerKilled, "the owner is killed", :owner_killed},
+      {WorkerKilled, "the Worker is brutally killed", :worker_killed},
+      {PortClosed, "the port is closed", :port_closed},
+      {VmTerm, "the VM gets SIGTERM", :vm_terminated},
+      {VmKill, "the VM gets SIGKILL", :vm_killed},
+      {Halt, "System.halt", :halted},
+      {ShimKill, "the shims get SIGKILL", :shims_killed},
+      {AllKill, "VM and shims get SIGKILL and a new VM starts", :all_killed}
+    ]
+  end
+
+  defmacro __using__(options) do
+    quote bind_quoted: [path: options[:path], act: options[:act]] do
+      # A VM with a dozen trees at a time is what two cores carry.
+      use ExUnit.Case, async: false
+
+      @moduletag :matrix
+      @moduletag timeout: 120_000
+      @act act
+
+      setup_all do
+        {:ok, Leash.Test.Matrix.run(@act)}
+      end
+
+      for {shape, key} <- Leash.Test.Matrix.shapes() do
+        @key key
+        test "#{path}: nothing is left of #{shape}", %{cells: cells} do
+          cell = Map.fetch!(cells, @key)
+          assert cell.before != [], "the tree never lived"
+          assert cell.left == []
+          assert is_integer(cell.took)
+        end
+      end
+
+      test "#{path}: no shim is left, and every decoy lives unsignalled", context do
+        assert context.shims_left == []
+        assert context.harmed == []
+      end
+
+      if act == :all_killed do
+        test "#{path}: it was the sweep that ended them", context do
+          # PDEATHSIG takes the leaders, so what lived on were their descendants.
+          assert context.orphans > 4
+        end
+      end
+    end
+  end
+
+  @doc "Runs one column; `mode: :port` with bare ports instead of workers."
+  @spec run(atom(), keyword()) :: map()
+  def run(act, options \\ []) do
+    mode = options[:mode] || :leash
+    decoys = if mode == :leash, do: Decoys.all(), else: []
+    vm_carrier = Carrier.new()
+    carriers = Map.new(shapes(), fn {_name, key} -> {key, Carrier.new(vm_carrier)} end)
+    workers = for {_name, key} <- shapes(), do: {to_string(key), worker(key, carriers[key])}
+    booting = VM.boot(Decoys.run_dir(), workers, carrier: vm_carrier, mode: mode)
+
+    try do
+      vm = VM.await(booting)
+      settle(vm)
+      before = Map.new(carriers, fn {key, carrier} -> {key, Carrier.members(carrier)} end)
+      own = if vm.run_id, do: own_decoys(vm, act), else: []
+      if mode == :leash, do: Decoys.lose_records()
+      column = take(act, vm, carriers, before, options[:bound] || @bound + @grace)
+      harmed = Decoys.harmed(decoys ++ own ++ Map.get(column, :reused, []))
+      Enum.each(own ++ Map.get(column, :reused, []), &Decoy.stop/1)
+      if mode == :leash, do: note(act, column.cells)
+      Map.merge(column, %{harmed: harmed, vm: vm})
+    after
+      Enum.each(carriers, fn {_key, carrier} -> Carrier.clear(carrier) end)
+      VM.stop(booting)
+    end
+  end
+
+  # One living witness is enough to keep a run (fixed by design), so a process that names a living owner
+  # would rightly make the sweep keep what it is to end here.
+  defp own_decoys(vm, :all_killed), do: Decoys.of_run(vm.run_id)
+  defp own_decoys(vm, _act), do: [Decoys.same_tag(vm.run_id) | Decoys.of_run(vm.run_id)]
+
+  # Until the tree is what its name says: stopped, and its stdin full.
+  defp settle(vm) do
+    "flood" = VM.ask(vm, "flood never_reads")
+
+    waiting = fn ->
+      Enum.all?(vm.trees["stopped"], fn {pid, _ticks} -> Observer.state(pid) == "T" end)
+    end
+
+    true = Observer.eventually(5_000, waiting) != nil
+  end
+
+  defp worker(key, carrier) do
+    body =
+      case key do
+        :shell -> "sleep 90 & a=$!; sleep 90 & echo ready $$ $a $!; wait"
+        key -> "exec " <> Python.quote_all(Python.argv("shapes.py", [to_string(key)]))
+      end
+
+    [
+      command: "sh",
+      args: ["-c", Carrier.enter(carrier) <> body],
+      stop: [sigterm: @grace],
+      stdin: if(key == :never_reads, do: :pipe, else: :null)
+    ]
+  end
+
+  defp take(act, vm, carriers, before, bound) do
+    shims = VM.shims(vm)
+    {began, extra} = act(act, vm, carriers)
+    known = Map.new(before, fn {key, members} -> {key, members ++ (vm.trees["#{key}"] || [])} end)
+    times = watch(carriers, known, began, began + bound, %{})
+
+    cells =
+      Map.new(carriers, fn {key, carrier} ->
+        left = left(carrier, known[key])
+        took = if left == [], do: times[key]
+        {key, %{before: before[key], left: Enum.map(left, &Observer.describe/1), took: took}}
+      end)
+
+    gone = fn -> not Enum.any?(shims, &Observer.alive?/1) end
+    Observer.eventually(max(began + bound - now(), 0), gone)
+
+    shims_left = shims |> Enum.filter(&Observer.alive?/1) |> Enum.map(&Observer.describe/1)
+    finish(extra)
+
+    extra
+    |> Map.take([:reused, :orphans])
+    |> Map.merge(%{cells: cells, shims_left: shims_left})
+  end
+
+  # By the carrier, and by identity: each of them could miss one that the other sees.
+  defp left(carrier, known),
+    do: Enum.uniq(Carrier.members(carrier) ++ Enum.filter(known, &Observer.alive?/1))
+
+  defp watch(carriers, known, began, deadline, times) do
+    waiting = Map.drop(carriers, Map.keys(times))
+
+    times =
+      for {key, carrier} <- waiting, left(carrier, known[key]) == [], into: times do
+        {key, now() - began}
+      end
+
+    if map_size(times) == map_size(carriers) or now() >= deadline do
+      times
+    else
+      receive do
+      after
+        2 -> watch(carriers, known, began, deadline, times)
+      end
+    end
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
+
+  ## The paths
+
+  @commands %{
+    stopped: "stop",
+    owner_exits: "owner_exits",
+    owner_killed: "owner_killed",
+    worker_killed: "worker_killed",
+    port_closed: "port_closed",
+    halted: "halt"
+  }
+
+  defp act(:vm_terminated, vm, _carriers), do: timed(fn -> VM.signal(vm, "TERM") end)
+  defp act(:vm_killed, vm, _carriers), do: timed(fn -> VM.signal(vm, "KILL") end)
+
+  defp act(:shims_killed, vm, _carriers),
+    do: timed(fn -> vm |> VM.shims() |> Observer.signal_all("KILL") end)
+
+  # Nobody is left to end anything: the next start has to. Processes that had nothing to do with the run
+  # have meanwhile got the numbers of its VM, of a shim and of a worker.
+  defp act(:all_killed, vm, carriers) do
+    everybody = [vm.identity | VM.shims(vm)]
+    # Stopped first, so that none can act on the end of another.
+    Observer.signal_all(everybody, "STOP")
+    Observer.signal_all(everybody, "KILL")
+    true = Observer.eventually(5_000, fn -> not Enum.any?(everybody, &Observer.alive?/1) end) != nil
+
+    reused = if Decoys.root?(), do: reuse(vm), else: []
+    orphans = Enum.flat_map(carriers, fn {_key, carrier} -> Carrier.members(carrier) end)
+    {began, _} = timed(fn -> :ok end)
+    next = VM.boot(Decoys.run_dir(), [])
+    {began, %{orphans: length(orphans), reused: reused, next: next}}
+  end
+
+  defp act(act, vm, _carriers), do: timed(fn -> VM.command(vm, Map.fetch!(@commands, act)) end)
+
+  defp timed(fun) do
+    began = now()
+    fun.()
+    {began, %{}}
+  end
+
+  defp reuse(vm) do
+    for {title, {pid, _ticks}} <- [
+          {"a process with the pid of the dead VM", vm.identity},
+          {"a process with the pid of a dead shim", vm.workers["plain"].shim},
+          {"a process with the pid of a dead worker", vm.workers["plain"].os}
+        ],
+        do: Decoy.start(title, pid: pid)
+  end
+
+  defp finish(%{next: next}), do: next |> VM.await() |> VM.stop()
+  defp finish(_nobody), do: :ok
+
+  ## The summary
+
+  @key {__MODULE__, :summary}
+
+  defp note(act, cells),
+    do: :persistent_term.put(@key, [{act, cells} | :persistent_term.get(@key, [])])
+
+  @doc "The usual times as a table, `nil` when no column ran."
+  @spec summary() :: String.t() | nil
+  def summary do
+    noted = Map.new(:persistent_term.get(@key, []))
+
+    rows =
+      for {_module, path, act} <- paths(), cells = noted[act] do
+        times = for {_key, %{took: ms}} <- cells, ms != nil, do: ms
+        gone = "#{length(times)}/#{map_size(cells)}"
+        [path, gone, median(times), Enum.max(times, fn -> "-" end)]
+      end
+
+    if rows != [] do
+      table = for row <- [["path", "gone", "median ms", "max ms"] | rows], do: line(row)
+      "\nFault matrix, cells with no survivor and when the last process was gone:\n" <> Enum.join(table)
+    end
+  end
+
+  defp median([]), do: "-"
+  defp median(times), do: times |> Enum.sort() |> Enum.at(div(length(times), 2))
+
+  defp line([path, gone, median, max]) do
+    "  #{String.pad_trailing(path, 46)} #{pad(gone)} #{pad(median)} #{pad(max)}\n"
+  end
+
+  defp pad(value), do: value |> to_string() |> String.pad_leading(9)
+end

@@ -1,0 +1,45 @@
+defmodule Leash.Test.Needs do
+  @moduledoc """
+  What tests need and not every machine has: `@tag needs: :root` is left out with a reason where it is missing.
+  """
+
+  alias Leash.Test.{Decoys, Python}
+
+  @doc "The needs that this machine does not meet, each with the reason."
+  @spec missing() :: [{atom(), String.t()}]
+  def missing do
+    for {need, reason, met?} <- all(), not met?.(), do: {need, reason}
+  end
+
+  defp all do
+    [
+      {:root, "not running as root", &Decoys.root?/0},
+      {:pid_namespace, "unshare --pid is refused", &pid_namespace?/0},
+      {:hidepid, "no mount of /proc with hidepid=2", &hidepid?/0},
+      {:cgroup, "no control group can be made", &cgroup?/0},
+      {:cc, "there is no C compiler", fn -> System.find_executable("cc") != nil end},
+      {:node, "node is not installed", fn -> System.find_executable("node") != nil end},
+      {:set_tid, "clone3 with set_tid is refused", &set_tid?/0}
+    ]
+  end
+
+  defp pid_namespace?, do: works?("unshare --pid --fork --mount-proc true")
+
+  defp hidepid?,
+    do: works?("unshare --mount sh -c 'mount -t proc -o hidepid=2 proc /proc' && id nobody")
+
+  defp cgroup?, do: match?(%{kind: :cgroup}, Leash.Test.Carrier.new() |> tap(&Leash.Test.Carrier.clear/1))
+
+  defp set_tid? do
+    {pid, 0} = System.cmd("sh", ["-c", "echo $$"])
+    log = Path.join(System.tmp_dir!(), "leash-set-tid-#{System.pid()}")
+    argv = Python.argv("decoy.py", [log, "0", "--pid=#{String.trim(pid)}"])
+    works = works?(Python.quote_all(argv))
+    _ = File.rm(log)
+    works
+  end
+
+  defp works?(line) do
+    match?({_output, 0}, System.cmd("sh", ["-c", line], stderr_to_stdout: true))
+  end
+end

@@ -1,0 +1,138 @@
+defmodule Leash.Test.Observer do
+  @moduledoc """
+  The outside view: what the kernel says in `/proc`, with none of the library's code.
+
+  A process is its pid together with its start ticks, `t:identity/0`.
+  """
+
+  @type identity :: {pos_integer(), non_neg_integer()}
+
+  @doc "Pid and start of whoever has the number now, `nil` for nobody."
+  @spec identity(pos_integer()) :: identity() | nil
+  def identity(pid) do
+    case stat("/proc/#{pid}/stat") do
+      nil -> nil
+      fields -> {pid, fields |> Enum.at(19) |> String.to_integer()}
+    end
+  end
+
+  @doc "Whether this very process lives: any thread of it that is not a zombie counts."
+  @spec alive?(identity()) :: boolean()
+  def alive?({pid, _ticks} = identity), do: identity(pid) == identity and living_thread?(pid)
+
+  # A leader whose main thread has ended is shown as Z while its other threads run.
+  defp living_thread?(pid) do
+    case File.ls("/proc/#{pid}/task") do
+      {:ok, threads} ->
+        Enum.any?(threads, &(thread_state(pid, &1) not in [nil, "Z", "X"]))
+
+      {:error, _gone} ->
+        false
+    end
+  end
+
+  defp thread_state(pid, thread) do
+    with fields when fields != nil <- stat("/proc/#{pid}/task/#{thread}/stat"), do: hd(fields)
+  end
+
+  @doc "Every living process, one thread of it at least."
+  @spec all() :: [identity()]
+  def all do
+    for name <- File.ls!("/proc"),
+        {pid, ""} <- [Integer.parse(name)],
+        identity = identity(pid),
+        alive?(identity),
+        do: identity
+  end
+
+  @doc "The state letter of a process, `nil` when it is gone."
+  @spec state(pos_integer()) :: String.t() | nil
+  def state(pid) do
+    with fields when fields != nil <- stat("/proc/#{pid}/stat"), do: hd(fields)
+  end
+
+  @doc "The parent of a process, `nil` when it is gone."
+  @spec parent(pos_integer()) :: non_neg_integer() | nil
+  def parent(pid) do
+    with [_state, parent | _rest] <- stat("/proc/#{pid}/stat"), do: String.to_integer(parent)
+  end
+
+  # From the state on, so that index n is field n + 3 of proc(5). The name in brackets may hold anything.
+  defp stat(path) do
+    with {:ok, line} <- File.read(path),
+         [{last, 1} | _] <- line |> :binary.matches(")") |> Enum.reverse() do
+      line |> binary_part(last + 1, byte_size(line) - last - 1) |> String.split()
+    else
+      _gone -> nil
+    end
+  end
+
+  @doc "The arguments of a process."
+  @spec argv(pos_integer()) :: [binary()]
+  def argv(pid) do
+    case File.read("/proc/#{pid}/cmdline") do
+      {:ok, line} -> line |> String.trim_trailing(<<0>>) |> String.split(<<0>>)
+      {:error, _gone} -> []
+    end
+  end
+
+  @doc "Every process whose argv holds this very argument."
+  @spec with_argument(binary()) :: [identity()]
+  def with_argument(argument),
+    do: Enum.filter(all(), fn {pid, _ticks} -> argument in argv(pid) end)
+
+  @doc "What to call a process in a message."
+  @spec describe(identity()) :: String.t()
+  def describe({pid, _ticks}),
+    do: "#{pid} (#{state(pid) || "gone"}) #{pid |> argv() |> Enum.join(" ") |> String.slice(0, 200)}"
+
+  @doc """
+  Signals a process that the tests started, if it still is that process.
+
+  By number, since this is the view of an operator with a shell.
+  """
+  @spec signal(identity(), String.t()) :: :ok
+  def signal({pid, _ticks} = identity, name) do
+    if alive?(identity), do: System.cmd("kill", ["-#{name}", "#{pid}"], stderr_to_stdout: true)
+    :ok
+  end
+
+  @doc """
+  Signals several processes at once, with one kill(1).
+  """
+  @spec signal_all([identity()], String.t()) :: :ok
+  def signal_all(identities, name) do
+    case for {pid, _ticks} = identity <- identities, alive?(identity), do: "#{pid}" do
+      [] -> :ok
+      pids -> System.cmd("kill", ["-#{name}" | pids], stderr_to_stdout: true)
+    end
+
+    :ok
+  end
+
+  @doc "Waits until the condition holds: the milliseconds that took, `nil` when it did not within `ms`."
+  @spec eventually(non_neg_integer(), (() -> as_boolean(term()))) :: non_neg_integer() | nil
+  def eventually(ms, condition) do
+    began = System.monotonic_time(:millisecond)
+    poll(began, began + ms, condition)
+  end
+
+  defp poll(began, deadline, condition) do
+    met = condition.()
+    now = System.monotonic_time(:millisecond)
+
+    cond do
+      met ->
+        now - began
+
+      now >= deadline ->
+        nil
+
+      true ->
+        receive do
+        after
+          2 -> poll(began, deadline, condition)
+        end
+    end
+  end
+end

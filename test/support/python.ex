@@ -1,0 +1,34 @@
+defmodule Leash.Test.Python do
+  @moduledoc """
+  How the tests run their fixtures: a Python without site packages, and without a wrapper in front.
+  """
+
+  @key {__MODULE__, :path}
+
+  @doc "The interpreter itself; what is first in `PATH` may be a script that looks for it."
+  @spec path() :: String.t()
+  def path do
+    case :persistent_term.get(@key, nil) do
+      nil ->
+        {path, 0} = System.cmd("python3", ["-c", "import sys; print(sys.executable)"])
+        :persistent_term.put(@key, String.trim(path))
+        String.trim(path)
+
+      path ->
+        path
+    end
+  end
+
+  @doc "The argv of a fixture."
+  @spec argv(String.t(), [String.t()]) :: [String.t()]
+  def argv(fixture, args), do: [path(), "-E", "-s", "-S", "-B", fixture(fixture) | args]
+
+  @doc "The path of a fixture."
+  @spec fixture(String.t()) :: String.t()
+  def fixture(name), do: Path.expand(Path.join("../fixtures", name), __DIR__)
+
+  @doc "Words as one line for a shell."
+  @spec quote_all([String.t()]) :: String.t()
+  def quote_all(words),
+    do: Enum.map_join(words, " ", &("'" <> String.replace(&1, "'", "'\\''") <> "'"))
+end

@@ -1,0 +1,170 @@
+defmodule Leash.Test.VM do
+  @moduledoc """
+  A second VM as an operating system process, so that it can be ended like anybody's; see `Leash.Test.Guest`
+  for what runs in it. It belongs to the process that started it and ends with it.
+  """
+
+  alias Leash.Test.{Carrier, Observer}
+
+  @enforce_keys [:port, :carrier, :log]
+  defstruct [:port, :carrier, :log, :identity, :run_id, workers: %{}, trees: %{}]
+
+  @type t :: %__MODULE__{
+          port: port(),
+          carrier: Carrier.t(),
+          log: String.t(),
+          identity: Observer.identity() | nil,
+          run_id: String.t() | nil,
+          workers: %{String.t() => %{os: Observer.identity(), shim: Observer.identity()}},
+          trees: %{String.t() => [Observer.identity()]}
+        }
+
+  @doc """
+  Starts a VM; `await/1` waits until its workers are ready.
+
+  `workers` are pairs of a label and the options of `Leash.Worker`. Options: `:carrier` (default: one of
+  its own), `:prefix` (a command in front, such as `unshare`), `:env` (the application's environment),
+  `:mode` (`:port` for bare ports), `:os_env` (variables).
+  """
+  @spec boot(String.t(), [{String.t(), keyword()}], keyword()) :: t()
+  def boot(run_dir, workers, options \\ []) do
+    carrier = options[:carrier] || Carrier.new()
+    spec = %{workers: workers, env: options[:env] || [], mode: options[:mode] || :leash}
+    log = Path.join(System.tmp_dir!(), "leash-vm-#{System.pid()}-#{unique()}.log")
+
+    # exec throughout: the port's process becomes the VM.
+    line =
+      "#{Carrier.enter(carrier)}exec #{options[:prefix]} #{System.find_executable("elixir")} " <>
+        "#{code_paths()} --erl '+sbwt none +sbwtdcpu none +sbwtdio none' -e 'Leash.Test.Guest.main()' 2>>#{log}"
+
+    os_env =
+      Map.merge(
+        %{
+          "GUEST_SPEC" => spec |> :erlang.term_to_binary() |> Base.encode64(),
+          "LEASH_RUN_DIR" => run_dir,
+          "ERL_CRASH_DUMP_SECONDS" => "0"
+        },
+        options[:os_env] || %{}
+      )
+
+    port =
+      Port.open({:spawn_executable, "/bin/sh"}, [
+        :binary,
+        :exit_status,
+        {:line, 65_536},
+        args: ["-c", line],
+        env: for({key, value} <- os_env, do: {to_charlist(key), value && to_charlist(value)})
+      ])
+
+    {:os_pid, pid} = Port.info(port, :os_pid)
+    %__MODULE__{port: port, carrier: carrier, log: log, identity: Observer.identity(pid)}
+  end
+
+  defp code_paths do
+    for path <- :code.get_path(),
+        path = to_string(path),
+        String.ends_with?(path, "/leash/ebin"),
+        into: "",
+        do: "-pa '#{path}' "
+  end
+
+  defp unique, do: System.unique_integer([:positive])
+
+  @doc "Starts a VM and waits until its workers are ready."
+  @spec start(String.t(), [{String.t(), keyword()}], keyword()) :: t()
+  def start(run_dir, workers, options \\ []), do: run_dir |> boot(workers, options) |> await()
+
+  @doc "Waits until the workers are ready."
+  @spec await(t()) :: t()
+  def await(vm) do
+    case vm |> line(60_000) |> String.split() do
+      ["ready"] ->
+        vm
+
+      ["run", id] ->
+        await(%{vm | run_id: id})
+
+      ["worker", label, os, shim] ->
+        await(put_in(vm.workers[label], %{os: identity(os), shim: identity(shim)}))
+
+      ["tree", label | pids] ->
+        await(put_in(vm.trees[label], Enum.map(pids, &identity/1)))
+
+      _other ->
+        await(vm)
+    end
+  end
+
+  # In a child pid namespace the numbers mean somebody else here, or nobody.
+  defp identity(pid), do: pid |> String.to_integer() |> Observer.identity()
+
+  @doc "The next line from the VM; raises with its log when it ends instead."
+  @spec line(t(), non_neg_integer()) :: String.t()
+  def line(%{port: port} = vm, ms \\ 20_000) do
+    receive do
+      {^port, {:data, {:eol, line}}} -> line
+      {^port, {:data, {:noeol, part}}} -> part <> line(vm, ms)
+      {^port, {:exit_status, status}} -> raise "the VM exited with #{status}:\n#{log(vm)}"
+    after
+      ms -> raise "no line from the VM within #{ms} ms:\n#{log(vm)}"
+    end
+  end
+
+  @doc "What the VM wrote to its stderr."
+  @spec log(t()) :: String.t()
+  def log(vm) do
+    case File.read(vm.log) do
+      {:ok, text} -> text
+      {:error, _none} -> ""
+    end
+  end
+
+  @doc "Sends a command that has no answer of its own."
+  @spec command(t(), String.t()) :: :ok
+  def command(%{port: port}, command) do
+    true = Port.command(port, command <> "\n")
+    :ok
+  end
+
+  @doc "Sends a command and waits for what follows `done`."
+  @spec ask(t(), String.t(), non_neg_integer()) :: String.t()
+  def ask(vm, command, ms \\ 20_000) do
+    command(vm, command)
+    vm |> await_line("done ", ms)
+  end
+
+  @doc "The rest of the next line with this beginning."
+  @spec await_line(t(), String.t(), non_neg_integer()) :: String.t()
+  def await_line(vm, beginning, ms \\ 20_000) do
+    line = line(vm, ms)
+
+    if String.starts_with?(line, beginning),
+      do: String.replace_prefix(line, beginning, ""),
+      else: await_line(vm, beginning, ms)
+  end
+
+  @doc "Runs code in the VM and returns its value, which has to be plain data."
+  @spec eval(t(), String.t(), non_neg_integer()) :: term()
+  def eval(vm, code, ms \\ 30_000) do
+    vm |> ask("eval " <> Base.encode64(code), ms) |> Base.decode64!() |> :erlang.binary_to_term()
+  end
+
+  @doc "Signals the VM."
+  @spec signal(t(), String.t()) :: :ok
+  def signal(vm, name), do: Observer.signal(vm.identity, name)
+
+  @doc "The shims of its workers."
+  @spec shims(t()) :: [Observer.identity()]
+  def shims(vm), do: for({_label, %{shim: shim}} <- vm.workers, do: shim)
+
+  @doc "Ends the VM and, whatever became of it, everything that is still in its carrier."
+  @spec stop(t()) :: :ok
+  def stop(vm) do
+    # At the end of its stdin the guest halts.
+    if Port.info(vm.port), do: Port.close(vm.port)
+    Observer.eventually(5_000, fn -> Carrier.members(vm.carrier) == [] end)
+    Carrier.clear(vm.carrier)
+    _ = File.rm(vm.log)
+    :ok
+  end
+end
