@@ -90,13 +90,18 @@ defmodule Leash do
   """
   @spec kill_run(RunId.t()) :: {:ok, Sweep.t()} | {:error, atom()}
   def kill_run(run_id) do
-    with true <- RunId.valid?(run_id) || {:error, :invalid_run_id},
+    with :ok <- check_id(run_id),
          {:ok, run} <- with(:error <- Run.fetch(), do: {:error, :not_running}),
-         false <- run.id == run_id && {:error, :own},
+         :ok <- check_foreign(run, run_id),
          {:ok, report} <- Hunt.run(run_spec(run, run_id)) do
-      report |> Sweep.from_report() |> refused(run_id)
+      refused(report)
     end
   end
+
+  defp check_id(run_id), do: if(RunId.valid?(run_id), do: :ok, else: {:error, :invalid_run_id})
+
+  defp check_foreign(%Run{id: id}, id), do: {:error, :own}
+  defp check_foreign(_run, _id), do: :ok
 
   defp run_spec(run, run_id) do
     %{
@@ -110,12 +115,8 @@ defmodule Leash do
     }
   end
 
-  defp refused(report, run_id) do
-    case Enum.find(report.runs, &(&1.run_id == run_id)) do
-      %{verdict: verdict} when verdict != :dead -> {:error, verdict}
-      _dead_or_nothing_left -> {:ok, report}
-    end
-  end
+  defp refused(%{refused: {:run, verdict}}), do: {:error, verdict}
+  defp refused(report), do: {:ok, Sweep.from_report(report)}
 
   @doc """
   What this machine gives: which carriers, pidfds, what of `/proc` can be seen, and whether the run has a

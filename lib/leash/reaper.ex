@@ -25,6 +25,8 @@ defmodule Leash.Reaper do
   # A shim whose exec is still under way carries no tag yet; it ends at once by itself, since its
   # leash is closed, but the proof has to wait until it could be seen.
   @unseen_shim_ms 1_000
+  # How long a number may stay taken after its tree is gone.
+  @look_again_ms 1_000
 
   @sigquit 3
   @sigkill 9
@@ -72,7 +74,8 @@ defmodule Leash.Reaper do
       # numbers to be proven gone, by the hunt under way and by the next
       hunting: nil,
       to_verify: MapSet.new(),
-      stopping: nil
+      # the timer of the next look at what ended in order
+      look_again: nil
     }
 
     # After a crash of this process the table says who is to be watched.
@@ -140,16 +143,29 @@ defmodule Leash.Reaper do
   def handle_info({:stuck, number, how}, state) when is_map_key(state.ending, number),
     do: {:noreply, stuck(number, how, state)}
 
+  def handle_info(:look_again, state), do: {:noreply, hunt(%{state | look_again: nil})}
   def handle_info({:verify, number}, state), do: {:noreply, verify(number, state)}
   def handle_info(_other, state), do: {:noreply, state}
 
   defp worker_down(number, reason, state) do
     case Workers.fetch(number) do
       :error -> state
-      {:ok, %{tree: :gone}} -> free(number, state)
+      {:ok, %{tree: :gone} = row} -> look_again(row, state)
       {:ok, %{shim_fd: nil}} -> wait(number, {:verify, number}, @unseen_shim_ms, state)
       {:ok, row} -> end_orphan(row, how(reason), state)
     end
+  end
+
+  # The shim's proof covers what can be reparented to it; a process that moved into another pid namespace
+  # has its own reaper there, and only its tag tells. One look for all that ended within a second.
+  defp look_again(row, state) do
+    close(row)
+    Workers.put(%{row | shim_fd: nil})
+    state = %{state | to_verify: MapSet.put(state.to_verify, row.number)}
+
+    if state.look_again,
+      do: state,
+      else: %{state | look_again: Process.send_after(self(), :look_again, @look_again_ms)}
   end
 
   # A Worker that was shut down in order has let its shim begin the ladder; any other end is a crash.
@@ -249,13 +265,13 @@ defmodule Leash.Reaper do
   end
 
   defp free(number, state) do
-    with {:ok, %{shim_fd: fd}} when fd != nil <- Workers.fetch(number) do
-      _ = Native.fd_close(fd)
-    end
-
+    with {:ok, row} <- Workers.fetch(number), do: close(row)
     Workers.delete(number)
     state
   end
+
+  defp close(%{shim_fd: nil}), do: :ok
+  defp close(%{shim_fd: fd}), do: Native.fd_close(fd)
 
   defp log_survivors(survivors) do
     Logger.error([
@@ -277,12 +293,13 @@ defmodule Leash.Reaper do
     for %{tree: :alive, shim_fd: fd} <- rows, fd != nil, do: signal_shim(fd, :ladder)
     waiting = for {number, fd} <- fds, monitored?(number, fd), into: %{}, do: {number, fd}
 
-    waiting
-    |> await_shims(bound)
-    |> signal_all(:kill)
-    |> await_shims(@stuck_ms)
-    |> signal_all(:sigkill)
-    |> await_shims(@stuck_ms)
+    _stuck =
+      waiting
+      |> await_shims(bound)
+      |> signal_all(:kill)
+      |> await_shims(@stuck_ms)
+      |> signal_all(:sigkill)
+      |> await_shims(@stuck_ms)
 
     # Unseen shims, dead shims and their orphans: everything of this run that still carries a tag.
     numbers = for %{number: number} <- Workers.all(), do: number

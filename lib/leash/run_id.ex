@@ -22,7 +22,12 @@ defmodule Leash.RunId do
   A new id from the operating system's random source (getrandom(2)).
   """
   @spec generate() :: t()
-  def generate, do: Native.run_id_generate()
+  def generate do
+    id = Native.run_id_generate()
+    # getrandom(2) fails only where the kernel has none (before Linux 3.17).
+    true = is_binary(id)
+    id
+  end
 
   @doc """
   Whether the term is an id: a binary of exactly seven characters of `0-9` and `a-z`, not all zero.

@@ -7,7 +7,8 @@ defmodule Leash.Sweep do
 
     * `:matches` - every process that carries a tag, see `t:match/0`
     * `:runs` - every run that was seen, with its verdict and why
-    * `:survivors` - the matches that should have ended and live
+    * `:survivors` - the matches that should have ended and live, with `:reason`: `:eperm`,
+      `:uninterruptible` (state D), `:kill_pending`, `:deadline`, `:descriptors_exhausted`, `:unreadable` or `:tag_lost`
     * `:complete` - whether all of `/proc` could be seen; `:incomplete_because` says what could not
     * `:passes` - how many times the process table was read; the last one found nothing to end
     * `:elapsed_ms` - milliseconds in all
@@ -135,7 +136,7 @@ defmodule Leash.Sweep do
 
   @doc false
   @spec from_report(map()) :: t()
-  def from_report(report), do: struct(__MODULE__, report)
+  def from_report(report), do: struct(__MODULE__, Map.delete(report, :refused))
 
   @doc false
   # The one line that this library writes by itself: something was killed that nobody asked to kill now.

@@ -96,7 +96,7 @@ defmodule Leash.Worker do
   #{Schema.docs(Options.schema())}
   The reasons of `{:error, reason}` are listed in the module's documentation.
   """
-  @spec start_link([option()] | map()) :: {:ok, pid()} | {:error, term()}
+  @spec start_link([option()] | map()) :: GenServer.on_start()
   def start_link(options) do
     with {:ok, options} <- Options.validate(options) do
       name = if options.name, do: [name: options.name], else: []
@@ -562,8 +562,9 @@ defmodule Leash.Worker do
 
   ## What the shim reports
 
-  defp report(state, {:ready, %{mark: mark}}) do
-    state = %{state | mark: mark}
+  defp report(state, {:ready, %{mark: mark, shim: shim_pid}}) do
+    # A shim that ends at once may be gone before the port could be asked for its number.
+    state = %{state | mark: mark, shim_pid: state.shim_pid || shim_pid}
 
     # The shim's number could be somebody else's by now if it died at once; shim_open looks.
     case Native.shim_open(state.shim_pid, state.run.id, state.number) do
@@ -605,6 +606,7 @@ defmodule Leash.Worker do
   ## Pipes
 
   defp accept(%{listener: nil} = state), do: state
+  defp accept(%{shim_pid: nil} = state), do: state
 
   defp accept(state) do
     case Native.accept(state.listener, state.shim_pid, state.number) do
@@ -677,7 +679,11 @@ defmodule Leash.Worker do
   end
 
   defp stuck_after(_how, :infinity), do: :ok
-  defp stuck_after(how, ms), do: Process.send_after(self(), {:leash, {:stuck, how}}, ms)
+
+  defp stuck_after(how, ms) do
+    _timer = Process.send_after(self(), {:leash, {:stuck, how}}, ms)
+    :ok
+  end
 
   # A timer of a ladder that QUIT has overtaken.
   defp stuck(%{ending: :kill} = state, :ladder), do: state

@@ -60,7 +60,7 @@ defmodule Leash.WorkerTest do
   test "two callers of stop get the same answer" do
     worker =
       start!(
-        shell: "trap 'sleep 0.2; exit 3' TERM; echo ready; sleep 60 & wait",
+        shell: "trap 'sleep 0.2; exit 3' TERM; exec 3>&1; (echo ready >&3; exec sleep 60) & wait",
         stop: [sigterm: 5_000]
       )
 

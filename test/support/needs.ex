@@ -17,6 +17,8 @@ defmodule Leash.Test.Needs do
       {:pid_namespace, "unshare --pid is refused", &pid_namespace?/0},
       {:hidepid, "no mount of /proc with hidepid=2", &hidepid?/0},
       {:cgroup, "no control group can be made", &cgroup?/0},
+      {:no_cap_sys_resource, "CAP_SYS_RESOURCE raises any limit", fn -> not cap_sys_resource?() end},
+      {:pids_limit, "the pids controller of cgroup v1 cannot be used", &pids_limit?/0},
       {:cc, "there is no C compiler", fn -> System.find_executable("cc") != nil end},
       {:node, "node is not installed", fn -> System.find_executable("node") != nil end},
       {:set_tid, "clone3 with set_tid is refused", &set_tid?/0}
@@ -29,6 +31,23 @@ defmodule Leash.Test.Needs do
     do: works?("unshare --mount sh -c 'mount -t proc -o hidepid=2 proc /proc' && id nobody")
 
   defp cgroup?, do: match?(%{kind: :cgroup}, Leash.Test.Carrier.new() |> tap(&Leash.Test.Carrier.clear/1))
+
+  defp cap_sys_resource? do
+    [_line, effective] = Regex.run(~r/^CapEff:\s*([0-9a-f]+)/m, File.read!("/proc/self/status"))
+    effective |> String.to_integer(16) |> Bitwise.band(Bitwise.bsl(1, 24)) != 0
+  end
+
+  defp pids_limit? do
+    path = "/sys/fs/cgroup/pids/leash-test-#{System.pid()}"
+
+    with :ok <- File.mkdir(path) do
+      limited = File.exists?(Path.join(path, "pids.max"))
+      File.rmdir(path)
+      limited
+    else
+      {:error, _reason} -> false
+    end
+  end
 
   defp set_tid? do
     {pid, 0} = System.cmd("sh", ["-c", "echo $$"])

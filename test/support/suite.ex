@@ -69,12 +69,11 @@ defmodule Leash.Test.Suite do
   def check! do
     state = :persistent_term.get(@key)
     Observer.eventually(5_000, fn -> left(state) == [] end)
-    left = left(state)
+    left = state |> left() |> Enum.map(&Observer.describe/1)
     leave(state)
 
     if left != [] do
-      IO.puts(:stderr, "\nProcesses of the tests are left:")
-      Enum.each(left, &IO.puts(:stderr, "  " <> Observer.describe(&1)))
+      IO.puts(:stderr, Enum.join(["\nProcesses of the tests are left:" | left], "\n  "))
       System.halt(1)
     end
 

@@ -29,23 +29,11 @@ defmodule Leash.Test.VM do
   @spec boot(String.t(), [{String.t(), keyword()}], keyword()) :: t()
   def boot(run_dir, workers, options \\ []) do
     carrier = options[:carrier] || Carrier.new()
-    spec = %{workers: workers, env: options[:env] || [], mode: options[:mode] || :leash}
     log = Path.join(System.tmp_dir!(), "leash-vm-#{System.pid()}-#{unique()}.log")
 
     # exec throughout: the port's process becomes the VM.
-    line =
-      "#{Carrier.enter(carrier)}exec #{options[:prefix]} #{System.find_executable("elixir")} " <>
-        "#{code_paths()} --erl '+sbwt none +sbwtdcpu none +sbwtdio none' -e 'Leash.Test.Guest.main()' 2>>#{log}"
-
-    os_env =
-      Map.merge(
-        %{
-          "GUEST_SPEC" => spec |> :erlang.term_to_binary() |> Base.encode64(),
-          "LEASH_RUN_DIR" => run_dir,
-          "ERL_CRASH_DUMP_SECONDS" => "0"
-        },
-        options[:os_env] || %{}
-      )
+    line = "#{Carrier.enter(carrier)}exec #{options[:prefix]} #{command_line()} 2>>#{log}"
+    os_env = Map.merge(variables(run_dir, workers, options), options[:os_env] || %{})
 
     port =
       Port.open({:spawn_executable, "/bin/sh"}, [
@@ -58,6 +46,25 @@ defmodule Leash.Test.VM do
 
     {:os_pid, pid} = Port.info(port, :os_pid)
     %__MODULE__{port: port, carrier: carrier, log: log, identity: Observer.identity(pid)}
+  end
+
+  @doc "The shell's words that start a guest, which needs `variables/3`."
+  @spec command_line() :: String.t()
+  def command_line do
+    "#{System.find_executable("elixir")} #{code_paths()} " <>
+      "--erl '+sbwt none +sbwtdcpu none +sbwtdio none' -e 'Leash.Test.Guest.main()'"
+  end
+
+  @doc "The environment of a guest."
+  @spec variables(String.t(), [{String.t(), keyword()}], keyword()) :: %{String.t() => String.t()}
+  def variables(run_dir, workers, options \\ []) do
+    spec = %{workers: workers, env: options[:env] || [], mode: options[:mode] || :leash}
+
+    %{
+      "GUEST_SPEC" => spec |> :erlang.term_to_binary() |> Base.encode64(),
+      "LEASH_RUN_DIR" => run_dir,
+      "ERL_CRASH_DUMP_SECONDS" => "0"
+    }
   end
 
   defp code_paths do

@@ -49,6 +49,7 @@ impl Host {
             if self.stat(candidate, &mut buffer).is_ok_and(|stat| stat.parent == Some(pid)) {
                 children.push(candidate);
             }
+            std::ops::ControlFlow::Continue(())
         })
         .map_err(Error::of_file)?;
         Ok(children)

@@ -124,6 +124,13 @@ impl Host {
         self.hides
     }
 
+    /// The number last given to a process of this namespace (proc_loadavg(5)).
+    pub(crate) fn last_pid(&self) -> Option<u32> {
+        let mut text = Vec::new();
+        self.proc.read("loadavg", 256, &mut text).ok()?;
+        u32::try_from(crate::parse::decimal(crate::parse::words(&text).nth(4)?)?).ok()
+    }
+
     /// A process's stat file, its start normalised to the machine's clock.
     pub(crate) fn stat(
         &self,

@@ -10,7 +10,7 @@ use crate::record::RecordedCommand;
 use crate::report::{Action, Match, Reason, Refused, Report};
 use crate::reserve::{is_scarce, reserve_descriptors};
 use crate::run_dir::RunDir;
-use crate::scan::{FRESH_LISTING, Incomplete, Scan, ScanOptions, SkipMark, each_process, scan};
+use crate::scan::{FRESH_LISTING, Incomplete, Scan, ScanOptions, SkipMark, each_process_from, scan_until};
 use crate::seen::{Examiner, Skipped};
 use crate::target::{Key, Stage, Target, Tree, key, tree_of_mark};
 use crate::verdict::{Asker, Decision, Judge, RunJudgement, Verdict, recorded_commands};
@@ -20,6 +20,7 @@ use leash_tag::{Mark, RunId};
 use rustix::event::epoll;
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,6 +36,13 @@ const KILL_PASS: Duration = Duration::from_millis(10);
 const UNHELD_LOOK: Duration = Duration::from_millis(20);
 // One step makes so many passes at most while each finds new processes, so that a step has an end.
 const PASSES_A_STEP: u32 = 8;
+// So many zombies, or a quarter of that vanished, show a tree that may not be read in peace.
+const FLEETING: usize = 64;
+// A pass of signals chases new processes upwards; from time to time it starts over from below.
+const SIGHT_PASS: Duration = Duration::from_millis(200);
+// So many numbers below the last given one are looked at first, and so often while that ends something.
+const HEAD: u32 = 256;
+const HEAD_ROUNDS: u32 = 64;
 // On a host where processes end all the time no pass is ever calm; so many that kill nothing are enough.
 const RESTLESS: u32 = 20;
 
@@ -122,6 +130,8 @@ pub(crate) struct Work {
     targets: HashMap<Key, Target>,
     pub(crate) others: HashMap<Key, Match>,
     ladders: HashMap<Tree, Instant>,
+    // Trees of which processes vanished while they were looked at.
+    fleeting: HashSet<Tree>,
     held: usize,
     began: Instant,
     next_pass: Instant,
@@ -131,6 +141,7 @@ pub(crate) struct Work {
     // Passes in a row that killed nothing and saw nothing vanish.
     calm: u32,
     restless: u32,
+    zombies: u32,
     pub(crate) report: Report,
 }
 
@@ -199,6 +210,22 @@ impl SkipMark for Workers {
     }
 }
 
+/// What a quick pass came to.
+#[derive(Default)]
+struct Tally {
+    sent: u32,
+    vanished: u32,
+    zombies: u32,
+}
+
+/// What a quick look at a process came to.
+enum Sight {
+    Sent,
+    Kept,
+    Zombie,
+    Vanished,
+}
+
 /// What became of a try to send a signal.
 enum Sent {
     Yes,
@@ -231,6 +258,7 @@ impl Work {
             targets: HashMap::new(),
             others: HashMap::new(),
             ladders: HashMap::new(),
+            fleeting: HashSet::new(),
             held: 0,
             began: now,
             next_pass: now,
@@ -238,6 +266,7 @@ impl Work {
             clean: false,
             calm: 0,
             restless: 0,
+            zombies: 0,
             report: Report::default(),
         };
         if let HuntKind::Process(identity) = spec.kind {
@@ -287,14 +316,13 @@ impl Work {
             self.harvest();
             self.give_back();
             now = Instant::now().max(now);
-            self.kill_on_sight(epoll, now, deadline);
+            self.signal_on_sight(epoll, now, deadline);
             let pending = self.is_pending();
             let pass_due = self.needs_passes() && (now >= self.next_pass || (!pending && !self.clean));
-            if pass_due && !self.clean {
-                self.pass(
-                    epoll,
-                    if self.first_is_brief() || pending { Carriers::MarkOnly } else { Carriers::All },
-                );
+            let is_storm = !self.fleeting.is_empty() && !self.is_calm();
+            if pass_due && !self.clean && !is_storm {
+                let brief = self.first_is_brief() || pending;
+                self.pass(epoll, if brief { Carriers::MarkOnly } else { Carriers::All }, deadline);
             }
             if self.report.refused.is_some() {
                 self.finish();
@@ -358,19 +386,26 @@ impl Work {
         self.ladders.keys()
     }
 
-    /// A quick pass that sends SIGKILL to marked processes of trees whose ladder is over the moment it sees them.
-    fn kill_on_sight(&mut self, epoll: &OwnedFd, now: Instant, deadline: Instant) {
+    /// A quick pass that signals marked processes of trees being ended the moment it sees them: what forks without a
+    /// pause is gone before a whole pass is over.
+    fn signal_on_sight(&mut self, epoll: &OwnedFd, now: Instant, deadline: Instant) {
         let kill_at = self.kill_at(now, deadline);
-        let over = |began: &Instant| self.spec.ladder.at(now.saturating_duration_since(*began)).is_none();
         let in_charge = self.trees_in_charge();
-        let trees: HashSet<Tree> = self
+        let trees: HashMap<Tree, (Signal, Stage)> = self
             .ladders
             .iter()
-            .filter(|(_, began)| {
-                now >= kill_at || matches!(self.spec.kind, HuntKind::Worker(_)) || over(began)
+            .filter(|(tree, _)| !in_charge.iter().any(|shim| shim.0 == tree.0))
+            .filter_map(|(tree, began)| {
+                let kill = (Signal::KILL, Stage::Killed { again: now + QUIT_GRACE });
+                let due = match self.spec.ladder.at(now.saturating_duration_since(*began)) {
+                    Some((step, signal, _)) if now < kill_at && !self.is_for_workers() => {
+                        // Within a step the slow, thorough passes do, but for trees that they cannot catch.
+                        self.fleeting.contains(tree).then_some((signal, Stage::Step(step)))?
+                    }
+                    _ => kill,
+                };
+                Some((*tree, due))
             })
-            .map(|(tree, _)| *tree)
-            .filter(|tree| !in_charge.iter().any(|shim| shim.0 == tree.0))
             .collect();
         if trees.is_empty() || self.report.refused.is_some() {
             return;
@@ -380,84 +415,128 @@ impl Work {
         self.judgements.clear();
         let host = Arc::clone(&self.host);
         let mut examiner = Examiner::new(&host, &[]);
-        let (mut sent, mut vanished) = (0, 0);
-        let listing = each_process(&host, FRESH_LISTING, |pid| {
-            let mark = match examiner.mark(pid) {
-                Ok(mark) => mark,
-                Err(Skipped::Gone) => {
-                    vanished += 1;
-                    return;
-                }
-                Err(_) => return,
-            };
-            let Some(tree) = mark.present().map(|mark| tree_of_mark(*mark)) else { return };
-            if trees.contains(&tree) {
-                match self.on_sight(epoll, &mut examiner, pid, mark, now) {
-                    Some(true) => sent += 1,
-                    Some(false) => {}
-                    None => vanished += 1,
+        let mut tally = Tally::default();
+        if trees.keys().any(|tree| self.fleeting.contains(tree)) {
+            // The newest first: behind thousands of zombies their turn would never come.
+            for _ in 0..HEAD_ROUNDS {
+                let first = host.last_pid().unwrap_or(0).saturating_sub(HEAD);
+                let round = self.sight_round(epoll, &mut examiner, &trees, first, now);
+                tally.sent += round.sent;
+                if round.sent == 0 {
+                    break;
                 }
             }
-        });
-        let is_calm = sent == 0 && vanished == 0 && listing.is_ok();
+        }
+        let round = self.sight_round(epoll, &mut examiner, &trees, 0, now);
+        let (sent, vanished) = (tally.sent + round.sent, round.vanished);
+        // New zombies are the trace of what ended unseen.
+        let is_calm = sent == 0 && vanished == 0 && round.zombies <= self.zombies;
+        self.zombies = round.zombies;
         self.calm = if is_calm { self.calm + 1 } else { 0 };
         self.restless = if sent == 0 && !is_calm { self.restless + 1 } else { 0 };
         self.clean &= sent == 0;
     }
 
-    /// Whether SIGKILL was sent, `None` where the process was gone first.
+    fn sight_round(
+        &mut self,
+        epoll: &OwnedFd,
+        examiner: &mut Examiner<'_>,
+        trees: &HashMap<Tree, (Signal, Stage)>,
+        first: u32,
+        began: Instant,
+    ) -> Tally {
+        let host = Arc::clone(&self.host);
+        let mut tally = Tally::default();
+        let mut count = 0_u32;
+        let listing = each_process_from(&host, first, FRESH_LISTING, |pid| {
+            count += 1;
+            if count.is_multiple_of(64) && began.elapsed() > SIGHT_PASS {
+                tally.vanished += 1;
+                return ControlFlow::Break(());
+            }
+            let mark = match examiner.mark(pid) {
+                Ok(mark) => mark,
+                Err(Skipped::Gone) => {
+                    tally.vanished += 1;
+                    return ControlFlow::Continue(());
+                }
+                Err(_) => return ControlFlow::Continue(()),
+            };
+            let tree = mark.present().map(|mark| tree_of_mark(*mark));
+            if let Some(&due) = tree.and_then(|tree| trees.get(&tree)) {
+                match self.on_sight(epoll, examiner, pid, mark, due) {
+                    Sight::Sent => tally.sent += 1,
+                    Sight::Kept => {}
+                    Sight::Zombie => tally.zombies += 1,
+                    Sight::Vanished => tally.vanished += 1,
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        tally.vanished += u32::from(listing.is_err());
+        tally
+    }
+
+    fn is_for_workers(&self) -> bool {
+        matches!(self.spec.kind, HuntKind::Worker(_))
+    }
+
+    /// Signals a process that was seen just now, if it is to be ended.
     fn on_sight(
         &mut self,
         epoll: &OwnedFd,
         examiner: &mut Examiner<'_>,
         pid: Pid,
         mark: Carrier<Mark>,
-        now: Instant,
-    ) -> Option<bool> {
+        (signal, stage): (Signal, Stage),
+    ) -> Sight {
         let pidfd = match PidFd::open_raw(pid) {
             Ok(pidfd) => pidfd,
-            Err(Errno::SRCH | Errno::NOENT | Errno::INVAL) => return None,
-            Err(_) => return Some(false),
+            Err(Errno::SRCH | Errno::NOENT | Errno::INVAL) => return Sight::Vanished,
+            Err(_) => return Sight::Kept,
         };
         // Zombies keep their mark until they are reaped, and there may be thousands.
         if pidfd.is_ended() {
-            return Some(false);
+            return Sight::Zombie;
         }
         // Read anew now that the descriptor holds the process.
         let again = examiner.mark(pid);
         let seen = match again {
             Ok(again) if again == mark => match examiner.lean(pid, again) {
                 Ok(seen) => seen,
-                Err(Skipped::Gone) => return None,
-                Err(_) => return Some(false),
+                Err(Skipped::Gone) => return Sight::Vanished,
+                Err(_) => return Sight::Kept,
             },
-            Err(Skipped::Gone) => return None,
-            _ => return Some(false),
+            Err(Skipped::Gone) => return Sight::Vanished,
+            _ => return Sight::Kept,
         };
         let key = key(&seen.identity);
         if self.targets.contains_key(&key) || self.others.get(&key).is_some_and(|m| m.action == Action::Kept)
         {
-            return Some(false);
+            return Sight::Kept;
         }
         self.judge.hear_process(&seen);
-        let decision = self.decide(&seen)?;
+        let Some(decision) = self.decide(&seen) else { return Sight::Kept };
         if decision.verdict != Verdict::Dead {
-            return Some(false);
+            return Sight::Kept;
         }
         if pidfd.is_ended() {
-            return None;
+            return Sight::Vanished;
         }
-        match pidfd.signal(Signal::KILL) {
+        match pidfd.signal(signal) {
             Ok(()) => {
-                self.take(epoll, &seen, decision);
-                if let Some(target) = self.targets.get_mut(&key) {
-                    target.stage = Stage::Killed { again: now + QUIT_GRACE };
-                    target.last = Some(Signal::KILL);
+                if signal != Signal::KILL {
+                    let _ = pidfd.signal(Signal::CONT);
                 }
-                Some(true)
+                self.take(epoll, &seen, decision, Some(pidfd));
+                if let Some(target) = self.targets.get_mut(&key) {
+                    target.stage = stage;
+                    target.last = Some(signal);
+                }
+                Sight::Sent
             }
-            Err(error) if error.is_gone() => None,
-            Err(_) => Some(false),
+            Err(error) if error.is_gone() => Sight::Vanished,
+            Err(_) => Sight::Kept,
         }
     }
 
@@ -467,8 +546,9 @@ impl Work {
     }
 
     /// One pass: everything tagged is judged, what is to end becomes a target.
-    fn pass(&mut self, epoll: &OwnedFd, carriers: Carriers) {
+    fn pass(&mut self, epoll: &OwnedFd, carriers: Carriers, deadline: Instant) {
         self.report.passes += 1;
+        self.judgements.clear();
         let mut complete = true;
         if let Some(dir) = &self.spec.run_dir {
             let records = dir.records();
@@ -480,7 +560,30 @@ impl Work {
             HuntKind::Worker(workers) => Some(workers as &dyn SkipMark),
             _ => None,
         };
-        let mut result = scan(&self.host, &ScanOptions { carriers, recorded: &self.recorded, skip: workers });
+        let (mut haunted, mut zombies) = (Vec::new(), Vec::new());
+        let options = ScanOptions { carriers, recorded: &self.recorded, skip: workers };
+        let host = Arc::clone(&self.host);
+        let (kind, judge, judgements) = (&self.spec.kind, &mut self.judge, &mut self.judgements);
+        let known = &mut self.fleeting;
+        let mut fleeting = 0;
+        let mut result = scan_until(&host, &options, |what| match what {
+            // Once a tree is known to be so, its zombies say nothing new: there may be thousands from long ago.
+            Some((mark, true)) if known.contains(&tree_of_mark(*mark)) => false,
+            Some((mark, is_zombie)) => {
+                if is_hunted(kind, mark, |run| remembered(judgements, judge, run)) {
+                    if is_zombie {
+                        zombies.push(*mark);
+                    }
+                    fleeting += if is_zombie { 1 } else { FLEETING / 4 };
+                    if fleeting >= FLEETING {
+                        known.insert(tree_of_mark(*mark));
+                        haunted.push(*mark);
+                    }
+                }
+                fleeting >= FLEETING
+            }
+            None => Instant::now() >= deadline,
+        });
         if !complete {
             result.incomplete.push(Incomplete::Records);
         }
@@ -493,7 +596,11 @@ impl Work {
             }
         }
         let found = self.sort(epoll, &result);
-        let haunted = self.haunt(&result.vanished);
+        haunted.extend_from_slice(&result.vanished);
+        // A zombie may be one of long ago that nobody reaps, or the last trace of a tree that forks and exits: passes must
+        // be calm before nothing found is believed, and no more.
+        self.haunt(&zombies);
+        let haunted = self.haunt(&haunted);
         self.clean = carriers == Carriers::All && (found == 0 || self.is_report()) && self.targets.is_empty();
         if carriers == Carriers::All {
             self.named = result.seen.iter().flat_map(Seen::runs).collect();
@@ -512,18 +619,11 @@ impl Work {
     fn haunt(&mut self, vanished: &[Mark]) -> bool {
         let mut haunted = false;
         for mark in vanished {
-            let run = mark.run();
-            let hunted = match &self.spec.kind {
-                HuntKind::Worker(workers) => workers.run == run,
-                HuntKind::Run { run: only, .. } => {
-                    *only == run && self.judgement(run).verdict == Verdict::Dead
-                }
-                HuntKind::Sweep { .. } => self.judgement(run).verdict == Verdict::Dead,
-                HuntKind::Process(_) => false,
-            };
-            if hunted && !mark.outlives() {
+            let (judge, judgements) = (&mut self.judge, &mut self.judgements);
+            if is_hunted(&self.spec.kind, mark, |run| remembered(judgements, judge, run)) {
                 haunted = true;
                 self.ladders.entry(tree_of_mark(*mark)).or_insert_with(Instant::now);
+                self.fleeting.insert(tree_of_mark(*mark));
             }
         }
         haunted
@@ -542,7 +642,7 @@ impl Work {
                     target.seen = seen.clone();
                 } else {
                     found += 1;
-                    self.take(epoll, seen, decision);
+                    self.take(epoll, seen, decision, None);
                 }
             } else {
                 self.forget(key);
@@ -553,7 +653,7 @@ impl Work {
         found
     }
 
-    fn take(&mut self, epoll: &OwnedFd, seen: &Seen, decision: Decision) {
+    fn take(&mut self, epoll: &OwnedFd, seen: &Seen, decision: Decision, open: Option<PidFd>) {
         let Decision { verdict, run, why } = decision;
         let found = Match::new(seen, run, verdict, why);
         // A process called leash-shim counts as one only if another carrier says so too.
@@ -565,7 +665,7 @@ impl Work {
             });
         let tree = (run, run.and_then(|run| seen.worker_in(run)));
         let key = key(&seen.identity);
-        let pidfd = if self.held < HELD { self.hold(epoll, seen, key) } else { None };
+        let pidfd = if self.held < HELD { self.hold(epoll, seen, key, open) } else { None };
         let stage = Stage::New;
         let target =
             Target { seen: seen.clone(), found, tree, is_shim, pidfd, stage, last: None, blocked: None };
@@ -577,17 +677,19 @@ impl Work {
     }
 
     /// A descriptor of the process that was seen, to wait on; `None` is no harm.
-    fn hold(&mut self, epoll: &OwnedFd, seen: &Seen, key: Key) -> Option<PidFd> {
+    fn hold(&mut self, epoll: &OwnedFd, seen: &Seen, key: Key, open: Option<PidFd>) -> Option<PidFd> {
         // Not out of the reserve: that is for signals.
         if is_scarce() {
             return None;
         }
-        let raw = seen.identity.pid.raw()?;
-        let fd = rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()).ok()?;
+        let pidfd = match open {
+            Some(pidfd) => pidfd,
+            None => PidFd::open_unreserved(seen.identity.pid)?,
+        };
         let data = epoll::EventData::new_u64(u64::from(key.0));
-        epoll::add(epoll, &fd, data, epoll::EventFlags::IN).ok()?;
+        epoll::add(epoll, &pidfd, data, epoll::EventFlags::IN).ok()?;
         self.held += 1;
-        Some(PidFd::from(fd))
+        Some(pidfd)
     }
 
     fn decide(&mut self, seen: &Seen) -> Option<Decision> {
@@ -889,6 +991,18 @@ fn is_in_charge(trees: &HashSet<Tree>, target: &Target) -> bool {
     !target.is_shim
         && !trees.is_empty()
         && (trees.contains(&target.tree) || trees.contains(&(run, None)) || (worker.is_none() && of_run()))
+}
+
+/// Whether a mark alone makes its bearer one to be ended, as far as a mark alone can.
+fn is_hunted(kind: &HuntKind, mark: &Mark, judge: impl FnOnce(RunId) -> RunJudgement) -> bool {
+    let run = mark.run();
+    let hunted = match kind {
+        HuntKind::Worker(workers) => workers.run == run && !workers.is_others(mark),
+        HuntKind::Run { run: only, .. } => *only == run && judge(run).verdict == Verdict::Dead,
+        HuntKind::Sweep { mode: Mode::End, .. } => judge(run).verdict == Verdict::Dead,
+        HuntKind::Sweep { mode: Mode::Report, .. } | HuntKind::Process(_) => false,
+    };
+    hunted && !mark.outlives()
 }
 
 fn remembered(

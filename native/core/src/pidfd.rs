@@ -39,6 +39,10 @@ impl PidFd {
         with_reserve(|| pidfd_open(raw, PidfdFlags::empty())).map(|fd| Self { fd })
     }
 
+    pub(crate) fn open_unreserved(pid: Pid) -> Option<Self> {
+        pidfd_open(pid.raw()?, PidfdFlags::empty()).ok().map(|fd| Self { fd })
+    }
+
     /// Whether the whole process, every thread of it, has ended.
     ///
     /// A leader in state Z whose other threads run has not (pidfd_open(2): readable when "the process" terminates).

@@ -5,10 +5,11 @@ use crate::record::RecordedCommand;
 use crate::seen::{Examiner, Skipped};
 use crate::{Carrier, Carriers, Pid, Seen};
 use leash_tag::{Mark, RunId};
-use rustix::fs::RawDir;
+use rustix::fs::{RawDir, SeekFrom};
 use rustix::io::Errno;
 use serde::Serialize;
 use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
 
 // What glibc's readdir takes too; more is not faster.
 pub(crate) const LISTING: usize = 32 * 1024;
@@ -31,6 +32,8 @@ pub enum Incomplete {
     Unreadable,
     /// The run directory or a record in it could not be read.
     Records,
+    /// Processes come and go faster than they are read, and the pass was cut short.
+    Fleeting,
 }
 
 /// What a pass is to look at.
@@ -99,6 +102,19 @@ impl ScanOptions<'_> {
 /// A process that ends in the middle is passed over; one that cannot be read makes the pass incomplete.
 #[must_use]
 pub fn scan(host: &Host, options: &ScanOptions<'_>) -> Scan {
+    scan_until(host, options, |_| false)
+}
+
+/// The same, cut short when `enough` says so of the mark of a process that vanished or is a zombie (`true`), or of
+/// nothing now and then.
+///
+/// New processes have higher numbers, and a listing goes upwards: behind a tree that forks without a pause a pass would
+/// run until the numbers wrap.
+pub(crate) fn scan_until(
+    host: &Host,
+    options: &ScanOptions<'_>,
+    mut enough: impl FnMut(Option<(&Mark, bool)>) -> bool,
+) -> Scan {
     let mut result = Scan::default();
     if host.hides_processes() {
         result.hole(Incomplete::Hidepid);
@@ -106,25 +122,44 @@ pub fn scan(host: &Host, options: &ScanOptions<'_>) -> Scan {
     let mut examiner = Examiner::new(host, options.recorded);
     let listing = each_process(host, LISTING, |pid| {
         result.processes += 1;
+        if result.processes % 256 == 0 && enough(None) {
+            result.hole(Incomplete::Fleeting);
+            return ControlFlow::Break(());
+        }
         let mark = match examiner.mark(pid) {
             Ok(mark) => mark,
-            Err(Skipped::Failed(errno)) => return result.failed(errno),
-            Err(_) => return,
+            Err(Skipped::Failed(errno)) => {
+                result.failed(errno);
+                return ControlFlow::Continue(());
+            }
+            Err(_) => return ControlFlow::Continue(()),
         };
         if let (Some(mark), Some(skip)) = (mark.present(), options.skip)
             && skip.skip(mark)
         {
-            return;
+            return ControlFlow::Continue(());
         }
         match examiner.rest(pid, mark, options.carriers) {
             Ok(seen) => {
                 result.unreadable += usize::from(seen.env.is_unreadable());
                 result.seen.push(seen);
             }
-            Err(Skipped::Gone) => result.vanished.extend(mark.present()),
-            Err(Skipped::Zombie | Skipped::Untagged) => {}
+            Err(why @ (Skipped::Gone | Skipped::Zombie)) => {
+                let is_zombie = why == Skipped::Zombie;
+                if let Some(mark) = mark.present() {
+                    if !is_zombie {
+                        result.vanished.push(*mark);
+                    }
+                    if enough(Some((mark, is_zombie))) {
+                        result.hole(Incomplete::Fleeting);
+                        return ControlFlow::Break(());
+                    }
+                }
+            }
+            Err(Skipped::Untagged) => {}
             Err(Skipped::Failed(errno)) => result.failed(errno),
         }
+        ControlFlow::Continue(())
     });
     if let Err(errno) = listing {
         result.failed(errno);
@@ -146,21 +181,43 @@ pub fn count_marked(host: &Host) -> Result<(usize, usize), crate::Error> {
         if let Ok(Carrier::Present(_)) = examiner.mark(pid) {
             marked += 1;
         }
+        ControlFlow::Continue(())
     })
     .map_err(crate::Error::of_file)?;
     Ok((processes, marked))
 }
 
-/// Calls back for every process, kernel threads too.
-pub(crate) fn each_process(host: &Host, size: usize, mut callback: impl FnMut(Pid)) -> Result<(), Errno> {
+/// Calls back for every process, kernel threads too, until told to stop.
+pub(crate) fn each_process(
+    host: &Host,
+    size: usize,
+    callback: impl FnMut(Pid) -> ControlFlow<()>,
+) -> Result<(), Errno> {
+    each_process_from(host, 0, size, callback)
+}
+
+/// The same, from a number upwards.
+pub(crate) fn each_process_from(
+    host: &Host,
+    first: u32,
+    size: usize,
+    mut callback: impl FnMut(Pid) -> ControlFlow<()>,
+) -> Result<(), Errno> {
     let directory = host.proc().listing()?;
+    if first > 0 {
+        // The kernel keeps a process's number and this constant as the position of its entry (FIRST_PROCESS_ENTRY,
+        // fs/proc/base.c). Were that to change, only the order in which a quick pass looks would suffer.
+        rustix::fs::seek(&directory, SeekFrom::Start(256 + u64::from(first)))?;
+    }
     let mut buffer = vec![MaybeUninit::uninit(); size];
     let mut entries = RawDir::new(directory, &mut buffer);
     while let Some(entry) = entries.next() {
         match entry {
             Ok(entry) => {
-                if let Some(pid) = Pid::parse(entry.file_name().to_bytes()) {
-                    callback(pid);
+                if let Some(pid) = Pid::parse(entry.file_name().to_bytes())
+                    && callback(pid).is_break()
+                {
+                    return Ok(());
                 }
             }
             Err(Errno::INTR) => {}

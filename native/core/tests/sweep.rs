@@ -426,10 +426,11 @@ fn a_tree_that_keeps_forking_is_ended() {
     isolated("a_tree_that_keeps_forking_is_ended", || {
         let dir = TestDir::new();
         let vm = Vm::dead(&dir);
-        // 64 chains; each process forks a child and exits, without a pause, for at most four seconds.
+        // 32 chains; each process forks a child and exits, without a pause, for at most ten seconds. They leave hardly any
+        // processor time to others, on two cores some milliseconds a second: what counts is that it ends at all.
         let script = "import os,time\n\
-                      end=time.time()+4\n\
-                      for _ in range(63):\n\
+                      end=time.time()+10\n\
+                      for _ in range(31):\n\
                       \x20 if os.fork()==0: break\n\
                       while time.time()<end:\n\
                       \x20 if os.fork(): os._exit(0)\n";
@@ -439,13 +440,15 @@ fn a_tree_that_keeps_forking_is_ended() {
         let mut first = start(&mut command);
         std::thread::sleep(ms(500));
         let began = std::time::Instant::now();
-        let report = sweep(&dir);
+        let kind = HuntKind::Sweep { own_run: None, app: None, mode: Mode::End };
+        let spec = leash_core::HuntSpec { deadline: ms(8_000), ..spec(&dir.path, kind) };
+        let report = Hunt::new(spec).unwrap().run();
         let took = began.elapsed();
         println!("forking tree: {took:?}, {} passes, {} processes", report.passes, report.matches.len());
         // Every process of the tree holds the pipe's other end: its end of file is theirs.
         std::io::Read::read_to_end(first.0.stdout.as_mut().unwrap(), &mut Vec::new()).unwrap();
-        assert!(started.elapsed() < ms(3_500), "it ended by itself");
+        assert!(started.elapsed() < ms(9_500), "it ended by itself");
         assert_eq!(marked_and_running(vm.run), [] as [u32; 0], "{:?}", report.survivors);
-        assert!(report.survivors.is_empty() && took < ms(5_000), "{took:?}");
+        assert!(report.survivors.is_empty() && took < ms(9_000), "{took:?}");
     });
 }

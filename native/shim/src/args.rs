@@ -67,7 +67,7 @@ impl Steps {
         self.steps.get(..self.len)?.get(index).copied()
     }
 
-    fn parse(text: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let mut steps = Self { len: 0, ..Self::DEFAULT };
         for step in text.split(|&byte| byte == b',') {
             *steps.steps.get_mut(steps.len)? = parse_step(step)?;

@@ -6,11 +6,14 @@
 //! | step | module |
 //! |---|---|
 //! | read the command line | [`args`], [`help`] |
-//! | prepare itself: mark, signals, subreaper, session, descriptors, owner | [`prepare`] |
-//! | pipes for the VM | [`stdio`] |
-//! | fork; the child becomes the worker | [`child`] |
-//! | wait; end the tree by the ladder; prove it gone | [`supervise`], [`descendants`] |
-//! | tell the VM | [`report`] |
+//! | everything in its order | `run` |
+//! | prepare itself: mark, signals, subreaper, session, descriptors, owner | `prepare`, `foreign` |
+//! | pipes for the VM | `stdio` |
+//! | fork; the child becomes the worker | `spawn` |
+//! | wait | `supervise`, `watched` |
+//! | end the tree by the ladder | `ladder`, `tree` |
+//! | prove it gone | `reap` |
+//! | tell the VM, or a person | `report`, `say` |
 //!
 //! No allocation, no libc, no thread; nothing blocks once a tree is to be ended.
 #![no_std]
@@ -20,15 +23,22 @@
 extern crate std;
 
 pub mod args;
-mod child;
-mod descendants;
+mod foreign;
 pub mod help;
+mod ladder;
 mod prepare;
 mod proc_file;
+mod reap;
 mod report;
 mod run;
+mod say;
+mod spawn;
 mod stdio;
 mod supervise;
 pub mod sys;
+mod text;
+mod tree;
+mod watched;
 
+pub use report::Ended;
 pub use run::run;

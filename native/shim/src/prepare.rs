@@ -1,14 +1,13 @@
 //! What the shim does to itself before there is a worker.
 
 use leash_tag::{Limits, Mark};
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit};
 
 use crate::args::Config;
-use crate::proc_file::Stat;
+use crate::proc_file::Proc;
 use crate::sys;
 
 /// What became of the mark, as the `ready` report says it.
@@ -16,28 +15,35 @@ use crate::sys;
 pub(crate) struct MarkOutcome {
     pub(crate) code: u8,
     pub(crate) errno: u16,
+    /// The hard limit that our processes have, where it is set.
+    pub(crate) hard: Option<u64>,
 }
 
 /// Marks this process; its children inherit. A mark that cannot be set costs a carrier, not the start.
 pub(crate) fn mark(config: &Config<'_>) -> MarkOutcome {
     if !config.mark {
-        return MarkOutcome { code: 1, errno: 0 };
+        return MarkOutcome { code: 1, errno: 0, hard: None };
     }
     let now = rustix::process::getrlimit(Resource::Locks);
     let limits = Limits { soft: now.current.unwrap_or(u64::MAX), hard: now.maximum.unwrap_or(u64::MAX) };
     let Ok(mark) = Mark::nested_in(limits, config.run, config.worker, config.detach) else {
-        return MarkOutcome { code: 2, errno: 0 };
+        return MarkOutcome { code: 2, errno: 0, hard: None };
     };
     let Limits { soft, hard } = mark.limits();
     let new = Rlimit { current: Some(soft), maximum: Some(hard) };
     match rustix::process::prlimit(None, Resource::Locks, new) {
-        Ok(_) => MarkOutcome { code: 0, errno: 0 },
-        Err(error) => MarkOutcome { code: 3, errno: u16::try_from(error.raw_os_error()).unwrap_or(0) },
+        Ok(_) => MarkOutcome { code: 0, errno: 0, hard: Some(hard) },
+        Err(error) => {
+            MarkOutcome { code: 3, errno: u16::try_from(error.raw_os_error()).unwrap_or(0), hard: None }
+        }
     }
 }
 
 /// Makes sure that 0, 1 and 2 are open, so that nothing opened later takes their place.
 pub(crate) fn standard_descriptors() {
+    if (0..=2).all(|fd| rustix::io::fcntl_getfd(sys::borrow(fd)).is_ok()) {
+        return;
+    }
     loop {
         match rustix::fs::open(c"/dev/null", OFlags::RDWR, Mode::empty()) {
             Ok(fd) if rustix::fd::AsRawFd::as_raw_fd(&fd) <= 2 => core::mem::forget(fd),
@@ -77,7 +83,7 @@ pub(crate) enum Owner {
 }
 
 /// Opens the owner's pidfd and makes sure that it is the one that is meant.
-pub(crate) fn owner(owner: Option<(i32, u64)>) -> Owner {
+pub(crate) fn owner(owner: Option<(i32, u64)>, proc: Option<&Proc>) -> Owner {
     let Some((pid, start_ticks)) = owner else { return Owner::Unwatched };
     let Some(pid) = Pid::from_raw(pid) else { return Owner::Unwatched };
     let fd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
@@ -85,19 +91,10 @@ pub(crate) fn owner(owner: Option<(i32, u64)>) -> Owner {
         Err(Errno::SRCH) => return Owner::Gone,
         Err(_) => return Owner::Unwatched,
     };
-    match Stat::read(pid) {
-        Ok(stat) if stat.start_ticks != start_ticks => Owner::Gone,
-        Ok(_) => Owner::Watched(fd),
-        Err(_) => Owner::Unwatched,
+    match proc.map(|proc| proc.stat(pid)) {
+        Some(Ok(stat)) if stat.start_ticks != start_ticks => Owner::Gone,
+        Some(Ok(_)) => Owner::Watched(fd),
+        // Unreadable (hidepid) or ended just now: whoever it is, it is not known to be the owner.
+        Some(Err(_)) | None => Owner::Unwatched,
     }
-}
-
-/// Whether one of the descriptors says already that the tree is not wanted.
-pub(crate) fn let_go(watched: &mut [PollFd<'_>]) -> bool {
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    let ready = rustix::event::poll(watched, Some(&now)).unwrap_or(0);
-    ready > 0
-        && watched.iter().any(|fd| {
-            fd.revents().intersects(PollFlags::HUP | PollFlags::IN | PollFlags::ERR | PollFlags::NVAL)
-        })
 }

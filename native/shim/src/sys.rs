@@ -22,6 +22,7 @@ pub mod signal {
     pub const INT: u8 = 2;
     pub const QUIT: u8 = 3;
     pub const KILL: u8 = 9;
+    pub const PIPE: u8 = 13;
     pub const TERM: u8 = 15;
     pub const CHLD: u8 = 17;
     pub const CONT: u8 = 18;

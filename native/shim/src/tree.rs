@@ -16,7 +16,7 @@ use rustix::process::{Pid, PidfdFlags};
 
 use crate::foreign::Foreign;
 use crate::proc_file::{Path, Proc, Stat, number};
-use crate::sys::{self, signal};
+use crate::sys;
 
 /// Levels of one walk, three descriptors each; what lies deeper is met when those above it are gone and it
 /// has become our child.
@@ -47,12 +47,6 @@ impl Met<'_> {
             Some((fd, _)) => sys::pidfd_signal(*fd, signal),
             None => sys::kill(self.pid, signal),
         };
-    }
-
-    /// The signal, and then CONT, so that a stopped process can heed it.
-    pub(crate) fn rouse(&self, number: u8) {
-        self.signal(number);
-        self.signal(signal::CONT);
     }
 
     pub(crate) fn stat(&self, proc: &Proc) -> Option<Stat> {

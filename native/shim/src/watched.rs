@@ -24,13 +24,17 @@ pub(crate) struct Woken {
 impl Watched {
     /// Waits for at most so many milliseconds, `None` for ever.
     pub(crate) fn wait(&self, ms: Option<u64>) -> Woken {
+        self.poll(PollFlags::IN, ms)
+    }
+
+    fn poll(&self, signals: PollFlags, ms: Option<u64>) -> Woken {
         // poll(2) cannot leave a place out; the signals, asked for no event, never wake and stand in.
         let nothing = PollFd::new(&self.signals, PollFlags::empty());
         let leash = self.leash.as_ref().map(|fd| PollFd::new(fd, PollFlags::empty()));
         let owner = self.owner.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN));
         let exec = self.exec.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN));
         let mut fds = [
-            PollFd::new(&self.signals, PollFlags::IN),
+            PollFd::new(&self.signals, signals),
             leash.unwrap_or(nothing.clone()),
             owner.unwrap_or(nothing.clone()),
             exec.unwrap_or(nothing),
@@ -43,7 +47,7 @@ impl Watched {
 
     /// Whether leash or owner say, now or within so many milliseconds, that nobody wants the tree.
     pub(crate) fn let_go_within(&self, ms: u64) -> bool {
-        let woken = self.wait(Some(ms));
+        let woken = self.poll(PollFlags::empty(), Some(ms));
         woken.leash || woken.owner
     }
 }

@@ -1,0 +1,422 @@
+//! What is due when: the phases of a tree's life as a state machine that makes no system call.
+//!
+//! ```text
+//! launching ─exec─▶ running ─worker exits─▶ lingering ─┐
+//!     │               │                      │ linger   │ ECHILD
+//!     └──── hang-up, owner's end, signal ────┤ over     ▼
+//!                                            ▼        gone
+//!                          step 0 ▶ step 1 ▶ … ▶ killing ─▲
+//! ```
+
+use crate::args::{Step, Steps, To};
+use crate::sys::signal;
+
+/// Passes of SIGKILL after which everything is stopped first, so that nothing can fork in between.
+const STOP_FIRST_AFTER: u32 = 10;
+
+/// Between two looks at who of those addressed by a step still lives: doubled from the first to the last.
+const LOOK_MS: (u64, u64) = (2, 32);
+
+/// Why the tree is ended (PROTOCOL.md, section 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    Exited = 0,
+    Leash = 1,
+    Owner = 2,
+    Stop = 3,
+    Kill = 4,
+    StartFailed = 5,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Launching,
+    Running,
+    Lingering {
+        until: u64,
+    },
+    /// `look`: when to see whether those addressed are gone, and the pause after it; `None` once everybody
+    /// left has been told.
+    Step {
+        index: u8,
+        until: Option<u64>,
+        look: Option<(u64, u64)>,
+    },
+    Killing {
+        pass: u32,
+        next: u64,
+    },
+    Gone,
+}
+
+/// What the caller has to do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Deed {
+    /// Nothing, until this moment at the latest.
+    Wait(Option<u64>),
+    /// Step `index` begins: signal those whom it addresses.
+    Signal { index: u8, step: Step },
+    /// See who of those addressed lives; when nobody does, [`Ladder::widened`] after telling the others.
+    Look { step: Step },
+    /// SIGKILL to everybody.
+    Kill { first: bool, stop_first: bool },
+    /// The tree is gone.
+    Finish,
+}
+
+/// The ending of one tree.
+pub(crate) struct Ladder {
+    steps: Steps,
+    linger: u64,
+    phase: Phase,
+    cause: Cause,
+    began: Option<u64>,
+    asked: bool,
+    last: u8,
+    passes: u32,
+    /// A step that is to be announced by the next [`Ladder::due`].
+    pending: Option<u8>,
+}
+
+impl Ladder {
+    /// The index of the final SIGKILL phase in reports.
+    pub(crate) const FINAL: u8 = 255;
+    /// In reports: no step was needed.
+    const NO_STEP: u8 = 254;
+
+    pub(crate) fn new(steps: Steps, linger: u32) -> Self {
+        Self {
+            steps,
+            linger: u64::from(linger),
+            phase: Phase::Launching,
+            cause: Cause::Exited,
+            began: None,
+            asked: false,
+            last: Self::NO_STEP,
+            passes: 0,
+            pending: None,
+        }
+    }
+
+    pub(crate) fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    pub(crate) fn last(&self) -> u8 {
+        self.last
+    }
+
+    pub(crate) fn passes(&self) -> u32 {
+        self.passes
+    }
+
+    pub(crate) fn elapsed(&self, now: u64) -> u64 {
+        self.began.map_or(0, |began| now.saturating_sub(began))
+    }
+
+    /// The step in which something that ended now is counted; [`Ladder::FINAL`] for the last phase.
+    pub(crate) fn current(&self) -> Option<u8> {
+        match self.phase {
+            Phase::Step { index, .. } => Some(index),
+            Phase::Killing { .. } => Some(Self::FINAL),
+            _ => None,
+        }
+    }
+
+    // What happened
+
+    pub(crate) fn started(&mut self) {
+        if self.phase == Phase::Launching {
+            self.phase = Phase::Running;
+        }
+    }
+
+    pub(crate) fn start_failed(&mut self) {
+        if self.began.is_none() {
+            self.cause = Cause::StartFailed;
+        }
+    }
+
+    pub(crate) fn worker_ended(&mut self, now: u64) {
+        if matches!(self.phase, Phase::Launching | Phase::Running) {
+            self.phase = Phase::Lingering { until: now.saturating_add(self.linger) };
+        }
+    }
+
+    /// TERM, HUP or INT: the first begins the ladder, the second ends it at once.
+    pub(crate) fn asked(&mut self, now: u64) {
+        if core::mem::replace(&mut self.asked, true) {
+            self.kill_now(now);
+        } else {
+            self.end(Cause::Stop, now);
+        }
+    }
+
+    /// Begins the ladder, unless the tree is being ended already.
+    pub(crate) fn end(&mut self, cause: Cause, now: u64) {
+        if self.began.is_some() || self.phase == Phase::Gone {
+            return;
+        }
+        if self.cause != Cause::StartFailed {
+            self.cause = cause;
+        }
+        self.began = Some(now);
+        self.step(0, now);
+    }
+
+    /// Goes to the SIGKILL phase, whatever was going on.
+    pub(crate) fn kill_now(&mut self, now: u64) {
+        if matches!(self.phase, Phase::Killing { .. } | Phase::Gone) {
+            return;
+        }
+        self.began = self.began.or(Some(now));
+        self.cause = Cause::Kill;
+        self.kill();
+    }
+
+    /// Everybody who lives on has been told.
+    pub(crate) fn widened(&mut self) {
+        if let Phase::Step { look, .. } = &mut self.phase {
+            *look = None;
+        }
+    }
+
+    pub(crate) fn gone(&mut self) {
+        self.phase = Phase::Gone;
+    }
+
+    // What is due
+
+    /// Says what to do; to be called until it says [`Deed::Wait`] or [`Deed::Finish`].
+    pub(crate) fn due(&mut self, now: u64, leader_lives: bool) -> Deed {
+        if let Some((index, step)) =
+            self.pending.take().and_then(|index| Some((index, self.steps.get(usize::from(index))?)))
+        {
+            return Deed::Signal { index, step };
+        }
+        match self.phase {
+            Phase::Launching | Phase::Running => Deed::Wait(None),
+            Phase::Gone => Deed::Finish,
+            Phase::Lingering { until } if now >= until => {
+                self.end(Cause::Exited, now);
+                self.due(now, leader_lives)
+            }
+            Phase::Lingering { until } => Deed::Wait(Some(until)),
+            Phase::Step { index, until: Some(until), .. } if now >= until => {
+                self.step(index.saturating_add(1), now);
+                self.due(now, leader_lives)
+            }
+            Phase::Step { index, until, look } => {
+                let look = look.filter(|_| !leader_lives);
+                match look.zip(self.steps.get(usize::from(index))) {
+                    Some(((at, pause), step)) if now >= at => {
+                        let next = now.saturating_add(pause);
+                        let look = Some((next, pause.saturating_mul(2).min(LOOK_MS.1)));
+                        self.phase = Phase::Step { index, until, look };
+                        Deed::Look { step }
+                    }
+                    Some(((at, _), _)) => Deed::Wait(Some(until.map_or(at, |until| until.min(at)))),
+                    None => Deed::Wait(until),
+                }
+            }
+            Phase::Killing { next, .. } if now < next => Deed::Wait(Some(next)),
+            Phase::Killing { pass, .. } => {
+                let next = now.saturating_add(pause_after(pass));
+                self.phase = Phase::Killing { pass: pass.saturating_add(1), next };
+                self.passes = self.passes.saturating_add(1);
+                Deed::Kill { first: pass == 0, stop_first: pass >= STOP_FIRST_AFTER }
+            }
+        }
+    }
+
+    fn step(&mut self, index: u8, now: u64) {
+        match self.steps.get(usize::from(index)) {
+            // Grace 0 with SIGKILL is what the last phase does better.
+            None | Some(Step { signal: signal::KILL, wait: Some(0), .. }) => self.kill(),
+            Some(step) => {
+                self.last = index;
+                self.pending = Some(index);
+                let until = step.wait.map(|ms| now.saturating_add(u64::from(ms)));
+                let look = (step.to != To::Tree).then_some((now, LOOK_MS.0));
+                self.phase = Phase::Step { index, until, look };
+            }
+        }
+    }
+
+    fn kill(&mut self) {
+        self.last = Self::FINAL;
+        self.pending = None;
+        self.phase = Phase::Killing { pass: 0, next: 0 };
+    }
+}
+
+/// Milliseconds between two passes of SIGKILL. Whoever is left after a second cannot be killed now (an
+/// uninterruptible wait, another user's), and is not worth a processor.
+fn pause_after(pass: u32) -> u64 {
+    match pass {
+        0 => 1,
+        1 => 2,
+        2 => 5,
+        3 => 10,
+        4..60 => 20,
+        _ => 200,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    fn ladder(steps: &[u8], linger: u32) -> Ladder {
+        Ladder::new(Steps::parse(steps).unwrap(), linger)
+    }
+
+    fn signal_of(deed: Deed) -> Option<(u8, u8)> {
+        match deed {
+            Deed::Signal { index, step } => Some((index, step.signal)),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn each_step_gets_its_time_and_then_everybody_is_killed() {
+        let mut ladder = ladder(b"INT:500,TERM:1500", 200);
+        ladder.started();
+        assert_eq!(ladder.due(0, true), Deed::Wait(None));
+        ladder.end(Cause::Leash, 1000);
+        assert_eq!(signal_of(ladder.due(1000, true)), Some((0, 2)));
+        assert_eq!(ladder.due(1000, true), Deed::Wait(Some(1500)));
+        assert_eq!(signal_of(ladder.due(1500, true)), Some((1, 15)));
+        assert_eq!(ladder.due(1600, true), Deed::Wait(Some(3000)));
+        assert_eq!(ladder.due(3000, true), Deed::Kill { first: true, stop_first: false });
+        assert_eq!(ladder.due(3000, true), Deed::Wait(Some(3001)));
+        assert_eq!((ladder.cause(), ladder.last(), ladder.elapsed(3000)), (Cause::Leash, 255, 2000));
+        ladder.gone();
+        assert_eq!(ladder.due(3001, false), Deed::Finish);
+    }
+
+    #[test]
+    fn a_worker_that_exits_leaves_its_children_the_linger() {
+        let mut ladder = ladder(b"TERM:100", 200);
+        ladder.started();
+        ladder.worker_ended(10);
+        assert_eq!(ladder.due(10, false), Deed::Wait(Some(210)));
+        assert_eq!(signal_of(ladder.due(210, false)), Some((0, 15)));
+        assert_eq!(ladder.cause(), Cause::Exited);
+    }
+
+    #[test]
+    fn those_outside_the_group_are_looked_for_once_the_leader_is_gone() {
+        let mut ladder = ladder(b"TERM:100", 0);
+        ladder.end(Cause::Stop, 0);
+        assert!(signal_of(ladder.due(0, true)).is_some());
+        assert_eq!(ladder.due(0, true), Deed::Wait(Some(100)), "not while the leader lives");
+        assert!(matches!(ladder.due(5, false), Deed::Look { .. }));
+        assert_eq!(ladder.due(5, false), Deed::Wait(Some(7)));
+        assert!(matches!(ladder.due(7, false), Deed::Look { .. }));
+        assert_eq!(ladder.due(7, false), Deed::Wait(Some(11)), "less and less often");
+        ladder.widened();
+        assert_eq!(ladder.due(11, false), Deed::Wait(Some(100)));
+    }
+
+    #[test]
+    fn a_step_to_the_whole_tree_has_told_everybody() {
+        let mut ladder = ladder(b"TERM:100@tree", 0);
+        ladder.end(Cause::Stop, 0);
+        assert!(signal_of(ladder.due(0, false)).is_some());
+        assert_eq!(ladder.due(0, false), Deed::Wait(Some(100)));
+    }
+
+    #[test]
+    fn a_second_request_kills_at_once_and_a_hang_up_changes_nothing() {
+        let mut ladder = ladder(b"TERM:inf", 0);
+        ladder.asked(0);
+        assert!(signal_of(ladder.due(0, true)).is_some());
+        ladder.end(Cause::Leash, 5);
+        assert_eq!(ladder.due(9999, true), Deed::Wait(None));
+        assert_eq!(ladder.cause(), Cause::Stop);
+        ladder.asked(10_000);
+        assert!(matches!(ladder.due(10_000, true), Deed::Kill { first: true, .. }));
+        assert_eq!((ladder.cause(), ladder.elapsed(10_000)), (Cause::Kill, 10_000));
+    }
+
+    #[test]
+    fn a_kill_overrides_a_step_that_was_not_taken_yet() {
+        let mut ladder = ladder(b"TERM:100", 0);
+        ladder.end(Cause::Leash, 0);
+        ladder.kill_now(0);
+        assert!(matches!(ladder.due(0, true), Deed::Kill { first: true, .. }));
+    }
+
+    #[test]
+    fn a_grace_of_nothing_goes_on_at_once() {
+        let mut ladder = ladder(b"TERM:0,KILL:0", 0);
+        ladder.end(Cause::Leash, 0);
+        assert_eq!(signal_of(ladder.due(0, true)), Some((0, 15)));
+        assert!(matches!(ladder.due(0, true), Deed::Kill { .. }));
+    }
+
+    #[test]
+    fn a_failed_start_stays_the_cause() {
+        let mut ladder = ladder(b"TERM:0", 0);
+        ladder.start_failed();
+        ladder.worker_ended(0);
+        ladder.end(Cause::Leash, 0);
+        assert_eq!(ladder.cause(), Cause::StartFailed);
+    }
+
+    #[test]
+    fn passes_stop_everything_first_when_they_do_not_end() {
+        let mut ladder = ladder(b"KILL:0", 0);
+        ladder.kill_now(0);
+        let mut now = 0;
+        let mut kills = Vec::new();
+        while kills.len() < 100 {
+            match ladder.due(now, false) {
+                Deed::Kill { stop_first, .. } => kills.push((now, stop_first)),
+                Deed::Wait(Some(until)) => now = until,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(kills.iter().position(|(_, stop)| *stop), Some(10));
+        assert!(now > 5_000 && now < 20_000, "the pauses grow: {now}");
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order: there is always a next thing to do, and it comes to an end.
+        #[test]
+        fn nothing_hangs(events in proptest::collection::vec((0u8..8, 0u64..50), 0..40)) {
+            let mut ladder = ladder(b"INT:20,TERM:30@leader,HUP:10@tree", 15);
+            let mut now = 0;
+            let mut leader_lives = true;
+            for (event, pause) in events {
+                now += pause;
+                match event {
+                    0 => ladder.started(),
+                    1 => ladder.start_failed(),
+                    2 => { ladder.worker_ended(now); leader_lives = false }
+                    3 => ladder.asked(now),
+                    4 => ladder.end(Cause::Leash, now),
+                    5 => ladder.end(Cause::Owner, now),
+                    6 => ladder.widened(),
+                    _ => { let _ = ladder.due(now, leader_lives); }
+                }
+            }
+            ladder.end(Cause::Leash, now);
+            let mut deeds = 0;
+            loop {
+                match ladder.due(now, leader_lives) {
+                    Deed::Wait(Some(until)) => { prop_assert!(until > now); now = until }
+                    Deed::Wait(None) => prop_assert!(false, "waits for ever"),
+                    Deed::Kill { .. } => break,
+                    Deed::Finish => break,
+                    _ => {}
+                }
+                deeds += 1;
+                prop_assert!(deeds < 200);
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Who has ended, and the proof that nobody is left.
+//!
+//! The only proof of "gone" is that `waitid` says ECHILD: every orphan of the tree is reparented to this
+//! process, the subreaper. The worker itself is left a zombie until nobody else is left, because while it is
+//! not reaped the number of its process group cannot become somebody else's.
+
+use rustix::process::Pid;
+
+use crate::foreign::Foreign;
+use crate::proc_file::Proc;
+use crate::report::Ended;
+use crate::sys::{self, Waited};
+
+/// Children reaped in one go at most: against a fork bomb "until none is left" may never end.
+const BOUND: u32 = 256;
+
+/// What became of the worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leader {
+    Lives,
+    Zombie(Ended),
+    Reaped(Ended),
+}
+
+/// What one go of reaping found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) reaped: u32,
+    /// The bound was met: there may be more.
+    pub(crate) more: bool,
+    /// Nothing of the tree is left.
+    pub(crate) gone: bool,
+}
+
+/// The children of this process.
+pub(crate) struct Reaper {
+    /// Without it (not mounted, no CONFIG_PROC_CHILDREN) the worker cannot be spared while others are
+    /// reaped, and is reaped as it comes.
+    proc: Option<Proc>,
+    foreign: Foreign,
+    pid: Pid,
+    leader: Leader,
+}
+
+impl Reaper {
+    pub(crate) fn new(proc: Option<Proc>, foreign: Foreign, pid: Pid) -> Self {
+        Self { proc, foreign, pid, leader: Leader::Lives }
+    }
+
+    pub(crate) fn proc(&self) -> Option<&Proc> {
+        self.proc.as_ref()
+    }
+
+    pub(crate) fn foreign(&self) -> &Foreign {
+        &self.foreign
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    pub(crate) fn leader(&self) -> Leader {
+        self.leader
+    }
+
+    /// The worker's number, for as long as it cannot be anybody else's.
+    pub(crate) fn unreaped(&self) -> Option<Pid> {
+        (!matches!(self.leader, Leader::Reaped(_))).then_some(self.pid)
+    }
+
+    pub(crate) fn reap(&mut self) -> Found {
+        let mut found = Found::default();
+        self.reap_in_turn(&mut found);
+        if matches!(self.leader, Leader::Zombie(_)) && !found.more {
+            self.reap_around_leader(&mut found);
+        }
+        if !found.gone && self.foreign.present() && matches!(self.leader, Leader::Reaped(_)) {
+            found.gone = self.only_foreign_left();
+        }
+        found
+    }
+
+    /// Reaps whoever `waitid` names, up to the worker: once that is a zombie, it is named every time.
+    fn reap_in_turn(&mut self, found: &mut Found) {
+        while found.reaped < BOUND {
+            match sys::peek_any() {
+                Waited::NoChild => {
+                    found.gone = true;
+                    return;
+                }
+                Waited::NotYet => return,
+                Waited::Ended(pid, ended) if pid == self.pid => {
+                    self.leader = Leader::Zombie(ended);
+                    if self.proc.is_some() {
+                        return;
+                    }
+                    self.reap_leader(ended, found);
+                }
+                Waited::Ended(pid, _) => {
+                    self.reap_other(pid, found);
+                }
+            }
+        }
+        found.more = true;
+    }
+
+    fn reap_leader(&mut self, ended: Ended, found: &mut Found) {
+        let _ = sys::reap(self.pid);
+        self.leader = Leader::Reaped(ended);
+        found.reaped += 1;
+    }
+
+    fn reap_other(&mut self, pid: Pid, found: &mut Found) -> bool {
+        let gone = matches!(sys::reap(pid), Waited::Ended(..));
+        if gone {
+            self.foreign.forget(pid);
+            found.reaped += 1;
+        }
+        gone
+    }
+
+    /// Reaps everybody but the worker, and the worker when it is the last.
+    fn reap_around_leader(&mut self, found: &mut Found) {
+        let Leader::Zombie(ended) = self.leader else { return };
+        // Taken out so that the list can be read while the rest is changed.
+        let Some(proc) = self.proc.take() else { return };
+        let leader = self.pid;
+        loop {
+            let (before, mut others) = (found.reaped, false);
+            let listed = proc.each_own_child(&mut |pid| {
+                if pid == leader || (found.reaped < BOUND && self.reap_other(pid, found)) {
+                    return;
+                }
+                others |= !self.foreign.includes(Some(&proc), pid);
+            });
+            if listed.is_err() {
+                // The list fails us: from now on as without one.
+                self.reap_leader(ended, found);
+                return;
+            }
+            // Reaping while the list is read makes it skip some, so only a quiet pass tells who is left.
+            if found.reaped == before {
+                self.proc = Some(proc);
+                if !others {
+                    self.reap_leader(ended, found);
+                    found.gone = matches!(sys::peek_any(), Waited::NoChild);
+                }
+                return;
+            }
+            if found.reaped >= BOUND {
+                self.proc = Some(proc);
+                found.more = true;
+                return;
+            }
+        }
+    }
+
+    /// `waitid` cannot prove it while a foreign child lives.
+    fn only_foreign_left(&self) -> bool {
+        let proc = self.proc();
+        let mut ours = false;
+        let mut visit = |pid: Pid| ours |= !self.foreign.includes(proc, pid);
+        match proc {
+            Some(proc) if proc.each_own_child(&mut visit).is_ok() => {}
+            _ => sys::each_child_by_number(&mut visit),
+        }
+        !ours
+    }
+}

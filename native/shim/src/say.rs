@@ -1,0 +1,51 @@
+//! What is said on stderr: when there is nobody to read a report.
+
+use crate::args::Wrong;
+use crate::sys;
+use crate::text::Text;
+
+fn say(parts: &[&[u8]]) {
+    for part in parts {
+        let _ = rustix::io::write(sys::borrow(2), part);
+    }
+}
+
+pub(crate) fn wrong(wrong: &Wrong<'_>) {
+    let expected = wrong.expected.as_bytes();
+    say(&[b"leash-shim: ", wrong.option, b": expected ", expected, b", got: ", wrong.value, b"\n"]);
+}
+
+/// Why there is no worker.
+pub(crate) fn start_failed(command: &[u8], stage: u8, errno: u16) {
+    let why: &[u8] = match errno {
+        1 => b"not permitted",
+        2 => b"not found",
+        3 => b"no such process",
+        7 => b"arguments too long",
+        8 => b"not an executable format",
+        11 => b"too many processes",
+        12 => b"out of memory",
+        13 => b"permission denied",
+        20 => b"not a directory",
+        24 => b"too many open files",
+        111 => b"nobody listens",
+        125 => b"killed before it was executed",
+        _ => b"failed",
+    };
+    let at: &[u8] = match stage {
+        1 => b" (stdio socket)",
+        2 => b" (pipe)",
+        3 => b" (fork)",
+        4 => b" (session)",
+        5 => b" (uid, gid, groups)",
+        6 => b" (death signal)",
+        7 => b" (stdin)",
+        8 => b" (stdout)",
+        9 => b" (stderr)",
+        10 => b" (working directory)",
+        12 => b" (leash or owner)",
+        _ => b"",
+    };
+    let number = Text::<16>::new().add(b", errno ").number(i64::from(errno));
+    say(&[b"leash-shim: ", command, b": ", why, at, number.as_bytes(), b"\n"]);
+}

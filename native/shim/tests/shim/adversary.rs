@@ -1,0 +1,204 @@
+//! Workers that make it hard. Not a test: with the environment variable set, the test binary is one of them.
+//!
+//! Every process here ends by itself: each has an alarm.
+
+pub const ROLE: &str = "LEASH_ADVERSARY";
+
+/// Seconds after which whatever is still there ends.
+const ALARM: u32 = 40;
+
+#[test]
+fn adversary() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let (role, number) = role.split_once(':').unwrap_or((&role, "0"));
+    let number: u32 = number.parse().unwrap();
+    arm();
+    match role {
+        "chain" => chain(number),
+        "fan" => fan(number),
+        "burst" => burst(number),
+        "hoppers" => hoppers(number),
+        "bomb" => bomb(),
+        "clone-parent" => clone_parent(),
+        "exit-signal" => odd_exit_signal(),
+        "subreaper" => subreaper(),
+        "stopped" => stopped(number),
+        "threads" => threads(),
+        other => panic!("{other}"),
+    }
+}
+
+fn arm() {
+    // SAFETY: only a number.
+    unsafe { libc::alarm(ALARM) };
+}
+
+/// Children have no alarm of their parent's (alarm(2)), so each gets its own.
+fn fork() -> i32 {
+    // SAFETY: the child calls async-signal-safe functions only and never returns into the test harness.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        arm();
+    }
+    pid
+}
+
+fn pause() -> ! {
+    loop {
+        // SAFETY: no arguments.
+        unsafe { libc::pause() };
+    }
+}
+
+fn exit() -> ! {
+    // SAFETY: only a number.
+    unsafe { libc::_exit(0) }
+}
+
+fn ignore(signal: i32) {
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// So many levels, each a child of the one before.
+fn chain(levels: u32) -> ! {
+    ignore(libc::SIGTERM);
+    for _ in 0..levels {
+        if fork() != 0 {
+            pause();
+        }
+    }
+    pause()
+}
+
+fn fan(count: u32) -> ! {
+    for _ in 0..count {
+        if fork() == 0 {
+            pause();
+        }
+    }
+    pause()
+}
+
+/// Orphans, children of the shim, that all end in the same instant.
+fn burst(count: u32) -> ! {
+    let mut gate = [0; 2];
+    // SAFETY: the array has room for two descriptors.
+    unsafe { libc::pipe(gate.as_mut_ptr()) };
+    let [read, write] = gate;
+    for _ in 0..count {
+        if fork() == 0 {
+            if fork() != 0 {
+                exit();
+            }
+            // SAFETY: descriptors of this process, a buffer of one byte.
+            unsafe {
+                libc::close(write);
+                libc::read(read, [0u8; 1].as_mut_ptr().cast(), 1);
+            }
+            exit();
+        }
+        // SAFETY: no status is asked for.
+        unsafe { libc::wait(std::ptr::null_mut()) };
+    }
+    exit()
+}
+
+/// Processes that live as long as a fork takes.
+fn hoppers(count: u32) -> ! {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    for _ in 0..count {
+        if fork() == 0 {
+            ignore(libc::SIGTERM);
+            while std::time::Instant::now() < end {
+                // A failed fork is tried again.
+                if fork() > 0 {
+                    exit();
+                }
+            }
+            exit();
+        }
+    }
+    pause()
+}
+
+fn bomb() -> ! {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    ignore(libc::SIGTERM);
+    ignore(libc::SIGCHLD);
+    while std::time::Instant::now() < end {
+        fork();
+    }
+    exit()
+}
+
+fn clone(flags: i32) -> i64 {
+    // SAFETY: as for `fork`; no stack is given, so the child has a copy of this one.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, i64::from(flags), 0i64, 0i64, 0i64, 0i64) };
+    if pid == 0 {
+        arm();
+        ignore(libc::SIGTERM);
+        pause();
+    }
+    pid
+}
+
+/// A child whose parent is the shim.
+fn clone_parent() -> ! {
+    assert!(clone(libc::CLONE_PARENT | libc::SIGCHLD) > 0);
+    exit()
+}
+
+/// Children that do not tell their end by SIGCHLD, orphaned.
+fn odd_exit_signal() -> ! {
+    assert!(clone(libc::SIGUSR1) > 0);
+    assert!(clone(0) > 0);
+    exit()
+}
+
+/// Takes every orphan below it, so that the shim meets them late.
+fn subreaper() -> ! {
+    // SAFETY: only numbers.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) };
+    ignore(libc::SIGTERM);
+    for _ in 0..10 {
+        if fork() == 0 {
+            if fork() != 0 {
+                exit();
+            }
+            // SAFETY: no arguments.
+            unsafe { libc::setsid() };
+            ignore(libc::SIGTERM);
+            pause();
+        }
+    }
+    pause()
+}
+
+fn stopped(count: u32) -> ! {
+    for _ in 0..count {
+        if fork() == 0 {
+            ignore(libc::SIGTERM);
+            loop {
+                // SAFETY: only a number.
+                unsafe { libc::raise(libc::SIGSTOP) };
+            }
+        }
+    }
+    ignore(libc::SIGTERM);
+    pause()
+}
+
+/// The child of a second thread: it is in that thread's list of children only.
+fn threads() -> ! {
+    ignore(libc::SIGTERM);
+    std::thread::spawn(|| {
+        if fork() == 0 {
+            // SAFETY: no arguments.
+            unsafe { libc::setsid() };
+            pause();
+        }
+        pause()
+    });
+    pause()
+}

@@ -1,0 +1,19 @@
+//! The real binary, watched from outside.
+//!
+//! Each test starts a tree of its own run, sees it alive, acts, and sees it dead the moment the shim has
+//! exited; a decoy next to it has to live on. Trees end by themselves, so that a failing test leaves nothing.
+//!
+//! The binary is the one that the environment variable `LEASH_SHIM` names, or built first.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "that is how a test fails")]
+
+mod adversary;
+mod frames;
+mod harness;
+mod inherited;
+mod odd_proc;
+mod shapes;
+mod signals;
+mod start;
+mod stdio;
+mod stop;
+mod watch;

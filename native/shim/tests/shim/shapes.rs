@@ -1,0 +1,218 @@
+//! Shapes of trees. Whatever it is, when the shim has exited nothing of it is left.
+
+use crate::harness::*;
+use std::time::Instant;
+
+fn vm(script: &str, count: usize) {
+    let mut tree = Plan::vm().option("--stop=TERM:150").sh(script);
+    tree.grown(count);
+    tree.let_go();
+}
+
+#[test]
+fn a_plain_child() {
+    vm("sleep 41 & wait", 2);
+}
+
+#[test]
+fn a_session_of_its_own() {
+    vm("setsid sleep 41 & wait", 2);
+}
+
+#[test]
+fn a_double_fork() {
+    vm("(setsid sh -c 'sleep 41 & sleep 41' &) ; wait; sleep 41", 4);
+}
+
+#[test]
+fn an_emptied_environment() {
+    vm("env -i setsid sleep 41 & env -i sleep 41", 3);
+}
+
+#[test]
+fn a_job_of_an_interactive_shell() {
+    vm("set -m; sleep 41 & sleep 41 & wait", 3);
+}
+
+#[test]
+fn all_that_ignore_term() {
+    vm("trap '' TERM; (setsid sleep 41 &); sleep 41 & sleep 41", 4);
+}
+
+#[test]
+fn a_leader_that_leaves_a_child_ignoring_term() {
+    let mut tree = Plan::vm()
+        .option("--stop=TERM:200")
+        .option("--linger=50")
+        .sh("(trap '' TERM; sleep 41; sleep 41) & read _ < /proc/sys/kernel/ostype; exit 3");
+    let ended = tree.ended();
+    assert_eq!(ended.code, 3);
+    let gone = ended.gone();
+    assert_eq!((gone.how, gone.status, gone.cause, gone.last), (1, 3, 0, 255), "{gone:?}");
+}
+
+#[test]
+fn thirty_levels() {
+    let mut tree = Plan::vm().option("--stop=TERM:50").adversary("chain:30");
+    tree.grown(31);
+    let began = Instant::now();
+    assert!(tree.let_go().gone().passes >= 1);
+    assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+}
+
+#[test]
+fn more_levels_than_a_walk_goes_down() {
+    let mut tree = Plan::vm().option("--stop=TERM:50").adversary("chain:150");
+    tree.grown(151);
+    tree.let_go();
+}
+
+#[test]
+fn a_thousand_children() {
+    let mut tree = Plan::vm().option("--stop=KILL:0").adversary("fan:1000");
+    tree.grown(1001);
+    let began = Instant::now();
+    tree.let_go();
+    assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_thousand_orphans_that_end_at_once_are_reaped_once_each() {
+    let mut tree = Plan::vm().option("--linger=20000").adversary("burst:1000");
+    let began = Instant::now();
+    let ended = tree.ended();
+    assert_eq!((ended.code, ended.gone().last), (0, 254));
+    assert!(began.elapsed().as_secs() < 15, "no end of a child is missed: {:?}", began.elapsed());
+}
+
+#[test]
+fn hoppers() {
+    let mut tree = Plan::vm().option("--stop=KILL:0").adversary("hoppers:64");
+    tree.grown(20);
+    let began = Instant::now();
+    tree.let_go();
+    assert!(began.elapsed().as_secs() < 15, "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_fork_bomb_at_its_limit() {
+    if !root() {
+        return;
+    }
+    // The limit counts per user: a uid that nothing else here has.
+    let mut tree = Plan::vm()
+        .option("--stop=KILL:0")
+        .option("--uid=64317")
+        .option("--gid=64317")
+        .option("--groups=")
+        .before_exec(|| {
+            let limit = libc::rlimit { rlim_cur: 100, rlim_max: 100 };
+            // SAFETY: a valid struct.
+            unsafe { libc::setrlimit(libc::RLIMIT_NPROC, &limit) };
+        })
+        .with(|command| {
+            command.env("TMPDIR", "/");
+        })
+        .adversary("bomb");
+    tree.grown(80);
+    let began = Instant::now();
+    tree.let_go();
+    assert!(began.elapsed().as_secs() < 18, "by the shim, not by their own end: {:?}", began.elapsed());
+}
+
+#[test]
+fn a_child_made_with_clone_parent() {
+    let mut tree = Plan::vm().option("--stop=TERM:50").option("--linger=100000").adversary("clone-parent");
+    until("the shim's own child", || {
+        tree.members().iter().any(|&pid| ppid(pid) == Some(tree.pid)) && tree.members().len() == 1
+    });
+    assert_eq!(tree.let_go().gone().last, 255);
+}
+
+#[test]
+fn children_that_do_not_signal_their_end() {
+    let mut tree = Plan::vm().option("--stop=TERM:50").option("--linger=100000").adversary("exit-signal");
+    until("two orphans", || {
+        let pids = tree.members();
+        pids.len() == 2 && pids.iter().all(|&pid| ppid(pid) == Some(tree.pid))
+    });
+    tree.let_go();
+}
+
+#[test]
+fn a_subreaper_inside() {
+    let mut tree = Plan::vm().option("--stop=TERM:50").adversary("subreaper");
+    tree.grown(11);
+    tree.let_go();
+}
+
+#[test]
+fn stopped_processes() {
+    let mut tree = Plan::vm().option("--stop=TERM:50").adversary("stopped:20");
+    until("twenty stopped", || tree.members().iter().filter(|&&pid| state(pid) == Some('T')).count() == 20);
+    tree.let_go();
+}
+
+#[test]
+fn a_child_of_another_thread() {
+    let mut tree = Plan::vm().option("--stop=TERM:50").adversary("threads");
+    tree.grown(2);
+    let gone = tree.let_go().gone();
+    assert!(gone.passes <= 4, "it was found where it is listed: {gone:?}");
+}
+
+#[test]
+fn a_shim_inside_a_shim() {
+    let inner = new_run();
+    let shim = binary().to_str().unwrap();
+    let script =
+        format!("{shim} --run-id={inner} --stop=TERM:50 -- sh -c 'trap \"\" TERM; sleep 41; sleep 41'");
+    let mut tree = Plan::vm().option("--stop=TERM:1000").sh(&script);
+    until("the inner tree", || bearers(inner).len() >= 3);
+    tree.let_go();
+    assert_eq!(bearers(inner), [], "every layer is dead");
+}
+
+#[test]
+fn a_shim_inside_a_shim_that_is_killed() {
+    let inner = new_run();
+    let shim = binary().to_str().unwrap();
+    let script = format!("{shim} --run-id={inner} -- sh -c 'setsid sleep 41 & sleep 41' & wait");
+    let mut tree = Plan::vm().option("--stop=KILL:0").sh(&script);
+    until("the inner tree", || bearers(inner).len() >= 4);
+    let inner_shim = bearers(inner).into_iter().find(|&pid| cmdline(pid)[0] == shim).unwrap();
+    kill(inner_shim, libc::SIGKILL);
+    tree.let_go();
+    assert_eq!(bearers(inner), [], "what it left came to the outer one");
+}
+
+#[test]
+fn a_pid_namespace_inside() {
+    if !root() {
+        return;
+    }
+    vm("trap '' TERM; unshare --pid --fork --kill-child sh -c 'setsid sleep 41 & sleep 41'", 4);
+}
+
+#[test]
+fn few_descriptors() {
+    let mut tree = Plan::vm()
+        .option("--stop=KILL:0")
+        .before_exec(|| {
+            let limit = libc::rlimit { rlim_cur: 10, rlim_max: 10 };
+            // SAFETY: a valid struct.
+            unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) };
+        })
+        .sh("setsid sh -c 'setsid sh -c \"setsid sh -c \\\"sleep 41; sleep 41\\\"; sleep 41\"; sleep 41' & sleep 41");
+    tree.grown(5);
+    tree.let_go();
+}
+
+#[test]
+fn a_killed_shim_takes_its_worker_along() {
+    let mut tree = Plan::vm().start(&["sleep", "41"]);
+    let worker = tree.member("sleep 41");
+    tree.signal(libc::SIGKILL);
+    until("the worker's end", || !lives(worker));
+    tree.decoy.assert_alive();
+}

@@ -1,0 +1,151 @@
+//! Signals to the shim, and what its worker inherits of them.
+
+use crate::harness::*;
+use std::io::Read;
+use std::process::Command;
+
+#[test]
+fn stop_signals_by_hand() {
+    for signal in [libc::SIGTERM, libc::SIGHUP, libc::SIGINT] {
+        let mut tree = Plan::by_hand().start(&["sleep", "44"]);
+        tree.member("sleep 44");
+        assert_eq!(tree.stop(signal).code, 143, "the worker gets the ladder's signal, whichever it was");
+    }
+}
+
+#[test]
+fn other_signals_are_passed_on_by_hand() {
+    let mut tree = Plan::by_hand().sh("trap 'exit 21' USR1; echo up; while :; do sleep 0.02; done");
+    let mut stdout = tree.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 3]).unwrap();
+    assert_eq!(tree.stop(libc::SIGUSR1).code, 21);
+}
+
+#[test]
+fn other_signals_are_not_passed_on_by_a_vm_s_shim() {
+    let dir = Dir::new();
+    let script =
+        format!("trap 'echo usr1 >> {0}' USR1; echo up > {0}; while :; do sleep 0.02; done", dir.path("log"));
+    let mut tree = Plan::vm().sh(&script);
+    until("it is up", || dir.read("log") == "up\n");
+    tree.signal(libc::SIGUSR1);
+    tree.signal(libc::SIGWINCH);
+    tree.let_go();
+    assert_eq!(dir.read("log"), "up\n");
+}
+
+/// A VM under systemd or in a container gets a TERM together with everybody else, and drains.
+#[test]
+fn term_from_pid_1_is_not_for_us_while_the_leash_holds() {
+    if !root() {
+        return;
+    }
+    let shim = binary().to_str().unwrap();
+    for (option, heeds) in [("--on-term=auto", false), ("--on-term=ladder", true)] {
+        let dir = Dir::new();
+        let run = new_run();
+        // $1 is pid 1 of the namespace; the leash is a FIFO that it holds open.
+        let script = format!(
+            "mkfifo {fifo}; exec 9<>{fifo}; \
+             {shim} --run-id={run} --worker=1 --leash=8 --stop=TERM:20000 {option} --stdout=null -- \
+               sh -c 'trap \"echo told >> {log}; exit 0\" TERM; echo up > {log}; while :; do sleep 0.02; done' 8<{fifo} 9>&- & \
+             shim=$!; while ! [ -s {log} ]; do sleep 0.02; done; \
+             kill -TERM $shim; {after} wait $shim; echo $? > {status}",
+            fifo = dir.path("fifo"),
+            log = dir.path("log"),
+            status = dir.path("status"),
+            // Not from pid 1, so heeded: proof that the shim is past the first one, and that it did nothing.
+            after =
+                if heeds { "" } else { "sh -c \"sleep 0.2; echo second >> $0; kill -TERM $1\" LOG $shim;" }
+                    .replace("LOG", &dir.path("log")),
+        );
+        let status = Command::new("unshare")
+            .args(["--pid", "--fork", "--kill-child", "sh", "-c", &script])
+            .status()
+            .unwrap();
+        assert!(status.success());
+        let expected = if heeds { "up\ntold\n" } else { "up\nsecond\ntold\n" };
+        assert_eq!((dir.read("log").as_str(), dir.read("status").as_str()), (expected, "0\n"), "{option}");
+        assert_eq!(bearers(run), []);
+    }
+}
+
+#[test]
+fn the_worker_s_signals_are_as_new() {
+    let mut tree = Plan::by_hand()
+        .before_exec(|| {
+            // SAFETY: no handler is installed; the set is a valid local.
+            unsafe {
+                for signal in [libc::SIGPIPE, libc::SIGFPE, libc::SIGCHLD, libc::SIGHUP, 40] {
+                    libc::signal(signal, libc::SIG_IGN);
+                }
+                let mut set = std::mem::zeroed();
+                libc::sigfillset(&mut set);
+                libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+            }
+        })
+        .start(&["grep", "-E", "^Sig(Blk|Ign|Cgt)", "/proc/self/status"]);
+    let ended = tree.ended();
+    assert_eq!(
+        ended.text(),
+        "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\nSigCgt:\t0000000000000000\n"
+    );
+}
+
+#[test]
+fn statuses_are_right_with_sigchld_inherited_as_ignored() {
+    let mut tree = Plan::vm()
+        .before_exec(|| {
+            // SAFETY: no handler is installed.
+            unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+        })
+        .sh("exit 17");
+    let ended = tree.ended();
+    assert_eq!((ended.code, ended.gone().how, ended.gone().status), (17, 1, 17));
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_worker_by_sigpipe() {
+    let mut tree = Plan::by_hand().start(&["yes"]);
+    let mut stdout = tree.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 2]).unwrap();
+    drop(stdout);
+    assert_eq!(tree.ended().code, 128 + 13);
+}
+
+#[test]
+fn nobody_reads_the_reports() {
+    // Full from the start: every report is lost, nobody waits.
+    let mut fds = [0; 2];
+    // SAFETY: room for two descriptors.
+    assert_eq!(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
+    let [read, write] = fds;
+    // SAFETY: ours, and nobody else's.
+    let full = unsafe { <std::fs::File as std::os::fd::FromRawFd>::from_raw_fd(write) };
+    // SAFETY: a descriptor of ours and numbers; a buffer of the given size.
+    unsafe {
+        libc::fcntl(write, libc::F_SETFL, libc::O_NONBLOCK);
+        while libc::write(write, [0u8; 4096].as_ptr().cast(), 4096) > 0 {}
+        while libc::write(write, [0u8; 1].as_ptr().cast(), 1) > 0 {}
+        libc::fcntl(write, libc::F_SETFL, 0);
+    }
+    let mut tree = Plan::vm()
+        .with(|command| {
+            command.stdout(full);
+        })
+        .option("--stop=TERM:100")
+        .sh("trap '' TERM; sleep 44; sleep 44");
+    tree.member("sleep 44");
+    assert_eq!(tree.let_go().code, 137);
+    // SAFETY: ours, closed once.
+    unsafe { libc::close(read) };
+}
+
+#[test]
+fn the_reader_of_the_reports_is_gone() {
+    let mut tree =
+        Plan::vm().option("--stop=TERM:100").sh("trap '' TERM; (setsid sleep 44 &); sleep 44; sleep 44");
+    tree.grown(3);
+    drop(tree.stdout.take());
+    assert_eq!(tree.let_go().code, 137, "SIGPIPE and EPIPE keep nobody from killing");
+}

@@ -1,0 +1,274 @@
+//! From the command line to exec.
+
+use crate::frames::Frame;
+use crate::harness::*;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+
+#[test]
+fn the_status_is_the_worker_s() {
+    for (script, code) in
+        [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -9 $$", 137), ("kill -SEGV $$", 139)]
+    {
+        assert_eq!(Plan::by_hand().sh(script).ended().code, code, "{script}");
+    }
+}
+
+#[test]
+fn what_cannot_be_executed_says_why() {
+    let dir = Dir::new();
+    let script = |name: &str, text: &str, mode| {
+        let path = dir.path(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    };
+    let plain = script("plain", "x", 0o644);
+    let no_interpreter = script("no-interpreter", "#!/nonexistent/interpreter\n", 0o755);
+    let no_format = script("no-format", "\u{1}\u{2}\u{3}\u{4}", 0o755);
+    for (command, code, errno) in [
+        ("leash-no-such-command", 127, 2),
+        ("/leash/no/such/command", 127, 2),
+        (plain.as_str(), 126, 13),
+        ("/", 126, 13),
+        (no_interpreter.as_str(), 127, 2),
+        (no_format.as_str(), 126, 8),
+        ("/dev/null/x", 126, 20),
+    ] {
+        let mut tree = Plan::vm().start(&[command]);
+        let ended = tree.ended();
+        assert_eq!(ended.code, code, "{command}");
+        let frames = ended.frames();
+        assert_eq!(frames.get(1), Some(&Frame::StartFailed { stage: 11, errno }), "{command}");
+        assert_eq!(frames.len(), 3, "{frames:?}");
+        assert_eq!((ended.gone().cause, ended.gone().last), (5, 254));
+    }
+}
+
+#[test]
+fn other_failures_say_where() {
+    for (option, stage, errno) in [
+        ("--cd=/nonexistent", 10, 2),
+        ("--stdout=file:/nonexistent/x", 8, 2),
+        ("--stderr=file:/proc/nonexistent", 9, 2),
+    ] {
+        let mut tree = Plan::vm().option(option).start(&["true"]);
+        let ended = tree.ended();
+        assert_eq!(ended.code, 125, "{option}");
+        assert!(
+            ended.frames().contains(&Frame::StartFailed { stage, errno }),
+            "{option}: {:?}",
+            ended.frames()
+        );
+    }
+    if !root() {
+        let ended = Plan::vm().option("--uid=0").start(&["true"]).ended();
+        assert!(ended.frames().contains(&Frame::StartFailed { stage: 5, errno: 1 }));
+    }
+}
+
+#[test]
+fn by_hand_it_is_said_on_stderr() {
+    let run = format!("--run-id={}", new_run());
+    let output = Command::new(binary()).args([&run, "--", "leash-no-such-command"]).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(text, "leash-shim: leash-no-such-command: not found, errno 2\n");
+}
+
+#[test]
+fn a_wrong_command_line_starts_nothing() {
+    let dir = Dir::new();
+    let touch = dir.path("started");
+    let run = format!("--run-id={}", new_run());
+    for args in [
+        vec!["--", "touch", &touch],
+        vec!["--run-id=S59M65F", "--", "touch", &touch],
+        vec!["--worker=1", &run, "--", "touch", &touch],
+        vec![&run, &run, "--", "touch", &touch],
+        vec![&run, "--colour", "--", "touch", &touch],
+        vec![&run, "--worker=x", "--", "touch", &touch],
+        vec![&run, "--stop=TERM", "--", "touch", &touch],
+        vec![&run, "touch", &touch],
+        vec![&run, "--"],
+        vec![&run],
+    ] {
+        let output = Command::new(binary()).args(&args).stdin(Stdio::null()).output().unwrap();
+        assert_eq!(output.status.code(), Some(125), "{args:?}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.starts_with("leash-shim: ") && text.lines().count() == 1, "{text:?}");
+    }
+    assert!(!fs::exists(&touch).unwrap());
+}
+
+#[test]
+fn help_and_version() {
+    let run = |arg| {
+        let output = Command::new(binary()).arg(arg).output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(run("--version"), concat!("leash-shim ", env!("CARGO_PKG_VERSION"), "\n"));
+    let help = run("--help");
+    let protocol = include_str!("../../../PROTOCOL.md");
+    for line in protocol.lines().filter(|line| line.starts_with("| `--")) {
+        for name in line.split('|').nth(1).unwrap().split("--").skip(1) {
+            let name: String = name.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+            assert!(help.contains(&format!("--{name}")), "--{name} is not explained");
+        }
+    }
+    for status in ["127", "126", "125", "128+"] {
+        assert!(help.contains(status), "{status}");
+    }
+    for signal in ["TERM", "HUP", "INT", "QUIT", "USR1"] {
+        assert!(help.contains(signal), "{signal}");
+    }
+    assert!(help.lines().all(|line| line.len() < 80));
+}
+
+#[test]
+fn no_descriptor_reaches_the_worker() {
+    let mut tree = Plan::vm()
+        .before_exec(|| {
+            for fd in [3, 7, 63, 200, 1000] {
+                // SAFETY: only numbers; without close-on-exec.
+                unsafe { libc::dup2(2, fd) };
+            }
+        })
+        .start(&["sleep", "45"]);
+    let worker = tree.member("sleep 45");
+    let mut fds: Vec<_> = fs::read_dir(format!("/proc/{worker}/fd"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    fds.sort();
+    assert_eq!(fds, ["0", "1", "2"]);
+    tree.let_go();
+}
+
+#[test]
+fn closed_standard_descriptors_do_no_harm() {
+    let dir = Dir::new();
+    let mut tree = Plan::by_hand()
+        .option(format!("--stdout=file:{}", dir.path("out")))
+        .before_exec(|| {
+            for fd in 0..=2 {
+                // SAFETY: only a number.
+                unsafe { libc::close(fd) };
+            }
+        })
+        .sh("echo out; readlink /proc/self/fd/0 /proc/self/fd/2");
+    assert_eq!(tree.ended().code, 0);
+    assert_eq!(dir.read("out"), "out\n/dev/null\n/dev/null\n");
+}
+
+#[test]
+fn the_shim_lets_go_of_directory_and_streams() {
+    let dir = Dir::new();
+    let path = dir.0.clone();
+    let mut tree = Plan::by_hand()
+        .with(|command| {
+            command.current_dir(path);
+        })
+        .start(&["sleep", "45"]);
+    let worker = tree.member("sleep 45");
+    let link = |pid: i32, name: &str| fs::read_link(format!("/proc/{pid}/{name}")).unwrap();
+    until("it has moved", || link(tree.pid, "cwd").to_str() == Some("/"));
+    assert_eq!(link(worker, "cwd"), dir.0);
+    assert_eq!(link(tree.pid, "fd/1").to_str(), Some("/dev/null"));
+    assert!(link(worker, "fd/1").to_str().unwrap().starts_with("pipe:"));
+    tree.stop(libc::SIGTERM);
+}
+
+#[test]
+fn the_worker_has_a_session_of_its_own() {
+    let mut tree = Plan::vm().start(&["sleep", "45"]);
+    let worker = tree.member("sleep 45");
+    let fields = stat(worker).unwrap();
+    assert_eq!((fields[2].parse(), fields[3].parse()), (Ok(worker), Ok(worker)));
+    tree.let_go();
+}
+
+#[test]
+fn working_directory_name_and_path_lookup() {
+    let mut tree = Plan::by_hand()
+        .option("--cd=/proc")
+        .option("--arg0=a name")
+        .with(|command| {
+            command.env("PATH", "/nonexistent::/dev/null:/bin:/usr/bin");
+        })
+        .start(&["sh", "-c", "pwd; tr '\\0' ',' < /proc/$$/cmdline | head -c 7; echo; echo $PATH"]);
+    assert_eq!(tree.ended().text(), "/proc\na name,\n/nonexistent::/dev/null:/bin:/usr/bin\n");
+}
+
+#[test]
+fn ids() {
+    if !root() {
+        return;
+    }
+    let mut tree = Plan::by_hand()
+        .option("--uid=64318")
+        .option("--gid=64319")
+        .option("--groups=64320,64321")
+        .sh("id -u; id -g; id -G; grep -c NoSuchLine /proc/self/status; kill -STOP $$; exit 0");
+    let worker = find("it stops", || tree.members().into_iter().find(|&pid| state(pid) == Some('T')));
+    let status = fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
+    assert!(status.contains("Uid:\t64318\t64318\t64318\t64318"), "{status}");
+    assert!(status.contains("Gid:\t64319\t64319\t64319\t64319"), "{status}");
+    tree.signal(libc::SIGKILL);
+    until("a change of ids costs no death signal", || !lives(worker));
+}
+
+#[test]
+fn the_environment_is_passed_on() {
+    let mut tree = Plan::by_hand()
+        .with(|command| {
+            command.env("LEASH_RUN", "x.y").env("A", "1");
+        })
+        .sh("echo $LEASH_RUN $A");
+    assert_eq!(tree.ended().text(), "x.y 1\n");
+}
+
+#[test]
+fn the_mark_is_on_shim_and_worker_and_nests() {
+    let inner = new_run();
+    let shim = binary().to_str().unwrap();
+    let mut tree =
+        Plan::vm().start(&[shim, &format!("--run-id={inner}"), "--worker=77", "--", "sleep", "45"]);
+    let innermost = find("the inner worker", || {
+        bearers(inner).into_iter().find(|&pid| cmdline(pid).join(" ").trim_end() == "sleep 45")
+    });
+    let mark = |pid| leash_tag::Mark::decode(limits(pid).unwrap()).unwrap();
+    let (outer, nested) = (mark(tree.pid), mark(innermost));
+    assert_eq!((outer.run(), outer.worker().map(|worker| worker.get())), (tree.run, Some(1)));
+    assert_eq!((nested.run(), nested.worker().map(|worker| worker.get())), (inner, Some(77)));
+    assert!(!outer.outlives() && nested.depth() < outer.depth());
+    tree.let_go();
+    assert_eq!(bearers(inner), []);
+}
+
+#[test]
+fn the_mark_can_be_left_out_and_lost() {
+    let before = limits(i32::try_from(std::process::id()).unwrap()).unwrap();
+    let mut tree = Plan::vm().option("--no-mark").start(&["sleep", "46"]);
+    let worker = find("the worker", || {
+        pids().into_iter().find(|&pid| ppid(pid) == Some(tree.pid) && cmdline(pid)[0] == "sleep")
+    });
+    assert_eq!(limits(worker), Some(before));
+    let ended = tree.let_go();
+    assert!(matches!(ended.frames()[0], Frame::Ready { mark: 1, errno: 0, .. }));
+    assert!(!lives(worker));
+
+    // A limit below every mark cannot be raised without the capability: the start goes on without.
+    let mut tree = Plan::vm()
+        .before_exec(|| {
+            let limit = libc::rlimit { rlim_cur: 5, rlim_max: 5 };
+            // SAFETY: a valid struct.
+            unsafe { libc::setrlimit(libc::RLIMIT_LOCKS, &limit) };
+        })
+        .sh("exit 8");
+    let ended = tree.ended();
+    assert_eq!(ended.code, 8);
+    let Frame::Ready { mark, errno, .. } = ended.frames()[0] else { panic!() };
+    assert!((mark, errno) == (3, 1) || (mark, errno) == (0, 0), "EPERM, or root with all rights");
+}

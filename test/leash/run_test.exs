@@ -1,0 +1,131 @@
+defmodule Leash.RunTest do
+  # Serial: each test boots VMs of its own and looks at their records.
+  use ExUnit.Case, async: false
+
+  alias Leash.Test.{Observer, VM}
+
+  @moduletag timeout: 60_000
+
+  setup do
+    dir =
+      Path.join(
+        System.tmp_dir!(),
+        "leash-run-#{System.pid()}-#{System.unique_integer([:positive])}"
+      )
+
+    on_exit(fn -> File.rm_rf!(dir) end)
+    {:ok, dir: dir}
+  end
+
+  defp start(dir, workers \\ [], options \\ []) do
+    vm = VM.start(dir, workers, options)
+    on_exit(fn -> VM.stop(vm) end)
+    vm
+  end
+
+  defp record(vm, dir), do: Path.join(dir, vm.run_id <> ".json")
+
+  # flock(2) as others see it.
+  defp locked?(path), do: match?({_, 1}, System.cmd("flock", ["-s", "-n", path, "true"]))
+
+  test "four VMs that boot at the same time have four ids, and a record each, locked", %{dir: dir} do
+    vms = for _ <- 1..4, do: VM.boot(dir, [])
+    vms = Enum.map(vms, &VM.await/1)
+    on_exit(fn -> Enum.each(vms, &VM.stop/1) end)
+
+    ids = Enum.map(vms, & &1.run_id)
+    assert ids |> Enum.uniq() |> length() == 4
+    assert Enum.all?(ids, &Leash.RunId.valid?/1)
+    assert Enum.sort(File.ls!(dir)) == ids |> Enum.map(&(&1 <> ".json")) |> Enum.sort()
+    for vm <- vms, do: assert(locked?(record(vm, dir)))
+  end
+
+  test "the run stays locked whatever process of the application is killed", %{dir: dir} do
+    vm = start(dir, [{"w", [command: "sh", args: ["-c", "echo ready; exec sleep 60"]]}])
+    worker = vm.workers["w"].os
+
+    for name <- ["Leash.Reaper", "Leash.RecordKeeper", "Leash.Reaper"] do
+      killed? =
+        VM.eval(vm, """
+        old = Process.whereis(#{name})
+        Process.exit(old, :kill)
+        wait = fn wait -> if Process.whereis(#{name}) in [nil, old], do: wait.(wait), else: true end
+        wait.(wait)
+        """)
+
+      assert killed?
+      assert locked?(record(vm, dir))
+      assert Observer.alive?(worker)
+    end
+
+    # And the new Reaper knows its workers: the one that is killed now does not leave its tree.
+    VM.command(vm, "worker_killed")
+    assert Observer.eventually(5_000, fn -> not Observer.alive?(worker) end)
+  end
+
+  test "a record that is removed or replaced comes back, locked", %{dir: dir} do
+    vm = start(dir)
+    path = record(vm, dir)
+    original = File.read!(path)
+
+    File.rm!(path)
+    VM.eval(vm, "send(Leash.RecordKeeper, :timeout); :sys.get_state(Leash.RecordKeeper) && :ok")
+    assert File.read!(path) == original
+    assert locked?(path)
+
+    File.cp!(path, path <> ".copy")
+    File.rename!(path <> ".copy", path)
+    refute locked?(path)
+    VM.eval(vm, "send(Leash.RecordKeeper, :timeout); :sys.get_state(Leash.RecordKeeper) && :ok")
+    assert locked?(path)
+    assert File.read!(path) == original
+  end
+
+  test "stopping the application ends the run: a new one begins, and the record goes", %{dir: dir} do
+    vm = start(dir, [{"w", [command: "sh", args: ["-c", "echo ready; exec sleep 60"]]}])
+    worker = vm.workers["w"].os
+    assert Observer.alive?(worker)
+
+    assert VM.eval(vm, "Application.stop(:leash)") == :ok
+    refute Observer.alive?(worker)
+    assert File.ls!(dir) == []
+
+    assert {:error, :not_running} = VM.eval(vm, "Leash.sweep()")
+    assert {:ok, [:leash]} = VM.eval(vm, "Application.ensure_all_started(:leash)")
+    id = VM.eval(vm, "Leash.run_id()")
+    assert id != vm.run_id
+    assert File.ls!(dir) == [id <> ".json"]
+  end
+
+  test "a run directory that is not ours alone is refused as the record's place, and said so", %{
+    dir: dir
+  } do
+    File.mkdir_p!(dir)
+    File.chmod!(dir, 0o777)
+    vm = VM.boot(dir, [{"w", [command: "sh", args: ["-c", "echo ready; exec sleep 60"]]}])
+    on_exit(fn -> VM.stop(vm) end)
+    assert VM.await_line(vm, "") =~ ~r/^$/
+    assert VM.line(vm) =~ "Leash runs without a record, because #{dir} cannot be used"
+    vm = VM.await(vm)
+
+    assert {:error, _reason} = VM.eval(vm, "Leash.capabilities().record")
+    assert File.ls!(dir) == []
+    assert Observer.alive?(vm.workers["w"].os)
+
+    VM.signal(vm, "KILL")
+    assert Observer.eventually(5_000, fn -> not Observer.alive?(vm.workers["w"].os) end)
+  end
+
+  test "record: :required does not start without one", %{dir: dir} do
+    File.write!(dir, "a file, not a directory")
+    vm = VM.boot(dir, [], env: [record: :required])
+    assert_raise RuntimeError, ~r/the VM exited with 1.*record/s, fn -> VM.await(vm) end
+    VM.stop(vm)
+  end
+
+  test "a wrong configuration is an error that names key, expectation and value", %{dir: dir} do
+    vm = VM.boot(dir, [], env: [stop_timeout: :never])
+    assert_raise RuntimeError, ~r/stop_timeout.*milliseconds/s, fn -> VM.await(vm) end
+    VM.stop(vm)
+  end
+end

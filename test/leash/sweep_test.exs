@@ -1,0 +1,162 @@
+defmodule Leash.SweepTest do
+  # Serial: sweeps look at everything that runs.
+  use ExUnit.Case, async: false
+
+  alias Leash.Test.{Observer, VM}
+
+  @moduletag timeout: 60_000
+
+  setup do
+    dir =
+      Path.join(
+        System.tmp_dir!(),
+        "leash-sweep-#{System.pid()}-#{System.unique_integer([:positive])}"
+      )
+
+    on_exit(fn -> File.rm_rf!(dir) end)
+    {:ok, dir: dir}
+  end
+
+  # A crashed run: VM and shim killed, with a daemon of the worker left over.
+  defp crashed(dir, options \\ []) do
+    daemon = ~s|setsid sh -c 'echo ready $$; exec sleep 60' & wait|
+    vm = VM.start(dir, [{"w", [command: "sh", args: ["-c", daemon]]}], options)
+    on_exit(fn -> VM.stop(vm) end)
+    [orphan] = vm.trees["w"]
+    both = [vm.identity | VM.shims(vm)]
+    # Stopped first, so that neither can react to the other's end.
+    for identity <- both, do: Observer.signal(identity, "STOP")
+    for identity <- both, do: Observer.signal(identity, "KILL")
+    assert Observer.eventually(5_000, fn -> not Enum.any?(both, &Observer.alive?/1) end)
+    assert Observer.alive?(orphan)
+    %{run_id: vm.run_id, orphan: orphan}
+  end
+
+  defp sweeper(dir, options \\ []) do
+    vm = VM.start(dir, [], options)
+    on_exit(fn -> VM.stop(vm) end)
+    vm
+  end
+
+  test "report mode explains every match and touches nothing", %{dir: dir} do
+    %{run_id: id, orphan: {pid, _} = orphan} = crashed(dir)
+    vm = sweeper(dir, env: [sweep: false])
+
+    assert {:ok, report} = VM.eval(vm, "Leash.sweep(mode: :report)")
+    assert Observer.alive?(orphan)
+    match = Enum.find(report.matches, &(&1.pid == pid))
+    assert %{run_id: ^id, worker: 1, verdict: :dead, action: :kept} = match
+    assert :mark in match.carriers and :env in match.carriers
+    assert to_string(match.why) != ""
+    assert %{verdict: :dead} = Enum.find(report.runs, &(&1.run_id == id))
+    assert report.complete
+
+    assert {:ok, %{survivors: []} = report} = VM.eval(vm, "Leash.sweep()")
+    assert %{action: :ended} = Enum.find(report.matches, &(&1.pid == pid))
+    assert id in report.records_dropped
+    refute Observer.alive?(orphan)
+    refute File.exists?(Path.join(dir, id <> ".json"))
+  end
+
+  test "the sweep at start ends what is left and says so in one line", %{dir: dir} do
+    %{run_id: id, orphan: orphan} = crashed(dir)
+    vm = VM.boot(dir, [])
+    on_exit(fn -> VM.stop(vm) end)
+    lines = fn -> VM.line(vm) end |> Stream.repeatedly() |> Enum.take_while(&(&1 != "ready"))
+    refute Observer.alive?(orphan)
+
+    assert [_one] =
+             Enum.filter(lines, &(&1 =~ ~r/Leash swept \d+ processes of 1 dead runs \(#{id}\)/))
+  end
+
+  test "scope: :app leaves other applications' dead runs alone", %{dir: dir} do
+    %{orphan: theirs} = crashed(dir, env: [app: "theirs"])
+    %{orphan: ours} = crashed(dir, env: [app: "ours", sweep: false])
+    sweeper(dir, env: [app: "ours", sweep: [scope: :app]])
+    refute Observer.alive?(ours)
+    assert Observer.alive?(theirs)
+    sweeper(dir)
+    refute Observer.alive?(theirs)
+  end
+
+  test "kill_run ends a dead run and refuses a live one", %{dir: dir} do
+    %{run_id: id, orphan: orphan} = crashed(dir)
+
+    live =
+      VM.start(dir, [{"w", [command: "sh", args: ["-c", "echo ready; exec sleep 60"]]}],
+        env: [sweep: false]
+      )
+
+    on_exit(fn -> VM.stop(live) end)
+    vm = sweeper(dir, env: [sweep: false])
+
+    assert VM.eval(vm, "Leash.kill_run(#{inspect(live.run_id)})") == {:error, :live}
+    assert VM.eval(vm, "Leash.kill_run(Leash.run_id())") == {:error, :own}
+    assert Observer.alive?(live.workers["w"].os)
+    assert Observer.alive?(orphan)
+
+    assert {:ok, %{survivors: []}} = VM.eval(vm, "Leash.kill_run(#{inspect(id)})")
+    refute Observer.alive?(orphan)
+    assert Observer.alive?(live.workers["w"].os)
+  end
+
+  test "what is no run id kills nothing" do
+    for bad <- [
+          "",
+          "0000000",
+          "-1",
+          "S59M65F",
+          String.duplicate("a", 300),
+          "s59m65\n",
+          "s59m6\0f",
+          nil
+        ] do
+      assert Leash.kill_run(bad) == {:error, :invalid_run_id}
+    end
+  end
+
+  test "wrong options are an error and signal nothing" do
+    assert {:error, %Leash.OptionsError{key: :mode}} = Leash.sweep(mode: :gently)
+    assert {:error, %Leash.OptionsError{key: :deadline}} = Leash.sweep(deadline: -1)
+    assert {:error, %Leash.OptionsError{key: nil}} = Leash.sweep(force: true)
+  end
+
+  test "two sweeps at the same instant end everything and report no survivor", %{dir: dir} do
+    %{orphan: orphan} = crashed(dir)
+    vms = for _ <- 1..2, do: VM.boot(dir, [])
+    vms = Enum.map(vms, &VM.await/1)
+    on_exit(fn -> Enum.each(vms, &VM.stop/1) end)
+    refute Observer.alive?(orphan)
+    for vm <- vms, do: refute(VM.log(vm) =~ "still alive")
+  end
+
+  test "a living shim of a dead run finishes its ladder before the sweep returns", %{dir: dir} do
+    said = Path.join(System.tmp_dir!(), "leash-said-#{System.unique_integer([:positive])}")
+    on_exit(fn -> File.rm(said) end)
+
+    # stderr: the shell reports its killed child there, and after the VM's end that is a broken pipe.
+    script =
+      "trap 'sleep 1; echo bye > #{said}; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
+
+    vm = VM.start(dir, [{"w", [command: "sh", args: ["-c", script], stderr: :null, stop: [sigterm: 5_000]]}])
+    on_exit(fn -> VM.stop(vm) end)
+    VM.signal(vm, "KILL")
+    assert Observer.eventually(5_000, fn -> not Observer.alive?(vm.identity) end)
+    sweeper(dir)
+    refute Observer.alive?(vm.workers["w"].os)
+    assert File.read!(said) == "bye\n"
+  end
+
+  test "a stopped shim of a dead run is woken and its tree ended", %{dir: dir} do
+    vm = VM.start(dir, [{"w", [command: "sh", args: ["-c", "echo ready; exec sleep 60"]]}])
+    on_exit(fn -> VM.stop(vm) end)
+    [shim] = VM.shims(vm)
+    Observer.signal(shim, "STOP")
+    VM.signal(vm, "KILL")
+    assert Observer.eventually(5_000, fn -> not Observer.alive?(vm.identity) end)
+    assert Observer.alive?(vm.workers["w"].os)
+    sweeper(dir)
+    refute Observer.alive?(vm.workers["w"].os)
+    refute Observer.alive?(shim)
+  end
+end
