@@ -23,7 +23,8 @@ defmodule Demo do
 
   defp play(directory) do
     heading("Bystanders, which must live through all of it")
-    neighbour = VM.start(["pipeline"], directory)
+    # Not the pipeline, whose `sleep 1` comes and goes by itself.
+    neighbour = VM.start(["embedder"], directory)
 
     say(
       "another application of the same user, VM #{neighbour.pid}, run #{neighbour.run}, one worker"
@@ -31,7 +32,7 @@ defmodule Demo do
 
     by_hand = decoy(neighbour.shim, ["--run-id=d3c0y00", "--", "sleep", "100"])
     say("a shim started by hand, pid #{by_hand.pid}, with its worker")
-    settle()
+    wait_until(fn -> length(below([by_hand.pid])) == 2 end)
     bystanders = below([neighbour.pid, by_hand.pid])
 
     heading("1. A supervised pool of four workers, and its VM is killed")
@@ -53,7 +54,12 @@ defmodule Demo do
     signal("STOP", [vm.pid])
     signal("KILL", [vm.pid | shims])
     say("kill -KILL #{Enum.join([vm.pid | shims], " ")}, the VM and its #{length(shims)} shims")
-    Process.sleep(300)
+    ended = Enum.filter(known, &(&1.pid in shims))
+
+    wait_until(fn ->
+      not File.exists?("/proc/#{vm.pid}/exe") and not Enum.any?(ended, &Outside.alive?/1)
+    end)
+
     orphans = VM.union(VM.left(vm, known))
     say("orphans, which nobody is left to end: #{length(orphans)}")
     Enum.each(orphans, &say("  #{&1.pid} #{shorten(&1.command)}"))
@@ -95,12 +101,17 @@ defmodule Demo do
     path = System.find_executable(program)
     port = Port.open({:spawn_executable, path}, [:binary, :exit_status, args: args])
     {:os_pid, pid} = Port.info(port, :os_pid)
-    settle()
+    # One that was started just now still has the arguments of what it was forked from.
+    wait_until(fn -> File.read!("/proc/#{pid}/cmdline") |> String.starts_with?(path) end)
     Enum.find(Outside.processes(), &(&1.pid == pid)) || raise "#{program} did not start"
   end
 
-  # A program that was started just now still has the arguments of what it was forked from.
-  defp settle, do: Process.sleep(100)
+  defp wait_until(condition) do
+    unless condition.() do
+      Process.sleep(2)
+      wait_until(condition)
+    end
+  end
 
   defp below(roots) do
     processes = Outside.processes()

@@ -514,6 +514,14 @@ defmodule Leash.Worker do
   defp advance(%{port: port} = state, {port, {:data, frame}}),
     do: report(state, Shim.report(frame))
 
+  # The fork server exits with the errno when it cannot execute the shim itself (E2BIG: the shim's
+  # arguments are the program's and some more). No shim ever ran then.
+  defp advance(%{port: port, mark: nil} = state, {port, {:exit_status, errno}})
+       when errno in 1..124 do
+    failure = state.failure || {:exec, Posix.name(errno)}
+    update_row(%{state | phase: :done, failure: failure, result: {:error, :noproc}}, tree: :gone)
+  end
+
   defp advance(%{port: port} = state, {port, {:exit_status, _status}}),
     do: shim_gone(state, :shim_died)
 

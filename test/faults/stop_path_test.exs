@@ -79,7 +79,9 @@ defmodule Leash.Faults.StopPathTest do
     end
 
     # What had not entered its carrier yet is counted by the library's table, which must empty.
-    assert_eventually(fn -> not Enum.any?(Leash.list(), &(&1.label == "sh" and &1.tree == :alive)) end)
+    assert_eventually(fn ->
+      not Enum.any?(Leash.list(), &(&1.label == "sh" and &1.tree == :alive))
+    end)
   end
 
   test "9: a failed exec is an error with its errno and leaves nothing" do

@@ -57,7 +57,10 @@ defmodule Leash.Faults.SupervisorDeathsTest do
 
     children =
       for {carrier, id} <- Enum.with_index(carriers),
-          do: Supervisor.child_spec({Worker, [ready: ~r/^ready/] ++ command(:daemon, carrier)}, id: id)
+          do:
+            Supervisor.child_spec({Worker, [ready: ~r/^ready/] ++ command(:daemon, carrier)},
+              id: id
+            )
 
     {:ok, supervisor} = Supervisor.start_link(children, strategy: :one_for_one)
     Supervisor.stop(supervisor)
@@ -141,6 +144,7 @@ defmodule Leash.Faults.SupervisorDeathsTest do
     VM.signal(vm, "KILL")
     assert_gone(carrier, @bound)
     assert Observer.alive?(holding)
+
     # The record is still locked, by a process that is not its owner: the run is dead all the same.
     {:ok, report} = Leash.sweep()
     assert %{verdict: :dead} = run_of(report, vm.run_id)
@@ -259,7 +263,9 @@ defmodule Leash.Faults.SupervisorDeathsTest do
   end
 
   test "43: a worker has no descriptors but its own three, and sees the end of its stdin" do
-    tree = start_tree({:sh, "echo ready $$; ls -l /proc/self/fd | wc -l; cat; echo over"}, stdin: :pipe)
+    tree =
+      start_tree({:sh, "echo ready $$; ls -l /proc/self/fd | wc -l; cat; echo over"}, stdin: :pipe)
+
     {pid, _ticks} = tree.os
     {:ok, fds} = File.ls("/proc/#{pid}/fd")
     # The carrier's own number is there where no control group can be made.
@@ -347,9 +353,19 @@ defmodule Leash.Faults.SupervisorDeathsTest do
     time.sleep(60)
     """
 
-    argv = [Python.path(), "-c", code, Script.shim(), "--", "sh", "-c", "setsid sleep 60 & sleep 60"]
+    argv = [
+      Python.path(),
+      "-c",
+      code,
+      Script.shim(),
+      "--",
+      "sh",
+      "-c",
+      "setsid sleep 60 & sleep 60"
+    ]
+
     {port, _python, [shim]} = Script.start("exec " <> Python.quote_all(argv), carrier)
-    assert_eventually(fn -> length(Carrier.members(carrier)) == 4 end)
+    assert_eventually(fn -> length(Carrier.members(carrier)) == 5 end)
     shim |> String.to_integer() |> Observer.identity() |> Observer.signal("TERM")
     assert_eventually(fn -> length(Carrier.members(carrier)) == 1 end)
     Port.close(port)

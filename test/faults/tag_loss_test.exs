@@ -97,7 +97,10 @@ defmodule Leash.Faults.TagLossTest do
     carrier = new_carrier()
     # A hard limit below any mark, which nobody here may raise.
     vm = start_vm([{"one", command(:plain, carrier)}], prefix: "prlimit --locks=1000:1000")
-    [info] = VM.eval(vm, "for w <- Leash.list(), do: Leash.Worker.info(w.pid) |> Map.take([:mark])")
+
+    [info] =
+      VM.eval(vm, "for w <- Leash.list(), do: Leash.Worker.info(w.pid) |> Map.take([:mark])")
+
     assert {:error, posix} = info.mark
     assert posix in [:eperm, :einval]
     VM.command(vm, "stop")

@@ -149,12 +149,17 @@ defmodule Leash.Test.Case do
   @spec assert_gone(tree() | Carrier.t(), non_neg_integer()) :: non_neg_integer()
   def assert_gone(tree, ms \\ 0)
 
-  def assert_gone(%Carrier{} = carrier, ms), do: assert_none(fn -> Carrier.members(carrier) end, ms)
+  def assert_gone(%Carrier{} = carrier, ms),
+    do: assert_none(fn -> Carrier.members(carrier) end, ms)
 
   # By the carrier, and by identity: each of them could miss one that the other sees.
   def assert_gone(tree, ms) do
     known = [tree.os, tree.shim | tree.tree]
-    assert_none(fn -> Carrier.members(tree.carrier) ++ Enum.filter(known, &Observer.alive?/1) end, ms)
+
+    assert_none(
+      fn -> Carrier.members(tree.carrier) ++ Enum.filter(known, &Observer.alive?/1) end,
+      ms
+    )
   end
 
   defp assert_none(left, ms) do

@@ -37,7 +37,13 @@ defmodule Leash.Test.Decoy do
       end
 
     port =
-      Port.open({:spawn_executable, python}, [:binary, :exit_status, line: 200, args: args, env: env])
+      Port.open({:spawn_executable, python}, [
+        :binary,
+        :exit_status,
+        line: 200,
+        args: args,
+        env: env
+      ])
 
     receive do
       {^port, {:data, {:eol, "ready " <> pid}}} ->

@@ -68,7 +68,7 @@ defmodule Leash.Test.Decoys do
   end
 
   defp ensure_started do
-    case Agent.start(&start/0, [name: __MODULE__, timeout: 120_000]) do
+    case Agent.start(&start/0, name: __MODULE__, timeout: 120_000) do
       {:ok, pid} -> pid
       {:error, {:already_started, pid}} -> pid
     end
@@ -77,7 +77,11 @@ defmodule Leash.Test.Decoys do
   defp start do
     File.mkdir_p!(run_dir())
     File.chmod!(run_dir(), 0o700)
-    logs = for name <- [:deleted, :replaced, :neighbour, :inner], into: %{}, do: {name, Decoy.log_path()}
+
+    logs =
+      for name <- [:deleted, :replaced, :neighbour, :inner],
+          into: %{},
+          do: {name, Decoy.log_path()}
 
     booting =
       for {name, log} <- logs, name != :inner or root?(), into: %{}, do: {name, boot(name, log)}

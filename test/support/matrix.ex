@@ -214,7 +214,9 @@ defmodule Leash.Test.Matrix do
     # Stopped first, so that none can act on the end of another.
     Observer.signal_all(everybody, "STOP")
     Observer.signal_all(everybody, "KILL")
-    true = Observer.eventually(5_000, fn -> not Enum.any?(everybody, &Observer.alive?/1) end) != nil
+
+    true =
+      Observer.eventually(5_000, fn -> not Enum.any?(everybody, &Observer.alive?/1) end) != nil
 
     reused = if Decoys.root?(), do: reuse(vm), else: []
     orphans = Enum.flat_map(carriers, fn {_key, carrier} -> Carrier.members(carrier) end)
@@ -264,7 +266,9 @@ defmodule Leash.Test.Matrix do
 
     if rows != [] do
       table = for row <- [["path", "gone", "median ms", "max ms"] | rows], do: line(row)
-      "\nFault matrix, cells with no survivor and when the last process was gone:\n" <> Enum.join(table)
+
+      "\nFault matrix, cells with no survivor and when the last process was gone:\n" <>
+        Enum.join(table)
     end
   end
 

@@ -15,9 +15,12 @@ defmodule Leash.Test.Needs do
     [
       {:root, "not running as root", &Decoys.root?/0},
       {:pid_namespace, "unshare --pid is refused", &pid_namespace?/0},
+      {:time_namespace, "unshare --time is refused",
+       fn -> works?("unshare --time --boottime 100000 --fork true") end},
       {:hidepid, "no mount of /proc with hidepid=2", &hidepid?/0},
       {:cgroup, "no control group can be made", &cgroup?/0},
-      {:no_cap_sys_resource, "CAP_SYS_RESOURCE raises any limit", fn -> not cap_sys_resource?() end},
+      {:no_cap_sys_resource, "CAP_SYS_RESOURCE raises any limit",
+       fn -> not cap_sys_resource?() end},
       {:pids_limit, "the pids controller of cgroup v1 cannot be used", &pids_limit?/0},
       {:cc, "there is no C compiler", fn -> System.find_executable("cc") != nil end},
       {:node, "node is not installed", fn -> System.find_executable("node") != nil end},
@@ -30,7 +33,8 @@ defmodule Leash.Test.Needs do
   defp hidepid?,
     do: works?("unshare --mount sh -c 'mount -t proc -o hidepid=2 proc /proc' && id nobody")
 
-  defp cgroup?, do: match?(%{kind: :cgroup}, Leash.Test.Carrier.new() |> tap(&Leash.Test.Carrier.clear/1))
+  defp cgroup?,
+    do: match?(%{kind: :cgroup}, Leash.Test.Carrier.new() |> tap(&Leash.Test.Carrier.clear/1))
 
   defp cap_sys_resource? do
     [_line, effective] = Regex.run(~r/^CapEff:\s*([0-9a-f]+)/m, File.read!("/proc/self/status"))

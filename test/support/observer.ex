@@ -84,7 +84,8 @@ defmodule Leash.Test.Observer do
   @doc "What to call a process in a message."
   @spec describe(identity()) :: String.t()
   def describe({pid, _ticks}),
-    do: "#{pid} (#{state(pid) || "gone"}) #{pid |> argv() |> Enum.join(" ") |> String.slice(0, 200)}"
+    do:
+      "#{pid} (#{state(pid) || "gone"}) #{pid |> argv() |> Enum.join(" ") |> String.slice(0, 200)}"
 
   @doc """
   Signals a process that the tests started, if it still is that process.

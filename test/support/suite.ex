@@ -102,7 +102,9 @@ defmodule Leash.Test.Suite do
 
   defp leave(%{carrier: carrier, home: home}) do
     if home do
-      for {pid, _ticks} = identity <- Carrier.members(carrier), ours?(identity), do: move(pid, home)
+      for {pid, _ticks} = identity <- Carrier.members(carrier),
+          ours?(identity),
+          do: move(pid, home)
     end
 
     Carrier.clear(carrier)

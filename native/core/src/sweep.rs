@@ -1,8 +1,9 @@
 //! The end of a sweep: which records may go, and the report's lists.
 
-use crate::hunt::{HuntKind, Mode, Work};
+use crate::hunt::{HuntKind, Mode};
 use crate::report::{Report, RunReport};
 use crate::verdict::Verdict;
+use crate::work::Work;
 use leash_tag::RunId;
 
 impl Work {

@@ -1,0 +1,182 @@
+//! The thorough pass: everything tagged is read, judged and sorted.
+
+use crate::hunt::{HuntKind, Mode};
+use crate::report::{Match, Refused};
+use crate::reserve::is_scarce;
+use crate::scan::{Incomplete, Scan, ScanOptions, SkipMark, scan_until};
+use crate::target::{Key, Stage, Target, key, tree_of_mark};
+use crate::verdict::{Decision, RunJudgement, Verdict, recorded_commands};
+use crate::work::{Work, remembered};
+use crate::{Carriers, PidFd, Seen};
+use leash_tag::{Mark, RunId};
+use rustix::event::epoll;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+// Descriptors are the VM's: past this many the rest is looked at by number and identity instead.
+const HELD: usize = 256;
+// So many zombies, or a quarter of that vanished, show a tree that may not be read in peace.
+const FLEETING: usize = 64;
+
+impl Work {
+    /// One pass: everything tagged is judged, what is to end becomes a target.
+    pub(crate) fn pass(&mut self, epoll: &OwnedFd, carriers: Carriers, deadline: Instant) {
+        self.report.passes += 1;
+        self.judgements.clear();
+        let mut complete = true;
+        if let Some(dir) = &self.spec.run_dir {
+            let records = dir.records();
+            complete = records.complete;
+            self.recorded = recorded_commands(&records.files);
+            self.judge.hear_records(&records.files);
+        }
+        let workers = match &self.spec.kind {
+            HuntKind::Worker(workers) => Some(workers as &dyn SkipMark),
+            _ => None,
+        };
+        let (mut haunted, mut zombies) = (Vec::new(), Vec::new());
+        let options = ScanOptions { carriers, recorded: &self.recorded, skip: workers };
+        let host = Arc::clone(&self.host);
+        let (kind, judge, judgements) = (&self.spec.kind, &mut self.judge, &mut self.judgements);
+        let known = &mut self.fleeting;
+        let mut fleeting = 0;
+        let mut result = scan_until(&host, &options, |what| match what {
+            // Once a tree is known to be so, its zombies say nothing new: there may be thousands from long ago.
+            Some((mark, true)) if known.contains(&tree_of_mark(*mark)) => false,
+            Some((mark, is_zombie)) => {
+                if is_hunted(kind, mark, |run| remembered(judgements, judge, run)) {
+                    if is_zombie {
+                        zombies.push(*mark);
+                    }
+                    fleeting += if is_zombie { 1 } else { FLEETING / 4 };
+                    if fleeting >= FLEETING {
+                        known.insert(tree_of_mark(*mark));
+                        haunted.push(*mark);
+                    }
+                }
+                fleeting >= FLEETING
+            }
+            None => Instant::now() >= deadline,
+        });
+        if !complete {
+            result.incomplete.push(Incomplete::Records);
+        }
+        self.shims_known |= !result.incomplete.contains(&Incomplete::Fleeting);
+        self.judge.hear(&result);
+        self.judgements.clear();
+        if let HuntKind::Run { run, .. } = self.spec.kind {
+            let verdict = self.judgement(run).verdict;
+            if self.report.passes == 1 && !matches!(verdict, Verdict::Dead | Verdict::Stale) {
+                self.report.refused = Some(Refused::Run(verdict));
+            }
+        }
+        let found = self.sort(epoll, &result);
+        haunted.extend_from_slice(&result.vanished);
+        // A zombie may be one of long ago that nobody reaps, or the last trace of a tree that forks and exits: passes must
+        // be calm before nothing found is believed, and no more.
+        self.haunt(&zombies);
+        let haunted = self.haunt(&haunted);
+        self.clean = carriers == Carriers::All && (found == 0 || self.is_report()) && self.targets.is_empty();
+        if carriers == Carriers::All {
+            self.named = result.seen.iter().flat_map(Seen::runs).collect();
+            self.report.unreadable = result.unreadable;
+            self.report.complete = result.is_complete();
+            self.report.incomplete_because = result.incomplete;
+            // What cannot be ended does not keep the passes going.
+            self.clean |= found == 0 && !self.is_pending();
+        }
+        // Descriptors may come back before the deadline.
+        let exhausted = self.report.incomplete_because.contains(&Incomplete::DescriptorsExhausted);
+        self.clean &= self.is_report() || (!haunted && !exhausted);
+    }
+
+    /// Starts the ladder of trees of which only fleeting processes were seen; whether there are any.
+    fn haunt(&mut self, vanished: &[Mark]) -> bool {
+        let mut haunted = false;
+        for mark in vanished {
+            let (judge, judgements) = (&mut self.judge, &mut self.judgements);
+            if is_hunted(&self.spec.kind, mark, |run| remembered(judgements, judge, run)) {
+                haunted = true;
+                self.ladders.entry(tree_of_mark(*mark)).or_insert_with(Instant::now);
+                self.fleeting.insert(tree_of_mark(*mark));
+            }
+        }
+        haunted
+    }
+
+    /// Returns how many new targets there are.
+    fn sort(&mut self, epoll: &OwnedFd, result: &Scan) -> usize {
+        let mut found = 0;
+        for seen in &result.seen {
+            let key = key(&seen.identity);
+            let Some(decision) = self.decide(seen) else { continue };
+            let is_target = decision.verdict == Verdict::Dead && self.report.refused.is_none();
+            if is_target && !self.is_report() {
+                if let Some(target) = self.targets.get_mut(&key) {
+                    target.found.state = seen.state;
+                    target.seen = seen.clone();
+                } else {
+                    found += 1;
+                    self.take(epoll, seen, decision, None);
+                }
+            } else {
+                self.forget(key);
+                let Decision { verdict, run, why } = decision;
+                self.others.insert(key, Match::new(seen, run, verdict, why));
+            }
+        }
+        found
+    }
+
+    pub(crate) fn take(&mut self, epoll: &OwnedFd, seen: &Seen, decision: Decision, open: Option<PidFd>) {
+        let Decision { verdict, run, why } = decision;
+        let found = Match::new(seen, run, verdict, why);
+        // A process called leash-shim counts as one only if another carrier says so too.
+        let is_shim = matches!(self.spec.kind, HuntKind::Run { .. } | HuntKind::Sweep { .. })
+            && seen.shim.as_ref().is_some_and(|shim| {
+                let run = shim.args.run;
+                seen.mark.present().is_some_and(|mark| mark.run() == run)
+                    || seen.env.present().is_some_and(|env| env.run == run)
+            });
+        let tree = (run, run.and_then(|run| seen.worker_in(run)));
+        let key = key(&seen.identity);
+        let pidfd = if self.held < HELD { self.hold(epoll, seen, key, open) } else { None };
+        let stage = Stage::New;
+        let target =
+            Target { seen: seen.clone(), found, tree, is_shim, pidfd, stage, last: None, blocked: None };
+        self.others.remove(&key);
+        if !is_shim {
+            self.ladders.entry(tree).or_insert_with(Instant::now);
+        }
+        self.targets.insert(key, target);
+    }
+
+    /// A descriptor of the process that was seen, to wait on; `None` is no harm.
+    fn hold(&mut self, epoll: &OwnedFd, seen: &Seen, key: Key, open: Option<PidFd>) -> Option<PidFd> {
+        // Not out of the reserve: that is for signals.
+        if is_scarce() {
+            return None;
+        }
+        let pidfd = match open {
+            Some(pidfd) => pidfd,
+            None => PidFd::open_unreserved(seen.identity.pid)?,
+        };
+        let data = epoll::EventData::new_u64(u64::from(key.0));
+        epoll::add(epoll, &pidfd, data, epoll::EventFlags::IN).ok()?;
+        self.held += 1;
+        Some(pidfd)
+    }
+}
+
+/// Whether a mark alone makes its bearer one to be ended, as far as a mark alone can.
+pub(crate) fn is_hunted(kind: &HuntKind, mark: &Mark, judge: impl FnOnce(RunId) -> RunJudgement) -> bool {
+    let run = mark.run();
+    let hunted = match kind {
+        HuntKind::Worker(workers) => workers.run == run && !workers.is_others(mark),
+        HuntKind::Run { run: only, .. } => *only == run && judge(run).verdict == Verdict::Dead,
+        HuntKind::Sweep { mode: Mode::End, .. } => judge(run).verdict == Verdict::Dead,
+        HuntKind::Sweep { mode: Mode::Report, .. } | HuntKind::Process(_) => false,
+    };
+    hunted && !mark.outlives()
+}
