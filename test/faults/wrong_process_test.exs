@@ -209,6 +209,53 @@ defmodule Leash.Faults.WrongProcessTest do
       assert Observer.alive?(vm.identity)
     end
 
+    @tag needs: :root
+    test "of another user keeps everything, alive and dead" do
+      dir = tmp_dir!()
+      :ok = File.chown(dir, 65_534)
+      carrier = new_carrier()
+
+      options = [
+        command: "sh",
+        args: ["-c", "setsid sleep 60 & echo ready; wait"],
+        stop: [sigterm: 300]
+      ]
+
+      vm =
+        start_vm([{"one", options}],
+          run_dir: dir,
+          carrier: carrier,
+          prefix: "setpriv --reuid=65534 --regid=65534 --clear-groups",
+          os_env: %{"HOME" => "/tmp"}
+        )
+
+      before = Carrier.members(carrier)
+      assert {:ok, report} = Leash.sweep()
+      assert Carrier.members(carrier) == before
+      assert %{verdict: :live} = run_of(report, vm.run_id)
+
+      # Dead, its orphan is that user's to sweep: its record is not in our run directory.
+      kill_all(vm)
+
+      [orphan] =
+        Enum.filter(
+          Carrier.members(carrier),
+          &match?(["sleep", "60"], Observer.argv(elem(&1, 0)))
+        )
+
+      assert {:ok, report} = Leash.sweep()
+      assert Observer.alive?(orphan)
+      assert %{verdict: :foreign_user, action: :kept} = match_of(report, orphan)
+
+      start_vm([],
+        run_dir: dir,
+        prefix: "setpriv --reuid=65534 --regid=65534 --clear-groups",
+        os_env: %{"HOME" => "/tmp"}
+      )
+
+      refute Observer.alive?(orphan)
+    end
+
     @tag needs: :pid_namespace
     test "in the host's namespace is none of a container's business" do
       decoys = Decoys.all()
@@ -363,16 +410,6 @@ defmodule Leash.Faults.WrongProcessTest do
     kill_all(vm)
     assert length(Carrier.members(carrier)) == 1
     {vm.run_id, vm}
-  end
-
-  defp kill_all(vm) do
-    everybody = [vm.identity | VM.shims(vm)]
-    Observer.signal_all(everybody, "STOP")
-    Observer.signal_all(everybody, "KILL")
-    assert_eventually(fn -> not Enum.any?(everybody, &Observer.alive?/1) end)
-    # The parent death signal takes the leaders a moment later.
-    leaders = for {_label, %{os: os}} <- vm.workers, do: os
-    assert_eventually(fn -> not Enum.any?(leaders, &Observer.alive?/1) end)
   end
 
   defp vm_with(label, shapes, worker_options \\ [], options \\ []) do

@@ -138,7 +138,11 @@ defmodule Leash.SweepTest do
     script =
       "trap 'sleep 1; echo bye > #{said}; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
 
-    vm = VM.start(dir, [{"w", [command: "sh", args: ["-c", script], stderr: :null, stop: [sigterm: 5_000]]}])
+    vm =
+      VM.start(dir, [
+        {"w", [command: "sh", args: ["-c", script], stderr: :null, stop: [sigterm: 5_000]]}
+      ])
+
     on_exit(fn -> VM.stop(vm) end)
     VM.signal(vm, "KILL")
     assert Observer.eventually(5_000, fn -> not Observer.alive?(vm.identity) end)

@@ -44,6 +44,18 @@ defmodule Leash.Test.Carrier do
     )
   end
 
+  @doc "Removes the empty groups of suites that were killed."
+  @spec remove_stale() :: :ok
+  def remove_stale do
+    for root <- hierarchies(),
+        path <- Path.wildcard(Path.join(root, "leash-test-*")),
+        [_all, pid] <- [Regex.run(~r/leash-test-(\d+)-/, path)],
+        not File.exists?("/proc/#{pid}"),
+        do: Enum.each(groups_below(path) ++ [path], &File.rmdir/1)
+
+    :ok
+  end
+
   @doc "Makes new carriers below this one from now on."
   @spec nest(t()) :: :ok
   def nest(%__MODULE__{kind: :cgroup, path: path}),

@@ -112,6 +112,18 @@ defmodule Leash.Test.Case do
     VM.await(booting)
   end
 
+  @doc "Kills a VM and its shims so that none can act on another's end; returns when all of it has happened."
+  @spec kill_all(VM.t()) :: :ok
+  def kill_all(vm) do
+    everybody = [vm.identity | VM.shims(vm)]
+    # The parent death signal takes the leaders a moment later.
+    leaders = for {_label, %{os: os}} <- vm.workers, do: os
+    Observer.signal_all(everybody, "STOP")
+    Observer.signal_all(everybody, "KILL")
+    assert_eventually(fn -> not Enum.any?(everybody ++ leaders, &Observer.alive?/1) end)
+    :ok
+  end
+
   @doc "A decoy that is ended after the test."
   @spec start_decoy(String.t(), keyword()) :: Decoy.t()
   def start_decoy(name, options \\ []) do

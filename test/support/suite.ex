@@ -14,6 +14,7 @@ defmodule Leash.Test.Suite do
   @doc "Puts the suite in its carrier; to be called before the first test."
   @spec enter() :: :ok
   def enter do
+    Carrier.remove_stale()
     carrier = Carrier.new()
     home = if carrier.kind == :cgroup, do: move_in(carrier), else: nil
     :persistent_term.put(@key, %{carrier: carrier, home: home, before: Observer.all()})

@@ -11,6 +11,7 @@ fn main() -> Result<(), leash_core::Error> {
     let brief = median(|| drop(scan(&host, &ScanOptions::MARKED)));
     let all = median(|| drop(scan(&host, &ScanOptions::ALL)));
     println!("marks alone {marks:?}, marked processes read {brief:?}, every carrier {all:?}");
+    println!("marks_us {}", marks.as_micros());
     Ok(())
 }
 

@@ -136,6 +136,9 @@ impl<'a> Examiner<'a> {
             Ok(read) => read == Read::Whole,
             Err(errno) => unreadable::<()>(errno).map(|_| false)?,
         };
+        if !marked && self.cmdline.is_empty() && self.is_thread_or_zombie(pid)? {
+            return Err(Skipped::Untagged);
+        }
         let args = ShimArgs::parse(&self.cmdline);
         let recorded = if whole_line { self.recorded_run() } else { None };
         let env = self.env(pid)?;
@@ -161,6 +164,12 @@ impl<'a> Examiner<'a> {
             recorded,
             kernel_thread: stat.kernel_thread,
         })
+    }
+
+    /// What has no command line is nearly always one of these, and a zombie's environment would be tried in vain.
+    fn is_thread_or_zombie(&mut self, pid: Pid) -> Result<bool, Skipped> {
+        let stat = self.host.stat(pid, &mut self.small).map_err(gone_or)?;
+        Ok(stat.kernel_thread || is_dead(self.host, pid, stat.state))
     }
 
     fn is_zombie(&mut self, pid: Pid) -> Result<bool, Skipped> {

@@ -34,3 +34,32 @@ fn an_identity_means_the_same_in_another_time_namespace() {
         .status();
     assert!(status.is_ok_and(|status| status.success()));
 }
+
+#[test]
+fn an_owner_that_proc_hides_is_unknown_and_its_run_is_kept() {
+    let name = "an_owner_that_proc_hides_is_unknown_and_its_run_is_kept";
+    isolated(name, || {
+        if let Ok(tag) = std::env::var(PARENT) {
+            let dir = TestDir::new();
+            let mut worker = sleeper(Command::new("sleep").env(leash_tag::ENV_NAME, tag));
+            let report = sweep(&dir);
+            assert!(worker.is_alive());
+            assert_eq!(report.incomplete_because, [leash_core::Incomplete::Hidepid]);
+            assert_eq!(found(&report, worker.pid()).unwrap().verdict, leash_core::Verdict::UnknownOwner);
+            return;
+        }
+        let drop_rights = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+        let can = |command: &mut Command| command.status().is_ok_and(|status| status.success());
+        if !can(Command::new("setpriv").args(drop_rights).arg("true"))
+            || !can(Command::new("mount").args(["-o", "remount,hidepid=2", "/proc"]))
+        {
+            return println!("skipped: cannot hide processes here");
+        }
+        let vm = Vm::start();
+        assert!(can(Command::new("setpriv")
+            .args(drop_rights)
+            .arg(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--nocapture"])
+            .env(PARENT, vm.env(1))));
+    });
+}

@@ -40,11 +40,18 @@ Every option is one argument. The first is always --run-id.
                       terminal's foreground
   --help, --version   print this, or the version; as the only argument
 
-signals: TERM, HUP, INT begin the ladder; a second of them, or QUIT, kills at
-once. Without --leash other signals are passed on to the command.
+signals to leash-shim:
+  TERM, HUP, INT      begin the ladder; a second of them kills at once
+  QUIT                kills at once, whatever was going on
+  USR1, USR2, WINCH, CONT and all others
+                      are passed on to the command, without --leash only
 
-exit status: the command's own; 128+N if signal N ended it; 127 if it was not
-found; 126 if it could not be executed; 125 if leash-shim itself failed.
+exit status:
+  0 to 255            the command's own
+  128+N               signal N ended the command
+  127                 the command was not found
+  126                 the command could not be executed
+  125                 leash-shim itself failed; nothing was started
 ";
 
 /// The text of `--version`.

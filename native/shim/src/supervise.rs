@@ -135,10 +135,11 @@ impl<'a> Supervisor<'a> {
         self.watched.exec = None;
     }
 
+    /// Exec clears the flag before it closes the pipe; the end of a process closes the pipe before it is a
+    /// zombie, so `waitid` would be asked too early.
     fn died_before_exec(&self) -> bool {
         let pid = self.reaper.pid();
-        matches!(sys::peek(pid), Waited::Ended(..))
-            && self.reaper.proc().and_then(|proc| proc.stat(pid).ok()).is_some_and(Stat::never_executed)
+        self.reaper.proc().and_then(|proc| proc.stat(pid).ok()).is_some_and(Stat::never_executed)
     }
 
     fn start_failed(&mut self, stage: u8, errno: u16) {

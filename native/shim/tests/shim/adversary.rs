@@ -106,7 +106,7 @@ fn burst(count: u32) -> ! {
 
 /// Processes that live as long as a fork takes.
 fn hoppers(count: u32) -> ! {
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(15);
     for _ in 0..count {
         if fork() == 0 {
             ignore(libc::SIGTERM);
@@ -123,7 +123,7 @@ fn hoppers(count: u32) -> ! {
 }
 
 fn bomb() -> ! {
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(15);
     ignore(libc::SIGTERM);
     ignore(libc::SIGCHLD);
     while std::time::Instant::now() < end {
@@ -137,7 +137,6 @@ fn clone(flags: i32) -> i64 {
     let pid = unsafe { libc::syscall(libc::SYS_clone, i64::from(flags), 0i64, 0i64, 0i64, 0i64) };
     if pid == 0 {
         arm();
-        ignore(libc::SIGTERM);
         pause();
     }
     pid
@@ -145,12 +144,14 @@ fn clone(flags: i32) -> i64 {
 
 /// A child whose parent is the shim.
 fn clone_parent() -> ! {
+    ignore(libc::SIGTERM);
     assert!(clone(libc::CLONE_PARENT | libc::SIGCHLD) > 0);
     exit()
 }
 
 /// Children that do not tell their end by SIGCHLD, orphaned.
 fn odd_exit_signal() -> ! {
+    ignore(libc::SIGTERM);
     assert!(clone(libc::SIGUSR1) > 0);
     assert!(clone(0) > 0);
     exit()

@@ -5,6 +5,7 @@
 //!
 //! The binary is the one that the environment variable `LEASH_SHIM` names, or built first.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "that is how a test fails")]
+#![allow(unreachable_pub, reason = "nothing here is reachable")]
 
 mod adversary;
 mod frames;

@@ -52,7 +52,7 @@ fn a_proc_of_another_namespace_misleads_nobody() {
     let mut decoys: Vec<_> = (0..5).map(|_| Decoy::start()).collect();
     let Some(text) = unshared(
         &["--pid", "--fork", "--kill-child"],
-        "",
+        "true",
         &format!(
             "sleep 51 & bystander=$!; \
              $SHIM --run-id={run} --stop=KILL:0 -- sh -c '(setsid sleep 50 &); sleep 50' & \

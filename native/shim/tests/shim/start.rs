@@ -206,7 +206,7 @@ fn ids() {
     if !root() {
         return;
     }
-    let mut tree = Plan::by_hand()
+    let tree = Plan::by_hand()
         .option("--uid=64318")
         .option("--gid=64319")
         .option("--groups=64320,64321")

@@ -139,9 +139,8 @@ fn a_daemon_waits_its_turn_while_the_group_lives() {
 
 #[test]
 fn a_step_to_the_tree_reaches_daemons_at_once() {
-    let mut tree = Plan::vm()
-        .option("--stop=TERM:20000@tree")
-        .sh("setsid sleep 42 & (setsid sleep 42 &) ; wait; sleep 42");
+    let mut tree =
+        Plan::vm().option("--stop=TERM:20000@tree").sh("setsid sleep 42 & (setsid sleep 42 &) ; sleep 42");
     tree.grown(4);
     assert_eq!(tree.let_go().gone().last, 0);
 }

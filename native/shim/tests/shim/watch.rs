@@ -2,7 +2,7 @@
 
 use crate::frames::Frame;
 use crate::harness::*;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 fn owner() -> std::process::Child {
@@ -88,8 +88,10 @@ fn a_leash_that_is_gone_already_gets_no_worker() {
     let refused = vec![Frame::StartFailed { stage: 12, errno: 32 }];
 
     let mut writer = Command::new("true").stdout(Stdio::piped()).spawn().unwrap();
-    let hung_up = writer.stdout.take().unwrap();
+    let mut hung_up = writer.stdout.take().unwrap();
     writer.wait().unwrap();
+    // Another test's child may hold the other end until it execs.
+    assert_eq!(hung_up.read(&mut [0]).unwrap(), 0);
     let mut tree = Plan::vm()
         .with(|command| {
             command.stdin(hung_up);
@@ -156,7 +158,7 @@ fn the_leash_may_be_the_worker_s_stdin() {
     tree.leash.as_mut().unwrap().write_all(b"through").unwrap();
     let mut stdout = tree.stdout.take().unwrap();
     let mut bytes = [0; 7];
-    std::io::Read::read_exact(&mut stdout, &mut bytes).unwrap();
+    stdout.read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"through");
     let code = tree.let_go().code;
     assert!(code == 0 || code == 143, "by the end of its input or by the hang-up: {code}");

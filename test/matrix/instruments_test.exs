@@ -1,0 +1,79 @@
+defmodule Leash.FaultMatrix.InstrumentsTest do
+  @moduledoc "What the other tests see by can tell: each instrument is shown what it has to notice."
+
+  use Leash.Test.Case, async: true
+
+  alias Leash.Test.Script
+
+  test "a signalled, stopped or killed decoy is harmed, an untouched one is not" do
+    for {signal, word} <- [
+          {"TERM", "got signals 15"},
+          {"CONT", "got signals 18"},
+          {"STOP", "stopped"},
+          {"KILL", "dead"}
+        ] do
+      decoy = start_decoy("decoy")
+      assert Decoy.harm(decoy) == nil
+      Observer.signal(decoy.identity, signal)
+      assert_eventually(fn -> Decoy.harm(decoy) == "decoy: " <> word end)
+    end
+  end
+
+  @tag needs: :set_tid
+  test "a decoy can be given any free number" do
+    {pid, _ticks} = Tag.dead_owner()
+    decoy = start_decoy("reused", pid: pid)
+    assert {^pid, _start} = decoy.identity
+    assert Decoy.harm(decoy) == nil
+  end
+
+  test "a decoy's mark and environment are those of the documented layout" do
+    decoy =
+      start_decoy("marked",
+        locks: Tag.locks("s59m65f", 3),
+        env: Tag.env("s59m65f", 3, Tag.dead_owner())
+      )
+
+    {pid, _ticks} = decoy.identity
+    assert Tag.marked_run(pid) == "s59m65f"
+    assert File.read!("/proc/#{pid}/environ") =~ "LEASH_RUN=s59m65f.3."
+    assert {:ok, %{run: %{run_id: "s59m65f", worker: 3}}} = Leash.OSProcess.info(pid)
+  end
+
+  test "a carrier holds what left its session, its parent, its environment and its argv" do
+    for shape <- ["daemon", "env_i", "setsid_child", "overwritten"] do
+      carrier = new_carrier()
+      line = "exec " <> Python.quote_all(Python.argv("shapes.py", [shape]))
+      {port, leader, words} = Script.start(line, carrier)
+      pids = Enum.map(words, &String.to_integer/1)
+      assert Enum.sort(for {pid, _ticks} <- Carrier.members(carrier), do: pid) == Enum.sort(pids)
+      assert elem(leader, 0) in pids
+      Port.close(port)
+      # A bare port leaves them all.
+      assert Observer.eventually(50, fn -> Carrier.members(carrier) == [] end) == nil
+      Carrier.clear(carrier)
+      assert Enum.filter(pids, &(Observer.state(&1) not in [nil, "Z"])) == []
+    end
+  end
+
+  test "a zombie is dead, and a process whose main thread has ended is not" do
+    carrier = new_carrier()
+    zombie = "exec " <> Python.quote_all(Python.argv("odd.py", ["zombie"]))
+    {_port, parent, [_parent, pid]} = Script.start(zombie, carrier)
+    assert {_pid, _ticks} = dead = Observer.identity(String.to_integer(pid))
+    refute Observer.alive?(dead)
+    assert Carrier.members(carrier) == [parent]
+
+    carrier = new_carrier()
+    threads = "exec " <> Python.quote_all(Python.argv("odd.py", ["leader_thread_exits"]))
+    {_port, leader, _words} = Script.start(threads, carrier)
+    assert_eventually(fn -> Observer.state(elem(leader, 0)) == "Z" end)
+    assert Observer.alive?(leader)
+  end
+
+  test "an identity is not met by another start of the same number" do
+    {pid, ticks} = Observer.identity(String.to_integer(System.pid()))
+    assert Observer.alive?({pid, ticks})
+    refute Observer.alive?({pid, ticks - 1})
+  end
+end
