@@ -20,8 +20,8 @@ defmodule Leash.Run do
 
   @type t :: %__MODULE__{
           id: RunId.t(),
-          owner: owner(),
-          shim_owner: String.t(),
+          owner: owner() | nil,
+          shim_owner: String.t() | nil,
           lock: {:ok, reference()} | {:error, term()},
           config: Config.t()
         }
@@ -31,17 +31,10 @@ defmodule Leash.Run do
   @doc "Begins a run: takes a free id, writes and locks its record."
   @spec open(Config.t()) :: {:ok, t()} | {:error, term()}
   def open(config) do
-    {pid, start_ticks, pid_ns, boot} = Native.owner_tag_base()
-    owner = %{pid: pid, start_ticks: start_ticks, pid_ns: pid_ns, boot: boot}
-
-    # The shim compares with what /proc shows here, the tag with what it shows everywhere: in a time
-    # namespace they differ.
-    {here, ticks_here} = Native.owner_option()
-
     run = %__MODULE__{
       id: nil,
-      owner: owner,
-      shim_owner: "#{here}:#{ticks_here}",
+      owner: owner(Native.owner_tag_base()),
+      shim_owner: shim_owner(Native.owner_option()),
       lock: nil,
       config: config
     }
@@ -63,6 +56,18 @@ defmodule Leash.Run do
         {:ok, put(%__MODULE__{run | id: RunId.generate(), lock: {:error, reason}})}
     end
   end
+
+  defp owner({pid, start_ticks, pid_ns, boot}),
+    do: %{pid: pid, start_ticks: start_ticks, pid_ns: pid_ns, boot: boot}
+
+  # No /proc, or that of another namespace: nobody can tell who we are, so the workers carry no owner,
+  # the shims have the leash alone, and no sweep will ever judge this run.
+  defp owner({:error, _no_proc}), do: nil
+
+  # The shim compares with what /proc shows here, the tag with what it shows everywhere: in a time
+  # namespace they differ.
+  defp shim_owner({:error, _no_proc}), do: nil
+  defp shim_owner({pid, start_ticks}), do: "#{pid}:#{start_ticks}"
 
   defp put(run) do
     :persistent_term.put(@key, run)
@@ -99,8 +104,10 @@ defmodule Leash.Run do
     :ok
   end
 
-  @doc "The value of `LEASH_RUN` for one worker."
-  @spec owner_tag(t(), pos_integer()) :: String.t()
+  @doc "The value of `LEASH_RUN` for one worker, nil where this VM cannot be identified."
+  @spec owner_tag(t(), pos_integer()) :: String.t() | nil
+  def owner_tag(%__MODULE__{owner: nil}, _number), do: nil
+
   def owner_tag(%__MODULE__{id: id, owner: owner}, number) do
     "#{id}.#{number}.#{owner.pid}.#{owner.start_ticks}.#{owner.pid_ns}.#{owner.boot}"
   end

@@ -32,8 +32,14 @@ defmodule Leash.Shim do
       :hide,
       {:packet, 2},
       args: args(run, number, options, stdio_name),
-      env: [{~c"LEASH_RUN", String.to_charlist(Run.owner_tag(run, number))} | options.env]
+      env: environment(run, number) ++ options.env
     ])
+  end
+
+  # Without an owner the variable is removed: an outer run's would be taken for ours.
+  defp environment(run, number) do
+    tag = Run.owner_tag(run, number)
+    [{~c"LEASH_RUN", if(tag, do: String.to_charlist(tag), else: false)}]
   end
 
   defp args(run, number, options, stdio_name) do
@@ -43,7 +49,7 @@ defmodule Leash.Shim do
       "--worker=#{number}",
       "--leash=0",
       "--report=1",
-      "--owner=#{run.shim_owner}",
+      if(run.shim_owner, do: "--owner=" <> run.shim_owner, else: []),
       "--stdin=#{options.stdin}",
       "--stdout=" <> target(options.stdout),
       "--stderr=" <> target(options.stderr),

@@ -3,8 +3,8 @@
 //! | question | where |
 //! |---|---|
 //! | Who is this process, and is it still that one? | [`Pid`], [`Identity`], [`identify`], [`Handle`], [`PidFd`] |
-//! | May it be signalled at all? | [`refusal`], [`Signal`] |
-//! | Where are we? | [`Host`], [`ProcRoot`], [`BootClock`], [`capabilities`] |
+//! | May it be signalled at all? | [`refusal()`], [`Signal`] |
+//! | Where are we? | [`Host`], [`ProcRoot`], [`BootClock`], [`capabilities()`] |
 //! | What do processes say about themselves? | [`parse`], [`scan()`], [`Seen`], [`Carrier`] |
 //! | Which runs are recorded? | [`RunDir`], [`RunLock`], [`Record`], [`generate_run_id`] |
 //! | Does a run's owner live? | [`Claim`], [`OwnerState`] |
