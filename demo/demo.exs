@@ -50,8 +50,8 @@ defmodule Demo do
     bystanders = [grep(vm.run) | bystanders]
     known = show(vm)
     shims = for process <- known, process.command =~ "leash-shim --run-id=", do: process.pid
-    # The VM first in one call: stopped, it cannot see the shims go and end their trees itself.
-    signal("STOP", [vm.pid])
+    # Stopped first, or whoever is killed a moment later sees the others go and ends their trees.
+    signal("STOP", [vm.pid | shims])
     signal("KILL", [vm.pid | shims])
     say("kill -KILL #{Enum.join([vm.pid | shims], " ")}, the VM and its #{length(shims)} shims")
     ended = Enum.filter(known, &(&1.pid in shims))

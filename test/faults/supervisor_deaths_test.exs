@@ -235,6 +235,7 @@ defmodule Leash.Faults.SupervisorDeathsTest do
     for shim <- VM.shims(vm), do: refute(Observer.alive?(shim))
   end
 
+  @tag needs: :cgroup
   test "42: the end of the thread that started a shim ends neither it nor its worker" do
     carrier = new_carrier()
 
@@ -306,6 +307,7 @@ defmodule Leash.Faults.SupervisorDeathsTest do
     end
   end
 
+  @tag needs: :cgroup
   test "46: Ctrl-C in a terminal ends what a shim in its foreground runs" do
     carrier = new_carrier()
 
@@ -335,6 +337,7 @@ defmodule Leash.Faults.SupervisorDeathsTest do
     assert_gone(carrier, @bound)
   end
 
+  @tag needs: :cgroup
   test "47: a shim whose reports nobody reads any more still ends its tree" do
     carrier = new_carrier()
 

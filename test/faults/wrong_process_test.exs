@@ -209,7 +209,7 @@ defmodule Leash.Faults.WrongProcessTest do
       assert Observer.alive?(vm.identity)
     end
 
-    @tag needs: :root
+    @tag needs: :another_user
     test "of another user keeps everything, alive and dead" do
       dir = tmp_dir!()
       :ok = File.chown(dir, 65_534)

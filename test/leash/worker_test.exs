@@ -15,10 +15,10 @@ defmodule Leash.WorkerTest do
 
   defp alive?(pid), do: os_state(pid) not in [nil, "Z", "X"]
 
+  # Linked to the test, so that the exit of a program that ends at once is not missed.
   defp start!(options) do
-    {:ok, worker} =
-      start_supervised({Worker, [on_output: self()] ++ options}, restart: :temporary)
-
+    Process.flag(:trap_exit, true)
+    {:ok, worker} = Worker.start_link(Keyword.put_new(options, :on_output, self()))
     worker
   end
 
@@ -99,8 +99,7 @@ defmodule Leash.WorkerTest do
 
   test "output arrives whole, stream by stream" do
     worker = start!(shell: "echo out; echo err >&2; head -c 300000 /dev/zero; exit 4")
-    ref = Process.monitor(worker)
-    assert_receive {:DOWN, ^ref, :process, _, {:exit_status, 4}}, 5_000
+    assert_receive {:EXIT, ^worker, {:exit_status, 4}}, 5_000
     out = output(worker)
     assert byte_size(out) == 300_004
     assert binary_part(out, 0, 4) == "out\n"
@@ -109,15 +108,13 @@ defmodule Leash.WorkerTest do
 
   test "output of a child that outlives its leader by less than the linger is not lost" do
     worker = start!(command: "bash", args: ["-c", "echo x > >(sleep .05; cat)"], linger: 2_000)
-    ref = Process.monitor(worker)
-    assert_receive {:DOWN, ^ref, :process, _, :normal}, 5_000
+    assert_receive {:EXIT, ^worker, :normal}, 5_000
     assert output(worker) == "x\n"
   end
 
   test "stderr can go where stdout goes" do
     worker = start!(shell: "echo a; echo b >&2; echo c", stderr: :stdout)
-    ref = Process.monitor(worker)
-    assert_receive {:DOWN, ^ref, :process, _, :normal}, 5_000
+    assert_receive {:EXIT, ^worker, :normal}, 5_000
     assert output(worker) == "a\nb\nc\n"
   end
 
@@ -126,8 +123,7 @@ defmodule Leash.WorkerTest do
     path = Path.join(dir, "log")
     File.write!(path, "before\n")
     worker = start!(shell: "echo out; echo err >&2", stdout: {:file, path}, stderr: :stdout)
-    ref = Process.monitor(worker)
-    assert_receive {:DOWN, ^ref, :process, _, :normal}, 5_000
+    assert_receive {:EXIT, ^worker, :normal}, 5_000
     assert File.read!(path) == "before\nout\nerr\n"
   end
 
@@ -136,23 +132,20 @@ defmodule Leash.WorkerTest do
 
     log =
       capture_log(fn ->
-        {:ok, worker} =
-          start_supervised(
-            {Worker,
-             shell: "echo bad; read x; echo good",
-             stdin: :pipe,
-             on_output: fn stream, data ->
-               send(parent, {stream, data})
-               if data == "bad\n", do: raise("oops")
-             end},
-            restart: :temporary
+        worker =
+          start!(
+            shell: "echo bad; read x; echo good",
+            stdin: :pipe,
+            on_output: fn stream, data ->
+              send(parent, {stream, data})
+              if data == "bad\n", do: raise("oops")
+            end
           )
 
-        ref = Process.monitor(worker)
         assert_receive {:stdout, "bad\n"}, 5_000
         assert :ok = Worker.write(worker, "go\n")
         assert_receive {:stdout, "good\n"}, 5_000
-        assert_receive {:DOWN, ^ref, :process, _, :normal}, 5_000
+        assert_receive {:EXIT, ^worker, :normal}, 5_000
       end)
 
     assert log =~ "oops"
@@ -161,14 +154,9 @@ defmodule Leash.WorkerTest do
   test "lines are logged with the worker's name" do
     log =
       capture_log(fn ->
-        {:ok, worker} =
-          start_supervised(
-            {Worker, shell: "echo one; printf two; echo three >&2", name: MyLoggedWorker},
-            restart: :temporary
-          )
-
-        ref = Process.monitor(worker)
-        assert_receive {:DOWN, ^ref, :process, _, _}, 5_000
+        shell = "echo one; printf two; echo three >&2"
+        worker = start!(shell: shell, name: MyLoggedWorker, on_output: :log)
+        assert_receive {:EXIT, ^worker, _}, 5_000
       end)
 
     assert log =~ ~r/\[info\].*MyLoggedWorker: one/
@@ -191,12 +179,11 @@ defmodule Leash.WorkerTest do
 
   test "what is written arrives, and the end of the input can be seen" do
     worker = start!(command: "cat", stdin: :pipe)
-    ref = Process.monitor(worker)
     data = :crypto.strong_rand_bytes(500_000)
     assert :ok = Worker.write(worker, [data, "end"])
     assert :ok = Worker.close_stdin(worker)
     assert {:error, _closed} = Worker.write(worker, "more")
-    assert_receive {:DOWN, ^ref, :process, _, :normal}, 10_000
+    assert_receive {:EXIT, ^worker, :normal}, 10_000
     assert output(worker) == data <> "end"
   end
 
@@ -289,8 +276,7 @@ defmodule Leash.WorkerTest do
             {"kill -SEGV $$", {:signal, :sigsegv}}
           ] do
         worker = start!(shell: shell)
-        ref = Process.monitor(worker)
-        assert_receive {:DOWN, ^ref, :process, _, ^reason}, 5_000
+        assert_receive {:EXIT, ^worker, ^reason}, 5_000
       end
     end
 
@@ -301,8 +287,7 @@ defmodule Leash.WorkerTest do
           exit_reason: fn %Exit{status: status} -> {:shutdown, {:tempfail, status}} end
         )
 
-      ref = Process.monitor(worker)
-      assert_receive {:DOWN, ^ref, :process, _, {:shutdown, {:tempfail, 75}}}, 5_000
+      assert_receive {:EXIT, ^worker, {:shutdown, {:tempfail, 75}}}, 5_000
     end
   end
 
@@ -317,8 +302,7 @@ defmodule Leash.WorkerTest do
 
   test "run_id_flag appends the run's id" do
     worker = start!(command: "echo", args: ["hello"], run_id_flag: "--run-id")
-    ref = Process.monitor(worker)
-    assert_receive {:DOWN, ^ref, :process, _, :normal}, 5_000
+    assert_receive {:EXIT, ^worker, :normal}, 5_000
     assert output(worker) == "hello --run-id #{Leash.run_id()}\n"
   end
 
@@ -332,8 +316,7 @@ defmodule Leash.WorkerTest do
         arg0: "renamed"
       )
 
-    ref = Process.monitor(worker)
-    assert_receive {:DOWN, ^ref, :process, _, :normal}, 5_000
+    assert_receive {:EXIT, ^worker, :normal}, 5_000
     assert output(worker) == "renamed bär unset /usr\n" or output(worker) == "sh bär unset /usr\n"
   end
 
@@ -348,8 +331,7 @@ defmodule Leash.WorkerTest do
 
   test "no descriptor beyond the three reaches the program" do
     worker = start!(shell: "ls /proc/self/fd", stdin: :pipe)
-    ref = Process.monitor(worker)
-    assert_receive {:DOWN, ^ref, :process, _, :normal}, 5_000
+    assert_receive {:EXIT, ^worker, :normal}, 5_000
     # The fourth is what ls itself opened.
     assert worker |> output() |> String.split() |> Enum.sort() == ~w(0 1 2 3)
   end

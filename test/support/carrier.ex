@@ -115,8 +115,18 @@ defmodule Leash.Test.Carrier do
   defp numbers(%{kind: :pipe, path: path}) do
     for name <- File.ls!("/proc"),
         {pid, ""} <- [Integer.parse(name)],
-        File.read_link("/proc/#{pid}/fd/#{@fd}") == {:ok, path},
+        holds?("/proc/#{pid}", path) or (Observer.state(pid) == "Z" and thread_holds?(pid, path)),
         do: pid
+  end
+
+  defp holds?(process, path), do: File.read_link("#{process}/fd/#{@fd}") == {:ok, path}
+
+  # A process whose main thread has ended shows its descriptors only with its other threads.
+  defp thread_holds?(pid, path) do
+    case File.ls("/proc/#{pid}/task") do
+      {:ok, threads} -> Enum.any?(threads, &holds?("/proc/#{pid}/task/#{&1}", path))
+      {:error, _gone} -> false
+    end
   end
 
   defp groups_below(path) do

@@ -14,6 +14,7 @@ defmodule Leash.Test.Needs do
   defp all do
     [
       {:root, "not running as root", &Decoys.root?/0},
+      {:another_user, "it takes root and control groups", fn -> Decoys.root?() and cgroup?() end},
       {:pid_namespace, "unshare --pid is refused", &pid_namespace?/0},
       {:time_namespace, "unshare --time is refused",
        fn -> works?("unshare --time --boottime 100000 --fork true") end},

@@ -101,10 +101,10 @@ fn exec(config: &Config<'_>, vectors: Vectors) -> Result<core::convert::Infallib
         return fail(run(config.command));
     }
     let mut result = Errno::NOENT;
+    let mut buffer = [0u8; 4096];
     for directory in
         vectors.env(b"PATH").unwrap_or(b"/usr/local/bin:/usr/bin:/bin").split(|&byte| byte == b':')
     {
-        let mut buffer = [0u8; 4096];
         let Some(path) = join(&mut buffer, directory, command) else { continue };
         match run(path) {
             Errno::NOENT | Errno::NOTDIR => {}
@@ -117,11 +117,13 @@ fn exec(config: &Config<'_>, vectors: Vectors) -> Result<core::convert::Infallib
 
 fn join<'a>(buffer: &'a mut [u8; 4096], directory: &[u8], name: &[u8]) -> Option<&'a CStr> {
     let directory = if directory.is_empty() { &b"."[..] } else { directory };
-    let slash = directory.len();
-    buffer.get_mut(..slash)?.copy_from_slice(directory);
-    *buffer.get_mut(slash)? = b'/';
-    buffer.get_mut(slash + 1..slash + 1 + name.len())?.copy_from_slice(name);
-    CStr::from_bytes_until_nul(buffer).ok()
+    let mut len = 0usize;
+    for part in [directory, b"/", name, b"\0"] {
+        let end = len.checked_add(part.len())?;
+        buffer.get_mut(len..end)?.copy_from_slice(part);
+        len = end;
+    }
+    CStr::from_bytes_with_nul(buffer.get(..len)?).ok()
 }
 
 #[cfg(test)]
@@ -130,13 +132,11 @@ mod tests {
 
     #[test]
     fn a_path_is_joined_or_refused_where_it_does_not_fit() {
-        let mut buffer = [0; 4096];
+        let mut buffer = [b'x'; 4096];
+        assert_eq!(join(&mut buffer, b"/usr/bin", b"ls"), Some(c"/usr/bin/ls"));
         assert_eq!(join(&mut buffer, b"/bin", b"ls"), Some(c"/bin/ls"));
-        let mut buffer = [0; 4096];
         assert_eq!(join(&mut buffer, b"", b"ls"), Some(c"./ls"));
-        let mut buffer = [0; 4096];
         assert_eq!(join(&mut buffer, &[b'd'; 4094], b"ls"), None);
-        let mut buffer = [0; 4096];
         assert_eq!(join(&mut buffer, &[b'd'; 4090], b"12345"), None, "no room for the NUL");
     }
 }

@@ -17,4 +17,5 @@ mod signals;
 mod start;
 mod stdio;
 mod stop;
+mod terminal;
 mod watch;

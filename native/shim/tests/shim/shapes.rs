@@ -106,7 +106,8 @@ fn hoppers() {
         return;
     }
     let mut tree = limited("hoppers:64", 64_316, 200);
-    tree.grown(30);
+    // Hardly one of them lives long enough to be seen.
+    tree.grown(2);
     let began = Instant::now();
     tree.let_go();
     assert!(began.elapsed().as_secs() < 10, "by the shim, not by their own end: {:?}", began.elapsed());
@@ -219,4 +220,31 @@ fn a_killed_shim_takes_its_worker_along() {
     tree.signal(libc::SIGKILL);
     until("the worker's end", || !lives(worker));
     tree.decoy.assert_alive();
+}
+
+/// The moment between fork and the death signal, made long by strace where there is one.
+#[test]
+fn a_shim_killed_before_the_death_signal_is_set_starts_no_worker() {
+    let dir = Dir::new();
+    let run = new_run();
+    let shim = binary().to_str().unwrap();
+    let has_strace =
+        std::process::Command::new("strace").arg("-V").output().is_ok_and(|out| out.status.success());
+    if !has_strace || !root() {
+        return;
+    }
+    let script = format!(
+        "exec strace -f -qq -o /dev/null -e trace=prctl -e inject=prctl:delay_enter=700000 \
+         {shim} --run-id={run} -- touch {}",
+        dir.path("started")
+    );
+    let mut strace = std::process::Command::new("sh").args(["-c", &script]).spawn().unwrap();
+    let pids = find("shim and child", || Some(bearers(run)).filter(|pids| pids.len() == 2));
+    let parent =
+        pids.iter().copied().find(|&pid| pids.iter().any(|&other| ppid(other) == Some(pid))).unwrap();
+    kill(parent, libc::SIGKILL);
+    until("the child's own end", || bearers(run).is_empty());
+    strace.wait().unwrap();
+    assert_eq!(dir.read("started"), "");
+    assert!(!std::fs::exists(dir.path("started")).unwrap());
 }

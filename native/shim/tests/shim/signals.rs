@@ -15,7 +15,8 @@ fn stop_signals_by_hand() {
 
 #[test]
 fn other_signals_are_passed_on_by_hand() {
-    let mut tree = Plan::by_hand().sh("trap 'exit 21' USR1; echo up; while :; do sleep 0.02; done");
+    let mut tree = Plan::by_hand()
+        .sh("trap 'exit 21' USR1; echo up; i=0; while [ $i -lt 2000 ]; do i=$((i+1)); sleep 0.02; done");
     let mut stdout = tree.stdout.take().unwrap();
     stdout.read_exact(&mut [0; 3]).unwrap();
     assert_eq!(tree.stop(libc::SIGUSR1).code, 21);
@@ -24,8 +25,10 @@ fn other_signals_are_passed_on_by_hand() {
 #[test]
 fn other_signals_are_not_passed_on_by_a_vm_s_shim() {
     let dir = Dir::new();
-    let script =
-        format!("trap 'echo usr1 >> {0}' USR1; echo up > {0}; while :; do sleep 0.02; done", dir.path("log"));
+    let script = format!(
+        "trap 'echo usr1 >> {0}' USR1; echo up > {0}; i=0; while [ $i -lt 2000 ]; do i=$((i+1)); sleep 0.02; done",
+        dir.path("log")
+    );
     let mut tree = Plan::vm().sh(&script);
     until("it is up", || dir.read("log") == "up\n");
     tree.signal(libc::SIGUSR1);
@@ -49,7 +52,7 @@ fn term_from_pid_1_is_not_for_us_while_the_leash_holds() {
         std::fs::write(
             &worker,
             format!(
-                "trap 'echo told >> {log}; exit 0' TERM; echo up > {log}; for i in $(seq 1000); do sleep 0.02; done"
+                "trap 'echo told >> {log}; exit 0' TERM; echo up > {log}; i=0; while [ $i -lt 1000 ]; do i=$((i+1)); sleep 0.02; done"
             ),
         )
         .unwrap();
