@@ -221,7 +221,8 @@ defmodule Leash.Test.Matrix do
     reused = if Decoys.root?(), do: reuse(vm), else: []
     orphans = Enum.flat_map(carriers, fn {_key, carrier} -> Carrier.members(carrier) end)
     {began, _} = timed(fn -> :ok end)
-    next = VM.boot(Decoys.run_dir(), [])
+    # The grace that the shims would have given.
+    next = VM.boot(Decoys.run_dir(), [], env: [sweep: [stop: [sigterm: @grace]]])
     {began, %{orphans: length(orphans), reused: reused, next: next}}
   end
 

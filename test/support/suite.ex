@@ -1,10 +1,13 @@
 defmodule Leash.Test.Suite do
   @moduledoc """
   After the suite no process of the tests may be left, counted by a carrier that the library does not use:
-  the whole suite runs in a control group, or, where none can be made, is told by what wears its tags.
+  the whole suite runs in a control group. Where none can be made, a variable in the environment has to do, and, for what
+  has no environment any more, that it wears a mark or runs a fixture and was not there before.
   """
 
   alias Leash.Test.{Carrier, Observer, Tag}
+
+  @variable "LEASH_TEST_SUITE"
 
   @key {__MODULE__, :state}
 
@@ -15,6 +18,7 @@ defmodule Leash.Test.Suite do
   @spec enter() :: :ok
   def enter do
     Carrier.remove_stale()
+    System.put_env(@variable, System.pid())
     carrier = Carrier.new()
     home = if carrier.kind == :cgroup, do: move_in(carrier), else: nil
     :persistent_term.put(@key, %{carrier: carrier, home: home, before: Observer.all()})
@@ -87,9 +91,16 @@ defmodule Leash.Test.Suite do
   defp left(%{carrier: %{kind: :pipe}, before: before}) do
     for {pid, _ticks} = identity <- Observer.all() -- before,
         not ours?(identity),
-        Tag.marked_run(pid) != nil or fixture?(pid),
+        of_suite?(File.read("/proc/#{pid}/environ"), pid),
         do: identity
   end
+
+  defp of_suite?({:ok, ""}, pid), do: Tag.marked_run(pid) != nil or fixture?(pid)
+
+  defp of_suite?({:ok, environ}, _pid),
+    do: "#{@variable}=#{System.pid()}" in String.split(environ, <<0>>)
+
+  defp of_suite?({:error, _hidden}, _pid), do: false
 
   defp fixture?(pid), do: Enum.any?(Observer.argv(pid), &String.contains?(&1, "test/fixtures/"))
 

@@ -17,8 +17,10 @@ fn adversary() {
         "chain" => chain(number),
         "fan" => fan(number),
         "burst" => burst(number),
-        "hoppers" => hoppers(number),
-        "bomb" => bomb(),
+        "hoppers" => hoppers(number, false),
+        "scattered-hoppers" => hoppers(number, true),
+        "bomb" => bomb(false),
+        "scattered-bomb" => bomb(true),
         "clone-parent" => clone_parent(),
         "exit-signal" => odd_exit_signal(),
         "subreaper" => subreaper(),
@@ -104,8 +106,16 @@ fn burst(count: u32) -> ! {
     exit()
 }
 
+/// A session of its own is a group that no signal to the worker's reaches.
+fn scatter(apart: bool) {
+    if apart {
+        // SAFETY: no arguments.
+        unsafe { libc::setsid() };
+    }
+}
+
 /// Processes that live as long as a fork takes.
-fn hoppers(count: u32) -> ! {
+fn hoppers(count: u32, apart: bool) -> ! {
     let end = std::time::Instant::now() + std::time::Duration::from_secs(15);
     for _ in 0..count {
         if fork() == 0 {
@@ -115,6 +125,7 @@ fn hoppers(count: u32) -> ! {
                 if fork() > 0 {
                     exit();
                 }
+                scatter(apart);
             }
             exit();
         }
@@ -122,12 +133,14 @@ fn hoppers(count: u32) -> ! {
     pause()
 }
 
-fn bomb() -> ! {
+fn bomb(apart: bool) -> ! {
     let end = std::time::Instant::now() + std::time::Duration::from_secs(15);
     ignore(libc::SIGTERM);
     ignore(libc::SIGCHLD);
     while std::time::Instant::now() < end {
-        fork();
+        if fork() == 0 {
+            scatter(apart);
+        }
     }
     exit()
 }

@@ -128,8 +128,11 @@ fn a_fork_bomb_at_its_limit() {
 #[test]
 fn a_child_made_with_clone_parent() {
     let mut tree = Plan::vm().option("--stop=TERM:50").option("--linger=100000").adversary("clone-parent");
+    // Beside the leader, which is kept as a zombie.
+    let children = format!("/proc/{0}/task/{0}/children", tree.pid);
     until("the shim's own child", || {
-        tree.members().iter().any(|&pid| ppid(pid) == Some(tree.pid)) && tree.members().len() == 1
+        std::fs::read_to_string(&children).is_ok_and(|pids| pids.split_whitespace().count() == 2)
+            && tree.members().iter().any(|&pid| ppid(pid) == Some(tree.pid) && lives(pid))
     });
     assert_eq!(tree.let_go().gone().last, 255);
 }
