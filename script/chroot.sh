@@ -69,6 +69,8 @@ chroot_run() {
   unshare --mount --propagation private bash -euc '
     root=$1
     shift
+    # A mount point of its own, or the tests cannot make mount namespaces inside (unshare(1) remounts /).
+    mount --bind "$root" "$root"
     mount -t proc proc "$root/proc"
     mount --rbind /sys "$root/sys"
     mount --rbind /dev "$root/dev"

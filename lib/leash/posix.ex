@@ -40,7 +40,8 @@ defmodule Leash.Posix do
     110 => :etimedout,
     111 => :econnrefused,
     116 => :estale,
-    122 => :edquot
+    122 => :edquot,
+    125 => :ecanceled
   }
 
   @type t :: atom() | {:errno, pos_integer()}

@@ -211,6 +211,8 @@ impl Plan {
     /// As a person starts it.
     pub fn by_hand() -> Self {
         let mut command = Command::new(binary());
+        // Of directories that may not be searched the lookup says EACCES.
+        command.env("PATH", "/usr/local/bin:/usr/bin:/bin");
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         Self { run: new_run(), command, options: Vec::new() }
     }

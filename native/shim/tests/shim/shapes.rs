@@ -41,10 +41,12 @@ fn all_that_ignore_term() {
 
 #[test]
 fn a_leader_that_leaves_a_child_ignoring_term() {
-    let mut tree = Plan::vm()
-        .option("--stop=TERM:200")
-        .option("--linger=50")
-        .sh("(trap '' TERM; sleep 41; sleep 41) & read _ < /proc/sys/kernel/ostype; exit 3");
+    let dir = Dir::new();
+    let script = format!(
+        "(trap '' TERM; echo > {0}; sleep 41; sleep 41) & until [ -e {0} ]; do sleep 0.02; done; exit 3",
+        dir.path("up")
+    );
+    let mut tree = Plan::vm().option("--stop=TERM:200").option("--linger=50").sh(&script);
     let ended = tree.ended();
     assert_eq!(ended.code, 3);
     let gone = ended.gone();
@@ -100,29 +102,36 @@ fn limited(role: &str, uid: u32, limit: u64) -> Tree {
         .adversary(role)
 }
 
-#[test]
-fn hoppers() {
+fn dies_by_the_shim(role: &str, uid: u32, limit: u64, count: usize) {
     if !root() {
         return;
     }
-    let mut tree = limited("hoppers:64", 64_316, 200);
-    // Hardly one of them lives long enough to be seen.
-    tree.grown(2);
+    let mut tree = limited(role, uid, limit);
+    tree.grown(count);
     let began = Instant::now();
     tree.let_go();
-    assert!(began.elapsed().as_secs() < 10, "by the shim, not by their own end: {:?}", began.elapsed());
+    assert!(began.elapsed().as_secs() < 10, "not by their own end: {:?}", began.elapsed());
+}
+
+#[test]
+fn hoppers() {
+    // Hardly one of them lives long enough to be seen.
+    dies_by_the_shim("hoppers:64", 64_316, 200, 2);
+}
+
+#[test]
+fn hoppers_in_sessions_of_their_own() {
+    dies_by_the_shim("scattered-hoppers:64", 64_322, 200, 2);
 }
 
 #[test]
 fn a_fork_bomb_at_its_limit() {
-    if !root() {
-        return;
-    }
-    let mut tree = limited("bomb", 64_317, 100);
-    tree.grown(60);
-    let began = Instant::now();
-    tree.let_go();
-    assert!(began.elapsed().as_secs() < 10, "by the shim, not by their own end: {:?}", began.elapsed());
+    dies_by_the_shim("bomb", 64_317, 100, 50);
+}
+
+#[test]
+fn a_fork_bomb_in_sessions_of_their_own() {
+    dies_by_the_shim("scattered-bomb", 64_323, 100, 50);
 }
 
 #[test]

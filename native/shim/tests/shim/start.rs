@@ -71,7 +71,11 @@ fn other_failures_say_where() {
 #[test]
 fn by_hand_it_is_said_on_stderr() {
     let run = format!("--run-id={}", new_run());
-    let output = Command::new(binary()).args([&run, "--", "leash-no-such-command"]).output().unwrap();
+    let output = Command::new(binary())
+        .args([&run, "--", "leash-no-such-command"])
+        .env("PATH", "/usr/bin:/bin")
+        .output()
+        .unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(text, "leash-shim: leash-no-such-command: not found, errno 2\n");
 }
