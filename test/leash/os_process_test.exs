@@ -334,7 +334,7 @@ defmodule Leash.OSProcessTest do
         child_of("""
         import subprocess, threading
         subprocess.Popen(["sleep", "60"])
-        t = threading.Thread(target=subprocess.Popen, args=(["sh", "-c", "sleep 60; true"],))
+        t = threading.Thread(target=subprocess.Popen, args=(["sh", "-c", "sleep 4; true"],))
         t.start(); t.join()
         print(os.getpid(), flush=True)
         """)
