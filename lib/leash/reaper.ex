@@ -60,6 +60,13 @@ defmodule Leash.Reaper do
     :ok
   end
 
+  @doc "How hard a tree is ended for an exit reason: in order by the ladder, after a crash at once."
+  @spec how(term()) :: :ladder | :kill
+  def how(:normal), do: :ladder
+  def how(:shutdown), do: :ladder
+  def how({:shutdown, _}), do: :ladder
+  def how(_crash), do: :kill
+
   @impl true
   def init(options) do
     Process.flag(:trap_exit, true)
@@ -167,12 +174,6 @@ defmodule Leash.Reaper do
       do: state,
       else: %{state | look_again: Process.send_after(self(), :look_again, @look_again_ms)}
   end
-
-  # A Worker that was shut down in order has let its shim begin the ladder; any other end is a crash.
-  defp how(:normal), do: :ladder
-  defp how(:shutdown), do: :ladder
-  defp how({:shutdown, _}), do: :ladder
-  defp how(_crash), do: :kill
 
   defp end_orphan(row, how, state) do
     # The port is closed, so the ladder has begun; it has to be told only to hurry, or to wake up.

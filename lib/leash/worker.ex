@@ -380,12 +380,7 @@ defmodule Leash.Worker do
   end
 
   defp fail(state, reason) do
-    how =
-      if reason in [:normal, :shutdown] or match?({:shutdown, _}, reason),
-        do: :ladder,
-        else: :kill
-
-    begin_end(%{state | failure: state.failure || reason}, how)
+    begin_end(%{state | failure: state.failure || reason}, Reaper.how(reason))
   end
 
   defp next_message(deadline) do
@@ -476,13 +471,8 @@ defmodule Leash.Worker do
   def terminate(_reason, %{phase: :done} = state), do: answer(state)
 
   def terminate(reason, state) do
-    how =
-      if reason in [:normal, :shutdown] or match?({:shutdown, _}, reason),
-        do: :ladder,
-        else: :kill
-
     state
-    |> begin_end(how)
+    |> begin_end(Reaper.how(reason))
     |> loop_until(:infinity, reason, fn _state -> false end)
     |> answer()
   end

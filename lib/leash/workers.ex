@@ -60,9 +60,6 @@ defmodule Leash.Workers do
     end
   end
 
-  @spec of_process(pid()) :: [row()]
-  def of_process(pid), do: :ets.select(__MODULE__, [{{:_, pid, :"$1"}, [], [:"$1"]}])
-
   @spec delete(pos_integer()) :: :ok
   def delete(number) do
     true = :ets.delete(__MODULE__, number)
