@@ -56,6 +56,17 @@ defmodule Leash.FaultMatrix.InstrumentsTest do
     end
   end
 
+  test "a carrier holds a process that goes from number to number" do
+    for {carrier, pause_ms} <- [{new_carrier(), 1}, {Carrier.pipe(), 20}] do
+      line = "exec " <> Python.quote_all(Python.argv("odd.py", ["hops", "2", "#{pause_ms}"]))
+      {_port, _leader, _words} = Script.start(line, carrier)
+      missing = fn -> Carrier.members(carrier) == [] end
+      assert Observer.eventually(1_000, missing) == nil
+      assert Observer.eventually(5_000, missing)
+      Carrier.clear(carrier)
+    end
+  end
+
   test "a zombie is dead, and a process whose main thread has ended is not" do
     carrier = new_carrier()
     zombie = "exec " <> Python.quote_all(Python.argv("odd.py", ["zombie"]))

@@ -19,13 +19,19 @@ defmodule Leash.Test.Carrier do
   @doc "A new carrier; below `parent` where that is a control group."
   @spec new(t() | nil) :: t()
   def new(parent \\ nil) do
-    name = "leash-test-#{System.pid()}-#{System.unique_integer([:positive])}"
+    name = name()
 
     case Enum.find_value(roots(parent), &cgroup(Path.join(&1, name))) do
-      nil -> %__MODULE__{kind: :pipe, path: pipe(name)}
+      nil -> pipe(name)
       path -> %__MODULE__{kind: :cgroup, path: path}
     end
   end
+
+  @doc "A carrier that is a pipe wherever it is made."
+  @spec pipe() :: t()
+  def pipe, do: pipe(name())
+
+  defp name, do: "leash-test-#{System.pid()}-#{System.unique_integer([:positive])}"
 
   defp roots(%__MODULE__{kind: :cgroup, path: path}), do: [path]
 
@@ -83,7 +89,7 @@ defmodule Leash.Test.Carrier do
   defp pipe(name) do
     path = Path.join(System.tmp_dir!(), name)
     {_output, 0} = System.cmd("mkfifo", [path])
-    path
+    %__MODULE__{kind: :pipe, path: path}
   end
 
   @doc "Shell code that puts the shell in."
@@ -92,13 +98,41 @@ defmodule Leash.Test.Carrier do
   # For reading and writing, so that opening it does not wait for the other end.
   def enter(%{kind: :pipe, path: path}), do: "exec #{@fd}<>#{path}; "
 
-  @doc "Who is in and lives."
+  # Looks in which everybody seen was gone at the second glance before that is somebody's mistake.
+  @looks 1_000
+
+  @doc """
+  Who is in and lives.
+
+  A chain of processes each of which starts the next and exits can be gone from every number that a look has
+  just read, so that nobody is in is believed only when the kernel says so.
+  """
   @spec members(t()) :: [Observer.identity()]
-  def members(carrier) do
-    for pid <- numbers(carrier),
-        identity = Observer.identity(pid),
-        Observer.alive?(identity),
-        do: identity
+  def members(carrier), do: members(carrier, @looks)
+
+  defp members(carrier, looks) do
+    living =
+      for pid <- numbers(carrier),
+          identity = Observer.identity(pid),
+          Observer.alive?(identity),
+          do: identity
+
+    cond do
+      living != [] or empty?(carrier) -> living
+      looks > 0 -> members(carrier, looks - 1)
+      true -> raise "#{carrier.path} is not empty, and nobody in it can be seen"
+    end
+  end
+
+  # The list of a control group is read in the order of joining, so that whoever starts the next is followed
+  # by it.
+  defp empty?(%{kind: :cgroup} = carrier), do: numbers(carrier) == []
+
+  # ENXIO: nobody has it open (fifo(7)).
+  defp empty?(%{kind: :pipe, path: path}) do
+    arguments = ["if=/dev/null", "of=#{path}", "oflag=nonblock", "conv=nocreat,notrunc"]
+    {_output, status} = System.cmd("dd", arguments, stderr_to_stdout: true)
+    status != 0
   end
 
   defp numbers(%{kind: :cgroup, path: path}) do
