@@ -152,9 +152,14 @@ impl<'a> Supervisor<'a> {
 
     fn reap(&mut self) -> bool {
         // A worker that ends at once can be noticed before its exec was, and must not be reaped before
-        // `take_exec` has seen whether it came to that.
-        if self.watched.exec.is_some() && matches!(sys::peek(self.reaper.pid()), Waited::Ended(..)) {
-            self.take_exec();
+        // `take_exec` has seen whether it came to that. It may end between two looks, so until then nobody is
+        // reaped whose end was not looked at first; before its exec it has no children.
+        if self.watched.exec.is_some() {
+            match sys::peek(self.reaper.pid()) {
+                Waited::NotYet => return false,
+                Waited::Ended(..) => self.take_exec(),
+                Waited::NoChild => {}
+            }
         }
         let before = self.reaper.leader();
         let place = self.ladder.current();

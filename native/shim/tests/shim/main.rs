@@ -12,6 +12,7 @@ mod frames;
 mod harness;
 mod inherited;
 mod less_kernel;
+mod lockstep;
 mod odd_proc;
 mod shapes;
 mod signals;
