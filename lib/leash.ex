@@ -10,6 +10,7 @@ defmodule Leash do
   crashed run left behind, without touching a process that is not its own.
 
     * `Leash.Worker` - a supervised program
+    * `cmd/3` - a command and what it wrote; `stream!/3` - the same, part by part
     * `Leash.OSProcess` - looking at, signalling and monitoring any process by identity instead of pid
     * `sweep/1` - what crashed runs left; called at application start
     * `Leash.RunId` - the ids that runs are known by
@@ -22,7 +23,7 @@ defmodule Leash do
   #{Leash.Schema.docs(Leash.Config.schema())}
   """
 
-  alias Leash.{Hunt, Native, Run, RunId, Sweep, Workers}
+  alias Leash.{Cmd, Command, Hunt, Native, Run, RunId, Sweep, Workers}
 
   @doc """
   This run's id. Raises while the `:leash` application is stopped.
@@ -30,10 +31,91 @@ defmodule Leash do
   @spec run_id() :: RunId.t()
   def run_id, do: Run.current!().id
 
+  @typedoc "An option of `cmd/3`."
+  @type cmd_option :: unquote(Leash.Schema.typespec(Command.Options.cmd()))
+
+  @typedoc "An option of `stream!/3` and `stream/3`."
+  @type stream_option :: unquote(Leash.Schema.typespec(Command.Options.stream()))
+
+  @doc """
+  Runs a command to its end and returns what it wrote and its exit status: `System.cmd/3` on a leash.
+
+      iex> Leash.cmd("echo", ["hello"])
+      {"hello\\n", 0}
+
+  It is over when its output has ended, as with `System.cmd/3`: a background process that still holds stdout is
+  waited for. Then, or when `:timeout` or `:max_output` says so, everything that it started is ended, and the call
+  returns when nothing of that is left. The same happens when the caller is killed in the middle, and when the VM is.
+
+  What becomes of a background process:
+
+  | | `System.cmd/3` | `Leash.cmd/3`, the streams |
+  |---|---|---|
+  | `sh -c 'x &'`, x holds stdout | waits for x | waits for x, `:timeout` ends it |
+  | `sh -c 'x > /dev/null 2>&1 &'` | leaves x behind | ends x |
+  | `git gc --auto`, `pg_ctl start` (daemons) | leaves them behind | ends them |
+
+  Other differences: without `:input` stdin is empty instead of a pipe that nobody writes to, a command that a
+  signal ended has 128 and the signal's number as its status on every system, and `:timeout` and
+  `:max_output` return what was written until then.
+
+  ## Options
+
+  #{Leash.Schema.docs(Command.Options.cmd())}
+  ## Raises
+
+    * `ErlangError` with `:original` `:enoent`, `:eacces` - there is no such program; `:emfile`, `:eagain`, `:e2big` … - the
+      system refused
+    * `Leash.OptionsError` - an option is wrong; nothing was started
+    * `ArgumentError` - the command or an argument is no binary, or the command has a NUL byte
+    * `RuntimeError` - the `:leash` application is not started
+    * what `:into` or the enumerable of `:input` raise; the tree is ended first
+  """
+  @spec cmd(String.t(), [binary()], [cmd_option()]) ::
+          {Collectable.t() | {Collectable.t(), binary()}, 0..255 | :timeout | :max_output}
+  def cmd(command, args \\ [], options \\ []), do: Cmd.run(command, args, options)
+
+  @doc """
+  The output of a command as a lazy stream of binaries, read as fast as it is consumed.
+
+      iex> Leash.stream!("seq", ["3"]) |> Enum.join()
+      "1\\n2\\n3\\n"
+
+      iex> Leash.stream!("sort", [], input: ["b\\n", "a\\n"]) |> Enum.join()
+      "a\\nb\\n"
+
+  The command starts when the stream is run, and each run starts it anew. A consumer that takes its time holds the
+  command back: nothing is read before it is asked for. When the stream ends, is halted (`Enum.take/2`), its consumer raises
+  or is killed, everything that the command started is ended. What becomes of background processes
+  is in the table of `cmd/3`.
+
+  Raises `Leash.CommandError` at the end unless the exit status is 0, and what `cmd/3` raises. A stream that is
+  halted does not look at the status.
+
+  ## Options
+
+  #{Leash.Schema.docs(Command.Options.stream())}
+  """
+  @spec stream!(String.t(), [binary()], [stream_option()]) :: Enumerable.t()
+  def stream!(command, args \\ [], options \\ []),
+    do: Leash.Stream.new(command, args, options, Leash.Stream.last!(command))
+
+  @doc """
+  Like `stream!/3`, with `{:exit, how}` as its last element instead of an exception.
+
+  `how` is `{:status, 0..255}`, `{:signal, name}` or `:timeout`.
+
+      iex> Leash.stream("sh", ["-c", "echo out; exit 3"]) |> Enum.to_list()
+      ["out\\n", {:exit, {:status, 3}}]
+  """
+  @spec stream(String.t(), [binary()], [stream_option()]) :: Enumerable.t()
+  def stream(command, args \\ [], options \\ []),
+    do: Leash.Stream.new(command, args, options, &Leash.Stream.last/1)
+
   @doc """
   The workers of this run, by number.
 
-  `:tree` is `:alive`, `:ending` or `:gone`; a row stays until its tree is proven gone, also when its process is not there any
+  `:tree` is `:alive` or `:ending`; a worker is listed until its tree is gone, also when its process is not there any
   more.
   """
   @spec list() :: [
@@ -43,11 +125,11 @@ defmodule Leash do
             label: String.t(),
             os_pid: pos_integer() | nil,
             shim_pid: pos_integer() | nil,
-            tree: :alive | :ending | :gone
+            tree: :alive | :ending
           }
         ]
   def list do
-    for row <- Workers.all() do
+    for row <- Workers.all(), row.tree != :gone do
       %{
         worker: row.number,
         pid: row.pid,

@@ -14,9 +14,18 @@ defmodule Leash.Shim do
           | {:gone, Exit.t()}
           | {:unknown, binary()}
 
+  @path_key {__MODULE__, :path}
+
   @doc "The path of the shim binary in the application's priv."
   @spec path() :: String.t()
-  def path, do: Application.app_dir(:leash, "priv/leash-shim")
+  def path do
+    # The code server would be asked by every start of every worker, one after the other.
+    with nil <- :persistent_term.get(@path_key, nil) do
+      path = Application.app_dir(:leash, "priv/leash-shim")
+      :persistent_term.put(@path_key, path)
+      path
+    end
+  end
 
   @doc """
   Opens the port whose program is a shim; the port is the leash.
@@ -26,13 +35,16 @@ defmodule Leash.Shim do
   """
   @spec open(Run.t(), pos_integer(), map(), String.t() | nil) :: port()
   def open(run, number, options, stdio_name) do
+    {leash, report, stdio} =
+      if options[:stdin] == :inherit, do: {3, 4, [:nouse_stdio]}, else: {0, 1, []}
+
     Port.open({:spawn_executable, path()}, [
       :binary,
       :exit_status,
       :hide,
       {:packet, 2},
-      args: args(run, number, options, stdio_name),
-      env: environment(run, number) ++ options.env
+      {:args, args(run, number, options, {leash, report}, stdio_name)},
+      {:env, environment(run, number) ++ options.env} | stdio
     ])
   end
 
@@ -42,19 +54,19 @@ defmodule Leash.Shim do
     [{~c"LEASH_RUN", if(tag, do: String.to_charlist(tag), else: false)}]
   end
 
-  defp args(run, number, options, stdio_name) do
+  defp args(run, number, options, {leash, report}, stdio_name) do
     # The first two are looked for at exactly these positions by other runs.
     List.flatten([
       "--run-id=#{run.id}",
       "--worker=#{number}",
-      "--leash=0",
-      "--report=1",
+      "--leash=#{leash}",
+      "--report=#{report}",
       if(run.shim_owner, do: "--owner=" <> run.shim_owner, else: []),
       "--stdin=#{options.stdin}",
       "--stdout=" <> target(options.stdout),
       "--stderr=" <> target(options.stderr),
       "--stop=" <> Ladder.to_option(options.stop),
-      "--linger=#{options.linger}",
+      "--linger=#{linger(options.linger)}",
       if(stdio_name, do: "--stdio=" <> stdio_name, else: []),
       if(options.cd, do: "--cd=" <> options.cd, else: []),
       if(options.arg0, do: "--arg0=" <> options.arg0, else: []),
@@ -64,9 +76,14 @@ defmodule Leash.Shim do
     ])
   end
 
+  # The shim's longest time, 24 days; whoever waits for ever says when it is enough.
+  defp linger(:infinity), do: 0x7FFFFFFF
+  defp linger(ms), do: ms
+
   defp target(:output), do: "pipe"
   defp target(:null), do: "null"
   defp target(:stdout), do: "stdout"
+  defp target(:inherit), do: "inherit"
   defp target({:file, path}), do: "file:" <> path
 
   @stages %{

@@ -52,7 +52,7 @@ defmodule Leash.Worker do
 
   use GenServer
 
-  alias Leash.{Exit, Hunt, Ladder, Native, Posix, Reaper, Run, Schema, Shim, Workers}
+  alias Leash.{Command, Exit, Hunt, Ladder, Native, Posix, Reaper, Run, Schema, Shim, Workers}
   alias Leash.Worker.{Input, Options, Output, TcpProbe}
 
   require Logger
@@ -100,8 +100,17 @@ defmodule Leash.Worker do
   def start_link(options) do
     with {:ok, options} <- Options.validate(options) do
       name = if options.name, do: [name: options.name], else: []
-      GenServer.start_link(__MODULE__, options, name)
+      GenServer.start_link(__MODULE__, {options, nil}, name)
     end
+  end
+
+  @doc false
+  # For `Leash.Command`: a Worker without a link, whose client reads the pipes itself. The client gets
+  # `{ref, message}` and its end, whatever the reason, ends the tree. Never logs a crash of its own.
+  @spec start_for({pid(), reference()}, map()) :: {:ok, pid()} | {:error, term()}
+  def start_for(client, options) do
+    with {:error, {:shutdown, reason}} <- GenServer.start(__MODULE__, {options, client}),
+         do: {:error, reason}
   end
 
   @doc """
@@ -215,11 +224,18 @@ defmodule Leash.Worker do
   # phases: :launching → :running → :ending (asked to) → :hunting (the shim is gone without proof)
   #         → :draining (the tree is gone, output is still on its way) → :done
   @impl true
-  def init(options) do
+  def init({options, nil}), do: init(options, nil)
+
+  def init({options, {pid, ref}}) do
+    client = %{pid: pid, ref: ref, monitor: Process.monitor(pid), output_done?: false}
+    with {:stop, reason} <- init(options, client), do: {:stop, {:shutdown, reason}}
+  end
+
+  defp init(options, client) do
     Process.flag(:trap_exit, true)
 
     with :ok <- port_free(options.ready),
-         {:ok, state} <- launch(options) do
+         {:ok, state} <- launch(options, client) do
       state |> await_start() |> started()
     else
       {:error, reason} -> {:stop, reason}
@@ -231,7 +247,7 @@ defmodule Leash.Worker do
 
   defp port_free(_ready), do: :ok
 
-  defp launch(options) do
+  defp launch(options, client) do
     label = label(options)
 
     with {:ok, number} <- Reaper.register(%{label: label, stop: options.stop}),
@@ -243,6 +259,7 @@ defmodule Leash.Worker do
        %{
          run: run,
          number: number,
+         client: client,
          # Without the environment: this state is printed when the process crashes.
          options: %{options | env: []},
          label: label,
@@ -335,6 +352,10 @@ defmodule Leash.Worker do
     |> ready()
   end
 
+  # The program ran: what came of it is an answer to its client, and no error of the start.
+  defp started(%{client: client, os_pid: pid} = state) when client != nil and pid != nil,
+    do: {:ok, state, {:continue, :over}}
+
   defp started(state), do: {:stop, stop_reason(state)}
 
   defp ready(%{failure: nil, phase: :running, ready?: true} = state), do: {:ok, state}
@@ -402,6 +423,9 @@ defmodule Leash.Worker do
   defp now, do: System.monotonic_time(:millisecond)
 
   ## Running
+
+  @impl true
+  def handle_continue(:over, state), do: continue(state)
 
   @impl true
   def handle_call(:info, _from, state) do
@@ -478,6 +502,12 @@ defmodule Leash.Worker do
   end
 
   # Everybody who asked gets the answer, those too whose call is still in the mailbox.
+  defp answer(%{client: client} = state) when client != nil do
+    # The source of the input may be waiting for something that never comes.
+    if state.input, do: Process.exit(state.input, :kill)
+    tell(state, {:ended, state.result, state.failure})
+  end
+
   defp answer(state) do
     Enum.each(state.stoppers, &GenServer.reply(&1, state.result))
 
@@ -487,6 +517,11 @@ defmodule Leash.Worker do
       0 -> :ok
     end
   end
+
+  # What happened is the client's to know, and was sent to it.
+  defp stop_reason(%{client: client, phase: :done, os_pid: pid})
+       when client != nil and pid != nil,
+       do: :normal
 
   defp stop_reason(%{failure: failure}) when failure != nil, do: failure
   defp stop_reason(%{requested?: true}), do: :normal
@@ -545,7 +580,16 @@ defmodule Leash.Worker do
   defp advance(%{outputs: outputs} = state, {:EXIT, pid, _reason}) when is_map_key(outputs, pid),
     do: drained(%{state | outputs: Map.delete(outputs, pid)})
 
-  defp advance(%{input: input} = state, {:EXIT, input, _reason}), do: %{state | input: nil}
+  defp advance(%{input: input} = state, {:EXIT, input, reason}),
+    do: input_ended(%{state | input: nil}, reason)
+
+  defp advance(%{client: %{monitor: monitor}} = state, {:DOWN, monitor, :process, _, reason}),
+    do: fail(state, reason)
+
+  defp advance(%{client: client} = state, {:leash, :output_done}) when client != nil,
+    do: end_rest(%{state | client: %{client | output_done?: true}})
+
+  defp advance(state, {:leash, {:end, how}}), do: begin_end(state, how)
 
   defp advance(%{hunt: {_pid, monitor}} = state, {:DOWN, monitor, :process, _, reason}),
     do: hunted(%{state | hunt: nil}, reason)
@@ -573,13 +617,14 @@ defmodule Leash.Worker do
 
   defp report(state, {:started, os_pid}) do
     state = update_row(accept(%{state | os_pid: os_pid}), os_pid: os_pid)
+    feed(state)
     if state.phase == :launching, do: %{state | phase: :running}, else: state
   end
 
   defp report(state, {:start_failed, stage, errno}),
     do: %{state | failure: state.failure || {stage, Posix.name(errno)}}
 
-  defp report(state, {:exited, how}), do: %{state | exited: how}
+  defp report(state, {:exited, how}), do: end_rest(%{state | exited: how})
 
   defp report(state, {:gone, exit}),
     do: %{state | result: {:ok, %Exit{exit | os_pid: state.os_pid}}}
@@ -615,16 +660,58 @@ defmodule Leash.Worker do
       :again ->
         state
 
+      {:error, reason} when state.client != nil ->
+        state |> tell({:streams, []}) |> fail({:stdio, reason})
+
       {:error, _reason} ->
         state
     end
   end
 
+  ## The client of a command
+
+  defp tell(state, message) do
+    send(state.client.pid, {state.client.ref, message})
+    state
+  end
+
+  # Only when its output has ended too is a command over (a background process may hold it); what it left
+  # behind is ended then.
+  defp end_rest(%{client: %{output_done?: true}, exited: exited} = state) when exited != nil,
+    do: begin_end(state, :ladder)
+
+  defp end_rest(state), do: state
+
+  defp input_ended(%{client: client} = state, {:shutdown, {:input, _, _, _} = failed})
+       when client != nil,
+       do: state |> tell(failed) |> begin_end(:ladder)
+
+  defp input_ended(state, _reason), do: state
+
   defp start_input(state, nil), do: state
+
+  defp start_input(%{client: client} = state, fd) when client != nil do
+    state = %{state | input: Command.Feeder.start_link(fd, state.options.input)}
+    if state.os_pid, do: feed(state)
+    state
+  end
 
   defp start_input(state, fd) do
     {:ok, pid} = Input.start_link(fd)
     %{state | input: pid}
+  end
+
+  # Not before the program runs: what the source of the input does is done for nothing otherwise.
+  defp feed(%{client: client, input: feeder}) when client != nil and feeder != nil,
+    do: Command.Feeder.feed(feeder)
+
+  defp feed(_state), do: :ok
+
+  defp start_outputs(%{client: client} = state, ends) when client != nil do
+    streams = for stream <- [:stdout, :stderr], fd = ends[stream], do: {stream, fd}
+    # A client that is gone needs no pipes.
+    for {_stream, fd} <- streams, do: Native.fd_give(fd, client.pid)
+    tell(state, {:streams, streams})
   end
 
   defp start_outputs(state, ends) do

@@ -2,10 +2,10 @@
 
 require Leash.Test.Matrix
 
-for {name, path, act} <- Leash.Test.Matrix.paths() do
+for {name, path, mode, act} <- Leash.Test.Matrix.paths() do
   body =
     quote do
-      use Leash.Test.Matrix, path: unquote(path), act: unquote(act)
+      use Leash.Test.Matrix, path: unquote(path), mode: unquote(mode), act: unquote(act)
     end
 
   Module.create(Module.concat(Leash.FaultMatrix, name), body, Macro.Env.location(__ENV__))
@@ -20,7 +20,7 @@ defmodule Leash.FaultMatrix.WithoutLeashTest do
   @moduletag :matrix
 
   test "the matrix counts what bare ports leave when the VM gets SIGKILL" do
-    %{cells: cells} = Matrix.run(:vm_killed, mode: :port, bound: 500)
+    %{cells: cells} = Matrix.run(:bare, :vm_killed, bound: 500)
 
     for {key, cell} <- cells do
       assert cell.before != []

@@ -3,8 +3,8 @@ defmodule Leash.Test.Guest do
   What runs inside a second VM: workers, and commands from its stdin, a line each.
 
   It answers in lines: `run ID`, `worker LABEL OS_PID SHIM_PID`, `tree LABEL PID…` (from the fixture's
-  `ready` line), `ready`, and `done …` for a command. With `mode: :port` the workers are bare ports, to see
-  what the same faults leave without the library.
+  `ready` line), `ready`, and `done …` for a command. `mode:` says how the programs are run: `:worker`, `:cmd`,
+  `:stream`, or `:bare` for ports without the library, to see what the same faults leave then.
   """
 
   # No guest is needed for longer; whatever happens to the tests, it ends.
@@ -15,12 +15,12 @@ defmodule Leash.Test.Guest do
   def main do
     {:ok, _timer} = :timer.apply_after(@life, System, :halt, [3])
     spec = "GUEST_SPEC" |> System.fetch_env!() |> Base.decode64!() |> :erlang.binary_to_term()
-    mode = Map.get(spec, :mode, :leash)
-    if mode == :leash, do: start_leash(spec)
+    mode = Map.get(spec, :mode, :worker)
+    if mode != :bare, do: start_leash(spec)
 
     spec.workers
     |> Enum.map(fn {label, options} -> {label, begin(mode, label, options)} end)
-    |> Map.new(fn {label, owner} -> {label, await(label, owner)} end)
+    |> Map.new(fn {label, owner} -> {label, await(mode, label, owner)} end)
     |> tap(fn _workers -> say("ready") end)
     |> serve()
   end
@@ -31,32 +31,69 @@ defmodule Leash.Test.Guest do
     say("run #{Leash.run_id()}")
   end
 
-  ## Workers, each with an owner of its own
+  ## Programs, each with an owner of its own
 
   defp begin(mode, label, options) do
     guest = self()
-
-    spawn(fn ->
-      worker = start(mode, guest, label, options)
-      send(guest, {:started, self(), worker})
-      own(mode, guest, label)
-    end)
+    spawn(fn -> run(mode, guest, label, options) end)
   end
 
-  defp start(:leash, guest, label, options) do
+  defp run(:worker, guest, label, options) do
     said = fn _stream, text -> send(guest, {:said, label, text}) end
     {:ok, worker} = Leash.Worker.start_link([on_output: said, ready: ~r/^ready/] ++ options)
-    worker
+    send(guest, {:started, self(), worker})
+    own(guest, label)
   end
 
-  defp start(:port, _guest, _label, options) do
-    Port.open({:spawn_executable, System.find_executable(options[:command])}, [
-      :binary,
-      args: options[:args]
-    ])
+  defp run(:bare, guest, label, options) do
+    program = System.find_executable(options[:command])
+    port = Port.open({:spawn_executable, program}, [:binary, args: options[:args]])
+    send(guest, {:started, self(), port})
+    own(guest, label)
   end
 
-  defp own(mode, guest, label) do
+  # The owner of these is whoever runs them, and is busy with it: it does as it is told when output comes.
+  defp run(:cmd, guest, label, options) do
+    send(guest, {:started, self(), nil})
+    into = %Leash.Test.Sink{fun: &obey(guest, label, &1)}
+    result = Leash.cmd(options[:command], options[:args], [into: into] ++ once(options))
+    say("ended #{label} #{inspect(result)}")
+  end
+
+  defp run(:stream, guest, label, options) do
+    send(guest, {:started, self(), nil})
+
+    result =
+      options[:command]
+      |> Leash.stream(options[:args], once(options))
+      |> Enum.reduce_while(:ended, fn
+        text, _acc when is_binary(text) -> {obey(guest, label, text), :halted}
+        {:exit, how}, _acc -> {:cont, how}
+      end)
+
+    say("ended #{label} #{inspect(result)}")
+  end
+
+  defp once(options) do
+    input = if options[:stdin] == :pipe, do: [input: :binary.copy("x", 300_000)], else: []
+    Keyword.take(options, [:stop]) ++ input
+  end
+
+  defp obey(guest, label, text) do
+    send(guest, {:said, label, text})
+
+    if text =~ "\n" do
+      receive do
+        :go_on -> :cont
+        :halt -> :halt
+        :raise -> raise "the owner of #{label} crashes on purpose"
+      end
+    else
+      :cont
+    end
+  end
+
+  defp own(guest, label) do
     receive do
       :exit ->
         :ok
@@ -66,35 +103,38 @@ defmodule Leash.Test.Guest do
 
       {port, {:data, text}} when is_port(port) ->
         send(guest, {:said, label, text})
-        own(mode, guest, label)
+        own(guest, label)
     end
   end
 
-  defp await(label, owner) do
+  defp await(mode, label, owner) do
     receive do
       {:started, ^owner, worker} ->
-        with pid when is_pid(pid) <- worker do
-          info = Leash.Worker.info(pid)
-          say("worker #{label} #{info.os_pid} #{info.shim_pid}")
-        end
-
-        await_tree(label, "")
+        pids = await_tree(label, "")
+        if mode != :bare, do: say_worker(label, pids)
+        say("tree #{label} #{Enum.join(pids, " ")}")
         %{owner: owner, worker: worker}
     after
-      30_000 -> raise "worker #{label} did not start"
+      30_000 -> raise "#{label} did not start"
     end
+  end
+
+  # The leader is one of those that its tree named, and no other worker's is.
+  defp say_worker(label, pids) do
+    %{os_pid: os, shim_pid: shim} = Enum.find(Leash.list(), &(&1.os_pid in pids))
+    say("worker #{label} #{os} #{shim}")
   end
 
   defp await_tree(label, seen) do
     case Regex.run(~r/^ready((?: \d+)*)\n/m, seen) do
       [_all, pids] ->
-        say("tree #{label}#{pids}")
+        pids |> String.split() |> Enum.map(&String.to_integer/1)
 
       nil ->
         receive do
           {:said, ^label, text} -> await_tree(label, seen <> text)
         after
-          30_000 -> raise "worker #{label} was not ready: #{inspect(seen)}"
+          30_000 -> raise "#{label} was not ready: #{inspect(seen)}"
         end
     end
   end
@@ -109,6 +149,11 @@ defmodule Leash.Test.Guest do
 
     serve(workers)
   end
+
+  # A command has got its input when it was started.
+  defp command(["flood", label], workers)
+       when :erlang.map_get(:worker, :erlang.map_get(label, workers)) == nil,
+       do: say("done flood")
 
   defp command(["flood", label], workers) do
     # More than a pipe holds, from a process that stays in the call.
@@ -133,6 +178,8 @@ defmodule Leash.Test.Guest do
 
   defp command(["owner_exits"], workers), do: owners(workers, &send(&1, :exit))
   defp command(["owner_raises"], workers), do: owners(workers, &send(&1, :raise))
+  defp command(["owner_halts"], workers), do: owners(workers, &send(&1, :halt))
+  defp command(["owner_goes_on"], workers), do: owners(workers, &send(&1, :go_on))
   defp command(["owner_killed"], workers), do: owners(workers, &Process.exit(&1, :kill))
 
   defp command(["worker_killed"], workers) do

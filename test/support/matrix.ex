@@ -3,7 +3,7 @@ defmodule Leash.Test.Matrix do
   The fault matrix, a column at a time: a second VM with one worker of each shape, one way to end it, and
   what is left of each tree, counted from outside by identity and by a carrier of its own.
 
-      use Leash.Test.Matrix, path: "the VM gets SIGKILL", act: :vm_killed
+      use Leash.Test.Matrix, path: "the VM gets SIGKILL", mode: :worker, act: :vm_killed
   """
 
   alias Leash.Test.{Carrier, Decoy, Decoys, Observer, Python, VM}
@@ -30,34 +30,47 @@ defmodule Leash.Test.Matrix do
     ]
   end
 
-  @doc "The paths: how a test calls them, and the function of this module that takes them."
-  @spec paths() :: [{module(), String.t(), atom()}]
+  @doc "The paths: how a test calls them, how the programs are run, and the function of this module that takes them."
+  @spec paths() :: [{module(), String.t(), atom(), atom()}]
   def paths do
     [
-      {Stop, "stop", :stopped},
-      {OwnerExits, "the owner exits", :owner_exits},
-      {OwnerKilled, "the owner is killed", :owner_killed},
-      {WorkerKilled, "the Worker is brutally killed", :worker_killed},
-      {PortClosed, "the port is closed", :port_closed},
-      {VmTerm, "the VM gets SIGTERM", :vm_terminated},
-      {VmKill, "the VM gets SIGKILL", :vm_killed},
-      {Halt, "System.halt", :halted},
-      {ShimKill, "the shims get SIGKILL", :shims_killed},
-      {AllKill, "VM and shims get SIGKILL and a new VM starts", :all_killed}
+      {Stop, "stop", :worker, :stopped},
+      {OwnerExits, "the owner exits", :worker, :owner_exits},
+      {OwnerKilled, "the owner is killed", :worker, :owner_killed},
+      {WorkerKilled, "the Worker is brutally killed", :worker, :worker_killed},
+      {PortClosed, "the port is closed", :worker, :port_closed},
+      {VmTerm, "the VM gets SIGTERM", :worker, :vm_terminated},
+      {VmKill, "the VM gets SIGKILL", :worker, :vm_killed},
+      {Halt, "System.halt", :worker, :halted},
+      {ShimKill, "the shims get SIGKILL", :worker, :shims_killed},
+      {AllKill, "VM and shims get SIGKILL and a new VM starts", :worker, :all_killed},
+      {CmdCallerKilled, "cmd: the caller is killed", :cmd, :owner_killed},
+      {CmdCollectorRaises, "cmd: the Collectable raises", :cmd, :owner_raises},
+      {CmdHalt, "cmd: System.halt", :cmd, :halted},
+      {CmdVmKill, "cmd: the VM gets SIGKILL", :cmd, :vm_killed},
+      {CmdShimKill, "cmd: the shims get SIGKILL", :cmd, :shims_killed_going_on},
+      {CmdAllKill, "cmd: VM and shims get SIGKILL and a new VM starts", :cmd, :all_killed},
+      {StreamHalts, "stream: the consumer halts", :stream, :owner_halts},
+      {StreamRaises, "stream: the consumer raises", :stream, :owner_raises},
+      {StreamKilled, "stream: the consumer is killed", :stream, :owner_killed},
+      {StreamHalt, "stream: System.halt", :stream, :halted},
+      {StreamVmKill, "stream: the VM gets SIGKILL", :stream, :vm_killed},
+      {StreamShimKill, "stream: the shims get SIGKILL", :stream, :shims_killed}
     ]
   end
 
   defmacro __using__(options) do
-    quote bind_quoted: [path: options[:path], act: options[:act]] do
+    quote bind_quoted: [path: options[:path], mode: options[:mode], act: options[:act]] do
       # A VM with a dozen trees at a time is what two cores carry.
       use ExUnit.Case, async: false
 
       @moduletag :matrix
       @moduletag timeout: 120_000
+      @mode mode
       @act act
 
       setup_all do
-        {:ok, Leash.Test.Matrix.run(@act)}
+        {:ok, Leash.Test.Matrix.run(@mode, @act)}
       end
 
       for {shape, key} <- Leash.Test.Matrix.shapes() do
@@ -84,11 +97,10 @@ defmodule Leash.Test.Matrix do
     end
   end
 
-  @doc "Runs one column; `mode: :port` with bare ports instead of workers."
-  @spec run(atom(), keyword()) :: map()
-  def run(act, options \\ []) do
-    mode = options[:mode] || :leash
-    decoys = if mode == :leash, do: Decoys.all(), else: []
+  @doc "Runs one column; with `mode` `:bare` without the library, and so without decoys."
+  @spec run(atom(), atom(), keyword()) :: map()
+  def run(mode, act, options \\ []) do
+    decoys = if mode != :bare, do: Decoys.all(), else: []
     vm_carrier = Carrier.new()
     carriers = Map.new(shapes(), fn {_name, key} -> {key, Carrier.new(vm_carrier)} end)
     workers = for {_name, key} <- shapes(), do: {to_string(key), worker(key, carriers[key])}
@@ -99,11 +111,11 @@ defmodule Leash.Test.Matrix do
       settle(vm)
       before = Map.new(carriers, fn {key, carrier} -> {key, Carrier.members(carrier)} end)
       own = if vm.run_id, do: own_decoys(vm, act), else: []
-      if mode == :leash, do: Decoys.lose_records()
+      if mode != :bare, do: Decoys.lose_records()
       column = take(act, vm, carriers, before, options[:bound] || @bound + @grace)
       harmed = Decoys.harmed(decoys ++ own ++ Map.get(column, :reused, []))
       Enum.each(own ++ Map.get(column, :reused, []), &Decoy.stop/1)
-      if mode == :leash, do: note(act, column.cells)
+      if mode != :bare, do: note({mode, act}, column.cells)
       Map.merge(column, %{harmed: harmed, vm: vm})
     after
       Enum.each(carriers, fn {_key, carrier} -> Carrier.clear(carrier) end)
@@ -196,6 +208,8 @@ defmodule Leash.Test.Matrix do
     stopped: "stop",
     owner_exits: "owner_exits",
     owner_killed: "owner_killed",
+    owner_raises: "owner_raises",
+    owner_halts: "owner_halts",
     worker_killed: "worker_killed",
     port_closed: "port_closed",
     halted: "halt"
@@ -206,6 +220,12 @@ defmodule Leash.Test.Matrix do
 
   defp act(:shims_killed, vm, _carriers),
     do: timed(fn -> vm |> VM.shims() |> Observer.signal_all("KILL") end)
+
+  # Who collects is in its Collectable until then, and sees the shims' end when it comes back.
+  defp act(:shims_killed_going_on, vm, carriers) do
+    VM.command(vm, "owner_goes_on")
+    act(:shims_killed, vm, carriers)
+  end
 
   # Nobody is left to end anything: the next start has to. Processes that had nothing to do with the run
   # have meanwhile got the numbers of its VM, of a shim and of a worker.
@@ -250,8 +270,8 @@ defmodule Leash.Test.Matrix do
 
   @key {__MODULE__, :summary}
 
-  defp note(act, cells),
-    do: :persistent_term.put(@key, [{act, cells} | :persistent_term.get(@key, [])])
+  defp note(column, cells),
+    do: :persistent_term.put(@key, [{column, cells} | :persistent_term.get(@key, [])])
 
   @doc "The usual times as a table, `nil` when no column ran."
   @spec summary() :: String.t() | nil
@@ -259,7 +279,7 @@ defmodule Leash.Test.Matrix do
     noted = Map.new(:persistent_term.get(@key, []))
 
     rows =
-      for {_module, path, act} <- paths(), cells = noted[act] do
+      for {_module, path, mode, act} <- paths(), cells = noted[{mode, act}] do
         times = for {_key, %{took: ms}} <- cells, ms != nil, do: ms
         gone = "#{length(times)}/#{map_size(cells)}"
         [path, gone, median(times), Enum.max(times, fn -> "-" end)]
@@ -277,7 +297,7 @@ defmodule Leash.Test.Matrix do
   defp median(times), do: times |> Enum.sort() |> Enum.at(div(length(times), 2))
 
   defp line([path, gone, median, max]) do
-    "  #{String.pad_trailing(path, 46)} #{pad(gone)} #{pad(median)} #{pad(max)}\n"
+    "  #{String.pad_trailing(path, 50)} #{pad(gone)} #{pad(median)} #{pad(max)}\n"
   end
 
   defp pad(value), do: value |> to_string() |> String.pad_leading(9)

@@ -24,7 +24,7 @@ defmodule Leash.Test.VM do
 
   `workers` are pairs of a label and the options of `Leash.Worker`. Options: `:carrier` (default: one of
   its own), `:prefix` (a command in front, such as `unshare`), `:env` (the application's environment),
-  `:mode` (`:port` for bare ports), `:os_env` (variables).
+  `:mode` (see `Leash.Test.Guest`), `:os_env` (variables).
   """
   @spec boot(String.t(), [{String.t(), keyword()}], keyword()) :: t()
   def boot(run_dir, workers, options \\ []) do
@@ -58,7 +58,7 @@ defmodule Leash.Test.VM do
   @doc "The environment of a guest."
   @spec variables(String.t(), [{String.t(), keyword()}], keyword()) :: %{String.t() => String.t()}
   def variables(run_dir, workers, options \\ []) do
-    spec = %{workers: workers, env: options[:env] || [], mode: options[:mode] || :leash}
+    spec = %{workers: workers, env: options[:env] || [], mode: options[:mode] || :worker}
 
     %{
       "GUEST_SPEC" => spec |> :erlang.term_to_binary() |> Base.encode64(),

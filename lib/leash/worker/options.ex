@@ -3,7 +3,7 @@ defmodule Leash.Worker.Options do
   # checks that need the machine (is the executable there, can the directory be entered).
   @moduledoc false
 
-  alias Leash.{Ladder, OptionsError, Schema}
+  alias Leash.{Executable, Ladder, OptionsError, Schema}
 
   # execve(2): one argument or variable holds at most 32 pages (MAX_ARG_STRLEN), its NUL included.
   @longest_argument 131_071
@@ -267,21 +267,14 @@ defmodule Leash.Worker.Options do
   defp parent_directory(_key, _target), do: :ok
 
   defp executable(command, cd) do
-    path =
-      if String.contains?(command, "/"),
-        do: Path.expand(command, cd || File.cwd!()),
-        else: System.find_executable(command)
+    case Executable.find(command, cd) do
+      {:ok, path} ->
+        {:ok, path}
 
-    case path && File.stat(path) do
-      nil ->
+      {:error, :not_in_path} ->
         Schema.error(:command, "an executable in PATH (enoent)", command)
 
-      {:ok, %{type: :regular, mode: mode}} ->
-        if Bitwise.band(mode, 0o111) != 0,
-          do: {:ok, path},
-          else: Schema.error(:command, "an executable file (eacces)", command)
-
-      {:ok, %{type: type}} ->
+      {:error, {:type, type}} ->
         Schema.error(:command, "an executable file (it is a #{type})", command)
 
       {:error, reason} ->

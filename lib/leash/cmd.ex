@@ -1,0 +1,121 @@
+defmodule Leash.Cmd do
+  # `Leash.cmd/3`: runs a command to its end and collects what it writes.
+  @moduledoc false
+
+  alias Leash.{Command, Schema}
+  alias Leash.Command.Options
+
+  @read_bytes 65_536
+
+  @type status :: 0..255 | :timeout | :max_output
+
+  @spec schema() :: Schema.t()
+  def schema, do: Options.cmd()
+
+  @spec run(String.t(), [binary()], keyword()) ::
+          {Collectable.t() | {Collectable.t(), binary()}, status()}
+  def run(program, args, options) do
+    {own, worker} = Options.validate!(schema(), program, args, options)
+    own = if own.lines != nil and own.into == "", do: %{own | into: []}, else: own
+    deadline = deadline(own.timeout)
+    {initial, collect} = Collectable.into(own.into)
+
+    state = %{
+      collected: initial,
+      collect: collect,
+      lines?: own.lines != nil,
+      line: "",
+      stderr: [],
+      left: own.max_output
+    }
+
+    case Command.start(worker) do
+      {:ok, command} -> guarded(command, state, deadline, own)
+      # It did not come to its exec in time, and is gone.
+      {:error, :start_timeout} -> result(state, :timeout, own)
+      {:error, reason} -> failed(reason)
+    end
+  end
+
+  defp deadline(:infinity), do: :infinity
+  defp deadline(ms), do: System.monotonic_time(:millisecond) + ms
+
+  # Whatever the Collectable or the source of the input raise, the tree ends first.
+  defp guarded(command, state, deadline, own) do
+    try do
+      collect(command, state, deadline)
+    catch
+      kind, reason ->
+        stacktrace = __STACKTRACE__
+        _ended = Command.abort(command, :ladder)
+        state.collect.(state.collected, :halt)
+        :erlang.raise(kind, reason, stacktrace)
+    else
+      {{:ok, exit}, status, state} -> result(state, status || Command.status(exit), own)
+      {{:error, :start_timeout}, _status, state} -> result(state, :timeout, own)
+      {{:error, reason}, _status, _state} -> failed(reason)
+    end
+  end
+
+  defp collect(command, state, deadline) do
+    case Command.next(command, @read_bytes, deadline) do
+      {:data, stream, data, command} ->
+        case take(stream, data, state) do
+          {:ok, state} -> collect(command, state, deadline)
+          {:full, state} -> {Command.abort(command, :ladder), :max_output, state}
+        end
+
+      {:timeout, command} ->
+        Command.finish(command, :ladder)
+        {ended, _status, state} = collect(command, state, :infinity)
+        {ended, :timeout, state}
+
+      {:ended, ended, command} ->
+        Command.release(command)
+        {ended, nil, state}
+
+      {:input_failed, kind, reason, stacktrace, _command} ->
+        :erlang.raise(kind, reason, stacktrace)
+    end
+  end
+
+  defp take(stream, data, %{left: left} = state) when byte_size(data) > left,
+    do: {:full, put(stream, binary_part(data, 0, left), %{state | left: 0})}
+
+  defp take(stream, data, %{left: :infinity} = state), do: {:ok, put(stream, data, state)}
+
+  defp take(stream, data, state),
+    do: {:ok, put(stream, data, %{state | left: state.left - byte_size(data)})}
+
+  defp put(_stream, "", state), do: state
+  defp put(:stderr, data, state), do: %{state | stderr: [state.stderr | data]}
+
+  defp put(:stdout, data, %{lines?: true} = state) do
+    {lines, [rest]} = :binary.split(state.line <> data, "\n", [:global]) |> Enum.split(-1)
+    Enum.reduce(lines, %{state | line: rest}, &put_element/2)
+  end
+
+  defp put(:stdout, data, state), do: put_element(data, state)
+
+  defp put_element(element, state),
+    do: %{state | collected: state.collect.(state.collected, {:cont, element})}
+
+  defp result(state, status, own) do
+    state = if state.line == "", do: state, else: put_element(state.line, state)
+    output = state.collect.(state.collected, :done)
+
+    if own.stderr == :capture and not own.stderr_to_stdout,
+      do: {{output, IO.iodata_to_binary(state.stderr)}, status},
+      else: {output, status}
+  end
+
+  @doc false
+  # What `System.cmd/3` raises when the system refuses, and for the rest what it was.
+  @spec failed(term()) :: no_return()
+  def failed(:not_running),
+    do: raise(RuntimeError, "the :leash application is not started, or is stopping")
+
+  def failed({:worker_down, reason}), do: exit({reason, __MODULE__})
+  def failed({stage, posix}) when is_atom(stage) and is_atom(posix), do: :erlang.error(posix)
+  def failed(reason), do: :erlang.error(reason)
+end

@@ -1,0 +1,218 @@
+defmodule Leash.Command do
+  # One program that runs for its caller, who reads its output: what `Leash.cmd/3` and `Leash.stream!/3` share.
+  #
+  # A Worker without a link holds the leash and answers for the tree; the caller owns the pipes' read ends and
+  # takes from them as much as it wants, so that nothing is copied between processes and a caller who does not
+  # read holds back the program. The Worker monitors the caller: its end ends the tree.
+  @moduledoc false
+
+  alias Leash.{Exit, Native, Signal, Worker}
+
+  @enforce_keys [:ref, :worker, :monitor]
+  defstruct [:ref, :worker, :monitor, :ended, streams: [], done?: false]
+
+  @type stream :: :stdout | :stderr
+  @type ended :: {:ok, Exit.t()} | {:error, term()}
+  @type t :: %__MODULE__{
+          ref: reference(),
+          worker: pid(),
+          monitor: reference(),
+          ended: ended() | nil,
+          streams: [{stream(), Native.fd()}],
+          done?: boolean()
+        }
+
+  @typedoc "What `next/3` brings; `:ended` comes last, once the tree is gone and the output is read."
+  @type event ::
+          {:data, stream(), binary(), t()}
+          | {:input_failed, :error | :throw | :exit, term(), Exception.stacktrace(), t()}
+          | {:ended, ended(), t()}
+          | {:timeout, t()}
+
+  # Nothing of the tree is left, but somebody outside may hold the other end of a pipe. What the tree wrote is in
+  # it already; what still comes within this time is taken too.
+  @quiet_ms 100
+
+  @doc "Starts a program; the options are those of `Leash.Command.Options`. Errors are those of `Leash.Worker`."
+  @spec start(map()) :: {:ok, t()} | {:error, term()}
+  def start(options) do
+    ref = make_ref()
+
+    case Worker.start_for({self(), ref}, options) do
+      {:ok, worker} ->
+        command = %__MODULE__{ref: ref, worker: worker, monitor: Process.monitor(worker)}
+        piped? = options.stdout == :output or options.stderr == :output
+        {:ok, if(piped?, do: await_streams(command), else: output_done(command))}
+
+      {:error, reason} ->
+        flush(ref)
+        {:error, reason}
+    end
+  end
+
+  defp await_streams(%{ref: ref, monitor: monitor} = command) do
+    receive do
+      {^ref, {:streams, streams}} ->
+        output_done(%{command | streams: streams})
+
+      {:DOWN, ^monitor, :process, _pid, reason} ->
+        %{command | ended: {:error, {:worker_down, reason}}, done?: true}
+    end
+  end
+
+  @doc "Waits for what happens next, until a deadline in monotonic milliseconds. Data come in parts of at most `max` bytes."
+  @spec next(t(), pos_integer(), integer() | :infinity) :: event()
+  def next(command, max, deadline), do: read(command, command.streams, max, deadline)
+
+  # Nothing to read at the moment, or nothing any more.
+  defp read(command, [], _max, _deadline) when command.ended != nil and command.streams == [],
+    do: {:ended, command.ended, command}
+
+  defp read(command, [], max, deadline), do: wait(command, max, deadline)
+
+  defp read(command, [{stream, fd} = this | others], max, deadline) do
+    case Native.fd_read(fd, max) do
+      # The next read begins with the other stream, so that neither starves.
+      {:ok, data} ->
+        rest = List.delete(command.streams, this)
+        {:data, stream, data, %{command | streams: rest ++ [this]}}
+
+      :again ->
+        read(command, others, max, deadline)
+
+      _eof_or_error ->
+        command |> close(this) |> read(others, max, deadline)
+    end
+  end
+
+  defp wait(%{ref: ref, monitor: monitor} = command, max, deadline) do
+    {ms, quiet?} = patience(command, deadline)
+    {one, other} = descriptors(command.streams)
+
+    receive do
+      {:leash_fd, fd, :ready} when fd == one or fd == other ->
+        next(command, max, deadline)
+
+      {^ref, {:ended, result, failure}} ->
+        # Its exit follows, and says less.
+        Process.demonitor(monitor, [:flush])
+        next(%{command | ended: ended(result, failure)}, max, deadline)
+
+      {^ref, {:input, kind, reason, stacktrace}} ->
+        {:input_failed, kind, reason, stacktrace, command}
+
+      {:DOWN, ^monitor, :process, _pid, reason} ->
+        # It says how it ended before it exits, so it was killed; the Reaper ends the tree.
+        next(%{command | ended: {:error, {:worker_down, reason}}}, max, deadline)
+    after
+      ms ->
+        if quiet?,
+          do: {:ended, command.ended, close_all(command)},
+          else: {:timeout, command}
+    end
+  end
+
+  defp descriptors([{_, one}, {_, other}]), do: {one, other}
+  defp descriptors([{_, one}]), do: {one, one}
+  defp descriptors([]), do: {nil, nil}
+
+  defp patience(%{ended: nil}, deadline), do: {left(deadline), false}
+  defp patience(_command, deadline), do: {min(@quiet_ms, left(deadline)), true}
+
+  defp left(:infinity), do: :infinity
+  defp left(deadline), do: max(0, deadline - System.monotonic_time(:millisecond))
+
+  defp ended(_result, {:stdio, reason}), do: {:error, {:stdio, reason}}
+
+  # It was not yet known to run when its time was over.
+  defp ended({:ok, _exit}, :start_timeout), do: {:error, :start_timeout}
+
+  # Nobody saw the program's status.
+  defp ended({:ok, %Exit{status: nil, cause: cause}}, failure)
+       when failure in [:shim_died, :port_closed] and cause in [:shim_died, :leash],
+       do: {:error, failure}
+
+  defp ended({:ok, exit}, _failure), do: {:ok, exit}
+  defp ended({:error, reason}, _failure), do: {:error, reason}
+
+  @doc "Begins to end the tree: by its ladder, or at once. `next/3` goes on bringing what it still writes."
+  @spec finish(t(), :ladder | :kill) :: :ok
+  def finish(command, how) do
+    send(command.worker, {:leash, {:end, how}})
+    :ok
+  end
+
+  @doc "Ends the tree, whatever it still writes, and returns when it is gone."
+  @spec abort(t(), :ladder | :kill) :: ended()
+  def abort(%{ended: nil} = command, how) do
+    # The caller may have an older copy of a command whose end was taken since: a new monitor says so.
+    Process.demonitor(command.monitor, [:flush])
+    # Closed first: who writes for nobody is told so (SIGPIPE), as in a shell.
+    command = close_all(%{command | monitor: Process.monitor(command.worker)})
+    finish(command, how)
+    command |> await_end() |> release()
+  end
+
+  def abort(command, _how), do: command |> close_all() |> release()
+
+  defp await_end(command) do
+    case next(command, 1, :infinity) do
+      {:ended, _ended, command} -> command
+      {:input_failed, _kind, _reason, _stacktrace, command} -> await_end(command)
+    end
+  end
+
+  @doc "Forgets a command that has ended, and leaves no message of it behind."
+  @spec release(t()) :: ended()
+  def release(command) do
+    Process.demonitor(command.monitor, [:flush])
+    flush(command.ref)
+    command.ended
+  end
+
+  defp flush(ref) do
+    receive do
+      {^ref, {:streams, streams}} ->
+        for {_stream, fd} <- streams, do: close_fd(fd)
+        flush(ref)
+
+      {^ref, _message} ->
+        flush(ref)
+    after
+      0 -> :ok
+    end
+  end
+
+  defp close_all(command), do: Enum.reduce(command.streams, command, &close(&2, &1))
+
+  defp close(command, {_stream, fd} = this) do
+    close_fd(fd)
+    output_done(%{command | streams: List.delete(command.streams, this)})
+  end
+
+  defp close_fd(fd) do
+    Native.fd_close(fd)
+
+    receive do
+      {:leash_fd, ^fd, _what} -> :ok
+    after
+      0 -> :ok
+    end
+  end
+
+  defp output_done(%{streams: [], done?: false} = command) do
+    send(command.worker, {:leash, :output_done})
+    %{command | done?: true}
+  end
+
+  defp output_done(command), do: command
+
+  @doc "The status as a shell says it: 128 and its number for a signal (POSIX, 2.8.2)."
+  @spec status(Exit.t()) :: 0..255
+  def status(%Exit{status: nil, signal: signal}) do
+    {:ok, number} = Signal.number(signal)
+    128 + number
+  end
+
+  def status(%Exit{status: status}), do: status
+end

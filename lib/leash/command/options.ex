@@ -1,0 +1,237 @@
+defmodule Leash.Command.Options do
+  # What `Leash.cmd/3` and the streams accept. What they share with a Worker is checked by its options.
+  @moduledoc false
+
+  alias Leash.{Executable, OptionsError, Schema}
+  alias Leash.Worker
+
+  # Handed on as they are.
+  @worker [:cd, :env, :arg0, :stop, :mark, :run_id_flag]
+
+  # A program whose exec does not return keeps its caller for so long unless `:timeout` says less.
+  @start_timeout 0x7FFFFFFF
+
+  @doc "The options of `Leash.cmd/3`."
+  @spec cmd() :: Schema.t()
+  def cmd do
+    [
+      into: [
+        type: Schema.custom(fn _ -> true end, "a Collectable", quote(do: Collectable.t())),
+        default: "",
+        doc: "Collects stdout."
+      ],
+      lines: [
+        type:
+          Schema.custom(
+            &(&1 == nil or (is_integer(&1) and &1 > 0)),
+            "a positive number of bytes",
+            quote(do: pos_integer() | nil)
+          ),
+        doc:
+          "Collects stdout line by line, without the newline; the number is there for `System.cmd/3`'s sake and has no " <>
+            "effect. `:into` is then `[]` by default."
+      ],
+      timeout: [
+        type: Schema.custom(&timeout?/1, "milliseconds or :infinity", quote(do: timeout())),
+        default: :infinity,
+        doc:
+          "After so many milliseconds the tree is ended by `:stop`, and the status is `:timeout`."
+      ],
+      max_output: [
+        type:
+          Schema.custom(
+            &(&1 == :infinity or (is_integer(&1) and &1 >= 0)),
+            "a number of bytes or :infinity",
+            quote(do: non_neg_integer() | :infinity)
+          ),
+        default: :infinity,
+        doc:
+          "With more bytes than that (stdout and captured stderr together) the tree is ended, the output cut there, and the status is `:max_output`."
+      ],
+      stderr: [
+        type: target([:inherit, :capture, :null]),
+        default: :inherit,
+        doc:
+          "`:inherit` writes to the VM's stderr, `:capture` makes the result `{{stdout, stderr}, status}`, `{:file, path}` is appended to."
+      ],
+      stderr_to_stdout: [
+        type: Schema.boolean(),
+        default: false,
+        doc: "Sends stderr where stdout goes."
+      ],
+      parallelism: [
+        type: Schema.boolean(),
+        default: false,
+        doc: "Accepted for `System.cmd/3`'s sake; no data go through the port."
+      ],
+      use_stdio: [
+        type: Schema.boolean(),
+        default: true,
+        doc:
+          "`false` leaves the program the VM's own stdin, stdout and stderr; nothing is collected."
+      ]
+    ] ++ shared()
+  end
+
+  @doc "The options of `Leash.stream!/3` and `Leash.stream/3`."
+  @spec stream() :: Schema.t()
+  def stream do
+    [
+      stderr: [
+        type: target([:inherit, :stream, :null]),
+        default: :inherit,
+        doc:
+          "`:inherit` writes to the VM's stderr, `:stream` makes the elements `{:stdout, binary}` and `{:stderr, binary}`, `{:file, path}` is appended to."
+      ],
+      stderr_to_stdout: [
+        type: Schema.boolean(),
+        default: false,
+        doc: "Sends stderr where stdout goes."
+      ],
+      max_chunk_size: [
+        type:
+          Schema.custom(
+            &(is_integer(&1) and &1 in 1..0x7FFFFFFF),
+            "a positive number of bytes",
+            quote(do: pos_integer())
+          ),
+        default: 65_536,
+        doc: "No element is longer than so many bytes."
+      ],
+      timeout: [
+        type: Schema.custom(&timeout?/1, "milliseconds or :infinity", quote(do: timeout())),
+        default: :infinity,
+        doc:
+          "So many milliseconds after the start the tree is ended by `:stop`; the stream ends with `{:exit, :timeout}` or raises."
+      ]
+    ] ++ shared()
+  end
+
+  defp shared do
+    [
+      input: [
+        type:
+          Schema.custom(
+            &input?/1,
+            "iodata or an enumerable of iodata",
+            quote(do: iodata() | Enumerable.t() | nil)
+          ),
+        doc:
+          "Written to stdin by a process of its own, which is closed at the end; without it stdin is empty (`/dev/null`)."
+      ],
+      shell: [
+        type: Schema.boolean(),
+        default: false,
+        doc: "`true`: the command is a line for `/bin/sh -c`, and takes no arguments."
+      ]
+    ] ++ Keyword.take(Worker.Options.schema(), @worker)
+  end
+
+  defp target(atoms) do
+    spec = Enum.reduce(atoms, quote(do: {:file, Path.t()}), &quote(do: unquote(&1) | unquote(&2)))
+
+    Schema.custom(
+      fn
+        {:file, path} -> Schema.text?(path)
+        other -> other in atoms
+      end,
+      Enum.map_join(atoms, ", ", &inspect/1) <> " or {:file, path}",
+      spec
+    )
+  end
+
+  defp timeout?(:infinity), do: true
+  defp timeout?(ms), do: is_integer(ms) and ms in 0..0x7FFFFFFF
+
+  # A function is an enumerable too, and so is a Stream; what it yields shows when it is fed.
+  defp input?(nil), do: true
+  defp input?(input) when is_binary(input) or is_list(input), do: true
+  defp input?(input), do: Enumerable.impl_for(input) != nil
+
+  @doc """
+  Checks a command, its arguments and options: the options of `schema`, and those that a Worker takes.
+
+  Raises as `System.cmd/3` does for what it raises for, and `Leash.OptionsError` for everything else.
+  """
+  @spec validate!(Schema.t(), String.t(), [binary()], keyword()) :: {map(), map()}
+  def validate!(schema, command, args, options) do
+    if not (is_binary(command) and is_list(args) and Enum.all?(args, &is_binary/1)),
+      do: raise(ArgumentError, "expected a command and a list of arguments, all of them binaries")
+
+    own = unwrap!(Schema.validate(schema, env_to_list(options)))
+    {own, worker!(command, args, own)}
+  end
+
+  # Any enumerable of pairs will do for System.cmd/3.
+  defp env_to_list(options) do
+    if Keyword.keyword?(options) and Enumerable.impl_for(options[:env]) != nil,
+      do: Keyword.update!(options, :env, &Enum.to_list/1),
+      else: options
+  end
+
+  defp worker!(command, args, own) do
+    shared = own |> Map.take(@worker) |> Enum.reject(fn {_key, value} -> value == nil end)
+    {stderr, on_output} = {stderr(own), self()}
+
+    options =
+      unwrap!(
+        Worker.Options.validate(
+          program!(command, args, own.shell) ++
+            [
+              stdin: if(own.input == nil, do: :null, else: :pipe),
+              stderr: if(stderr == :inherit, do: :null, else: stderr),
+              on_output: on_output
+            ] ++ shared
+        )
+      )
+
+    Map.merge(options, %{
+      input: own.input,
+      stderr: stderr,
+      linger: :infinity,
+      start_timeout: min(own.timeout, @start_timeout)
+    })
+    |> stdio(Map.get(own, :use_stdio, true))
+  end
+
+  defp stderr(%{stderr_to_stdout: true}), do: :stdout
+  defp stderr(%{stderr: captured}) when captured in [:capture, :stream], do: :output
+  defp stderr(%{stderr: stderr}), do: stderr
+
+  defp stdio(options, true), do: options
+
+  defp stdio(%{input: nil} = options, false),
+    do: %{options | stdin: :inherit, stdout: :inherit}
+
+  defp stdio(options, false),
+    do: unwrap!(Schema.error(:input, "nothing beside use_stdio: false", options.input))
+
+  defp program!(line, [], true), do: [shell: line]
+
+  defp program!(_line, args, true),
+    do:
+      unwrap!(
+        Schema.error(:args, "no arguments beside :shell, which is a whole command line", args)
+      )
+
+  defp program!(command, args, false) do
+    if String.contains?(command, <<0>>),
+      do: raise(ArgumentError, "cannot execute a command with a null byte: #{inspect(command)}")
+
+    [command: executable!(command), args: args]
+  end
+
+  # As System.cmd/3: what is no absolute path is looked for in PATH, or from the current directory of the VM,
+  # and what is missing is an ErlangError.
+  defp executable!(command) do
+    case Executable.find(command, nil) do
+      {:ok, path} -> path
+      {:error, :not_in_path} -> :erlang.error(:enoent)
+      {:error, {:type, _no_program}} -> :erlang.error(:eacces)
+      {:error, reason} -> :erlang.error(reason)
+    end
+  end
+
+  defp unwrap!({:ok, value}), do: value
+  defp unwrap!({:error, %OptionsError{} = error}), do: raise(error)
+end

@@ -1,0 +1,21 @@
+defmodule Leash.CommandError do
+  @moduledoc """
+  The command of a `Leash.stream!/3` did not succeed.
+
+  Public fields: `:program` and `:how`: `{:status, 1..255}`, `{:signal, name}` or `:timeout`.
+  """
+
+  defexception [:program, :how]
+
+  @type t :: %__MODULE__{program: String.t(), how: Leash.Stream.how()}
+
+  @impl true
+  def message(%__MODULE__{program: program, how: {:status, status}}),
+    do: "#{inspect(program)} exited with status #{status}"
+
+  def message(%__MODULE__{program: program, how: {:signal, signal}}),
+    do: "#{inspect(program)} was ended by #{signal}"
+
+  def message(%__MODULE__{program: program, how: :timeout}),
+    do: "#{inspect(program)} did not end in time and was ended"
+end

@@ -1,0 +1,22 @@
+defmodule Leash.Test.Sink do
+  @moduledoc "A Collectable that hands each element to a function."
+  @enforce_keys [:fun]
+  defstruct [:fun]
+end
+
+defimpl Collectable, for: Leash.Test.Sink do
+  def into(sink) do
+    {sink,
+     fn
+       sink, {:cont, element} ->
+         sink.fun.(element)
+         sink
+
+       sink, :done ->
+         sink
+
+       _sink, :halt ->
+         :ok
+     end}
+  end
+end
