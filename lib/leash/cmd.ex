@@ -24,7 +24,7 @@ defmodule Leash.Cmd do
       collected: initial,
       collect: collect,
       lines?: own.lines != nil,
-      line: "",
+      line: [],
       stderr: [],
       left: own.max_output
     }
@@ -90,9 +90,17 @@ defmodule Leash.Cmd do
   defp put(_stream, "", state), do: state
   defp put(:stderr, data, state), do: %{state | stderr: [state.stderr | data]}
 
+  # Only what is new is searched: a line may be as long as all of the output.
   defp put(:stdout, data, %{lines?: true} = state) do
-    {lines, [rest]} = :binary.split(state.line <> data, "\n", [:global]) |> Enum.split(-1)
-    Enum.reduce(lines, %{state | line: rest}, &put_element/2)
+    case :binary.split(data, "\n", [:global]) do
+      [part] ->
+        %{state | line: [state.line | part]}
+
+      [end_of_line | more] ->
+        {lines, [rest]} = Enum.split(more, -1)
+        line = IO.iodata_to_binary([state.line | end_of_line])
+        Enum.reduce([line | lines], %{state | line: [rest]}, &put_element/2)
+    end
   end
 
   defp put(:stdout, data, state), do: put_element(data, state)
@@ -101,7 +109,8 @@ defmodule Leash.Cmd do
     do: %{state | collected: state.collect.(state.collected, {:cont, element})}
 
   defp result(state, status, own) do
-    state = if state.line == "", do: state, else: put_element(state.line, state)
+    last = IO.iodata_to_binary(state.line)
+    state = if last == "", do: state, else: put_element(last, state)
     output = state.collect.(state.collected, :done)
 
     if own.stderr == :capture and not own.stderr_to_stdout,

@@ -151,6 +151,7 @@ defmodule Leash.CmdTest do
             {[stderr: {:file, "/no/such/directory/log"}], :stderr, "directory"},
             {[stderr: {:file, ""}], :stderr, "file"},
             {[input: 17], :input, "iodata"},
+            {[input: fn _ -> "x" end], :input, "iodata"},
             {[input: "x", use_stdio: false], :input, "use_stdio"},
             {[shell: "yes"], :shell, "true or false"},
             {[cd: "/no/such/directory"], :cd, "enoent"},

@@ -143,8 +143,10 @@ defmodule Leash.Command.Options do
   defp timeout?(:infinity), do: true
   defp timeout?(ms), do: is_integer(ms) and ms in 0..0x7FFFFFFF
 
-  # A function is an enumerable too, and so is a Stream; what it yields shows when it is fed.
+  # What an enumerable yields shows when it is fed.
   defp input?(nil), do: true
+  # Of functions only those of two arguments are enumerables.
+  defp input?(input) when is_function(input), do: is_function(input, 2)
   defp input?(input) when is_binary(input) or is_list(input), do: true
   defp input?(input), do: Enumerable.impl_for(input) != nil
 
