@@ -388,7 +388,7 @@ defmodule Leash.CmdTest do
       outside =
         Port.open({:spawn_executable, "/bin/sh"}, [
           :binary,
-          args: ["-c", "read path <#{fifo}; exec 8>$path; echo open >#{fifo}; sleep 20"]
+          args: ["-c", "read path <#{fifo}; exec 8>$path; echo open >#{fifo}; exec sleep 20"]
         ])
 
       line = "echo x; echo /proc/$$/fd/1 >#{fifo}; read open <#{fifo}"
