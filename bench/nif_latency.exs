@@ -67,10 +67,18 @@ defmodule NifLatency do
     {:ok, ends} = Native.accept(socket, os_pid, 1)
     block = :binary.copy("x", 65_536)
     bytes = List.duplicate(?x, 3_000)
+    parts = for n <- 1..3_000, do: "part #{n}\n"
+    nested = Enum.reduce(parts, [], fn part, list -> [list, part] end)
 
     measure(calls, "fd_read, 64 KiB or nothing", fn -> Native.fd_read(ends.stdout, 65_536) end)
     measure(calls, "fd_write, 64 KiB or nothing", fn -> Native.fd_write(ends.stdin, block) end)
     measure(calls, "fd_write, list of 3,000 bytes", fn -> Native.fd_write(ends.stdin, bytes) end)
+
+    measure(calls, "fd_write, list of 3,000 binaries", fn ->
+      Native.fd_write(ends.stdin, parts)
+    end)
+
+    measure(calls, "fd_write, 3,000 lists deep", fn -> Native.fd_write(ends.stdin, nested) end)
     throughput(ends.stdout)
     Port.close(port)
     System.cmd("kill", ["-KILL", "#{os_pid}"])

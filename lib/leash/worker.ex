@@ -164,7 +164,9 @@ defmodule Leash.Worker do
   @doc """
   Writes to the program's stdin; returns when the kernel has taken everything.
 
-  A program that does not read holds back those who write to it and nobody else. Errors:
+  A program that does not read holds back those who write to it and nobody else. The process that gets the program's
+  output has to take messages meanwhile: past `:output_window` a program that answers what it reads is held
+  back by its answers, and stops reading. Errors:
 
     * `:not_piped` - the worker was not started with `stdin: :pipe`
     * `:epipe` - the program closed its stdin, or ended
@@ -174,6 +176,8 @@ defmodule Leash.Worker do
   @spec write(worker(), iodata(), timeout()) ::
           :ok | {:error, :not_piped | :epipe | :closed | :timeout}
   def write(worker, data, timeout \\ 5_000) do
+    # Here, so that what is no iodata is the caller's mistake, and the data is not copied on its way.
+    data = IO.iodata_to_binary(data)
     GenServer.call(worker, {:write, data, timeout}, :infinity)
   catch
     :exit, {reason, _call} when reason != :timeout -> {:error, :epipe}
@@ -575,7 +579,11 @@ defmodule Leash.Worker do
   defp advance(state, {:leash, :shim_ended}), do: %{state | shim_ended?: true}
 
   defp advance(state, {:leash_fd, _fd, :ready}), do: accept(state)
-  defp advance(state, {:output_ready, _pid}), do: %{state | ready?: true}
+
+  defp advance(state, {:output_ready, _pid}) do
+    Enum.each(Map.keys(state.outputs), &Output.limit/1)
+    %{state | ready?: true}
+  end
 
   defp advance(%{outputs: outputs} = state, {:EXIT, pid, _reason}) when is_map_key(outputs, pid),
     do: drained(%{state | outputs: Map.delete(outputs, pid)})
@@ -716,19 +724,24 @@ defmodule Leash.Worker do
 
   defp start_outputs(state, ends) do
     options = %{
-      on_output: state.options.on_output,
       label: state.label,
-      ready: if(is_struct(state.options.ready, Regex), do: state.options.ready)
+      ready: if(is_struct(state.options.ready, Regex), do: state.options.ready),
+      window: state.options.output_window,
+      limited?: state.ready?
     }
 
     outputs =
       for stream <- [:stdout, :stderr], fd = ends[stream], into: %{} do
+        options = Map.put(options, :handler, handler(state.options, stream))
         {:ok, pid} = Output.start_link(fd, stream, options)
         {pid, stream}
       end
 
     %{state | outputs: outputs}
   end
+
+  defp handler(%{on_stderr: handler}, :stderr) when handler != nil, do: handler
+  defp handler(%{on_output: handler}, _stream), do: handler
 
   ## Ending
 
@@ -844,6 +857,7 @@ defmodule Leash.Worker do
     gone? = match?({:ok, _}, state.result)
     state = if gone?, do: update_row(state, tree: :gone), else: state
     Process.send_after(self(), {:leash, :drained}, @drain_ms)
+    Enum.each(Map.keys(state.outputs), &Output.finish/1)
     drained(%{state | phase: :draining})
   end
 

@@ -30,6 +30,7 @@ defmodule Leash.NativeTest do
       if order[0] == "read":
           left = int(order[1])
           while left > 0: left -= len(os.read(stdin, left))
+      if order[0] == "show": print(os.read(stdin, 80).decode(), flush=True)
       print("done", flush=True)
   """
 
@@ -100,6 +101,23 @@ defmodule Leash.NativeTest do
     end
   end
 
+  test "iodata of any shape arrives in its order" do
+    {shim, ends} = connect(mask: 1)
+    data = [[["ab" | "cd"], ?e], [], [[[]], "f", [?g | [[] | "h"]] | "i"] | "j"]
+    assert Native.fd_write(ends.stdin, data) == {:ok, 10}
+    Port.command(shim, "show\n")
+    assert_receive {^shim, {:data, {:eol, "abcdefghij"}}}, 5_000
+  end
+
+  test "one write looks at 2,048 elements, but never takes nothing" do
+    {_shim, ends} = connect(mask: 1)
+    assert Native.fd_write(ends.stdin, List.duplicate("abc", 3_000)) == {:ok, 3 * 2_048}
+    assert Native.fd_write(ends.stdin, [List.duplicate([], 10_000), "abc"]) == {:ok, 3}
+    nested = Enum.reduce(1..10_000, [], fn _, list -> [list, "a"] end)
+    assert {:ok, written} = Native.fd_write(ends.stdin, nested)
+    assert written in 2_000..2_048
+  end
+
   test "a writer that waits for a worker that stops reading gets epipe" do
     {shim, ends} = connect(mask: 1)
     fill(ends.stdin, 0)
@@ -147,6 +165,8 @@ defmodule Leash.NativeTest do
     assert Native.fd_write(stdin, "x") == {:ok, 1}
     assert Native.accept(socket, os_pid(real), 1) == :again
     assert [_one] = pipes() -- before
+    # Still referred to here, or garbage collection could have closed it.
+    assert is_reference(stdin)
     assert Enum.all?(strangers ++ decoys, &Port.info/1)
   end
 

@@ -9,10 +9,10 @@ defmodule Leash.Worker.Input do
 
   alias Leash.Native
 
-  @doc "Starts a writer linked to the calling Worker and makes it the owner of `fd`."
+  @doc "Starts a writer that ends with the calling Worker, and makes it the owner of `fd`."
   @spec start_link(Native.fd()) :: GenServer.on_start()
   def start_link(fd) do
-    with {:ok, pid} <- GenServer.start_link(__MODULE__, fd) do
+    with {:ok, pid} <- GenServer.start_link(__MODULE__, {self(), fd}) do
       :ok = Native.fd_give(fd, pid)
       {:ok, pid}
     end
@@ -22,7 +22,7 @@ defmodule Leash.Worker.Input do
   Queues a write; `from` gets the answer when the kernel took all of it: `:ok`, `{:error, :epipe}`,
   `{:error, :closed}` or, after `timeout` milliseconds, `{:error, :timeout}` (part may be written).
   """
-  @spec write(pid(), iodata(), timeout(), GenServer.from()) :: :ok
+  @spec write(pid(), binary(), timeout(), GenServer.from()) :: :ok
   def write(input, data, timeout, from), do: GenServer.cast(input, {:write, data, timeout, from})
 
   @doc "Closes stdin after what is queued, so that the program sees the end of its input."
@@ -30,12 +30,16 @@ defmodule Leash.Worker.Input do
   def close(input, from), do: GenServer.cast(input, {:close, from})
 
   @impl true
-  def init(fd), do: {:ok, %{fd: fd, queue: :queue.new(), waiting?: false}}
+  def init({worker, fd}) do
+    # The link takes along only whose partner ended abnormally; a Worker that ends :normal is only seen like this.
+    Process.monitor(worker)
+    {:ok, %{worker: worker, fd: fd, queue: :queue.new(), waiting?: false}}
+  end
 
   @impl true
   def handle_cast({:write, data, timeout, from}, state) do
     timer = if timeout != :infinity, do: Process.send_after(self(), {:timeout, from}, timeout)
-    enqueue({:write, IO.iodata_to_binary(data), from, timer}, state)
+    enqueue({:write, data, from, timer}, state)
   end
 
   def handle_cast({:close, from}, state), do: enqueue({:close, from}, state)
@@ -61,6 +65,9 @@ defmodule Leash.Worker.Input do
 
     {:noreply, work(%{state | queue: queue})}
   end
+
+  def handle_info({:DOWN, _monitor, :process, worker, _reason}, %{worker: worker} = state),
+    do: {:stop, :normal, state}
 
   def handle_info(_other, state), do: {:noreply, state}
 

@@ -82,6 +82,29 @@ defmodule Leash.Worker.Options do
             "a pid gets `{:leash_output, worker, :stdout | :stderr, binary}`, " <>
             "a function is called with stream and binary in a process of its own."
       ],
+      on_stderr: [
+        type:
+          Schema.custom(
+            &(&1 == nil or on_output?(&1)),
+            ":log, a pid or a function of two arguments",
+            quote(do: :log | pid() | (:stdout | :stderr, binary() -> term()) | nil)
+          ),
+        doc: "Who gets stderr, where that is not what `:on_output` says."
+      ],
+      output_window: [
+        type:
+          Schema.custom(
+            &(is_integer(&1) and &1 > 0),
+            "a positive number of messages",
+            quote(do: pos_integer())
+          ),
+        default: 256,
+        doc:
+          "While the mailbox of a pid that gets output holds more messages than this, of whatever sender, nothing is read for it " <>
+            "(a message holds at most 64 KiB): the pipe fills and holds the program back. Not before `:ready`, because the pid may be " <>
+            "waiting for just that; and not for a pid of another node, whose mailbox cannot be measured: there the connection's own " <>
+            "buffer holds back."
+      ],
       stop: [
         type: Schema.custom(&Ladder.valid?/1, Ladder.expected(), quote(do: Leash.Ladder.t())),
         default: [sigterm: 2_000],

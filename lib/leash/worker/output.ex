@@ -10,6 +10,7 @@ defmodule Leash.Worker.Output do
   require Logger
 
   alias Leash.Native
+  alias Leash.Worker.OutputWindow
 
   @read_bytes 65_536
 
@@ -26,13 +27,25 @@ defmodule Leash.Worker.Output do
 
   @type stream :: :stdout | :stderr
 
+  @typedoc """
+  `handler`: as `:on_output` has it; `label`: the worker in the log; `ready`: what is looked for in lines of stdout;
+  `window`: the most messages in the handler's mailbox; `limited?`: whether that counts from the start.
+  """
+  @type options :: %{
+          handler: :log | pid() | (stream(), binary() -> term()),
+          label: String.t(),
+          ready: Regex.t() | nil,
+          window: pos_integer(),
+          limited?: boolean()
+        }
+
   @doc """
   Starts a reader linked to the calling Worker and makes it the owner of `fd`.
 
   Sends the Worker `{:output_ready, pid}` when a line matches `ready`, and ends `:normal` at the
   end of the stream.
   """
-  @spec start_link(Native.fd(), stream(), map()) :: GenServer.on_start()
+  @spec start_link(Native.fd(), stream(), options()) :: GenServer.on_start()
   def start_link(fd, stream, options) do
     with {:ok, pid} <- GenServer.start_link(__MODULE__, {self(), fd, stream, options}) do
       :ok = Native.fd_give(fd, pid)
@@ -41,17 +54,30 @@ defmodule Leash.Worker.Output do
     end
   end
 
+  @doc "From now on the window counts: the worker is ready, so nobody waits for its output any more to get on."
+  @spec limit(pid()) :: :ok
+  def limit(output), do: GenServer.cast(output, :limit)
+
+  @doc "The tree is gone: what the pipe still holds is read without waiting for the handler."
+  @spec finish(pid()) :: :ok
+  def finish(output), do: GenServer.cast(output, :finish)
+
   @impl true
   def init({worker, fd, stream, options}) do
     # Traps exits so that a Worker that is killed does not take along what is still in the pipe.
     Process.flag(:trap_exit, true)
+
+    window = OutputWindow.new(options.handler, options.window)
 
     {:ok,
      %{
        worker: worker,
        fd: fd,
        stream: stream,
-       handler: options.on_output,
+       handler: options.handler,
+       window: if(options.limited?, do: OutputWindow.limit(window), else: window),
+       # fires when a full mailbox is to be looked at again
+       pause: nil,
        label: options.label,
        ready: if(stream == :stdout, do: options.ready),
        line: "",
@@ -62,8 +88,15 @@ defmodule Leash.Worker.Output do
   @impl true
   def handle_cast(:read, state), do: read(state, @reads_in_a_row)
 
+  def handle_cast(:limit, state),
+    do: {:noreply, %{state | window: OutputWindow.limit(state.window)}}
+
+  def handle_cast(:finish, state),
+    do: read(%{state | window: OutputWindow.finish(state.window)}, @reads_in_a_row)
+
   @impl true
   def handle_info({:leash_fd, _fd, :ready}, state), do: read(state, @reads_in_a_row)
+  def handle_info(:look_again, state), do: read(%{state | pause: nil}, @reads_in_a_row)
   def handle_info(_other, state), do: {:noreply, state}
 
   # The Worker is gone, by whatever reason: what it left in the pipe still belongs to the handler.
@@ -78,6 +111,13 @@ defmodule Leash.Worker.Output do
   end
 
   defp read(state, left) do
+    case OutputWindow.check(state.window) do
+      {:open, window} -> read_open(%{state | window: window}, left)
+      {:full, ms, window} -> {:noreply, pause(%{state | window: window}, ms)}
+    end
+  end
+
+  defp read_open(state, left) do
     case Native.fd_read(state.fd, @read_bytes) do
       {:ok, data} -> state |> deliver(data) |> read(left - 1)
       :again -> {:noreply, state}
@@ -85,16 +125,34 @@ defmodule Leash.Worker.Output do
     end
   end
 
+  defp pause(%{pause: nil} = state, ms),
+    do: %{state | pause: Process.send_after(self(), :look_again, ms)}
+
+  defp pause(state, _ms), do: state
+
   defp drain(%{fd: nil}, _deadline), do: :ok
 
+  # The tree may be alive still (the Worker was killed), so the window goes on to count. Past the
+  # deadline the handler gets what the pipe holds: nobody else will ever read it.
   defp drain(state, deadline) do
+    if System.monotonic_time(:millisecond) >= deadline do
+      rest(state, @reads_in_a_row)
+    else
+      case OutputWindow.check(state.window) do
+        {:open, window} ->
+          drain_open(%{state | window: window}, deadline)
+
+        {:full, ms, window} ->
+          Process.sleep(ms)
+          drain(%{state | window: window}, deadline)
+      end
+    end
+  end
+
+  defp drain_open(state, deadline) do
     case Native.fd_read(state.fd, @read_bytes) do
       {:ok, data} ->
-        state = deliver(state, data)
-
-        if System.monotonic_time(:millisecond) < deadline,
-          do: drain(state, deadline),
-          else: ended(state)
+        state |> deliver(data) |> drain(deadline)
 
       :again ->
         receive do
@@ -105,6 +163,15 @@ defmodule Leash.Worker.Output do
 
       _eof_or_error ->
         ended(state)
+    end
+  end
+
+  defp rest(state, 0), do: ended(state)
+
+  defp rest(state, left) do
+    case Native.fd_read(state.fd, @read_bytes) do
+      {:ok, data} -> state |> deliver(data) |> rest(left - 1)
+      _nothing_more -> ended(state)
     end
   end
 
@@ -132,7 +199,7 @@ defmodule Leash.Worker.Output do
 
   defp handle(%{handler: pid} = state, data) when is_pid(pid) do
     send(pid, {:leash_output, state.worker, state.stream, data})
-    state
+    %{state | window: OutputWindow.sent(state.window)}
   end
 
   defp handle(%{handler: :log} = state, data) do

@@ -9,6 +9,7 @@ mod failure;
 mod hunt;
 mod info;
 mod pidfd;
+mod pipe_room;
 mod process;
 mod reply;
 mod run;

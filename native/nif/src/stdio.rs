@@ -1,6 +1,7 @@
 //! The worker's pipes: how their ends reach the VM, and reading and writing them.
 
 use crate::pidfd::new_fd;
+use crate::pipe_room::PipeRoom;
 use crate::reply::{atoms, errno, error, ok};
 use crate::sys::{ArmError, Fd, Readiness, Received, receive};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, setsockopt, socket, sockopt};
@@ -8,10 +9,11 @@ use rustix::io::Errno;
 use rustler::{Binary, Encoder, Env, LocalPid, NewBinary, NifResult, Term, TermType};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-/// What one read or write moves at most: the size of a pipe, some 10 µs of copying.
+/// What one read or write moves at most, some 10 µs of copying. Larger binaries are slower: measured with 96 and 128 KiB, the VM
+/// gave their memory back and got it anew, a page fault for every page read.
 const CHUNK: usize = 64 * 1024;
-/// How many list cells of iodata one write looks at.
-const CELLS: usize = 4096;
+/// How many elements of iodata one write looks at, at some 10 ns each.
+const ELEMENTS: usize = 2048;
 /// How many datagrams of others one accept throws away before it lets the scheduler go on.
 const STRANGERS: usize = 16;
 const MAGIC: &[u8; 4] = b"LSH1";
@@ -157,12 +159,12 @@ impl Ends {
 ///
 /// On `:again` the caller gets `{:leash_fd, fd, :ready}` when there is more to read. `max` above 64 KiB is 64 KiB.
 ///
-/// Normal scheduler: two system calls that do not wait and copy at most 64 KiB.
+/// Normal scheduler: two system calls that do not wait and copy at most 64 KiB, now and then two more that resize the pipe.
 #[rustler::nif]
 fn fd_read<'a>(env: Env<'a>, fd: Term<'a>, max: usize) -> NifResult<Term<'a>> {
     let source: Fd = fd.decode()?;
     let max = max.clamp(1, CHUNK);
-    Ok(match source.with(|source| read_some(env, source, max)) {
+    Ok(match source.with_room(|source, room| read_some(env, source, room, max)) {
         None => error(env, atoms::closed()),
         Some(Ok(Some(data))) => {
             account(env, data.len());
@@ -174,9 +176,15 @@ fn fd_read<'a>(env: Env<'a>, fd: Term<'a>, max: usize) -> NifResult<Term<'a>> {
     })
 }
 
-/// Asks first how much there is, so that the binary fits: a short line costs no 64 KiB block.
-fn read_some<'a>(env: Env<'a>, source: BorrowedFd<'_>, max: usize) -> Result<Option<Binary<'a>>, Errno> {
+/// Asks first how much there is, so that the binary fits: a short line costs no large block.
+fn read_some<'a>(
+    env: Env<'a>,
+    source: BorrowedFd<'_>,
+    room: &mut PipeRoom,
+    max: usize,
+) -> Result<Option<Binary<'a>>, Errno> {
     let available = rustix::io::ioctl_fionread(source).map_or(max, |n| usize::try_from(n).unwrap_or(max));
+    room.found(source, available);
     if available == 0 {
         // Empty or at its end. The buffer is for what arrived since the question.
         let mut buffer = [0; 512];
@@ -204,7 +212,8 @@ fn copy<'a>(env: Env<'a>, data: &[u8]) -> Binary<'a> {
 /// the caller gets `{:leash_fd, fd, :writable}` when there is room. Nobody reads any more: `{:error, :epipe}` (the VM
 /// ignores SIGPIPE).
 ///
-/// Normal scheduler: one write that does not wait, of at most 64 KiB from at most 4,096 list cells.
+/// Normal scheduler: one write that does not wait, of at most 64 KiB from at most 2,048 elements. What is nested deeply to the left is
+/// gone through again by every call: better made one binary before.
 #[rustler::nif]
 fn fd_write<'a>(env: Env<'a>, fd: Term<'a>, data: Term<'a>) -> NifResult<Term<'a>> {
     let sink: Fd = fd.decode()?;
@@ -234,41 +243,47 @@ fn fd_write<'a>(env: Env<'a>, fd: Term<'a>, data: Term<'a>) -> NifResult<Term<'a
 /// The first bytes of iodata, as far as one write goes.
 fn gather(data: Term<'_>) -> NifResult<Vec<u8>> {
     let mut bytes = Vec::new();
-    let mut cells = 0;
-    // A byte is an integer in a list's head; neither iodata itself nor a tail can be one.
-    let mut rest = vec![(data, Place::Tail)];
-    while let Some((term, place)) = rest.pop() {
-        cells += 1;
-        if bytes.len() >= CHUNK || cells > CELLS {
-            break;
-        }
-        match (term.get_type(), place) {
-            (TermType::List, _) => {
-                // The empty list has no cell.
-                if let Ok((head, tail)) = term.list_get_cell() {
-                    rest.push((tail, Place::Tail));
-                    rest.push((head, Place::Head));
+    let mut left = ELEMENTS;
+    // What comes behind the lists that are being looked into. Neither iodata itself nor a tail can be a byte.
+    let mut tails = vec![data];
+    while let Some(mut rest) = tails.pop() {
+        // A flat list needs no stack.
+        while let Ok((head, tail)) = rest.list_get_cell() {
+            // Whoever gets nothing written would come again with the same: what comes before the first byte does not count.
+            if bytes.is_empty() {
+                left = ELEMENTS;
+            }
+            if bytes.len() >= CHUNK || left == 0 {
+                return Ok(bytes);
+            }
+            left -= 1;
+            rest = tail;
+            match head.get_type() {
+                TermType::Integer => bytes.push(byte(head)?),
+                TermType::List => {
+                    tails.push(tail);
+                    rest = head;
                 }
+                _ => append(&mut bytes, head)?,
             }
-            (TermType::Integer, Place::Head) => bytes.push(byte(term)?),
-            _ => {
-                let binary = Binary::from_term(term)?;
-                let room = CHUNK - bytes.len();
-                bytes.extend_from_slice(binary.get(..room).unwrap_or(&binary));
-            }
+        }
+        if !rest.is_empty_list() {
+            append(&mut bytes, rest)?;
         }
     }
     Ok(bytes)
 }
 
+fn append(bytes: &mut Vec<u8>, binary: Term<'_>) -> NifResult<()> {
+    let binary = Binary::from_term(binary)?;
+    let room = CHUNK - bytes.len();
+    bytes.extend_from_slice(binary.get(..room).unwrap_or(&binary));
+    Ok(())
+}
+
 /// Not decoded as a u8: rustler would cut off what is above.
 fn byte(term: Term<'_>) -> NifResult<u8> {
     u8::try_from(term.decode::<i64>()?).map_err(|_| rustler::Error::BadArg)
-}
-
-enum Place {
-    Head,
-    Tail,
 }
 
 /// `fd_close(fd) :: :ok`, also when it is closed already.

@@ -20,6 +20,7 @@
 //! * An [`Fd`] holds one reference to the resource (`enif_keep_resource`), so its object lives.
 //! * An `Env` is that of the running call or callback.
 
+use crate::pipe_room::PipeRoom;
 use rustler::sys::{
     ERL_NIF_SELECT_READ, ERL_NIF_SELECT_STOP, ERL_NIF_SELECT_WRITE, ErlNifEnv, ErlNifEvent, ErlNifMonitor,
     ErlNifPid, ErlNifResourceDown, ErlNifResourceDtor, ErlNifResourceFlags, ErlNifResourceStop,
@@ -84,12 +85,18 @@ struct State {
 
 enum Phase {
     Open {
-        fd: OwnedFd,
+        pipe: Pipe,
         selected: bool,
     },
     /// Waits for the VM to call `stop`.
-    Stopping(OwnedFd),
+    Stopping(Pipe),
     Closed,
+}
+
+/// The descriptor, and what it may have been lent if it is a pipe. Dropped in this order: the room goes with the pipe.
+struct Pipe {
+    fd: OwnedFd,
+    room: PipeRoom,
 }
 
 /// A descriptor of the VM; a reference to it, not the descriptor itself.
@@ -129,7 +136,8 @@ impl Fd {
         // SAFETY: the type is registered.
         let memory = unsafe { enif_alloc_resource(kind, size_of::<Object>()) }.cast::<Object>();
         let Some(object) = NonNull::new(memory) else { return Err(OwnerGone) };
-        let state = Mutex::new(State { phase: Phase::Open { fd, selected: false }, owner: None });
+        let pipe = Pipe { fd, room: PipeRoom::default() };
+        let state = Mutex::new(State { phase: Phase::Open { pipe, selected: false }, owner: None });
         // SAFETY: the memory is fresh, large enough and aligned (asserted above).
         unsafe { object.write(Object { state }) };
         // The reference that enif_alloc_resource counted is ours now.
@@ -143,8 +151,13 @@ impl Fd {
     /// The lock is held meanwhile, so that no other thread closes the number and opens something
     /// else under it: `use_it` must not block.
     pub(crate) fn with<R>(&self, use_it: impl FnOnce(BorrowedFd<'_>) -> R) -> Option<R> {
-        match &self.lock().phase {
-            Phase::Open { fd, .. } => Some(use_it(fd.as_fd())),
+        self.with_room(|fd, _room| use_it(fd))
+    }
+
+    /// As [`Fd::with`], for a reader who notes how full the pipe is.
+    pub(crate) fn with_room<R>(&self, use_it: impl FnOnce(BorrowedFd<'_>, &mut PipeRoom) -> R) -> Option<R> {
+        match &mut self.lock().phase {
+            Phase::Open { pipe, .. } => Some(use_it(pipe.fd.as_fd(), &mut pipe.room)),
             Phase::Stopping(_) | Phase::Closed => None,
         }
     }
@@ -154,7 +167,7 @@ impl Fd {
     /// Readiness is a level: what was there before counts. Arming again replaces the message.
     pub(crate) fn arm(&self, env: Env, readiness: Readiness, message: Term) -> Result<(), ArmError> {
         let mut state = self.lock();
-        let Phase::Open { fd, selected } = &mut state.phase else { return Err(ArmError::Closed) };
+        let Phase::Open { pipe, selected } = &mut state.phase else { return Err(ArmError::Closed) };
         let mode = readiness.mode() | ERL_NIF_SELECT_CUSTOM_MSG;
         let recipient = env.pid();
         // SAFETY: the descriptor is open and belongs to this object; without a message environment the
@@ -162,7 +175,7 @@ impl Fd {
         let outcome = unsafe {
             enif_select_x(
                 env.as_c_arg(),
-                fd.as_raw_fd(),
+                pipe.fd.as_raw_fd(),
                 mode,
                 self.object(),
                 recipient.as_c_arg(),
@@ -180,12 +193,12 @@ impl Fd {
     /// Takes back what [`Fd::arm`] asked for. The message may be under way already.
     pub(crate) fn disarm(&self, env: Env, readiness: Readiness) {
         let state = self.lock();
-        if let Phase::Open { fd, selected: true } = &state.phase {
+        if let Phase::Open { pipe, selected: true } = &state.phase {
             // SAFETY: as in `arm`; neither recipient nor message matter for a cancellation.
             unsafe {
                 enif_select(
                     env.as_c_arg(),
-                    fd.as_raw_fd(),
+                    pipe.fd.as_raw_fd(),
                     readiness.mode() | ERL_NIF_SELECT_CANCEL,
                     self.object(),
                     ptr::null(),
@@ -279,13 +292,13 @@ impl State {
     /// The number to stop, none where nothing is left to do.
     fn begin_close(&mut self) -> Option<RawFd> {
         match std::mem::replace(&mut self.phase, Phase::Closed) {
-            Phase::Open { fd, selected: true } => {
-                let number = fd.as_raw_fd();
-                self.phase = Phase::Stopping(fd);
+            Phase::Open { pipe, selected: true } => {
+                let number = pipe.fd.as_raw_fd();
+                self.phase = Phase::Stopping(pipe);
                 Some(number)
             }
-            Phase::Stopping(fd) => {
-                self.phase = Phase::Stopping(fd);
+            Phase::Stopping(pipe) => {
+                self.phase = Phase::Stopping(pipe);
                 None
             }
             Phase::Open { selected: false, .. } | Phase::Closed => None,

@@ -1,0 +1,77 @@
+defmodule Leash.Worker.OutputWindow do
+  # Holds back the reader of a pipe while the process that gets its output does not keep up.
+  #
+  # What counts is the length of the receiver's mailbox, which needs nothing from the receiver: no acknowledgement
+  # that it could forget, and messages of others fill it just as much.
+  @moduledoc false
+
+  # The length is asked for once in so many messages: asking a process that runs makes it answer, and the asker wait. So a
+  # mailbox may get this many messages of each stream beyond the window when others fill it meanwhile.
+  @burst 16
+
+  # Between two looks at a full mailbox, in milliseconds. A receiver that works off a few messages in a millisecond
+  # must not find its mailbox empty; one that sleeps must not cost anything.
+  @shortest_pause 1
+  @longest_pause 10
+
+  defstruct [:pid, :size, limited?: false, credit: 0, pause: @shortest_pause]
+
+  @type t :: %__MODULE__{
+          pid: pid(),
+          size: pos_integer(),
+          limited?: boolean(),
+          credit: non_neg_integer(),
+          pause: pos_integer()
+        }
+
+  @doc """
+  A window of `size` messages, without effect until `limit/1`; `nil` for what has no mailbox, and for a pid of
+  another node, of which only that node knows the length.
+  """
+  @spec new(term(), pos_integer()) :: t() | nil
+  def new(pid, size) when is_pid(pid) and node(pid) == node(),
+    do: %__MODULE__{pid: pid, size: size}
+
+  def new(_handler, _size), do: nil
+
+  @doc "From now on the mailbox counts."
+  @spec limit(t() | nil) :: t() | nil
+  def limit(nil), do: nil
+  def limit(window), do: %__MODULE__{window | limited?: true}
+
+  @doc """
+  Lets pass what a pipe still holds that nobody writes to any more, whatever the mailbox: a few messages, for which
+  nobody shall wait.
+  """
+  @spec finish(t() | nil) :: t() | nil
+  def finish(nil), do: nil
+  def finish(window), do: %__MODULE__{window | credit: @burst}
+
+  @doc "Whether a message may be sent now, or in how many milliseconds to ask again."
+  @spec check(t() | nil) :: {:open, t() | nil} | {:full, pos_integer(), t()}
+  def check(nil), do: {:open, nil}
+  def check(%{limited?: false} = window), do: {:open, window}
+  def check(%{credit: credit} = window) when credit > 0, do: {:open, window}
+
+  def check(%{pid: pid, size: size, pause: pause} = window) do
+    case Process.info(pid, :message_queue_len) do
+      {_key, length} when length > size ->
+        {:full, pause, %__MODULE__{window | pause: min(2 * pause, @longest_pause)}}
+
+      {_key, length} ->
+        credit = min(@burst, size - length + 1)
+        {:open, %__MODULE__{window | credit: credit, pause: @shortest_pause}}
+
+      # Nobody is there any more who could be overrun.
+      nil ->
+        {:open, %__MODULE__{window | credit: @burst}}
+    end
+  end
+
+  @doc "A message was sent."
+  @spec sent(t() | nil) :: t() | nil
+  def sent(%{credit: credit} = window) when credit > 0,
+    do: %__MODULE__{window | credit: credit - 1}
+
+  def sent(window), do: window
+end

@@ -1,0 +1,139 @@
+defmodule Leash.PipeRoomTest do
+  # The places are shared by the whole VM: no other test may fill pipes meanwhile.
+  use ExUnit.Case, async: false
+
+  alias Leash.Native
+
+  @usual 64 * 1024
+  @roomy 256 * 1024
+  @places 32
+
+  # Plays the shim of many workers, fills their pipes by order and tells how large they are, seen from the writer's end.
+  @shim """
+  import fcntl, os, socket, struct, sys
+  name, count = sys.argv[1], int(sys.argv[2])
+  s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+  pipes = []
+  for worker in range(1, count + 1):
+      r, w = os.pipe()
+      os.set_blocking(w, False)
+      pipes.append(w)
+      rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", r))]
+      s.sendmsg([b"LSH1" + struct.pack(">HBB", worker, 2, 0)], rights, 0, "\\0" + name)
+      os.close(r)
+  for line in sys.stdin:
+      order, worker, number = line.split()
+      pipe = pipes[int(worker) - 1]
+      if order == "say": os.write(pipe, b"x" * int(number))
+      if order == "resize": fcntl.fcntl(pipe, 1031, int(number))
+      if order == "fill":
+          try:
+              while True: os.write(pipe, b"x" * 65536)
+          except BlockingIOError: pass
+      print(fcntl.fcntl(pipe, 1032), flush=True)
+  """
+
+  setup do
+    assert System.find_executable("python3"), "these tests need python3, to play the shim"
+    :ok
+  end
+
+  test "a pipe that is full again and again gets room, and gives it back when it is hardly used" do
+    {shim, [pipe]} = connect(1)
+    for _ <- 1..3, do: assert(fill_and_read(shim, pipe) == @usual)
+    # Places of pipes of the test before may still be taken.
+    assert eventually(fn -> fill_and_read(shim, pipe) == @roomy end)
+
+    for _ <- 1..63, do: say_and_read(shim, pipe)
+    assert size(shim, pipe) == @roomy
+    # Once full in between, and counting begins anew.
+    fill_and_read(shim, pipe)
+    for _ <- 1..63, do: say_and_read(shim, pipe)
+    assert size(shim, pipe) == @roomy
+    say_and_read(shim, pipe)
+    assert size(shim, pipe) == @usual
+  end
+
+  test "a pipe of another size is somebody's choice" do
+    {shim, [pipe]} = connect(1)
+    order(shim, "resize", pipe, 128 * 1024)
+    for _ <- 1..10, do: fill_and_read(shim, pipe)
+    assert size(shim, pipe) == 128 * 1024
+  end
+
+  test "there are few places, and closing a pipe makes one" do
+    {shim, pipes} = connect(@places + 1)
+
+    assert eventually(fn ->
+             Enum.count(pipes, &(fill_and_read(shim, &1) == @roomy)) >= @places
+           end)
+
+    for _ <- 1..8, pipe <- pipes, do: fill_and_read(shim, pipe)
+    sizes = Enum.map(pipes, &size(shim, &1))
+    assert Enum.count(sizes, &(&1 == @roomy)) == @places
+    assert Enum.count(sizes, &(&1 == @usual)) == 1
+
+    last = Enum.find(pipes, &(size(shim, &1) == @usual))
+    {_number, fd} = Enum.find(pipes, &(&1 != last))
+    :ok = Native.fd_close(fd)
+
+    assert eventually(fn ->
+             fill_and_read(shim, last)
+             size(shim, last) == @roomy
+           end)
+  end
+
+  defp connect(count) do
+    {:ok, socket, name} = Native.listen()
+    python = System.find_executable("python3")
+    args = ["-c", @shim, name, "#{count}"]
+    shim = Port.open({:spawn_executable, python}, [:binary, line: 80, args: args])
+    {:os_pid, os_pid} = Port.info(shim, :os_pid)
+    pipes = for number <- 1..count, do: {number, accept(socket, os_pid, number)}
+    :ok = Native.fd_close(socket)
+    {shim, pipes}
+  end
+
+  defp accept(socket, os_pid, number) do
+    case Native.accept(socket, os_pid, number) do
+      {:ok, %{stdout: fd}} ->
+        fd
+
+      :again ->
+        assert_receive {:leash_fd, ^socket, :ready}, 5_000
+        accept(socket, os_pid, number)
+    end
+  end
+
+  defp size(shim, pipe), do: order(shim, "size", pipe, 0)
+
+  # The size that the pipe had when it was full.
+  defp fill_and_read(shim, {_number, fd} = pipe) do
+    size = order(shim, "fill", pipe, 0)
+    read_all(fd)
+    size
+  end
+
+  defp say_and_read(shim, {_number, fd} = pipe) do
+    order(shim, "say", pipe, 10)
+    read_all(fd)
+  end
+
+  defp read_all(fd) do
+    with {:ok, _data} <- Native.fd_read(fd, @roomy), do: read_all(fd)
+  end
+
+  defp order(shim, order, {number, _fd}, argument) do
+    Port.command(shim, "#{order} #{number} #{argument}\n")
+    assert_receive {^shim, {:data, {:eol, size}}}, 5_000
+    String.to_integer(size)
+  end
+
+  defp eventually(condition, tries \\ 500) do
+    cond do
+      condition.() -> true
+      tries == 0 -> false
+      true -> Process.sleep(10) && eventually(condition, tries - 1)
+    end
+  end
+end
