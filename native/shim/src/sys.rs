@@ -6,6 +6,7 @@
 //! pointer handed to the kernel is to a local that lives across the call.
 #![allow(unsafe_code)]
 
+use core::convert::Infallible;
 use core::ffi::{CStr, c_char};
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
@@ -104,29 +105,130 @@ impl Vectors {
     }
 }
 
-/// Both sides of a [`fork`].
-#[derive(Clone, Copy, Debug)]
-pub enum Fork {
-    /// In the child.
-    Child,
-    /// In the parent: the child's id.
-    Parent(Pid),
+/// Bytes of room for the child's stack; a path that is looked up takes 4096 of them.
+pub const CHILD_STACK: usize = 16_384;
+
+/// The room for the child's stack. One value, for one child.
+#[derive(Debug)]
+pub struct ChildStack(*mut u8);
+
+impl ChildStack {
+    /// Takes the room over.
+    ///
+    /// # Safety
+    ///
+    /// `top` is aligned as a stack pointer, and the [`CHILD_STACK`] bytes below it belong to nobody for ever.
+    #[must_use]
+    pub unsafe fn new(top: *mut u8) -> Self {
+        Self(top)
+    }
 }
 
-/// fork(2), without the copies that libc's wrapper makes.
+/// What memory a child works in until it executes something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// A copy.
+    Own,
+    /// Ours: nothing is copied. Beside its stack the child writes nothing there.
+    Shared,
+}
+
+/// clone(2): a child that does `work`, on a stack of its own, with copies of all descriptors.
+///
+/// In shared memory the child runs while this process goes on; so `work` lies on the child's stack and borrows
+/// nothing of ours.
 ///
 /// # Errors
 ///
 /// `EAGAIN` at a limit on processes, `ENOMEM`.
-pub fn fork() -> Result<Fork, Errno> {
+pub fn start_child<F: FnOnce() -> Infallible + 'static>(
+    stack: ChildStack,
+    memory: Memory,
+    work: F,
+) -> Result<Pid, Errno> {
     const SIGCHLD: usize = 17;
-    // SAFETY: single-threaded and without libc, so the child's copy of memory is consistent; a plain fork
-    // shares nothing.
-    let pid = unsafe { syscall!(Sysno::clone, SIGCHLD, 0, 0, 0, 0) }.map_err(errno)?;
-    match Pid::from_raw(i32::try_from(pid).unwrap_or(0)) {
-        None => Ok(Fork::Child),
-        Some(pid) => Ok(Fork::Parent(pid)),
+    const CLONE_VM: usize = 0x100;
+    const SPACE: usize = 1024;
+    const { assert!(size_of::<F>() <= SPACE && align_of::<F>() <= 16) };
+
+    unsafe extern "C" fn begin<F: FnOnce() -> Infallible>(work: *mut F) -> ! {
+        // SAFETY: written by `start_child`, read here once.
+        match unsafe { work.read() }() {}
     }
+
+    let flags = if memory == Memory::Shared { SIGCHLD | CLONE_VM } else { SIGCHLD };
+    // SAFETY: inside the room, and as aligned as a stack pointer.
+    let place = unsafe { stack.0.sub(SPACE) }.cast::<F>();
+    // SAFETY: large and aligned enough by the assertion, and nobody else's.
+    unsafe { place.write(work) };
+    // SAFETY: the child begins at `begin` with `work` above its stack and never comes back. Single-threaded,
+    // without libc, thread-local storage or writable statics, so there is no state that a second one in the same
+    // memory could disturb; descriptors and signal dispositions are copies.
+    let result = unsafe { clone(flags, place.cast(), begin::<F>, place) };
+    match u32::try_from(result) {
+        Ok(pid) => Pid::from_raw(pid.cast_signed()).ok_or(Errno::CHILD),
+        Err(_) => Err(Errno::from_raw_os_error(i32::try_from(-result).unwrap_or(0))),
+    }
+}
+
+/// # Safety
+///
+/// `stack` is the upper end of unused memory; `begin` does not return and may be called with `work`.
+unsafe fn clone<F>(
+    flags: usize,
+    stack: *mut u8,
+    begin: unsafe extern "C" fn(*mut F) -> !,
+    work: *mut F,
+) -> isize {
+    let result: isize;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the child has a stack of its own and leaves this code by a call that does not return; for the
+    // parent it is a system call like any other.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, {work}",
+            "call {begin}",
+            "ud2",
+            "2:",
+            work = in(reg) work,
+            begin = in(reg) begin,
+            inlateout("rax") Sysno::clone as isize => result,
+            in("rdi") flags,
+            in("rsi") stack,
+            in("rdx") 0,
+            in("r10") 0,
+            in("r8") 0,
+            out("rcx") _,
+            out("r11") _,
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!(
+            "svc #0",
+            "cbnz x0, 2f",
+            "mov x29, #0",
+            "mov x30, #0",
+            "mov x0, {work}",
+            "blr {begin}",
+            "brk #1",
+            "2:",
+            work = in(reg) work,
+            begin = in(reg) begin,
+            in("x8") Sysno::clone as isize,
+            inlateout("x0") flags => result,
+            in("x1") stack,
+            in("x2") 0,
+            in("x3") 0,
+            in("x4") 0,
+        );
+    }
+    result
 }
 
 /// exit_group(2).
