@@ -1,5 +1,6 @@
 //! From the command line to the exit status: the order of work.
 
+use core::mem::ManuallyDrop;
 use rustix::fd::{AsFd, AsRawFd};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
@@ -50,7 +51,11 @@ fn start(vectors: Vectors, stack: ChildStack, config: &Config<'static>) -> u8 {
 
     let report = Report::new(config.report.map(sys::borrow));
     match launch(vectors, stack, config, report) {
-        Ok(mut supervisor) => supervisor.run(),
+        Ok(supervisor) => {
+            // The end of the process closes what is open, all at once.
+            let mut supervisor = ManuallyDrop::new(supervisor);
+            supervisor.run()
+        }
         Err((stage, errno)) => {
             let raw = u16::try_from(errno.raw_os_error()).unwrap_or(0);
             report.start_failed(stage as u8, raw);

@@ -28,6 +28,7 @@ pub mod signal {
     pub const CHLD: u8 = 17;
     pub const CONT: u8 = 18;
     pub const STOP: u8 = 19;
+    pub const URG: u8 = 23;
     pub const MAX: u8 = 64;
 }
 
@@ -138,6 +139,8 @@ pub enum Memory {
 /// In shared memory the child runs while this process goes on; so `work` lies on the child's stack and borrows
 /// nothing of ours.
 ///
+/// Its end is told by SIGURG, until [`executed`]: a difference that lasts and can be asked for.
+///
 /// # Errors
 ///
 /// `EAGAIN` at a limit on processes, `ENOMEM`.
@@ -146,7 +149,6 @@ pub fn start_child<F: FnOnce() -> Infallible + 'static>(
     memory: Memory,
     work: F,
 ) -> Result<Pid, Errno> {
-    const SIGCHLD: usize = 17;
     const CLONE_VM: usize = 0x100;
     const SPACE: usize = 1024;
     const { assert!(size_of::<F>() <= SPACE && align_of::<F>() <= 16) };
@@ -156,7 +158,7 @@ pub fn start_child<F: FnOnce() -> Infallible + 'static>(
         match unsafe { work.read() }() {}
     }
 
-    let flags = if memory == Memory::Shared { SIGCHLD | CLONE_VM } else { SIGCHLD };
+    let flags = usize::from(signal::URG) | if memory == Memory::Shared { CLONE_VM } else { 0 };
     // SAFETY: inside the room, and as aligned as a stack pointer.
     let place = unsafe { stack.0.sub(SPACE) }.cast::<F>();
     // SAFETY: large and aligned enough by the assertion, and nobody else's.
@@ -165,10 +167,11 @@ pub fn start_child<F: FnOnce() -> Infallible + 'static>(
     // without libc, thread-local storage or writable statics, so there is no state that a second one in the same
     // memory could disturb; descriptors and signal dispositions are copies.
     let result = unsafe { clone(flags, place.cast(), begin::<F>, place) };
-    match u32::try_from(result) {
-        Ok(pid) => Pid::from_raw(pid.cast_signed()).ok_or(Errno::CHILD),
-        Err(_) => Err(Errno::from_raw_os_error(i32::try_from(-result).unwrap_or(0))),
+    let result = i32::try_from(result).map_err(|_| Errno::CHILD)?;
+    if result < 0 {
+        return Err(Errno::from_raw_os_error(-result));
     }
+    Pid::from_raw(result).ok_or(Errno::CHILD)
 }
 
 /// # Safety
@@ -319,10 +322,13 @@ const WNOWAIT: usize = 0x0100_0000;
 /// Children too that do not tell their end by SIGCHLD.
 const WALL: usize = 0x4000_0000;
 
+/// Stopped or continued.
+const WSTATE: usize = 2 | 8;
+
 fn waitid(kind: usize, number: i32, options: usize) -> Waited {
     // struct siginfo on 64-bit Linux: si_code at 8, si_pid at 16, si_status at 24; 128 bytes in all.
     let mut info = [0i32; 32];
-    let options = WEXITED | WNOHANG | WALL | options;
+    let options = WNOHANG | options;
     loop {
         // SAFETY: the array is as large and aligned as struct siginfo and lives across the call.
         match unsafe { syscall!(Sysno::waitid, kind, number, info.as_mut_ptr(), options, 0) } {
@@ -341,19 +347,38 @@ fn waitid(kind: usize, number: i32, options: usize) -> Waited {
 /// Looks for any child that has ended, without reaping it.
 #[must_use]
 pub fn peek_any() -> Waited {
-    waitid(P_ALL, 0, WNOWAIT)
+    waitid(P_ALL, 0, WALL | WEXITED | WNOWAIT)
+}
+
+/// Whether no child lives; there may be some that have ended and are not reaped.
+///
+/// Who waits for a change of state and not for the end is told by the kernel that there is no child
+/// when all have ended, as those change no more (`wait_consider_child` in kernel/exit.c). A process whose first
+/// thread has ended before the others counts as living.
+#[must_use]
+pub fn none_lives() -> bool {
+    matches!(waitid(P_ALL, 0, WALL | WSTATE | WNOWAIT), Waited::NoChild)
 }
 
 /// Looks at one child without reaping it.
 #[must_use]
 pub fn peek(pid: Pid) -> Waited {
-    waitid(P_PID, pid.as_raw_pid(), WNOWAIT)
+    waitid(P_PID, pid.as_raw_pid(), WALL | WEXITED | WNOWAIT)
+}
+
+/// Whether a child of [`start_child`] came to its exec, living or not, as long as it is not reaped.
+///
+/// Exec makes SIGCHLD the signal that tells a process's end (`de_thread` in fs/exec.c), before it closes a
+/// descriptor, and without `__WALL` only children that tell it by SIGCHLD are seen.
+#[must_use]
+pub fn executed(pid: Pid) -> bool {
+    !matches!(waitid(P_PID, pid.as_raw_pid(), WEXITED | WNOWAIT), Waited::NoChild)
 }
 
 /// Reaps one child if it has ended.
 #[must_use]
 pub fn reap(pid: Pid) -> Waited {
-    waitid(P_PID, pid.as_raw_pid(), 0)
+    waitid(P_PID, pid.as_raw_pid(), WALL | WEXITED)
 }
 
 /// Finds our children without `/proc`: `waitid` knows them by number, and nobody else's. About half a second.
