@@ -3,12 +3,13 @@
 use rustix::io::Errno;
 
 use crate::args::{Config, MAX_STEPS, Step, To};
+use crate::keep::{self, Tag};
 use crate::ladder::{Cause, Deed, Ladder};
 use crate::proc_file::{Proc, own_pid};
 use crate::reap::{Leader, Reaper};
 use crate::report::{Ended, Report, Stage};
 use crate::sys::{self, Waited, signal};
-use crate::tree::{self, Order};
+use crate::tree::{self, Order, Walked};
 use crate::watched::Watched;
 
 /// Reads of pending signals in one go: whoever floods us with them must not keep us from the rest.
@@ -199,8 +200,15 @@ impl<'a> Supervisor<'a> {
         }
         if found.gone {
             self.ladder.gone();
+        } else if self.config.keep && self.started && self.ladder.lingers() && self.keep() {
+            self.ladder.kept();
         }
         found.more
+    }
+
+    fn keep(&self) -> bool {
+        let tag = Tag { run: self.config.run, worker: self.config.worker };
+        self.reaper.proc().is_some_and(|proc| keep::everybody(proc, self.reaper.foreign(), tag))
     }
 
     // What is done
@@ -247,7 +255,7 @@ impl<'a> Supervisor<'a> {
                 for &number in signals {
                     met.signal(number);
                 }
-            })
+            }) != Walked::Nobody
         });
         if !walked {
             sys::each_child_by_number(&mut |pid| {

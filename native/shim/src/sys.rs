@@ -288,18 +288,33 @@ pub fn close_range(first: u32, last: u32) {
     }
 }
 
+const RLIMIT_LOCKS: usize = 10;
+
 /// `RLIMIT_LOCKS` of a process.
 ///
 /// # Errors
 ///
 /// `EPERM` for another user's without CAP_SYS_RESOURCE, `ESRCH`.
 pub fn locks_limits(pid: Pid) -> Result<Limits, Errno> {
-    const RLIMIT_LOCKS: usize = 10;
     let mut limits = [0u64; 2];
     // SAFETY: the array is as large as struct rlimit64 and lives across the call.
     unsafe { syscall!(Sysno::prlimit64, pid.as_raw_pid(), RLIMIT_LOCKS, 0, limits.as_mut_ptr()) }
         .map_err(errno)?;
     let [soft, hard] = limits;
+    Ok(Limits { soft, hard })
+}
+
+/// Sets `RLIMIT_LOCKS` of a process; the result is what it was at that moment.
+///
+/// # Errors
+///
+/// `EPERM` for another user's, or to raise a hard limit, without CAP_SYS_RESOURCE; `ESRCH`.
+pub fn swap_locks_limits(pid: Pid, limits: Limits) -> Result<Limits, Errno> {
+    let (new, mut old) = ([limits.soft, limits.hard], [0u64; 2]);
+    // SAFETY: both arrays are as large as struct rlimit64 and live across the call.
+    unsafe { syscall!(Sysno::prlimit64, pid.as_raw_pid(), RLIMIT_LOCKS, new.as_ptr(), old.as_mut_ptr()) }
+        .map_err(errno)?;
+    let [soft, hard] = old;
     Ok(Limits { soft, hard })
 }
 
