@@ -116,6 +116,8 @@ pub struct Config<'a> {
     pub ids: Ids,
     pub mark: bool,
     pub detach: bool,
+    /// What a worker leaves that exits by itself goes on.
+    pub keep: bool,
     pub ladder_on_any_term: bool,
     pub foreground: bool,
     /// The command's index in the argument vector.
@@ -148,7 +150,7 @@ pub struct Wrong<'a> {
 }
 
 /// Every option with a value or without, in the order of PROTOCOL.md.
-pub const OPTIONS: [&str; 20] = [
+pub const OPTIONS: [&str; 21] = [
     "run-id",
     "worker",
     "leash",
@@ -167,6 +169,7 @@ pub const OPTIONS: [&str; 20] = [
     "groups",
     "no-mark",
     "on-hangup",
+    "on-exit",
     "on-term",
     "foreground",
 ];
@@ -213,6 +216,7 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
         ids: Ids::default(),
         mark: true,
         detach: false,
+        keep: false,
         ladder_on_any_term: false,
         foreground: false,
         command_index: 0,
@@ -311,6 +315,13 @@ fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<
                 b"stop" => false,
                 b"detach" => true,
                 _ => return Err(wrong("stop or detach")),
+            }
+        }
+        b"on-exit" => {
+            config.keep = match text {
+                b"stop" => false,
+                b"keep" => true,
+                _ => return Err(wrong("stop or keep")),
             }
         }
         b"on-term" => {

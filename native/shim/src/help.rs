@@ -34,6 +34,8 @@ Every option is one argument. The first is always --run-id.
   --no-mark           leave RLIMIT_LOCKS alone
   --on-hangup=WHAT    stop (default) or detach: the tree outlives leash and
                       owner
+  --on-exit=WHAT      stop (default) or keep: what a command that exited by
+                      itself leaves goes on, and no sweep ends it
   --on-term=WHAT      auto (default): while the leash holds, TERM from pid 0
                       or 1 is not for us; ladder: it is
   --foreground        stay in the terminal's session, with the command in the

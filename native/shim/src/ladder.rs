@@ -26,6 +26,7 @@ pub(crate) enum Cause {
     Stop = 3,
     Kill = 4,
     StartFailed = 5,
+    Kept = 6,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +142,17 @@ impl Ladder {
         if matches!(self.phase, Phase::Launching | Phase::Running) {
             self.phase = Phase::Lingering { until: now.saturating_add(self.linger) };
         }
+    }
+
+    /// Whether the worker has just exited and nobody asked for an end.
+    pub(crate) fn lingers(&self) -> bool {
+        matches!(self.phase, Phase::Lingering { .. })
+    }
+
+    /// What the worker left goes on without us.
+    pub(crate) fn kept(&mut self) {
+        self.cause = Cause::Kept;
+        self.phase = Phase::Gone;
     }
 
     /// TERM, HUP or INT: the first begins the ladder, the second ends it at once.

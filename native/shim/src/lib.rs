@@ -25,6 +25,7 @@ extern crate std;
 pub mod args;
 mod foreign;
 pub mod help;
+mod keep;
 mod ladder;
 mod prepare;
 mod proc_file;

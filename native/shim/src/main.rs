@@ -7,20 +7,22 @@ use leash_shim::sys;
 mod memory;
 mod start;
 
-/// Called by `_start` with the stack pointer that the kernel gave: argc, argv, null, envp, null.
+/// Called by `_start` with the stack pointer that the kernel gave (argc, argv, null, envp, null) and the upper
+/// end of the room for the child's stack.
 ///
 /// # Safety
 ///
-/// `stack` is the initial stack pointer of the process.
-unsafe extern "C" fn main(stack: *const usize) -> ! {
-    // SAFETY: the kernel puts argc there, the argument pointers behind it, a null, and the environment.
-    let vectors = unsafe {
+/// `stack` is the initial stack pointer of the process; below `room` are [`sys::CHILD_STACK`] bytes that nobody uses.
+unsafe extern "C" fn main(stack: *const usize, room: *mut u8) -> ! {
+    // SAFETY: the kernel puts argc there, the argument pointers behind it, a null, and the environment. The
+    // room is free by the contract.
+    let (vectors, room) = unsafe {
         let argc = *stack;
         let argv = stack.add(1);
         let envp = argv.add(argc + 1);
-        sys::Vectors::new(argc, argv.cast(), envp.cast())
+        (sys::Vectors::new(argc, argv.cast(), envp.cast()), sys::ChildStack::new(room))
     };
-    sys::exit(leash_shim::run(vectors))
+    sys::exit(leash_shim::run(vectors, room))
 }
 
 /// No panic is reachable by intent; if one is, the shim ends, and with it (PDEATHSIG) the worker, and the VM

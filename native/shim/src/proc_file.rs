@@ -1,6 +1,7 @@
 //! `/proc`, held open from the start: what a worker mounts over it later changes nothing for us.
 
-use rustix::fd::{AsFd, OwnedFd};
+use core::cell::OnceCell;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -16,8 +17,8 @@ pub(crate) type Path = Text<64>;
 /// strangers; such a one counts as none.
 pub(crate) struct Proc {
     root: OwnedFd,
-    /// Our own `children` file, open for life: it is needed most when descriptors are short.
-    children: OwnedFd,
+    /// Our own `children` file; see [`Proc::hold_children`].
+    children: OnceCell<OwnedFd>,
 }
 
 impl Proc {
@@ -33,9 +34,18 @@ impl Proc {
         if i64::try_from(shown).ok()? != i64::from(own_pid()) {
             return None;
         }
+        Some(Self { root, children: OnceCell::new() })
+    }
+
+    /// Opens our own `children` file for life: it is needed most when descriptors are short. A worker that
+    /// leaves nothing behind never needs it, and it costs as much as the rest of a start.
+    pub(crate) fn hold_children(&self) -> Result<BorrowedFd<'_>, Errno> {
+        if let Some(file) = self.children.get() {
+            return Ok(file.as_fd());
+        }
         // One thread, so its file lists every child.
-        let children = open_below(&root, c"thread-self/children").ok()?;
-        Some(Self { root, children })
+        let file = open_below(&self.root, c"thread-self/children")?;
+        Ok(self.children.get_or_init(|| file).as_fd())
     }
 
     pub(crate) fn open_file(&self, path: &Path) -> Result<OwnedFd, Errno> {
@@ -44,7 +54,7 @@ impl Proc {
 
     /// Calls `visit` with each direct child of this process, zombies included.
     pub(crate) fn each_own_child(&self, visit: &mut dyn FnMut(Pid)) -> Result<(), Errno> {
-        each_listed(&self.children, visit)
+        each_listed(self.hold_children()?, visit)
     }
 
     /// Calls `visit` with each child that one thread of a process has.
@@ -120,7 +130,6 @@ pub(crate) struct Stat {
     pub(crate) state: u8,
     pub(crate) ppid: i32,
     pub(crate) pgrp: i32,
-    pub(crate) flags: u64,
     pub(crate) start_ticks: u64,
 }
 
@@ -132,21 +141,15 @@ impl Stat {
         let state = *fields.next()?.first()?;
         let ppid = i32::try_from(number(fields.next()?)?).ok()?;
         let pgrp = i32::try_from(number(fields.next()?)?).ok()?;
-        // Fields 3, 4 and 5 are read; 9 and 22 follow.
-        let flags = number(fields.nth(3)?)?;
-        let start_ticks = number(fields.nth(12)?)?;
-        Some(Self { state, ppid, pgrp, flags, start_ticks })
+        // Fields 3, 4 and 5 are read; 22 follows.
+        let start_ticks = number(fields.nth(16)?)?;
+        Some(Self { state, ppid, pgrp, start_ticks })
     }
 
     /// Whether it can still run. A leader shown `Z` whose other threads live counts as dead here; its tree
     /// is not gone before `waitid` says so.
     pub(crate) fn lives(self) -> bool {
         !matches!(self.state, b'Z' | b'X' | b'x')
-    }
-
-    /// Whether it never came to exec (PF_FORKNOEXEC in the kernel's sched.h); a zombie still says so.
-    pub(crate) fn never_executed(self) -> bool {
-        self.flags & 0x40 != 0
     }
 }
 
@@ -174,8 +177,7 @@ mod tests {
         for name in ["sleep", "a) R 1 (b", "", "x\ny", "((("] {
             let text = std::format!("17 ({name}) S{TAIL}");
             let stat = Stat::parse(text.as_bytes()).unwrap();
-            let expected =
-                Stat { state: b'S', ppid: 4242, pgrp: 4243, flags: 4_194_560, start_ticks: 987_654 };
+            let expected = Stat { state: b'S', ppid: 4242, pgrp: 4243, start_ticks: 987_654 };
             assert_eq!(stat, expected);
         }
         assert_eq!(Stat::parse(b"17 (cut"), None);

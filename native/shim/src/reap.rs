@@ -71,8 +71,13 @@ impl Reaper {
     pub(crate) fn reap(&mut self) -> Found {
         let mut found = Found::default();
         self.reap_in_turn(&mut found);
-        if matches!(self.leader, Leader::Zombie(_)) && !found.more {
-            self.reap_around_leader(&mut found);
+        if let (Leader::Zombie(ended), false) = (self.leader, found.more) {
+            if sys::none_lives() {
+                self.reap_leader(ended, &mut found);
+                self.reap_in_turn(&mut found);
+            } else {
+                self.reap_around_leader(&mut found);
+            }
         }
         if !found.gone && self.foreign.present() && matches!(self.leader, Leader::Reaped(_)) {
             found.gone = self.only_foreign_left();

@@ -1,6 +1,7 @@
 //! From the command line to the exit status: the order of work.
 
-use rustix::fd::AsFd;
+use core::mem::ManuallyDrop;
+use rustix::fd::{AsFd, AsRawFd};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
@@ -10,9 +11,9 @@ use crate::prepare::{self, Owner};
 use crate::proc_file::{Proc, own_pid};
 use crate::reap::Reaper;
 use crate::report::{Failed, Report, Stage};
-use crate::spawn::become_worker;
+use crate::spawn::{self, Launch};
 use crate::supervise::Supervisor;
-use crate::sys::{self, Fork, Vectors, signal};
+use crate::sys::{self, ChildStack, Vectors, signal};
 use crate::watched::Watched;
 use crate::{help, say, stdio};
 
@@ -21,9 +22,9 @@ const OWN_FAILURE: u8 = 125;
 
 /// Does everything; the result is the process's exit status.
 #[must_use]
-pub fn run(vectors: Vectors) -> u8 {
+pub fn run(vectors: Vectors, stack: ChildStack) -> u8 {
     match args::parse(vectors.args()) {
-        Ok(Parsed::Run(config)) => start(vectors, &config),
+        Ok(Parsed::Run(config)) => start(vectors, stack, &config),
         Ok(Parsed::Help) => print(help::TEXT),
         Ok(Parsed::Version) => print(help::VERSION),
         Err(wrong) => {
@@ -40,7 +41,7 @@ fn print(text: &str) -> u8 {
     }
 }
 
-fn start(vectors: Vectors, config: &Config<'_>) -> u8 {
+fn start(vectors: Vectors, stack: ChildStack, config: &Config<'static>) -> u8 {
     // Before anything is opened, so that nothing lands on 0 to 2 and nothing of ours is closed.
     prepare::standard_descriptors();
     prepare::close_others(config);
@@ -49,8 +50,12 @@ fn start(vectors: Vectors, config: &Config<'_>) -> u8 {
     sys::set_signal_mask(u64::MAX);
 
     let report = Report::new(config.report.map(sys::borrow));
-    match launch(vectors, config, report) {
-        Ok(mut supervisor) => supervisor.run(),
+    match launch(vectors, stack, config, report) {
+        Ok(supervisor) => {
+            // The end of the process closes what is open, all at once.
+            let mut supervisor = ManuallyDrop::new(supervisor);
+            supervisor.run()
+        }
         Err((stage, errno)) => {
             let raw = u16::try_from(errno.raw_os_error()).unwrap_or(0);
             report.start_failed(stage as u8, raw);
@@ -64,7 +69,8 @@ fn start(vectors: Vectors, config: &Config<'_>) -> u8 {
 
 fn launch<'a>(
     vectors: Vectors,
-    config: &'a Config<'a>,
+    stack: ChildStack,
+    config: &'a Config<'static>,
     report: Report<'a>,
 ) -> Result<Supervisor<'a>, Failed> {
     let mark = prepare::mark(config);
@@ -99,11 +105,14 @@ fn launch<'a>(
     let ends = stdio::pipes(config, &watched)?;
     let (failed, failure) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
         .map_err(|errno| (Stage::Pipe, errno))?;
-    let shim = rustix::process::getpid();
-    let leader = match sys::fork().map_err(|errno| (Stage::Fork, errno))? {
-        Fork::Child => become_worker(config, vectors, shim, ends, &failure),
-        Fork::Parent(pid) => pid,
+    let launch = Launch {
+        config: *config,
+        vectors,
+        shim: rustix::process::getpid(),
+        ends: ends.each_ref().map(|end| end.as_ref().map(AsRawFd::as_raw_fd)),
+        failure: failure.as_raw_fd(),
     };
+    let leader = spawn::start(stack, launch).map_err(|errno| (Stage::Fork, errno))?;
     // The worker's ends must be the worker's alone, or its peer would never see the end of them.
     drop(ends);
     drop(failure);

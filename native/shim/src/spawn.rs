@@ -1,35 +1,52 @@
-//! From fork to exec: the child becomes the worker.
+//! From clone to exec: the child becomes the worker.
 //!
 //! The order matters: the session first, so that the group exists before anybody signals it; the ids before
 //! the death signal, because a change of ids clears it (prctl(2)); the death signal before the look at the
 //! parent, which closes the race with a parent that died in between; the signal mask last, so that nothing
 //! is delivered to half a worker.
 
+use core::convert::Infallible;
 use core::ffi::CStr;
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{BorrowedFd, IntoRawFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::process::Pid;
 
 use crate::args::{Config, Stream};
 use crate::report::{Failed, Stage};
-use crate::stdio::Ends;
-use crate::sys::{self, Vectors, signal};
+use crate::sys::{self, ChildStack, Memory, Vectors, signal};
 
 type Outcome = Result<(), Failed>;
 
-/// Runs in the child and does not return. What fails goes to `failure` as stage and errno; exec closes it.
-pub(crate) fn become_worker(
-    config: &Config<'_>,
-    vectors: Vectors,
-    shim: Pid,
-    ends: Ends,
-    failure: &OwnedFd,
-) -> ! {
-    let Err((stage, errno)) = prepare(config, shim, ends).and_then(|()| exec(config, vectors));
+/// What the child needs.
+pub(crate) struct Launch {
+    pub(crate) config: Config<'static>,
+    pub(crate) vectors: Vectors,
+    pub(crate) shim: Pid,
+    /// The worker's ends of its pipes.
+    pub(crate) ends: [Option<i32>; 3],
+    /// Where to say what failed, as stage and errno; exec closes it.
+    pub(crate) failure: i32,
+}
+
+/// Starts the child.
+///
+/// Until its exec it works in the shim's own memory, as after vfork(2), but the shim goes on: an exec that
+/// hangs must not make it deaf. A child that changes its ids gets a copy instead: whoever may trace the
+/// new user's processes must not come to write in the memory of a shim that still has the old rights.
+pub(crate) fn start(stack: ChildStack, launch: Launch) -> Result<Pid, Errno> {
+    let ids = &launch.config.ids;
+    let changes = ids.uid.is_some() || ids.gid.is_some() || ids.groups().is_some();
+    let memory = if changes { Memory::Own } else { Memory::Shared };
+    sys::start_child(stack, memory, move || become_worker(&launch))
+}
+
+/// Runs in the child and does not return.
+fn become_worker(launch: &Launch) -> ! {
+    let Err((stage, errno)) = prepare(launch).and_then(|()| exec(&launch.config, launch.vectors));
     let raw = u16::try_from(errno.raw_os_error()).unwrap_or(0);
     let [high, low] = raw.to_be_bytes();
-    let _ = rustix::io::write(failure, &[stage as u8, high, low]);
+    let _ = rustix::io::write(sys::borrow(launch.failure), &[stage as u8, high, low]);
     sys::exit(match (stage, errno) {
         (Stage::Exec, Errno::NOENT) => 127,
         (Stage::Exec, _) => 126,
@@ -37,17 +54,15 @@ pub(crate) fn become_worker(
     })
 }
 
-fn prepare(config: &Config<'_>, shim: Pid, ends: Ends) -> Outcome {
+fn prepare(launch: &Launch) -> Outcome {
+    let config = &launch.config;
     session(config).map_err(|e| (Stage::Setsid, e))?;
     sys::become_user(config.ids.groups(), config.ids.gid, config.ids.uid).map_err(|e| (Stage::Ids, e))?;
     sys::die_with_parent().map_err(|e| (Stage::Pdeathsig, e))?;
-    if rustix::process::getppid() != Some(shim) {
+    if rustix::process::getppid() != Some(launch.shim) {
         return Err((Stage::Pdeathsig, Errno::SRCH));
     }
-    let [stdin, stdout, stderr] = ends;
-    stream(0, config.stdin, stdin).map_err(|e| (Stage::Stdin, e))?;
-    stream(1, config.stdout, stdout).map_err(|e| (Stage::Stdout, e))?;
-    stream(2, config.stderr, stderr).map_err(|e| (Stage::Stderr, e))?;
+    streams(config, launch.ends)?;
     if let Some(directory) = config.cd {
         rustix::process::chdir(directory).map_err(|e| (Stage::Chdir, e))?;
     }
@@ -72,27 +87,46 @@ fn session(config: &Config<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
-fn stream(number: u8, target: Stream<'_>, end: Option<OwnedFd>) -> Result<(), Errno> {
+/// Whatever is opened for it is closed by exec.
+fn streams(config: &Config<'_>, ends: [Option<i32>; 3]) -> Outcome {
+    let [stdin, stdout, stderr] = ends;
+    let mut null = None;
+    stream(0, config.stdin, stdin, &mut null).map_err(|e| (Stage::Stdin, e))?;
+    stream(1, config.stdout, stdout, &mut null).map_err(|e| (Stage::Stdout, e))?;
+    stream(2, config.stderr, stderr, &mut null).map_err(|e| (Stage::Stderr, e))
+}
+
+fn stream(
+    number: u8,
+    target: Stream<'_>,
+    end: Option<i32>,
+    null: &mut Option<BorrowedFd<'static>>,
+) -> Result<(), Errno> {
     let fd = match target {
         // The leash may be the worker's stdin too, and close-on-exec was set for the leash.
         Stream::Inherit => return rustix::io::fcntl_setfd(sys::borrow(i32::from(number)), FdFlags::empty()),
-        Stream::Pipe => end.ok_or(Errno::BADF)?,
-        Stream::Stdout => return rustix::stdio::dup2_stderr(sys::borrow(1)),
-        Stream::Null => rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?,
-        Stream::File(path) => {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOCTTY | OFlags::CLOEXEC;
-            rustix::fs::open(path, flags, Mode::from_raw_mode(0o666))?
-        }
+        Stream::Pipe => end.map(sys::borrow).ok_or(Errno::BADF)?,
+        Stream::Stdout => sys::borrow(1),
+        Stream::Null => match *null {
+            Some(fd) => fd,
+            None => *null.insert(open(c"/dev/null", OFlags::RDWR)?),
+        },
+        Stream::File(path) => open(path, OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOCTTY)?,
     };
     match number {
-        0 => rustix::stdio::dup2_stdin(fd.as_fd()),
-        1 => rustix::stdio::dup2_stdout(fd.as_fd()),
-        _ => rustix::stdio::dup2_stderr(fd.as_fd()),
+        0 => rustix::stdio::dup2_stdin(fd),
+        1 => rustix::stdio::dup2_stdout(fd),
+        _ => rustix::stdio::dup2_stderr(fd),
     }
 }
 
+fn open(path: &CStr, flags: OFlags) -> Result<BorrowedFd<'static>, Errno> {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o666))
+        .map(|fd| sys::borrow(fd.into_raw_fd()))
+}
+
 /// As execvp(3) does: a command without a slash is looked up in PATH; EACCES on the way is remembered.
-fn exec(config: &Config<'_>, vectors: Vectors) -> Result<core::convert::Infallible, Failed> {
+fn exec(config: &Config<'_>, vectors: Vectors) -> Result<Infallible, Failed> {
     let fail = |errno| Err((Stage::Exec, errno));
     let run = |path: &CStr| vectors.exec(path, config.command_index, config.arg0);
     let command = config.command.to_bytes();
@@ -100,6 +134,12 @@ fn exec(config: &Config<'_>, vectors: Vectors) -> Result<core::convert::Infallib
     if command.contains(&b'/') {
         return fail(run(config.command));
     }
+    fail(look_up(command, vectors, run))
+}
+
+/// Not inlined: its buffer would be touched, a page for nothing, where nothing is looked up.
+#[inline(never)]
+fn look_up(command: &[u8], vectors: Vectors, run: impl Fn(&CStr) -> Errno) -> Errno {
     let mut result = Errno::NOENT;
     let mut buffer = [0u8; 4096];
     for directory in
@@ -109,10 +149,10 @@ fn exec(config: &Config<'_>, vectors: Vectors) -> Result<core::convert::Infallib
         match run(path) {
             Errno::NOENT | Errno::NOTDIR => {}
             Errno::ACCESS => result = Errno::ACCESS,
-            other => return fail(other),
+            other => return other,
         }
     }
-    fail(result)
+    result
 }
 
 fn join<'a>(buffer: &'a mut [u8; 4096], directory: &[u8], name: &[u8]) -> Option<&'a CStr> {

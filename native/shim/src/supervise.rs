@@ -3,16 +3,20 @@
 use rustix::io::Errno;
 
 use crate::args::{Config, MAX_STEPS, Step, To};
+use crate::keep::{self, Tag};
 use crate::ladder::{Cause, Deed, Ladder};
-use crate::proc_file::{Stat, own_pid};
+use crate::proc_file::{Proc, own_pid};
 use crate::reap::{Leader, Reaper};
 use crate::report::{Ended, Report, Stage};
 use crate::sys::{self, Waited, signal};
-use crate::tree::{self, Order};
+use crate::tree::{self, Order, Walked};
 use crate::watched::Watched;
 
 /// Reads of pending signals in one go: whoever floods us with them must not keep us from the rest.
 const SIGNAL_READS: usize = 4;
+
+/// A worker that nothing happens to for so long is one that stays.
+const SETTLE_MS: u64 = 20;
 
 /// One tree.
 pub(crate) struct Supervisor<'a> {
@@ -22,6 +26,8 @@ pub(crate) struct Supervisor<'a> {
     reaper: Reaper,
     ladder: Ladder,
     started: bool,
+    /// This long nothing has happened; what is needed for the end has been opened.
+    settled: bool,
     /// Taken or not, and processes reaped, in each step; the last place is the final phase's.
     steps: [Option<u32>; MAX_STEPS + 1],
 }
@@ -29,7 +35,16 @@ pub(crate) struct Supervisor<'a> {
 impl<'a> Supervisor<'a> {
     pub(crate) fn new(config: &'a Config<'a>, report: Report<'a>, watched: Watched, reaper: Reaper) -> Self {
         let ladder = Ladder::new(config.stop, config.linger);
-        Self { config, report, watched, reaper, ladder, started: false, steps: [None; MAX_STEPS + 1] }
+        Self {
+            config,
+            report,
+            watched,
+            reaper,
+            ladder,
+            started: false,
+            settled: false,
+            steps: [None; MAX_STEPS + 1],
+        }
     }
 
     /// Supervises until nothing is left; the result is the exit status.
@@ -58,7 +73,13 @@ impl<'a> Supervisor<'a> {
     // What happens
 
     fn wait(&mut self, ms: Option<u64>) {
-        let woken = self.watched.wait(ms);
+        let settles = ms.is_none() && !self.settled;
+        let woken = self.watched.wait(if settles { Some(SETTLE_MS) } else { ms });
+        if settles && !woken.any() {
+            self.settled = true;
+            // Where it fails, it is tried again when it is needed.
+            let _ = self.reaper.proc().map(Proc::hold_children);
+        }
         if woken.signals {
             self.take_signals();
         }
@@ -86,6 +107,7 @@ impl<'a> Supervisor<'a> {
         let mut buffer = [0u8; 128 * 4];
         for _ in 0..SIGNAL_READS {
             let Ok(len @ 1..) = rustix::io::read(&self.watched.signals, &mut buffer) else { return };
+            let last = len < buffer.len();
             for info in buffer.get(..len).unwrap_or_default().chunks_exact(128) {
                 // struct signalfd_siginfo: ssi_signo at 0, ssi_pid at 12 (signalfd(2)).
                 if let (Some(&number), Some(sender)) = (info.first(), info.get(12..16)) {
@@ -93,13 +115,18 @@ impl<'a> Supervisor<'a> {
                     self.signalled(number, sender);
                 }
             }
+            if last {
+                return;
+            }
         }
     }
 
     fn signalled(&mut self, number: u8, sender: u32) {
+        if number == signal::CHLD {
+            return;
+        }
         let now = sys::now_ms();
         match number {
-            signal::CHLD => {}
             // We wrote where nobody reads.
             signal::PIPE if i64::from(sender) == i64::from(own_pid()) => {}
             signal::QUIT => self.ladder.kill_now(now),
@@ -122,8 +149,8 @@ impl<'a> Supervisor<'a> {
         match (rustix::io::read(fd, &mut message), message) {
             (Err(Errno::INTR | Errno::AGAIN), _) => return,
             (Ok(3), [stage, high, low]) => self.start_failed(stage, u16::from_be_bytes([high, low])),
-            // Killed on the way to exec, it closed the pipe too.
-            _ if self.died_before_exec() => {
+            // Killed on the way to exec, it closed the pipe too, before it is a zombie.
+            _ if !sys::executed(self.reaper.pid()) => {
                 self.start_failed(Stage::Exec as u8, Errno::CANCELED.raw_os_error() as u16);
             }
             _ => {
@@ -135,13 +162,6 @@ impl<'a> Supervisor<'a> {
         self.watched.exec = None;
     }
 
-    /// Exec clears the flag before it closes the pipe; the end of a process closes the pipe before it is a
-    /// zombie, so `waitid` would be asked too early.
-    fn died_before_exec(&self) -> bool {
-        let pid = self.reaper.pid();
-        self.reaper.proc().and_then(|proc| proc.stat(pid).ok()).is_some_and(Stat::never_executed)
-    }
-
     fn start_failed(&mut self, stage: u8, errno: u16) {
         self.ladder.start_failed();
         self.report.start_failed(stage, errno);
@@ -151,14 +171,14 @@ impl<'a> Supervisor<'a> {
     }
 
     fn reap(&mut self) -> bool {
-        // A worker that ends at once can be noticed before its exec was, and must not be reaped before
-        // `take_exec` has seen whether it came to that. It may end between two looks, so until then nobody is
-        // reaped whose end was not looked at first; before its exec it has no children.
+        // Once it is reaped nobody can say any more whether it came to exec; until then there is nobody else.
         if self.watched.exec.is_some() {
-            match sys::peek(self.reaper.pid()) {
-                Waited::NotYet => return false,
-                Waited::Ended(..) => self.take_exec(),
-                Waited::NoChild => {}
+            if sys::peek(self.reaper.pid()) == Waited::NotYet {
+                return false;
+            }
+            self.take_exec();
+            if self.watched.exec.is_some() {
+                return true;
             }
         }
         let before = self.reaper.leader();
@@ -180,8 +200,15 @@ impl<'a> Supervisor<'a> {
         }
         if found.gone {
             self.ladder.gone();
+        } else if self.config.keep && self.started && self.ladder.lingers() && self.keep() {
+            self.ladder.kept();
         }
         found.more
+    }
+
+    fn keep(&self) -> bool {
+        let tag = Tag { run: self.config.run, worker: self.config.worker };
+        self.reaper.proc().is_some_and(|proc| keep::everybody(proc, self.reaper.foreign(), tag))
     }
 
     // What is done
@@ -228,7 +255,7 @@ impl<'a> Supervisor<'a> {
                 for &number in signals {
                     met.signal(number);
                 }
-            })
+            }) != Walked::Nobody
         });
         if !walked {
             sys::each_child_by_number(&mut |pid| {

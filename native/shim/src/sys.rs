@@ -6,6 +6,7 @@
 //! pointer handed to the kernel is to a local that lives across the call.
 #![allow(unsafe_code)]
 
+use core::convert::Infallible;
 use core::ffi::{CStr, c_char};
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
@@ -27,6 +28,7 @@ pub mod signal {
     pub const CHLD: u8 = 17;
     pub const CONT: u8 = 18;
     pub const STOP: u8 = 19;
+    pub const URG: u8 = 23;
     pub const MAX: u8 = 64;
 }
 
@@ -104,29 +106,132 @@ impl Vectors {
     }
 }
 
-/// Both sides of a [`fork`].
-#[derive(Clone, Copy, Debug)]
-pub enum Fork {
-    /// In the child.
-    Child,
-    /// In the parent: the child's id.
-    Parent(Pid),
+/// Bytes of room for the child's stack; a path that is looked up takes 4096 of them.
+pub const CHILD_STACK: usize = 16_384;
+
+/// The room for the child's stack. One value, for one child.
+#[derive(Debug)]
+pub struct ChildStack(*mut u8);
+
+impl ChildStack {
+    /// Takes the room over.
+    ///
+    /// # Safety
+    ///
+    /// `top` is aligned as a stack pointer, and the [`CHILD_STACK`] bytes below it belong to nobody for ever.
+    #[must_use]
+    pub unsafe fn new(top: *mut u8) -> Self {
+        Self(top)
+    }
 }
 
-/// fork(2), without the copies that libc's wrapper makes.
+/// What memory a child works in until it executes something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// A copy.
+    Own,
+    /// Ours: nothing is copied. Beside its stack the child writes nothing there.
+    Shared,
+}
+
+/// clone(2): a child that does `work`, on a stack of its own, with copies of all descriptors.
+///
+/// In shared memory the child runs while this process goes on; so `work` lies on the child's stack and borrows
+/// nothing of ours.
+///
+/// Its end is told by SIGURG, until [`executed`]: a difference that lasts and can be asked for.
 ///
 /// # Errors
 ///
 /// `EAGAIN` at a limit on processes, `ENOMEM`.
-pub fn fork() -> Result<Fork, Errno> {
-    const SIGCHLD: usize = 17;
-    // SAFETY: single-threaded and without libc, so the child's copy of memory is consistent; a plain fork
-    // shares nothing.
-    let pid = unsafe { syscall!(Sysno::clone, SIGCHLD, 0, 0, 0, 0) }.map_err(errno)?;
-    match Pid::from_raw(i32::try_from(pid).unwrap_or(0)) {
-        None => Ok(Fork::Child),
-        Some(pid) => Ok(Fork::Parent(pid)),
+pub fn start_child<F: FnOnce() -> Infallible + 'static>(
+    stack: ChildStack,
+    memory: Memory,
+    work: F,
+) -> Result<Pid, Errno> {
+    const CLONE_VM: usize = 0x100;
+    const SPACE: usize = 1024;
+    const { assert!(size_of::<F>() <= SPACE && align_of::<F>() <= 16) };
+
+    unsafe extern "C" fn begin<F: FnOnce() -> Infallible>(work: *mut F) -> ! {
+        // SAFETY: written by `start_child`, read here once.
+        match unsafe { work.read() }() {}
     }
+
+    let flags = usize::from(signal::URG) | if memory == Memory::Shared { CLONE_VM } else { 0 };
+    // SAFETY: inside the room, and as aligned as a stack pointer.
+    let place = unsafe { stack.0.sub(SPACE) }.cast::<F>();
+    // SAFETY: large and aligned enough by the assertion, and nobody else's.
+    unsafe { place.write(work) };
+    // SAFETY: the child begins at `begin` with `work` above its stack and never comes back. Single-threaded,
+    // without libc, thread-local storage or writable statics, so there is no state that a second one in the same
+    // memory could disturb; descriptors and signal dispositions are copies.
+    let result = unsafe { clone(flags, place.cast(), begin::<F>, place) };
+    let result = i32::try_from(result).map_err(|_| Errno::CHILD)?;
+    if result < 0 {
+        return Err(Errno::from_raw_os_error(-result));
+    }
+    Pid::from_raw(result).ok_or(Errno::CHILD)
+}
+
+/// # Safety
+///
+/// `stack` is the upper end of unused memory; `begin` does not return and may be called with `work`.
+unsafe fn clone<F>(
+    flags: usize,
+    stack: *mut u8,
+    begin: unsafe extern "C" fn(*mut F) -> !,
+    work: *mut F,
+) -> isize {
+    let result: isize;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the child has a stack of its own and leaves this code by a call that does not return; for the
+    // parent it is a system call like any other.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, {work}",
+            "call {begin}",
+            "ud2",
+            "2:",
+            work = in(reg) work,
+            begin = in(reg) begin,
+            inlateout("rax") Sysno::clone as isize => result,
+            in("rdi") flags,
+            in("rsi") stack,
+            in("rdx") 0,
+            in("r10") 0,
+            in("r8") 0,
+            out("rcx") _,
+            out("r11") _,
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!(
+            "svc #0",
+            "cbnz x0, 2f",
+            "mov x29, #0",
+            "mov x30, #0",
+            "mov x0, {work}",
+            "blr {begin}",
+            "brk #1",
+            "2:",
+            work = in(reg) work,
+            begin = in(reg) begin,
+            in("x8") Sysno::clone as isize,
+            inlateout("x0") flags => result,
+            in("x1") stack,
+            in("x2") 0,
+            in("x3") 0,
+            in("x4") 0,
+        );
+    }
+    result
 }
 
 /// exit_group(2).
@@ -183,18 +288,33 @@ pub fn close_range(first: u32, last: u32) {
     }
 }
 
+const RLIMIT_LOCKS: usize = 10;
+
 /// `RLIMIT_LOCKS` of a process.
 ///
 /// # Errors
 ///
 /// `EPERM` for another user's without CAP_SYS_RESOURCE, `ESRCH`.
 pub fn locks_limits(pid: Pid) -> Result<Limits, Errno> {
-    const RLIMIT_LOCKS: usize = 10;
     let mut limits = [0u64; 2];
     // SAFETY: the array is as large as struct rlimit64 and lives across the call.
     unsafe { syscall!(Sysno::prlimit64, pid.as_raw_pid(), RLIMIT_LOCKS, 0, limits.as_mut_ptr()) }
         .map_err(errno)?;
     let [soft, hard] = limits;
+    Ok(Limits { soft, hard })
+}
+
+/// Sets `RLIMIT_LOCKS` of a process; the result is what it was at that moment.
+///
+/// # Errors
+///
+/// `EPERM` for another user's, or to raise a hard limit, without CAP_SYS_RESOURCE; `ESRCH`.
+pub fn swap_locks_limits(pid: Pid, limits: Limits) -> Result<Limits, Errno> {
+    let (new, mut old) = ([limits.soft, limits.hard], [0u64; 2]);
+    // SAFETY: both arrays are as large as struct rlimit64 and live across the call.
+    unsafe { syscall!(Sysno::prlimit64, pid.as_raw_pid(), RLIMIT_LOCKS, new.as_ptr(), old.as_mut_ptr()) }
+        .map_err(errno)?;
+    let [soft, hard] = old;
     Ok(Limits { soft, hard })
 }
 
@@ -217,10 +337,13 @@ const WNOWAIT: usize = 0x0100_0000;
 /// Children too that do not tell their end by SIGCHLD.
 const WALL: usize = 0x4000_0000;
 
+/// Stopped or continued.
+const WSTATE: usize = 2 | 8;
+
 fn waitid(kind: usize, number: i32, options: usize) -> Waited {
     // struct siginfo on 64-bit Linux: si_code at 8, si_pid at 16, si_status at 24; 128 bytes in all.
     let mut info = [0i32; 32];
-    let options = WEXITED | WNOHANG | WALL | options;
+    let options = WNOHANG | options;
     loop {
         // SAFETY: the array is as large and aligned as struct siginfo and lives across the call.
         match unsafe { syscall!(Sysno::waitid, kind, number, info.as_mut_ptr(), options, 0) } {
@@ -239,19 +362,38 @@ fn waitid(kind: usize, number: i32, options: usize) -> Waited {
 /// Looks for any child that has ended, without reaping it.
 #[must_use]
 pub fn peek_any() -> Waited {
-    waitid(P_ALL, 0, WNOWAIT)
+    waitid(P_ALL, 0, WALL | WEXITED | WNOWAIT)
+}
+
+/// Whether no child lives; there may be some that have ended and are not reaped.
+///
+/// Who waits for a change of state and not for the end is told by the kernel that there is no child
+/// when all have ended, as those change no more (`wait_consider_child` in kernel/exit.c). A process whose first
+/// thread has ended before the others counts as living.
+#[must_use]
+pub fn none_lives() -> bool {
+    matches!(waitid(P_ALL, 0, WALL | WSTATE | WNOWAIT), Waited::NoChild)
 }
 
 /// Looks at one child without reaping it.
 #[must_use]
 pub fn peek(pid: Pid) -> Waited {
-    waitid(P_PID, pid.as_raw_pid(), WNOWAIT)
+    waitid(P_PID, pid.as_raw_pid(), WALL | WEXITED | WNOWAIT)
+}
+
+/// Whether a child of [`start_child`] came to its exec, living or not, as long as it is not reaped.
+///
+/// Exec makes SIGCHLD the signal that tells a process's end (`de_thread` in fs/exec.c), before it closes a
+/// descriptor, and without `__WALL` only children that tell it by SIGCHLD are seen.
+#[must_use]
+pub fn executed(pid: Pid) -> bool {
+    !matches!(waitid(P_PID, pid.as_raw_pid(), WEXITED | WNOWAIT), Waited::NoChild)
 }
 
 /// Reaps one child if it has ended.
 #[must_use]
 pub fn reap(pid: Pid) -> Waited {
-    waitid(P_PID, pid.as_raw_pid(), 0)
+    waitid(P_PID, pid.as_raw_pid(), WALL | WEXITED)
 }
 
 /// Finds our children without `/proc`: `waitid` knows them by number, and nobody else's. About half a second.

@@ -41,6 +41,11 @@ pub(crate) struct Met<'a> {
 }
 
 impl Met<'_> {
+    /// Of a child of ours nobody else's; of any other process perhaps somebody else's by now.
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
+    }
+
     pub(crate) fn signal(&self, signal: u8) {
         // Gone meanwhile is fine; who may not be signalled is found alive at the end.
         let _ = match &self.held {
@@ -57,19 +62,29 @@ impl Met<'_> {
     }
 }
 
+/// What a walk came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Walked {
+    /// Everybody that the lists named was visited.
+    All,
+    /// The tree is deeper or larger than one walk.
+    Part,
+    /// Our own children cannot be listed; nobody was visited.
+    Nobody,
+}
+
 struct Walk<'a> {
     proc: &'a Proc,
     order: Order,
     visits_left: u32,
+    cut: bool,
     visit: &'a mut dyn FnMut(&Met<'_>),
 }
 
 /// Visits every descendant that is not foreign.
-///
-/// `false` where our own children cannot be listed; then nobody was visited.
-pub(crate) fn walk(proc: &Proc, foreign: &Foreign, order: Order, visit: &mut dyn FnMut(&Met<'_>)) -> bool {
-    let mut walk = Walk { proc, order, visits_left: MAX_VISITS, visit };
-    proc.each_own_child(&mut |pid| {
+pub(crate) fn walk(proc: &Proc, foreign: &Foreign, order: Order, visit: &mut dyn FnMut(&Met<'_>)) -> Walked {
+    let mut walk = Walk { proc, order, visits_left: MAX_VISITS, cut: false, visit };
+    let listed = proc.each_own_child(&mut |pid| {
         if foreign.includes(Some(proc), pid) {
             return;
         }
@@ -79,15 +94,24 @@ pub(crate) fn walk(proc: &Proc, foreign: &Foreign, order: Order, visit: &mut dyn
         walk.around(&met, |walk| {
             if let Ok(fd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
                 walk.below(pid, fd.as_fd(), 1);
+            } else {
+                walk.cut = true;
             }
         });
-    })
-    .is_ok()
+    });
+    match (listed, walk.cut) {
+        (Err(_), _) => Walked::Nobody,
+        (Ok(()), true) => Walked::Part,
+        (Ok(()), false) => Walked::All,
+    }
 }
 
 impl Walk<'_> {
     fn around(&mut self, met: &Met<'_>, below: impl FnOnce(&mut Self)) {
-        let Some(left) = self.visits_left.checked_sub(1) else { return };
+        let Some(left) = self.visits_left.checked_sub(1) else {
+            self.cut = true;
+            return;
+        };
         self.visits_left = left;
         if self.order == Order::ParentsFirst {
             (self.visit)(met);
@@ -100,6 +124,7 @@ impl Walk<'_> {
 
     fn below(&mut self, parent: Pid, parent_fd: BorrowedFd<'_>, depth: usize) {
         if depth >= MAX_DEPTH || self.visits_left == 0 {
+            self.cut = true;
             return;
         }
         let proc = self.proc;

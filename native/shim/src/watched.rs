@@ -21,6 +21,12 @@ pub(crate) struct Woken {
     pub(crate) exec: bool,
 }
 
+impl Woken {
+    pub(crate) fn any(self) -> bool {
+        self.signals || self.leash || self.owner || self.exec
+    }
+}
+
 impl Watched {
     /// Waits for at most so many milliseconds, `None` for ever.
     pub(crate) fn wait(&self, ms: Option<u64>) -> Woken {

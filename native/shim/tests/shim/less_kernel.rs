@@ -5,6 +5,11 @@ use std::process::{Command, Stdio};
 
 /// Runs the shim with a system call that fails; the result is exit code and what it said.
 fn without(call: &str, error: &str, options: &[&str], script: &str) -> Option<(i32, String)> {
+    injected(&format!("{call}:error={error}"), options, &["sh", "-c", script])
+}
+
+/// Runs the shim with what strace is told to inject.
+fn injected(what: &str, options: &[&str], command: &[&str]) -> Option<(i32, String)> {
     let can = Command::new("strace")
         .args(["-qq", "-o", "/dev/null", "true"])
         .stderr(Stdio::null())
@@ -16,11 +21,12 @@ fn without(call: &str, error: &str, options: &[&str], script: &str) -> Option<(i
     let run = new_run();
     let output = Command::new("strace")
         .args(["-f", "-qq", "-o", "/dev/null", "-e"])
-        .arg(format!("inject={call}:error={error}"))
+        .arg(format!("inject={what}"))
         .arg(binary())
         .arg(format!("--run-id={run}"))
         .args(options)
-        .args(["--", "sh", "-c", script])
+        .arg("--")
+        .args(command)
         .stdin(Stdio::null())
         .output()
         .unwrap();
@@ -67,4 +73,16 @@ fn no_death_signal() {
         125,
         "leash-shim: sh: failed (death signal), errno 22\n",
     );
+}
+
+/// Every look at the children takes so long that what it said is no longer true.
+#[test]
+fn a_start_that_fails_between_two_looks_is_told() {
+    let said = "leash-shim: leash-no-such-command: not found, errno 2\n";
+    assert_result(injected("waitid:delay_exit=100000", &[], &["leash-no-such-command"]), 127, said);
+}
+
+#[test]
+fn a_worker_that_ends_between_two_looks_was_started() {
+    assert_result(injected("waitid:delay_exit=100000", &[], &["sh", "-c", "exit 4"]), 4, "");
 }

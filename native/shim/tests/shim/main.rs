@@ -11,6 +11,7 @@ mod adversary;
 mod frames;
 mod harness;
 mod inherited;
+mod keep;
 mod less_kernel;
 mod lockstep;
 mod odd_proc;

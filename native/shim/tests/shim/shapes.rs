@@ -225,6 +225,26 @@ fn few_descriptors() {
     tree.let_go();
 }
 
+/// What is needed to end a tree is not opened only then.
+#[test]
+fn the_list_of_children_is_held_when_descriptors_get_short() {
+    let mut tree = Plan::vm().option("--stop=KILL:0").sh("setsid sleep 41 & sleep 41");
+    tree.grown(3);
+    let held = || {
+        let mut fds = std::fs::read_dir(format!("/proc/{}/fd", tree.pid)).unwrap();
+        fds.any(|fd| {
+            std::fs::read_link(fd.unwrap().path())
+                .is_ok_and(|path| path.to_string_lossy().ends_with("/children"))
+        })
+    };
+    until("it is open", held);
+    let limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a valid struct.
+    assert_eq!(unsafe { libc::prlimit(tree.pid, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) }, 0);
+    let ms = tree.let_go().gone().ms;
+    assert!(ms < 400, "the children were looked up by number: {ms} ms");
+}
+
 #[test]
 fn a_killed_shim_takes_its_worker_along() {
     let mut tree = Plan::vm().start(&["sleep", "41"]);

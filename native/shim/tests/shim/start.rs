@@ -224,6 +224,34 @@ fn ids() {
 }
 
 #[test]
+fn a_child_that_changes_its_ids_does_not_work_in_our_memory() {
+    if !root() {
+        return;
+    }
+    let dir = Dir::new();
+    let fifo = dir.path("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    for (option, shared) in
+        [("--gid=0", false), ("--uid=0", false), ("--groups=0", false), ("--linger=1", true)]
+    {
+        // Opening a FIFO for writing waits for a reader: the child never comes to exec.
+        let mut tree = Plan::vm()
+            .option(format!("--stdout=file:{fifo}"))
+            .option(option)
+            .option("--stop=KILL:0")
+            .start(&["true"]);
+        let child = find("the child", || pids().into_iter().find(|&pid| ppid(pid) == Some(tree.pid)));
+        const KCMP_VM: i32 = 1;
+        // SAFETY: only numbers.
+        let differs = unsafe { libc::syscall(libc::SYS_kcmp, tree.pid, child, KCMP_VM, 0, 0) };
+        if differs >= 0 {
+            assert_eq!(differs == 0, shared, "{option}");
+        }
+        tree.let_go();
+    }
+}
+
+#[test]
 fn the_environment_is_passed_on() {
     let mut tree = Plan::by_hand()
         .with(|command| {

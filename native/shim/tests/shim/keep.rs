@@ -1,0 +1,105 @@
+//! What is left by a command that exited by itself, and is to go on.
+
+use crate::harness::*;
+use leash_tag::{Limits, Mark, RunId};
+
+/// The shim's end, with what it left alive.
+fn exited(tree: &mut Tree) -> Ended {
+    use std::io::Read;
+    let code = tree.child.wait().unwrap().code().unwrap_or(-1);
+    let mut output = Vec::new();
+    tree.stdout.take().unwrap().read_to_end(&mut output).unwrap();
+    Ended { code, output }
+}
+
+fn mark(pid: i32) -> Option<Mark> {
+    limits(pid).and_then(Mark::decode)
+}
+
+fn end(pids: Vec<i32>) {
+    for pid in pids {
+        kill(pid, libc::SIGKILL);
+        until("it ends", || !lives(pid));
+    }
+}
+
+#[test]
+fn goes_on_under_a_mark_that_says_so() {
+    let mut tree = Plan::vm()
+        .option("--on-exit=keep")
+        .sh("sleep 41 & setsid sh -c 'sleep 42 & sleep 43' & while ! pidof -q sleep; do :; done; exit 3");
+    let ended = exited(&mut tree);
+    let gone = ended.gone();
+    assert_eq!((ended.code, gone.how, gone.status, gone.cause), (3, 1, 3, 6));
+    let left = tree.grown(4);
+    for &pid in &left {
+        let mark = mark(pid).unwrap();
+        assert!(mark.outlives(), "{:?}", cmdline(pid));
+        assert_ne!(state(pid), Some('T'), "{:?}", cmdline(pid));
+        assert_eq!((mark.run(), mark.worker().map(|worker| worker.get())), (tree.run, Some(1)));
+    }
+    end(left);
+}
+
+#[test]
+fn is_marked_while_it_forks() {
+    // Chains of processes each of which starts the next and exits.
+    let mut tree = Plan::vm()
+        .option("--on-exit=keep")
+        .sh("hop() { if [ $1 -gt 0 ]; then (hop $(($1 - 1))) & else exec sleep 44; fi; }
+         for i in 1 2 3 4 5; do hop 400 & done; exit 0");
+    assert_eq!(exited(&mut tree).gone().cause, 6);
+    for _ in 0..20 {
+        for pid in tree.members() {
+            // It may have ended between the two looks.
+            assert!(mark(pid).is_none_or(Mark::outlives), "{:?}", cmdline(pid));
+            assert_ne!(state(pid), Some('T'), "{:?}", cmdline(pid));
+        }
+    }
+    end(tree.members());
+}
+
+#[test]
+fn is_nothing_where_nobody_is_left() {
+    let mut tree = Plan::vm().option("--on-exit=keep").start(&["true"]);
+    assert_eq!(tree.ended().gone().cause, 0);
+}
+
+#[test]
+fn is_ended_when_the_command_did_not_exit_by_itself() {
+    for act in [Tree::hang_up, |tree: &mut Tree| tree.signal(libc::SIGTERM)] {
+        let mut tree = Plan::vm().option("--on-exit=keep").sh("setsid sleep 42 & sleep 43");
+        tree.grown(3);
+        act(&mut tree);
+        let cause = tree.ended().gone().cause;
+        assert!(matches!(cause, 1 | 3), "{cause}");
+    }
+}
+
+#[test]
+fn is_ended_where_it_cannot_be_marked() {
+    let unmarked = Plan::vm().option("--on-exit=keep").option("--no-mark");
+    // Inside so many runs that the command's own mark is the last there is room for.
+    let deep = Plan::vm().option("--on-exit=keep").before_exec(|| {
+        let run = RunId::from_number(1).unwrap();
+        let mut inner = Limits::UNLIMITED;
+        while let Ok(mark) = Mark::nested_in(inner, run, None, false) {
+            if mark.depth() == 0 {
+                break;
+            }
+            inner = mark.limits();
+        }
+        let limits = libc::rlimit { rlim_cur: inner.soft, rlim_max: inner.hard };
+        // SAFETY: the struct lives across the call.
+        unsafe { libc::setrlimit(10, &raw const limits) };
+    });
+    for plan in [unmarked, deep] {
+        let dir = Dir::new();
+        let file = dir.path("pid");
+        let mut tree = plan.sh(&format!("setsid sleep 42 & echo $! >{file}; exit 5"));
+        let ended = tree.ended();
+        assert_eq!((ended.code, ended.gone().cause), (5, 0));
+        let pid = dir.read("pid").trim().parse().unwrap();
+        assert!(!lives(pid));
+    }
+}
