@@ -106,9 +106,12 @@ defmodule Leash.Command do
         next(%{command | ended: {:error, {:worker_down, reason}}}, max, deadline)
     after
       ms ->
-        if quiet?,
-          do: {:ended, command.ended, close_all(command)},
-          else: {:timeout, command}
+        cond do
+          quiet? -> {:ended, command.ended, close_all(command)}
+          # Nobody is left to be ended; what was kept may write for as long as it likes.
+          command.ended != nil -> {:timeout, close_all(command)}
+          true -> {:timeout, command}
+        end
     end
   end
 
@@ -117,6 +120,8 @@ defmodule Leash.Command do
   defp descriptors([]), do: {nil, nil}
 
   defp patience(%{ended: nil}, deadline), do: {left(deadline), false}
+  # Who was kept and holds the output is waited for, as before the end.
+  defp patience(%{ended: {:ok, %Exit{cause: :kept}}}, deadline), do: {left(deadline), false}
   defp patience(_command, deadline), do: {min(@quiet_ms, left(deadline)), true}
 
   defp left(:infinity), do: :infinity

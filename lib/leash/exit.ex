@@ -4,12 +4,13 @@ defmodule Leash.Exit do
 
   A `Leash.Exit` exists only when the tree is gone: the shim, to which every orphan of the tree is
   reparented, was told by the kernel that it has no child left (`ECHILD` from waitid(2)); or, where
-  the shim was killed, no process with the worker's tag was found any more.
+  the shim was killed, no process with the worker's tag was found any more; or what is left was kept on purpose.
 
     * `:status` - the worker's exit status, `nil` when a signal ended it
     * `:signal` - the signal that ended the worker, `nil` when it exited
     * `:core_dumped?` - whether it left a core dump
-    * `:cause` - why the tree was ended: `:exited` (the worker ended by itself), `:stop` (asked to
+    * `:cause` - why the tree was ended: `:exited` (the worker ended by itself), `:kept` (it ended by itself, and what
+      it left goes on, as `on_exit: :keep` says), `:stop` (asked to
       stop, or the shim was signalled), `:kill` (asked to end at once), `:leash` (the VM let go),
       `:owner` (the VM ended), `:shim_died` (the shim was killed, the tree was found by its tags)
     * `:step` - the step at which the last process went: `nil` (no step was needed), a signal of the
@@ -33,7 +34,7 @@ defmodule Leash.Exit do
     duration: 0
   ]
 
-  @type cause :: :exited | :stop | :kill | :leash | :owner | :shim_died
+  @type cause :: :exited | :kept | :stop | :kill | :leash | :owner | :shim_died
 
   @type t :: %__MODULE__{
           status: 0..255 | nil,

@@ -67,6 +67,7 @@ defmodule Leash.Shim do
       "--stderr=" <> target(options.stderr),
       "--stop=" <> Ladder.to_option(options.stop),
       "--linger=#{linger(options.linger)}",
+      if(options.on_exit == :keep, do: "--on-exit=keep", else: []),
       if(stdio_name, do: "--stdio=" <> stdio_name, else: []),
       if(options.cd, do: "--cd=" <> options.cd, else: []),
       if(options.arg0, do: "--arg0=" <> options.arg0, else: []),
@@ -148,6 +149,7 @@ defmodule Leash.Shim do
   defp cause(3), do: :stop
   defp cause(4), do: :kill
   defp cause(5), do: :exited
+  defp cause(6), do: :kept
 
   defp mark(0, _errno), do: :set
   defp mark(1, _errno), do: :off

@@ -117,9 +117,12 @@ defmodule Leash.Worker.Options do
           "Milliseconds that the children of a worker which exited by itself get to end, before the ladder."
       ],
       on_exit: [
-        type: Schema.one_of([:stop]),
+        type: Schema.one_of([:stop, :keep]),
         default: :stop,
-        doc: "What happens to the tree when this process ends: it is stopped."
+        doc:
+          "What becomes of processes that a program leaves which exits by itself: they are stopped, or with `:keep` " <>
+            "go on, and no sweep ends them. Every other end of the program is the end of all of them. Needs `:mark`; where " <>
+            "not all of them can be marked as kept, they are stopped."
       ],
       ready: [
         type:
@@ -219,6 +222,7 @@ defmodule Leash.Worker.Options do
   def validate(options) do
     with {:ok, options} <- Schema.validate(schema(), options),
          {:ok, options} <- command(options),
+         :ok <- marked_if_kept(options),
          :ok <- readable_ready(options),
          :ok <- directory(options.cd),
          :ok <- parent_directory(:stdout, options.stdout),
@@ -243,6 +247,12 @@ defmodule Leash.Worker.Options do
 
   defp command(%{shell: line}),
     do: Schema.error(:shell, "nothing beside :command (one of the two)", line)
+
+  # Without a mark that says so, a later run would end them.
+  defp marked_if_kept(%{on_exit: :keep, mark: false}),
+    do: Schema.error(:mark, "true beside on_exit: :keep", false)
+
+  defp marked_if_kept(_options), do: :ok
 
   # A line that can never come would be waited for until the timeout.
   defp readable_ready(%{ready: ready, stdout: stdout})
