@@ -112,7 +112,7 @@ fn launch<'a>(
         ends: ends.each_ref().map(|end| end.as_ref().map(AsRawFd::as_raw_fd)),
         failure: failure.as_raw_fd(),
     };
-    let leader = spawn::start(stack, launch).map_err(|errno| (Stage::Fork, errno))?;
+    let child = spawn::start(stack, launch).map_err(|errno| (Stage::Fork, errno))?;
     // The worker's ends must be the worker's alone, or its peer would never see the end of them.
     drop(ends);
     drop(failure);
@@ -121,7 +121,8 @@ fn launch<'a>(
     let _ = rustix::process::chdir(c"/");
 
     watched.exec = Some(failed);
-    Ok(Supervisor::new(config, report, watched, Reaper::new(proc, foreign, leader)))
+    let reaper = Reaper::new(proc, foreign, child.pid());
+    Ok(Supervisor::new(config, report, watched, child, reaper))
 }
 
 /// stdin and stdout belong to the command: `producer | leash-shim … | consumer` has to see them close when the

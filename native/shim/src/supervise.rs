@@ -7,7 +7,7 @@ use crate::ladder::{Cause, Deed, Ladder};
 use crate::proc_file::{Proc, own_pid};
 use crate::reap::{Leader, Reaper};
 use crate::report::{Ended, Report, Stage};
-use crate::sys::{self, Waited, signal};
+use crate::sys::{self, Child, Waited, signal};
 use crate::tree::{self, Order};
 use crate::watched::Watched;
 
@@ -22,6 +22,7 @@ pub(crate) struct Supervisor<'a> {
     config: &'a Config<'a>,
     report: Report<'a>,
     watched: Watched,
+    child: Child,
     reaper: Reaper,
     ladder: Ladder,
     started: bool,
@@ -32,12 +33,19 @@ pub(crate) struct Supervisor<'a> {
 }
 
 impl<'a> Supervisor<'a> {
-    pub(crate) fn new(config: &'a Config<'a>, report: Report<'a>, watched: Watched, reaper: Reaper) -> Self {
+    pub(crate) fn new(
+        config: &'a Config<'a>,
+        report: Report<'a>,
+        watched: Watched,
+        child: Child,
+        reaper: Reaper,
+    ) -> Self {
         let ladder = Ladder::new(config.stop, config.linger);
         Self {
             config,
             report,
             watched,
+            child,
             reaper,
             ladder,
             started: false,
@@ -149,7 +157,7 @@ impl<'a> Supervisor<'a> {
             (Err(Errno::INTR | Errno::AGAIN), _) => return,
             (Ok(3), [stage, high, low]) => self.start_failed(stage, u16::from_be_bytes([high, low])),
             // Killed on the way to exec, it closed the pipe too, before it is a zombie.
-            _ if !sys::executed(self.reaper.pid()) => {
+            _ if !self.child.executed() => {
                 self.start_failed(Stage::Exec as u8, Errno::CANCELED.raw_os_error() as u16);
             }
             _ => {
