@@ -41,17 +41,17 @@ pub(crate) fn start(stack: ChildStack, launch: Launch) -> Result<Child, Errno> {
     sys::start_child(stack, memory, move || become_worker(&launch))
 }
 
-/// Runs in the child and does not return.
-fn become_worker(launch: &Launch) -> ! {
+/// Runs in the child and returns only when it did not become the worker: with an exit status.
+fn become_worker(launch: &Launch) -> u8 {
     let Err((stage, errno)) = prepare(launch).and_then(|()| exec(&launch.config, launch.vectors));
     let raw = u16::try_from(errno.raw_os_error()).unwrap_or(0);
     let [high, low] = raw.to_be_bytes();
     let _ = rustix::io::write(sys::borrow(launch.failure), &[stage as u8, high, low]);
-    sys::exit(match (stage, errno) {
+    match (stage, errno) {
         (Stage::Exec, Errno::NOENT) => 127,
         (Stage::Exec, _) => 126,
         _ => 125,
-    })
+    }
 }
 
 fn prepare(launch: &Launch) -> Outcome {

@@ -6,7 +6,6 @@
 //! pointer handed to the kernel is to a local that lives across the call.
 #![allow(unsafe_code)]
 
-use core::convert::Infallible;
 use core::ffi::{CStr, c_char};
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
@@ -169,7 +168,8 @@ pub enum Memory {
     Shared,
 }
 
-/// clone(2): a child that does `work`, on a stack of its own, with copies of all descriptors.
+/// clone(2): a child that does `work`, on a stack of its own, with copies of all descriptors. What `work` returns is
+/// its exit status.
 ///
 /// In shared memory the child runs while this process goes on; so `work` lies on the child's stack and borrows
 /// nothing of ours.
@@ -179,7 +179,7 @@ pub enum Memory {
 /// # Errors
 ///
 /// `EAGAIN` at a limit on processes, `ENOMEM`.
-pub fn start_child<F: FnOnce() -> Infallible + 'static>(
+pub fn start_child<F: FnOnce() -> u8 + 'static>(
     stack: ChildStack,
     memory: Memory,
     work: F,
@@ -188,24 +188,31 @@ pub fn start_child<F: FnOnce() -> Infallible + 'static>(
     const SPACE: usize = 1024;
     const { assert!(size_of::<F>() <= SPACE && align_of::<F>() <= 16) };
 
-    unsafe extern "C" fn begin<F: FnOnce() -> Infallible>(work: *mut F) -> ! {
+    unsafe extern "C" fn begin<F: FnOnce() -> u8>(work: *mut F) -> ! {
         // SAFETY: written by `start_child`, read here once.
-        match unsafe { work.read() }() {}
+        let work = unsafe { work.read() };
+        exit(work())
     }
 
-    let flags = usize::from(signal::URG) | if memory == Memory::Shared { CLONE_VM } else { 0 };
     let place = stack.0.wrapping_sub(SPACE).cast::<F>();
     // SAFETY: large and aligned enough by the assertion, mapped, and nobody else's.
     unsafe { place.write(work) };
-    // SAFETY: the child begins at `begin` with `work` above its stack and never comes back. Single-threaded,
-    // without libc, thread-local storage or writable statics, so there is no state that a second one in the same
-    // memory could disturb; descriptors and signal dispositions are copies.
-    let result = unsafe { clone(flags, place.cast(), begin::<F>, place) };
-    let result = i32::try_from(result).map_err(|_| Errno::CHILD)?;
-    if result < 0 {
-        return Err(Errno::from_raw_os_error(-result));
+    let shared = if memory == Memory::Shared { CLONE_VM } else { 0 };
+    // What emulates a kernel may know a plain fork only (qemu-user does). Then a child that is killed before
+    // its exec is taken for one that was started.
+    for flags in [usize::from(signal::URG) | shared, usize::from(signal::CHLD)] {
+        // SAFETY: the child begins at `begin` with `work` above its stack and never comes back. Single-threaded,
+        // without libc, thread-local storage or writable statics, so there is no state that a second one in the
+        // same memory could disturb; descriptors and signal dispositions are copies. Where there was no child,
+        // `work` is as it was written.
+        let result = unsafe { clone(flags, place.cast(), begin::<F>, place) };
+        match i32::try_from(result).map_err(|_| Errno::CHILD)? {
+            pid @ 1.. => return Ok(Child { pid: Pid::from_raw(pid).ok_or(Errno::CHILD)?, stack }),
+            error if Errno::INVAL.raw_os_error() == -error => {}
+            error => return Err(Errno::from_raw_os_error(-error)),
+        }
     }
-    Ok(Child { pid: Pid::from_raw(result).ok_or(Errno::CHILD)?, stack })
+    Err(Errno::INVAL)
 }
 
 /// # Safety
