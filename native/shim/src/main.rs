@@ -7,22 +7,21 @@ use leash_shim::sys;
 mod memory;
 mod start;
 
-/// Called by `_start` with the stack pointer that the kernel gave (argc, argv, null, envp, null) and the upper
-/// end of the room for the child's stack.
+/// Called by `_start` with the stack pointer that the kernel gave: argc, argv, null, envp, null.
 ///
 /// # Safety
 ///
-/// `stack` is the initial stack pointer of the process; below `room` are [`sys::CHILD_STACK`] bytes that nobody uses.
-unsafe extern "C" fn main(stack: *const usize, room: *mut u8) -> ! {
-    // SAFETY: the kernel puts argc there, the argument pointers behind it, a null, and the environment. The
-    // room is free by the contract.
-    let (vectors, room) = unsafe {
+/// `stack` is the initial stack pointer of the process.
+unsafe extern "C" fn main(stack: *const usize) -> ! {
+    // SAFETY: the kernel puts argc there, the argument pointers behind it, a null, and the environment.
+    // It is the initial stack pointer.
+    let (vectors, child_stack) = unsafe {
         let argc = *stack;
         let argv = stack.add(1);
         let envp = argv.add(argc + 1);
-        (sys::Vectors::new(argc, argv.cast(), envp.cast()), sys::ChildStack::new(room))
+        (sys::Vectors::new(argc, argv.cast(), envp.cast()), sys::ChildStack::below(stack.addr()))
     };
-    sys::exit(leash_shim::run(vectors, room))
+    sys::exit(leash_shim::run(vectors, child_stack))
 }
 
 /// No panic is reachable by intent; if one is, the shim ends, and with it (PDEATHSIG) the worker, and the VM

@@ -22,7 +22,7 @@ pub(crate) struct Proc {
 }
 
 impl Proc {
-    pub(crate) fn open() -> Option<Self> {
+    pub(crate) fn open(own: Pid) -> Option<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(c"/proc", flags, Mode::empty()).ok()?;
         if rustix::fs::fstatfs(&root).ok()?.f_type != rustix::fs::PROC_SUPER_MAGIC {
@@ -31,7 +31,7 @@ impl Proc {
         let mut buffer = [0u8; 16];
         let len = rustix::fs::readlinkat_raw(&root, c"self", &mut buffer[..]).ok()?;
         let shown = number(buffer.get(..len)?)?;
-        if i64::try_from(shown).ok()? != i64::from(own_pid()) {
+        if i64::try_from(shown).ok()? != i64::from(own.as_raw_pid()) {
             return None;
         }
         Some(Self { root, children: OnceCell::new() })
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn reads_this_process_and_its_children() {
-        let proc = Proc::open();
+        let proc = Proc::open(rustix::process::getpid());
         // Test threads are not the main thread, whose own children file would be meant.
         let Some(proc) = proc else { return };
         let own = rustix::process::getpid();

@@ -53,22 +53,49 @@ impl Ended {
     }
 }
 
+/// What is to be said of the end of a tree.
+pub(crate) struct End {
+    /// `exited` has not been said yet. Each write wakes the VM, which is why both share one.
+    pub(crate) with_exit: bool,
+    pub(crate) ended: Ended,
+    pub(crate) cause: u8,
+    pub(crate) last: u8,
+    pub(crate) elapsed: u64,
+    pub(crate) passes: u32,
+}
+
 /// Where to report to, if anywhere.
 #[derive(Clone, Copy)]
 pub(crate) struct Report<'a> {
     fd: Option<BorrowedFd<'a>>,
 }
 
+/// Frames that are written by one `write`.
 struct Frame {
     bytes: [u8; 96],
     len: usize,
+    /// Where the last of them begins.
+    begin: usize,
 }
 
 impl Frame {
     fn new(kind: u8) -> Self {
-        let mut frame = Self { bytes: [0; 96], len: 2 };
+        let mut frame = Self { bytes: [0; 96], len: 2, begin: 0 };
         frame.put(&[kind]);
         frame
+    }
+
+    fn and(&mut self, kind: u8) -> &mut Self {
+        self.end();
+        self.begin = self.len;
+        self.put(&[0, 0, kind])
+    }
+
+    fn end(&mut self) {
+        let len = self.len.saturating_sub(self.begin + 2);
+        if let Some(head) = self.bytes.get_mut(self.begin..self.begin + 2) {
+            head.copy_from_slice(&u16::try_from(len).unwrap_or(0).to_be_bytes());
+        }
     }
 
     fn put(&mut self, bytes: &[u8]) -> &mut Self {
@@ -98,10 +125,7 @@ impl<'a> Report<'a> {
     /// Whole or lost: a write of at most PIPE_BUF to a pipe is atomic (pipe(7)).
     fn send(self, frame: &mut Frame) {
         let Some(fd) = self.fd else { return };
-        let [high, low] = u16::try_from(frame.len - 2).unwrap_or(0).to_be_bytes();
-        if let Some(head) = frame.bytes.first_chunk_mut::<2>() {
-            *head = [high, low];
-        }
+        frame.end();
         let _ = rustix::io::write(fd, frame.bytes.get(..frame.len).unwrap_or_default());
     }
 
@@ -132,17 +156,13 @@ impl<'a> Report<'a> {
         self.send(Frame::new(5).put(&[ended.how, ended.value]));
     }
 
-    pub(crate) fn gone(
-        self,
-        ended: Ended,
-        cause: u8,
-        last: u8,
-        elapsed: u64,
-        passes: u32,
-        steps: impl Iterator<Item = (u8, u8, u32)> + Clone,
-    ) {
-        let mut frame = Frame::new(6);
-        frame.put(&[ended.how, ended.value, cause, last]).put(&ms(elapsed)).put(&passes.to_be_bytes());
+    pub(crate) fn gone(self, end: &End, steps: impl Iterator<Item = (u8, u8, u32)> + Clone) {
+        let Ended { how, value } = end.ended;
+        let mut frame = if end.with_exit { Frame::new(5) } else { Frame::new(6) };
+        if end.with_exit {
+            frame.put(&[how, value]).and(6);
+        }
+        frame.put(&[how, value, end.cause, end.last]).put(&ms(end.elapsed)).put(&end.passes.to_be_bytes());
         frame.put(&[u8::try_from(steps.clone().count()).unwrap_or(0)]);
         for (index, signal, reaped) in steps {
             frame.put(&[index, signal]).put(&reaped.to_be_bytes());
@@ -170,8 +190,8 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_report_fits_its_frame() {
-        let frame = 2 + 1 + 4 + 4 + 4 + 1 + 9 * 6;
-        assert!(frame <= 96);
+    fn the_largest_reports_fit_one_write() {
+        let (exited, gone) = (2 + 1 + 2, 2 + 1 + 4 + 4 + 4 + 1 + 9 * 6);
+        assert!(exited + gone <= 96);
     }
 }

@@ -8,7 +8,7 @@ use rustix::pipe::PipeFlags;
 use crate::args::{self, Config, Parsed};
 use crate::foreign::Foreign;
 use crate::prepare::{self, Owner};
-use crate::proc_file::{Proc, own_pid};
+use crate::proc_file::Proc;
 use crate::reap::Reaper;
 use crate::report::{Failed, Report, Stage};
 use crate::spawn::{self, Launch};
@@ -73,18 +73,20 @@ fn launch<'a>(
     config: &'a Config<'static>,
     report: Report<'a>,
 ) -> Result<Supervisor<'a>, Failed> {
+    let shim = rustix::process::getpid();
     let mark = prepare::mark(config);
     let subreaper = sys::become_subreaper().is_ok();
     if !config.foreground {
         // EPERM: we lead a group already, as every program that a VM starts does.
         let _ = rustix::process::setsid();
     }
-    for fd in [config.leash, config.report].into_iter().flatten() {
+    // The worker's own streams take the places of 0 to 2.
+    for fd in [config.leash, config.report].into_iter().flatten().filter(|&fd| fd > 2) {
         prepare::close_on_exec(sys::borrow(fd));
     }
 
     let signals = sys::signal_fd(u64::MAX).map_err(|errno| (Stage::Pipe, errno))?;
-    let proc = Proc::open();
+    let proc = Proc::open(shim);
     let owner = match prepare::owner(config.owner, proc.as_ref()) {
         Owner::Watched(fd) => Some(fd),
         Owner::Unwatched => None,
@@ -100,7 +102,7 @@ fn launch<'a>(
 
     let flags =
         u8::from(subreaper) | u8::from(watched.owner.is_some()) << 1 | u8::from(watched.leash.is_some()) << 2;
-    report.ready(own_pid(), mark.code, mark.errno, flags);
+    report.ready(shim.as_raw_pid(), mark.code, mark.errno, flags);
 
     let ends = stdio::pipes(config, &watched)?;
     let (failed, failure) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
@@ -108,11 +110,11 @@ fn launch<'a>(
     let launch = Launch {
         config: *config,
         vectors,
-        shim: rustix::process::getpid(),
+        shim,
         ends: ends.each_ref().map(|end| end.as_ref().map(AsRawFd::as_raw_fd)),
         failure: failure.as_raw_fd(),
     };
-    let leader = spawn::start(stack, launch).map_err(|errno| (Stage::Fork, errno))?;
+    let child = spawn::start(stack, launch).map_err(|errno| (Stage::Fork, errno))?;
     // The worker's ends must be the worker's alone, or its peer would never see the end of them.
     drop(ends);
     drop(failure);
@@ -121,7 +123,8 @@ fn launch<'a>(
     let _ = rustix::process::chdir(c"/");
 
     watched.exec = Some(failed);
-    Ok(Supervisor::new(config, report, watched, Reaper::new(proc, foreign, leader)))
+    let reaper = Reaper::new(proc, foreign, child.pid());
+    Ok(Supervisor::new(config, report, watched, child, reaper))
 }
 
 /// stdin and stdout belong to the command: `producer | leash-shim … | consumer` has to see them close when the

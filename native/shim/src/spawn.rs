@@ -14,7 +14,7 @@ use rustix::process::Pid;
 
 use crate::args::{Config, Stream};
 use crate::report::{Failed, Stage};
-use crate::sys::{self, ChildStack, Memory, Vectors, signal};
+use crate::sys::{self, Child, ChildStack, Memory, Vectors, signal};
 
 type Outcome = Result<(), Failed>;
 
@@ -34,24 +34,24 @@ pub(crate) struct Launch {
 /// Until its exec it works in the shim's own memory, as after vfork(2), but the shim goes on: an exec that
 /// hangs must not make it deaf. A child that changes its ids gets a copy instead: whoever may trace the
 /// new user's processes must not come to write in the memory of a shim that still has the old rights.
-pub(crate) fn start(stack: ChildStack, launch: Launch) -> Result<Pid, Errno> {
+pub(crate) fn start(stack: ChildStack, launch: Launch) -> Result<Child, Errno> {
     let ids = &launch.config.ids;
     let changes = ids.uid.is_some() || ids.gid.is_some() || ids.groups().is_some();
     let memory = if changes { Memory::Own } else { Memory::Shared };
     sys::start_child(stack, memory, move || become_worker(&launch))
 }
 
-/// Runs in the child and does not return.
-fn become_worker(launch: &Launch) -> ! {
+/// Runs in the child and returns only when it did not become the worker: with an exit status.
+fn become_worker(launch: &Launch) -> u8 {
     let Err((stage, errno)) = prepare(launch).and_then(|()| exec(&launch.config, launch.vectors));
     let raw = u16::try_from(errno.raw_os_error()).unwrap_or(0);
     let [high, low] = raw.to_be_bytes();
     let _ = rustix::io::write(sys::borrow(launch.failure), &[stage as u8, high, low]);
-    sys::exit(match (stage, errno) {
+    match (stage, errno) {
         (Stage::Exec, Errno::NOENT) => 127,
         (Stage::Exec, _) => 126,
         _ => 125,
-    })
+    }
 }
 
 fn prepare(launch: &Launch) -> Outcome {

@@ -1,7 +1,4 @@
 //! `_start`: hands the initial stack pointer to Rust, aligned as the ABI wants it.
-//!
-//! Between that and the stack of Rust it leaves room for the child's stack. The room is beside pages that are in
-//! use anyway and costs no mapping; the part that nobody touches costs nothing.
 
 #[cfg(target_arch = "x86_64")]
 core::arch::global_asm!(
@@ -10,12 +7,9 @@ core::arch::global_asm!(
     "xor ebp, ebp",
     "mov rdi, rsp",
     "and rsp, -16",
-    "mov rsi, rsp",
-    "sub rsp, {room}",
     "call {main}",
     "ud2",
     main = sym crate::main,
-    room = const leash_shim::sys::CHILD_STACK,
 );
 
 #[cfg(target_arch = "aarch64")]
@@ -25,10 +19,8 @@ core::arch::global_asm!(
     "mov x29, #0",
     "mov x30, #0",
     "mov x0, sp",
-    "and x1, x0, #-16",
-    "sub sp, x1, {room}",
+    "and sp, x0, #-16",
     "bl {main}",
     "brk #1",
     main = sym crate::main,
-    room = const leash_shim::sys::CHILD_STACK,
 );

@@ -7,8 +7,8 @@ use crate::keep::{self, Tag};
 use crate::ladder::{Cause, Deed, Ladder};
 use crate::proc_file::{Proc, own_pid};
 use crate::reap::{Leader, Reaper};
-use crate::report::{Ended, Report, Stage};
-use crate::sys::{self, Waited, signal};
+use crate::report::{End, Ended, Report, Stage};
+use crate::sys::{self, Child, Waited, signal};
 use crate::tree::{self, Order, Walked};
 use crate::watched::Watched;
 
@@ -23,9 +23,12 @@ pub(crate) struct Supervisor<'a> {
     config: &'a Config<'a>,
     report: Report<'a>,
     watched: Watched,
+    child: Child,
     reaper: Reaper,
     ladder: Ladder,
     started: bool,
+    /// The worker's end is to be told together with its tree's.
+    exit_untold: bool,
     /// This long nothing has happened; what is needed for the end has been opened.
     settled: bool,
     /// Taken or not, and processes reaped, in each step; the last place is the final phase's.
@@ -33,15 +36,23 @@ pub(crate) struct Supervisor<'a> {
 }
 
 impl<'a> Supervisor<'a> {
-    pub(crate) fn new(config: &'a Config<'a>, report: Report<'a>, watched: Watched, reaper: Reaper) -> Self {
+    pub(crate) fn new(
+        config: &'a Config<'a>,
+        report: Report<'a>,
+        watched: Watched,
+        child: Child,
+        reaper: Reaper,
+    ) -> Self {
         let ladder = Ladder::new(config.stop, config.linger);
         Self {
             config,
             report,
             watched,
+            child,
             reaper,
             ladder,
             started: false,
+            exit_untold: false,
             settled: false,
             steps: [None; MAX_STEPS + 1],
         }
@@ -51,7 +62,8 @@ impl<'a> Supervisor<'a> {
     pub(crate) fn run(&mut self) -> u8 {
         loop {
             let more = self.reap();
-            match self.ladder.due(sys::now_ms(), self.reaper.leader() == Leader::Lives) {
+            let now = if self.ladder.is_timed() { sys::now_ms() } else { 0 };
+            match self.ladder.due(now, self.reaper.leader() == Leader::Lives) {
                 Deed::Finish => return self.finish(),
                 Deed::Signal { index, step } => {
                     self.take(usize::from(index), index, step.signal);
@@ -150,7 +162,7 @@ impl<'a> Supervisor<'a> {
             (Err(Errno::INTR | Errno::AGAIN), _) => return,
             (Ok(3), [stage, high, low]) => self.start_failed(stage, u16::from_be_bytes([high, low])),
             // Killed on the way to exec, it closed the pipe too, before it is a zombie.
-            _ if !sys::executed(self.reaper.pid()) => {
+            _ if !self.child.executed() => {
                 self.start_failed(Stage::Exec as u8, Errno::CANCELED.raw_os_error() as u16);
             }
             _ => {
@@ -187,10 +199,14 @@ impl<'a> Supervisor<'a> {
 
         if let (Leader::Lives, Leader::Zombie(ended) | Leader::Reaped(ended)) = (before, self.reaper.leader())
         {
-            if self.started {
-                self.report.exited(ended);
+            if found.gone {
+                self.exit_untold = self.started;
+            } else {
+                if self.started {
+                    self.report.exited(ended);
+                }
+                self.ladder.worker_ended(sys::now_ms());
             }
-            self.ladder.worker_ended(sys::now_ms());
         }
         if let Some(place) = place {
             let place = usize::from(place).min(MAX_STEPS);
@@ -217,7 +233,7 @@ impl<'a> Supervisor<'a> {
         if let Some(step) = self.steps.get_mut(place) {
             *step = Some(0);
         }
-        let elapsed = self.ladder.elapsed(sys::now_ms());
+        let elapsed = self.ladder.elapsed(sys::now_ms);
         self.report.step(self.ladder.cause() as u8, index, number, elapsed);
     }
 
@@ -309,9 +325,15 @@ impl<'a> Supervisor<'a> {
             };
             Some((index, number, (*reaped)?))
         });
-        let (cause, last) = (self.ladder.cause() as u8, self.ladder.last());
-        let elapsed = self.ladder.elapsed(sys::now_ms());
-        self.report.gone(ended, cause, last, elapsed, self.ladder.passes(), steps);
+        let end = End {
+            with_exit: self.exit_untold,
+            ended,
+            cause: self.ladder.cause() as u8,
+            last: self.ladder.last(),
+            elapsed: self.ladder.elapsed(sys::now_ms),
+            passes: self.ladder.passes(),
+        };
+        self.report.gone(&end, steps);
         if self.config.foreground {
             // Whoever started us gets the terminal back; SIGTTOU is blocked.
             let _ = rustix::termios::tcsetpgrp(sys::borrow(0), rustix::process::getpgrp());

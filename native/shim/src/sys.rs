@@ -6,7 +6,6 @@
 //! pointer handed to the kernel is to a local that lives across the call.
 #![allow(unsafe_code)]
 
-use core::convert::Infallible;
 use core::ffi::{CStr, c_char};
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
@@ -106,22 +105,57 @@ impl Vectors {
     }
 }
 
-/// Bytes of room for the child's stack; a path that is looked up takes 4096 of them.
-pub const CHILD_STACK: usize = 16_384;
-
-/// The room for the child's stack. One value, for one child.
+/// Memory for the child's stack: in ours, where we do not come before the child is gone. It needs no mapping, and
+/// what is not touched costs nothing. One value, for one child.
 #[derive(Debug)]
 pub struct ChildStack(*mut u8);
 
 impl ChildStack {
-    /// Takes the room over.
-    ///
+    /// Twice what a path that is looked up takes, with all around it.
+    const LEN: usize = 3 * 4096;
+
+    /// Below our deepest walk through a tree (about 80 kB), yet within the 128 kB that the kernel maps at exec
+    /// (`setup_arg_pages` in fs/exec.c).
+    const DISTANCE: usize = 100 * 1024;
+
     /// # Safety
     ///
-    /// `top` is aligned as a stack pointer, and the [`CHILD_STACK`] bytes below it belong to nobody for ever.
+    /// `stack` is the initial stack pointer, and there is no other such value.
     #[must_use]
-    pub unsafe fn new(top: *mut u8) -> Self {
-        Self(top)
+    pub unsafe fn below(stack: usize) -> Self {
+        Self(core::ptr::with_exposed_provenance_mut((stack & !4095) - Self::DISTANCE))
+    }
+}
+
+/// A child that has been started.
+#[derive(Debug)]
+pub struct Child {
+    pid: Pid,
+    stack: ChildStack,
+}
+
+impl Child {
+    /// Its number, ours until it is reaped.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Whether it came to its exec, living or not, as long as it is not reaped. Its stack is given back then.
+    ///
+    /// Exec makes SIGCHLD the signal that tells a process's end (`de_thread` in fs/exec.c), before it closes a
+    /// descriptor, and without `__WALL` only children that tell it by SIGCHLD are seen.
+    #[must_use]
+    pub fn executed(&self) -> bool {
+        const MADV_DONTNEED: usize = 4;
+        if waitid(P_PID, self.pid.as_raw_pid(), WEXITED | WNOWAIT) == Waited::NoChild {
+            return false;
+        }
+        let start = self.stack.0.wrapping_sub(ChildStack::LEN);
+        // SAFETY: only the child ever used these bytes, and it has other memory now. Where pages are larger the
+        // kernel refuses, and they stay.
+        let _ = unsafe { syscall!(Sysno::madvise, start, ChildStack::LEN, MADV_DONTNEED) };
+        true
     }
 }
 
@@ -134,44 +168,51 @@ pub enum Memory {
     Shared,
 }
 
-/// clone(2): a child that does `work`, on a stack of its own, with copies of all descriptors.
+/// clone(2): a child that does `work`, on a stack of its own, with copies of all descriptors. What `work` returns is
+/// its exit status.
 ///
 /// In shared memory the child runs while this process goes on; so `work` lies on the child's stack and borrows
 /// nothing of ours.
 ///
-/// Its end is told by SIGURG, until [`executed`]: a difference that lasts and can be asked for.
+/// Its end is told by SIGURG, until [`Child::executed`]: a difference that lasts and can be asked for.
 ///
 /// # Errors
 ///
 /// `EAGAIN` at a limit on processes, `ENOMEM`.
-pub fn start_child<F: FnOnce() -> Infallible + 'static>(
+pub fn start_child<F: FnOnce() -> u8 + 'static>(
     stack: ChildStack,
     memory: Memory,
     work: F,
-) -> Result<Pid, Errno> {
+) -> Result<Child, Errno> {
     const CLONE_VM: usize = 0x100;
     const SPACE: usize = 1024;
     const { assert!(size_of::<F>() <= SPACE && align_of::<F>() <= 16) };
 
-    unsafe extern "C" fn begin<F: FnOnce() -> Infallible>(work: *mut F) -> ! {
+    unsafe extern "C" fn begin<F: FnOnce() -> u8>(work: *mut F) -> ! {
         // SAFETY: written by `start_child`, read here once.
-        match unsafe { work.read() }() {}
+        let work = unsafe { work.read() };
+        exit(work())
     }
 
-    let flags = usize::from(signal::URG) | if memory == Memory::Shared { CLONE_VM } else { 0 };
-    // SAFETY: inside the room, and as aligned as a stack pointer.
-    let place = unsafe { stack.0.sub(SPACE) }.cast::<F>();
-    // SAFETY: large and aligned enough by the assertion, and nobody else's.
+    let place = stack.0.wrapping_sub(SPACE).cast::<F>();
+    // SAFETY: large and aligned enough by the assertion, mapped, and nobody else's.
     unsafe { place.write(work) };
-    // SAFETY: the child begins at `begin` with `work` above its stack and never comes back. Single-threaded,
-    // without libc, thread-local storage or writable statics, so there is no state that a second one in the same
-    // memory could disturb; descriptors and signal dispositions are copies.
-    let result = unsafe { clone(flags, place.cast(), begin::<F>, place) };
-    let result = i32::try_from(result).map_err(|_| Errno::CHILD)?;
-    if result < 0 {
-        return Err(Errno::from_raw_os_error(-result));
+    let shared = if memory == Memory::Shared { CLONE_VM } else { 0 };
+    // What emulates a kernel may know a plain fork only (qemu-user does). Then a child that is killed before
+    // its exec is taken for one that was started.
+    for flags in [usize::from(signal::URG) | shared, usize::from(signal::CHLD)] {
+        // SAFETY: the child begins at `begin` with `work` above its stack and never comes back. Single-threaded,
+        // without libc, thread-local storage or writable statics, so there is no state that a second one in the
+        // same memory could disturb; descriptors and signal dispositions are copies. Where there was no child,
+        // `work` is as it was written.
+        let result = unsafe { clone(flags, place.cast(), begin::<F>, place) };
+        match i32::try_from(result).map_err(|_| Errno::CHILD)? {
+            pid @ 1.. => return Ok(Child { pid: Pid::from_raw(pid).ok_or(Errno::CHILD)?, stack }),
+            error if Errno::INVAL.raw_os_error() == -error => {}
+            error => return Err(Errno::from_raw_os_error(-error)),
+        }
     }
-    Pid::from_raw(result).ok_or(Errno::CHILD)
+    Err(Errno::INVAL)
 }
 
 /// # Safety
@@ -379,15 +420,6 @@ pub fn none_lives() -> bool {
 #[must_use]
 pub fn peek(pid: Pid) -> Waited {
     waitid(P_PID, pid.as_raw_pid(), WALL | WEXITED | WNOWAIT)
-}
-
-/// Whether a child of [`start_child`] came to its exec, living or not, as long as it is not reaped.
-///
-/// Exec makes SIGCHLD the signal that tells a process's end (`de_thread` in fs/exec.c), before it closes a
-/// descriptor, and without `__WALL` only children that tell it by SIGCHLD are seen.
-#[must_use]
-pub fn executed(pid: Pid) -> bool {
-    !matches!(waitid(P_PID, pid.as_raw_pid(), WEXITED | WNOWAIT), Waited::NoChild)
 }
 
 /// Reaps one child if it has ended.

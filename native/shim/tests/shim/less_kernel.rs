@@ -62,6 +62,13 @@ fn no_process_left() {
 }
 
 #[test]
+fn a_kernel_that_knows_a_plain_fork_only() {
+    assert_result(without("clone", "EINVAL:when=1", &[], "exit 4"), 4, "");
+    let said = "leash-shim: leash-no-such-command: not found, errno 2\n";
+    assert_result(injected("clone:error=EINVAL:when=1", &[], &["leash-no-such-command"]), 127, said);
+}
+
+#[test]
 fn no_mark() {
     assert_result(without("prlimit64", "EPERM", &[], "exit 4"), 4, "");
 }
