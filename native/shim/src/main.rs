@@ -14,14 +14,13 @@ mod start;
 /// `stack` is the initial stack pointer of the process.
 unsafe extern "C" fn main(stack: *const usize) -> ! {
     // SAFETY: the kernel puts argc there, the argument pointers behind it, a null, and the environment.
-    // It is the initial stack pointer.
-    let (vectors, child_stack) = unsafe {
+    let vectors = unsafe {
         let argc = *stack;
         let argv = stack.add(1);
         let envp = argv.add(argc + 1);
-        (sys::Vectors::new(argc, argv.cast(), envp.cast()), sys::ChildStack::below(stack.addr()))
+        sys::Vectors::new(argc, argv.cast(), envp.cast())
     };
-    sys::exit(leash_shim::run(vectors, child_stack))
+    sys::exit(leash_shim::run(vectors))
 }
 
 /// No panic is reachable by intent; if one is, the shim ends, and with it (PDEATHSIG) the worker, and the VM

@@ -13,7 +13,7 @@ use crate::reap::Reaper;
 use crate::report::{Failed, Report, Stage};
 use crate::spawn::{self, Launch};
 use crate::supervise::Supervisor;
-use crate::sys::{self, ChildStack, Vectors, signal};
+use crate::sys::{self, Vectors, signal};
 use crate::watched::Watched;
 use crate::{help, say, stdio};
 
@@ -22,9 +22,9 @@ const OWN_FAILURE: u8 = 125;
 
 /// Does everything; the result is the process's exit status.
 #[must_use]
-pub fn run(vectors: Vectors, stack: ChildStack) -> u8 {
+pub fn run(vectors: Vectors) -> u8 {
     match args::parse(vectors.args()) {
-        Ok(Parsed::Run(config)) => start(vectors, stack, &config),
+        Ok(Parsed::Run(config)) => start(vectors, &config),
         Ok(Parsed::Help) => print(help::TEXT),
         Ok(Parsed::Version) => print(help::VERSION),
         Err(wrong) => {
@@ -41,7 +41,7 @@ fn print(text: &str) -> u8 {
     }
 }
 
-fn start(vectors: Vectors, stack: ChildStack, config: &Config<'static>) -> u8 {
+fn start(vectors: Vectors, config: &Config<'static>) -> u8 {
     // Before anything is opened, so that nothing lands on 0 to 2 and nothing of ours is closed.
     prepare::standard_descriptors();
     prepare::close_others(config);
@@ -50,7 +50,7 @@ fn start(vectors: Vectors, stack: ChildStack, config: &Config<'static>) -> u8 {
     sys::set_signal_mask(u64::MAX);
 
     let report = Report::new(config.report.map(sys::borrow));
-    match launch(vectors, stack, config, report) {
+    match launch(vectors, config, report) {
         Ok(supervisor) => {
             // The end of the process closes what is open, all at once.
             let mut supervisor = ManuallyDrop::new(supervisor);
@@ -69,7 +69,6 @@ fn start(vectors: Vectors, stack: ChildStack, config: &Config<'static>) -> u8 {
 
 fn launch<'a>(
     vectors: Vectors,
-    stack: ChildStack,
     config: &'a Config<'static>,
     report: Report<'a>,
 ) -> Result<Supervisor<'a>, Failed> {
@@ -114,7 +113,7 @@ fn launch<'a>(
         ends: ends.each_ref().map(|end| end.as_ref().map(AsRawFd::as_raw_fd)),
         failure: failure.as_raw_fd(),
     };
-    let child = spawn::start(stack, launch).map_err(|errno| (Stage::Fork, errno))?;
+    let child = spawn::start(launch).map_err(|errno| (Stage::Fork, errno))?;
     // The worker's ends must be the worker's alone, or its peer would never see the end of them.
     drop(ends);
     drop(failure);

@@ -14,7 +14,7 @@ use rustix::process::Pid;
 
 use crate::args::{Config, Stream};
 use crate::report::{Failed, Stage};
-use crate::sys::{self, Child, ChildStack, Memory, Vectors, signal};
+use crate::sys::{self, Child, Memory, Vectors, signal};
 
 type Outcome = Result<(), Failed>;
 
@@ -34,11 +34,11 @@ pub(crate) struct Launch {
 /// Until its exec it works in the shim's own memory, as after vfork(2), but the shim goes on: an exec that
 /// hangs must not make it deaf. A child that changes its ids gets a copy instead: whoever may trace the
 /// new user's processes must not come to write in the memory of a shim that still has the old rights.
-pub(crate) fn start(stack: ChildStack, launch: Launch) -> Result<Child, Errno> {
+pub(crate) fn start(launch: Launch) -> Result<Child, Errno> {
     let ids = &launch.config.ids;
     let changes = ids.uid.is_some() || ids.gid.is_some() || ids.groups().is_some();
     let memory = if changes { Memory::Own } else { Memory::Shared };
-    sys::start_child(stack, memory, move || become_worker(&launch))
+    sys::start_child(memory, move || become_worker(&launch))
 }
 
 /// Runs in the child and returns only when it did not become the worker: with an exit status.

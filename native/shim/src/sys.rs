@@ -9,6 +9,7 @@
 use core::ffi::{CStr, c_char};
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use rustix::process::Pid;
 use syscalls::{Sysno, syscall};
 
@@ -105,25 +106,51 @@ impl Vectors {
     }
 }
 
-/// Memory for the child's stack: in ours, where we do not come before the child is gone. It needs no mapping, and
-/// what is not touched costs nothing. One value, for one child.
+/// Memory for the child's stack, given back when this is dropped: a mapping of its own, since a place in our stack
+/// would rest on how deep we get and on what the limit on stacks is.
 #[derive(Debug)]
-pub struct ChildStack(*mut u8);
+struct ChildStack(*mut core::ffi::c_void);
 
 impl ChildStack {
-    /// Twice what a path that is looked up takes, with all around it.
+    /// Twice what a path that is looked up takes, with all around it. What is not touched costs nothing.
     const LEN: usize = 3 * 4096;
 
-    /// Below our deepest walk through a tree (about 80 kB), yet within the 128 kB that the kernel maps at exec
-    /// (`setup_arg_pages` in fs/exec.c).
-    const DISTANCE: usize = 100 * 1024;
+    /// Below it, nobody's on any size of page: who needs more than there is gets SIGSEGV.
+    const GUARD: usize = 65536;
 
-    /// # Safety
-    ///
-    /// `stack` is the initial stack pointer, and there is no other such value.
-    #[must_use]
-    pub unsafe fn below(stack: usize) -> Self {
-        Self(core::ptr::with_exposed_provenance_mut((stack & !4095) - Self::DISTANCE))
+    fn new() -> Result<Self, Errno> {
+        let all = Self::GUARD + Self::LEN;
+        // SAFETY: the kernel chooses an address that nothing else has.
+        let start = unsafe {
+            mmap_anonymous(
+                core::ptr::null_mut(),
+                all,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::STACK,
+            )
+        }?;
+        let stack = Self(start);
+        // SAFETY: inside the mapping, which nobody uses yet.
+        unsafe {
+            mprotect(
+                start.wrapping_byte_add(Self::GUARD),
+                Self::LEN,
+                MprotectFlags::READ | MprotectFlags::WRITE,
+            )
+        }?;
+        Ok(stack)
+    }
+
+    /// The upper end, where it begins.
+    fn top(&self) -> *mut u8 {
+        self.0.wrapping_byte_add(Self::GUARD + Self::LEN).cast()
+    }
+}
+
+impl Drop for ChildStack {
+    fn drop(&mut self) {
+        // SAFETY: the whole mapping and nothing else; the child has other memory by now, or never was.
+        let _ = unsafe { munmap(self.0, Self::GUARD + Self::LEN) };
     }
 }
 
@@ -131,7 +158,8 @@ impl ChildStack {
 #[derive(Debug)]
 pub struct Child {
     pid: Pid,
-    stack: ChildStack,
+    /// As long as the child may be in it.
+    stack: Option<ChildStack>,
 }
 
 impl Child {
@@ -146,16 +174,12 @@ impl Child {
     /// Exec makes SIGCHLD the signal that tells a process's end (`de_thread` in fs/exec.c), before it closes a
     /// descriptor, and without `__WALL` only children that tell it by SIGCHLD are seen.
     #[must_use]
-    pub fn executed(&self) -> bool {
-        const MADV_DONTNEED: usize = 4;
-        if waitid(P_PID, self.pid.as_raw_pid(), WEXITED | WNOWAIT) == Waited::NoChild {
-            return false;
+    pub fn executed(&mut self) -> bool {
+        let executed = waitid(P_PID, self.pid.as_raw_pid(), WEXITED | WNOWAIT) != Waited::NoChild;
+        if executed {
+            self.stack = None;
         }
-        let start = self.stack.0.wrapping_sub(ChildStack::LEN);
-        // SAFETY: only the child ever used these bytes, and it has other memory now. Where pages are larger the
-        // kernel refuses, and they stay.
-        let _ = unsafe { syscall!(Sysno::madvise, start, ChildStack::LEN, MADV_DONTNEED) };
-        true
+        executed
     }
 }
 
@@ -179,11 +203,7 @@ pub enum Memory {
 /// # Errors
 ///
 /// `EAGAIN` at a limit on processes, `ENOMEM`.
-pub fn start_child<F: FnOnce() -> u8 + 'static>(
-    stack: ChildStack,
-    memory: Memory,
-    work: F,
-) -> Result<Child, Errno> {
+pub fn start_child<F: FnOnce() -> u8 + 'static>(memory: Memory, work: F) -> Result<Child, Errno> {
     const CLONE_VM: usize = 0x100;
     const SPACE: usize = 1024;
     const { assert!(size_of::<F>() <= SPACE && align_of::<F>() <= 16) };
@@ -194,7 +214,8 @@ pub fn start_child<F: FnOnce() -> u8 + 'static>(
         exit(work())
     }
 
-    let place = stack.0.wrapping_sub(SPACE).cast::<F>();
+    let stack = ChildStack::new()?;
+    let place = stack.top().wrapping_sub(SPACE).cast::<F>();
     // SAFETY: large and aligned enough by the assertion, mapped, and nobody else's.
     unsafe { place.write(work) };
     let shared = if memory == Memory::Shared { CLONE_VM } else { 0 };
@@ -207,7 +228,9 @@ pub fn start_child<F: FnOnce() -> u8 + 'static>(
         // `work` is as it was written.
         let result = unsafe { clone(flags, place.cast(), begin::<F>, place) };
         match i32::try_from(result).map_err(|_| Errno::CHILD)? {
-            pid @ 1.. => return Ok(Child { pid: Pid::from_raw(pid).ok_or(Errno::CHILD)?, stack }),
+            pid @ 1.. => {
+                return Ok(Child { pid: Pid::from_raw(pid).ok_or(Errno::CHILD)?, stack: Some(stack) });
+            }
             error if Errno::INVAL.raw_os_error() == -error => {}
             error => return Err(Errno::from_raw_os_error(-error)),
         }

@@ -307,3 +307,20 @@ fn the_mark_can_be_left_out_and_lost() {
     let Frame::Ready { mark, errno, .. } = ended.frames()[0] else { panic!() };
     assert!((mark, errno) == (3, 1) || (mark, errno) == (0, 0), "EPERM, or root with all rights");
 }
+
+#[test]
+fn a_small_stack_is_enough() {
+    // The command, its arguments and its environment have to fit, too, and the limit is theirs as well.
+    let mut tree = Plan::vm()
+        .before_exec(|| {
+            let limit = libc::rlimit { rlim_cur: 64 << 10, rlim_max: 64 << 10 };
+            // SAFETY: a valid struct.
+            unsafe { libc::setrlimit(libc::RLIMIT_STACK, &limit) };
+        })
+        .with(|command| {
+            command.env_clear();
+        })
+        .start(&["/bin/sleep", "47"]);
+    tree.grown(1);
+    assert_eq!(tree.let_go().code, 128 + 15);
+}
