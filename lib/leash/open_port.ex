@@ -1,0 +1,63 @@
+defmodule Leash.OpenPort do
+  # `Leash.open_port/3`: a real port whose program is a shim, with the program's own stdin and stdout.
+  #
+  # The caller opens the port, so that it is the owner from the first moment and no message takes a detour. The
+  # shim's leash is the port's pipe itself, which hangs up when the port closes. A port whose queue is not empty
+  # keeps its pipe, so a Keeper watches each port and tells its shim.
+  @moduledoc false
+
+  alias Leash.{Native, Run, Shim, Workers}
+  alias Leash.OpenPort.{Keeper, Options}
+
+  @spec open(String.t(), [binary()], list()) :: port()
+  def open(command, args, options) do
+    options = Options.validate!(command, args, options)
+
+    with {:ok, run} <- with(:error <- Run.fetch(), do: {:error, :not_running}),
+         {:ok, keeper, number} <- Keeper.start(run, options) do
+      options = with_run_id(options, run, number)
+      port = open(keeper, run, number, options)
+      Keeper.watch(keeper, number, port, os_pid(port))
+      port
+    else
+      {:error, :too_many_workers} ->
+        :erlang.error(:system_limit)
+
+      {:error, _not_running} ->
+        raise RuntimeError, "the :leash application is not started, or is stopping"
+    end
+  end
+
+  defp open(keeper, run, number, options) do
+    {args, env} = Shim.for_port(run, number, options)
+    program = {:spawn_executable, absolute(Shim.path())}
+    Port.open(program, [{:args, args}, {:env, env} | options.port])
+  rescue
+    error ->
+      # The system refused, so no process ever had the number.
+      Workers.delete(number)
+      Keeper.dismiss(keeper)
+      reraise Options.refused(error, options), __STACKTRACE__
+  end
+
+  # The directory of :cd is entered before the shim is executed.
+  defp absolute("/" <> _ = path), do: path
+  defp absolute(path), do: Path.expand(path)
+
+  # A port that is closed already has no number any more; the Keeper then looks by the tag.
+  defp os_pid(port), do: with({:os_pid, pid} <- Port.info(port, :os_pid), do: pid)
+
+  defp with_run_id(%{run_id_flag: nil} = options, _run, _number), do: options
+
+  defp with_run_id(%{run_id_flag: flag} = options, run, number) do
+    options = %{options | args: options.args ++ [flag, run.id]}
+
+    # Only what the record names can be convicted by its argv alone; without it the other carriers have to do.
+    with {:ok, lock} <- run.lock do
+      argv = [options.arg0 || options.command | options.args]
+      _ = Native.run_append_command(lock, number, flag, argv)
+    end
+
+    options
+  end
+end
