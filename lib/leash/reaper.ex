@@ -32,9 +32,10 @@ defmodule Leash.Reaper do
   @look_soon_ms 50
   @looking_share 10
 
+  # Not TERM, which a shim ignores when it comes from pid 1 (everybody was signalled): in a container we are that.
+  @sigint 2
   @sigquit 3
   @sigkill 9
-  @sigterm 15
   @sigcont 18
 
   @spec start_link(keyword()) :: GenServer.on_start()
@@ -56,7 +57,7 @@ defmodule Leash.Reaper do
   """
   @spec signal_shim(Native.fd(), :wake | :ladder | :kill | :sigkill) :: :ok
   def signal_shim(fd, how) do
-    signal = %{wake: @sigcont, ladder: @sigterm, kill: @sigquit, sigkill: @sigkill}[how]
+    signal = %{wake: @sigcont, ladder: @sigint, kill: @sigquit, sigkill: @sigkill}[how]
 
     # A shim that is gone has done what it was to do: esrch is no error.
     _ = Native.pidfd_signal(fd, signal)
