@@ -6,7 +6,7 @@ defmodule Leash.OpenPort do
   # keeps its pipe, so a Keeper watches each port and tells its shim.
   @moduledoc false
 
-  alias Leash.{Native, Run, Shim, Workers}
+  alias Leash.{Run, Shim, Workers}
   alias Leash.OpenPort.{Keeper, Options}
 
   @spec open(String.t(), [binary()], list()) :: port()
@@ -15,7 +15,7 @@ defmodule Leash.OpenPort do
 
     with {:ok, run} <- with(:error <- Run.fetch(), do: {:error, :not_running}),
          {:ok, keeper, number} <- Keeper.start(run, options) do
-      options = with_run_id(options, run, number)
+      options = Run.with_flag(run, number, options)
       port = open(keeper, run, number, options)
       Keeper.watch(keeper, number, port, os_pid(port))
       port
@@ -46,18 +46,4 @@ defmodule Leash.OpenPort do
 
   # A port that is closed already has no number any more; the Keeper then looks by the tag.
   defp os_pid(port), do: with({:os_pid, pid} <- Port.info(port, :os_pid), do: pid)
-
-  defp with_run_id(%{run_id_flag: nil} = options, _run, _number), do: options
-
-  defp with_run_id(%{run_id_flag: flag} = options, run, number) do
-    options = %{options | args: options.args ++ [flag, run.id]}
-
-    # Only what the record names can be convicted by its argv alone; without it the other carriers have to do.
-    with {:ok, lock} <- run.lock do
-      argv = [options.arg0 || options.command | options.args]
-      _ = Native.run_append_command(lock, number, flag, argv)
-    end
-
-    options
-  end
 end
