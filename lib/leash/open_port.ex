@@ -13,20 +13,25 @@ defmodule Leash.OpenPort do
   def open(command, args, options) do
     options = Options.validate!(command, args, options)
 
-    with {:ok, run} <- with(:error <- Run.fetch(), do: {:error, :not_running}),
-         {:ok, keeper, number} <- Keeper.start(run, options) do
-      options = Run.with_flag(run, number, options)
-      port = open(keeper, run, number, options)
-      Keeper.watch(keeper, number, port, os_pid(port))
-      port
-    else
+    {:ok, run} = with(:error <- Run.fetch(), do: not_running!())
+
+    case Keeper.start(run, options) do
+      {:ok, keeper, number} ->
+        port = open(keeper, run, number, Run.with_flag(run, number, options))
+        Keeper.watch(keeper, number, port, os_pid(port))
+        port
+
       {:error, :too_many_workers} ->
         :erlang.error(:system_limit)
 
-      {:error, _not_running} ->
-        raise RuntimeError, "the :leash application is not started, or is stopping"
+      {:error, _stopping} ->
+        not_running!()
     end
   end
+
+  @spec not_running!() :: no_return()
+  defp not_running!,
+    do: raise(RuntimeError, "the :leash application is not started, or is stopping")
 
   defp open(keeper, run, number, options) do
     {args, env} = Shim.for_port(run, number, options)

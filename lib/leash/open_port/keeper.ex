@@ -180,6 +180,7 @@ defmodule Leash.OpenPort.Keeper do
     end
   end
 
+  @spec tell(map(), term()) :: no_return()
   defp tell(state, reason) do
     if Native.pidfd_ended?(state.fd) == true, do: exit({:shutdown, :shim_ended})
 
