@@ -11,6 +11,7 @@ defmodule Leash do
 
     * `Leash.Worker` - a supervised program
     * `cmd/3` - a command and what it wrote; `stream!/3` - the same, part by part
+    * `open_port/3` - a port like any other, whose program ends with it
     * `Leash.OSProcess` - looking at, signalling and monitoring any process by identity instead of pid
     * `sweep/1` - what crashed runs left; called at application start
     * `Leash.RunId` - the ids that runs are known by
@@ -112,11 +113,68 @@ defmodule Leash do
   def stream(command, args \\ [], options \\ []),
     do: Leash.Stream.new(command, args, options, &Leash.Stream.last/1)
 
+  @typedoc "An option of `open_port/3`."
+  @type port_option :: unquote(Leash.OpenPort.Options.typespec())
+
+  @doc """
+  Opens a port whose program, with everything that it starts, ends with the port: `Port.open/2` on a leash.
+
+      port = Leash.open_port("python3", ["-u", "worker.py"], [:binary, :exit_status, packet: 4])
+      Port.command(port, "request")
+
+  It is a port like any other: the calling process owns it, `Port.command/2`, `Port.connect/2`, `Port.info/1` and
+  `Port.monitor/1` work, and its messages are those of `Port.open/2`. What ends the tree:
+
+  | what happens | what ends the tree |
+  |---|---|
+  | `Port.close/1`, `:normal` or `:shutdown` exit of the owner | the ladder of `:stop`, then SIGKILL |
+  | the owner, or another process linked to the port, crashes or is killed | SIGKILL at once |
+  | the program ends by itself | its children get `:linger` milliseconds, then the ladder |
+  | the VM ends in any way, SIGKILL included | the ladder, by the shim |
+  | the `:leash` application stops | the ladder, bounded by `:stop_timeout` |
+  | the shim is killed | SIGKILL to everything that carries the tree's tag |
+
+  This holds, too, while data wait in the port's queue, which keep a bare port's program alive. `Port.close/1` does not wait
+  until the tree is gone; `list/0` shows the tree until then.
+
+  The program is looked for in `PATH`, or from the VM's current directory. Differences to a bare port:
+
+    * with `:exit_status` the owner gets the status when the program's children are gone as well, so exactly once also
+      where one of them would have kept stdout open for ever; `Port.info(port, :os_pid)` and `:name` are the shim's
+    * a program that cannot be executed although it is there (a missing interpreter) has status 126 or 127 and
+      a line on the VM's stderr, instead of the error number as status
+    * a program that closes its stdin while it lives causes no `:epipe`, because the shim keeps the pipe
+      open; what is written then stays in the pipe. One that closes its stdout is seen as usual, except
+      with `:in`, where the shim keeps stdout
+    * none for `System.halt/1`, which waits for ever while a program does not read what is in its port's queue. No code
+      runs in the VM then, so nothing ends that program before the VM; `System.stop/1` ends both
+    * a port that closes at the end of stdout (neither `:exit_status` nor `:eof` is given) ends the program, too
+
+  ## Options
+
+  Those of `Port.open/2` for programs except `:nouse_stdio`, and `:stop`, `:linger`, `:mark` and `:run_id_flag` of
+  `Leash.Worker`.
+
+  #{Leash.OpenPort.Options.docs()}
+  ## Raises
+
+    * `ErlangError` with `:original` `:enoent`, `:eacces` - there is no such program, or it cannot be one; `:emfile`,
+      `:eagain`, `:system_limit` … - the system refused
+    * `Leash.OptionsError` - command, arguments or an option are wrong
+    * `RuntimeError` - the `:leash` application is not started
+
+  Nothing was started then.
+  """
+  @spec open_port(String.t(), [binary()], [port_option()]) :: port()
+  def open_port(command, args \\ [], port_options \\ []),
+    do: Leash.OpenPort.open(command, args, port_options)
+
   @doc """
   The workers of this run, by number.
 
   `:tree` is `:alive` or `:ending`; a worker is listed until its tree is gone, also when its process is not there any
-  more.
+  more. Of `open_port/3` the `:pid` is the process that watches the port, the label the program's name, and `:os_pid`
+  is not known: nil.
   """
   @spec list() :: [
           %{

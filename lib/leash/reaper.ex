@@ -27,10 +27,15 @@ defmodule Leash.Reaper do
   @unseen_shim_ms 1_000
   # How long a number may stay taken after its tree is gone.
   @look_again_ms 1_000
+  # How long what a shim of a port left may live, when it was killed; and what part of the time looking may take
+  # while short programs end one after the other.
+  @look_soon_ms 50
+  @looking_share 10
 
+  # Not TERM, which a shim ignores when it comes from pid 1 (everybody was signalled): in a container we are that.
+  @sigint 2
   @sigquit 3
   @sigkill 9
-  @sigterm 15
   @sigcont 18
 
   @spec start_link(keyword()) :: GenServer.on_start()
@@ -52,7 +57,7 @@ defmodule Leash.Reaper do
   """
   @spec signal_shim(Native.fd(), :wake | :ladder | :kill | :sigkill) :: :ok
   def signal_shim(fd, how) do
-    signal = %{wake: @sigcont, ladder: @sigterm, kill: @sigquit, sigkill: @sigkill}[how]
+    signal = %{wake: @sigcont, ladder: @sigint, kill: @sigquit, sigkill: @sigkill}[how]
 
     # A shim that is gone has done what it was to do: esrch is no error.
     _ = Native.pidfd_signal(fd, signal)
@@ -81,8 +86,12 @@ defmodule Leash.Reaper do
       # numbers to be proven gone, by the hunt under way and by the next
       hunting: nil,
       to_verify: MapSet.new(),
-      # the timer of the next look at what ended in order
-      look_again: nil
+      # the timer of the next look at what ended in order, and the numbers that wait for it
+      look_again: nil,
+      later: MapSet.new(),
+      # when the hunt under way began, and how long the last one took
+      hunt_began: 0,
+      hunt_took: 0
     }
 
     # After a crash of this process the table says who is to be watched.
@@ -135,7 +144,8 @@ defmodule Leash.Reaper do
         {:DOWN, monitor, :process, _pid, reason},
         %{hunting: {_, monitor, numbers}} = state
       ) do
-    {:noreply, hunted(reason, numbers, %{state | hunting: nil})}
+    {:noreply,
+     hunted(reason, numbers, %{state | hunting: nil, hunt_took: now() - state.hunt_began})}
   end
 
   def handle_info({:DOWN, monitor, :process, _pid, reason}, state) do
@@ -150,14 +160,27 @@ defmodule Leash.Reaper do
   def handle_info({:stuck, number, how}, state) when is_map_key(state.ending, number),
     do: {:noreply, stuck(number, how, state)}
 
-  def handle_info(:look_again, state), do: {:noreply, hunt(%{state | look_again: nil})}
+  def handle_info(:look_again, state) do
+    to_verify = MapSet.union(state.to_verify, state.later)
+    {:noreply, hunt(%{state | look_again: nil, later: MapSet.new(), to_verify: to_verify})}
+  end
+
   def handle_info({:verify, number}, state), do: {:noreply, verify(number, state)}
   def handle_info(_other, state), do: {:noreply, state}
+
+  # A shim without reports: its end is the proof where it ended by itself, and where it was killed it is not.
+  # Nobody can tell these apart, so the tags are looked for.
+  defp worker_down(number, {:shutdown, :shim_ended}, state) do
+    case Workers.fetch(number) do
+      :error -> state
+      {:ok, row} -> look_again(row, max(@look_soon_ms, state.hunt_took * @looking_share), state)
+    end
+  end
 
   defp worker_down(number, reason, state) do
     case Workers.fetch(number) do
       :error -> state
-      {:ok, %{tree: :gone} = row} -> look_again(row, state)
+      {:ok, %{tree: :gone} = row} -> look_again(row, @look_again_ms, state)
       {:ok, %{shim_fd: nil}} -> wait(number, {:verify, number}, @unseen_shim_ms, state)
       {:ok, row} -> end_orphan(row, how(reason), state)
     end
@@ -165,14 +188,19 @@ defmodule Leash.Reaper do
 
   # The shim's proof covers what can be reparented to it; a process that moved into another pid namespace
   # has its own reaper there, and only its tag tells. One look for all that ended within a second.
-  defp look_again(row, state) do
+  defp look_again(row, ms, state) do
     close(row)
     Workers.put(%{row | shim_fd: nil})
-    state = %{state | to_verify: MapSet.put(state.to_verify, row.number)}
+    state = %{state | later: MapSet.put(state.later, row.number)}
+    if due_within?(state.look_again, ms), do: state, else: look_after(ms, state)
+  end
 
-    if state.look_again,
-      do: state,
-      else: %{state | look_again: Process.send_after(self(), :look_again, @look_again_ms)}
+  defp due_within?(nil, _ms), do: false
+  defp due_within?(timer, ms), do: (Process.read_timer(timer) || 0) <= ms
+
+  defp look_after(ms, state) do
+    _ = state.look_again && Process.cancel_timer(state.look_again)
+    %{state | look_again: Process.send_after(self(), :look_again, ms)}
   end
 
   defp end_orphan(row, how, state) do
@@ -239,7 +267,7 @@ defmodule Leash.Reaper do
     else
       numbers = MapSet.to_list(state.to_verify)
       {pid, monitor} = Hunt.start(Hunt.of_workers(state.run, numbers))
-      %{state | hunting: {pid, monitor, numbers}, to_verify: MapSet.new()}
+      %{state | hunting: {pid, monitor, numbers}, to_verify: MapSet.new(), hunt_began: now()}
     end
   end
 
@@ -264,6 +292,8 @@ defmodule Leash.Reaper do
 
     hunt(state)
   end
+
+  defp now, do: System.monotonic_time(:millisecond)
 
   defp free(number, state) do
     with {:ok, row} <- Workers.fetch(number), do: close(row)

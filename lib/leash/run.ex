@@ -112,6 +112,25 @@ defmodule Leash.Run do
     "#{id}.#{number}.#{owner.pid}.#{owner.start_ticks}.#{owner.pid_ns}.#{owner.boot}"
   end
 
+  @doc """
+  Options with `run_id_flag:` and the id at the end of the arguments, and with the command in the record.
+  """
+  @spec with_flag(t(), pos_integer(), map()) :: map()
+  def with_flag(_run, _number, %{run_id_flag: nil} = options), do: options
+
+  def with_flag(run, number, %{run_id_flag: flag} = options) do
+    options = %{options | args: options.args ++ [flag, run.id]}
+
+    # Only what the record names can be convicted by its argv alone; without it the other carriers
+    # have to do.
+    with {:ok, lock} <- run.lock do
+      argv = [options.arg0 || options.command | options.args]
+      _ = Native.run_append_command(lock, number, flag, argv)
+    end
+
+    options
+  end
+
   defp version do
     case Application.spec(:leash, :vsn) do
       nil -> "unknown"

@@ -155,4 +155,29 @@ defmodule Leash.Shim do
   defp mark(1, _errno), do: :off
   defp mark(2, _errno), do: :no_depth
   defp mark(3, errno), do: {:error, errno}
+
+  @doc """
+  Arguments and environment for a port that is the worker's own stdin and stdout.
+
+  There are no reports; the leash is the pipe that the port holds, which for a port that only reads is stdout.
+  """
+  @spec for_port(Run.t(), pos_integer(), map()) ::
+          {[binary()], [{charlist(), charlist() | false}]}
+  def for_port(run, number, options) do
+    args = [
+      "--run-id=#{run.id}",
+      "--worker=#{number}",
+      "--leash=#{if options.reads_only?, do: 1, else: 0}",
+      if(run.shim_owner, do: "--owner=" <> run.shim_owner, else: []),
+      "--stderr=#{options.stderr}",
+      "--stop=" <> Ladder.to_option(options.stop),
+      "--linger=#{options.linger}",
+      if(options.arg0, do: "--arg0=" <> options.arg0, else: []),
+      if(options.mark, do: [], else: "--no-mark"),
+      "--",
+      options.command | options.args
+    ]
+
+    {List.flatten(args), environment(run, number) ++ options.env}
+  end
 end

@@ -256,7 +256,7 @@ defmodule Leash.Worker do
 
     with {:ok, number} <- Reaper.register(%{label: label, stop: options.stop}),
          {:ok, run} <- fetch_run(),
-         options = with_run_id(options, run, number),
+         options = Run.with_flag(run, number, options),
          {:ok, listener, stdio_name} <- listen(options),
          {:ok, port} <- open_port(run, number, options, stdio_name) do
       {:ok,
@@ -308,21 +308,6 @@ defmodule Leash.Worker do
 
   defp fetch_run do
     with :error <- Run.fetch(), do: {:error, :not_running}
-  end
-
-  defp with_run_id(%{run_id_flag: nil} = options, _run, _number), do: options
-
-  defp with_run_id(%{run_id_flag: flag} = options, run, number) do
-    options = %{options | args: options.args ++ [flag, run.id]}
-
-    # Only what the record names can be convicted by its argv alone; without it the other carriers
-    # have to do.
-    with {:ok, lock} <- run.lock do
-      argv = [options.arg0 || options.command | options.args]
-      _ = Native.run_append_command(lock, number, flag, argv)
-    end
-
-    options
   end
 
   defp listen(options) do

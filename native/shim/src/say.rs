@@ -17,6 +17,10 @@ pub(crate) fn wrong(wrong: &Wrong<'_>) {
 
 /// Why there is no worker.
 pub(crate) fn start_failed(command: &[u8], stage: u8, errno: u16) {
+    // A port that was closed before its program was executed: whoever wanted to know has gone.
+    if matches!((stage, errno), (11, 125) | (12, _)) {
+        return;
+    }
     let why: &[u8] = match errno {
         1 => b"not permitted",
         2 => b"not found",
@@ -29,7 +33,6 @@ pub(crate) fn start_failed(command: &[u8], stage: u8, errno: u16) {
         20 => b"not a directory",
         24 => b"too many open files",
         111 => b"nobody listens",
-        125 => b"killed before it was executed",
         _ => b"failed",
     };
     let at: &[u8] = match stage {
@@ -43,7 +46,6 @@ pub(crate) fn start_failed(command: &[u8], stage: u8, errno: u16) {
         8 => b" (stdout)",
         9 => b" (stderr)",
         10 => b" (working directory)",
-        12 => b" (leash or owner)",
         _ => b"",
     };
     let number = Text::<16>::new().add(b", errno ").number(i64::from(errno));

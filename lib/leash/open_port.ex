@@ -1,0 +1,54 @@
+defmodule Leash.OpenPort do
+  # `Leash.open_port/3`: a real port whose program is a shim, with the program's own stdin and stdout.
+  #
+  # The caller opens the port, so that it is the owner from the first moment and no message takes a detour. The
+  # shim's leash is the port's pipe itself, which hangs up when the port closes. A port whose queue is not empty
+  # keeps its pipe, so a Keeper watches each port and tells its shim.
+  @moduledoc false
+
+  alias Leash.{Run, Shim, Workers}
+  alias Leash.OpenPort.{Keeper, Options}
+
+  @spec open(String.t(), [binary()], list()) :: port()
+  def open(command, args, options) do
+    options = Options.validate!(command, args, options)
+
+    {:ok, run} = with(:error <- Run.fetch(), do: not_running!())
+
+    case Keeper.start(run, options) do
+      {:ok, keeper, number} ->
+        port = open(keeper, run, number, Run.with_flag(run, number, options))
+        Keeper.watch(keeper, number, port, os_pid(port))
+        port
+
+      {:error, :too_many_workers} ->
+        :erlang.error(:system_limit)
+
+      {:error, _stopping} ->
+        not_running!()
+    end
+  end
+
+  @spec not_running!() :: no_return()
+  defp not_running!,
+    do: raise(RuntimeError, "the :leash application is not started, or is stopping")
+
+  defp open(keeper, run, number, options) do
+    {args, env} = Shim.for_port(run, number, options)
+    program = {:spawn_executable, absolute(Shim.path())}
+    Port.open(program, [{:args, args}, {:env, env} | options.port])
+  rescue
+    error ->
+      # The system refused, so no process ever had the number.
+      Workers.delete(number)
+      Keeper.dismiss(keeper)
+      reraise Options.refused(error, options), __STACKTRACE__
+  end
+
+  # The directory of :cd is entered before the shim is executed.
+  defp absolute("/" <> _ = path), do: path
+  defp absolute(path), do: Path.expand(path)
+
+  # A port that is closed already has no number any more; the Keeper then looks by the tag.
+  defp os_pid(port), do: with({:os_pid, pid} <- Port.info(port, :os_pid), do: pid)
+end

@@ -1,0 +1,199 @@
+defmodule Leash.OpenPort.Options do
+  # What `Leash.open_port/3` accepts: the options of `Port.open/2`, which are flags and pairs, and four of a Worker.
+  @moduledoc false
+
+  alias Leash.{Executable, OptionsError, Schema}
+  alias Leash.Worker
+
+  # The shim's part, not the port's.
+  @shim_flags [:stderr_to_stdout]
+  @shim_keys [:args, :env, :arg0, :stop, :linger, :mark, :run_id_flag]
+
+  @doc "The flags, and what each means."
+  @spec flags() :: [{atom(), String.t()}]
+  def flags do
+    [
+      stream: "Data come as they are; the default.",
+      binary: "Data come as binaries instead of lists.",
+      exit_status:
+        "The owner gets `{port, {:exit_status, status}}` once, when the program and everything that it started are gone.",
+      eof: "The owner gets `{port, :eof}` at the end of stdout, and the port stays open.",
+      in: "The port only reads; stdin is the VM's.",
+      out: "The port only writes; stdout is the VM's.",
+      stderr_to_stdout: "Sends stderr where stdout goes.",
+      hide: "Accepted for `Port.open/2`'s sake; it means something on Windows only.",
+      use_stdio: "Uses stdin and stdout; the default."
+    ]
+  end
+
+  @doc "The options with a value."
+  @spec schema() :: Schema.t()
+  def schema, do: Keyword.delete(all(), :args)
+
+  defp all do
+    worker = Worker.Options.schema()
+
+    [
+      args: worker[:args],
+      packet: [
+        type: Schema.custom(&(&1 in [nil, 1, 2, 4]), "1, 2 or 4", quote(do: 1 | 2 | 4)),
+        doc: "Bytes of the length in front of each message, in both directions."
+      ],
+      line: [
+        type:
+          Schema.custom(
+            &(&1 == nil or (is_integer(&1) and &1 > 0)),
+            "a positive number of bytes",
+            quote(do: pos_integer())
+          ),
+        doc: "Data come as `{:eol, line}` or, where a line is longer, `{:noeol, part}`."
+      ],
+      parallelism: [
+        type: Schema.boolean(),
+        default: false,
+        doc: "The port's scheduling hint."
+      ],
+      busy_limits_port: [type: busy_limits(), doc: "When the port counts as busy."],
+      busy_limits_msgq: [type: busy_limits(), doc: "When its message queue counts as busy."],
+      cd: worker[:cd],
+      env: worker[:env],
+      arg0: worker[:arg0],
+      stop: worker[:stop],
+      linger: worker[:linger],
+      mark: worker[:mark],
+      run_id_flag: worker[:run_id_flag]
+    ]
+  end
+
+  defp busy_limits do
+    Schema.custom(
+      &busy_limits?/1,
+      "{low, high} in bytes, or :disabled",
+      quote(do: tuple() | :disabled)
+    )
+  end
+
+  defp busy_limits?({low, high}), do: is_integer(low) and is_integer(high) and low in 0..high//1
+  defp busy_limits?(other), do: other in [nil, :disabled]
+
+  @doc "All options as a Markdown list."
+  @spec docs() :: String.t()
+  def docs do
+    Enum.map_join(flags(), "\n", fn {flag, doc} -> "  * `#{inspect(flag)}` - #{doc}\n" end) <>
+      "\n" <> Schema.docs(schema())
+  end
+
+  @doc "The quoted type of one option."
+  @spec typespec() :: Macro.t()
+  def typespec do
+    Enum.reduce(flags(), Schema.typespec(schema()), fn {flag, _doc}, rest ->
+      quote(do: unquote(flag) | unquote(rest))
+    end)
+  end
+
+  @doc """
+  Checks everything that can be checked before anything starts.
+
+  The result has the executable's path as `:command`, `:env` as the port driver wants it, and as `:port` what goes to
+  `Port.open/2`. Raises `Leash.OptionsError`, and what `Port.open/2` raises for a program that is not there.
+  """
+  @spec validate!(String.t(), [binary()], list()) :: map()
+  def validate!(command, args, options) do
+    command = text(command)
+    if not Schema.text?(command), do: refuse(:command, "a string without NUL bytes", command)
+    if not proper?(options), do: refuse(nil, "a list of options of Port.open/2", options)
+    options = Enum.map(options, &normal(check!(&1)))
+    {flags, pairs} = Enum.split_with(options, &is_atom/1)
+
+    # Of an option that is given twice the last one counts, as in Port.open/2.
+    case Schema.validate(all(), [{:args, texts(args)} | Enum.reverse(pairs)]) do
+      {:ok, checked} ->
+        Map.merge(checked, %{
+          command: executable!(command),
+          label: Path.basename(command),
+          env: env(checked.env),
+          port: Enum.filter(options, &ports?/1),
+          stderr: if(:stderr_to_stdout in flags, do: :stdout, else: :inherit),
+          reads_only?: :in in flags and :out not in flags
+        })
+
+      {:error, error} ->
+        raise error
+    end
+  end
+
+  defp proper?(options), do: is_list(options) and List.improper?(options) == false
+
+  defp check!(:nouse_stdio) do
+    refuse(:nouse_stdio, "not to be given (the program's descriptors 3 and 4 are closed)", true)
+  end
+
+  defp check!({:args, args}),
+    do: refuse(:args, "the second argument of open_port/3 instead of an option", args)
+
+  defp check!({key, _value} = pair) when is_atom(key), do: pair
+
+  defp check!(flag) do
+    if is_atom(flag) and Keyword.has_key?(flags(), flag),
+      do: flag,
+      else:
+        refuse(nil, "one of #{inspect(Keyword.keys(flags()) ++ Keyword.keys(schema()))}", flag)
+  end
+
+  # Port.open/2 takes charlists too, and has false where a Worker has nil.
+  defp normal({:env, env}) when is_list(env),
+    do: {:env, if(proper?(env), do: Enum.map(env, &variable/1), else: env)}
+
+  defp normal({key, value}) when key in [:cd, :arg0], do: {key, text(value)}
+  defp normal(other), do: other
+
+  defp variable({name, false}), do: {text(name), nil}
+  defp variable({name, []}), do: {text(name), ""}
+  defp variable({name, value}), do: {text(name), text(value)}
+  defp variable(other), do: other
+
+  defp texts(args) when is_list(args) do
+    # An empty charlist is an argument of no characters.
+    if proper?(args), do: Enum.map(args, &if(&1 == [], do: "", else: text(&1))), else: args
+  end
+
+  defp texts(args), do: args
+
+  defp text([_ | _] = charlist) do
+    List.to_string(charlist)
+  rescue
+    _no_text -> charlist
+  end
+
+  defp text(other), do: other
+
+  defp executable!(command) do
+    case Executable.find(command, nil) do
+      {:ok, path} -> path
+      {:error, :not_in_path} -> :erlang.error(:enoent)
+      {:error, {:type, _no_program}} -> :erlang.error(:eacces)
+      {:error, reason} -> :erlang.error(reason)
+    end
+  end
+
+  defp env(env) do
+    for {name, value} <- env,
+        do: {String.to_charlist(name), if(value, do: String.to_charlist(value), else: false)}
+  end
+
+  # In the order given, since of :stream and :packet the last one counts.
+  defp ports?({:cd, nil}), do: false
+  defp ports?({key, _value}), do: key not in @shim_keys
+  defp ports?(flag), do: flag not in @shim_flags
+
+  @doc "What to raise for an error of `Port.open/2`, which for options says only that one is wrong."
+  @spec refused(Exception.t(), map()) :: Exception.t()
+  def refused(%ArgumentError{}, %{port: port}),
+    do: %OptionsError{expected: "options that go together in Port.open/2", value: port}
+
+  def refused(error, _options), do: error
+
+  @spec refuse(atom() | nil, String.t(), term()) :: no_return()
+  defp refuse(key, expected, value),
+    do: raise(OptionsError, key: key, expected: expected, value: value)
+end
