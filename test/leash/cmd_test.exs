@@ -395,7 +395,7 @@ defmodule Leash.CmdTest do
       assert Leash.cmd("sh", ["-c", line], timeout: 15_000) == {"x\n", 0}
       {:os_pid, outside_pid} = Port.info(outside, :os_pid)
       Observer.signal(Observer.identity(outside_pid), "KILL")
-      Port.close(outside)
+      assert_receive {:EXIT, ^outside, _reason}, 5_000
     end
   end
 

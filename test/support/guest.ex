@@ -4,7 +4,7 @@ defmodule Leash.Test.Guest do
 
   It answers in lines: `run ID`, `worker LABEL OS_PID SHIM_PID`, `tree LABEL PID…` (from the fixture's
   `ready` line), `ready`, and `done …` for a command. `mode:` says how the programs are run: `:worker`, `:cmd`,
-  `:stream`, or `:bare` for ports without the library, to see what the same faults leave then.
+  `:stream`, `:open_port`, or `:bare` for ports without the library, to see what the same faults leave then.
   """
 
   # No guest is needed for longer; whatever happens to the tests, it ends.
@@ -48,6 +48,12 @@ defmodule Leash.Test.Guest do
   defp run(:bare, guest, label, options) do
     program = System.find_executable(options[:command])
     port = Port.open({:spawn_executable, program}, [:binary, args: options[:args]])
+    send(guest, {:started, self(), port})
+    own(guest, label)
+  end
+
+  defp run(:open_port, guest, label, options) do
+    port = Leash.open_port(options[:command], options[:args], [:binary, stop: options[:stop]])
     send(guest, {:started, self(), port})
     own(guest, label)
   end
@@ -111,7 +117,7 @@ defmodule Leash.Test.Guest do
     receive do
       {:started, ^owner, worker} ->
         pids = await_tree(label, "")
-        if mode != :bare, do: say_worker(label, pids)
+        if mode != :bare, do: say_worker(label, worker, pids)
         say("tree #{label} #{Enum.join(pids, " ")}")
         %{owner: owner, worker: worker}
     after
@@ -119,11 +125,20 @@ defmodule Leash.Test.Guest do
     end
   end
 
-  # The leader is one of those that its tree named, and no other worker's is.
-  defp say_worker(label, pids) do
-    %{os_pid: os, shim_pid: shim} = Enum.find(Leash.list(), &(&1.os_pid in pids))
+  defp say_worker(label, worker, pids) do
+    %{os_pid: os, shim_pid: shim} = row(worker, pids)
     say("worker #{label} #{os} #{shim}")
   end
+
+  # Of a command the leader is one of those that its tree named, and no other command's is.
+  defp row(nil, pids), do: Enum.find(Leash.list(), &(&1.os_pid in pids))
+
+  defp row(port, [leader | _]) when is_port(port) do
+    {:os_pid, shim} = Port.info(port, :os_pid)
+    %{os_pid: leader, shim_pid: shim}
+  end
+
+  defp row(worker, _pids), do: Leash.Worker.info(worker)
 
   defp await_tree(label, seen) do
     case Regex.run(~r/^ready((?: \d+)*)\n/m, seen) do

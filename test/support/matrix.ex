@@ -55,7 +55,15 @@ defmodule Leash.Test.Matrix do
       {StreamKilled, "stream: the consumer is killed", :stream, :owner_killed},
       {StreamHalt, "stream: System.halt", :stream, :halted},
       {StreamVmKill, "stream: the VM gets SIGKILL", :stream, :vm_killed},
-      {StreamShimKill, "stream: the shims get SIGKILL", :stream, :shims_killed}
+      {StreamShimKill, "stream: the shims get SIGKILL", :stream, :shims_killed},
+      {PortClose, "open_port: Port.close", :open_port, :stopped},
+      {PortOwnerExits, "open_port: the owner exits", :open_port, :owner_exits},
+      {PortOwnerKilled, "open_port: the owner is killed", :open_port, :owner_killed},
+      {PortVmTerm, "open_port: the VM gets SIGTERM", :open_port, :vm_terminated},
+      {PortVmKill, "open_port: the VM gets SIGKILL", :open_port, :vm_killed},
+      {PortShimKill, "open_port: the shims get SIGKILL", :open_port, :shims_killed},
+      {PortAllKill, "open_port: VM and shims get SIGKILL and a new VM starts", :open_port,
+       :all_killed}
     ]
   end
 
@@ -297,7 +305,7 @@ defmodule Leash.Test.Matrix do
   defp median(times), do: times |> Enum.sort() |> Enum.at(div(length(times), 2))
 
   defp line([path, gone, median, max]) do
-    "  #{String.pad_trailing(path, 50)} #{pad(gone)} #{pad(median)} #{pad(max)}\n"
+    "  #{String.pad_trailing(path, 56)} #{pad(gone)} #{pad(median)} #{pad(max)}\n"
   end
 
   defp pad(value), do: value |> to_string() |> String.pad_leading(9)
