@@ -71,7 +71,7 @@ defmodule Leash.Cmd do
         {ended, :timeout, state}
 
       {:ended, ended, command} ->
-        Command.release(command)
+        _ = Command.release(command)
         {ended, nil, state}
 
       {:input_failed, kind, reason, stacktrace, _command} ->
@@ -88,17 +88,17 @@ defmodule Leash.Cmd do
     do: {:ok, put(stream, data, %{state | left: state.left - byte_size(data)})}
 
   defp put(_stream, "", state), do: state
-  defp put(:stderr, data, state), do: %{state | stderr: [state.stderr | data]}
+  defp put(:stderr, data, state), do: %{state | stderr: [state.stderr, data]}
 
   # Only what is new is searched: a line may be as long as all of the output.
   defp put(:stdout, data, %{lines?: true} = state) do
     case :binary.split(data, "\n", [:global]) do
       [part] ->
-        %{state | line: [state.line | part]}
+        %{state | line: [state.line, part]}
 
       [end_of_line | more] ->
         {lines, [rest]} = Enum.split(more, -1)
-        line = IO.iodata_to_binary([state.line | end_of_line])
+        line = IO.iodata_to_binary([state.line, end_of_line])
         Enum.reduce([line | lines], %{state | line: [rest]}, &put_element/2)
     end
   end

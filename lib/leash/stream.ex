@@ -59,15 +59,15 @@ defmodule Leash.Stream do
         pull({:running, command, :infinity, true}, own, last)
 
       {:ended, {:ok, exit}, command} ->
-        Command.release(command)
+        _ = Command.release(command)
         {[], {:last, if(timed_out?, do: :timeout, else: how(exit))}}
 
       {:ended, {:error, :start_timeout}, command} ->
-        Command.release(command)
+        _ = Command.release(command)
         {[], {:last, :timeout}}
 
       {:ended, {:error, reason}, command} ->
-        Command.release(command)
+        _ = Command.release(command)
         Cmd.failed(reason)
 
       # The stream's own clean-up ends the tree.

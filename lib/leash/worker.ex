@@ -703,7 +703,7 @@ defmodule Leash.Worker do
   defp start_outputs(%{client: client} = state, ends) when client != nil do
     streams = for stream <- [:stdout, :stderr], fd = ends[stream], do: {stream, fd}
     # A client that is gone needs no pipes.
-    for {_stream, fd} <- streams, do: Native.fd_give(fd, client.pid)
+    Enum.each(streams, fn {_stream, fd} -> Native.fd_give(fd, client.pid) end)
     tell(state, {:streams, streams})
   end
 

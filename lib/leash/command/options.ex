@@ -206,15 +206,12 @@ defmodule Leash.Command.Options do
     do: %{options | stdin: :inherit, stdout: :inherit}
 
   defp stdio(options, false),
-    do: unwrap!(Schema.error(:input, "nothing beside use_stdio: false", options.input))
+    do: refuse!(:input, "nothing beside use_stdio: false", options.input)
 
   defp program!(line, [], true), do: [shell: line]
 
   defp program!(_line, args, true),
-    do:
-      unwrap!(
-        Schema.error(:args, "no arguments beside :shell, which is a whole command line", args)
-      )
+    do: refuse!(:args, "no arguments beside :shell, which is a whole command line", args)
 
   defp program!(command, args, false) do
     if String.contains?(command, <<0>>),
@@ -233,6 +230,10 @@ defmodule Leash.Command.Options do
       {:error, reason} -> :erlang.error(reason)
     end
   end
+
+  @spec refuse!(atom(), String.t(), term()) :: no_return()
+  defp refuse!(key, expected, value),
+    do: raise(OptionsError, key: key, expected: expected, value: value)
 
   defp unwrap!({:ok, value}), do: value
   defp unwrap!({:error, %OptionsError{} = error}), do: raise(error)
