@@ -136,10 +136,21 @@ defmodule Bench.Io do
   defp samples(contestants, what, warm_up, rounds, measure) do
     able =
       for {label, %{^what => function}} when function != nil <- contestants,
-          do: {label, fn -> alone(fn -> measure.(function) end) end}
+          do: {label, fn -> sample(label, fn -> measure.(function) end) end}
 
     Stats.interleave(able, warm_up)
     Stats.interleave(able, rounds)
+  end
+
+  # Some peers can take their caller with them; the table counts it. Nobody else may.
+  defp sample(label, function) do
+    case alone(function) do
+      {:ok, sample} ->
+        sample
+
+      {:exit, reason} ->
+        if List.keymember?(Peers.all(), label, 0), do: {:failed, reason}, else: exit(reason)
+    end
   end
 
   # A library that loses the end of a program's output is measured by what arrived, and the table says so.
@@ -155,10 +166,10 @@ defmodule Bench.Io do
     receive do
       {^pid, result} ->
         # Its end, too, is not to fall on the next.
-        receive do: ({:DOWN, ^monitor, _, _, _} -> result)
+        receive do: ({:DOWN, ^monitor, _, _, _} -> {:ok, result})
 
       {:DOWN, ^monitor, :process, ^pid, reason} ->
-        exit(reason)
+        {:exit, reason}
     end
   end
 
@@ -166,9 +177,12 @@ defmodule Bench.Io do
 
   defp rates(what, contestants, samples) do
     others =
-      for {label, contestant} <- contestants, not ours?(contestant), samples[label], do: label
+      for {label, contestant} <- contestants,
+          not ours?(contestant),
+          good(samples[label] || []) != [],
+          do: label
 
-    best = Enum.max_by(others, &median_rate(samples[&1]))
+    best = Enum.max_by(others, &median_rate(good(samples[&1])))
 
     for {label, contestant} <- contestants, ours?(contestant) do
       0 = lost(samples[label])
@@ -195,7 +209,7 @@ defmodule Bench.Io do
       case theirs do
         :not_built -> {"not built", "—"}
         nil -> {"cannot", "—"}
-        samples -> {elem(texts.(samples, ours), 0), elem(texts.(ours, samples), 1)}
+        samples -> beside(ours, good(samples), failures(samples), texts)
       end
 
     %{
@@ -207,10 +221,35 @@ defmodule Bench.Io do
     }
   end
 
+  defp beside(_ours, [], failures, _texts), do: {"failed#{failures}", "—"}
+
+  defp beside(ours, theirs, failures, texts) do
+    {text, _one} = texts.(theirs, theirs)
+    {_text, ratio} = texts.(ours, theirs)
+    {text <> failures, ratio}
+  end
+
+  defp good(samples), do: Enum.reject(samples, &match?({:failed, _reason}, &1))
+
+  defp failures(samples) do
+    case for({:failed, reason} <- samples, do: reason) do
+      [] ->
+        ""
+
+      [reason | _] = all ->
+        "; #{length(all)} of #{length(samples)} ended the caller: #{inspect(reason)}"
+    end
+  end
+
   defp rate_texts(samples, others) do
     median = median_rate(samples)
-    lost = lost(samples)
-    note = if lost == 0, do: "", else: ", and lost up to #{lost} bytes at the end"
+
+    note =
+      case lost(samples) do
+        0 -> ""
+        lost -> ", lost up to #{lost} bytes"
+      end
+
     {"#{round(median)} MB/s#{note}", Stats.round_to(median / median_rate(others), 2)}
   end
 
@@ -258,7 +297,7 @@ defmodule Bench.Io do
       [idle | contestants]
       |> Enum.uniq_by(&elem(&1, 0))
       |> Enum.map(fn {name, function} ->
-        {name, fn -> alone(fn -> Pauses.during(fn -> alone(function) end) end) end}
+        {name, fn -> Pauses.during(fn -> {:ok, _} = alone(function) end) end}
       end)
       |> Stats.interleave(@pauses)
       |> Map.new(fn {name, rounds} -> {name, Pauses.merge(rounds)} end)
