@@ -1,17 +1,19 @@
 defmodule Bench.Pauses do
-  # How long the VM keeps others waiting while something runs: on each scheduler a process of normal priority
-  # wants to be woken every millisecond and notes how late that was. It waits for a NIF that does not return, for
-  # processes in front of it, and for a CPU that the kernel gave to somebody else; so what counts is the
-  # difference to the same work by other means, and what the VM itself reports as one stretch without a break.
+  # Whether something keeps others waiting, seen from both sides.
+  #
+  # `late`: on each scheduler a process of normal priority wants to be woken every other millisecond and notes how
+  # late that was. It waits for processes in front of it, but also for a CPU that the kernel gave to somebody
+  # else, such as the very program whose output is read: compare it with the same work by other means.
+  #
+  # `stretches`: how long those at work (the caller, whom it starts, and their ports) ran without a break, by the VM's trace. A NIF
+  # that does not return and a loop of calls that do not count as work are long stretches. The kernel may take
+  # the CPU away in the middle of one, so the longest is not the VM's doing where the 99th percentile is short.
   @moduledoc false
 
   alias Bench.Stats
 
-  @doc "Runs a function and returns `{late, stretches}`: µs of each tick, and ms of each stretch of 1 ms and more."
+  @doc "Runs a function and returns `%{late: µs of each tick, stretches: µs of each}`."
   def during(function) do
-    monitor = spawn_link(fn -> note_stretches([]) end)
-    :erlang.system_monitor(monitor, [{:long_schedule, 1}])
-
     tickers =
       for scheduler <- 1..System.schedulers_online() do
         # `scheduler` is not documented; the ticker checks that it is obeyed.
@@ -22,30 +24,37 @@ defmodule Bench.Pauses do
         ])
       end
 
+    stretches = traced(function)
+    %{late: Enum.flat_map(tickers, &ask/1), stretches: stretches}
+  end
+
+  defp traced(function) do
+    tracer = spawn_link(fn -> note(%{}, []) end)
+    how = [:monotonic_timestamp, tracer: tracer]
+    :erlang.trace(self(), true, [:running, :set_on_spawn | how])
+    :erlang.trace(:new_ports, true, [:running_ports | how])
     function.()
-    late = Enum.flat_map(tickers, &ask/1)
-    :erlang.system_monitor(:undefined)
-    {late, ask(monitor)}
+    :erlang.trace(:new_ports, false, [:all])
+    :erlang.trace(self(), false, [:all])
+    reference = :erlang.trace_delivered(:all)
+
+    receive do
+      {:trace_delivered, :all, ^reference} -> ask(tracer)
+    end
   end
 
   @doc "Several rounds as one."
   def merge(rounds) do
-    {Enum.flat_map(rounds, &elem(&1, 0)), Enum.flat_map(rounds, &elem(&1, 1))}
+    for key <- [:late, :stretches], into: %{}, do: {key, Enum.flat_map(rounds, & &1[key])}
   end
 
-  @doc "How much later than others at a percentile; 100 is the longest."
-  def ratio({ours, _}, {theirs, _}, percent) do
+  @doc "How much longer than others at a percentile; 100 is the longest."
+  def ratio(ours, theirs, percent) do
     Stats.round_to(Stats.percentile(ours, percent) / max(Stats.percentile(theirs, percent), 1), 2)
   end
 
-  @doc "Median, 99th percentile and maximum, and the stretches without a break."
-  def text({late, stretches}) do
-    "#{ms(late, 50)} / #{ms(late, 99)} / #{ms(late, 100)} ms" <>
-      case stretches do
-        [] -> ""
-        _some -> ", #{length(stretches)} stretches up to #{Enum.max(stretches)} ms"
-      end
-  end
+  @doc "Median, 99th percentile and maximum."
+  def text(times), do: "#{ms(times, 50)} / #{ms(times, 99)} / #{ms(times, 100)} ms"
 
   defp ms(late, percent), do: Stats.round_to(Stats.percentile(late, percent) / 1_000, 2)
 
@@ -65,10 +74,20 @@ defmodule Bench.Pauses do
     end
   end
 
-  defp note_stretches(stretches) do
+  defp note(running, stretches) do
     receive do
-      {:monitor, _who, :long_schedule, info} -> note_stretches([info[:timeout] | stretches])
-      {:stop, from} -> send(from, {self(), stretches})
+      {:trace_ts, who, :in, _where, at} ->
+        note(Map.put(running, who, at), stretches)
+
+      {:trace_ts, who, :out, _where, at} when is_map_key(running, who) ->
+        {began, running} = Map.pop(running, who)
+        note(running, [(at - began) / 1_000 | stretches])
+
+      {:stop, from} ->
+        send(from, {self(), stretches})
+
+      _other ->
+        note(running, stretches)
     end
   end
 
