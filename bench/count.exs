@@ -12,15 +12,16 @@ defmodule Bench.Count do
   """
   def consolidate(ebins) do
     project = String.to_charlist(Mix.Project.compile_path())
+    elixir = :filename.join(:code.lib_dir(:elixir), ~c"ebin")
     Code.delete_path(Mix.Project.consolidation_path())
 
     for {protocol, own} <- [{Collectable, [__MODULE__]}, {Enumerable, []}] do
       :code.purge(protocol)
       :code.delete(protocol)
-      structs = Protocol.extract_impls(protocol, [project, :code.lib_dir(:elixir, :ebin) | ebins])
+      structs = Protocol.extract_impls(protocol, [project, elixir | ebins])
       {:ok, binary} = Protocol.consolidate(protocol, own ++ structs)
       :code.purge(protocol)
-      {:module, ^protocol} = :code.load_binary(protocol, 'bench', binary)
+      {:module, ^protocol} = :code.load_binary(protocol, ~c"bench", binary)
     end
 
     :ok

@@ -50,7 +50,7 @@ defmodule Bench.Peers do
   # As root it refuses to run anything unless told that this is meant.
   defp configure(:erlexec) do
     if Leash.Native.euid() == 0 do
-      for {key, value} <- [root: true, user: 'root', limit_users: ['root']],
+      for {key, value} <- [root: true, user: ~c"root", limit_users: [~c"root"]],
           do: Application.put_env(:erlexec, key, value)
     end
 
