@@ -57,6 +57,12 @@ defmodule Bench.Peers do
     if System.get_env("SHELL") in [nil, ""], do: System.put_env("SHELL", "/bin/sh")
   end
 
+  # From Elixir 1.15 on Mix takes what the project does not use off the code path.
+  defp configure(:exile) do
+    if function_exported?(Mix, :ensure_application!, 1),
+      do: apply(Mix, :ensure_application!, [:crypto])
+  end
+
   defp configure(_name), do: :ok
 
   defp contestant(:exile) do
