@@ -1,6 +1,7 @@
 # Prints the table; see bench/run.
 
-for file <- ~w(stats start throughput memory scan), do: Code.require_file("#{file}.exs", __DIR__)
+for file <- ~w(stats start throughput memory scan count pauses peers/peers io),
+    do: Code.require_file("#{file}.exs", __DIR__)
 
 {:ok, _apps} = Application.ensure_all_started(:leash)
 
@@ -8,7 +9,9 @@ parts = [
   {"start", &Bench.Start.rows/0},
   {"throughput", &Bench.Throughput.rows/0},
   {"memory", &Bench.Memory.rows/0},
-  {"scan", &Bench.Scan.rows/0}
+  {"scan", &Bench.Scan.rows/0},
+  # Last: it makes the protocols anew.
+  {"io", &Bench.Io.rows/0}
 ]
 
 wanted = System.argv()
