@@ -16,7 +16,6 @@ defmodule Leash.Cmd do
           {Collectable.t() | {Collectable.t(), binary()}, status()}
   def run(program, args, options) do
     {own, worker} = Options.validate!(schema(), program, args, options)
-    own = if own.lines != nil and own.into == "", do: %{own | into: []}, else: own
     deadline = deadline(own.timeout)
     {initial, collect} = Collectable.into(own.into)
 

@@ -53,22 +53,25 @@ defmodule Leash.CmdTest do
     if Version.match?(System.version(), ">= 1.15.0") do
       test "lines: gives the same" do
         for text <- ["a\\nb\\n", "a\\n\\nb", "", "\\n", "no newline"] do
-          call = ["printf", [text], [lines: 1024]]
+          call = ["printf", [text], [lines: 1024, into: []]]
           assert {text, apply(Leash, :cmd, call)} == {text, apply(System, :cmd, call)}
         end
       end
     end
 
     test "lines: gives lines, however they arrive, into what is asked for" do
-      assert Leash.cmd("printf", ["a\\n\\nb"], lines: 1) == {["a", "", "b"], 0}
+      assert Leash.cmd("printf", ["a\\n\\nb"], lines: 1, into: []) == {["a", "", "b"], 0}
+      assert Leash.cmd("printf", ["a\\nb"], lines: 1) == {"ab", 0}
 
       assert Leash.cmd("printf", ["a\\na\\n"], lines: 1, into: MapSet.new()) ==
                {MapSet.new(["a"]), 0}
 
       parts = "for i in 1 2 3; do printf $i; sleep 0.02; printf \"$i\\n\"; done"
-      assert Leash.cmd("sh", ["-c", parts], lines: 1) == {["11", "22", "33"], 0}
+      assert Leash.cmd("sh", ["-c", parts], lines: 1, into: []) == {["11", "22", "33"], 0}
       long = String.duplicate("x", 1_000_000)
-      assert {[^long, "end"], 0} = Leash.cmd("cat", [], lines: 1, input: [long, "\nend\n"])
+
+      assert {[^long, "end"], 0} =
+               Leash.cmd("cat", [], lines: 1, into: [], input: [long, "\nend\n"])
     end
 
     test "the output can be streamed to another device" do
@@ -98,7 +101,7 @@ defmodule Leash.CmdTest do
             {"null\0byte", []},
             {"echo", [:atom]},
             {"echo", :none},
-            {'echo', []}
+            {~c"echo", []}
           ] do
         assert_raise ArgumentError, fn -> Leash.cmd(program, args) end
       end
@@ -205,7 +208,7 @@ defmodule Leash.CmdTest do
             {"text", "text"},
             {"", ""},
             {[], ""},
-            {["a", [?b | "c"], 'd'], "abcd"},
+            {["a", [?b | "c"], ~c"d"], "abcd"},
             {1..3 |> Stream.map(&"#{&1},"), "1,2,3,"},
             {MapSet.new(["x"]), "x"},
             {File.stream!(file), "line 1\nline 2\n"},

@@ -28,8 +28,8 @@ defmodule Leash.Command.Options do
             quote(do: pos_integer() | nil)
           ),
         doc:
-          "Collects stdout line by line, without the newline; the number is there for `System.cmd/3`'s sake and has no " <>
-            "effect. `:into` is then `[]` by default."
+          "Collects stdout line by line, without the newlines, as with `into: []`; the number is there for `System.cmd/3`'s " <>
+            "sake and has no effect."
       ],
       timeout: [
         type: Schema.custom(&timeout?/1, "milliseconds or :infinity", quote(do: timeout())),

@@ -47,7 +47,7 @@ defmodule Leash.OpenPort.LikePortTest do
   defp sh(line, options, act \\ fn _port -> nil end), do: both("sh", ["-c", line], options, act)
 
   test "data are lists, or binaries with :binary" do
-    assert {_, [{:data, 'out\n'}, {:EXIT, :normal}]} = sh("echo out", [])
+    assert {_, [{:data, ~c"out\n"}, {:EXIT, :normal}]} = sh("echo out", [])
     assert {_, [{:data, "out\n"}, {:EXIT, :normal}]} = sh("echo out", [:binary])
     assert {_, [{:data, "out\n"}, {:EXIT, :normal}]} = sh("echo out", [:stream, :binary, :hide])
   end
@@ -125,9 +125,9 @@ defmodule Leash.OpenPort.LikePortTest do
 
   test "cd, env and arg0 reach the program" do
     assert {_, [{:data, "/usr\n"} | _]} = sh("pwd", [:binary, :exit_status, cd: "/usr"])
-    assert {_, [{:data, "/usr\n"} | _]} = sh("pwd", [:binary, :exit_status, cd: '/usr'])
+    assert {_, [{:data, "/usr\n"} | _]} = sh("pwd", [:binary, :exit_status, cd: ~c"/usr"])
 
-    env = [{'LEASH_TEST_A', 'ä b'}, {'HOME', false}, {'LEASH_TEST_E', ''}]
+    env = [{~c"LEASH_TEST_A", ~c"ä b"}, {~c"HOME", false}, {~c"LEASH_TEST_E", ~c""}]
     line = "echo \"$LEASH_TEST_A\" ${HOME-none} \"${LEASH_TEST_E-none}\""
     # What an empty value means has changed with OTP; here it means what it does there.
     assert {_, [{:data, "ä b none " <> _} | _]} = sh(line, [:binary, :exit_status, env: env])
@@ -148,7 +148,7 @@ defmodule Leash.OpenPort.LikePortTest do
   end
 
   test "arguments arrive as they are" do
-    args = ["", "a b", "ä", "--run-id=zzzzzzz", "--", "\"$x`'\n", 'list', '']
+    args = ["", "a b", "ä", "--run-id=zzzzzzz", "--", "\"$x`'\n", ~c"list", ~c""]
 
     assert {_, [{:data, data} | _]} =
              both("sh", ["-c", "printf '<%s>' \"$@\"", "sh" | args], [:binary, :exit_status])

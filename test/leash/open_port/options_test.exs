@@ -53,7 +53,7 @@ defmodule Leash.OpenPort.OptionsTest do
   test "variables are checked and not shown" do
     assert {:env, message} = refused(env: [{"SECRET", 12_345}])
     refute message =~ "12_345" or message =~ "12345"
-    assert {:env, _} = refused(env: [{'LEASH_RUN', 'x'}])
+    assert {:env, _} = refused(env: [{~c"LEASH_RUN", ~c"x"}])
     assert {:env, _} = refused(env: [{"A=B", "x"}])
     assert {:env, _} = refused(env: [:a | :b])
     assert {:env, _} = refused(env: nil)
@@ -69,6 +69,6 @@ defmodule Leash.OpenPort.OptionsTest do
         line: 9
       ])
 
-    assert_receive {^port, {:data, {:eol, 'b'}}}, 5_000
+    assert_receive {^port, {:data, {:eol, ~c"b"}}}, 5_000
   end
 end
