@@ -14,7 +14,7 @@ defmodule Leash.Reaper do
 
   require Logger
 
-  alias Leash.{Hunt, Ladder, Native, Workers}
+  alias Leash.{HeldShim, Hunt, Ladder, Native, Workers}
 
   @numbers 32_766
 
@@ -181,10 +181,19 @@ defmodule Leash.Reaper do
     case Workers.fetch(number) do
       :error -> state
       {:ok, %{tree: :gone} = row} -> look_again(row, @look_again_ms, state)
-      {:ok, %{shim_fd: nil}} -> wait(number, {:verify, number}, @unseen_shim_ms, state)
-      {:ok, row} -> end_orphan(row, how(reason), state)
+      {:ok, row} -> end_orphan(held(row, state.run), how(reason), state)
     end
   end
+
+  # A shim that is not held yet.
+  defp held(%{shim_fd: nil, shim: pid} = row, run) when pid != nil do
+    case HeldShim.open(pid, run.id, row.number) do
+      {:ok, fd} -> %{row | shim_fd: fd}
+      {:error, _gone} -> row
+    end
+  end
+
+  defp held(row, _run), do: row
 
   # The shim's proof covers what can be reparented to it; a process that moved into another pid namespace
   # has its own reaper there, and only its tag tells. One look for all that ended within a second.
@@ -202,6 +211,10 @@ defmodule Leash.Reaper do
     _ = state.look_again && Process.cancel_timer(state.look_again)
     %{state | look_again: Process.send_after(self(), :look_again, ms)}
   end
+
+  # It may be about to start, or has ended.
+  defp end_orphan(%{shim_fd: nil, number: number}, _how, state),
+    do: wait(number, {:verify, number}, @unseen_shim_ms, state)
 
   defp end_orphan(row, how, state) do
     # The port is closed, so the ladder has begun; it has to be told only to hurry, or to wake up.
@@ -315,7 +328,7 @@ defmodule Leash.Reaper do
   # in parallel and under one deadline.
   @impl true
   def terminate(_reason, state) do
-    rows = Enum.filter(Workers.all(), &(&1.tree != :gone))
+    rows = for row <- Workers.all(), row.tree != :gone, do: held(row, state.run)
     fds = for %{shim_fd: fd, number: number} <- rows, fd != nil, do: {number, fd}
 
     longest = rows |> Enum.map(&patience(&1, :ladder)) |> Enum.max(fn -> 0 end)

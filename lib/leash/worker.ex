@@ -52,7 +52,21 @@ defmodule Leash.Worker do
 
   use GenServer
 
-  alias Leash.{Command, Exit, Hunt, Ladder, Native, Posix, Reaper, Run, Schema, Shim, Workers}
+  alias Leash.{
+    Command,
+    Exit,
+    HeldShim,
+    Hunt,
+    Ladder,
+    Native,
+    Posix,
+    Reaper,
+    Run,
+    Schema,
+    Shim,
+    Workers
+  }
+
   alias Leash.Worker.{Input, Options, Output, TcpProbe}
 
   require Logger
@@ -231,7 +245,14 @@ defmodule Leash.Worker do
   def init({options, nil}), do: init(options, nil)
 
   def init({options, {pid, ref}}) do
-    client = %{pid: pid, ref: ref, monitor: Process.monitor(pid), output_done?: false}
+    client = %{
+      pid: pid,
+      ref: ref,
+      monitor: Process.monitor(pid),
+      output_done?: false,
+      answered?: false
+    }
+
     with {:stop, reason} <- init(options, client), do: {:stop, {:shutdown, reason}}
   end
 
@@ -491,11 +512,7 @@ defmodule Leash.Worker do
   end
 
   # Everybody who asked gets the answer, those too whose call is still in the mailbox.
-  defp answer(%{client: client} = state) when client != nil do
-    # The source of the input may be waiting for something that never comes.
-    if state.input, do: Process.exit(state.input, :kill)
-    tell(state, {:ended, state.result, state.failure})
-  end
+  defp answer(%{client: client} = state) when client != nil, do: answer_client(state)
 
   defp answer(state) do
     Enum.each(state.stoppers, &GenServer.reply(&1, state.result))
@@ -543,7 +560,7 @@ defmodule Leash.Worker do
   # pidfd says when it is through.
   defp advance(%{port: port, phase: phase} = state, {:EXIT, port, _reason})
        when phase in [:launching, :running, :ending] do
-    state = %{state | port: nil}
+    state = hold(%{state | port: nil})
 
     if state.shim_fd == nil or state.shim_ended? do
       shim_gone(state, :port_closed)
@@ -583,6 +600,7 @@ defmodule Leash.Worker do
     do: end_rest(%{state | client: %{client | output_done?: true}})
 
   defp advance(state, {:leash, {:end, how}}), do: begin_end(state, how)
+  defp advance(state, {:leash, :hold}), do: hold(state)
 
   defp advance(%{hunt: {_pid, monitor}} = state, {:DOWN, monitor, :process, _, reason}),
     do: hunted(%{state | hunt: nil}, reason)
@@ -601,10 +619,13 @@ defmodule Leash.Worker do
     # A shim that ends at once may be gone before the port could be asked for its number.
     state = %{state | mark: mark, shim_pid: state.shim_pid || shim_pid}
 
-    # The shim's number could be somebody else's by now if it died at once; shim_open looks.
-    case Native.shim_open(state.shim_pid, state.run.id, state.number) do
-      {:ok, fd} -> state |> hold(fd) |> signal_ending()
-      {:error, _gone} -> state
+    state = update_row(state, shim: state.shim_pid)
+
+    if state.ending do
+      signal_ending(state)
+    else
+      _timer = Process.send_after(self(), {:leash, :hold}, HeldShim.after_ms())
+      state
     end
   end
 
@@ -620,22 +641,28 @@ defmodule Leash.Worker do
   defp report(state, {:exited, how}), do: end_rest(%{state | exited: how})
 
   defp report(state, {:gone, exit}),
-    do: %{state | result: {:ok, %Exit{exit | os_pid: state.os_pid}}}
+    do: answer_client(%{state | result: {:ok, %Exit{exit | os_pid: state.os_pid}}})
 
   defp report(state, _step_or_unknown), do: state
 
-  defp hold(state, fd) do
-    # The supervisor keeps the pidfd open when this process is killed: the Reaper then needs it.
-    _ = Native.fd_give(fd, Process.whereis(Leash.Supervisor) || self())
-    ended? = Native.pidfd_monitor(fd, {:leash, :shim_ended}) != :ok
-    update_row(%{state | shim_fd: fd, shim_ended?: ended?}, shim_fd: fd, shim: state.shim_pid)
+  defp hold(%{shim_fd: nil, mark: mark, phase: phase} = state)
+       when mark != nil and phase in [:launching, :running, :ending] do
+    case HeldShim.open(state.shim_pid, state.run.id, state.number) do
+      {:ok, fd} ->
+        ended? = Native.pidfd_monitor(fd, {:leash, :shim_ended}) != :ok
+        %{state | shim_fd: fd, shim_ended?: ended?}
+
+      # It has ended, and the port says so.
+      {:error, _gone} ->
+        state
+    end
   end
 
-  defp update_row(state, changes) do
-    with true <- Workers.exist?(), {:ok, row} <- Workers.fetch(state.number) do
-      Workers.update(Map.merge(row, Map.new(changes)))
-    end
+  # It is held, has not reported yet, or is gone.
+  defp hold(state), do: state
 
+  defp update_row(state, changes) do
+    Workers.change(state.number, changes)
     state
   end
 
@@ -667,6 +694,20 @@ defmodule Leash.Worker do
     send(state.client.pid, {state.client.ref, message})
     state
   end
+
+  # The shim's word is the proof; that it exits as well is nothing to wait for. A start that failed has its answer in
+  # what start_for/2 returns.
+  defp answer_client(%{client: %{answered?: false}, os_pid: pid} = state) when pid != nil do
+    # The source of the input may be waiting for something that never comes.
+    if state.input, do: Process.exit(state.input, :kill)
+
+    state
+    |> update_row(tree: :gone)
+    |> tell({:ended, state.result, state.failure})
+    |> put_in([:client, :answered?], true)
+  end
+
+  defp answer_client(state), do: state
 
   # Only when its output has ended too is a command over (a background process may hold it); what it left
   # behind is ended then.
@@ -742,14 +783,14 @@ defmodule Leash.Worker do
   end
 
   # Before the shim's first report there is nothing to signal: the report will find :ending set.
-  defp signal_ending(%{ending: nil} = state), do: state
+  defp signal_ending(state), do: state |> hold() |> signal_held()
 
-  defp signal_ending(%{shim_fd: nil} = state) do
+  defp signal_held(%{shim_fd: nil} = state) do
     stuck_after(state.ending, @slack_ms)
     state
   end
 
-  defp signal_ending(state) do
+  defp signal_held(state) do
     Reaper.signal_shim(state.shim_fd, state.ending)
     stuck_after(state.ending, patience(state))
     update_row(state, tree: :ending)

@@ -40,12 +40,13 @@ defmodule Leash.Workers do
     :ok
   end
 
-  @doc "Writes a row unless the table went away with the application."
-  @spec update(row()) :: :ok
-  def update(row) do
-    if exist?(), do: put(row), else: :ok
+  @doc "Changes a row, unless it or the table went away."
+  @spec change(pos_integer(), keyword()) :: :ok
+  def change(number, changes) do
+    with true <- exist?(), {:ok, row} <- fetch(number), do: put(Map.merge(row, Map.new(changes)))
+    :ok
   rescue
-    # Between the question and the write.
+    # The table went with the application between the question and the write.
     ArgumentError -> :ok
   end
 

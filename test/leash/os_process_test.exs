@@ -365,7 +365,9 @@ defmodule Leash.OSProcessTest do
   # Runs Python that prints one number, and waits a minute.
   defp child_of(code) do
     args = ["-c", "import os, time\n" <> code <> "\ntime.sleep(60)"]
-    {python, port} = start(System.find_executable("python3"), args: args, line: 80)
+
+    # What it prints says that it was executed; its first thread may have ended by the time one looks.
+    {python, port} = open(System.find_executable("python3"), args: args, line: 80)
     assert_receive {^port, {:data, {:eol, number}}}, 5_000
     os_pid = List.to_integer(number)
     on_exit(fn -> for pid <- [os_pid | pgrep_children(python)], do: end_from_outside(pid) end)
@@ -373,11 +375,16 @@ defmodule Leash.OSProcessTest do
   end
 
   defp start(program, options) do
+    {os_pid, port} = open(program, options)
+    # The fork server answers before the program is executed.
+    assert eventually(fn -> executed?(os_pid) end)
+    {os_pid, port}
+  end
+
+  defp open(program, options) do
     port = Port.open({:spawn_executable, program}, [:exit_status | options])
     {:os_pid, os_pid} = Port.info(port, :os_pid)
     on_exit(fn -> end_from_outside(os_pid) end)
-    # The fork server answers before the program is executed.
-    assert eventually(fn -> executed?(os_pid) end)
     {os_pid, port}
   end
 

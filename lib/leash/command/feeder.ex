@@ -6,6 +6,9 @@ defmodule Leash.Command.Feeder do
 
   alias Leash.Native
 
+  # What a pipe holds.
+  @gather_bytes 65_536
+
   @typedoc "All of the input, or an enumerable of its parts."
   @type input :: iodata() | Enumerable.t()
 
@@ -36,33 +39,44 @@ defmodule Leash.Command.Feeder do
   end
 
   defp feed(fd, input) do
-    case iodata(input) do
-      {:ok, data} -> write(fd, data)
-      :error -> Enum.reduce_while(input, :ok, &write_part(fd, &1, &2))
-    end
+    if is_binary(input), do: write(fd, input), else: feed_parts(fd, input)
   catch
     kind, reason -> exit({:shutdown, {:input, kind, reason, __STACKTRACE__}})
   after
     Native.fd_close(fd)
   end
 
-  # A list may be either, and a list of binaries is both with the same meaning.
-  defp iodata(input) when is_binary(input), do: {:ok, input}
+  # A list is there already, so that its parts can be gathered; it may be iodata or an enumerable of iodata, and
+  # what is both means the same.
+  defp feed_parts(fd, list) when is_list(list), do: feed_list(fd, list, [], 0)
 
-  defp iodata(input) when is_list(input) do
-    {:ok, IO.iodata_to_binary(input)}
-  rescue
-    ArgumentError -> :error
-  end
+  # Whoever computes parts may wait for what becomes of the last one.
+  defp feed_parts(fd, enumerable), do: Enum.reduce_while(enumerable, :ok, &feed_part(fd, &1, &2))
 
-  defp iodata(_enumerable), do: :error
-
-  defp write_part(fd, part, :ok) do
+  defp feed_part(fd, part, :ok) do
     case write(fd, IO.iodata_to_binary(part)) do
       :ok -> {:cont, :ok}
       :closed -> {:halt, :closed}
     end
   end
+
+  defp feed_list(fd, list, parts, size) when size >= @gather_bytes do
+    with :ok <- write(fd, joined(parts)), do: feed_list(fd, list, [], 0)
+  end
+
+  defp feed_list(fd, [], parts, _size), do: write(fd, joined(parts))
+
+  defp feed_list(fd, [byte | list], parts, size) when byte in 0..255,
+    do: feed_list(fd, list, [byte | parts], size + 1)
+
+  defp feed_list(fd, [part | list], parts, size),
+    do: feed_list(fd, list, [part | parts], size + IO.iodata_length(part))
+
+  # The tail of iodata may be a binary.
+  defp feed_list(fd, tail, parts, size), do: feed_list(fd, [tail], parts, size)
+
+  defp joined([part]) when is_binary(part), do: part
+  defp joined(parts), do: parts |> Enum.reverse() |> IO.iodata_to_binary()
 
   defp write(_fd, ""), do: :ok
 

@@ -12,11 +12,10 @@ defmodule Leash.OpenPort.Keeper do
   # Whatever ends this process, the Reaper answers for the tree then.
   @moduledoc false
 
-  alias Leash.{Native, Reaper, Run, Workers}
+  alias Leash.{HeldShim, Native, Reaper, Run, Workers}
 
-  # Most programs that end quickly have by then, and cost no look into /proc; the fork server has executed the
-  # shim of the others.
-  @first_look_ms 20
+  # The fork server has executed the shim by then.
+  @first_look_ms HeldShim.after_ms()
   # How seldom at last it is looked for while its port is open.
   @seldom_ms 1_000
   # The same once its port is closed, from the first pause to the longest.
@@ -55,7 +54,7 @@ defmodule Leash.OpenPort.Keeper do
   @spec watch(pid(), pos_integer(), port(), pos_integer() | nil) :: :ok
   def watch(keeper, number, port, os_pid) do
     # Here, so that the caller finds its port in the list from now on.
-    update_row(number, shim: os_pid)
+    Workers.change(number, shim: os_pid)
     send(keeper, {:watch, port, os_pid})
     :ok
   end
@@ -143,16 +142,12 @@ defmodule Leash.OpenPort.Keeper do
   defp open_shim(%{os_pid: nil}), do: {:error, :not_ours}
 
   defp open_shim(%{os_pid: pid, run_id: run_id, number: number}),
-    do: Native.shim_open(pid, run_id, number)
+    do: HeldShim.open(pid, run_id, number)
 
   defp hold(state, fd) do
-    # The supervisor keeps the pidfd open when this process is gone: the Reaper needs it.
-    _ = Native.fd_give(fd, Process.whereis(Leash.Supervisor) || self())
-
     if Native.pidfd_monitor(fd, {:leash, :shim_ended}) != :ok,
       do: send(self(), {:leash, :shim_ended})
 
-    update_row(state.number, shim_fd: fd)
     %{state | fd: fd}
   end
 
@@ -186,19 +181,13 @@ defmodule Leash.OpenPort.Keeper do
 
     # Where the pipe did hang up, the ladder has begun and this one signal changes nothing.
     Reaper.signal_shim(state.fd, Reaper.how(reason))
-    update_row(state.number, tree: :ending)
+    Workers.change(state.number, tree: :ending)
     leave(reason)
   end
 
   # The Reaper goes by our reason as we go by the port's.
   @spec leave(term()) :: no_return()
   defp leave(reason), do: exit(if Reaper.how(reason) == :kill, do: :tree_killed, else: :shutdown)
-
-  defp update_row(number, changes) do
-    with true <- Workers.exist?(), {:ok, row} <- Workers.fetch(number) do
-      Workers.update(Map.merge(row, Map.new(changes)))
-    end
-  end
 
   defp now, do: System.monotonic_time(:millisecond)
 end

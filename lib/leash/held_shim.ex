@@ -1,0 +1,33 @@
+defmodule Leash.HeldShim do
+  # A shim's pidfd, opened when it is needed.
+  #
+  # What tells that a number is this very shim's reads `/proc` on another thread, which costs as much as a tenth of
+  # a short program's life. So nobody holds a shim in its first milliseconds; who has to signal it by then opens
+  # it at that moment.
+  @moduledoc false
+
+  alias Leash.{Native, Workers}
+
+  # Most programs that end quickly have by then.
+  @after_ms 20
+
+  @doc "How long a shim lives unheld where nobody needs it, in milliseconds."
+  @spec after_ms() :: pos_integer()
+  def after_ms, do: @after_ms
+
+  @doc """
+  Opens the shim of a worker, and notes it in the worker's row.
+
+  The pidfd is `Leash.Supervisor`'s, which keeps it open when the caller is killed: the Reaper then needs it.
+  Errors: `:esrch` (it has ended), `:not_ours` (the number is another's, or the shim is not executed yet), and what pidfd_open(2) says.
+  """
+  @spec open(pos_integer(), Leash.RunId.t(), pos_integer()) ::
+          {:ok, Native.fd()} | {:error, atom()}
+  def open(pid, run_id, number) do
+    with {:ok, fd} <- Native.shim_open(pid, run_id, number) do
+      _ = Native.fd_give(fd, Process.whereis(Leash.Supervisor) || self())
+      Workers.change(number, shim_fd: fd, shim: pid)
+      {:ok, fd}
+    end
+  end
+end
