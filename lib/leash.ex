@@ -56,6 +56,9 @@ defmodule Leash do
   | `sh -c 'x > /dev/null 2>&1 &'` | leaves x behind | ends x |
   | `git gc --auto`, `pg_ctl start` (daemons) | leaves them behind | ends them |
 
+  With `on_exit: :keep` what is left goes on when the command has exited by itself; see `guides/commands.md` for that, and for what
+  corresponds to the options of other calls.
+
   Other differences: without `:input` stdin is empty instead of a pipe that nobody writes to, a command that a
   signal ended has 128 and the signal's number as its status on every system, and `:timeout` and
   `:max_output` return what was written until then.
