@@ -539,11 +539,14 @@ defmodule Leash.CmdTest do
         """
         1..#{n}
         |> Task.async_stream(fn n ->
-             case rem(n, 4) do
+             case rem(n, 5) do
                0 -> {"", 0} = Leash.cmd("/bin/true")
                1 -> {"x\\n", 0} = Leash.cmd("/bin/echo", ["x"])
                2 -> {{"y", ""}, 0} = Leash.cmd("/bin/cat", [], input: "y", stderr: :capture)
                3 -> ["z\\n"] = Leash.stream!("/bin/echo", ["z"]) |> Enum.take(1)
+               4 ->
+                 port = Leash.open_port("/bin/true", [], [:exit_status])
+                 receive do {^port, {:exit_status, 0}} -> :ok end
              end
            end, max_concurrency: 8, ordered: false, timeout: 60_000)
         |> Enum.count(&match?({:ok, _}, &1))
