@@ -2,14 +2,17 @@ defmodule Leash.Schema do
   # One description per entry point that validates, documents and types its options, so that the
   # three cannot drift apart.
   #
-  # A schema is a keyword list: option => [type: type, doc: text, default: value, required: true].
-  # A type is {test, expectation, typespec}: a function that says whether the value is good, what
-  # to write when it is not, and the quoted typespec.
+  # A schema is a keyword list: option => [type: type, doc: text, default: value].
+  # A type is {test, expectation, typespec}: what says whether the value is good, what to write when
+  # it is not, and the quoted typespec. A test is a remote capture, or {module, function, more} which
+  # is called with the value and then `more`. So a schema is a literal and can be a module attribute,
+  # where it costs a call nothing; closures in attributes do not survive compilation on OTP 28.
   @moduledoc false
 
   alias Leash.OptionsError
 
-  @type type :: {(term() -> boolean()), String.t(), Macro.t()}
+  @type test :: (term() -> boolean()) | {module(), atom(), [term()]}
+  @type type :: {test(), String.t(), Macro.t()}
   @type t :: [{atom(), keyword()}]
 
   @doc "Checks options against a schema and returns them all, defaults filled in."
@@ -19,7 +22,7 @@ defmodule Leash.Schema do
   def validate(schema, options) do
     with :ok <- check_keyword(options),
          :ok <- check_known(schema, options) do
-      collect(schema, options)
+      collect(schema, options, [])
     end
   end
 
@@ -29,35 +32,33 @@ defmodule Leash.Schema do
       else: error(nil, "a keyword list or a map with atom keys", options)
   end
 
-  defp check_known(schema, options) do
-    case Enum.find(options, fn {key, _value} -> not Keyword.has_key?(schema, key) end) do
-      nil -> :ok
-      {key, _value} -> error(nil, "one of #{inspect(Keyword.keys(schema))}", key)
+  defp check_known(_schema, []), do: :ok
+
+  defp check_known(schema, [{key, _value} | options]) do
+    if :lists.keymember(key, 1, schema),
+      do: check_known(schema, options),
+      else: error(nil, "one of #{inspect(Keyword.keys(schema))}", key)
+  end
+
+  # In the schema's order, so that of several mistakes always the same one is reported.
+  defp collect([], _options, checked), do: {:ok, :maps.from_list(checked)}
+
+  defp collect([{key, rules} | schema], options, checked) do
+    case :lists.keyfind(key, 1, options) do
+      {_key, value} ->
+        {test, expected, _spec} = rules[:type]
+
+        if passes?(test, value),
+          do: collect(schema, options, [{key, value} | checked]),
+          else: error(key, expected, value)
+
+      false ->
+        collect(schema, options, [{key, rules[:default]} | checked])
     end
   end
 
-  defp collect(schema, options) do
-    Enum.reduce_while(schema, {:ok, %{}}, fn {key, rules}, {:ok, result} ->
-      case value(key, rules, options) do
-        {:ok, value} -> {:cont, {:ok, Map.put(result, key, value)}}
-        {:error, _} = error -> {:halt, error}
-      end
-    end)
-  end
-
-  defp value(key, rules, options) do
-    {test, expected, _spec} = rules[:type]
-
-    case Keyword.fetch(options, key) do
-      {:ok, value} ->
-        if test.(value), do: {:ok, value}, else: error(key, expected, value)
-
-      :error ->
-        if rules[:required],
-          do: error(key, expected <> " (it is required)", nil),
-          else: {:ok, rules[:default]}
-    end
-  end
+  defp passes?({module, function, more}, value), do: apply(module, function, [value | more])
+  defp passes?(test, value), do: test.(value)
 
   @doc "The error for one option."
   @spec error(atom() | nil, String.t(), term()) :: {:error, OptionsError.t()}
@@ -74,10 +75,9 @@ defmodule Leash.Schema do
   end
 
   defp default(rules) do
-    cond do
-      rules[:required] -> "; required"
-      rules[:default] == nil -> ""
-      true -> "; default `#{inspect(rules[:default])}`"
+    case rules[:default] do
+      nil -> ""
+      value -> "; default `#{inspect(value)}`"
     end
   end
 
@@ -90,15 +90,15 @@ defmodule Leash.Schema do
     |> Enum.reduce(fn option, rest -> quote(do: unquote(option) | unquote(rest)) end)
   end
 
-  @doc "A binary without NUL bytes, which no argument, path or variable can carry."
-  @spec text() :: type()
-  def text, do: {&text?/1, "a string without NUL bytes", quote(do: String.t())}
-
-  @doc "Like `text/0`, or nil."
+  @doc "A binary without NUL bytes, which no argument, path or variable can carry; or nil."
   @spec optional_text() :: type()
   def optional_text do
-    {&(&1 == nil or text?(&1)), "a string without NUL bytes", quote(do: String.t() | nil)}
+    {&__MODULE__.optional_text?/1, "a string without NUL bytes", quote(do: String.t() | nil)}
   end
+
+  @doc false
+  @spec optional_text?(term()) :: boolean()
+  def optional_text?(value), do: value == nil or text?(value)
 
   @doc false
   @spec text?(term()) :: boolean()
@@ -113,21 +113,43 @@ defmodule Leash.Schema do
         quote(do: unquote(atom) | unquote(rest))
       end)
 
-    {&(&1 in atoms), Enum.map_join(atoms, " or ", &inspect/1), spec}
+    {{__MODULE__, :one_of?, [atoms]}, Enum.map_join(atoms, " or ", &inspect/1), spec}
   end
+
+  @doc false
+  @spec one_of?(term(), [atom()]) :: boolean()
+  def one_of?(value, atoms), do: value in atoms
+
+  @doc "Where output goes: one of a few atoms, or a file to append to."
+  @spec target([atom()]) :: type()
+  def target(atoms) do
+    spec = Enum.reduce(atoms, quote(do: {:file, Path.t()}), &quote(do: unquote(&1) | unquote(&2)))
+
+    {{__MODULE__, :target?, [atoms]},
+     Enum.map_join(atoms, ", ", &inspect/1) <> " or {:file, path}", spec}
+  end
+
+  @doc false
+  @spec target?(term(), [atom()]) :: boolean()
+  def target?({:file, path}, _atoms), do: text?(path)
+  def target?(value, atoms), do: value in atoms
 
   @doc "A number of milliseconds."
   @spec milliseconds() :: type()
   def milliseconds do
-    {&(is_integer(&1) and &1 in 0..0x7FFFFFFF), "a non-negative number of milliseconds",
+    {&__MODULE__.milliseconds?/1, "a non-negative number of milliseconds",
      quote(do: non_neg_integer())}
   end
 
+  @doc false
+  @spec milliseconds?(term()) :: boolean()
+  def milliseconds?(value), do: is_integer(value) and value in 0..0x7FFFFFFF
+
   @doc "true or false."
   @spec boolean() :: type()
-  def boolean, do: {&is_boolean/1, "true or false", quote(do: boolean())}
+  def boolean, do: {&:erlang.is_boolean/1, "true or false", quote(do: boolean())}
 
   @doc "What the test accepts."
-  @spec custom((term() -> boolean()), String.t(), Macro.t()) :: type()
+  @spec custom(test(), String.t(), Macro.t()) :: type()
   def custom(test, expected, spec), do: {test, expected, spec}
 end
