@@ -2,7 +2,7 @@ defmodule Leash.Schema do
   # One description per entry point that validates, documents and types its options, so that the
   # three cannot drift apart.
   #
-  # A schema is a keyword list: option => [type: type, doc: text, default: value].
+  # It is made of a keyword list: option => [type: type, doc: text, default: value].
   # A type is {test, expectation, typespec}: what says whether the value is good, what to write when
   # it is not, and the quoted typespec. A test is a remote capture, or {module, function, more} which
   # is called with the value and then `more`. So a schema is a literal and can be a module attribute,
@@ -11,49 +11,58 @@ defmodule Leash.Schema do
 
   alias Leash.OptionsError
 
+  @enforce_keys [:options, :types, :defaults]
+  defstruct @enforce_keys
+
   @type test :: (term() -> boolean()) | {module(), atom(), [term()]}
   @type type :: {test(), String.t(), Macro.t()}
-  @type t :: [{atom(), keyword()}]
+  @type options :: [{atom(), keyword()}]
+  @type t :: %__MODULE__{
+          options: options(),
+          types: %{optional(atom()) => type()},
+          defaults: %{optional(atom()) => term()}
+        }
+
+  @doc "The schema of these options."
+  @spec new(options()) :: t()
+  def new(options) do
+    %__MODULE__{
+      options: options,
+      types: Map.new(options, fn {key, rules} -> {key, Keyword.fetch!(rules, :type)} end),
+      defaults: Map.new(options, fn {key, rules} -> {key, rules[:default]} end)
+    }
+  end
+
+  @doc "The names of the options."
+  @spec keys(t()) :: [atom()]
+  def keys(schema), do: Keyword.keys(schema.options)
 
   @doc "Checks options against a schema and returns them all, defaults filled in."
   @spec validate(t(), keyword() | map()) :: {:ok, map()} | {:error, OptionsError.t()}
   def validate(schema, options) when is_map(options), do: validate(schema, Map.to_list(options))
 
   def validate(schema, options) do
-    with :ok <- check_keyword(options),
-         :ok <- check_known(schema, options) do
-      collect(schema, options, [])
-    end
-  end
-
-  defp check_keyword(options) do
     if Keyword.keyword?(options),
-      do: :ok,
+      do: check(options, schema, %{}),
       else: error(nil, "a keyword list or a map with atom keys", options)
   end
 
-  defp check_known(_schema, []), do: :ok
+  # A default is as good as its schema, and is not tested.
+  defp check([], schema, given), do: {:ok, Map.merge(schema.defaults, given)}
 
-  defp check_known(schema, [{key, _value} | options]) do
-    if :lists.keymember(key, 1, schema),
-      do: check_known(schema, options),
-      else: error(nil, "one of #{inspect(Keyword.keys(schema))}", key)
-  end
+  # Of an option that is given twice the first one counts, as in Keyword.get/2.
+  defp check([{key, _value} | options], schema, given) when is_map_key(given, key),
+    do: check(options, schema, given)
 
-  # In the schema's order, so that of several mistakes always the same one is reported.
-  defp collect([], _options, checked), do: {:ok, :maps.from_list(checked)}
-
-  defp collect([{key, rules} | schema], options, checked) do
-    case :lists.keyfind(key, 1, options) do
-      {_key, value} ->
-        {test, expected, _spec} = rules[:type]
-
+  defp check([{key, value} | options], schema, given) do
+    case schema.types do
+      %{^key => {test, expected, _spec}} ->
         if passes?(test, value),
-          do: collect(schema, options, [{key, value} | checked]),
+          do: check(options, schema, Map.put(given, key, value)),
           else: error(key, expected, value)
 
-      false ->
-        collect(schema, options, [{key, rules[:default]} | checked])
+      _unknown ->
+        error(nil, "one of #{inspect(keys(schema))}", key)
     end
   end
 
@@ -68,7 +77,7 @@ defmodule Leash.Schema do
   @doc "The options as a Markdown list for a `@doc`."
   @spec docs(t()) :: String.t()
   def docs(schema) do
-    Enum.map_join(schema, "\n", fn {key, rules} ->
+    Enum.map_join(schema.options, "\n", fn {key, rules} ->
       {_test, expected, _spec} = rules[:type]
       "  * `#{inspect(key)}` - #{rules[:doc]} Expects #{expected}#{default(rules)}.\n"
     end)
@@ -84,7 +93,7 @@ defmodule Leash.Schema do
   @doc "The quoted type of one option, for `@type option :: unquote(Schema.typespec(schema))`."
   @spec typespec(t()) :: Macro.t()
   def typespec(schema) do
-    schema
+    schema.options
     |> Enum.map(fn {key, rules} -> {key, elem(rules[:type], 2)} end)
     |> Enum.reverse()
     |> Enum.reduce(fn option, rest -> quote(do: unquote(option) | unquote(rest)) end)

@@ -27,7 +27,7 @@ defmodule Leash.Command.Options do
               default: false,
               doc: "`true`: the command is a line for `/bin/sh -c`, and takes no arguments."
             ]
-          ] ++ Keyword.take(Worker.Options.schema(), @worker)
+          ] ++ Keyword.take(Worker.Options.schema().options, @worker)
 
   @cmd [
          into: [
@@ -127,13 +127,16 @@ defmodule Leash.Command.Options do
             ]
           ] ++ @shared
 
+  @cmd_schema Schema.new(@cmd)
+  @stream_schema Schema.new(@stream)
+
   @doc "The options of `Leash.cmd/3`."
   @spec cmd() :: Schema.t()
-  def cmd, do: @cmd
+  def cmd, do: @cmd_schema
 
   @doc "The options of `Leash.stream!/3` and `Leash.stream/3`."
   @spec stream() :: Schema.t()
-  def stream, do: @stream
+  def stream, do: @stream_schema
 
   @doc false
   @spec into?(term()) :: boolean()

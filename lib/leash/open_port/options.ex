@@ -22,7 +22,7 @@ defmodule Leash.OpenPort.Options do
     use_stdio: "Uses stdin and stdout; the default."
   ]
 
-  @worker Worker.Options.schema()
+  @worker Worker.Options.schema().options
 
   @busy_limits Schema.custom(
                  &__MODULE__.busy_limits?/1,
@@ -61,7 +61,8 @@ defmodule Leash.OpenPort.Options do
     run_id_flag: @worker[:run_id_flag]
   ]
 
-  @schema Keyword.delete(@all, :args)
+  @schema Schema.new(Keyword.delete(@all, :args))
+  @with_args Schema.new(@all)
 
   @doc "The flags, and what each means."
   @spec flags() :: [{atom(), String.t()}]
@@ -114,7 +115,7 @@ defmodule Leash.OpenPort.Options do
     {flags, pairs} = Enum.split_with(options, &is_atom/1)
 
     # Of an option that is given twice the last one counts, as in Port.open/2.
-    case Schema.validate(@all, [{:args, texts(args)} | Enum.reverse(pairs)]) do
+    case Schema.validate(@with_args, [{:args, texts(args)} | Enum.reverse(pairs)]) do
       {:ok, checked} ->
         Map.merge(checked, %{
           command: executable!(command),
@@ -144,8 +145,7 @@ defmodule Leash.OpenPort.Options do
   defp check!(flag) do
     if is_atom(flag) and Keyword.has_key?(flags(), flag),
       do: flag,
-      else:
-        refuse(nil, "one of #{inspect(Keyword.keys(flags()) ++ Keyword.keys(schema()))}", flag)
+      else: refuse(nil, "one of #{inspect(Keyword.keys(flags()) ++ Schema.keys(@schema))}", flag)
   end
 
   # Port.open/2 takes charlists too, and has false where a Worker has nil.

@@ -8,7 +8,7 @@ defmodule Leash.Worker.Options do
   # execve(2): one argument or variable holds at most 32 pages (MAX_ARG_STRLEN), its NUL included.
   @longest_argument 131_071
 
-  @schema [
+  @options [
     command: [
       type: Schema.optional_text(),
       doc: "The program: a name to look up in `PATH`, or a path."
@@ -168,6 +168,8 @@ defmodule Leash.Worker.Options do
         "`false` leaves `RLIMIT_LOCKS` alone; children that drop their environment are then not found after a crash of VM and shim."
     ]
   ]
+
+  @schema Schema.new(@options)
 
   @spec schema() :: Schema.t()
   def schema, do: @schema
