@@ -52,12 +52,13 @@ defmodule Leash.Config do
           "The application's name in the record, for `scope: :app`; default the release's or project's name."
       ]
     ]
+    |> Schema.new()
   end
 
   @doc "The configuration, or what is wrong with it."
   @spec load() :: {:ok, t()} | {:error, OptionsError.t()}
   def load do
-    given = Keyword.take(Application.get_all_env(:leash), Keyword.keys(schema()))
+    given = Keyword.take(Application.get_all_env(:leash), Schema.keys(schema()))
 
     with {:ok, config} <- Schema.validate(schema(), given) do
       {:ok, %{config | run_dir: config.run_dir || default_run_dir(), app: config.app || app()}}

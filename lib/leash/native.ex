@@ -142,6 +142,12 @@ defmodule Leash.Native do
   @spec run_close(lock, boolean) :: :ok | {:error, file_error}
   def run_close(_lock, _drop_record?), do: stub()
 
+  # Programs (executable.rs)
+
+  @spec executable(binary) ::
+          :ok | {:error, posix | {:type, :device | :directory | :other}}
+  def executable(_path), do: stub()
+
   # Hunts (hunt.rs)
 
   @typedoc "A search for processes that ends them; a step at a time."

@@ -2,62 +2,72 @@ defmodule Leash.Schema do
   # One description per entry point that validates, documents and types its options, so that the
   # three cannot drift apart.
   #
-  # A schema is a keyword list: option => [type: type, doc: text, default: value, required: true].
-  # A type is {test, expectation, typespec}: a function that says whether the value is good, what
-  # to write when it is not, and the quoted typespec.
+  # It is made of a keyword list: option => [type: type, doc: text, default: value].
+  # A type is {test, expectation, typespec}: what says whether the value is good, what to write when
+  # it is not, and the quoted typespec. A test is a remote capture, or {module, function, more} which
+  # is called with the value and then `more`. So a schema is a literal and can be a module attribute,
+  # where it costs a call nothing; closures in attributes do not survive compilation on OTP 28.
   @moduledoc false
 
   alias Leash.OptionsError
 
-  @type type :: {(term() -> boolean()), String.t(), Macro.t()}
-  @type t :: [{atom(), keyword()}]
+  @enforce_keys [:options, :types, :defaults]
+  defstruct @enforce_keys
+
+  @type test :: (term() -> boolean()) | {module(), atom(), [term()]}
+  @type type :: {test(), String.t(), Macro.t()}
+  @type options :: [{atom(), keyword()}]
+  @type t :: %__MODULE__{
+          options: options(),
+          types: %{optional(atom()) => type()},
+          defaults: %{optional(atom()) => term()}
+        }
+
+  @doc "The schema of these options."
+  @spec new(options()) :: t()
+  def new(options) do
+    %__MODULE__{
+      options: options,
+      types: Map.new(options, fn {key, rules} -> {key, Keyword.fetch!(rules, :type)} end),
+      defaults: Map.new(options, fn {key, rules} -> {key, rules[:default]} end)
+    }
+  end
+
+  @doc "The names of the options."
+  @spec keys(t()) :: [atom()]
+  def keys(schema), do: Keyword.keys(schema.options)
 
   @doc "Checks options against a schema and returns them all, defaults filled in."
   @spec validate(t(), keyword() | map()) :: {:ok, map()} | {:error, OptionsError.t()}
   def validate(schema, options) when is_map(options), do: validate(schema, Map.to_list(options))
 
   def validate(schema, options) do
-    with :ok <- check_keyword(options),
-         :ok <- check_known(schema, options) do
-      collect(schema, options)
-    end
-  end
-
-  defp check_keyword(options) do
     if Keyword.keyword?(options),
-      do: :ok,
+      do: check(options, schema, %{}),
       else: error(nil, "a keyword list or a map with atom keys", options)
   end
 
-  defp check_known(schema, options) do
-    case Enum.find(options, fn {key, _value} -> not Keyword.has_key?(schema, key) end) do
-      nil -> :ok
-      {key, _value} -> error(nil, "one of #{inspect(Keyword.keys(schema))}", key)
+  # A default is as good as its schema, and is not tested.
+  defp check([], schema, given), do: {:ok, Map.merge(schema.defaults, given)}
+
+  # Of an option that is given twice the first one counts, as in Keyword.get/2.
+  defp check([{key, _value} | options], schema, given) when is_map_key(given, key),
+    do: check(options, schema, given)
+
+  defp check([{key, value} | options], schema, given) do
+    case schema.types do
+      %{^key => {test, expected, _spec}} ->
+        if passes?(test, value),
+          do: check(options, schema, Map.put(given, key, value)),
+          else: error(key, expected, value)
+
+      _unknown ->
+        error(nil, "one of #{inspect(keys(schema))}", key)
     end
   end
 
-  defp collect(schema, options) do
-    Enum.reduce_while(schema, {:ok, %{}}, fn {key, rules}, {:ok, result} ->
-      case value(key, rules, options) do
-        {:ok, value} -> {:cont, {:ok, Map.put(result, key, value)}}
-        {:error, _} = error -> {:halt, error}
-      end
-    end)
-  end
-
-  defp value(key, rules, options) do
-    {test, expected, _spec} = rules[:type]
-
-    case Keyword.fetch(options, key) do
-      {:ok, value} ->
-        if test.(value), do: {:ok, value}, else: error(key, expected, value)
-
-      :error ->
-        if rules[:required],
-          do: error(key, expected <> " (it is required)", nil),
-          else: {:ok, rules[:default]}
-    end
-  end
+  defp passes?({module, function, more}, value), do: apply(module, function, [value | more])
+  defp passes?(test, value), do: test.(value)
 
   @doc "The error for one option."
   @spec error(atom() | nil, String.t(), term()) :: {:error, OptionsError.t()}
@@ -67,38 +77,37 @@ defmodule Leash.Schema do
   @doc "The options as a Markdown list for a `@doc`."
   @spec docs(t()) :: String.t()
   def docs(schema) do
-    Enum.map_join(schema, "\n", fn {key, rules} ->
+    Enum.map_join(schema.options, "\n", fn {key, rules} ->
       {_test, expected, _spec} = rules[:type]
       "  * `#{inspect(key)}` - #{rules[:doc]} Expects #{expected}#{default(rules)}.\n"
     end)
   end
 
   defp default(rules) do
-    cond do
-      rules[:required] -> "; required"
-      rules[:default] == nil -> ""
-      true -> "; default `#{inspect(rules[:default])}`"
+    case rules[:default] do
+      nil -> ""
+      value -> "; default `#{inspect(value)}`"
     end
   end
 
   @doc "The quoted type of one option, for `@type option :: unquote(Schema.typespec(schema))`."
   @spec typespec(t()) :: Macro.t()
   def typespec(schema) do
-    schema
+    schema.options
     |> Enum.map(fn {key, rules} -> {key, elem(rules[:type], 2)} end)
     |> Enum.reverse()
     |> Enum.reduce(fn option, rest -> quote(do: unquote(option) | unquote(rest)) end)
   end
 
-  @doc "A binary without NUL bytes, which no argument, path or variable can carry."
-  @spec text() :: type()
-  def text, do: {&text?/1, "a string without NUL bytes", quote(do: String.t())}
-
-  @doc "Like `text/0`, or nil."
+  @doc "A binary without NUL bytes, which no argument, path or variable can carry; or nil."
   @spec optional_text() :: type()
   def optional_text do
-    {&(&1 == nil or text?(&1)), "a string without NUL bytes", quote(do: String.t() | nil)}
+    {&__MODULE__.optional_text?/1, "a string without NUL bytes", quote(do: String.t() | nil)}
   end
+
+  @doc false
+  @spec optional_text?(term()) :: boolean()
+  def optional_text?(value), do: value == nil or text?(value)
 
   @doc false
   @spec text?(term()) :: boolean()
@@ -113,21 +122,43 @@ defmodule Leash.Schema do
         quote(do: unquote(atom) | unquote(rest))
       end)
 
-    {&(&1 in atoms), Enum.map_join(atoms, " or ", &inspect/1), spec}
+    {{__MODULE__, :one_of?, [atoms]}, Enum.map_join(atoms, " or ", &inspect/1), spec}
   end
+
+  @doc false
+  @spec one_of?(term(), [atom()]) :: boolean()
+  def one_of?(value, atoms), do: value in atoms
+
+  @doc "Where output goes: one of a few atoms, or a file to append to."
+  @spec target([atom()]) :: type()
+  def target(atoms) do
+    spec = Enum.reduce(atoms, quote(do: {:file, Path.t()}), &quote(do: unquote(&1) | unquote(&2)))
+
+    {{__MODULE__, :target?, [atoms]},
+     Enum.map_join(atoms, ", ", &inspect/1) <> " or {:file, path}", spec}
+  end
+
+  @doc false
+  @spec target?(term(), [atom()]) :: boolean()
+  def target?({:file, path}, _atoms), do: text?(path)
+  def target?(value, atoms), do: value in atoms
 
   @doc "A number of milliseconds."
   @spec milliseconds() :: type()
   def milliseconds do
-    {&(is_integer(&1) and &1 in 0..0x7FFFFFFF), "a non-negative number of milliseconds",
+    {&__MODULE__.milliseconds?/1, "a non-negative number of milliseconds",
      quote(do: non_neg_integer())}
   end
 
+  @doc false
+  @spec milliseconds?(term()) :: boolean()
+  def milliseconds?(value), do: is_integer(value) and value in 0..0x7FFFFFFF
+
   @doc "true or false."
   @spec boolean() :: type()
-  def boolean, do: {&is_boolean/1, "true or false", quote(do: boolean())}
+  def boolean, do: {&:erlang.is_boolean/1, "true or false", quote(do: boolean())}
 
   @doc "What the test accepts."
-  @spec custom((term() -> boolean()), String.t(), Macro.t()) :: type()
+  @spec custom(test(), String.t(), Macro.t()) :: type()
   def custom(test, expected, spec), do: {test, expected, spec}
 end

@@ -98,6 +98,7 @@ defmodule Leash.Sweep do
         doc: "The steps for processes without a living shim."
       ]
     ]
+    |> Schema.new()
   end
 
   @doc false

@@ -11,144 +11,162 @@ defmodule Leash.Command.Options do
   # A program whose exec does not return keeps its caller for so long unless `:timeout` says less.
   @start_timeout 0x7FFFFFFF
 
+  @shared [
+            input: [
+              type:
+                Schema.custom(
+                  &__MODULE__.input?/1,
+                  "iodata or an enumerable of iodata",
+                  quote(do: iodata() | Enumerable.t() | nil)
+                ),
+              doc:
+                "Written to stdin by a process of its own, which is closed at the end; without it stdin is empty (`/dev/null`)."
+            ],
+            shell: [
+              type: Schema.boolean(),
+              default: false,
+              doc: "`true`: the command is a line for `/bin/sh -c`, and takes no arguments."
+            ]
+          ] ++ Keyword.take(Worker.Options.schema().options, @worker)
+
+  @cmd [
+         into: [
+           type: Schema.custom(&__MODULE__.into?/1, "a Collectable", quote(do: Collectable.t())),
+           default: "",
+           doc: "Collects stdout."
+         ],
+         lines: [
+           type:
+             Schema.custom(
+               &__MODULE__.lines?/1,
+               "a positive number of bytes",
+               quote(do: pos_integer() | nil)
+             ),
+           doc:
+             "Collects stdout line by line, without the newlines, as with `into: []`; the number is there for `System.cmd/3`'s " <>
+               "sake and has no effect."
+         ],
+         timeout: [
+           type:
+             Schema.custom(
+               &__MODULE__.timeout?/1,
+               "milliseconds or :infinity",
+               quote(do: timeout())
+             ),
+           default: :infinity,
+           doc:
+             "After so many milliseconds the tree is ended by `:stop`, and the status is `:timeout`."
+         ],
+         max_output: [
+           type:
+             Schema.custom(
+               &__MODULE__.max_output?/1,
+               "a number of bytes or :infinity",
+               quote(do: non_neg_integer() | :infinity)
+             ),
+           default: :infinity,
+           doc:
+             "With more bytes than that (stdout and captured stderr together) the tree is ended, the output cut there, and the status is `:max_output`."
+         ],
+         stderr: [
+           type: Schema.target([:inherit, :capture, :null]),
+           default: :inherit,
+           doc:
+             "`:inherit` writes to the VM's stderr, `:capture` makes the result `{{stdout, stderr}, status}`, `{:file, path}` is appended to."
+         ],
+         stderr_to_stdout: [
+           type: Schema.boolean(),
+           default: false,
+           doc: "Sends stderr where stdout goes."
+         ],
+         parallelism: [
+           type: Schema.boolean(),
+           default: false,
+           doc: "Accepted for `System.cmd/3`'s sake; no data go through the port."
+         ],
+         use_stdio: [
+           type: Schema.boolean(),
+           default: true,
+           doc:
+             "`false` leaves the program the VM's own stdin, stdout and stderr; nothing is collected."
+         ]
+       ] ++ @shared
+
+  @stream [
+            stderr: [
+              type: Schema.target([:inherit, :stream, :null]),
+              default: :inherit,
+              doc:
+                "`:inherit` writes to the VM's stderr, `:stream` makes the elements `{:stdout, binary}` and `{:stderr, binary}`, `{:file, path}` is appended to."
+            ],
+            stderr_to_stdout: [
+              type: Schema.boolean(),
+              default: false,
+              doc: "Sends stderr where stdout goes."
+            ],
+            max_chunk_size: [
+              type:
+                Schema.custom(
+                  &__MODULE__.max_chunk_size?/1,
+                  "a positive number of bytes",
+                  quote(do: pos_integer())
+                ),
+              default: 65_536,
+              doc: "No element is longer than so many bytes."
+            ],
+            timeout: [
+              type:
+                Schema.custom(
+                  &__MODULE__.timeout?/1,
+                  "milliseconds or :infinity",
+                  quote(do: timeout())
+                ),
+              default: :infinity,
+              doc:
+                "So many milliseconds after the start the tree is ended by `:stop`; the stream ends with `{:exit, :timeout}` or raises."
+            ]
+          ] ++ @shared
+
+  @cmd_schema Schema.new(@cmd)
+  @stream_schema Schema.new(@stream)
+
   @doc "The options of `Leash.cmd/3`."
   @spec cmd() :: Schema.t()
-  def cmd do
-    [
-      into: [
-        type: Schema.custom(fn _ -> true end, "a Collectable", quote(do: Collectable.t())),
-        default: "",
-        doc: "Collects stdout."
-      ],
-      lines: [
-        type:
-          Schema.custom(
-            &(&1 == nil or (is_integer(&1) and &1 > 0)),
-            "a positive number of bytes",
-            quote(do: pos_integer() | nil)
-          ),
-        doc:
-          "Collects stdout line by line, without the newlines, as with `into: []`; the number is there for `System.cmd/3`'s " <>
-            "sake and has no effect."
-      ],
-      timeout: [
-        type: Schema.custom(&timeout?/1, "milliseconds or :infinity", quote(do: timeout())),
-        default: :infinity,
-        doc:
-          "After so many milliseconds the tree is ended by `:stop`, and the status is `:timeout`."
-      ],
-      max_output: [
-        type:
-          Schema.custom(
-            &(&1 == :infinity or (is_integer(&1) and &1 >= 0)),
-            "a number of bytes or :infinity",
-            quote(do: non_neg_integer() | :infinity)
-          ),
-        default: :infinity,
-        doc:
-          "With more bytes than that (stdout and captured stderr together) the tree is ended, the output cut there, and the status is `:max_output`."
-      ],
-      stderr: [
-        type: target([:inherit, :capture, :null]),
-        default: :inherit,
-        doc:
-          "`:inherit` writes to the VM's stderr, `:capture` makes the result `{{stdout, stderr}, status}`, `{:file, path}` is appended to."
-      ],
-      stderr_to_stdout: [
-        type: Schema.boolean(),
-        default: false,
-        doc: "Sends stderr where stdout goes."
-      ],
-      parallelism: [
-        type: Schema.boolean(),
-        default: false,
-        doc: "Accepted for `System.cmd/3`'s sake; no data go through the port."
-      ],
-      use_stdio: [
-        type: Schema.boolean(),
-        default: true,
-        doc:
-          "`false` leaves the program the VM's own stdin, stdout and stderr; nothing is collected."
-      ]
-    ] ++ shared()
-  end
+  def cmd, do: @cmd_schema
 
   @doc "The options of `Leash.stream!/3` and `Leash.stream/3`."
   @spec stream() :: Schema.t()
-  def stream do
-    [
-      stderr: [
-        type: target([:inherit, :stream, :null]),
-        default: :inherit,
-        doc:
-          "`:inherit` writes to the VM's stderr, `:stream` makes the elements `{:stdout, binary}` and `{:stderr, binary}`, `{:file, path}` is appended to."
-      ],
-      stderr_to_stdout: [
-        type: Schema.boolean(),
-        default: false,
-        doc: "Sends stderr where stdout goes."
-      ],
-      max_chunk_size: [
-        type:
-          Schema.custom(
-            &(is_integer(&1) and &1 in 1..0x7FFFFFFF),
-            "a positive number of bytes",
-            quote(do: pos_integer())
-          ),
-        default: 65_536,
-        doc: "No element is longer than so many bytes."
-      ],
-      timeout: [
-        type: Schema.custom(&timeout?/1, "milliseconds or :infinity", quote(do: timeout())),
-        default: :infinity,
-        doc:
-          "So many milliseconds after the start the tree is ended by `:stop`; the stream ends with `{:exit, :timeout}` or raises."
-      ]
-    ] ++ shared()
-  end
+  def stream, do: @stream_schema
 
-  defp shared do
-    [
-      input: [
-        type:
-          Schema.custom(
-            &input?/1,
-            "iodata or an enumerable of iodata",
-            quote(do: iodata() | Enumerable.t() | nil)
-          ),
-        doc:
-          "Written to stdin by a process of its own, which is closed at the end; without it stdin is empty (`/dev/null`)."
-      ],
-      shell: [
-        type: Schema.boolean(),
-        default: false,
-        doc: "`true`: the command is a line for `/bin/sh -c`, and takes no arguments."
-      ]
-    ] ++ Keyword.take(Worker.Options.schema(), @worker)
-  end
+  @doc false
+  @spec into?(term()) :: boolean()
+  def into?(_value), do: true
 
-  defp target(atoms) do
-    spec = Enum.reduce(atoms, quote(do: {:file, Path.t()}), &quote(do: unquote(&1) | unquote(&2)))
+  @doc false
+  @spec lines?(term()) :: boolean()
+  def lines?(value), do: value == nil or (is_integer(value) and value > 0)
 
-    Schema.custom(
-      fn
-        {:file, path} -> Schema.text?(path)
-        other -> other in atoms
-      end,
-      Enum.map_join(atoms, ", ", &inspect/1) <> " or {:file, path}",
-      spec
-    )
-  end
+  @doc false
+  @spec max_output?(term()) :: boolean()
+  def max_output?(value), do: value == :infinity or (is_integer(value) and value >= 0)
 
-  defp timeout?(:infinity), do: true
-  defp timeout?(ms), do: is_integer(ms) and ms in 0..0x7FFFFFFF
+  @doc false
+  @spec max_chunk_size?(term()) :: boolean()
+  def max_chunk_size?(value), do: is_integer(value) and value in 1..0x7FFFFFFF
+
+  @doc false
+  @spec timeout?(term()) :: boolean()
+  def timeout?(:infinity), do: true
+  def timeout?(ms), do: is_integer(ms) and ms in 0..0x7FFFFFFF
 
   # What an enumerable yields shows when it is fed.
-  defp input?(nil), do: true
+  @doc false
+  @spec input?(term()) :: boolean()
+  def input?(nil), do: true
   # Of functions only those of two arguments are enumerables.
-  defp input?(input) when is_function(input), do: is_function(input, 2)
-  defp input?(input) when is_binary(input) or is_list(input), do: true
-  defp input?(input), do: Enumerable.impl_for(input) != nil
+  def input?(input) when is_function(input), do: is_function(input, 2)
+  def input?(input) when is_binary(input) or is_list(input), do: true
+  def input?(input), do: Enumerable.impl_for(input) != nil
 
   @doc """
   Checks a command, its arguments and options: the options of `schema`, and those that a Worker takes.
@@ -160,24 +178,30 @@ defmodule Leash.Command.Options do
     if not (is_binary(command) and is_list(args) and Enum.all?(args, &is_binary/1)),
       do: raise(ArgumentError, "expected a command and a list of arguments, all of them binaries")
 
-    own = unwrap!(Schema.validate(schema, env_to_list(options)))
-    {own, worker!(command, args, own)}
+    options = env_to_list(options)
+    own = unwrap!(Schema.validate(schema, options))
+    {own, worker!(command, args, own, options)}
   end
 
   # Any enumerable of pairs will do for System.cmd/3.
   defp env_to_list(options) do
-    if Keyword.keyword?(options) and Enumerable.impl_for(options[:env]) != nil,
-      do: Keyword.update!(options, :env, &Enum.to_list/1),
-      else: options
+    with true <- Keyword.keyword?(options),
+         {:ok, env} <- Keyword.fetch(options, :env),
+         true <- Enumerable.impl_for(env) != nil do
+      Keyword.replace!(options, :env, Enum.to_list(env))
+    else
+      _nothing_to_do -> options
+    end
   end
 
-  defp worker!(command, args, own) do
-    shared = own |> Map.take(@worker) |> Enum.reject(fn {_key, value} -> value == nil end)
+  # Only what was given is handed on: the defaults are the Worker's own.
+  defp worker!(command, args, own, options) do
+    shared = for {key, _value} = given <- options, key in @worker, do: given
     {stderr, on_output} = {stderr(own), self()}
 
     options =
       unwrap!(
-        Worker.Options.validate(
+        Worker.Options.check(
           program!(command, args, own.shell) ++
             [
               stdin: if(own.input == nil, do: :null, else: :pipe),

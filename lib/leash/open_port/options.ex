@@ -9,72 +9,81 @@ defmodule Leash.OpenPort.Options do
   @shim_flags [:stderr_to_stdout]
   @shim_keys [:args, :env, :arg0, :stop, :linger, :mark, :run_id_flag]
 
+  @flags [
+    stream: "Data come as they are; the default.",
+    binary: "Data come as binaries instead of lists.",
+    exit_status:
+      "The owner gets `{port, {:exit_status, status}}` once, when the program and everything that it started are gone.",
+    eof: "The owner gets `{port, :eof}` at the end of stdout, and the port stays open.",
+    in: "The port only reads; stdin is the VM's.",
+    out: "The port only writes; stdout is the VM's.",
+    stderr_to_stdout: "Sends stderr where stdout goes.",
+    hide: "Accepted for `Port.open/2`'s sake; it means something on Windows only.",
+    use_stdio: "Uses stdin and stdout; the default."
+  ]
+
+  @worker Worker.Options.schema().options
+
+  @busy_limits Schema.custom(
+                 &__MODULE__.busy_limits?/1,
+                 "{low, high} in bytes, or :disabled",
+                 quote(do: tuple() | :disabled)
+               )
+
+  @all [
+    args: @worker[:args],
+    packet: [
+      type: Schema.custom(&__MODULE__.packet?/1, "1, 2 or 4", quote(do: 1 | 2 | 4)),
+      doc: "Bytes of the length in front of each message, in both directions."
+    ],
+    line: [
+      type:
+        Schema.custom(
+          &__MODULE__.line?/1,
+          "a positive number of bytes",
+          quote(do: pos_integer())
+        ),
+      doc: "Data come as `{:eol, line}` or, where a line is longer, `{:noeol, part}`."
+    ],
+    parallelism: [
+      type: Schema.boolean(),
+      default: false,
+      doc: "The port's scheduling hint."
+    ],
+    busy_limits_port: [type: @busy_limits, doc: "When the port counts as busy."],
+    busy_limits_msgq: [type: @busy_limits, doc: "When its message queue counts as busy."],
+    cd: @worker[:cd],
+    env: @worker[:env],
+    arg0: @worker[:arg0],
+    stop: @worker[:stop],
+    linger: @worker[:linger],
+    mark: @worker[:mark],
+    run_id_flag: @worker[:run_id_flag]
+  ]
+
+  @schema Schema.new(Keyword.delete(@all, :args))
+  @with_args Schema.new(@all)
+
   @doc "The flags, and what each means."
   @spec flags() :: [{atom(), String.t()}]
-  def flags do
-    [
-      stream: "Data come as they are; the default.",
-      binary: "Data come as binaries instead of lists.",
-      exit_status:
-        "The owner gets `{port, {:exit_status, status}}` once, when the program and everything that it started are gone.",
-      eof: "The owner gets `{port, :eof}` at the end of stdout, and the port stays open.",
-      in: "The port only reads; stdin is the VM's.",
-      out: "The port only writes; stdout is the VM's.",
-      stderr_to_stdout: "Sends stderr where stdout goes.",
-      hide: "Accepted for `Port.open/2`'s sake; it means something on Windows only.",
-      use_stdio: "Uses stdin and stdout; the default."
-    ]
-  end
+  def flags, do: @flags
 
   @doc "The options with a value."
   @spec schema() :: Schema.t()
-  def schema, do: Keyword.delete(all(), :args)
+  def schema, do: @schema
 
-  defp all do
-    worker = Worker.Options.schema()
+  @doc false
+  @spec packet?(term()) :: boolean()
+  def packet?(value), do: value in [nil, 1, 2, 4]
 
-    [
-      args: worker[:args],
-      packet: [
-        type: Schema.custom(&(&1 in [nil, 1, 2, 4]), "1, 2 or 4", quote(do: 1 | 2 | 4)),
-        doc: "Bytes of the length in front of each message, in both directions."
-      ],
-      line: [
-        type:
-          Schema.custom(
-            &(&1 == nil or (is_integer(&1) and &1 > 0)),
-            "a positive number of bytes",
-            quote(do: pos_integer())
-          ),
-        doc: "Data come as `{:eol, line}` or, where a line is longer, `{:noeol, part}`."
-      ],
-      parallelism: [
-        type: Schema.boolean(),
-        default: false,
-        doc: "The port's scheduling hint."
-      ],
-      busy_limits_port: [type: busy_limits(), doc: "When the port counts as busy."],
-      busy_limits_msgq: [type: busy_limits(), doc: "When its message queue counts as busy."],
-      cd: worker[:cd],
-      env: worker[:env],
-      arg0: worker[:arg0],
-      stop: worker[:stop],
-      linger: worker[:linger],
-      mark: worker[:mark],
-      run_id_flag: worker[:run_id_flag]
-    ]
-  end
+  @doc false
+  @spec line?(term()) :: boolean()
+  def line?(value), do: value == nil or (is_integer(value) and value > 0)
 
-  defp busy_limits do
-    Schema.custom(
-      &busy_limits?/1,
-      "{low, high} in bytes, or :disabled",
-      quote(do: tuple() | :disabled)
-    )
-  end
-
-  defp busy_limits?({low, high}), do: is_integer(low) and is_integer(high) and low in 0..high//1
-  defp busy_limits?(other), do: other in [nil, :disabled]
+  @doc false
+  @spec busy_limits?(term()) :: boolean()
+  def busy_limits?({low, high}), do: is_integer(low) and is_integer(high) and low in 0..high//1
+  def busy_limits?(other), do: other in [nil, :disabled]
 
   @doc "All options as a Markdown list."
   @spec docs() :: String.t()
@@ -106,7 +115,7 @@ defmodule Leash.OpenPort.Options do
     {flags, pairs} = Enum.split_with(options, &is_atom/1)
 
     # Of an option that is given twice the last one counts, as in Port.open/2.
-    case Schema.validate(all(), [{:args, texts(args)} | Enum.reverse(pairs)]) do
+    case Schema.validate(@with_args, [{:args, texts(args)} | Enum.reverse(pairs)]) do
       {:ok, checked} ->
         Map.merge(checked, %{
           command: executable!(command),
@@ -136,8 +145,7 @@ defmodule Leash.OpenPort.Options do
   defp check!(flag) do
     if is_atom(flag) and Keyword.has_key?(flags(), flag),
       do: flag,
-      else:
-        refuse(nil, "one of #{inspect(Keyword.keys(flags()) ++ Keyword.keys(schema()))}", flag)
+      else: refuse(nil, "one of #{inspect(Keyword.keys(flags()) ++ Schema.keys(@schema))}", flag)
   end
 
   # Port.open/2 takes charlists too, and has false where a Worker has nil.

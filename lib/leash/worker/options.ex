@@ -8,194 +8,191 @@ defmodule Leash.Worker.Options do
   # execve(2): one argument or variable holds at most 32 pages (MAX_ARG_STRLEN), its NUL included.
   @longest_argument 131_071
 
-  # A function, not a module attribute: functions and regexes inside attributes do not survive
-  # compilation on OTP 28.
-  @spec schema() :: Schema.t()
-  def schema do
-    [
-      command: [
-        type: Schema.optional_text(),
-        doc: "The program: a name to look up in `PATH`, or a path."
-      ],
-      args: [
-        type:
-          Schema.custom(
-            &arguments?/1,
-            "a list of strings without NUL bytes",
-            quote(do: [binary()])
-          ),
-        default: [],
-        doc: "Its arguments; any bytes but NUL."
-      ],
-      shell: [
-        type: Schema.optional_text(),
-        doc: "Instead of `:command`: a line for `/bin/sh -c`, such as `\"producer | consumer\"`."
-      ],
-      name: [
-        type:
-          Schema.custom(&name?/1, "a name as GenServer accepts it", quote(do: GenServer.name())),
-        doc: "Registers the process under this name."
-      ],
-      env: [
-        type:
-          Schema.custom(
-            &env?/1,
-            "pairs of a name (no \"=\", no NUL, not LEASH_RUN) and a UTF-8 string or nil",
-            quote(
-              do: %{optional(String.t()) => String.t() | nil} | [{String.t(), String.t() | nil}]
-            )
-          ),
-        default: [],
-        doc: "Variables to set, or with `nil` to unset, on top of the VM's environment."
-      ],
-      cd: [type: Schema.optional_text(), doc: "The working directory."],
-      arg0: [
-        type: Schema.optional_text(),
-        doc: "What the program sees as its own name, instead of its path."
-      ],
-      stdin: [
-        type: Schema.one_of([:null, :pipe]),
-        default: :null,
-        doc: "`:pipe` makes `write/3` and `close_stdin/1` work; `:null` is an empty input."
-      ],
-      stdout: [
-        type: target([:output, :null]),
-        default: :output,
-        doc:
-          "`:output` goes to `:on_output`, `:null` to nowhere, `{:file, path}` is appended to by the program itself."
-      ],
-      stderr: [
-        type: target([:output, :null, :stdout]),
-        default: :output,
-        doc: "As `:stdout`; `:stdout` here means the same place as stdout."
-      ],
-      on_output: [
-        type:
-          Schema.custom(
-            &on_output?/1,
-            ":log, a pid or a function of two arguments",
-            quote(do: :log | pid() | (:stdout | :stderr, binary() -> term()))
-          ),
-        default: :log,
-        doc:
-          "Who gets output: `:log` writes lines with `Logger` (stdout at level info, stderr at warning), " <>
-            "a pid gets `{:leash_output, worker, :stdout | :stderr, binary}`, " <>
-            "a function is called with stream and binary in a process of its own."
-      ],
-      on_stderr: [
-        type:
-          Schema.custom(
-            &(&1 == nil or on_output?(&1)),
-            ":log, a pid or a function of two arguments",
-            quote(do: :log | pid() | (:stdout | :stderr, binary() -> term()) | nil)
-          ),
-        doc: "Who gets stderr, where that is not what `:on_output` says."
-      ],
-      output_window: [
-        type:
-          Schema.custom(
-            &(is_integer(&1) and &1 > 0),
-            "a positive number of messages",
-            quote(do: pos_integer())
-          ),
-        default: 256,
-        doc:
-          "While the mailbox of a pid that gets output holds more messages than this, of whatever sender, nothing is read for it " <>
-            "(a message holds at most 64 KiB): the pipe fills and holds the program back. Not before `:ready`, because the pid may be " <>
-            "waiting for just that; and not for a pid of another node, whose mailbox cannot be measured: there the connection's own " <>
-            "buffer holds back."
-      ],
-      stop: [
-        type: Schema.custom(&Ladder.valid?/1, Ladder.expected(), quote(do: Leash.Ladder.t())),
-        default: [sigterm: 2_000],
-        doc: "The steps that end the tree, see `Leash.Ladder`; SIGKILL always comes last."
-      ],
-      linger: [
-        type: Schema.milliseconds(),
-        default: 200,
-        doc:
-          "Milliseconds that the children of a worker which exited by itself get to end, before the ladder."
-      ],
-      on_exit: [
-        type: Schema.one_of([:stop, :keep]),
-        default: :stop,
-        doc:
-          "What becomes of processes that a program leaves which exits by itself: they are stopped, or with `:keep` " <>
-            "go on, and no sweep ends them. Every other end of the program is the end of all of them. Needs `:mark`; where " <>
-            "not all of them can be marked as kept, they are stopped."
-      ],
-      ready: [
-        type:
-          Schema.custom(
-            &ready?/1,
-            "a regex for a line of stdout, or {:tcp, port}",
-            quote(do: Regex.t() | {:tcp, :inet.port_number()} | nil)
-          ),
-        doc:
-          "`start_link/1` returns when a line of stdout matches, or when the port accepts a connection on 127.0.0.1 " <>
-            "(one that does so already is `{:error, {:port_in_use, port}}`)."
-      ],
-      ready_timeout: [
-        type: Schema.milliseconds(),
-        default: 30_000,
-        doc: "Milliseconds until a worker that is not ready is ended: `{:error, :ready_timeout}`."
-      ],
-      start_timeout: [
-        type: Schema.milliseconds(),
-        default: 10_000,
-        doc:
-          "Milliseconds until a program whose exec does not return (a file system that hangs) is given up: `{:error, :start_timeout}`."
-      ],
-      run_id_flag: [
-        type: Schema.optional_text(),
-        doc:
-          "A flag, such as `\"--run-id\"`, that is appended to the arguments with the run's id as its value."
-      ],
-      exit_reason: [
-        type:
-          Schema.custom(
-            &(&1 == nil or is_function(&1, 1)),
-            "a function of one argument",
-            quote(do: (Leash.Exit.t() -> term()) | nil)
-          ),
-        doc:
-          "Maps the `Leash.Exit` of a worker that ended by itself to this process's exit reason; default `Leash.Exit.reason/1`."
-      ],
-      mark: [
-        type: Schema.boolean(),
-        default: true,
-        doc:
-          "`false` leaves `RLIMIT_LOCKS` alone; children that drop their environment are then not found after a crash of VM and shim."
-      ]
+  @options [
+    command: [
+      type: Schema.optional_text(),
+      doc: "The program: a name to look up in `PATH`, or a path."
+    ],
+    args: [
+      type:
+        Schema.custom(
+          &__MODULE__.arguments?/1,
+          "a list of strings without NUL bytes",
+          quote(do: [binary()])
+        ),
+      default: [],
+      doc: "Its arguments; any bytes but NUL."
+    ],
+    shell: [
+      type: Schema.optional_text(),
+      doc: "Instead of `:command`: a line for `/bin/sh -c`, such as `\"producer | consumer\"`."
+    ],
+    name: [
+      type:
+        Schema.custom(
+          &__MODULE__.name?/1,
+          "a name as GenServer accepts it",
+          quote(do: GenServer.name())
+        ),
+      doc: "Registers the process under this name."
+    ],
+    env: [
+      type:
+        Schema.custom(
+          &__MODULE__.env?/1,
+          "pairs of a name (no \"=\", no NUL, not LEASH_RUN) and a UTF-8 string or nil",
+          quote(
+            do: %{optional(String.t()) => String.t() | nil} | [{String.t(), String.t() | nil}]
+          )
+        ),
+      default: [],
+      doc: "Variables to set, or with `nil` to unset, on top of the VM's environment."
+    ],
+    cd: [type: Schema.optional_text(), doc: "The working directory."],
+    arg0: [
+      type: Schema.optional_text(),
+      doc: "What the program sees as its own name, instead of its path."
+    ],
+    stdin: [
+      type: Schema.one_of([:null, :pipe]),
+      default: :null,
+      doc: "`:pipe` makes `write/3` and `close_stdin/1` work; `:null` is an empty input."
+    ],
+    stdout: [
+      type: Schema.target([:output, :null]),
+      default: :output,
+      doc:
+        "`:output` goes to `:on_output`, `:null` to nowhere, `{:file, path}` is appended to by the program itself."
+    ],
+    stderr: [
+      type: Schema.target([:output, :null, :stdout]),
+      default: :output,
+      doc: "As `:stdout`; `:stdout` here means the same place as stdout."
+    ],
+    on_output: [
+      type:
+        Schema.custom(
+          &__MODULE__.on_output?/1,
+          ":log, a pid or a function of two arguments",
+          quote(do: :log | pid() | (:stdout | :stderr, binary() -> term()))
+        ),
+      default: :log,
+      doc:
+        "Who gets output: `:log` writes lines with `Logger` (stdout at level info, stderr at warning), " <>
+          "a pid gets `{:leash_output, worker, :stdout | :stderr, binary}`, " <>
+          "a function is called with stream and binary in a process of its own."
+    ],
+    on_stderr: [
+      type:
+        Schema.custom(
+          &__MODULE__.on_stderr?/1,
+          ":log, a pid or a function of two arguments",
+          quote(do: :log | pid() | (:stdout | :stderr, binary() -> term()) | nil)
+        ),
+      doc: "Who gets stderr, where that is not what `:on_output` says."
+    ],
+    output_window: [
+      type:
+        Schema.custom(
+          &__MODULE__.output_window?/1,
+          "a positive number of messages",
+          quote(do: pos_integer())
+        ),
+      default: 256,
+      doc:
+        "While the mailbox of a pid that gets output holds more messages than this, of whatever sender, nothing is read for it " <>
+          "(a message holds at most 64 KiB): the pipe fills and holds the program back. Not before `:ready`, because the pid may be " <>
+          "waiting for just that; and not for a pid of another node, whose mailbox cannot be measured: there the connection's own " <>
+          "buffer holds back."
+    ],
+    stop: [
+      type: Schema.custom(&Ladder.valid?/1, Ladder.expected(), quote(do: Leash.Ladder.t())),
+      default: [sigterm: 2_000],
+      doc: "The steps that end the tree, see `Leash.Ladder`; SIGKILL always comes last."
+    ],
+    linger: [
+      type: Schema.milliseconds(),
+      default: 200,
+      doc:
+        "Milliseconds that the children of a worker which exited by itself get to end, before the ladder."
+    ],
+    on_exit: [
+      type: Schema.one_of([:stop, :keep]),
+      default: :stop,
+      doc:
+        "What becomes of processes that a program leaves which exits by itself: they are stopped, or with `:keep` " <>
+          "go on, and no sweep ends them. Every other end of the program is the end of all of them. Needs `:mark`; where " <>
+          "not all of them can be marked as kept, they are stopped."
+    ],
+    ready: [
+      type:
+        Schema.custom(
+          &__MODULE__.ready?/1,
+          "a regex for a line of stdout, or {:tcp, port}",
+          quote(do: Regex.t() | {:tcp, :inet.port_number()} | nil)
+        ),
+      doc:
+        "`start_link/1` returns when a line of stdout matches, or when the port accepts a connection on 127.0.0.1 " <>
+          "(one that does so already is `{:error, {:port_in_use, port}}`)."
+    ],
+    ready_timeout: [
+      type: Schema.milliseconds(),
+      default: 30_000,
+      doc: "Milliseconds until a worker that is not ready is ended: `{:error, :ready_timeout}`."
+    ],
+    start_timeout: [
+      type: Schema.milliseconds(),
+      default: 10_000,
+      doc:
+        "Milliseconds until a program whose exec does not return (a file system that hangs) is given up: `{:error, :start_timeout}`."
+    ],
+    run_id_flag: [
+      type: Schema.optional_text(),
+      doc:
+        "A flag, such as `\"--run-id\"`, that is appended to the arguments with the run's id as its value."
+    ],
+    exit_reason: [
+      type:
+        Schema.custom(
+          &__MODULE__.exit_reason?/1,
+          "a function of one argument",
+          quote(do: (Leash.Exit.t() -> term()) | nil)
+        ),
+      doc:
+        "Maps the `Leash.Exit` of a worker that ended by itself to this process's exit reason; default `Leash.Exit.reason/1`."
+    ],
+    mark: [
+      type: Schema.boolean(),
+      default: true,
+      doc:
+        "`false` leaves `RLIMIT_LOCKS` alone; children that drop their environment are then not found after a crash of VM and shim."
     ]
-  end
+  ]
 
-  defp target(atoms) do
-    spec = Enum.reduce(atoms, quote(do: {:file, Path.t()}), &quote(do: unquote(&1) | unquote(&2)))
+  @schema Schema.new(@options)
 
-    Schema.custom(
-      fn
-        {:file, path} -> Schema.text?(path)
-        other -> other in atoms
-      end,
-      Enum.map_join(atoms, ", ", &inspect/1) <> " or {:file, path}",
-      spec
-    )
-  end
+  @spec schema() :: Schema.t()
+  def schema, do: @schema
 
-  defp arguments?(args) do
+  @doc false
+  @spec arguments?(term()) :: boolean()
+  def arguments?(args) do
     is_list(args) and
       Enum.all?(args, &(is_binary(&1) and :binary.match(&1, <<0>>) == :nomatch))
   end
 
-  defp name?(nil), do: true
-  defp name?(name) when is_atom(name), do: true
-  defp name?({:global, _term}), do: true
-  defp name?({:via, module, _term}), do: is_atom(module)
-  defp name?(_other), do: false
+  @doc false
+  @spec name?(term()) :: boolean()
+  def name?(nil), do: true
+  def name?(name) when is_atom(name), do: true
+  def name?({:global, _term}), do: true
+  def name?({:via, module, _term}), do: is_atom(module)
+  def name?(_other), do: false
 
-  defp env?(env) when is_map(env) and not is_struct(env), do: env?(Map.to_list(env))
-  defp env?(env), do: is_list(env) and Enum.all?(env, &variable?/1)
+  @doc false
+  @spec env?(term()) :: boolean()
+  def env?(env) when is_map(env) and not is_struct(env), do: env?(Map.to_list(env))
+  def env?(env), do: is_list(env) and Enum.all?(env, &variable?/1)
 
   defp variable?({name, value}) do
     Schema.text?(name) and String.valid?(name) and name != "LEASH_RUN" and
@@ -205,13 +202,29 @@ defmodule Leash.Worker.Options do
 
   defp variable?(_other), do: false
 
-  defp on_output?(:log), do: true
-  defp on_output?(pid) when is_pid(pid), do: true
-  defp on_output?(fun), do: is_function(fun, 2)
+  @doc false
+  @spec on_output?(term()) :: boolean()
+  def on_output?(:log), do: true
+  def on_output?(pid) when is_pid(pid), do: true
+  def on_output?(fun), do: is_function(fun, 2)
 
-  defp ready?(nil), do: true
-  defp ready?({:tcp, port}), do: is_integer(port) and port in 1..65_535
-  defp ready?(ready), do: is_struct(ready, Regex)
+  @doc false
+  @spec on_stderr?(term()) :: boolean()
+  def on_stderr?(value), do: value == nil or on_output?(value)
+
+  @doc false
+  @spec output_window?(term()) :: boolean()
+  def output_window?(value), do: is_integer(value) and value > 0
+
+  @doc false
+  @spec ready?(term()) :: boolean()
+  def ready?(nil), do: true
+  def ready?({:tcp, port}), do: is_integer(port) and port in 1..65_535
+  def ready?(ready), do: is_struct(ready, Regex)
+
+  @doc false
+  @spec exit_reason?(term()) :: boolean()
+  def exit_reason?(value), do: value == nil or is_function(value, 1)
 
   @doc """
   Checks everything that can be checked before anything starts.
@@ -220,17 +233,24 @@ defmodule Leash.Worker.Options do
   """
   @spec validate(keyword() | map()) :: {:ok, map()} | {:error, OptionsError.t()}
   def validate(options) do
-    with {:ok, options} <- Schema.validate(schema(), options),
+    with {:ok, options} <- check(options),
+         {:ok, executable} <- executable(options.command, options.cd) do
+      {:ok, %{options | command: executable}}
+    end
+  end
+
+  @doc "Like `validate/1` without a look at the program, for who has looked himself."
+  @spec check(keyword() | map()) :: {:ok, map()} | {:error, OptionsError.t()}
+  def check(options) do
+    with {:ok, options} <- Schema.validate(@schema, options),
          {:ok, options} <- command(options),
          :ok <- marked_if_kept(options),
          :ok <- readable_ready(options),
          :ok <- directory(options.cd),
          :ok <- parent_directory(:stdout, options.stdout),
          :ok <- parent_directory(:stderr, options.stderr),
-         {:ok, executable} <- executable(options.command, options.cd),
-         options = %{options | command: executable, env: env(options.env)},
-         :ok <- lengths(options) do
-      {:ok, options}
+         :ok <- lengths(options.args) do
+      {:ok, %{options | env: env(options.env)}}
     end
   end
 
@@ -310,6 +330,9 @@ defmodule Leash.Worker.Options do
       {:error, {:type, type}} ->
         Schema.error(:command, "an executable file (it is a #{type})", command)
 
+      {:error, {:errno, number}} ->
+        Schema.error(:command, "an executable file (errno #{number})", command)
+
       {:error, reason} ->
         Schema.error(:command, "an executable file (#{reason})", command)
     end
@@ -322,8 +345,8 @@ defmodule Leash.Worker.Options do
     end)
   end
 
-  defp lengths(options) do
-    case Enum.find(options.args, &(byte_size(&1) > @longest_argument)) do
+  defp lengths(args) do
+    case Enum.find(args, &(byte_size(&1) > @longest_argument)) do
       nil ->
         :ok
 

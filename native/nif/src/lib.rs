@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 mod encode;
+mod executable;
 mod failure;
 mod hunt;
 mod info;

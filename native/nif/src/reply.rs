@@ -11,8 +11,10 @@ pub(crate) mod atoms {
         // Messages.
         leash_fd, leash_hunt, ready, writable,
         // Reasons.
-        busy, closed, corrupt, eexist, enosys, enotdir, eperm, errno, esrch, foreign_owner, invalid,
+        busy, closed, corrupt, eacces, eexist, enosys, enotdir, eperm, errno, esrch, foreign_owner, invalid,
         loose_permissions, no_proc, noproc, not_ours, not_pollable, refused, reused, symlink, unknown,
+        // Types of files.
+        device, directory, other, r#type = "type",
         // Refusals.
         ancestor, kernel_thread, pid_1, vm,
         // What a hunt is asked for.
