@@ -278,7 +278,8 @@ defmodule Leash.OpenPort.TreeTest do
   end
 
   test "exit_status comes once, where a daemon would have held stdout for ever" do
-    tree = open_tree({:sh, "setsid sleep 60 & echo ready $$ $!; exit 7"}, linger: 50)
+    tree = open_tree({:sh, "setsid sleep 60 & echo ready $$ $!; read go; exit 7"}, linger: 50)
+    Port.command(tree.port, "go\n")
     assert_status(tree, 7)
     assert_gone(tree)
     assert_freed(tree)
