@@ -233,6 +233,9 @@ fn orphans_of_a_dead_run_inside_a_live_one_are_ended() {
         outer.record(&dir, "outer");
         wait_until("its child", || std::fs::read_to_string(&file).is_ok_and(|text| text.ends_with('\n')));
         let child: u32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+        // prlimit has done its work when it has become what it starts.
+        let name = || std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+        wait_until("its mark", || name().trim() == "sleep");
         settle(leash_core::Pid::from_u32(child).unwrap());
         let report = sweep(&dir);
         assert!(!is_running(child), "{report:?}");
