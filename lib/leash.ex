@@ -155,7 +155,7 @@ defmodule Leash do
 
   ## Options
 
-  Those of `Port.open/2` for programs except `:nouse_stdio`, and `:stop`, `:linger`, `:mark` and `:run_id_flag` of
+  Those of `Port.open/2` for programs except `:nouse_stdio`, and `:stop`, `:linger`, `:limits`, `:mark` and `:run_id_flag` of
   `Leash.Worker`.
 
   #{Leash.OpenPort.Options.docs()}

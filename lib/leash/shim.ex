@@ -2,7 +2,7 @@ defmodule Leash.Shim do
   # Starting a shim and reading its reports: the VM's side of native/PROTOCOL.md, sections 1 and 2.
   @moduledoc false
 
-  alias Leash.{Exit, Ladder, Run, Signal}
+  alias Leash.{Exit, Ladder, Limits, Run, Signal}
 
   @type report ::
           {:ready,
@@ -71,11 +71,15 @@ defmodule Leash.Shim do
       if(stdio_name, do: "--stdio=" <> stdio_name, else: []),
       if(options.cd, do: "--cd=" <> options.cd, else: []),
       if(options.arg0, do: "--arg0=" <> options.arg0, else: []),
+      limits(options.limits),
       if(options.mark, do: [], else: "--no-mark"),
       "--",
       options.command | options.args
     ])
   end
+
+  defp limits([]), do: []
+  defp limits(limits), do: "--limits=" <> Limits.to_option(limits)
 
   # The shim's longest time, 24 days; whoever waits for ever says when it is enough.
   defp linger(:infinity), do: 0x7FFFFFFF
@@ -99,7 +103,8 @@ defmodule Leash.Shim do
     9 => :stderr,
     10 => :cd,
     11 => :exec,
-    12 => :owner
+    12 => :owner,
+    13 => :limits
   }
 
   @doc "Reads one report frame; what a newer shim might add is `:unknown`."
@@ -173,6 +178,7 @@ defmodule Leash.Shim do
       "--stop=" <> Ladder.to_option(options.stop),
       "--linger=#{options.linger}",
       if(options.arg0, do: "--arg0=" <> options.arg0, else: []),
+      limits(options.limits),
       if(options.mark, do: [], else: "--no-mark"),
       "--",
       options.command | options.args

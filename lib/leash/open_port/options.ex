@@ -1,5 +1,5 @@
 defmodule Leash.OpenPort.Options do
-  # What `Leash.open_port/3` accepts: the options of `Port.open/2`, which are flags and pairs, and four of a Worker.
+  # What `Leash.open_port/3` accepts: the options of `Port.open/2`, which are flags and pairs, and some of a Worker.
   @moduledoc false
 
   alias Leash.{Executable, OptionsError, Schema}
@@ -7,7 +7,7 @@ defmodule Leash.OpenPort.Options do
 
   # The shim's part, not the port's.
   @shim_flags [:stderr_to_stdout]
-  @shim_keys [:args, :env, :arg0, :stop, :linger, :mark, :run_id_flag]
+  @shim_keys [:args, :env, :arg0, :stop, :linger, :limits, :mark, :run_id_flag]
 
   @flags [
     stream: "Data come as they are; the default.",
@@ -57,6 +57,7 @@ defmodule Leash.OpenPort.Options do
     arg0: @worker[:arg0],
     stop: @worker[:stop],
     linger: @worker[:linger],
+    limits: @worker[:limits],
     mark: @worker[:mark],
     run_id_flag: @worker[:run_id_flag]
   ]

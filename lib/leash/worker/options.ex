@@ -3,7 +3,7 @@ defmodule Leash.Worker.Options do
   # checks that need the machine (is the executable there, can the directory be entered).
   @moduledoc false
 
-  alias Leash.{Executable, Ladder, OptionsError, Schema}
+  alias Leash.{Executable, Ladder, Limits, OptionsError, Schema}
 
   # execve(2): one argument or variable holds at most 32 pages (MAX_ARG_STRLEN), its NUL included.
   @longest_argument 131_071
@@ -115,6 +115,11 @@ defmodule Leash.Worker.Options do
       default: 200,
       doc:
         "Milliseconds that the children of a worker which exited by itself get to end, before the ladder."
+    ],
+    limits: [
+      type: Schema.custom(&Limits.valid?/1, Limits.expected(), quote(do: Leash.Limits.t())),
+      default: [],
+      doc: "What the kernel limits the program to, see `Leash.Limits`."
     ],
     on_exit: [
       type: Schema.one_of([:stop, :keep]),

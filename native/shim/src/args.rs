@@ -3,6 +3,7 @@
 use core::ffi::CStr;
 use leash_tag::{RunId, WorkerNumber};
 
+use crate::limits::Limits;
 use crate::sys::signal;
 
 /// The steps of a ladder at most.
@@ -114,6 +115,7 @@ pub struct Config<'a> {
     pub cd: Option<&'a CStr>,
     pub arg0: Option<&'a CStr>,
     pub ids: Ids,
+    pub limits: Limits,
     pub mark: bool,
     pub detach: bool,
     /// What a worker leaves that exits by itself goes on.
@@ -150,7 +152,7 @@ pub struct Wrong<'a> {
 }
 
 /// Every option with a value or without, in the order of PROTOCOL.md.
-pub const OPTIONS: [&str; 21] = [
+pub const OPTIONS: [&str; 22] = [
     "run-id",
     "worker",
     "leash",
@@ -170,6 +172,7 @@ pub const OPTIONS: [&str; 21] = [
     "no-mark",
     "on-hangup",
     "on-exit",
+    "limits",
     "on-term",
     "foreground",
 ];
@@ -214,6 +217,7 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
         cd: None,
         arg0: None,
         ids: Ids::default(),
+        limits: Limits::default(),
         mark: true,
         detach: false,
         keep: false,
@@ -307,6 +311,9 @@ fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<
         b"gid" => config.ids.gid = Some(number(text).ok_or(wrong("a group id"))?),
         b"groups" => {
             config.ids.groups = Some(groups(text).ok_or(wrong("at most 32 group ids, separated by commas"))?);
+        }
+        b"limits" => {
+            config.limits = Limits::parse(text).ok_or(wrong("NAME:VALUE, separated by commas"))?;
         }
         b"no-mark" => config.mark = false,
         b"foreground" => config.foreground = true,

@@ -31,6 +31,8 @@ Every option is one argument. The first is always --run-id.
   --arg0=NAME         the command's argv[0]
   --uid=N --gid=N --groups=N,N...
                       the command's ids
+  --limits=LIMITS     NAME:VALUE, separated by commas: NOFILE, NPROC, CORE,
+                      FSIZE, CPU, AS (setrlimit(2), soft and hard), NICE
   --no-mark           leave RLIMIT_LOCKS alone
   --on-hangup=WHAT    stop (default) or detach: the tree outlives leash and
                       owner

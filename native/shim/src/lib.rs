@@ -27,6 +27,7 @@ mod foreign;
 pub mod help;
 mod keep;
 mod ladder;
+pub mod limits;
 mod prepare;
 mod proc_file;
 mod reap;

@@ -18,6 +18,7 @@ pub(crate) enum Stage {
     Chdir = 10,
     Exec = 11,
     OwnerGone = 12,
+    Limits = 13,
 }
 
 /// A start that failed: where, and why.

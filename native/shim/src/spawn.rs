@@ -57,6 +57,7 @@ fn become_worker(launch: &Launch) -> u8 {
 fn prepare(launch: &Launch) -> Outcome {
     let config = &launch.config;
     session(config).map_err(|e| (Stage::Setsid, e))?;
+    config.limits.set().map_err(|e| (Stage::Limits, e))?;
     sys::become_user(config.ids.groups(), config.ids.gid, config.ids.uid).map_err(|e| (Stage::Ids, e))?;
     sys::die_with_parent().map_err(|e| (Stage::Pdeathsig, e))?;
     if rustix::process::getppid() != Some(launch.shim) {

@@ -324,3 +324,37 @@ fn a_small_stack_is_enough() {
     tree.grown(1);
     assert_eq!(tree.let_go().code, 128 + 15);
 }
+
+#[test]
+fn limits_hold_for_the_command_alone() {
+    let mut tree = Plan::vm()
+        .option("--limits=NOFILE:77,NPROC:3000,CORE:0,FSIZE:4096,CPU:5,AS:1000000000,NICE:7")
+        .start(&["sleep", "48"]);
+    let worker = tree.member("sleep 48");
+    let limits = std::fs::read_to_string(format!("/proc/{worker}/limits")).unwrap();
+    for (name, value) in [
+        ("Max open files", "77"),
+        ("Max processes", "3000"),
+        ("Max core file size", "0"),
+        ("Max file size", "4096"),
+        ("Max cpu time", "5"),
+        ("Max address space", "1000000000"),
+    ] {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        assert_eq!(line.split_whitespace().take(2).collect::<Vec<_>>(), [value, value], "{name}");
+    }
+    assert_eq!(stat(worker).unwrap()[16], "7", "nice");
+    assert_eq!(stat(tree.pid).unwrap()[16], stat(std::process::id() as i32).unwrap()[16], "ours");
+    let own = std::fs::read_to_string(format!("/proc/{}/limits", tree.pid)).unwrap();
+    assert!(!own.lines().any(|line| line.starts_with("Max open files") && line.contains(" 77 ")));
+    tree.let_go();
+}
+
+#[test]
+fn a_limit_that_cannot_be_set_is_a_start_that_fails() {
+    // More open files than the kernel allows anybody (fs.nr_open).
+    let mut tree = Plan::vm().option("--limits=NOFILE:4000000000").start(&["true"]);
+    let ended = tree.ended();
+    assert_eq!(ended.code, 125);
+    assert!(ended.frames().contains(&Frame::StartFailed { stage: 13, errno: 1 }));
+}

@@ -1,0 +1,68 @@
+defmodule Leash.Limits do
+  @moduledoc """
+  What the kernel limits a program to, set between fork and exec: the program cannot raise it, and its children inherit
+  it.
+
+      limits: [open_files: 8_192, processes: 512, core: 0, nice: 5]
+
+    * `:open_files` - descriptors, `RLIMIT_NOFILE`
+    * `:processes` - processes and threads of the *user*, not of the tree, `RLIMIT_NPROC`; root is not limited by it
+    * `:core` - bytes of a core dump, `RLIMIT_CORE`; 0 for none
+    * `:file_size` - bytes of a file that it writes, `RLIMIT_FSIZE`; beyond that it gets SIGXFSZ
+    * `:cpu_seconds` - seconds of CPU time of each process, `RLIMIT_CPU`; beyond that it gets SIGXCPU, then SIGKILL
+    * `:address_space` - bytes of address space of each process, `RLIMIT_AS`
+    * `:nice` - the nice value, -20 to 19, see nice(1)
+
+  Soft and hard limit are set to the same, see setrlimit(2). More than the VM has itself takes `CAP_SYS_RESOURCE` (a lower nice value:
+  `CAP_SYS_NICE`); without it the start fails with `{:limits, :eperm}` or `{:limits, :eacces}`. Memory and CPU of a whole *tree* can only be limited by
+  a control group.
+  """
+
+  @names [
+    open_files: "NOFILE",
+    processes: "NPROC",
+    core: "CORE",
+    file_size: "FSIZE",
+    cpu_seconds: "CPU",
+    address_space: "AS",
+    nice: "NICE"
+  ]
+
+  # RLIM_INFINITY is one more, and no limit.
+  @most 0xFFFFFFFFFFFFFFFE
+
+  @type t :: [
+          {:open_files
+           | :processes
+           | :core
+           | :file_size
+           | :cpu_seconds
+           | :address_space, non_neg_integer()}
+          | {:nice, -20..19}
+        ]
+
+  @doc false
+  @spec expected() :: String.t()
+  def expected do
+    names = @names |> Keyword.delete(:nice) |> Keyword.keys() |> Enum.map_join(", ", &inspect/1)
+    "a keyword list of #{names} with numbers and :nice with -20 to 19, each at most once"
+  end
+
+  @doc false
+  @spec valid?(term()) :: boolean()
+  def valid?(limits) do
+    Keyword.keyword?(limits) and Enum.all?(limits, &valid_limit?/1) and
+      limits == Enum.uniq_by(limits, &elem(&1, 0))
+  end
+
+  defp valid_limit?({:nice, value}), do: is_integer(value) and value in -20..19
+
+  defp valid_limit?({name, value}),
+    do: Keyword.has_key?(@names, name) and is_integer(value) and value in 0..@most
+
+  @doc false
+  # What leash-shim's --limits= takes.
+  @spec to_option(t()) :: String.t()
+  def to_option(limits),
+    do: Enum.map_join(limits, ",", fn {name, value} -> "#{@names[name]}:#{value}" end)
+end
