@@ -7,7 +7,7 @@ defmodule Leash.OpenPort.Options do
 
   # The shim's part, not the port's.
   @shim_flags [:stderr_to_stdout]
-  @shim_keys [:args, :env, :arg0, :stop, :linger, :mark, :run_id_flag]
+  @shim_keys [:args, :env, :arg0, :stop, :linger, :mark, :run_id_flag, :group]
 
   @doc "The flags, and what each means."
   @spec flags() :: [{atom(), String.t()}]
@@ -61,7 +61,8 @@ defmodule Leash.OpenPort.Options do
       stop: worker[:stop],
       linger: worker[:linger],
       mark: worker[:mark],
-      run_id_flag: worker[:run_id_flag]
+      run_id_flag: worker[:run_id_flag],
+      group: worker[:group]
     ]
   end
 
