@@ -22,6 +22,8 @@ defmodule Leash.StopAll do
   @last_word_ms 200
   # From QUIT to KILL of a shim, and from there to looking at what it left.
   @stuck_ms 1_000
+  # What a hunt gets to see the end of whom it killed: whoever calls has a deadline, and the Reaper goes on.
+  @hunt_ms 1_000
   # How often a Reaper that is away (it restarts at once) is looked for.
   @reattach_ms 100
 
@@ -315,7 +317,8 @@ defmodule Leash.StopAll do
         %{state | to_verify: []}
 
       numbers ->
-        {_pid, monitor} = Hunt.start(Hunt.of_workers(state.run, numbers))
+        spec = Map.put(Hunt.of_workers(state.run, numbers), :deadline, @hunt_ms)
+        {_pid, monitor} = Hunt.start(spec)
         %{state | hunting: {monitor, numbers}, to_verify: []}
     end
   end
