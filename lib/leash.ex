@@ -13,6 +13,7 @@ defmodule Leash do
     * `cmd/3` - a command and what it wrote; `stream!/3` - the same, part by part
     * `open_port/3` - a port like any other, whose program ends with it
     * `Leash.OSProcess` - looking at, signalling and monitoring any process by identity instead of pid
+    * `stop_all/2` - every worker of a group ended in parallel, for the shutdown of a pool
     * `sweep/1` - what crashed runs left; called at application start
     * `Leash.RunId` - the ids that runs are known by
 
@@ -24,13 +25,41 @@ defmodule Leash do
   #{Leash.Schema.docs(Leash.Config.schema())}
   """
 
-  alias Leash.{Cmd, Command, Hunt, Native, Run, RunId, Sweep, Workers}
+  alias Leash.{Cmd, Command, Hunt, Native, Run, RunId, StopAll, Sweep, Workers}
 
   @doc """
   This run's id. Raises while the `:leash` application is stopped.
   """
   @spec run_id() :: RunId.t()
   def run_id, do: Run.current!().id
+
+  @typedoc """
+  The name of a group of workers; not `nil` and not `:all`.
+
+  An atom such as the pool's module, a string where names come from outside, a tuple for one of many (`{MyApp.Pool, 3}`).
+  """
+  @type group :: atom() | String.t() | tuple()
+
+  @typedoc """
+  What became of one worker in `stop_all/2`.
+
+  `:pid` is the process that held it, `:os_pid` its program where that was known. The `:result`:
+
+    * `{:ok, %Leash.Exit{}}` - nothing of the tree is left, and this is how it ended
+    * `{:ok, :gone}` - nothing of the tree is left, but nobody saw how it ended: of `open_port/3`, or its process was
+      killed or did not answer
+    * `{:error, %{survivors: list}}` - these processes could not be ended, see `t:Leash.Worker.survivor/0`; with an empty list nobody was found,
+      but not everybody could be looked at
+  """
+  @type stopped :: %{
+          worker: pos_integer(),
+          pid: pid(),
+          label: String.t(),
+          group: group() | nil,
+          os_pid: pos_integer() | nil,
+          result:
+            {:ok, Leash.Exit.t() | :gone} | {:error, %{survivors: [Leash.Worker.survivor()]}}
+        }
 
   @typedoc "An option of `cmd/3`."
   @type cmd_option :: unquote(Leash.Schema.typespec(Command.Options.cmd()))
@@ -155,8 +184,8 @@ defmodule Leash do
 
   ## Options
 
-  Those of `Port.open/2` for programs except `:nouse_stdio`, and `:stop`, `:linger`, `:limits`, `:mark` and `:run_id_flag` of
-  `Leash.Worker`.
+  Those of `Port.open/2` for programs except `:nouse_stdio`, and `:stop`, `:linger`, `:limits`, `:mark`, `:run_id_flag` and
+  `:group` of `Leash.Worker`.
 
   #{Leash.OpenPort.Options.docs()}
   ## Raises
@@ -184,23 +213,68 @@ defmodule Leash do
             worker: pos_integer(),
             pid: pid(),
             label: String.t(),
+            group: group() | nil,
             os_pid: pos_integer() | nil,
             shim_pid: pos_integer() | nil,
             tree: :alive | :ending
           }
         ]
   def list do
-    for row <- Workers.all(), row.tree != :gone do
+    for row <- Workers.living(:all) do
       %{
         worker: row.number,
         pid: row.pid,
         label: row.label,
+        group: row.group,
         os_pid: row.os_pid,
         shim_pid: row.shim,
         tree: row.tree
       }
     end
   end
+
+  @doc """
+  Ends the workers of a group, or `:all`, in parallel and under one deadline, and returns when nothing of them is left.
+
+      def prep_stop(state) do
+        with {:error, stopped} <- Leash.stop_all(MyApp.Pool, deadline: 8_000) do
+          for %{label: label, result: {:error, why}} <- stopped, do: Logger.error("\#{label}: \#{inspect(why)}")
+        end
+
+        state
+      end
+
+  Meant are the trees of `Leash.Worker`, `cmd/3`, `stream!/3`, `stream/3` and `open_port/3` that were started with `group:`, those
+  that are still starting, and those whose process is gone already. Each ends by its own `:stop`; what is left at the deadline
+  gets SIGKILL.
+
+  `{:ok, stopped}` means that nothing is left of any of them, also when there were none or the `:leash` application is not started;
+  `{:error, stopped}` that something of at least one is. Both lists hold one `t:stopped/0` per worker, by number. The call
+  takes at most the deadline and some milliseconds for SIGKILL; four seconds more where a shim or a process in the kernel is stuck.
+
+  What others see meanwhile:
+
+    * A start in the group is refused until the call returns: `{:error, :stopping}` from `Leash.Worker`, a `RuntimeError` from the
+      others; one under way fails the same way. So a supervisor cannot put back what is being ended. `:all` refuses every start
+    * A Worker exits with `:normal`, as by `Leash.Worker.stop/2`: a `:transient` one is not restarted. The supervisor of a
+      `:permanent` one tries, fails, and by its `max_restarts` may end itself; and tries with success where the call is already over. Stop that
+      supervisor instead (which ends its workers in parallel, too), or first
+    * `cmd/3` returns what was written until then, and the status of a signal; `stream!/3` raises `Leash.CommandError`; a port
+      closes as when its program ends
+
+  Any number of callers may ask at the same time, any of them may own the workers, and one that is killed leaves nothing half
+  done. A Worker process that does not answer (suspended) does not matter: its shim is told directly, after half a second.
+
+  ## Options
+
+  #{Leash.Schema.docs(StopAll.schema())}
+  Raises `Leash.OptionsError` when group or option are wrong; nothing was signalled then.
+
+  `guides/pools.md` says when a pool should call this, and when it need not.
+  """
+  @spec stop_all(group() | :all, deadline: non_neg_integer()) ::
+          {:ok, [stopped()]} | {:error, [stopped()]}
+  def stop_all(group \\ :all, options \\ []), do: StopAll.run(group, options)
 
   @doc """
   Ends what crashed runs of this user left behind, and says what it saw.

@@ -123,6 +123,9 @@ defmodule Leash.Cmd do
   def failed(:not_running),
     do: raise(RuntimeError, "the :leash application is not started, or is stopping")
 
+  def failed(:stopping),
+    do: raise(RuntimeError, "Leash.stop_all/2 is ending the command's group")
+
   def failed({:worker_down, reason}), do: exit({reason, __MODULE__})
   def failed({stage, posix}) when is_atom(stage) and is_atom(posix), do: :erlang.error(posix)
   def failed(reason), do: :erlang.error(reason)

@@ -24,7 +24,10 @@ defmodule Leash.OpenPort do
       {:error, :too_many_workers} ->
         :erlang.error(:system_limit)
 
-      {:error, _stopping} ->
+      {:error, :stopping} ->
+        raise RuntimeError, "Leash.stop_all/2 is ending the port's group"
+
+      {:error, :not_running} ->
         not_running!()
     end
   end

@@ -14,7 +14,7 @@ defmodule Leash.Reaper do
 
   require Logger
 
-  alias Leash.{HeldShim, Hunt, Ladder, Native, Workers}
+  alias Leash.{Group, HeldShim, Hunt, Ladder, Native, Workers}
 
   @numbers 32_766
 
@@ -31,6 +31,8 @@ defmodule Leash.Reaper do
   # while short programs end one after the other.
   @look_soon_ms 50
   @looking_share 10
+  # From somebody who asks us to an answer.
+  @answer_ms 500
 
   # Not TERM, which a shim ignores when it comes from pid 1 (everybody was signalled): in a container we are that.
   @sigint 2
@@ -42,7 +44,7 @@ defmodule Leash.Reaper do
   def start_link(options), do: GenServer.start_link(__MODULE__, options, name: __MODULE__)
 
   @doc "Registers the calling Worker and gives it a number whose last tree is proven gone."
-  @spec register(%{label: String.t(), stop: Ladder.t()}) ::
+  @spec register(%{label: String.t(), stop: Ladder.t(), group: Group.t() | nil}) ::
           {:ok, pos_integer()} | {:error, :not_running | :stopping | :too_many_workers}
   def register(description) do
     GenServer.call(__MODULE__, {:register, description}, :infinity)
@@ -63,6 +65,33 @@ defmodule Leash.Reaper do
     _ = Native.pidfd_signal(fd, signal)
     _ = Native.pidfd_signal(fd, @sigcont)
     :ok
+  end
+
+  @doc "Like `signal_shim/2`, but that a shim whose ladder somebody else has begun is only woken."
+  @spec tell_shim(pos_integer(), Native.fd(), :ladder | :kill) :: :ok
+  def tell_shim(number, fd, :ladder),
+    do: signal_shim(fd, if(Workers.first_to_tell?(number), do: :ladder, else: :wake))
+
+  def tell_shim(_number, fd, :kill), do: signal_shim(fd, :kill)
+
+  @doc """
+  Closes a group for starts until the caller ends or calls `open/0`.
+
+  Until then the caller gets `{:leash_free, number}` for each number whose tree is proven gone, and
+  `{:leash_left, numbers, survivors}` where some could not be ended. Who was left by an earlier hunt is looked for again.
+  """
+  @spec close(Group.t() | :all) :: :ok | {:error, :not_running}
+  def close(group), do: ask({:close, group})
+
+  @doc "Opens again what the caller closed."
+  @spec open() :: :ok | {:error, :not_running}
+  def open, do: ask(:open)
+
+  # Nobody who ends workers may wait for long for a process that does not answer.
+  defp ask(request) do
+    GenServer.call(__MODULE__, request, @answer_ms)
+  catch
+    :exit, _not_there -> {:error, :not_running}
   end
 
   @doc "How hard a tree is ended for an exit reason: in order by the ladder, after a crash at once."
@@ -91,7 +120,9 @@ defmodule Leash.Reaper do
       later: MapSet.new(),
       # when the hunt under way began, and how long the last one took
       hunt_began: 0,
-      hunt_took: 0
+      hunt_took: 0,
+      # who stops a group at the moment: monitor => {pid, group}
+      closers: %{}
     }
 
     # After a crash of this process the table says who is to be watched.
@@ -110,7 +141,13 @@ defmodule Leash.Reaper do
 
   @impl true
   def handle_call({:register, description}, {pid, _tag}, state) do
-    case free_number(state.last, @numbers) do
+    closed? =
+      Enum.any?(state.closers, fn {_, {_, it}} -> Group.includes?(it, description.group) end)
+
+    case closed? || free_number(state.last, @numbers) do
+      true ->
+        {:reply, {:error, :stopping}, state}
+
       nil ->
         {:reply, {:error, :too_many_workers}, state}
 
@@ -119,6 +156,7 @@ defmodule Leash.Reaper do
           number: number,
           pid: pid,
           label: description.label,
+          group: description.group,
           stop: description.stop,
           shim: nil,
           shim_fd: nil,
@@ -129,6 +167,32 @@ defmodule Leash.Reaper do
         Workers.put(row)
         {:reply, {:ok, number}, %{watch(row, state) | last: number}}
     end
+  end
+
+  def handle_call({:close, group}, {pid, _tag}, state) do
+    closers = Map.put(state.closers, Process.monitor(pid), {pid, group})
+    state = %{state | closers: closers}
+    # Their Workers are gone, and an earlier hunt could not end what they left.
+    given_up = MapSet.difference(MapSet.new(Workers.living(group), & &1.number), in_hand(state))
+    {:reply, :ok, hunt(%{state | to_verify: MapSet.union(state.to_verify, given_up)})}
+  end
+
+  def handle_call(:open, {pid, _tag}, state) do
+    {own, others} =
+      Enum.split_with(state.closers, fn {_monitor, {closer, _}} -> closer == pid end)
+
+    for {monitor, _} <- own, do: Process.demonitor(monitor, [:flush])
+    {:reply, :ok, %{state | closers: Map.new(others)}}
+  end
+
+  defp in_hand(state) do
+    hunted = with {_pid, _monitor, numbers} <- state.hunting, do: numbers
+
+    [Map.values(state.monitors), Map.keys(state.ending), hunted || []]
+    |> Enum.concat()
+    |> MapSet.new()
+    |> MapSet.union(state.to_verify)
+    |> MapSet.union(state.later)
   end
 
   # Numbers rise, so that one is not used again while somebody may still think of its last bearer.
@@ -150,7 +214,7 @@ defmodule Leash.Reaper do
 
   def handle_info({:DOWN, monitor, :process, _pid, reason}, state) do
     case Map.pop(state.monitors, monitor) do
-      {nil, _monitors} -> {:noreply, state}
+      {nil, _monitors} -> {:noreply, %{state | closers: Map.delete(state.closers, monitor)}}
       {number, monitors} -> {:noreply, worker_down(number, reason, %{state | monitors: monitors})}
     end
   end
@@ -198,8 +262,8 @@ defmodule Leash.Reaper do
   # The shim's proof covers what can be reparented to it; a process that moved into another pid namespace
   # has its own reaper there, and only its tag tells. One look for all that ended within a second.
   defp look_again(row, ms, state) do
-    close(row)
-    Workers.put(%{row | shim_fd: nil})
+    close_fd(row)
+    Workers.change(row.number, shim_fd: nil)
     state = %{state | later: MapSet.put(state.later, row.number)}
     if due_within?(state.look_again, ms), do: state, else: look_after(ms, state)
   end
@@ -288,14 +352,15 @@ defmodule Leash.Reaper do
 
   defp hunted({:shutdown, {:ok, report}}, numbers, state) do
     left = MapSet.new(report.survivors, & &1.worker)
-    if MapSet.size(left) > 0, do: log_survivors(report.survivors)
+    {kept, freed} = Enum.split_with(numbers, &(&1 in left or nil in left))
 
-    numbers
-    |> Enum.reduce(state, fn number, state ->
-      # An unfinished tree keeps its number: nobody else's mark may ever equal it.
-      if number in left or nil in left, do: state, else: free(number, state)
-    end)
-    |> hunt()
+    if kept != [] do
+      log_survivors(report.survivors)
+      tell_closers(state, {:leash_left, kept, report.survivors})
+    end
+
+    # An unfinished tree keeps its number: nobody else's mark may ever equal it.
+    freed |> Enum.reduce(state, &free/2) |> hunt()
   end
 
   defp hunted(failure, numbers, state) do
@@ -309,13 +374,17 @@ defmodule Leash.Reaper do
   defp now, do: System.monotonic_time(:millisecond)
 
   defp free(number, state) do
-    with {:ok, row} <- Workers.fetch(number), do: close(row)
+    with {:ok, row} <- Workers.fetch(number), do: close_fd(row)
     Workers.delete(number)
+    tell_closers(state, {:leash_free, number})
     state
   end
 
-  defp close(%{shim_fd: nil}), do: :ok
-  defp close(%{shim_fd: fd}), do: Native.fd_close(fd)
+  defp tell_closers(state, message),
+    do: Enum.each(state.closers, fn {_monitor, {pid, _group}} -> send(pid, message) end)
+
+  defp close_fd(%{shim_fd: nil}), do: :ok
+  defp close_fd(%{shim_fd: fd}), do: Native.fd_close(fd)
 
   defp log_survivors(survivors) do
     Logger.error([
@@ -334,7 +403,10 @@ defmodule Leash.Reaper do
     longest = rows |> Enum.map(&patience(&1, :ladder)) |> Enum.max(fn -> 0 end)
     bound = min(longest, state.run.config.stop_timeout)
 
-    for %{tree: :alive, shim_fd: fd} <- rows, fd != nil, do: signal_shim(fd, :ladder)
+    for %{tree: :alive, shim_fd: fd, number: number} <- rows,
+        fd != nil,
+        do: tell_shim(number, fd, :ladder)
+
     waiting = for {number, fd} <- fds, monitored?(number, fd), into: %{}, do: {number, fd}
 
     _stuck =

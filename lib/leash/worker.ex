@@ -38,6 +38,7 @@ defmodule Leash.Worker do
 
     * `%Leash.OptionsError{}` - an option is wrong; nothing was started
     * `:not_running` - the `:leash` application is not started, or is stopping
+    * `:stopping` - `Leash.stop_all/2` is ending its group at the moment
     * `:too_many_workers` - 32,766 trees live or are not yet proven gone
     * `{:exec, posix}` - the program could not be executed, errors of execve(2): `:enoent` (also a
       missing interpreter), `:eacces`, `:enoexec`, `:e2big`, `:etxtbsy` …
@@ -158,13 +159,14 @@ defmodule Leash.Worker do
   def shim_pid(worker), do: info(worker).shim_pid
 
   @doc """
-  What is known about a worker: `:run_id`, `:worker` (its number), `:os_pid`, `:shim_pid`,
+  What is known about a worker: `:run_id`, `:worker` (its number), `:group`, `:os_pid`, `:shim_pid`,
   `:command`, `:args`, `:state` (`:running` or `:ending`), `:started_at` (`DateTime`), and `:mark`: whether the
   mark could be set (`:set`, `:off`, `:no_depth`, `{:error, posix}`).
   """
   @spec info(worker()) :: %{
           run_id: Leash.RunId.t(),
           worker: pos_integer(),
+          group: Leash.group() | nil,
           os_pid: pos_integer(),
           shim_pid: pos_integer() | nil,
           command: String.t(),
@@ -275,7 +277,8 @@ defmodule Leash.Worker do
   defp launch(options, client) do
     label = label(options)
 
-    with {:ok, number} <- Reaper.register(%{label: label, stop: options.stop}),
+    with {:ok, number} <-
+           Reaper.register(%{label: label, stop: options.stop, group: options.group}),
          {:ok, run} <- fetch_run(),
          options = Run.with_flag(run, number, options),
          {:ok, listener, stdio_name} <- listen(options),
@@ -366,10 +369,15 @@ defmodule Leash.Worker do
   defp started(%{client: client, os_pid: pid} = state) when client != nil and pid != nil,
     do: {:ok, state, {:continue, :over}}
 
-  defp started(state), do: {:stop, stop_reason(state)}
+  defp started(state), do: not_started(state, stop_reason(state))
 
   defp ready(%{failure: nil, phase: :running, ready?: true} = state), do: {:ok, state}
-  defp ready(state), do: {:stop, start_error(state)}
+  defp ready(state), do: not_started(state, start_error(state))
+
+  defp not_started(state, reason) do
+    answer_stoppers(state)
+    {:stop, reason}
+  end
 
   defp start_error(%{failure: nil, result: {:ok, exit}}), do: {:exited, exit}
   defp start_error(state), do: stop_reason(state)
@@ -395,6 +403,12 @@ defmodule Leash.Worker do
 
       true ->
         case next_message(deadline) do
+          {:leash, {:stop, _from, _how}} = message ->
+            # Whoever waits for the start is told; an ending under way keeps its own reason.
+            failure? = state.ending == nil and state.failure == nil
+            state = if failure?, do: %{state | failure: :stopping}, else: state
+            state |> advance(message) |> loop_until(:infinity, failure, condition)
+
           {:EXIT, pid, reason} = message ->
             # A parent that ends takes us along whatever its reason; others only when they crash.
             if own_exit?(state, pid) or (reason == :normal and pid != state.parent),
@@ -442,6 +456,7 @@ defmodule Leash.Worker do
     info = %{
       run_id: state.run.id,
       worker: state.number,
+      group: state.options.group,
       os_pid: state.os_pid,
       shim_pid: state.shim_pid,
       command: state.options.command,
@@ -472,15 +487,8 @@ defmodule Leash.Worker do
     {:noreply, state}
   end
 
-  def handle_call({:stop, how}, from, state) do
-    state = %{
-      state
-      | stoppers: [from | state.stoppers],
-        requested?: state.phase == :running or state.requested?
-    }
-
-    state |> begin_end(how) |> continue()
-  end
+  def handle_call({:stop, how}, from, state),
+    do: state |> advance({:leash, {:stop, from, how}}) |> continue()
 
   defp no_input(%{options: %{stdin: :pipe}}), do: :epipe
   defp no_input(_state), do: :not_piped
@@ -512,13 +520,14 @@ defmodule Leash.Worker do
   end
 
   # Everybody who asked gets the answer, those too whose call is still in the mailbox.
-  defp answer(%{client: client} = state) when client != nil, do: answer_client(state)
+  defp answer(state), do: state |> answer_client() |> answer_stoppers()
 
-  defp answer(state) do
+  defp answer_stoppers(state) do
     Enum.each(state.stoppers, &GenServer.reply(&1, state.result))
 
     receive do
-      {:"$gen_call", from, {:stop, _how}} -> answer(%{state | stoppers: [from]})
+      {:"$gen_call", from, {:stop, _how}} -> answer_stoppers(%{state | stoppers: [from]})
+      {:leash, {:stop, from, _how}} -> answer_stoppers(%{state | stoppers: [from]})
     after
       0 -> :ok
     end
@@ -600,6 +609,14 @@ defmodule Leash.Worker do
     do: end_rest(%{state | client: %{client | output_done?: true}})
 
   defp advance(state, {:leash, {:end, how}}), do: begin_end(state, how)
+
+  # Once from each who asks; a second time, to be ended at once, from `Leash.stop_all/2` alone.
+  defp advance(state, {:leash, {:stop, from, how}}) do
+    requested? = state.phase == :running or state.requested?
+    stoppers = [from | List.delete(state.stoppers, from)]
+    begin_end(%{state | stoppers: stoppers, requested?: requested?}, how)
+  end
+
   defp advance(state, {:leash, :hold}), do: hold(state)
 
   defp advance(%{hunt: {_pid, monitor}} = state, {:DOWN, monitor, :process, _, reason}),
@@ -791,7 +808,7 @@ defmodule Leash.Worker do
   end
 
   defp signal_held(state) do
-    Reaper.signal_shim(state.shim_fd, state.ending)
+    Reaper.tell_shim(state.number, state.shim_fd, state.ending)
     stuck_after(state.ending, patience(state))
     update_row(state, tree: :ending)
   end

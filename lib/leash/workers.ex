@@ -16,6 +16,7 @@ defmodule Leash.Workers do
           number: pos_integer(),
           pid: pid(),
           label: String.t(),
+          group: Leash.Group.t() | nil,
           stop: Ladder.t(),
           shim: pos_integer() | nil,
           shim_fd: Native.fd() | nil,
@@ -36,18 +37,35 @@ defmodule Leash.Workers do
 
   @spec put(row()) :: :ok
   def put(row) do
-    true = :ets.insert(__MODULE__, {row.number, row.pid, row})
+    true = :ets.insert(__MODULE__, {row.number, row.pid, row, 0})
     :ok
   end
 
   @doc "Changes a row, unless it or the table went away."
   @spec change(pos_integer(), keyword()) :: :ok
   def change(number, changes) do
-    with true <- exist?(), {:ok, row} <- fetch(number), do: put(Map.merge(row, Map.new(changes)))
+    with true <- exist?(),
+         {:ok, row} <- fetch(number),
+         do: :ets.update_element(__MODULE__, number, {3, Map.merge(row, Map.new(changes))})
+
     :ok
   rescue
     # The table went with the application between the question and the write.
     ArgumentError -> :ok
+  end
+
+  @doc """
+  Whether the caller is the first who is to tell a worker's shim to begin its ladder.
+
+  A second telling means SIGKILL, and the Worker is not the only one who may tell: `Leash.stop_all/2` does where
+  the Worker does not answer.
+  """
+  @spec first_to_tell?(pos_integer()) :: boolean()
+  def first_to_tell?(number) do
+    :ets.update_counter(__MODULE__, number, {4, 1}) == 1
+  rescue
+    # Neither row nor table is there: nobody else can tell.
+    ArgumentError -> true
   end
 
   @spec taken?(pos_integer()) :: boolean()
@@ -56,9 +74,12 @@ defmodule Leash.Workers do
   @spec fetch(pos_integer()) :: {:ok, row()} | :error
   def fetch(number) do
     case :ets.lookup(__MODULE__, number) do
-      [{_number, _pid, row}] -> {:ok, row}
+      [{_number, _pid, row, _told}] -> {:ok, row}
       [] -> :error
     end
+  rescue
+    # There is no table while the application is stopped.
+    ArgumentError -> :error
   end
 
   @spec delete(pos_integer()) :: :ok
@@ -67,11 +88,19 @@ defmodule Leash.Workers do
     :ok
   end
 
+  @doc "The rows of a group whose trees are not proven gone, by number."
+  @spec living(Leash.Group.t() | :all) :: [row()]
+  def living(group),
+    do: for(row <- all(), row.tree != :gone, Leash.Group.includes?(group, row.group), do: row)
+
   @doc "All rows, by number."
   @spec all() :: [row()]
   def all do
     if exist?(),
       do: __MODULE__ |> :ets.tab2list() |> Enum.map(&elem(&1, 2)) |> Enum.sort_by(& &1.number),
       else: []
+  rescue
+    # The table went with the application between the question and the look.
+    ArgumentError -> []
   end
 end

@@ -23,6 +23,8 @@ defmodule Leash.Test.Needs do
       {:no_cap_sys_resource, "CAP_SYS_RESOURCE raises any limit",
        fn -> not cap_sys_resource?() end},
       {:pids_limit, "the pids controller of cgroup v1 cannot be used", &pids_limit?/0},
+      {:freezer, "the freezer of cgroup v1, which nothing can be killed in, is not here",
+       &freezer?/0},
       {:cc, "there is no C compiler", fn -> System.find_executable("cc") != nil end},
       {:node, "node is not installed", fn -> System.find_executable("node") != nil end},
       {:set_tid, "clone3 with set_tid is refused", &set_tid?/0}
@@ -49,6 +51,18 @@ defmodule Leash.Test.Needs do
       limited = File.exists?(Path.join(path, "pids.max"))
       File.rmdir(path)
       limited
+    else
+      {:error, _reason} -> false
+    end
+  end
+
+  defp freezer? do
+    path = "/sys/fs/cgroup/freezer/leash-test-#{System.pid()}"
+
+    with :ok <- File.mkdir(path) do
+      freezes? = File.exists?(Path.join(path, "freezer.state"))
+      File.rmdir(path)
+      freezes?
     else
       {:error, _reason} -> false
     end

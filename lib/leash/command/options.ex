@@ -6,7 +6,7 @@ defmodule Leash.Command.Options do
   alias Leash.Worker
 
   # Handed on as they are.
-  @worker [:cd, :env, :arg0, :stop, :on_exit, :limits, :mark, :run_id_flag]
+  @worker [:cd, :env, :arg0, :stop, :on_exit, :limits, :mark, :run_id_flag, :group]
 
   # A program whose exec does not return keeps its caller for so long unless `:timeout` says less.
   @start_timeout 0x7FFFFFFF

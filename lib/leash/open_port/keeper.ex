@@ -1,11 +1,12 @@
 defmodule Leash.OpenPort.Keeper do
-  # Watches one port of `Leash.open_port/3` and its shim, as a Worker does its own.
+  # Watches one port of `Leash.open_port/3` and its shim, as a Worker does its own. Asked to stop the tree
+  # (`Leash.stop_all/2`) it does as when the port is closed.
   #
   # The port is watched and not its owner: `Port.connect/2` changes owners, and the reason with which a port goes
   # down is that of the owner's end, `:normal` for a close. The monitor fires at once, also when the port's queue
   # is full: then the port keeps its pipe open, the shim sees no hang-up, and nobody but us tells it.
   #
-  #   register ──▶ port known ──▶ shim held ──port :DOWN──▶ shim told ──▶ exit: the Reaper sees to the rest
+  #   register ──▶ port known ──▶ shim held ──port :DOWN, or asked──▶ shim told ──▶ exit: the Reaper sees to the rest
   #                    │              └──── shim ended ────────────────────▶ exit: the Reaper looks for orphans
   #                    └ port :DOWN: the shim is looked up now
   #
@@ -32,7 +33,7 @@ defmodule Leash.OpenPort.Keeper do
           {:ok, pid(), pos_integer()} | {:error, :not_running | :stopping | :too_many_workers}
   def start(run, options) do
     caller = self()
-    description = Map.take(options, [:label, :stop])
+    description = Map.take(options, [:label, :stop, :group])
     # Not linked: it must outlive its caller for as long as it takes to tell the shim.
     {keeper, monitor} = spawn_monitor(fn -> init(caller, run, description) end)
     send(keeper, {:begin, monitor})
@@ -46,7 +47,7 @@ defmodule Leash.OpenPort.Keeper do
         {:error, reason}
 
       {:DOWN, ^monitor, :process, _pid, _killed} ->
-        {:error, :stopping}
+        {:error, :not_running}
     end
   end
 
@@ -108,13 +109,27 @@ defmodule Leash.OpenPort.Keeper do
 
   defp keep(%{port: port, leash: leash, caller: caller} = state, wait) do
     receive do
-      {:DOWN, ^port, :port, _port, :noproc} -> closed(state, caller_reason(caller))
-      {:DOWN, ^port, :port, _port, reason} -> closed(state, reason)
-      {:leash, :shim_ended} -> exit({:shutdown, :shim_ended})
+      {:DOWN, ^port, :port, _port, :noproc} ->
+        closed(state, caller_reason(caller))
+
+      {:DOWN, ^port, :port, _port, reason} ->
+        closed(state, reason)
+
+      {:leash, :shim_ended} ->
+        exit({:shutdown, :shim_ended})
+
+      {:leash, {:stop, _from, how}} ->
+        closed(state, if(how == :kill, do: :killed, else: :shutdown))
+
       # The Reaper ended every tree before it went.
-      {:DOWN, ^leash, :process, _pid, _reason} -> exit(:shutdown)
-      {:DOWN, ^caller, :process, _pid, reason} -> keep(%{state | caller: {:ended, reason}}, wait)
-      _stray -> keep(state, wait)
+      {:DOWN, ^leash, :process, _pid, _reason} ->
+        exit(:shutdown)
+
+      {:DOWN, ^caller, :process, _pid, reason} ->
+        keep(%{state | caller: {:ended, reason}}, wait)
+
+      _stray ->
+        keep(state, wait)
     after
       wait -> look(state, wait)
     end
@@ -180,7 +195,7 @@ defmodule Leash.OpenPort.Keeper do
     if Native.pidfd_ended?(state.fd) == true, do: exit({:shutdown, :shim_ended})
 
     # Where the pipe did hang up, the ladder has begun and this one signal changes nothing.
-    Reaper.signal_shim(state.fd, Reaper.how(reason))
+    Reaper.tell_shim(state.number, state.fd, Reaper.how(reason))
     Workers.change(state.number, tree: :ending)
     leave(reason)
   end

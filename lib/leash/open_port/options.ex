@@ -7,7 +7,7 @@ defmodule Leash.OpenPort.Options do
 
   # The shim's part, not the port's.
   @shim_flags [:stderr_to_stdout]
-  @shim_keys [:args, :env, :arg0, :stop, :linger, :limits, :mark, :run_id_flag]
+  @shim_keys [:args, :env, :arg0, :stop, :linger, :limits, :mark, :run_id_flag, :group]
 
   @flags [
     stream: "Data come as they are; the default.",
@@ -59,7 +59,8 @@ defmodule Leash.OpenPort.Options do
     linger: @worker[:linger],
     limits: @worker[:limits],
     mark: @worker[:mark],
-    run_id_flag: @worker[:run_id_flag]
+    run_id_flag: @worker[:run_id_flag],
+    group: @worker[:group]
   ]
 
   @schema Schema.new(Keyword.delete(@all, :args))

@@ -36,6 +36,7 @@ defmodule Leash.Worker.Options do
         ),
       doc: "Registers the process under this name."
     ],
+    group: [type: Leash.Group.option(), doc: "The group that `Leash.stop_all/2` ends it with."],
     env: [
       type:
         Schema.custom(

@@ -1,0 +1,345 @@
+defmodule Leash.StopAll do
+  # `Leash.stop_all/2`: the workers of a group ended in parallel, under one deadline.
+  #
+  # A process of its own does it, linked to nobody: an ending that began goes on to its proof when who asked for it is killed
+  # (supervisors give their children's shutdown hooks a few seconds), and nobody's mailbox is in the way.
+  #
+  #   group closed ──▶ every Worker asked ──▶ answers, or the Reaper says that a number is free
+  #                         │ no sign of a beginning: its shim is told directly
+  #                         │ deadline: Worker and shim are told to kill
+  #                         │ + 1 s: SIGKILL to the shims
+  #                         └ + 2 s: what carries the tags is hunted
+  #
+  # What is believed is a Worker's answer (the kernel's proof, or its own hunt), a number the Reaper has freed, a row that says
+  # so, or a hunt of our own where the Worker does not answer.
+  @moduledoc false
+
+  alias Leash.{Exit, Group, Hunt, Native, OptionsError, Reaper, Run, Schema, Workers}
+
+  # Until a Worker that has not begun is taken for stuck. Beginning is one signal, but a thousand do it at once.
+  @unanswered_ms 500
+  # A Worker says more of an end than a hunt can, and says it right after its shim has gone.
+  @last_word_ms 200
+  # From QUIT to KILL of a shim, and from there to looking at what it left.
+  @stuck_ms 1_000
+  # What a hunt gets to see the end of whom it killed: whoever calls has a deadline, and the Reaper goes on.
+  @hunt_ms 1_000
+  # How often a Reaper that is away (it restarts at once) is looked for.
+  @reattach_ms 100
+
+  @schema Schema.new(
+            deadline: [
+              type: Schema.milliseconds(),
+              default: 5_000,
+              doc:
+                "Milliseconds until whatever is left of all of them gets SIGKILL; each one's own `:stop` may do so earlier. 0 does so at once."
+            ]
+          )
+
+  @spec schema() :: Schema.t()
+  def schema, do: @schema
+
+  @spec run(Group.t() | :all, keyword()) ::
+          {:ok, [Leash.stopped()]} | {:error, [Leash.stopped()]}
+  def run(group, options) do
+    %{deadline: deadline} = validate!(group, options)
+    {pid, monitor} = spawn_monitor(fn -> exit({:shutdown, {:stopped, stop(group, deadline)}}) end)
+
+    receive do
+      {:DOWN, ^monitor, :process, ^pid, {:shutdown, {:stopped, results}}} ->
+        all_gone? = Enum.all?(results, &match?(%{result: {:ok, _}}, &1))
+        {if(all_gone?, do: :ok, else: :error), results}
+
+      {:DOWN, ^monitor, :process, ^pid, reason} ->
+        exit({reason, {Leash, :stop_all, [group, options]}})
+    end
+  end
+
+  defp validate!(group, options) do
+    with true <- group == :all or Group.valid?(group),
+         {:ok, options} <- Schema.validate(schema(), options) do
+      options
+    else
+      false ->
+        raise OptionsError,
+          key: :group,
+          expected: ":all, or a group: an atom, a string or a tuple",
+          value: group
+
+      {:error, error} ->
+        raise error
+    end
+  end
+
+  defp stop(group, deadline) do
+    case Run.fetch() do
+      {:ok, run} -> stop(run, group, deadline)
+      # The application ended everything when it stopped.
+      :error -> []
+    end
+  end
+
+  defp stop(run, group, deadline) do
+    began = now()
+
+    state = %{
+      run: run,
+      group: group,
+      how: if(deadline == 0, do: :kill, else: :ladder),
+      # number => %{row:, ref: of the question and the monitor, fd: our own of the shim}
+      waiting: %{},
+      # ref => number
+      refs: %{},
+      done: [],
+      reaper: nil,
+      # numbers to be looked for by the hunt under way, and by the next
+      hunting: nil,
+      to_verify: []
+    }
+
+    for {message, ms} <- [
+          unanswered: @unanswered_ms,
+          deadline: deadline,
+          sigkill: deadline + @stuck_ms,
+          hunt: deadline + 2 * @stuck_ms
+        ],
+        do: Process.send_after(self(), {:leash, message}, began + ms, abs: true)
+
+    state = state |> attach() |> loop()
+    _ = Reaper.open()
+    Enum.sort_by(state.done, & &1.worker)
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
+
+  defp loop(%{waiting: waiting} = state) when map_size(waiting) == 0, do: state
+
+  defp loop(state) do
+    receive do
+      {ref, answer} when is_map_key(state.refs, ref) ->
+        state |> answered(state.refs[ref], answer) |> loop()
+
+      {:DOWN, ref, :process, _pid, _reason} when is_map_key(state.refs, ref) ->
+        state |> worker_down(state.refs[ref]) |> loop()
+
+      {:DOWN, monitor, :process, _pid, _reason} when monitor == state.reaper ->
+        Process.send_after(self(), {:leash, :attach}, @reattach_ms)
+        loop(%{state | reaper: nil})
+
+      {:DOWN, monitor, :process, _pid, reason} ->
+        state |> hunted(monitor, reason) |> loop()
+
+      {:leash_free, number} ->
+        state |> gone(number) |> loop()
+
+      {:leash_left, numbers, survivors} ->
+        numbers
+        |> Enum.filter(&orphan?(state, &1))
+        |> Enum.reduce(state, &left(&2, &1, survivors))
+        |> loop()
+
+      {:leash_shim, number} ->
+        Process.send_after(self(), {:leash, {:verify, [number]}}, @last_word_ms)
+        loop(state)
+
+      {:leash, message} ->
+        state |> advance(message) |> loop()
+
+      _stray ->
+        loop(state)
+    end
+  end
+
+  ## Asking
+
+  # Also after the Reaper's restart, which may have let a start through and forgotten to tell of an end.
+  defp attach(state) do
+    closed = Reaper.close(state.group)
+    state = Enum.reduce(Workers.living(state.group), state, &ask(&2, &1))
+    state = state.waiting |> Map.keys() |> Enum.reduce(state, &if_freed(&2, &1))
+
+    case closed do
+      :ok ->
+        %{state | reaper: Process.monitor(Reaper)}
+
+      {:error, :not_running} ->
+        Process.send_after(self(), {:leash, :attach}, @reattach_ms)
+        state
+    end
+  end
+
+  defp ask(state, %{number: number}) when is_map_key(state.waiting, number), do: state
+
+  defp ask(state, row) do
+    ref = Process.monitor(row.pid)
+    state = put_in(state.waiting[row.number], %{row: row, ref: ref, fd: nil})
+    state = put_in(state.refs[ref], row.number)
+    tell_worker(state, row.number)
+    state
+  end
+
+  defp tell_worker(state, number) do
+    %{row: row, ref: ref} = state.waiting[number]
+    send(row.pid, {:leash, {:stop, {self(), ref}, state.how}})
+  end
+
+  defp advance(state, :attach), do: attach(state)
+
+  defp advance(state, :unanswered) do
+    for {number, %{row: row}} <- state.waiting,
+        match?({:ok, %{tree: :alive}}, fetch(state, number)),
+        Process.alive?(row.pid),
+        reduce: state,
+        do: (state -> tell_shim(state, number, state.how))
+  end
+
+  defp advance(state, :deadline) do
+    state = %{state | how: :kill}
+    numbers = Map.keys(state.waiting)
+    Enum.each(numbers, &tell_worker(state, &1))
+    # A Worker that is stuck passes nothing on, and a second QUIT does no harm.
+    Enum.reduce(numbers, state, &tell_shim(&2, &1, :kill))
+  end
+
+  defp advance(state, :sigkill),
+    do: state.waiting |> Map.keys() |> Enum.reduce(state, &tell_shim(&2, &1, :sigkill))
+
+  defp advance(state, :hunt), do: verify(state, Map.keys(state.waiting))
+  defp advance(state, {:verify, numbers}), do: verify(state, numbers)
+
+  # The descriptors that the table names are the Worker's and the Reaper's, who may close them, and of which one
+  # process at a time is told.
+  defp tell_shim(state, number, how) do
+    case hold(state, number) do
+      {%{fd: nil}, state} ->
+        state
+
+      {%{fd: fd}, state} ->
+        if how == :sigkill,
+          do: Reaper.signal_shim(fd, :sigkill),
+          else: Reaper.tell_shim(number, fd, how)
+
+        state
+    end
+  end
+
+  defp hold(state, number) do
+    with %{fd: nil} = worker <- state.waiting[number],
+         {:ok, %{shim: shim}} when shim != nil <- fetch(state, number),
+         {:ok, fd} <- Native.shim_open(shim, state.run.id, number) do
+      if Native.pidfd_monitor(fd, {:leash_shim, number}) != :ok,
+        do: send(self(), {:leash_shim, number})
+
+      worker = %{worker | fd: fd}
+      {worker, put_in(state.waiting[number], worker)}
+    else
+      # It has ended: a Worker that lives says so now, or never.
+      {:error, :esrch} ->
+        send(self(), {:leash_shim, number})
+        {state.waiting[number], state}
+
+      # Held already; not started yet; freed; or nothing can be opened here.
+      _other ->
+        {state.waiting[number], state}
+    end
+  end
+
+  ## What came of it
+
+  defp answered(state, number, {:ok, %Exit{}} = result), do: done(state, number, result)
+  defp answered(state, number, {:error, %{survivors: list}}), do: left(state, number, list)
+  # It had no program; its end, which is to follow, says the rest.
+  defp answered(state, _number, _nothing), do: state
+
+  defp worker_down(state, number), do: if_freed(state, number)
+
+  # Otherwise the Reaper ends what a Worker left that did not answer.
+  defp if_freed(state, number) do
+    case fetch(state, number) do
+      {:ok, %{tree: tree}} when tree != :gone -> state
+      # Where the whole table went with the application, no row is no proof.
+      _gone -> if Workers.exist?(), do: gone(state, number), else: verify(state, [number])
+    end
+  end
+
+  # The row of that very worker: by its Worker process, since numbers are used again.
+  defp fetch(state, number) do
+    with {:ok, row} <- Workers.fetch(number) do
+      if row.pid == state.waiting[number].row.pid, do: {:ok, row}, else: :error
+    end
+  end
+
+  defp orphan?(state, number) do
+    case state.waiting do
+      %{^number => %{row: row}} -> not Process.alive?(row.pid)
+      _other -> false
+    end
+  end
+
+  defp gone(state, number), do: done(state, number, {:ok, :gone})
+  defp left(state, number, list), do: done(state, number, {:error, %{survivors: list}})
+
+  defp done(state, number, result) do
+    case Map.pop(state.waiting, number) do
+      {nil, _waiting} ->
+        state
+
+      {%{row: row, ref: ref, fd: fd}, waiting} ->
+        Process.demonitor(ref, [:flush])
+        _ = fd && Native.fd_close(fd)
+
+        stopped = %{
+          worker: number,
+          pid: row.pid,
+          label: row.label,
+          group: row.group,
+          os_pid: row.os_pid,
+          result: result
+        }
+
+        %{
+          state
+          | waiting: waiting,
+            refs: Map.delete(state.refs, ref),
+            done: [stopped | state.done]
+        }
+    end
+  end
+
+  ## Looking
+
+  defp verify(state, numbers), do: hunt(%{state | to_verify: numbers ++ state.to_verify})
+
+  # One at a time, for all that came up meanwhile.
+  defp hunt(%{hunting: nil} = state) do
+    case state.to_verify |> Enum.uniq() |> Enum.filter(&is_map_key(state.waiting, &1)) do
+      [] ->
+        %{state | to_verify: []}
+
+      numbers ->
+        spec = Map.put(Hunt.of_workers(state.run, numbers), :deadline, @hunt_ms)
+        {_pid, monitor} = Hunt.start(spec)
+        %{state | hunting: {monitor, numbers}, to_verify: []}
+    end
+  end
+
+  defp hunt(state), do: state
+
+  defp hunted(%{hunting: {monitor, numbers}} = state, monitor, reason) do
+    numbers
+    |> Enum.reduce(%{state | hunting: nil}, &found(&2, &1, reason))
+    |> hunt()
+  end
+
+  defp hunted(state, _monitor, _reason), do: state
+
+  defp found(state, number, {:shutdown, {:ok, %{survivors: survivors, complete: complete?}}}) do
+    case Enum.filter(survivors, &(&1.worker in [number, nil])) do
+      [] when complete? -> gone(state, number)
+      # Nobody was found, and not everybody could be looked at.
+      survivors -> left(state, number, survivors)
+    end
+  end
+
+  defp found(state, number, _failed), do: left(state, number, [])
+end
