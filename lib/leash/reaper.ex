@@ -14,7 +14,7 @@ defmodule Leash.Reaper do
 
   require Logger
 
-  alias Leash.{Group, HeldShim, Hunt, Ladder, Native, Workers}
+  alias Leash.{Group, HeldShim, Hunt, Ladder, Native, Telemetry, Workers}
 
   @numbers 32_766
 
@@ -44,7 +44,12 @@ defmodule Leash.Reaper do
   def start_link(options), do: GenServer.start_link(__MODULE__, options, name: __MODULE__)
 
   @doc "Registers the calling Worker and gives it a number whose last tree is proven gone."
-  @spec register(%{label: String.t(), stop: Ladder.t(), group: Group.t() | nil}) ::
+  @spec register(%{
+          kind: Workers.kind(),
+          label: String.t(),
+          stop: Ladder.t(),
+          group: Group.t() | nil
+        }) ::
           {:ok, pos_integer()} | {:error, :not_running | :stopping | :too_many_workers}
   def register(description) do
     GenServer.call(__MODULE__, {:register, description}, :infinity)
@@ -157,6 +162,8 @@ defmodule Leash.Reaper do
           pid: pid,
           label: description.label,
           group: description.group,
+          kind: description.kind,
+          began: System.monotonic_time(),
           stop: description.stop,
           shim: nil,
           shim_fd: nil,
@@ -374,11 +381,18 @@ defmodule Leash.Reaper do
   defp now, do: System.monotonic_time(:millisecond)
 
   defp free(number, state) do
-    with {:ok, row} <- Workers.fetch(number), do: close_fd(row)
+    with {:ok, row} <- Workers.fetch(number) do
+      close_fd(row)
+      if unseen_end?(row), do: Telemetry.worker_stop(number, nil)
+    end
+
     Workers.delete(number)
     tell_closers(state, {:leash_free, number})
     state
   end
+
+  # Of what ran and whose Worker did not live to say so.
+  defp unseen_end?(row), do: row.tree != :gone and (row.os_pid != nil or row.kind == :port)
 
   defp tell_closers(state, message),
     do: Enum.each(state.closers, fn {_monitor, {pid, _group}} -> send(pid, message) end)

@@ -9,7 +9,7 @@ defmodule Leash.Shim do
            %{shim: pos_integer(), mark: :set | :off | :no_depth | {:error, pos_integer()}}}
           | {:started, pos_integer()}
           | {:start_failed, atom(), pos_integer()}
-          | {:step, Exit.cause(), Signal.t() | :final}
+          | {:step, Exit.cause(), Signal.t(), ms :: non_neg_integer()}
           | {:exited, {:status, byte()} | {:signal, Signal.t()}}
           | {:gone, Exit.t()}
           | {:unknown, binary()}
@@ -117,9 +117,8 @@ defmodule Leash.Shim do
 
   def report(<<3, stage, errno::16>>), do: {:start_failed, Map.get(@stages, stage, stage), errno}
 
-  def report(<<4, cause, index, signal, _ms::32>>) do
-    {:step, cause(cause), if(index == 255, do: :final, else: Signal.name(signal))}
-  end
+  def report(<<4, cause, _index, signal, ms::32>>),
+    do: {:step, cause(cause), Signal.name(signal), ms}
 
   def report(<<5, how, value>>), do: {:exited, how(how, value)}
 

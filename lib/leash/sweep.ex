@@ -36,7 +36,7 @@ defmodule Leash.Sweep do
   everything that proves it ours.
   """
 
-  alias Leash.{Hunt, OptionsError, Run, Schema}
+  alias Leash.{Hunt, OptionsError, Run, Schema, Telemetry}
 
   require Logger
 
@@ -105,9 +105,10 @@ defmodule Leash.Sweep do
   @spec run(keyword()) :: {:ok, t()} | {:error, OptionsError.t() | term()}
   def run(options) do
     with {:ok, options} <- Schema.validate(schema(), options),
-         {:ok, run} <- fetch_run(),
-         {:ok, report} <- Hunt.run(spec(options, run)) do
-      {:ok, from_report(report)}
+         {:ok, run} <- fetch_run() do
+      Telemetry.sweep(run, options.mode, fn ->
+        with {:ok, report} <- Hunt.run(spec(options, run)), do: {:ok, from_report(report)}
+      end)
     end
   end
 

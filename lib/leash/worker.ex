@@ -65,6 +65,7 @@ defmodule Leash.Worker do
     Run,
     Schema,
     Shim,
+    Telemetry,
     Workers
   }
 
@@ -278,7 +279,12 @@ defmodule Leash.Worker do
     label = label(options)
 
     with {:ok, number} <-
-           Reaper.register(%{label: label, stop: options.stop, group: options.group}),
+           Reaper.register(%{
+             kind: if(client, do: :command, else: :worker),
+             label: label,
+             stop: options.stop,
+             group: options.group
+           }),
          {:ok, run} <- fetch_run(),
          options = Run.with_flag(run, number, options),
          {:ok, listener, stdio_name} <- listen(options),
@@ -311,6 +317,7 @@ defmodule Leash.Worker do
          exited: nil,
          result: nil,
          hunt: nil,
+         gone?: false,
          shim_ended?: false,
          parent: parent(),
          reaper: Process.monitor(Reaper)
@@ -371,7 +378,11 @@ defmodule Leash.Worker do
 
   defp started(state), do: not_started(state, stop_reason(state))
 
-  defp ready(%{failure: nil, phase: :running, ready?: true} = state), do: {:ok, state}
+  defp ready(%{failure: nil, phase: :running, ready?: true} = state) do
+    Telemetry.worker(:ready, state.number)
+    {:ok, state}
+  end
+
   defp ready(state), do: not_started(state, start_error(state))
 
   defp not_started(state, reason) do
@@ -648,6 +659,7 @@ defmodule Leash.Worker do
 
   defp report(state, {:started, os_pid}) do
     state = update_row(accept(%{state | os_pid: os_pid}), os_pid: os_pid)
+    Telemetry.worker(:start, state.number)
     feed(state)
     if state.phase == :launching, do: %{state | phase: :running}, else: state
   end
@@ -660,7 +672,12 @@ defmodule Leash.Worker do
   defp report(state, {:gone, exit}),
     do: answer_client(%{state | result: {:ok, %Exit{exit | os_pid: state.os_pid}}})
 
-  defp report(state, _step_or_unknown), do: state
+  defp report(state, {:step, cause, signal, elapsed}) do
+    Telemetry.step(state.number, cause, signal, elapsed)
+    state
+  end
+
+  defp report(state, _unknown), do: state
 
   defp hold(%{shim_fd: nil, mark: mark, phase: phase} = state)
        when mark != nil and phase in [:launching, :running, :ending] do
@@ -719,12 +736,20 @@ defmodule Leash.Worker do
     if state.input, do: Process.exit(state.input, :kill)
 
     state
-    |> update_row(tree: :gone)
+    |> gone()
     |> tell({:ended, state.result, state.failure})
     |> put_in([:client, :answered?], true)
   end
 
   defp answer_client(state), do: state
+
+  # Once: for a client at the shim's word, for everybody else when the shim is gone too.
+  defp gone(%{gone?: true} = state), do: state
+
+  defp gone(%{result: {:ok, exit}} = state) do
+    if state.os_pid, do: Telemetry.worker_stop(state.number, exit)
+    %{update_row(state, tree: :gone) | gone?: true}
+  end
 
   # Only when its output has ended too is a command over (a background process may hold it); what it left
   # behind is ended then.
@@ -898,7 +923,7 @@ defmodule Leash.Worker do
   defp drain(state) do
     state = accept(state)
     gone? = match?({:ok, _}, state.result)
-    state = if gone?, do: update_row(state, tree: :gone), else: state
+    state = if gone?, do: gone(state), else: state
     Process.send_after(self(), {:leash, :drained}, @drain_ms)
     Enum.each(Map.keys(state.outputs), &Output.finish/1)
     drained(%{state | phase: :draining})

@@ -8,6 +8,9 @@ defmodule Leash.Workers do
 
   alias Leash.{Ladder, Native}
 
+  @typedoc "A `Leash.Worker`, one of a command's or a stream's, or a port of `Leash.open_port/3`."
+  @type kind :: :worker | :command | :port
+
   @typedoc """
   A worker. `shim_fd` is a pidfd; `tree` is `:ending` once the shim was told to, and `:gone` once the
   Worker saw the proof.
@@ -17,6 +20,8 @@ defmodule Leash.Workers do
           pid: pid(),
           label: String.t(),
           group: Leash.Group.t() | nil,
+          kind: kind(),
+          began: integer(),
           stop: Ladder.t(),
           shim: pos_integer() | nil,
           shim_fd: Native.fd() | nil,

@@ -10,8 +10,8 @@ defmodule Leash.ShimTest do
     assert {:ready, %{mark: {:error, 1}}} = Shim.report(<<1, 1, 1::32, 3, 1::16, 7>>)
     assert Shim.report(<<2, 4712::32>>) == {:started, 4712}
     assert Shim.report(<<3, 11, 2::16>>) == {:start_failed, :exec, 2}
-    assert Shim.report(<<4, 1, 0, 15, 0::32>>) == {:step, :leash, :sigterm}
-    assert Shim.report(<<4, 4, 255, 9, 10::32>>) == {:step, :kill, :final}
+    assert Shim.report(<<4, 1, 0, 15, 0::32>>) == {:step, :leash, :sigterm, 0}
+    assert Shim.report(<<4, 4, 255, 9, 10::32>>) == {:step, :kill, :sigkill, 10}
     assert Shim.report(<<5, 1, 7>>) == {:exited, {:status, 7}}
     assert Shim.report(<<5, 2, 9>>) == {:exited, {:signal, :sigkill}}
   end

@@ -13,7 +13,7 @@ defmodule Leash.OpenPort.Keeper do
   # Whatever ends this process, the Reaper answers for the tree then.
   @moduledoc false
 
-  alias Leash.{HeldShim, Native, Reaper, Run, Workers}
+  alias Leash.{HeldShim, Native, Reaper, Run, Telemetry, Workers}
 
   # The fork server has executed the shim by then.
   @first_look_ms HeldShim.after_ms()
@@ -33,7 +33,7 @@ defmodule Leash.OpenPort.Keeper do
           {:ok, pid(), pos_integer()} | {:error, :not_running | :stopping | :too_many_workers}
   def start(run, options) do
     caller = self()
-    description = Map.take(options, [:label, :stop, :group])
+    description = options |> Map.take([:label, :stop, :group]) |> Map.put(:kind, :port)
     # Not linked: it must outlive its caller for as long as it takes to tell the shim.
     {keeper, monitor} = spawn_monitor(fn -> init(caller, run, description) end)
     send(keeper, {:begin, monitor})
@@ -56,6 +56,7 @@ defmodule Leash.OpenPort.Keeper do
   def watch(keeper, number, port, os_pid) do
     # Here, so that the caller finds its port in the list from now on.
     Workers.change(number, shim: os_pid)
+    Telemetry.worker(:start, number)
     send(keeper, {:watch, port, os_pid})
     :ok
   end

@@ -1,0 +1,123 @@
+defmodule Leash.Telemetry do
+  @events [
+    {[:leash, :worker, :start], "a program runs (it was executed)", "`:system_time`",
+     "those of a worker"},
+    {[:leash, :worker, :ready], "it is ready, as `:ready` says", "`:duration` since the start",
+     "those of a worker"},
+    {[:leash, :worker, :stop], "its tree is gone", "`:duration` since the start",
+     "those of a worker, `:exit` (`Leash.Exit`, nil where nobody saw it: of ports, and of a Worker that was killed)"},
+    {[:leash, :kill, :step], "a step of the ladder began", "`:elapsed` since the end began",
+     "those of a worker, `:signal` (such as `:sigterm`, or `:sigkill` for the last phase), `:cause` (as in `Leash.Exit`)"},
+    {[:leash, :sweep, :start], "a sweep begins", "`:system_time`", "`:run_id`, `:mode`"},
+    {[:leash, :sweep, :match], "a process that carries a tag was judged", "`:count`, 1",
+     "`:run_id` (this run's), `:match` (as in `Leash.Sweep`)"},
+    {[:leash, :sweep, :stop], "a sweep is over",
+     "`:duration`, `:matches`, `:survivors` (numbers)", "`:run_id`, `:mode`, `:complete`"}
+  ]
+
+  @moduledoc """
+  Events for `:telemetry`, where the host has it; nothing here needs it.
+
+      :telemetry.attach("log-kills", [:leash, :kill, :step], &MyApp.Log.kill/4, nil)
+
+  | event | when | measurements | metadata |
+  |---|---|---|---|
+  #{Enum.map_join(@events, "\n", fn {name, at, measurements, metadata} -> "| `#{inspect(name)}` | #{at} | #{measurements} | #{metadata} |" end)}
+
+  Times are in native units (`System.convert_time_unit/3`). The metadata of a worker: `:run_id`, `:worker` (its number), `:kind`
+  (`:worker`, `:command` or `:port`), `:label`, `:group`, `:pid`, `:os_pid` (nil for ports) and `:shim_pid`.
+
+  Handlers run in the process that ends trees: one that takes its time holds up the end of that worker, and of the workers
+  behind it where it is the Reaper's.
+  """
+
+  alias Leash.{Run, Workers}
+
+  @doc "The names of all events, for `:telemetry.attach_many/4`."
+  @spec events() :: [[atom(), ...]]
+  def events, do: Enum.map(@events, &elem(&1, 0))
+
+  @doc false
+  @spec worker(:start | :ready, pos_integer()) :: :ok
+  def worker(:start, number),
+    do:
+      of_worker([:leash, :worker, :start], number, fn _row ->
+        %{system_time: System.system_time()}
+      end)
+
+  def worker(:ready, number), do: of_worker([:leash, :worker, :ready], number, &lived/1)
+
+  @doc false
+  @spec worker_stop(pos_integer(), Leash.Exit.t() | nil) :: :ok
+  def worker_stop(number, exit),
+    do: of_worker([:leash, :worker, :stop], number, &lived/1, %{exit: exit})
+
+  @doc false
+  # `elapsed` in milliseconds, as the shim counts.
+  @spec step(pos_integer(), Leash.Exit.cause(), Leash.Signal.t(), non_neg_integer()) :: :ok
+  def step(number, cause, signal, elapsed) do
+    elapsed = System.convert_time_unit(elapsed, :millisecond, :native)
+    more = %{cause: cause, signal: signal}
+    of_worker([:leash, :kill, :step], number, fn _row -> %{elapsed: elapsed} end, more)
+  end
+
+  @doc false
+  @spec sweep(Run.t(), atom(), (() -> result)) :: result
+        when result: {:ok, Leash.Sweep.t()} | {:error, term()}
+  def sweep(run, mode, function) do
+    metadata = %{run_id: run.id, mode: mode}
+    execute([:leash, :sweep, :start], %{system_time: System.system_time()}, metadata)
+    began = System.monotonic_time()
+    result = function.()
+
+    with {:ok, report} <- result do
+      for match <- report.matches,
+          do: execute([:leash, :sweep, :match], %{count: 1}, %{run_id: run.id, match: match})
+
+      measurements = %{
+        duration: System.monotonic_time() - began,
+        matches: length(report.matches),
+        survivors: length(report.survivors)
+      }
+
+      execute(
+        [:leash, :sweep, :stop],
+        measurements,
+        Map.put(metadata, :complete, report.complete)
+      )
+    end
+
+    result
+  end
+
+  defp lived(row), do: %{duration: System.monotonic_time() - row.began}
+
+  # The row is looked up only where somebody may listen.
+  defp of_worker(event, number, measurements, more \\ %{}) do
+    with true <- listens?(), true <- Workers.exist?(), {:ok, row} <- Workers.fetch(number) do
+      metadata = %{
+        run_id: with({:ok, run} <- Run.fetch(), do: run.id),
+        worker: row.number,
+        kind: row.kind,
+        label: row.label,
+        group: row.group,
+        pid: row.pid,
+        os_pid: row.os_pid,
+        shim_pid: row.shim
+      }
+
+      execute(event, measurements.(row), Map.merge(metadata, more))
+    end
+
+    :ok
+  end
+
+  defp execute(event, measurements, metadata) do
+    # Not a call that the compiler sees: it would warn where there is no such module.
+    if listens?(), do: apply(:telemetry, :execute, [event, measurements, metadata])
+    :ok
+  end
+
+  # Whoever attached a handler has loaded it.
+  defp listens?, do: function_exported?(:telemetry, :execute, 3)
+end
