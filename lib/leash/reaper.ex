@@ -44,12 +44,7 @@ defmodule Leash.Reaper do
   def start_link(options), do: GenServer.start_link(__MODULE__, options, name: __MODULE__)
 
   @doc "Registers the calling Worker and gives it a number whose last tree is proven gone."
-  @spec register(%{
-          kind: Workers.kind(),
-          label: String.t(),
-          stop: Ladder.t(),
-          group: Group.t() | nil
-        }) ::
+  @spec register(Workers.description()) ::
           {:ok, pos_integer()} | {:error, :not_running | :stopping | :too_many_workers}
   def register(description) do
     GenServer.call(__MODULE__, {:register, description}, :infinity)
@@ -157,20 +152,7 @@ defmodule Leash.Reaper do
         {:reply, {:error, :too_many_workers}, state}
 
       number ->
-        row = %{
-          number: number,
-          pid: pid,
-          label: description.label,
-          group: description.group,
-          kind: description.kind,
-          began: System.monotonic_time(),
-          stop: description.stop,
-          shim: nil,
-          shim_fd: nil,
-          os_pid: nil,
-          tree: :alive
-        }
-
+        row = Workers.row(number, pid, description)
         Workers.put(row)
         {:reply, {:ok, number}, %{watch(row, state) | last: number}}
     end

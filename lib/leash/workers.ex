@@ -29,6 +29,30 @@ defmodule Leash.Workers do
           tree: :alive | :ending | :gone
         }
 
+  @typedoc "What whoever registers a worker says of it."
+  @type description :: %{
+          kind: kind(),
+          label: String.t(),
+          stop: Ladder.t(),
+          group: Leash.Group.t() | nil
+        }
+
+  @doc "The row of a worker that is about to start."
+  @spec row(pos_integer(), pid(), description()) :: row()
+  def row(number, pid, description) do
+    description
+    |> Map.take([:kind, :label, :stop, :group])
+    |> Map.merge(%{
+      number: number,
+      pid: pid,
+      began: System.monotonic_time(),
+      shim: nil,
+      shim_fd: nil,
+      os_pid: nil,
+      tree: :alive
+    })
+  end
+
   @doc "Creates the table; the caller owns it."
   @spec create() :: :ok
   def create do

@@ -111,8 +111,8 @@ defmodule Leash.StopAllTest do
     test "a number that an earlier hunt has given up, at once", %{group: group} do
       {dead, monitor} = spawn_monitor(fn -> :ok end)
       assert_receive {:DOWN, ^monitor, :process, _pid, _reason}
-      row = %{number: 32_700, pid: dead, label: "left", group: group, stop: [], tree: :ending}
-      Workers.put(Map.merge(row, %{shim: nil, shim_fd: nil, os_pid: nil}))
+      description = %{kind: :worker, label: "left", group: group, stop: []}
+      Workers.put(%{Workers.row(32_700, dead, description) | tree: :ending})
 
       assert {took, {:ok, [%{worker: 32_700, result: {:ok, :gone}}]}} =
                timed(fn -> Leash.stop_all(group, deadline: 20_000) end)
