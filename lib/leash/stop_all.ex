@@ -6,7 +6,7 @@ defmodule Leash.StopAll do
   #
   #   group closed ──▶ every Worker asked ──▶ answers, or the Reaper says that a number is free
   #                         │ no sign of a beginning: its shim is told directly
-  #                         │ deadline: Worker and shim are told to kill
+  #                         │ deadline: the shims are told to kill
   #                         │ + 1 s: SIGKILL to the shims
   #                         └ + 2 s: what carries the tags is hunted
   #
@@ -173,14 +173,8 @@ defmodule Leash.StopAll do
   defp ask(state, row) do
     ref = Process.monitor(row.pid)
     state = put_in(state.waiting[row.number], %{row: row, ref: ref, fd: nil})
-    state = put_in(state.refs[ref], row.number)
-    tell_worker(state, row.number)
-    state
-  end
-
-  defp tell_worker(state, number) do
-    %{row: row, ref: ref} = state.waiting[number]
     send(row.pid, {:leash, {:stop, {self(), ref}, state.how}})
+    put_in(state.refs[ref], row.number)
   end
 
   defp advance(state, :attach), do: attach(state)
@@ -194,18 +188,18 @@ defmodule Leash.StopAll do
   end
 
   defp advance(state, :deadline) do
-    state = %{state | how: :kill}
-    numbers = Map.keys(state.waiting)
-    Enum.each(numbers, &tell_worker(state, &1))
-    # A Worker that is stuck passes nothing on, and a second QUIT does no harm.
-    Enum.reduce(numbers, state, &tell_shim(&2, &1, :kill))
+    # Not by the Workers, whom the last seconds may find stuck. They see what their shims report.
+    %{state | how: :kill}
+    |> tell_shims(:kill)
   end
 
-  defp advance(state, :sigkill),
-    do: state.waiting |> Map.keys() |> Enum.reduce(state, &tell_shim(&2, &1, :sigkill))
+  defp advance(state, :sigkill), do: tell_shims(state, :sigkill)
 
   defp advance(state, :hunt), do: verify(state, Map.keys(state.waiting))
   defp advance(state, {:verify, numbers}), do: verify(state, numbers)
+
+  defp tell_shims(state, how),
+    do: state.waiting |> Map.keys() |> Enum.reduce(state, &tell_shim(&2, &1, how))
 
   # The descriptors that the table names are the Worker's and the Reaper's, who may close them, and of which one
   # process at a time is told.

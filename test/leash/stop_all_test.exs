@@ -94,6 +94,20 @@ defmodule Leash.StopAllTest do
       assert {:ok, [_one]} = Leash.stop_all({group, :other})
     end
 
+    test "a port's tree as soon as any other", %{group: group} do
+      quickest =
+        for _ <- 1..3 do
+          port = port_in_group(group, :plain)
+          {took, {:ok, [_one]}} = timed(fn -> Leash.stop_all(group) end)
+          assert_gone(port.carrier)
+          took
+        end
+        |> Enum.min()
+
+      # Half a second is what somebody gets who does not answer.
+      assert quickest < 400
+    end
+
     test "those whose process is gone and whose trees the Reaper ends", %{group: group} do
       forever = port_in_group(group, :ignores_term, sigterm: :infinity)
       Port.close(forever.port)
