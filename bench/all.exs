@@ -1,12 +1,13 @@
 # Prints the table; see bench/run.
 
-for file <- ~w(stats start throughput memory scan count pauses peers/peers io),
+for file <- ~w(stats start stop throughput memory scan count pauses peers/peers io),
     do: Code.require_file("#{file}.exs", __DIR__)
 
 {:ok, _apps} = Application.ensure_all_started(:leash)
 
 parts = [
   {"start", &Bench.Start.rows/0},
+  {"stop", &Bench.Stop.rows/0},
   {"throughput", &Bench.Throughput.rows/0},
   {"memory", &Bench.Memory.rows/0},
   {"scan", &Bench.Scan.rows/0},

@@ -6,9 +6,8 @@ defmodule Leash.StopAll do
   #
   #   group closed ──▶ every Worker asked ──▶ answers, or the Reaper says that a number is free
   #                         │ no sign of a beginning: its shim is told directly
-  #                         │ deadline: Worker and shim are told to kill
-  #                         │ + 1 s: SIGKILL to the shims
-  #                         └ + 2 s: what carries the tags is hunted
+  #                         │ deadline: the shims are told to kill
+  #                         └ + 1 s: what carries the tags is hunted, stuck shims too
   #
   # What is believed is a Worker's answer (the kernel's proof, or its own hunt), a number the Reaper has freed, a row that says
   # so, or a hunt of our own where the Worker does not answer.
@@ -20,10 +19,10 @@ defmodule Leash.StopAll do
   @unanswered_ms 500
   # A Worker says more of an end than a hunt can, and says it right after its shim has gone.
   @last_word_ms 200
-  # From QUIT to KILL of a shim, and from there to looking at what it left.
+  # From QUIT until a shim is taken for stuck.
   @stuck_ms 1_000
   # What a hunt gets to see the end of whom it killed: whoever calls has a deadline, and the Reaper goes on.
-  @hunt_ms 1_000
+  @hunt_ms 1_500
   # How often a Reaper that is away (it restarts at once) is looked for.
   @reattach_ms 100
 
@@ -98,8 +97,7 @@ defmodule Leash.StopAll do
     for {message, ms} <- [
           unanswered: @unanswered_ms,
           deadline: deadline,
-          sigkill: deadline + @stuck_ms,
-          hunt: deadline + 2 * @stuck_ms
+          hunt: deadline + @stuck_ms
         ],
         do: Process.send_after(self(), {:leash, message}, began + ms, abs: true)
 
@@ -171,14 +169,8 @@ defmodule Leash.StopAll do
   defp ask(state, row) do
     ref = Process.monitor(row.pid)
     state = put_in(state.waiting[row.number], %{row: row, ref: ref, fd: nil})
-    state = put_in(state.refs[ref], row.number)
-    tell_worker(state, row.number)
-    state
-  end
-
-  defp tell_worker(state, number) do
-    %{row: row, ref: ref} = state.waiting[number]
     send(row.pid, {:leash, {:stop, {self(), ref}, state.how}})
+    put_in(state.refs[ref], row.number)
   end
 
   defp advance(state, :attach), do: attach(state)
@@ -192,15 +184,10 @@ defmodule Leash.StopAll do
   end
 
   defp advance(state, :deadline) do
-    state = %{state | how: :kill}
+    # Not by the Workers, whom the last seconds may find stuck. They see what their shims report.
     numbers = Map.keys(state.waiting)
-    Enum.each(numbers, &tell_worker(state, &1))
-    # A Worker that is stuck passes nothing on, and a second QUIT does no harm.
-    Enum.reduce(numbers, state, &tell_shim(&2, &1, :kill))
+    Enum.reduce(numbers, %{state | how: :kill}, &tell_shim(&2, &1, :kill))
   end
-
-  defp advance(state, :sigkill),
-    do: state.waiting |> Map.keys() |> Enum.reduce(state, &tell_shim(&2, &1, :sigkill))
 
   defp advance(state, :hunt), do: verify(state, Map.keys(state.waiting))
   defp advance(state, {:verify, numbers}), do: verify(state, numbers)
@@ -213,10 +200,7 @@ defmodule Leash.StopAll do
         state
 
       {%{fd: fd}, state} ->
-        if how == :sigkill,
-          do: Reaper.signal_shim(fd, :sigkill),
-          else: Reaper.tell_shim(number, fd, how)
-
+        Reaper.tell_shim(number, fd, how)
         state
     end
   end

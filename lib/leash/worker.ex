@@ -621,11 +621,9 @@ defmodule Leash.Worker do
 
   defp advance(state, {:leash, {:end, how}}), do: begin_end(state, how)
 
-  # Once from each who asks; a second time, to be ended at once, from `Leash.stop_all/2` alone.
   defp advance(state, {:leash, {:stop, from, how}}) do
     requested? = state.phase == :running or state.requested?
-    stoppers = [from | List.delete(state.stoppers, from)]
-    begin_end(%{state | stoppers: stoppers, requested?: requested?}, how)
+    begin_end(%{state | stoppers: [from | state.stoppers], requested?: requested?}, how)
   end
 
   defp advance(state, {:leash, :hold}), do: hold(state)

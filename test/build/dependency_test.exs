@@ -36,7 +36,7 @@ defmodule Leash.Build.DependencyTest do
   """
 
   setup_all do
-    directory = Path.join(System.tmp_dir!(), "leash-dependency-#{System.pid()}")
+    directory = Path.join(System.tmp_dir!(), Leash.Test.Name.of_suite("leash-dependency"))
     File.rm_rf!(directory)
     on_exit(fn -> File.rm_rf!(directory) end)
     Sandbox.dependant!(directory, @code)

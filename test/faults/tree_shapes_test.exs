@@ -238,7 +238,7 @@ defmodule Leash.Faults.TreeShapesTest do
 
   # Shell code that enters a group with at most so many processes, and what removes it.
   defp pids_limit(most) do
-    group = "/sys/fs/cgroup/pids/leash-test-#{System.pid()}-#{System.unique_integer([:positive])}"
+    group = "/sys/fs/cgroup/pids/" <> Leash.Test.Name.unique("leash-test")
 
     File.mkdir!(group)
     File.write!(Path.join(group, "pids.max"), "#{most}")

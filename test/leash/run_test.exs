@@ -10,7 +10,7 @@ defmodule Leash.RunTest do
     dir =
       Path.join(
         System.tmp_dir!(),
-        "leash-run-#{System.pid()}-#{System.unique_integer([:positive])}"
+        Leash.Test.Name.unique("leash-run")
       )
 
     on_exit(fn -> File.rm_rf!(dir) end)

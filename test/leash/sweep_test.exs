@@ -10,7 +10,7 @@ defmodule Leash.SweepTest do
     dir =
       Path.join(
         System.tmp_dir!(),
-        "leash-sweep-#{System.pid()}-#{System.unique_integer([:positive])}"
+        Leash.Test.Name.unique("leash-sweep")
       )
 
     on_exit(fn -> File.rm_rf!(dir) end)

@@ -6,7 +6,7 @@ defmodule Leash.Test.Carrier do
   A process that reads `enter/1` as shell code is in, and with it whatever it starts from then on.
   """
 
-  alias Leash.Test.Observer
+  alias Leash.Test.{Name, Observer}
 
   @enforce_keys [:kind, :path]
   defstruct [:kind, :path]
@@ -31,7 +31,7 @@ defmodule Leash.Test.Carrier do
   @spec pipe() :: t()
   def pipe, do: pipe(name())
 
-  defp name, do: "leash-test-#{System.pid()}-#{System.unique_integer([:positive])}"
+  defp name, do: Name.unique("leash-test")
 
   defp roots(%__MODULE__{kind: :cgroup, path: path}), do: [path]
 
@@ -55,8 +55,7 @@ defmodule Leash.Test.Carrier do
   def remove_stale do
     for root <- hierarchies(),
         path <- Path.wildcard(Path.join(root, "leash-test-*")),
-        [_all, pid] <- [Regex.run(~r/leash-test-(\d+)-/, path)],
-        not File.exists?("/proc/#{pid}"),
+        Name.stale?(path),
         do: Enum.each(groups_below(path) ++ [path], &File.rmdir/1)
 
     :ok

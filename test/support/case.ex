@@ -6,7 +6,7 @@ defmodule Leash.Test.Case do
 
   use ExUnit.CaseTemplate
 
-  alias Leash.Test.{Carrier, Decoy, Observer, Python, VM}
+  alias Leash.Test.{Carrier, Decoy, Name, Observer, Python, VM}
   alias Leash.Worker
 
   using do
@@ -135,11 +135,7 @@ defmodule Leash.Test.Case do
   @doc "A directory that is removed after the test."
   @spec tmp_dir!() :: String.t()
   def tmp_dir! do
-    path =
-      Path.join(
-        System.tmp_dir!(),
-        "leash-test-#{System.pid()}-#{System.unique_integer([:positive])}"
-      )
+    path = Path.join(System.tmp_dir!(), Name.unique("leash-test"))
 
     File.mkdir!(path)
     File.chmod!(path, 0o700)

@@ -3,7 +3,7 @@ defmodule Leash.Test.Decoy do
   One process that looks like ours and is not: it notes every signal that reaches it.
   """
 
-  alias Leash.Test.{Observer, Python}
+  alias Leash.Test.{Name, Observer, Python}
 
   @enforce_keys [:name, :identity, :log]
   defstruct [:name, :identity, :log, :port]
@@ -64,12 +64,7 @@ defmodule Leash.Test.Decoy do
 
   @doc "Where the signals of a decoy are to be noted: a name that nobody else has."
   @spec log_path() :: String.t()
-  def log_path do
-    Path.join(
-      System.tmp_dir!(),
-      "leash-decoy-#{System.pid()}-#{System.unique_integer([:positive])}"
-    )
-  end
+  def log_path, do: Path.join(System.tmp_dir!(), Name.unique("leash-decoy"))
 
   @doc "What was done to it: `nil` for nothing."
   @spec harm(t()) :: String.t() | nil

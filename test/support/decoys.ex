@@ -7,7 +7,7 @@ defmodule Leash.Test.Decoys do
 
   use Agent
 
-  alias Leash.Test.{Carrier, Decoy, Observer, Python, Tag, VM}
+  alias Leash.Test.{Carrier, Decoy, Name, Observer, Python, Tag, VM}
 
   @doc "The shared decoys."
   @spec all() :: [Decoy.t()]
@@ -15,7 +15,7 @@ defmodule Leash.Test.Decoys do
 
   @doc "Where their VMs keep their records; tests that want to be near them use it too."
   @spec run_dir() :: String.t()
-  def run_dir, do: Path.join(System.tmp_dir!(), "leash-test-runs-#{System.pid()}")
+  def run_dir, do: Path.join(System.tmp_dir!(), Name.of_suite("leash-test-runs"))
 
   @doc "What was done to them; empty is good."
   @spec harmed([Decoy.t()]) :: [String.t()]

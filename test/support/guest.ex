@@ -191,6 +191,13 @@ defmodule Leash.Test.Guest do
     end
   end
 
+  defp command(["stop_all"], _workers) do
+    spawn(fn ->
+      {result, stopped} = Leash.stop_all()
+      say("stopped all #{result} #{length(stopped)}")
+    end)
+  end
+
   defp command(["owner_exits"], workers), do: owners(workers, &send(&1, :exit))
   defp command(["owner_raises"], workers), do: owners(workers, &send(&1, :raise))
   defp command(["owner_halts"], workers), do: owners(workers, &send(&1, :halt))

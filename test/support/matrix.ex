@@ -35,6 +35,7 @@ defmodule Leash.Test.Matrix do
   def paths do
     [
       {Stop, "stop", :worker, :stopped},
+      {StopAll, "stop_all", :worker, :all_stopped},
       {OwnerExits, "the owner exits", :worker, :owner_exits},
       {OwnerKilled, "the owner is killed", :worker, :owner_killed},
       {WorkerKilled, "the Worker is brutally killed", :worker, :worker_killed},
@@ -46,6 +47,7 @@ defmodule Leash.Test.Matrix do
       {AllKill, "VM and shims get SIGKILL and a new VM starts", :worker, :all_killed},
       {CmdCallerKilled, "cmd: the caller is killed", :cmd, :owner_killed},
       {CmdCollectorRaises, "cmd: the Collectable raises", :cmd, :owner_raises},
+      {CmdStopAll, "cmd: stop_all", :cmd, :all_stopped},
       {CmdHalt, "cmd: System.halt", :cmd, :halted},
       {CmdVmKill, "cmd: the VM gets SIGKILL", :cmd, :vm_killed},
       {CmdShimKill, "cmd: the shims get SIGKILL", :cmd, :shims_killed_going_on},
@@ -57,6 +59,7 @@ defmodule Leash.Test.Matrix do
       {StreamVmKill, "stream: the VM gets SIGKILL", :stream, :vm_killed},
       {StreamShimKill, "stream: the shims get SIGKILL", :stream, :shims_killed},
       {PortClose, "open_port: Port.close", :open_port, :stopped},
+      {PortStopAll, "open_port: stop_all", :open_port, :all_stopped},
       {PortOwnerExits, "open_port: the owner exits", :open_port, :owner_exits},
       {PortOwnerKilled, "open_port: the owner is killed", :open_port, :owner_killed},
       {PortHalt, "open_port: System.halt, nothing queued", :open_port, :halted},
@@ -218,6 +221,7 @@ defmodule Leash.Test.Matrix do
 
   @commands %{
     stopped: "stop",
+    all_stopped: "stop_all",
     owner_exits: "owner_exits",
     owner_killed: "owner_killed",
     owner_raises: "owner_raises",

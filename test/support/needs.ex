@@ -45,7 +45,7 @@ defmodule Leash.Test.Needs do
   end
 
   defp pids_limit? do
-    path = "/sys/fs/cgroup/pids/leash-test-#{System.pid()}"
+    path = "/sys/fs/cgroup/pids/" <> Leash.Test.Name.unique("leash-test")
 
     with :ok <- File.mkdir(path) do
       limited = File.exists?(Path.join(path, "pids.max"))
@@ -57,7 +57,7 @@ defmodule Leash.Test.Needs do
   end
 
   defp freezer? do
-    path = "/sys/fs/cgroup/freezer/leash-test-#{System.pid()}"
+    path = "/sys/fs/cgroup/freezer/" <> Leash.Test.Name.unique("leash-test")
 
     with :ok <- File.mkdir(path) do
       freezes? = File.exists?(Path.join(path, "freezer.state"))
@@ -70,7 +70,7 @@ defmodule Leash.Test.Needs do
 
   defp set_tid? do
     {pid, 0} = System.cmd("sh", ["-c", "echo $$"])
-    log = Path.join(System.tmp_dir!(), "leash-set-tid-#{System.pid()}")
+    log = Path.join(System.tmp_dir!(), Leash.Test.Name.unique("leash-set-tid"))
     argv = Python.argv("decoy.py", [log, "0", "--pid=#{String.trim(pid)}"])
     works = works?(Python.quote_all(argv))
     _ = File.rm(log)

@@ -4,7 +4,7 @@ defmodule Leash.Test.VM do
   for what runs in it. It belongs to the process that started it and ends with it.
   """
 
-  alias Leash.Test.{Carrier, Observer}
+  alias Leash.Test.{Carrier, Name, Observer}
 
   @enforce_keys [:port, :carrier, :log]
   defstruct [:port, :carrier, :log, :identity, :run_id, workers: %{}, trees: %{}]
@@ -29,7 +29,7 @@ defmodule Leash.Test.VM do
   @spec boot(String.t(), [{String.t(), keyword()}], keyword()) :: t()
   def boot(run_dir, workers, options \\ []) do
     carrier = options[:carrier] || Carrier.new()
-    log = Path.join(System.tmp_dir!(), "leash-vm-#{System.pid()}-#{unique()}.log")
+    log = Path.join(System.tmp_dir!(), Name.unique("leash-vm") <> ".log")
 
     # exec throughout: the port's process becomes the VM.
     line = "#{Carrier.enter(carrier)}exec #{options[:prefix]} #{command_line()} 2>>#{log}"
@@ -74,8 +74,6 @@ defmodule Leash.Test.VM do
         into: "",
         do: "-pa '#{path}' "
   end
-
-  defp unique, do: System.unique_integer([:positive])
 
   @doc "Starts a VM and waits until its workers are ready."
   @spec start(String.t(), [{String.t(), keyword()}], keyword()) :: t()
