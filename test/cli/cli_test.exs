@@ -217,6 +217,7 @@ defmodule Leash.CliTest do
 
       {output, 0} = cli(dir, ["kill", vm.run_id, "--force"])
       assert output =~ ~r/process #{pid(vm.identity)}, got SIGTERM and ended after \d+ ms/
+      assert output =~ "nothing of its run is left"
       assert_gone(vm.carrier)
       refute File.exists?(record(dir, vm))
       # In good order: by SIGTERM a VM stops its applications, a harder end leaves 128 + n.
@@ -264,7 +265,10 @@ defmodule Leash.CliTest do
           ~s|echo status $? >> #{said}; echo ready; exec sleep 90|
 
       vm = live(dir, [{"w", [command: "sh", args: ["-c", line]]}])
-      assert File.read!(said) =~ ~r/own outer run.*\nstatus 3\n\z/s
+
+      assert File.read!(said) =~
+               ~r/own outer run: this command was started from inside of it.*\nstatus 3\n\z/s
+
       assert Observer.alive?(vm.identity)
       assert Observer.alive?(vm.workers["w"].os)
     end

@@ -58,6 +58,9 @@ fn text(report: &Report, forced: Option<Asked>) -> String {
         let became = if ended { "ended" } else { "still lives" };
         lines.push(format!("the VM, process {pid}, got {signal} and {became} after {elapsed_ms} ms"));
     }
+    if forced.is_some_and(|asked| asked.ended) && report.refused.is_some() && report.runs.is_empty() {
+        lines.push("nothing of its run is left".to_owned());
+    }
     if report.refused.is_none() {
         lines.extend(sweep::table(report, false, Paint::of_stdout(), terminal::width()));
         lines.push(sweep::outcome(report));
@@ -75,7 +78,7 @@ fn conclude(run: RunId, report: &Report, forced: Option<Asked>) -> Result<Exit, 
     match (report.refused, known) {
         (None, _) => Ok(sweep::exit(report)),
         // A VM that ended in good order left no record, and no process that would speak of it.
-        (Some(_), None) if forced.is_some() => Ok(Exit::Done),
+        (Some(_), None) if forced.is_some() => Ok(sweep::exit(report)),
         (Some(_), None) => Err(Failure::new(Exit::Left, format!("{run}: no such run"))),
         (Some(Refused::Run(why)), Some(known)) => {
             Err(Failure::new(Exit::Refused, refusal(run, why, &known.why)))
@@ -85,6 +88,8 @@ fn conclude(run: RunId, report: &Report, forced: Option<Asked>) -> Result<Exit, 
 }
 
 fn refusal(run: RunId, of: Verdict, why: &str) -> String {
+    // The core speaks to a VM there.
+    let why = if of == Verdict::OwnOuterRun { "this command was started from inside of it" } else { why };
     let hint = if of == Verdict::Live { " (--force sends SIGTERM to its VM)" } else { "" };
     format!("{run} is not provably dead: {}: {why}; nothing was sent{hint}", verdict(of))
 }

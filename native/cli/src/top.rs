@@ -15,7 +15,7 @@ pub(crate) fn run(place: &Place, args: &TopArgs) -> Result<Exit, Failure> {
     let screen = Screen::enter()?;
     let paint = Paint::of_stdout();
     loop {
-        // Not while the screen is another: what is wrong is said once it is given back.
+        // The notes are drawn: stderr is the same terminal. What ends this is said once the screen is given back.
         let look = Look::now(place, args.whose.all)?;
         screen.draw(&frame(&look, args.shims, paint, terminal::size().unwrap_or((80, 24))))?;
         if screen.wait(args.interval) == Woken::Quit {
