@@ -7,18 +7,16 @@ defmodule Leash.CliTest do
   @moduletag timeout: 120_000
 
   # The command is built by cargo and not by mix: LEASH_CLI names it.
-  @cli System.get_env("LEASH_CLI")
-  @tmux System.find_executable("tmux")
-
-  if is_nil(@cli), do: @moduletag(skip: "LEASH_CLI names no binary")
+  if is_nil(System.get_env("LEASH_CLI")), do: @moduletag(skip: "LEASH_CLI names no binary")
 
   setup do
     {:ok, dir: tmp_dir!()}
   end
 
-  defp cli(dir, args) do
-    System.cmd(@cli, ["--run-dir", dir | args], stderr_to_stdout: true)
-  end
+  defp leash, do: System.fetch_env!("LEASH_CLI")
+
+  defp cli(dir, args),
+    do: System.cmd(leash(), ["--run-dir", dir | args], stderr_to_stdout: true)
 
   # Rows of a table as maps from title to text; the last column is whatever is left.
   defp table(output) do
@@ -113,12 +111,30 @@ defmodule Leash.CliTest do
       end
     end
 
+    @tag needs: :root
+    test "other users' processes are shown to those who ask", %{dir: dir} do
+      decoy =
+        start_decoy("another user's process with a forged tag",
+          env: Tag.env("forged2", 1, Tag.dead_owner()),
+          locks: Tag.locks("forged2", 1),
+          uid: 65_534
+        )
+
+      {output, 0} = cli(dir, ["ps"])
+      assert row(output, "PID", pid(decoy.identity)) == nil
+      {output, 0} = cli(dir, ["ps", "--all"])
+      assert %{"IS" => "foreign user"} = row(output, "PID", pid(decoy.identity))
+      {output, 0} = cli(dir, ["kill", "forged2"])
+      assert %{"WHAT" => "kept"} = row(output, "PID", pid(decoy.identity))
+      assert_unharmed(decoy)
+    end
+
     test "a run directory that nobody named may be missing, and none is made" do
       path = Path.join(tmp_dir!(), "app")
       env = [{"LEASH_RUN_DIR", ""}, {"RUNTIME_DIRECTORY", path}]
-      {output, 0} = System.cmd(@cli, ["ps"], env: env, stderr_to_stdout: true)
+      {output, 0} = System.cmd(leash(), ["ps"], env: env, stderr_to_stdout: true)
       assert output =~ "#{path}/leash: no such run directory"
-      {_output, 4} = System.cmd(@cli, ["sweep"], env: env, stderr_to_stdout: true)
+      {_output, 4} = System.cmd(leash(), ["sweep"], env: env, stderr_to_stdout: true)
       refute File.exists?(path)
     end
   end
@@ -261,7 +277,7 @@ defmodule Leash.CliTest do
       said = Path.join(dir, "said")
 
       line =
-        ~s|#{@cli} --run-dir #{dir} kill ${LEASH_RUN%%.*} --force > #{said} 2>&1; | <>
+        ~s|#{leash()} --run-dir #{dir} kill ${LEASH_RUN%%.*} --force > #{said} 2>&1; | <>
           ~s|echo status $? >> #{said}; echo ready; exec sleep 90|
 
       vm = live(dir, [{"w", [command: "sh", args: ["-c", line]]}])
@@ -274,13 +290,20 @@ defmodule Leash.CliTest do
     end
 
     test "two operators at once do not end each other, though both name the run", %{dir: dir} do
-      stubborn = ~s|setsid sh -c 'trap "" TERM; echo ready $$; while :; do sleep 1; done' & wait|
-      vm = crashed(dir, [{"w", [command: "sh", args: ["-c", stubborn]]}])
+      said = Path.join(dir, "said")
+
+      # By the shell itself: another process would get SIGTERM as well.
+      stubborn =
+        ~s|setsid sh -c 'trap ": > #{said}" TERM; echo ready $$; while :; do sleep 1; done' & wait|
+
+      # stderr: the shell reports its killed child there, and after the VM's end that is a broken pipe.
+      vm = crashed(dir, [{"w", [command: "sh", args: ["-c", stubborn], stderr: :null]}])
       [orphan] = vm.trees["w"]
 
-      one = Task.async(fn -> cli(dir, ["kill", vm.run_id, "--stop", "TERM:1500"]) end)
+      one = Task.async(fn -> cli(dir, ["kill", vm.run_id, "--stop", "TERM:3000"]) end)
       # It is at work, with the run's id among its arguments, when the other one sweeps.
-      assert_eventually(fn -> Observer.with_argument(vm.run_id) != [] end)
+      assert_eventually(fn -> File.exists?(said) end)
+      assert [_leash] = Observer.with_argument(vm.run_id)
       {_output, 0} = cli(dir, ["sweep", "--stop", "TERM:100"])
       refute Observer.alive?(orphan)
       assert {_output, 0} = Task.await(one, 20_000)
@@ -305,13 +328,14 @@ defmodule Leash.CliTest do
   end
 
   describe "top" do
-    if is_nil(@tmux), do: @describetag(skip: "tmux is not installed")
+    if is_nil(System.find_executable("tmux")),
+      do: @describetag(skip: "tmux is not installed")
 
     setup %{dir: dir} do
       socket = Path.join(dir, "tmux")
 
       tmux = fn args ->
-        System.cmd(@tmux, ["-S", socket, "-f", "/dev/null" | args], stderr_to_stdout: true)
+        System.cmd("tmux", ["-S", socket, "-f", "/dev/null" | args], stderr_to_stdout: true)
       end
 
       on_exit(fn ->
@@ -330,7 +354,7 @@ defmodule Leash.CliTest do
 
     defp open(tmux, dir) do
       line =
-        "echo before; #{@cli} --run-dir #{dir} top --interval 0.2; echo status $?; stty -a; exec cat"
+        "echo before; #{leash()} --run-dir #{dir} top --interval 0.2; echo status $?; stty -a; exec cat"
 
       {_output, 0} = tmux.(["new-session", "-d", "-x", "150", "-y", "50", "sh", "-c", line])
       :ok
