@@ -1,0 +1,222 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand};
+use leash_core::Ladder;
+use leash_tag::RunId;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const EXIT_STATUS: &str = "\
+Exit status:
+  0  done
+  1  something is left, or it could not be proven that nothing is; or the run asked for is not known
+  2  usage, and `leash top` without a terminal
+  3  refused: the run is not provably dead
+  4  the run directory or /proc cannot be used, or the kernel does not permit it
+
+Environment:
+  LEASH_RUN_DIR      the run directory; else $RUNTIME_DIRECTORY/leash, else /tmp/leash-<uid>
+  NO_COLOR           no colours; there are none but on a terminal anyway";
+
+/// Looks at the runs of Leash on this machine, and ends what dead ones left.
+#[derive(Debug, Parser)]
+#[command(name = "leash", version, after_help = EXIT_STATUS, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// Where the records of runs are kept
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Lists the processes of workers
+    Ps(PsArgs),
+    /// Draws runs, their shims and the processes below them
+    Tree(TreeArgs),
+    /// Lists runs, and whether they are alive
+    Runs(RunsArgs),
+    /// Shows `leash ps` again and again, until q or ctrl-c
+    Top(TopArgs),
+    /// Ends what provably dead runs left, as every start of Leash does
+    Sweep(SweepArgs),
+    /// Ends what one dead run left
+    Kill(KillArgs),
+    /// Prints a completion script
+    #[command(hide = true)]
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+    /// Prints a manual page
+    #[command(hide = true)]
+    Man {
+        /// Of which command; default: of `leash` itself
+        command: Option<String>,
+    },
+}
+
+/// Whose processes are shown.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Whose {
+    /// Processes and runs of all users, as far as they can be read
+    #[arg(long, short)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    #[command(flatten)]
+    pub(crate) whose: Whose,
+    /// Shims, too
+    #[arg(long)]
+    pub(crate) shims: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TreeArgs {
+    /// Only this run
+    pub(crate) run_id: Option<RunId>,
+    #[command(flatten)]
+    pub(crate) whose: Whose,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunsArgs {
+    #[command(flatten)]
+    pub(crate) whose: Whose,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    #[command(flatten)]
+    pub(crate) whose: Whose,
+    /// Shims, too
+    #[arg(long)]
+    pub(crate) shims: bool,
+    /// Seconds between two looks, 0.1 to 3600
+    #[arg(long, short, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    pub(crate) interval: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SweepArgs {
+    /// Sends nothing and says what would be ended
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Only runs whose record names this application
+    #[arg(long, value_name = "NAME")]
+    pub(crate) app: Option<String>,
+    #[command(flatten)]
+    pub(crate) hard: Hard,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KillArgs {
+    /// The run
+    pub(crate) run_id: RunId,
+    /// Sends SIGTERM to the VM of a live run, and ends what the VM leaves
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) hard: Hard,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How hard, and how long.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Hard {
+    /// Milliseconds for everything; living shims get what their own ladders take, at most this
+    #[arg(long, value_name = "MS", default_value = "10000", value_parser = milliseconds)]
+    pub(crate) deadline: Duration,
+    /// What processes without a living shim get before SIGKILL: SIGNAL:MS, separated by commas
+    #[arg(long, value_name = "STEPS", default_value = "TERM:2000", value_parser = ladder)]
+    pub(crate) stop: Ladder,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|_| "a number such as 2 or 0.5 is expected".to_owned())?;
+    if !(0.1..=3600.0).contains(&number) {
+        return Err("0.1 to 3600 is expected".to_owned());
+    }
+    Ok(Duration::from_secs_f64(number))
+}
+
+// The most that a shim's own options take.
+const MOST_MS: u64 = i32::MAX as u64;
+
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(number) if number <= MOST_MS => Ok(Duration::from_millis(number)),
+        _ => Err(format!("0 to {MOST_MS} is expected")),
+    }
+}
+
+fn ladder(text: &str) -> Result<Ladder, String> {
+    let wrong = || "steps such as INT:500,TERM:2000 are expected".to_owned();
+    // Whom a step is sent to is a shim's business: without one each process of the run gets it.
+    if text.contains('@') {
+        return Err(wrong());
+    }
+    Ladder::parse_shim(text.as_bytes()).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_run_id_that_is_none_is_a_usage_error() {
+        for bad in ["", "-1", "0", "0000000", "S59M65F", "s59m65", "s59m65ff", "s59m65\n"] {
+            let error = Cli::try_parse_from(["leash", "kill", bad]).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{bad:?}");
+        }
+        assert!(Cli::try_parse_from(["leash", "kill", "s59m65f"]).is_ok());
+    }
+
+    #[test]
+    fn times_and_ladders_outside_their_bounds_are_usage_errors() {
+        for bad in [
+            &["sweep", "--deadline", "-1"][..],
+            &["sweep", "--deadline", "2147483648"],
+            &["sweep", "--deadline", "soon"],
+            &["sweep", "--stop", "TERM"],
+            &["sweep", "--stop", "NONE:5"],
+            &["sweep", "--stop", "TERM:5@leader"],
+            &["top", "--interval", "0"],
+            &["top", "--interval", "NaN"],
+            &["top", "--interval", "inf"],
+        ] {
+            let line = std::iter::once("leash").chain(bad.iter().copied());
+            assert_eq!(Cli::try_parse_from(line).unwrap_err().exit_code(), 2, "{bad:?}");
+        }
+        assert_eq!(milliseconds("2147483647"), Ok(Duration::from_millis(2_147_483_647)));
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn the_help_says_every_exit_status() {
+        let help = Cli::command().render_help().to_string();
+        for exit in crate::exit::Exit::ALL {
+            assert!(help.contains(&format!("\n  {}  ", exit as u8)), "{exit:?}");
+        }
+    }
+}

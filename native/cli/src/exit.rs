@@ -1,0 +1,49 @@
+//! Exit statuses, and what is said with those that are failures.
+
+use leash_core::ErrorKind;
+use std::process::ExitCode;
+
+/// What the command's status means; the help says the same in words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    Done = 0,
+    Left = 1,
+    Usage = 2,
+    Refused = 3,
+    Unusable = 4,
+}
+
+impl Exit {
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 5] = [Self::Done, Self::Left, Self::Usage, Self::Refused, Self::Unusable];
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command ends early.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+}
+
+impl From<leash_core::Error> for Failure {
+    fn from(error: leash_core::Error) -> Self {
+        let exit = match error.kind() {
+            ErrorKind::Refused(_) => Exit::Refused,
+            _ => Exit::Unusable,
+        };
+        Self::new(exit, error.to_string())
+    }
+}

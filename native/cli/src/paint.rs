@@ -1,0 +1,37 @@
+//! Colours, where somebody sees them.
+
+use std::io::IsTerminal as _;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Colour {
+    Plain,
+    Red,
+    Green,
+    Yellow,
+    Bold,
+}
+
+/// Whether to colour at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Paint(pub(crate) bool);
+
+impl Paint {
+    /// On a terminal that has some, and nobody said no (<https://no-color.org>).
+    pub(crate) fn of_stdout() -> Self {
+        let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        Self(std::io::stdout().is_terminal() && !set("NO_COLOR") && !dumb)
+    }
+
+    pub(crate) fn text(self, colour: Colour, text: &str) -> String {
+        let code = match colour {
+            _ if !self.0 => return text.to_owned(),
+            Colour::Plain => return text.to_owned(),
+            Colour::Red => 31,
+            Colour::Green => 32,
+            Colour::Yellow => 33,
+            Colour::Bold => 1,
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+}

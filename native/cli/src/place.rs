@@ -1,0 +1,105 @@
+//! Where the records are: found as the library finds them (`lib/leash/config.ex`).
+
+use crate::exit::{Exit, Failure};
+use leash_core::RunDir;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A run directory's path, and whether somebody named it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) path: PathBuf,
+    named: bool,
+}
+
+impl Place {
+    pub(crate) fn find(option: Option<PathBuf>) -> Self {
+        let uid = rustix::process::geteuid().as_raw();
+        Self::find_in(option, |name| std::env::var_os(name), uid)
+    }
+
+    fn find_in(option: Option<PathBuf>, variable: impl Fn(&str) -> Option<OsString>, uid: u32) -> Self {
+        let nonempty = |name| variable(name).filter(|value| !value.is_empty());
+        if let Some(path) = option {
+            return Self { path, named: true };
+        }
+        if let Some(path) = nonempty("LEASH_RUN_DIR") {
+            return Self { path: path.into(), named: true };
+        }
+        if let Some(directories) = nonempty("RUNTIME_DIRECTORY") {
+            // systemd.exec(5): several directories are separated by colons.
+            let first = directories.as_bytes().split(|&byte| byte == b':').next().unwrap_or_default();
+            let path = PathBuf::from(OsString::from_vec(first.to_vec())).join("leash");
+            return Self { path, named: false };
+        }
+        Self { path: format!("/tmp/leash-{uid}").into(), named: false }
+    }
+
+    /// The directory, for commands that end something: they need it.
+    pub(crate) fn open(&self) -> Result<Arc<RunDir>, Failure> {
+        // Opening makes a missing one, and a command of an operator leaves no trace of a guess.
+        if is_missing(&self.path) {
+            return Err(Failure::new(Exit::Unusable, self.missing()));
+        }
+        Ok(Arc::new(RunDir::open(&self.path)?))
+    }
+
+    /// The directory, for commands that look: where nobody named it and it is missing, there is still `/proc`.
+    ///
+    /// The second part is what to tell then.
+    pub(crate) fn open_to_look(&self) -> Result<(Option<Arc<RunDir>>, Option<String>), Failure> {
+        if !self.named && is_missing(&self.path) {
+            let note = format!("{}: runs are judged by what processes say of them", self.missing());
+            return Ok((None, Some(note)));
+        }
+        Ok((Some(self.open()?), None))
+    }
+
+    fn missing(&self) -> String {
+        format!("{}: no such run directory", self.path.display())
+    }
+}
+
+fn is_missing(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(option: Option<&str>, variables: &[(&str, &str)]) -> (String, bool) {
+        let variable = |name: &str| {
+            let found = variables.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| OsString::from(value))
+        };
+        let Place { path, named } = Place::find_in(option.map(PathBuf::from), variable, 7);
+        (path.to_str().unwrap().to_owned(), named)
+    }
+
+    #[test]
+    fn the_order_is_that_of_the_library() {
+        let all = [("LEASH_RUN_DIR", "/env"), ("RUNTIME_DIRECTORY", "/run/a:/run/b")];
+        assert_eq!(find(Some("/option"), &all), ("/option".into(), true));
+        assert_eq!(find(None, &all), ("/env".into(), true));
+        assert_eq!(find(None, &all[1..]), ("/run/a/leash".into(), false));
+        assert_eq!(
+            find(None, &[("LEASH_RUN_DIR", ""), ("RUNTIME_DIRECTORY", "")]),
+            ("/tmp/leash-7".into(), false)
+        );
+        assert_eq!(find(None, &[]), ("/tmp/leash-7".into(), false));
+    }
+
+    #[test]
+    fn a_missing_directory_is_not_made_and_only_forgiven_where_nobody_named_it() {
+        let missing = std::env::temp_dir().join(format!("leash-cli-missing-{}", std::process::id()));
+        let place = |named| Place { path: missing.clone(), named };
+        assert_eq!(place(true).open_to_look().unwrap_err().exit, Exit::Unusable);
+        assert_eq!(place(false).open().unwrap_err().exit, Exit::Unusable);
+        let (dir, note) = place(false).open_to_look().unwrap();
+        assert!(dir.is_none() && note.unwrap().contains("no such run directory"));
+        assert!(is_missing(&missing));
+    }
+}

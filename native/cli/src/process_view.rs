@@ -1,0 +1,66 @@
+//! A process as it is shown.
+
+use crate::paint::Colour;
+use crate::run_view::{OwnerView, Status};
+use crate::table::Cell;
+use crate::text::verdict;
+use crate::vitals::Vitals;
+use leash_core::Verdict;
+use leash_core::report::Match;
+use serde::Serialize;
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ProcessView {
+    pub(crate) run_id: Option<String>,
+    pub(crate) worker: Option<u16>,
+    pub(crate) pid: u32,
+    pub(crate) ppid: Option<u32>,
+    pub(crate) start_ticks: u64,
+    pub(crate) uid: Option<u32>,
+    pub(crate) state: char,
+    pub(crate) age_ms: u64,
+    pub(crate) rss_bytes: Option<u64>,
+    pub(crate) command: String,
+    pub(crate) shim: bool,
+    pub(crate) carriers: Vec<&'static str>,
+    /// What a sweep would say of it.
+    pub(crate) verdict: Verdict,
+    pub(crate) why: String,
+    pub(crate) owner: Option<OwnerView>,
+}
+
+impl ProcessView {
+    pub(crate) fn new(found: &Match, vitals: Vitals, owner: Option<OwnerView>) -> Self {
+        Self {
+            run_id: found.run_id.clone(),
+            worker: found.worker,
+            pid: found.pid,
+            ppid: vitals.ppid,
+            start_ticks: found.start_ticks,
+            uid: found.uid,
+            state: found.state,
+            age_ms: vitals.age_ms,
+            rss_bytes: vitals.rss_bytes,
+            command: found.command.clone(),
+            shim: found.shim,
+            carriers: found.carriers.clone(),
+            verdict: found.verdict,
+            why: found.why.clone(),
+            owner,
+        }
+    }
+
+    pub(crate) fn status_cell(&self) -> Cell {
+        status_cell(self.verdict)
+    }
+}
+
+/// One that a sweep would end stands out, and so does one of a dead run that it would not.
+pub(crate) fn status_cell(of: Verdict) -> Cell {
+    let (text, colour) = match (of, Status::of(of)) {
+        (Verdict::Dead, _) => ("DEAD".to_owned(), Colour::Red),
+        (_, Status::Alive) => (verdict(of), Colour::Green),
+        _ => (verdict(of), Colour::Yellow),
+    };
+    Cell { text, colour }
+}

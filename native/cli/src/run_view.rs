@@ -1,0 +1,152 @@
+//! A run as it is shown.
+
+use crate::paint::Colour;
+use crate::table::Cell;
+use crate::text::verdict;
+use leash_core::record::Corrupt;
+use leash_core::report::{OwnerReport, RecordPresence, RunReport};
+use leash_core::{Lock, OwnerState, Source, Verdict};
+use serde::Serialize;
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct RunView {
+    pub(crate) run_id: String,
+    pub(crate) status: Status,
+    pub(crate) verdict: Verdict,
+    pub(crate) why: String,
+    pub(crate) record: RecordPresence,
+    pub(crate) corrupt: Option<Corrupt>,
+    pub(crate) lock: Option<Lock>,
+    pub(crate) owner: Option<OwnerView>,
+    pub(crate) app: Option<String>,
+    pub(crate) node: Option<String>,
+    /// ISO 8601, as its VM wrote it.
+    pub(crate) since: Option<String>,
+    /// Without shims.
+    pub(crate) processes: usize,
+    pub(crate) shims: usize,
+}
+
+/// A verdict for those who only ask whether it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Status {
+    Alive,
+    Dead,
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct OwnerView {
+    pub(crate) pid: u32,
+    pub(crate) start_ticks: u64,
+    pub(crate) state: OwnerState,
+    pub(crate) source: Source,
+}
+
+impl Status {
+    pub(crate) fn of(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Live | Verdict::Own | Verdict::OwnOuterRun => Self::Alive,
+            Verdict::Dead | Verdict::Stale => Self::Dead,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl RunView {
+    /// `since` is in the record alone; the counts are the caller's.
+    pub(crate) fn new(report: &RunReport, since: Option<String>) -> Self {
+        Self {
+            run_id: report.run_id.clone(),
+            status: Status::of(report.verdict),
+            verdict: report.verdict,
+            why: report.why.clone(),
+            record: report.record,
+            corrupt: report.corrupt,
+            lock: report.lock,
+            owner: owner(&report.owners),
+            app: report.app.clone(),
+            node: report.node.clone(),
+            since,
+            processes: 0,
+            shims: 0,
+        }
+    }
+
+    pub(crate) fn status_cell(&self) -> Cell {
+        let (text, colour) = match self.status {
+            Status::Alive => ("alive".to_owned(), Colour::Green),
+            Status::Dead if self.verdict == Verdict::Stale => ("dead (boot)".to_owned(), Colour::Red),
+            Status::Dead => ("DEAD".to_owned(), Colour::Red),
+            Status::Unknown => (verdict(self.verdict), Colour::Yellow),
+        };
+        Cell { text, colour }
+    }
+}
+
+impl OwnerView {
+    /// `4711`, and what is to be known where it does not simply live.
+    pub(crate) fn text(self) -> String {
+        match self.state {
+            OwnerState::Alive => self.pid.to_string(),
+            OwnerState::Gone => format!("{} gone", self.pid),
+            OwnerState::OtherBoot => format!("{} of another boot", self.pid),
+            // Its number is another namespace's, and means somebody else here, or nobody.
+            OwnerState::ForeignNamespace => format!("{} elsewhere", self.pid),
+            OwnerState::Unknown => format!("{} ?", self.pid),
+        }
+    }
+}
+
+/// Whoever lives, else whom the hardest witness names.
+fn owner(owners: &[OwnerReport]) -> Option<OwnerView> {
+    let rank = |owner: &&OwnerReport| {
+        let source = match owner.source {
+            Source::Record => 0,
+            Source::Env => 1,
+            Source::Argv => 2,
+        };
+        (owner.state != OwnerState::Alive, source)
+    };
+    let found = owners.iter().min_by_key(rank)?;
+    let OwnerReport { pid, start_ticks, state, source, .. } = *found;
+    Some(OwnerView { pid, start_ticks, state, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(source: Source, pid: u32, state: OwnerState) -> OwnerReport {
+        OwnerReport { source, pid, start_ticks: 5, pid_ns: 6, state }
+    }
+
+    #[test]
+    fn a_living_owner_is_shown_before_a_recorded_one() {
+        let recorded = named(Source::Record, 10, OwnerState::Gone);
+        let env = named(Source::Env, 11, OwnerState::Gone);
+        let alive = named(Source::Argv, 12, OwnerState::Alive);
+        let pid = |owners: &[OwnerReport]| owner(owners).map(|owner| owner.pid);
+        assert_eq!(pid(&[env.clone(), recorded.clone()]), Some(10));
+        assert_eq!(pid(&[env, recorded, alive]), Some(12));
+        assert_eq!(pid(&[]), None);
+    }
+
+    #[test]
+    fn only_what_is_provably_over_is_dead() {
+        assert_eq!(Status::of(Verdict::Live), Status::Alive);
+        assert_eq!((Status::of(Verdict::Dead), Status::of(Verdict::Stale)), (Status::Dead, Status::Dead));
+        for unsure in [Verdict::Disputed, Verdict::UnknownOwner, Verdict::ForeignNamespace] {
+            assert_eq!(Status::of(unsure), Status::Unknown);
+        }
+    }
+
+    #[test]
+    fn an_owner_says_more_than_his_number_only_where_he_is_not_simply_alive() {
+        let text = |state| owner(&[named(Source::Env, 7, state)]).unwrap().text();
+        assert_eq!(text(OwnerState::Alive), "7");
+        assert_eq!(text(OwnerState::Gone), "7 gone");
+        assert_eq!(text(OwnerState::ForeignNamespace), "7 elsewhere");
+    }
+}

@@ -1,0 +1,120 @@
+//! Columns.
+
+use crate::paint::{Colour, Paint};
+
+/// A field of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cell {
+    pub(crate) text: String,
+    pub(crate) colour: Colour,
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Self { text, colour: Colour::Plain }
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Align {
+    Left,
+    Right,
+}
+
+/// Lays rows out below their titles, each line cut to a width where one is given. The last column is as long as it is.
+pub(crate) fn lines<const N: usize>(
+    columns: [(&str, Align); N],
+    rows: &[[Cell; N]],
+    paint: Paint,
+    width: Option<usize>,
+) -> Vec<String> {
+    let mut widths = columns.map(|(title, _)| length(title));
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = length(&cell.text).max(*width);
+        }
+    }
+    let titles = columns.map(|(title, _)| Cell { text: title.to_owned(), colour: Colour::Bold });
+    std::iter::once(&titles).chain(rows).map(|row| line(row, columns, widths, paint, width)).collect()
+}
+
+fn line<const N: usize>(
+    row: &[Cell; N],
+    columns: [(&str, Align); N],
+    widths: [usize; N],
+    paint: Paint,
+    limit: Option<usize>,
+) -> String {
+    let mut line = String::new();
+    let mut left = limit.unwrap_or(usize::MAX);
+    for (index, ((cell, (_, align)), width)) in row.iter().zip(columns).zip(widths).enumerate() {
+        if index > 0 {
+            let gap = left.min(2);
+            line.extend(std::iter::repeat_n(' ', gap));
+            left -= gap;
+        }
+        let is_last = index + 1 == N;
+        // Cut before it is coloured, so that no colour is left on.
+        let text = cut(&cell.text, left);
+        let shown = length(&text);
+        let fill = if is_last { 0 } else { (width.min(left)).saturating_sub(shown) };
+        let blanks = " ".repeat(fill);
+        let text = paint.text(cell.colour, &text);
+        match align {
+            Align::Left => line.extend([text, blanks]),
+            Align::Right => line.extend([blanks, text]),
+        }
+        left -= shown + fill;
+    }
+    line.truncate(line.trim_end_matches(' ').len());
+    line
+}
+
+pub(crate) fn length(text: &str) -> usize {
+    text.chars().count()
+}
+
+/// At most so many characters, the last of which says that more follow.
+pub(crate) fn cut(text: &str, width: usize) -> String {
+    if length(text) <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain((width > 0).then_some('…')).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COLUMNS: [(&str, Align); 3] = [("A", Align::Left), ("NUM", Align::Right), ("REST", Align::Left)];
+
+    fn row(a: &str, number: &str, rest: &str) -> [Cell; 3] {
+        [a.into(), number.into(), rest.into()]
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [row("aaaa", "1", "x"), row("ü", "12345", "a longer rest")];
+        let shown = lines(COLUMNS, &rows, Paint(false), None);
+        assert_eq!(shown, ["A       NUM  REST", "aaaa      1  x", "ü     12345  a longer rest"]);
+    }
+
+    #[test]
+    fn a_line_is_cut_to_the_width_and_colours_take_no_room() {
+        let mut rows = [row("aaaa", "1", "0123456789")];
+        rows[0][2].colour = Colour::Red;
+        let shown = lines(COLUMNS, &rows, Paint(true), Some(15));
+        assert_eq!(shown[1], "aaaa    1  \x1b[31m012…\x1b[0m");
+        for width in 0..40 {
+            for line in lines(COLUMNS, &rows, Paint(false), Some(width)) {
+                assert!(length(&line) <= width, "{width}: {line:?}");
+            }
+        }
+    }
+}

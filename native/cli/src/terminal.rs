@@ -1,0 +1,128 @@
+//! The terminal: its size, and a screen of one's own that is given back whatever happens.
+
+use crate::exit::{Exit, Failure};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::termios::{OptionalActions, Termios};
+use std::io::{IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+/// Columns of the terminal that stdout is, `None` where it is none.
+pub(crate) fn width() -> Option<usize> {
+    size().map(|(columns, _)| columns)
+}
+
+/// Columns and rows.
+pub(crate) fn size() -> Option<(usize, usize)> {
+    if !std::io::stdout().is_terminal() {
+        return None;
+    }
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    // A serial line does not know its size, and says 0.
+    let or = |number: u16, else_: usize| if number == 0 { else_ } else { usize::from(number) };
+    Some((or(size.ws_col, 80), or(size.ws_row, 24)))
+}
+
+/// A screen of one's own. Dropping it gives the old one back.
+pub(crate) struct Screen {
+    before: Termios,
+    signals: SignalFd,
+}
+
+/// What ended a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// The time is over, or the size has changed.
+    Draw,
+    Quit,
+}
+
+impl Screen {
+    pub(crate) fn enter() -> Result<Self, Failure> {
+        let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
+        if !stdin.is_terminal() || !stdout.is_terminal() {
+            return Err(Failure::new(
+                Exit::Usage,
+                "top needs a terminal; for programs there is `leash ps --json`",
+            ));
+        }
+        // Blocked and read, so that the terminal is put right before any of them ends this process.
+        let mut set = SigSet::empty();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGWINCH] {
+            set.add(signal);
+        }
+        set.thread_block().map_err(|errno| failed(errno as i32))?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let signals = SignalFd::with_flags(&set, flags).map_err(|errno| failed(errno as i32))?;
+        let before = rustix::termios::tcgetattr(&stdin).map_err(|errno| failed(errno.raw_os_error()))?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        rustix::termios::tcsetattr(&stdin, OptionalActions::Flush, &raw)
+            .map_err(|errno| failed(errno.raw_os_error()))?;
+        let screen = Self { before, signals };
+        write("\x1b[?1049h\x1b[?25l")?;
+        Ok(screen)
+    }
+
+    /// Shows these lines and nothing else. Over the old ones, so that nothing flickers.
+    pub(crate) fn draw(&self, lines: &[String]) -> Result<(), Failure> {
+        write(&format!("\x1b[H{}\x1b[K\x1b[J", lines.join("\x1b[K\r\n")))
+    }
+
+    /// Waits for a key, a signal or the time.
+    pub(crate) fn wait(&self, interval: Duration) -> Woken {
+        let until = Instant::now() + interval;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let stdin = std::io::stdin();
+            let mut fds = [PollFd::new(&stdin, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
+            let ready = match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
+                Ok(0) => return Woken::Draw,
+                Ok(_) => fds.map(|fd| !fd.revents().is_empty()),
+                Err(Errno::INTR) => continue,
+                Err(_) => return Woken::Quit,
+            };
+            if ready[1] {
+                match self.signals.read_signal() {
+                    Ok(Some(info)) if info.ssi_signo != Signal::SIGWINCH as u32 => return Woken::Quit,
+                    _ => return Woken::Draw,
+                }
+            }
+            if ready[0] && is_quit() {
+                return Woken::Quit;
+            }
+        }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        let _ = write("\x1b[?25h\x1b[?1049l");
+        let _ = rustix::termios::tcsetattr(std::io::stdin(), OptionalActions::Flush, &self.before);
+    }
+}
+
+/// Whether what was typed ends it; a terminal that is gone does too.
+fn is_quit() -> bool {
+    let mut keys = [0; 64];
+    match rustix::io::read(std::io::stdin(), &mut keys) {
+        Ok(0) => true,
+        // ctrl-c, ctrl-d: in a raw terminal they are only bytes.
+        Ok(count) => keys.iter().take(count).any(|key| matches!(key, b'q' | b'Q' | 3 | 4)),
+        Err(Errno::INTR | Errno::AGAIN) => false,
+        Err(_) => true,
+    }
+}
+
+fn write(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(|error| Failure::new(Exit::Unusable, format!("the terminal: {error}")))
+}
+
+fn failed(errno: i32) -> Failure {
+    let error = std::io::Error::from_raw_os_error(errno);
+    Failure::new(Exit::Unusable, format!("the terminal: {error}"))
+}

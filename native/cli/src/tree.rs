@@ -1,0 +1,206 @@
+//! `leash tree`.
+
+use crate::args::TreeArgs;
+use crate::exit::{Exit, Failure};
+use crate::look::Look;
+use crate::output::print;
+use crate::paint::{Colour, Paint};
+use crate::place::Place;
+use crate::process_view::ProcessView;
+use crate::run_view::{OwnerView, RunView};
+use crate::table::{cut, length};
+use crate::terminal;
+use crate::text::{age, count, harmless, or_dash, size, verdict};
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+// Columns of indentation.
+const DEEPEST: usize = 96;
+
+pub(crate) fn run(place: &Place, args: &TreeArgs) -> Result<Exit, Failure> {
+    let mut look = Look::now(place, args.whose.all)?;
+    look.complain();
+    if let Some(run) = args.run_id {
+        let run = run.to_string();
+        look.runs.retain(|other| other.run_id == run);
+        if look.runs.is_empty() {
+            return Err(Failure::new(Exit::Left, format!("{run}: no such run")));
+        }
+    }
+    let (paint, width) = (Paint::of_stdout(), terminal::width());
+    let mut text = String::new();
+    for run in &look.runs {
+        let own = |process: &&ProcessView| process.run_id.as_ref() == Some(&run.run_id);
+        let processes: Vec<_> = look.processes.iter().filter(own).collect();
+        for line in draw(run, &processes, paint, width) {
+            text.push_str(&line);
+            text.push('\n');
+        }
+    }
+    print(&text)?;
+    Ok(Exit::Done)
+}
+
+/// A run and what is below it. What nobody of the run is the parent of stands at the top: shims, and orphans.
+fn draw(run: &RunView, processes: &[&ProcessView], paint: Paint, width: Option<usize>) -> Vec<String> {
+    let status = run.status_cell();
+    let mut parts = vec![format!("owner {}", or_dash(run.owner.map(OwnerView::text)))];
+    for (name, value) in [("app", &run.app), ("node", &run.node), ("since", &run.since)] {
+        if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
+            parts.push(format!("{name} {}", harmless(value)));
+        }
+    }
+    parts.push(count(run.processes, "process", "processes"));
+    let mut lines = vec![format!(
+        "{} {}  {}",
+        paint.text(Colour::Bold, &run.run_id),
+        paint.text(status.colour, &status.text),
+        parts.join(", ")
+    )];
+    let known: HashSet<_> = processes.iter().map(|process| process.pid).collect();
+    let mut children: HashMap<u32, Vec<&ProcessView>> = HashMap::new();
+    let mut roots = Vec::new();
+    for process in processes {
+        match process.ppid.filter(|parent| known.contains(parent)) {
+            Some(parent) => children.entry(parent).or_default().push(process),
+            None => roots.push(*process),
+        }
+    }
+    // Parents were read one after the other, and a number may have been reused in between: whoever is in a circle
+    // hangs below nobody, and nobody is drawn twice.
+    let mut drawn = HashSet::new();
+    descend(&mut lines, roots, &children, (paint, width), &mut drawn);
+    for process in processes {
+        descend(&mut lines, vec![process], &children, (paint, width), &mut drawn);
+    }
+    lines
+}
+
+/// Not by recursion: a chain of processes can be longer than a stack is deep.
+fn descend<'a>(
+    lines: &mut Vec<String>,
+    roots: Vec<&'a ProcessView>,
+    children: &HashMap<u32, Vec<&'a ProcessView>>,
+    (paint, width): (Paint, Option<usize>),
+    drawn: &mut HashSet<u32>,
+) {
+    let mut stack = Vec::new();
+    push(&mut stack, &roots, &Rc::from(""));
+    while let Some((process, indent, is_last)) = stack.pop() {
+        if !drawn.insert(process.pid) {
+            continue;
+        }
+        let (elbow, below) = if is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+        let text = cut(&format!("{indent}{elbow}{}", label(process)), width.unwrap_or(usize::MAX));
+        lines.push(paint.text(process.status_cell().colour, &text));
+        let Some(children) = children.get(&process.pid) else { continue };
+        // Deeper than that nobody can see who is whose anyway.
+        let deeper = if length(&indent) < DEEPEST { Rc::from(format!("{indent}{below}")) } else { indent };
+        push(&mut stack, children, &deeper);
+    }
+}
+
+/// The first of them on top; the last one is drawn as such.
+fn push<'a>(
+    stack: &mut Vec<(&'a ProcessView, Rc<str>, bool)>,
+    siblings: &[&'a ProcessView],
+    indent: &Rc<str>,
+) {
+    let ordered = siblings.iter().enumerate().rev();
+    stack.extend(ordered.map(|(index, process)| (*process, Rc::clone(indent), index + 1 == siblings.len())));
+}
+
+fn label(process: &ProcessView) -> String {
+    let worker = or_dash(process.worker);
+    let ProcessView { pid, state, .. } = process;
+    // The shim's own arguments repeat what the rest of the tree shows.
+    if process.shim {
+        return format!("{pid} {state} shim of worker {worker}");
+    }
+    let vitals = format!("{}, {}", age(process.age_ms), or_dash(process.rss_bytes.map(size)));
+    format!("{pid} {state} [{worker}, {}, {vitals}] {}", verdict(process.verdict), process.command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run_view::Status;
+    use leash_core::report::RecordPresence;
+    use leash_core::{OwnerState, Source, Verdict};
+
+    fn run() -> RunView {
+        let owner = OwnerView { pid: 90, start_ticks: 1, state: OwnerState::Alive, source: Source::Record };
+        RunView {
+            run_id: "s59m65f".into(),
+            status: Status::Alive,
+            verdict: Verdict::Live,
+            why: String::new(),
+            record: RecordPresence::Present,
+            corrupt: None,
+            lock: None,
+            owner: Some(owner),
+            app: Some("shop".into()),
+            node: None,
+            since: None,
+            processes: 3,
+            shims: 1,
+        }
+    }
+
+    fn process(pid: u32, ppid: u32, shim: bool) -> ProcessView {
+        ProcessView {
+            run_id: Some("s59m65f".into()),
+            worker: Some(1),
+            pid,
+            ppid: Some(ppid),
+            start_ticks: 1,
+            uid: None,
+            state: 'S',
+            age_ms: 5000,
+            rss_bytes: Some(2048),
+            command: format!("c{pid}"),
+            shim,
+            carriers: Vec::new(),
+            verdict: Verdict::Live,
+            why: String::new(),
+            owner: None,
+        }
+    }
+
+    fn drawn(processes: &[ProcessView]) -> Vec<String> {
+        draw(&run(), &processes.iter().collect::<Vec<_>>(), Paint(false), None)
+    }
+
+    #[test]
+    fn shims_stand_below_the_run_and_processes_below_their_parents() {
+        let processes =
+            [process(10, 90, true), process(11, 10, false), process(12, 11, false), process(13, 10, false)];
+        assert_eq!(
+            drawn(&processes),
+            [
+                "s59m65f alive  owner 90, app shop, 3 processes",
+                "└─ 10 S shim of worker 1",
+                "   ├─ 11 S [1, live, 5s, 2K] c11",
+                "   │  └─ 12 S [1, live, 5s, 2K] c12",
+                "   └─ 13 S [1, live, 5s, 2K] c13",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_circle_of_parents_is_drawn_once_and_ends() {
+        let lines = drawn(&[process(10, 11, false), process(11, 10, false), process(12, 12, false)]);
+        for pid in [10, 11, 12] {
+            let label = format!("─ {pid} S");
+            assert_eq!(lines.iter().filter(|line| line.contains(&label)).count(), 1, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_chain_as_deep_as_processes_can_be_is_drawn() {
+        let chain: Vec<_> = (10..30_010).map(|pid| process(pid, pid - 1, false)).collect();
+        let lines = drawn(&chain);
+        assert_eq!(lines.len(), 30_001);
+        assert!(lines.iter().all(|line| line.len() < 200));
+    }
+}

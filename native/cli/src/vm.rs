@@ -1,0 +1,75 @@
+//! `leash kill --force`: asks the VM of a live run to stop.
+
+use crate::exit::{Exit, Failure};
+use leash_core::{Claim, Host, Identity, Lock, OwnerState, PidFd, Record, RunDir, Signal};
+use leash_tag::RunId;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+/// What was done to a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Asked {
+    pub(crate) pid: u32,
+    pub(crate) signal: &'static str,
+    pub(crate) ended: bool,
+    pub(crate) elapsed_ms: u64,
+}
+
+/// Sends SIGTERM to a run's owner and waits for its end.
+///
+/// Only the owner that the locked record names, which nobody but this user could write: an environment tag can name
+/// anybody, and whoever wears it would choose whom an operator ends.
+pub(crate) fn terminate(dir: &RunDir, run: RunId, patience: Duration) -> Result<Asked, Failure> {
+    let host = Host::current()?;
+    let record = believed(dir, run)?;
+    let refuse = |why: &str| Err(refused(run, why));
+    let Some(owner) = Claim::of_record(&record.owner) else { return refuse("its record names no owner") };
+    if owner.state(&host) != OwnerState::Alive {
+        return refuse("the owner that its record names does not live");
+    }
+    if let Some(refusal) = host.refusal(owner.pid) {
+        return refuse(&format!("its VM, process {}, is never signalled: {refusal}", owner.pid));
+    }
+    let identity = Identity { pid: owner.pid, start_ticks: owner.start_ticks, pidfs_inode: None };
+    let pidfd = host.open(&identity)?;
+    // Held by its descriptor now, it is still the one whom the record names.
+    if believed(dir, run)?.owner != record.owner {
+        return refuse("its record has changed");
+    }
+    let began = Instant::now();
+    match pidfd.signal(Signal::TERM) {
+        Ok(()) => {}
+        Err(error) if error.is_gone() => {}
+        Err(error) => return Err(error.into()),
+    }
+    let ended = wait(&pidfd, began, patience);
+    let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(Asked { pid: owner.pid.as_u32(), signal: Signal::TERM.name(), ended, elapsed_ms })
+}
+
+/// A record that names its owner, and the lock that says that he is at work.
+fn believed(dir: &RunDir, run: RunId) -> Result<Record, Failure> {
+    let Some(file) = dir.record(run)? else { return Err(refused(run, "it has no record here")) };
+    if file.lock != Lock::Held {
+        return Err(refused(run, "nobody holds its record's lock"));
+    }
+    file.record.map_err(|_| refused(run, "its record is not believed"))
+}
+
+fn refused(run: RunId, why: &str) -> Failure {
+    Failure::new(Exit::Refused, format!("{run}: {why}; nothing was sent"))
+}
+
+/// Whether the process ends in time.
+fn wait(pidfd: &PidFd, began: Instant, patience: Duration) -> bool {
+    loop {
+        let left = patience.saturating_sub(began.elapsed());
+        let timeout = Timespec::try_from(left).ok();
+        match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], timeout.as_ref()) {
+            Err(Errno::INTR) if !left.is_zero() => {}
+            _ => return pidfd.is_ended(),
+        }
+    }
+}

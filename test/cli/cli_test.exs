@@ -1,0 +1,399 @@
+defmodule Leash.CliTest do
+  # Serial: sweeps look at everything that runs.
+  use Leash.Test.Case, async: false
+
+  alias Leash.Test.Decoys
+
+  @moduletag timeout: 120_000
+
+  # The command is built by cargo and not by mix: LEASH_CLI names it.
+  if is_nil(System.get_env("LEASH_CLI")), do: @moduletag(skip: "LEASH_CLI names no binary")
+
+  setup do
+    {:ok, dir: tmp_dir!()}
+  end
+
+  defp leash, do: System.fetch_env!("LEASH_CLI")
+
+  defp cli(dir, args),
+    do: System.cmd(leash(), ["--run-dir", dir | args], stderr_to_stdout: true)
+
+  # Rows of a table as maps from title to text; the last column is whatever is left.
+  defp table(output) do
+    [titles | rows] = String.split(output, "\n", trim: true)
+    titles = String.split(titles)
+
+    for row <- rows,
+        fields = row |> String.trim() |> String.split(~r/ {2,}/, parts: length(titles)),
+        do: titles |> Enum.zip(fields) |> Map.new()
+  end
+
+  defp row(output, title, value),
+    do: output |> table() |> Enum.find(&(&1[title] == to_string(value)))
+
+  defp pid({pid, _ticks}), do: pid
+
+  # A worker with a child, and a daemon that has left the group.
+  @family ~s|setsid sh -c 'echo ready $$; exec sleep 90' & sleep 91 & wait|
+
+  defp family(options \\ []),
+    do: [{"w", [command: "sh", args: ["-c", @family], stop: [sigterm: 500]] ++ options}]
+
+  # Without the sweep at start, which would leave the command nothing to do.
+  defp live(dir, workers \\ family()),
+    do: start_vm(workers, run_dir: dir, env: [sweep: false, app: "shop"])
+
+  defp crashed(dir, workers \\ family()) do
+    vm = live(dir, workers)
+    :ok = kill_all(vm)
+    for orphan <- vm.trees["w"], do: assert(Observer.alive?(orphan))
+    vm
+  end
+
+  defp record(dir, vm), do: Path.join(dir, vm.run_id <> ".json")
+
+  describe "looking" do
+    test "ps, tree and runs show a live run", %{dir: dir} do
+      vm = live(dir)
+      %{os: os, shim: shim} = vm.workers["w"]
+      [daemon] = vm.trees["w"]
+
+      {output, 0} = cli(dir, ["ps"])
+      id = vm.run_id
+      owner = to_string(pid(vm.identity))
+      parent = to_string(pid(shim))
+
+      assert %{
+               "RUN" => ^id,
+               "IS" => "live",
+               "WORKER" => "1",
+               "OWNER" => ^owner,
+               "PPID" => ^parent
+             } = row(output, "PID", pid(os))
+
+      assert %{"COMMAND" => "sleep 90", "RSS" => rss} = row(output, "PID", pid(daemon))
+      assert rss =~ ~r/^\d+[KM]$/
+      assert row(output, "PID", pid(shim)) == nil
+
+      {output, 0} = cli(dir, ["ps", "--shims"])
+      assert %{"PPID" => _, "RUN" => ^id} = row(output, "PID", pid(shim))
+
+      {output, 0} = cli(dir, ["tree", id])
+      [head, first, second | _rest] = String.split(output, "\n")
+
+      assert head =~
+               ~r/^#{id} alive  owner #{owner}, app shop, node nonode@nohost, since .*, 3 processes$/
+
+      assert first =~ ~r/^└─ #{pid(shim)} S shim of worker 1$/
+      assert second =~ ~r/^   [├└]─ #{pid(os)} S \[1, live, /u
+
+      {output, 0} = cli(dir, ["runs"])
+
+      assert %{"IS" => "alive", "OWNER" => ^owner, "PROCESSES" => "3", "SINCE" => since} =
+               row(output, "RUN", id)
+
+      assert {:ok, _time, 0} = DateTime.from_iso8601(since)
+      refute output =~ "\e", "colours are for terminals"
+    end
+
+    test "a dead run is marked, whether it has a record or not", %{dir: dir} do
+      vm = crashed(dir)
+      [orphan] = vm.trees["w"]
+      gone = "#{pid(vm.identity)} gone"
+
+      for record? <- [true, false] do
+        unless record?, do: File.rm!(record(dir, vm))
+        {output, 0} = cli(dir, ["ps"])
+        assert %{"IS" => "DEAD", "OWNER" => ^gone} = row(output, "PID", pid(orphan))
+        {output, 0} = cli(dir, ["runs"])
+        assert %{"IS" => "DEAD", "OWNER" => ^gone, "WHY" => why} = row(output, "RUN", vm.run_id)
+        assert why =~ "no record" == not record?
+      end
+    end
+
+    @tag needs: :root
+    test "other users' processes are shown to those who ask", %{dir: dir} do
+      decoy =
+        start_decoy("another user's process with a forged tag",
+          env: Tag.env("forged2", 1, Tag.dead_owner()),
+          locks: Tag.locks("forged2", 1),
+          uid: 65_534
+        )
+
+      {output, 0} = cli(dir, ["ps"])
+      assert row(output, "PID", pid(decoy.identity)) == nil
+      {output, 0} = cli(dir, ["ps", "--all"])
+      assert %{"IS" => "foreign user"} = row(output, "PID", pid(decoy.identity))
+      {output, 0} = cli(dir, ["kill", "forged2"])
+      assert %{"WHAT" => "kept"} = row(output, "PID", pid(decoy.identity))
+      assert_unharmed(decoy)
+    end
+
+    test "a run directory that nobody named may be missing, and none is made" do
+      path = Path.join(tmp_dir!(), "app")
+      env = [{"LEASH_RUN_DIR", ""}, {"RUNTIME_DIRECTORY", path}]
+      {output, 0} = System.cmd(leash(), ["ps"], env: env, stderr_to_stdout: true)
+      assert output =~ "#{path}/leash: no such run directory"
+      {_output, 4} = System.cmd(leash(), ["sweep"], env: env, stderr_to_stdout: true)
+      refute File.exists?(path)
+    end
+  end
+
+  describe "sweep" do
+    test "ends orphans of dead runs, and nobody else", %{dir: dir} do
+      decoys = Decoys.all()
+      neighbour = live(dir)
+      vm = crashed(dir)
+      lookalikes = Decoys.of_run(vm.run_id)
+      on_exit(fn -> Enum.each(lookalikes, &Decoy.stop/1) end)
+      [orphan] = vm.trees["w"]
+
+      {output, 0} = cli(dir, ["sweep", "--dry-run"])
+      assert %{"WHAT" => "would end", "WHY" => "dead: " <> _} = row(output, "PID", pid(orphan))
+      os = neighbour.workers["w"].os
+      assert %{"WHAT" => "kept", "WHY" => "live: " <> _} = row(output, "PID", pid(os))
+      assert output =~ ~r/^would end \d+ process(es)? of 1 dead run; nothing was sent$/m
+      assert Observer.alive?(orphan)
+      assert File.exists?(record(dir, vm))
+
+      {output, 0} = cli(dir, ["sweep"])
+      refute Observer.alive?(orphan)
+      assert_gone(vm.carrier)
+      assert %{"WHAT" => "ended", "WHY" => why} = row(output, "PID", pid(orphan))
+      assert why =~ "by SIGTERM"
+      assert output =~ "records dropped: #{vm.run_id}"
+      refute File.exists?(record(dir, vm))
+
+      assert Decoys.harmed(decoys ++ lookalikes) == []
+
+      for {_label, %{os: os, shim: shim}} <- neighbour.workers,
+          one <- [os, shim | neighbour.trees["w"]] do
+        assert Observer.alive?(one)
+      end
+
+      assert File.exists?(record(dir, neighbour))
+      assert {_output, 1} = cli(dir, ["kill", vm.run_id])
+    end
+
+    test "ends only runs of the application that is asked for", %{dir: dir} do
+      vm = crashed(dir)
+      [orphan] = vm.trees["w"]
+      {_output, 0} = cli(dir, ["sweep", "--app", "office"])
+      assert Observer.alive?(orphan)
+      {_output, 0} = cli(dir, ["sweep", "--app", "shop"])
+      refute Observer.alive?(orphan)
+    end
+
+    @freezer "/sys/fs/cgroup/freezer"
+    if not File.exists?(@freezer <> "/cgroup.procs"),
+      do: @tag(skip: "no freezer of cgroup v1")
+
+    test "says what is left when the time is over", %{dir: dir} do
+      vm = crashed(dir)
+      [orphan] = vm.trees["w"]
+      group = Path.join(@freezer, "leash-cli-#{System.pid()}")
+      File.mkdir!(group)
+
+      # Frozen, it does not even see SIGKILL before it is thawed.
+      try do
+        File.write!(Path.join(group, "cgroup.procs"), "#{pid(orphan)}")
+        File.write!(Path.join(group, "freezer.state"), "FROZEN")
+        {output, 1} = cli(dir, ["sweep", "--deadline", "600"])
+        assert %{"WHAT" => "SURVIVED"} = row(output, "PID", pid(orphan))
+        assert output =~ "; 1 left"
+        assert File.exists?(record(dir, vm))
+      after
+        File.write!(Path.join(group, "freezer.state"), "THAWED")
+        assert_eventually(fn -> File.rmdir(group) == :ok end)
+      end
+
+      refute Observer.alive?(orphan)
+    end
+  end
+
+  describe "kill" do
+    test "ends a dead run's rest and leaves another one's alone", %{dir: dir} do
+      [one, other] = [crashed(dir), crashed(dir)]
+      {output, 0} = cli(dir, ["kill", one.run_id])
+      assert output =~ "records dropped: #{one.run_id}"
+      assert_gone(one.carrier)
+      [orphan] = other.trees["w"]
+      assert Observer.alive?(orphan)
+      assert File.exists?(record(dir, other))
+      {_output, 0} = cli(dir, ["kill", other.run_id])
+      assert_gone(other.carrier)
+    end
+
+    test "refuses a live run, and with --force stops its VM, whose tree ends", %{dir: dir} do
+      vm = live(dir)
+      neighbour = live(dir)
+      {output, 3} = cli(dir, ["kill", vm.run_id])
+      assert output =~ "--force"
+      for one <- [vm.identity | vm.trees["w"] ++ VM.shims(vm)], do: assert(Observer.alive?(one))
+
+      {output, 0} = cli(dir, ["kill", vm.run_id, "--force"])
+      assert output =~ ~r/process #{pid(vm.identity)}, got SIGTERM and ended after \d+ ms/
+      assert output =~ "nothing of its run is left"
+      assert_gone(vm.carrier)
+      refute File.exists?(record(dir, vm))
+      # In good order: by SIGTERM a VM stops its applications, a harder end leaves 128 + n.
+      assert_receive {port, {:exit_status, 0}} when port == vm.port, 5_000
+
+      for one <- [neighbour.identity | neighbour.trees["w"]], do: assert(Observer.alive?(one))
+    end
+
+    test "a VM that does not end in time is left to the operator", %{dir: dir} do
+      vm = live(dir)
+      VM.signal(vm, "STOP")
+      {output, 1} = cli(dir, ["kill", vm.run_id, "--force", "--deadline", "300"])
+      assert output =~ "still lives"
+      assert Observer.alive?(vm.identity)
+      for one <- vm.trees["w"], do: assert(Observer.alive?(one))
+      VM.signal(vm, "CONT")
+      assert_gone(vm.carrier, 20_000)
+    end
+
+    test "a tag does not choose whose VM gets SIGTERM", %{dir: dir} do
+      # It names a living owner: a process that never was one. Were it believed, this one would end the decoy.
+      named = start_decoy("a process that a forged tag names as owner")
+
+      bearer =
+        start_decoy("a process with a forged tag", env: Tag.env("forged1", 1, named.identity))
+
+      {output, 3} = cli(dir, ["kill", "forged1", "--force"])
+      assert output =~ "no record"
+      assert_unharmed(named)
+      assert_unharmed(bearer)
+
+      # The same for a run that exists, its record being away for the moment.
+      vm = live(dir)
+      File.rename!(record(dir, vm), Path.join(dir, "away"))
+      {_output, 3} = cli(dir, ["kill", vm.run_id, "--force"])
+      File.rename!(Path.join(dir, "away"), record(dir, vm))
+      assert Observer.alive?(vm.identity)
+    end
+
+    test "a run cannot be ended from inside of it", %{dir: dir} do
+      said = Path.join(dir, "said")
+
+      line =
+        ~s|#{leash()} --run-dir #{dir} kill ${LEASH_RUN%%.*} --force > #{said} 2>&1; | <>
+          ~s|echo status $? >> #{said}; echo ready; exec sleep 90|
+
+      vm = live(dir, [{"w", [command: "sh", args: ["-c", line]]}])
+
+      assert File.read!(said) =~
+               ~r/own outer run: this command was started from inside of it.*\nstatus 3\n\z/s
+
+      assert Observer.alive?(vm.identity)
+      assert Observer.alive?(vm.workers["w"].os)
+    end
+
+    test "two operators at once do not end each other, though both name the run", %{dir: dir} do
+      said = Path.join(dir, "said")
+
+      # By the shell itself: another process would get SIGTERM as well.
+      stubborn =
+        ~s|setsid sh -c 'trap ": > #{said}" TERM; echo ready $$; while :; do sleep 1; done' & wait|
+
+      # stderr: the shell reports its killed child there, and after the VM's end that is a broken pipe.
+      vm = crashed(dir, [{"w", [command: "sh", args: ["-c", stubborn], stderr: :null]}])
+      [orphan] = vm.trees["w"]
+
+      one = Task.async(fn -> cli(dir, ["kill", vm.run_id, "--stop", "TERM:3000"]) end)
+      # It is at work, with the run's id among its arguments, when the other one sweeps.
+      assert_eventually(fn -> File.exists?(said) end)
+      assert [_leash] = Observer.with_argument(vm.run_id)
+      {_output, 0} = cli(dir, ["sweep", "--stop", "TERM:100"])
+      refute Observer.alive?(orphan)
+      assert {_output, 0} = Task.await(one, 20_000)
+      assert_gone(vm.carrier)
+    end
+  end
+
+  describe "exit statuses" do
+    test "say what was wrong", %{dir: dir} do
+      assert {_output, 2} = cli(dir, ["dance"])
+      assert {_output, 2} = cli(dir, ["kill", "-1"])
+      assert {_output, 2} = cli(dir, ["kill", "S59M65F"])
+      assert {_output, 2} = cli(dir, ["top"])
+      assert {_output, 1} = cli(dir, ["kill", "zzzzzzz"])
+      assert {_output, 1} = cli(dir, ["tree", "zzzzzzz"])
+      assert {_output, 4} = cli(Path.join(dir, "missing"), ["ps"])
+      refute File.exists?(Path.join(dir, "missing"))
+      File.chmod!(dir, 0o755)
+      assert {output, 4} = cli(dir, ["runs"])
+      assert output =~ "chmod 700"
+    end
+  end
+
+  describe "top" do
+    if is_nil(System.find_executable("tmux")),
+      do: @describetag(skip: "tmux is not installed")
+
+    setup %{dir: dir} do
+      socket = Path.join(dir, "tmux")
+
+      tmux = fn args ->
+        System.cmd("tmux", ["-S", socket, "-f", "/dev/null" | args], stderr_to_stdout: true)
+      end
+
+      on_exit(fn ->
+        tmux.(["kill-server"])
+        # The server answers before it has ended.
+        assert_eventually(fn -> Observer.with_argument(socket) == [] end)
+      end)
+
+      {:ok, tmux: tmux}
+    end
+
+    defp screen(tmux) do
+      {text, 0} = tmux.(["capture-pane", "-p"])
+      text
+    end
+
+    defp open(tmux, dir) do
+      line =
+        "echo before; #{leash()} --run-dir #{dir} top --interval 0.2; echo status $?; stty -a; exec cat"
+
+      {_output, 0} = tmux.(["new-session", "-d", "-x", "150", "-y", "50", "sh", "-c", line])
+      :ok
+    end
+
+    defp assert_given_back(tmux) do
+      assert_eventually(fn -> screen(tmux) =~ "status 0" end)
+      assert screen(tmux) =~ "before"
+      assert_eventually(fn -> screen(tmux) =~ ~r/[^-]icanon/ end)
+    end
+
+    test "follows what happens, until q", %{dir: dir, tmux: tmux} do
+      vm = live(dir)
+      [daemon] = vm.trees["w"]
+      open(tmux, dir)
+      assert_eventually(fn -> screen(tmux) =~ ~r/^#{vm.run_id} +live .* sleep 90$/m end)
+      refute screen(tmux) =~ "before"
+      Observer.signal(daemon, "KILL")
+      assert_eventually(fn -> not (screen(tmux) =~ ~r/ sleep 90$/m) end)
+      assert screen(tmux) =~ ~r/^#{vm.run_id} +live /m
+      {_output, 0} = tmux.(["send-keys", "q"])
+      assert_given_back(tmux)
+    end
+
+    test "gives the terminal back when it is ended", %{dir: dir, tmux: tmux} do
+      for how <- [:ctrl_c, "TERM", "HUP"] do
+        open(tmux, dir)
+        assert_eventually(fn -> screen(tmux) =~ "q quits" end)
+
+        if how == :ctrl_c do
+          {_output, 0} = tmux.(["send-keys", "C-c"])
+        else
+          [top] = Observer.with_argument("top")
+          Observer.signal(top, how)
+        end
+
+        assert_given_back(tmux)
+        {_output, 0} = tmux.(["kill-session"])
+      end
+    end
+  end
+end
