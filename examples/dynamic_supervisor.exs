@@ -10,7 +10,8 @@ defmodule MyApp.Tenants do
   @supervisor MyApp.Workers
 
   def child_spec(_options),
-    do: {DynamicSupervisor, name: @supervisor, strategy: :one_for_one} |> Supervisor.child_spec([])
+    do:
+      {DynamicSupervisor, name: @supervisor, strategy: :one_for_one} |> Supervisor.child_spec([])
 
   @doc "Starts so many programs for a tenant."
   def add(tenant, count) do
@@ -53,8 +54,8 @@ end
   :application.load(
     {:application, :my_app,
      [
-       description: 'tenants',
-       vsn: '1',
+       description: ~c"tenants",
+       vsn: ~c"1",
        modules: [MyApp, MyApp.Tenants],
        registered: [],
        applications: [:kernel, :stdlib, :elixir, :logger, :leash],

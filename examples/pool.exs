@@ -107,8 +107,8 @@ end
   :application.load(
     {:application, :my_app,
      [
-       description: 'a pool',
-       vsn: '1',
+       description: ~c"a pool",
+       vsn: ~c"1",
        modules: [MyApp, MyApp.Pool],
        registered: [MyApp.Pool],
        applications: [:kernel, :stdlib, :elixir, :logger, :leash],

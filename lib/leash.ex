@@ -102,7 +102,7 @@ defmodule Leash do
       system refused
     * `Leash.OptionsError` - an option is wrong; nothing was started
     * `ArgumentError` - the command or an argument is no binary, or the command has a NUL byte
-    * `RuntimeError` - the `:leash` application is not started
+    * `RuntimeError` - the `:leash` application is not started, or `stop_all/2` is ending the group
     * what `:into` or the enumerable of `:input` raise; the tree is ended first
   """
   @spec cmd(String.t(), [binary()], [cmd_option()]) ::
@@ -194,7 +194,7 @@ defmodule Leash do
     * `ErlangError` with `:original` `:enoent`, `:eacces` - there is no such program, or it cannot be one; `:emfile`,
       `:eagain`, `:system_limit` … - the system refused
     * `Leash.OptionsError` - command, arguments or an option are wrong
-    * `RuntimeError` - the `:leash` application is not started
+    * `RuntimeError` - the `:leash` application is not started, or `stop_all/2` is ending the group
 
   Nothing was started then.
   """

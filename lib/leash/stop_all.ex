@@ -131,7 +131,7 @@ defmodule Leash.StopAll do
       {:leash_left, numbers, survivors} ->
         numbers
         |> Enum.filter(&orphan?(state, &1))
-        |> Enum.reduce(state, &left(&2, &1, survivors))
+        |> Enum.reduce(state, &left(&2, &1, of(survivors, &1)))
         |> loop()
 
       {:leash_shim, number} ->
@@ -316,7 +316,7 @@ defmodule Leash.StopAll do
   defp hunted(state, _monitor, _reason), do: state
 
   defp found(state, number, {:shutdown, {:ok, %{survivors: survivors, complete: complete?}}}) do
-    case Enum.filter(survivors, &(&1.worker in [number, nil])) do
+    case of(survivors, number) do
       [] when complete? -> gone(state, number)
       # Nobody was found, and not everybody could be looked at.
       survivors -> left(state, number, survivors)
@@ -324,4 +324,7 @@ defmodule Leash.StopAll do
   end
 
   defp found(state, number, _failed), do: left(state, number, [])
+
+  # One that does not say whose it is may be anybody's.
+  defp of(survivors, number), do: Enum.filter(survivors, &(&1.worker in [number, nil]))
 end

@@ -13,7 +13,7 @@ defmodule Leash.Worker do
 
   | what happens | what ends the tree |
   |---|---|
-  | `stop/2`, supervisor shutdown, `:normal` or `:shutdown` exit of the owner | the ladder of `:stop`, then SIGKILL |
+  | `stop/2`, `Leash.stop_all/2`, supervisor shutdown, `:normal` or `:shutdown` exit of the owner | the ladder of `:stop`, then SIGKILL |
   | the owner or this process crashes or is killed | SIGKILL at once |
   | the VM ends in any way, SIGKILL included | the ladder, by the shim |
   | the shim is killed | SIGKILL to everything that carries the worker's tag; `:shim_died` |

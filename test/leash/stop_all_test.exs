@@ -96,7 +96,7 @@ defmodule Leash.StopAllTest do
 
     test "a port's tree as soon as any other", %{group: group} do
       quickest =
-        for _ <- 1..3 do
+        for _ <- 1..5 do
           port = port_in_group(group, :plain)
           {took, {:ok, [_one]}} = timed(fn -> Leash.stop_all(group) end)
           assert_gone(port.carrier)
@@ -463,7 +463,7 @@ defmodule Leash.StopAllTest do
     } do
       tree = in_group(group, :plain)
 
-      for wrong <- [nil, 'pool', [deadline: 1], 3, self(), %{}],
+      for wrong <- [nil, ~c"pool", [deadline: 1], 3, self(), %{}],
           do: assert_raise(OptionsError, ~r/:group/, fn -> Leash.stop_all(wrong) end)
 
       for wrong <- [-1, :infinity, 1.5, nil],
