@@ -55,18 +55,14 @@ defmodule Leash.StopAll do
   end
 
   defp validate!(group, options) do
-    with true <- group == :all or Group.valid?(group),
-         {:ok, options} <- Schema.validate(schema(), options) do
-      options
-    else
-      false ->
-        raise OptionsError,
-          key: :group,
-          expected: ":all, or a group: an atom, a string or a tuple",
-          value: group
+    if group != :all and not Group.valid?(group) do
+      expected = ":all, or a group: an atom, a string or a tuple"
+      raise OptionsError, key: :group, expected: expected, value: group
+    end
 
-      {:error, error} ->
-        raise error
+    case Schema.validate(schema(), options) do
+      {:ok, options} -> options
+      {:error, error} -> raise error
     end
   end
 
