@@ -56,10 +56,8 @@ defmodule Leash.StopAll do
 
   defp validate!(group, options) do
     if group != :all and not Group.valid?(group) do
-      raise OptionsError,
-        key: :group,
-        expected: ":all, or a group: an atom, a string or a tuple",
-        value: group
+      expected = ":all, or a group: an atom, a string or a tuple"
+      raise OptionsError, key: :group, expected: expected, value: group
     end
 
     case Schema.validate(schema(), options) do

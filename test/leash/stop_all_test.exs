@@ -141,7 +141,13 @@ defmodule Leash.StopAllTest do
 
       # One that waits to be ready, and one that is anywhere between its number and its exec.
       for wait? <- [true, false] do
-        start = Task.async(fn -> Worker.start_link(options) end)
+        start =
+          Task.async(fn ->
+            # A start that fails is an exit of somebody linked.
+            Process.flag(:trap_exit, true)
+            Worker.start_link(options)
+          end)
+
         assert_eventually(fn -> listed(group) != [] end)
         if wait?, do: assert_eventually(fn -> Carrier.members(carrier) != [] end)
         assert {:ok, [%{result: {:ok, %Exit{}}}]} = Leash.stop_all(group)
@@ -380,13 +386,13 @@ defmodule Leash.StopAllTest do
     test "a supervisor cannot put back a :permanent worker", %{group: group} do
       options = [strategy: :one_for_one, max_restarts: 20, max_seconds: 5]
       {:ok, supervisor} = DynamicSupervisor.start_link(options)
+      monitor = Process.monitor(supervisor)
       carrier = new_carrier()
       quick = command(:plain, carrier) ++ [group: group, ready: ~r/^ready/, on_output: self()]
       {:ok, _worker} = DynamicSupervisor.start_child(supervisor, {Worker, quick})
       slow = in_group(group, [:ends_on_term, 400, 0], stop: [sigterm: 5_000])
       stop = begin_stop(group, slow)
       assert_gone(carrier, 300)
-      monitor = Process.monitor(supervisor)
       assert_receive {:DOWN, ^monitor, :process, _pid, :shutdown}, 5_000
       assert_gone(carrier)
       assert {:ok, [_, _]} = Task.await(stop)

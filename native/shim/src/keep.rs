@@ -4,16 +4,22 @@
 //! set any earlier, because whoever is left by a command that was killed is not left on purpose. The mark is
 //! one level deeper than the command's: hard limits can only be lowered (getrlimit(2)).
 
-use leash_tag::{Mark, RunId, WorkerNumber};
+use leash_tag::{Limits, Mark, RunId, WorkerNumber};
+use rustix::io::Errno;
 use rustix::process::Pid;
 
 use crate::foreign::Foreign;
 use crate::proc_file::Proc;
 use crate::sys::{self, signal};
-use crate::tree::{self, Order, Walked};
+use crate::tree::{self, Met, Order, Walked};
 
-/// Looks until nobody without the new mark is found.
-const PASSES: u32 = 256;
+/// How long everybody gets to be stopped and marked: more than a loaded machine takes, and less than an operator
+/// would wait.
+const PATIENCE_MS: u64 = 2_000;
+
+/// Who waits that long in the kernel after everybody else was stopped waits for one of them: after vfork(2) for a
+/// child that is stopped before its exec. It cannot fork, and has the mark.
+const BLOCKED_MS: u64 = 50;
 
 /// What all processes of a tree carry.
 #[derive(Clone, Copy)]
@@ -25,58 +31,99 @@ pub(crate) struct Tag {
 /// Marks everybody below this process as kept. `false` where that cannot be done for all of them.
 ///
 /// Everybody is stopped for the moment, since a chain of processes each of which starts the next and exits could
-/// be missed by any number of looks. A stopped process neither exits nor forks, not even in a fork that has
-/// begun (fork(2) starts over while a signal is pending), so that its children are all in its list: when a look
-/// finds nobody without the new mark, there is nobody.
+/// be missed by any number of looks. A stopped process neither exits nor forks; a fork that had begun when it was
+/// signalled is over when it is seen stopped, and its child is in its list. Who exits leaves a zombie, and its
+/// children to us. So when a look finds everybody stopped or dead, and all of them with the new mark since before
+/// it began, there is nobody else.
 pub(crate) fn everybody(proc: &Proc, foreign: &Foreign, tag: Tag) -> bool {
-    let all = (0..PASSES).find_map(|_| look(proc, foreign, tag)).unwrap_or(false);
+    let deadline = sys::now_ms().saturating_add(PATIENCE_MS);
+    let mut blocked_since = None;
+    let all = loop {
+        let (seen, now) = (look(proc, foreign, tag), sys::now_ms());
+        if seen != Look::Blocked {
+            blocked_since = None;
+        }
+        match seen {
+            Look::All => break true,
+            Look::Blocked if now >= blocked_since.get_or_insert(now).saturating_add(BLOCKED_MS) => {
+                break true;
+            }
+            Look::Never => break false,
+            _ if now >= deadline => break false,
+            Look::Again => {}
+            Look::Blocked | Look::Wait => sys::pause_ms(1),
+        }
+    };
     // Children first: a parent that goes on may exit, and take those who are still stopped out of this walk's
     // reach.
     let _ = tree::walk(proc, foreign, Order::ChildrenFirst, &mut |met| met.signal(signal::CONT));
     all
 }
 
-/// `None` where one more look is needed.
-fn look(proc: &Proc, foreign: &Foreign, tag: Tag) -> Option<bool> {
-    let (mut changed, mut failed) = (false, false);
+/// What one look came to, the later ones outdoing the earlier.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Look {
+    /// Nobody is without the mark.
+    All,
+    /// Somebody waits in the kernel and cannot be stopped.
+    Blocked,
+    /// Somebody is not stopped yet.
+    Wait,
+    /// Somebody was marked just now, or went.
+    Again,
+    /// Somebody cannot be marked.
+    Never,
+}
+
+fn look(proc: &Proc, foreign: &Foreign, tag: Tag) -> Look {
+    let mut found = Look::All;
     let walked = tree::walk(proc, foreign, Order::ParentsFirst, &mut |met| {
-        if let Ok(Some(mark)) = sys::locks_limits(met.pid()).map(Mark::decode)
-            // Kept already, or of a run inside this one, whose own VM answers for it.
-            && (mark.run() != tag.run || mark.outlives())
-        {
-            return;
-        }
-        met.signal(signal::STOP);
-        match keep(met.pid(), tag) {
-            Kept::Now => changed = true,
-            Kept::Not => failed |= met.stat(proc).is_some_and(|stat| stat.lives()),
-        }
+        found = found.max(keep(proc, met, tag));
     });
-    match (walked, failed, changed) {
-        (Walked::All, false, true) => None,
-        (Walked::All, false, false) => Some(true),
-        _ => Some(false),
+    if walked == Walked::All { found } else { Look::Never }
+}
+
+fn keep(proc: &Proc, met: &Met<'_>, tag: Tag) -> Look {
+    let stat = || met.stat(proc).filter(|stat| stat.lives());
+    let limits = match sys::locks_limits(met.pid()) {
+        Ok(limits) => limits,
+        Err(Errno::SRCH) => return Look::Again,
+        Err(_) => return if stat().is_some() { Look::Never } else { Look::All },
+    };
+    match Mark::decode(limits) {
+        // Of a run inside this one, whose own VM answers for it.
+        Some(mark) if mark.run() != tag.run => Look::All,
+        Some(mark) if mark.outlives() => match stat() {
+            Some(stat) if !stat.stopped() => {
+                met.signal(signal::STOP);
+                if stat.blocked() { Look::Blocked } else { Look::Wait }
+            }
+            _ => Look::All,
+        },
+        Some(_) => {
+            met.signal(signal::STOP);
+            mark_kept(met.pid(), limits, tag)
+        }
+        None => {
+            if stat().is_some() {
+                Look::Never
+            } else {
+                Look::All
+            }
+        }
     }
 }
 
-enum Kept {
-    Now,
-    Not,
-}
-
-fn keep(pid: Pid, tag: Tag) -> Kept {
-    let Ok(limits) = sys::locks_limits(pid) else { return Kept::Not };
-    if Mark::decode(limits).is_none_or(|mark| mark.run() != tag.run) {
-        return Kept::Not;
-    }
-    let Ok(mark) = Mark::nested_in(limits, tag.run, tag.worker, true) else { return Kept::Not };
+fn mark_kept(pid: Pid, limits: Limits, tag: Tag) -> Look {
+    let Ok(mark) = Mark::nested_in(limits, tag.run, tag.worker, true) else { return Look::Never };
     match sys::swap_locks_limits(pid, mark.limits()) {
-        Ok(old) if old == limits => Kept::Now,
+        Ok(old) if old == limits => Look::Again,
         // The number was another's by then: that one gets back what it had.
         Ok(old) => {
             let _ = sys::swap_locks_limits(pid, old);
-            Kept::Now
+            Look::Again
         }
-        Err(_) => Kept::Not,
+        Err(Errno::SRCH) => Look::Again,
+        Err(_) => Look::Never,
     }
 }

@@ -151,6 +151,16 @@ impl Stat {
     pub(crate) fn lives(self) -> bool {
         !matches!(self.state, b'Z' | b'X' | b'x')
     }
+
+    /// Whether it waits in the kernel without heeding signals.
+    pub(crate) fn blocked(self) -> bool {
+        self.state == b'D'
+    }
+
+    /// Whether it is stopped, by a signal or a tracer.
+    pub(crate) fn stopped(self) -> bool {
+        matches!(self.state, b'T' | b't')
+    }
 }
 
 /// The hard one of "Max file locks  SOFT  HARD  locks".

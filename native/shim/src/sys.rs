@@ -561,3 +561,10 @@ pub fn borrow(fd: i32) -> BorrowedFd<'static> {
     // EBADF, which poll(2) gives as POLLNVAL: a leash that is let go.
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
+
+/// Sleeps for so many milliseconds, less where a signal comes.
+pub fn pause_ms(ms: u64) {
+    let time = [i64::try_from(ms / 1000).unwrap_or(0), i64::try_from(ms % 1000).unwrap_or(0) * 1_000_000];
+    // SAFETY: the array is as large as struct timespec on 64-bit Linux.
+    let _ = unsafe { syscall!(Sysno::nanosleep, time.as_ptr(), 0) };
+}
