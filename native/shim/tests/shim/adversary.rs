@@ -26,6 +26,7 @@ fn adversary() {
         "subreaper" => subreaper(),
         "stopped" => stopped(number),
         "threads" => threads(),
+        "vfork" => vforking(),
         other => panic!("{other}"),
     }
 }
@@ -167,6 +168,33 @@ fn odd_exit_signal() -> ! {
     ignore(libc::SIGTERM);
     assert!(clone(libc::SIGUSR1) > 0);
     assert!(clone(0) > 0);
+    exit()
+}
+
+/// An orphan that waits for one child after the other in the kernel, as after vfork(2).
+fn vforking() -> ! {
+    if fork() != 0 {
+        exit();
+    }
+    for _ in 0..100 {
+        let flags = i64::from(libc::CLONE_VFORK | libc::SIGCHLD);
+        // SAFETY: without CLONE_VM the child has a copy of everything.
+        if unsafe { libc::syscall(libc::SYS_clone, flags, 0i64, 0i64, 0i64, 0i64) } == 0 {
+            arm();
+            // SAFETY: only a number.
+            unsafe { libc::usleep(20_000) };
+            exit();
+        }
+    }
+    // SAFETY: strings that end with null, and a null.
+    unsafe {
+        libc::execl(
+            c"/bin/sleep".as_ptr(),
+            c"sleep".as_ptr(),
+            c"45".as_ptr(),
+            std::ptr::null::<libc::c_char>(),
+        )
+    };
     exit()
 }
 
