@@ -236,8 +236,11 @@ fn threads() -> ! {
     ignore(libc::SIGTERM);
     std::thread::spawn(|| {
         if fork() == 0 {
-            // SAFETY: no arguments.
-            unsafe { libc::setsid() };
+            // SAFETY: only numbers.
+            unsafe {
+                libc::signal(libc::SIGTERM, libc::SIG_DFL);
+                libc::setsid();
+            }
             pause();
         }
         pause()
