@@ -38,7 +38,7 @@ defmodule Leash.MixProject do
       links: %{},
       files:
         ~w(lib mix mix.exs native Cargo.toml Cargo.lock .formatter.exs) ++
-          ~w(README.md DESIGN.md CHANGELOG.md LICENSE)
+          ~w(README.md DESIGN.md CHANGELOG.md LICENSE guides examples)
     ]
   end
 end
