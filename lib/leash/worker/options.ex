@@ -102,7 +102,8 @@ defmodule Leash.Worker.Options do
       default: 256,
       doc:
         "While the mailbox of a pid that gets output holds more messages than this, of whatever sender, nothing is read for it " <>
-          "(a message holds at most 64 KiB): the pipe fills and holds the program back. Not before `:ready`, because the pid may be " <>
+          "(a message holds at most 64 KiB): the pipe fills and holds the program back. Messages that stay unread while those of the " <>
+          "program are taken do not count. Not before `:ready`, because the pid may be " <>
           "waiting for just that; and not for a pid of another node, whose mailbox cannot be measured: there the connection's own " <>
           "buffer holds back."
     ],

@@ -2,7 +2,9 @@ defmodule Leash.Worker.OutputWindow do
   # Holds back the reader of a pipe while the process that gets its output does not keep up.
   #
   # What counts is the length of the receiver's mailbox, which needs nothing from the receiver: no acknowledgement
-  # that it could forget, and messages of others fill it just as much.
+  # that it could forget, and messages of others fill it just as much. A receiver that leaves many others unread
+  # would never get anything again, so a mailbox that stays as full as it is gets one message more now and then: when that
+  # one was taken, what stays does not count.
   @moduledoc false
 
   # The length is asked for once in so many messages: asking a process that runs makes it answer, and the asker wait. So a
@@ -14,14 +16,32 @@ defmodule Leash.Worker.OutputWindow do
   @shortest_pause 1
   @longest_pause 10
 
-  defstruct [:pid, :size, limited?: false, credit: 0, pause: @shortest_pause]
+  # So many looks at a mailbox that is as full as it was, the longest pause apart, before it gets one message more.
+  @looks 10
+
+  defstruct [
+    :pid,
+    :size,
+    limited?: false,
+    credit: 0,
+    pause: @shortest_pause,
+    # what stays in the mailbox and does not count
+    base: 0,
+    # the length at the last look at a full mailbox, and how many looks found it so
+    seen: {0, 0},
+    # the length before a message that was sent to see whether it is taken
+    probe: nil
+  ]
 
   @type t :: %__MODULE__{
           pid: pid(),
           size: pos_integer(),
           limited?: boolean(),
           credit: non_neg_integer(),
-          pause: pos_integer()
+          pause: pos_integer(),
+          base: non_neg_integer(),
+          seen: {non_neg_integer(), non_neg_integer()},
+          probe: non_neg_integer() | nil
         }
 
   @doc """
@@ -53,19 +73,37 @@ defmodule Leash.Worker.OutputWindow do
   def check(%{limited?: false} = window), do: {:open, window}
   def check(%{credit: credit} = window) when credit > 0, do: {:open, window}
 
-  def check(%{pid: pid, size: size, pause: pause} = window) do
+  def check(%{pid: pid, size: size} = window) do
     case Process.info(pid, :message_queue_len) do
-      {_key, length} when length > size ->
-        {:full, pause, %__MODULE__{window | pause: min(2 * pause, @longest_pause)}}
-
       {_key, length} ->
-        credit = min(@burst, size - length + 1)
-        {:open, %__MODULE__{window | credit: credit, pause: @shortest_pause}}
+        window = settle(window, length)
+        room = size - (length - window.base) + 1
+        if room > 0, do: open(window, room), else: full(window, length)
 
       # Nobody is there any more who could be overrun.
       nil ->
         {:open, %__MODULE__{window | credit: @burst}}
     end
+  end
+
+  # The probe was taken: what is left was there before it.
+  defp settle(%{probe: probe} = window, length) when probe != nil and length <= probe,
+    do: %__MODULE__{window | base: length, probe: nil}
+
+  defp settle(%{base: base} = window, length), do: %__MODULE__{window | base: min(base, length)}
+
+  defp open(window, room) do
+    credit = min(@burst, room)
+    {:open, %__MODULE__{window | credit: credit, pause: @shortest_pause, seen: {0, 0}}}
+  end
+
+  defp full(%{seen: {length, @looks}, probe: nil} = window, length),
+    do: {:open, %__MODULE__{window | credit: 1, probe: length, seen: {length, 0}}}
+
+  defp full(%{pause: pause, seen: {before, looks}} = window, length) do
+    looks = if length == before and pause == @longest_pause, do: min(looks + 1, @looks), else: 0
+    pause = min(2 * pause, @longest_pause)
+    {:full, window.pause, %__MODULE__{window | pause: pause, seen: {length, looks}}}
   end
 
   @doc "A message was sent."
