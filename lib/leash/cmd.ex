@@ -2,21 +2,18 @@ defmodule Leash.Cmd do
   # `Leash.cmd/3`: runs a command to its end and collects what it writes.
   @moduledoc false
 
-  alias Leash.{Command, Schema}
+  alias Leash.Command
   alias Leash.Command.Options
 
   @read_bytes 65_536
 
   @type status :: 0..255 | :timeout | :max_output
 
-  @spec schema() :: Schema.t()
-  def schema, do: Options.cmd()
-
   @spec run(String.t(), [binary()], keyword()) ::
           {Collectable.t() | {Collectable.t(), binary()}, status()}
   def run(program, args, options) do
-    {own, worker} = Options.validate!(schema(), program, args, options)
-    deadline = deadline(own.timeout)
+    {own, worker} = Options.validate!(Options.cmd(), program, args, options)
+    deadline = Command.deadline(own.timeout)
     {initial, collect} = Collectable.into(own.into)
 
     state = %{
@@ -35,9 +32,6 @@ defmodule Leash.Cmd do
       {:error, reason} -> failed(reason)
     end
   end
-
-  defp deadline(:infinity), do: :infinity
-  defp deadline(ms), do: System.monotonic_time(:millisecond) + ms
 
   # Whatever the Collectable or the source of the input raise, the tree ends first.
   defp guarded(command, state, deadline, own) do
@@ -69,8 +63,7 @@ defmodule Leash.Cmd do
         {ended, _status, state} = collect(command, state, :infinity)
         {ended, :timeout, state}
 
-      {:ended, ended, command} ->
-        _ = Command.release(command)
+      {:ended, ended, _command} ->
         {ended, nil, state}
 
       {:input_failed, kind, reason, stacktrace, _command} ->

@@ -60,13 +60,18 @@ defmodule Leash.Command do
     end
   end
 
+  @doc "The deadline of so many milliseconds, for `next/3`."
+  @spec deadline(timeout()) :: integer() | :infinity
+  def deadline(:infinity), do: :infinity
+  def deadline(ms), do: System.monotonic_time(:millisecond) + ms
+
   @doc "Waits for what happens next, until a deadline in monotonic milliseconds. Data come in parts of at most `max` bytes."
   @spec next(t(), pos_integer(), integer() | :infinity) :: event()
   def next(command, max, deadline), do: read(command, command.streams, max, deadline)
 
   # Nothing to read at the moment, or nothing any more.
   defp read(command, [], _max, _deadline) when command.ended != nil and command.streams == [],
-    do: {:ended, command.ended, command}
+    do: over(command)
 
   defp read(command, [], max, deadline), do: wait(command, max, deadline)
 
@@ -107,7 +112,7 @@ defmodule Leash.Command do
     after
       ms ->
         cond do
-          quiet? -> {:ended, command.ended, close_all(command)}
+          quiet? -> command |> close_all() |> over()
           # Nobody is left to be ended; what was kept may write for as long as it likes.
           command.ended != nil -> {:timeout, close_all(command)}
           true -> {:timeout, command}
@@ -155,21 +160,22 @@ defmodule Leash.Command do
     # Closed first: who writes for nobody is told so (SIGPIPE), as in a shell.
     command = close_all(%{command | monitor: Process.monitor(command.worker)})
     finish(command, how)
-    command |> await_end() |> release()
+    await_end(command)
   end
 
   def abort(command, _how), do: command |> close_all() |> release()
 
   defp await_end(command) do
     case next(command, 1, :infinity) do
-      {:ended, _ended, command} -> command
+      {:ended, ended, _command} -> ended
       {:input_failed, _kind, _reason, _stacktrace, command} -> await_end(command)
     end
   end
 
-  @doc "Forgets a command that has ended, and leaves no message of it behind."
-  @spec release(t()) :: ended()
-  def release(command) do
+  defp over(command), do: {:ended, release(command), command}
+
+  # Leaves no message behind.
+  defp release(command) do
     Process.demonitor(command.monitor, [:flush])
     flush(command.ref)
     command.ended

@@ -16,6 +16,17 @@ defmodule Leash.Executable do
     with {:ok, path} <- path(command, directory), do: check(path)
   end
 
+  @doc "Like `find/2` from the VM's directory, with the errors of `System.cmd/3` and `Port.open/2` raised as they raise them."
+  @spec find!(String.t()) :: String.t()
+  def find!(command) do
+    case find(command, nil) do
+      {:ok, path} -> path
+      {:error, :not_in_path} -> :erlang.error(:enoent)
+      {:error, {:type, _no_program}} -> :erlang.error(:eacces)
+      {:error, reason} -> :erlang.error(reason)
+    end
+  end
+
   # As it is: the kernel knows what `..` behind a symbolic link means, and Path.expand/1 does not.
   defp path("/" <> _ = command, _directory), do: {:ok, command}
 

@@ -74,6 +74,11 @@ defmodule Leash.Schema do
   def error(key, expected, value),
     do: {:error, %OptionsError{key: key, expected: expected, value: value}}
 
+  @doc "Raises the error for one option."
+  @spec refuse!(atom() | nil, String.t(), term()) :: no_return()
+  def refuse!(key, expected, value),
+    do: raise(OptionsError, key: key, expected: expected, value: value)
+
   @doc "The options as a Markdown list for a `@doc`."
   @spec docs(t()) :: String.t()
   def docs(schema) do
@@ -153,6 +158,17 @@ defmodule Leash.Schema do
   @doc false
   @spec milliseconds?(term()) :: boolean()
   def milliseconds?(value), do: is_integer(value) and value in 0..0x7FFFFFFF
+
+  @doc "A positive number of something, or nil."
+  @spec optional_positive(String.t()) :: type()
+  def optional_positive(unit),
+    do:
+      {&__MODULE__.optional_positive?/1, "a positive number of #{unit}",
+       quote(do: pos_integer() | nil)}
+
+  @doc false
+  @spec optional_positive?(term()) :: boolean()
+  def optional_positive?(value), do: value == nil or (is_integer(value) and value > 0)
 
   @doc "true or false."
   @spec boolean() :: type()

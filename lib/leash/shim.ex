@@ -55,24 +55,30 @@ defmodule Leash.Shim do
   end
 
   defp args(run, number, options, {leash, report}, stdio_name) do
+    arguments(run, number, leash, options, [
+      "--report=#{report}",
+      "--stdin=#{options.stdin}",
+      "--stdout=" <> target(options.stdout),
+      if(options.on_exit == :keep, do: "--on-exit=keep", else: []),
+      if(stdio_name, do: "--stdio=" <> stdio_name, else: []),
+      if(options.cd, do: "--cd=" <> options.cd, else: [])
+    ])
+  end
+
+  defp arguments(run, number, leash, options, more) do
     # The first two are looked for at exactly these positions by other runs.
     List.flatten([
       "--run-id=#{run.id}",
       "--worker=#{number}",
       "--leash=#{leash}",
-      "--report=#{report}",
       if(run.shim_owner, do: "--owner=" <> run.shim_owner, else: []),
-      "--stdin=#{options.stdin}",
-      "--stdout=" <> target(options.stdout),
       "--stderr=" <> target(options.stderr),
       "--stop=" <> Ladder.to_option(options.stop),
       "--linger=#{linger(options.linger)}",
-      if(options.on_exit == :keep, do: "--on-exit=keep", else: []),
-      if(stdio_name, do: "--stdio=" <> stdio_name, else: []),
-      if(options.cd, do: "--cd=" <> options.cd, else: []),
       if(options.arg0, do: "--arg0=" <> options.arg0, else: []),
       limits(options.limits),
       if(options.mark, do: [], else: "--no-mark"),
+      more,
       "--",
       options.command | options.args
     ])
@@ -168,21 +174,7 @@ defmodule Leash.Shim do
   @spec for_port(Run.t(), pos_integer(), map()) ::
           {[binary()], [{charlist(), charlist() | false}]}
   def for_port(run, number, options) do
-    args = [
-      "--run-id=#{run.id}",
-      "--worker=#{number}",
-      "--leash=#{if options.reads_only?, do: 1, else: 0}",
-      if(run.shim_owner, do: "--owner=" <> run.shim_owner, else: []),
-      "--stderr=#{options.stderr}",
-      "--stop=" <> Ladder.to_option(options.stop),
-      "--linger=#{options.linger}",
-      if(options.arg0, do: "--arg0=" <> options.arg0, else: []),
-      limits(options.limits),
-      if(options.mark, do: [], else: "--no-mark"),
-      "--",
-      options.command | options.args
-    ]
-
-    {List.flatten(args), environment(run, number) ++ options.env}
+    leash = if options.reads_only?, do: 1, else: 0
+    {arguments(run, number, leash, options, []), environment(run, number) ++ options.env}
   end
 end

@@ -13,7 +13,7 @@ defmodule Leash.StopAll do
   # so, or a hunt of our own where the Worker does not answer.
   @moduledoc false
 
-  alias Leash.{Exit, Group, Hunt, Native, OptionsError, Reaper, Run, Schema, Workers}
+  alias Leash.{Exit, Group, Hunt, Native, Reaper, Run, Schema, Workers}
 
   # Until a Worker that has not begun is taken for stuck. Beginning is one signal, but a thousand do it at once.
   @unanswered_ms 500
@@ -56,8 +56,7 @@ defmodule Leash.StopAll do
 
   defp validate!(group, options) do
     if group != :all and not Group.valid?(group) do
-      expected = ":all, or a group: an atom, a string or a tuple"
-      raise OptionsError, key: :group, expected: expected, value: group
+      Schema.refuse!(:group, ":all, or a group: an atom, a string or a tuple", group)
     end
 
     case Schema.validate(schema(), options) do

@@ -37,14 +37,11 @@ defmodule Leash.Stream do
   # states: {:running, command, deadline, timed_out?} → {:last, how} → :over
   defp start(own, worker) do
     case Command.start(worker) do
-      {:ok, command} -> {:running, command, deadline(own.timeout), false}
+      {:ok, command} -> {:running, command, Command.deadline(own.timeout), false}
       {:error, :start_timeout} -> {:last, :timeout}
       {:error, reason} -> Cmd.failed(reason)
     end
   end
-
-  defp deadline(:infinity), do: :infinity
-  defp deadline(ms), do: System.monotonic_time(:millisecond) + ms
 
   defp pull(:over, _own, _last), do: {:halt, :over}
   defp pull({:last, how}, _own, last), do: {last.(how), :over}
@@ -58,16 +55,13 @@ defmodule Leash.Stream do
         Command.finish(command, :ladder)
         pull({:running, command, :infinity, true}, own, last)
 
-      {:ended, {:ok, exit}, command} ->
-        _ = Command.release(command)
+      {:ended, {:ok, exit}, _command} ->
         {[], {:last, if(timed_out?, do: :timeout, else: how(exit))}}
 
-      {:ended, {:error, :start_timeout}, command} ->
-        _ = Command.release(command)
+      {:ended, {:error, :start_timeout}, _command} ->
         {[], {:last, :timeout}}
 
-      {:ended, {:error, reason}, command} ->
-        _ = Command.release(command)
+      {:ended, {:error, reason}, _command} ->
         Cmd.failed(reason)
 
       # The stream's own clean-up ends the tree.

@@ -94,7 +94,7 @@ defmodule Leash.Telemetry do
 
   # The row is looked up only where somebody may listen.
   defp of_worker(event, number, measurements, more \\ %{}) do
-    with true <- listens?(), true <- Workers.exist?(), {:ok, row} <- Workers.fetch(number) do
+    with true <- listens?(), {:ok, row} <- Workers.fetch(number) do
       metadata = %{
         run_id: with({:ok, run} <- Run.fetch(), do: run.id),
         worker: row.number,

@@ -73,8 +73,7 @@ defmodule Leash.Workers do
   @doc "Changes a row, unless it or the table went away."
   @spec change(pos_integer(), keyword()) :: :ok
   def change(number, changes) do
-    with true <- exist?(),
-         {:ok, row} <- fetch(number),
+    with {:ok, row} <- fetch(number),
          do: :ets.update_element(__MODULE__, number, {3, Map.merge(row, Map.new(changes))})
 
     :ok

@@ -430,11 +430,5 @@ defmodule Leash.OSProcessTest do
 
   defp vm, do: String.to_integer(System.pid())
 
-  defp eventually(condition, tries \\ 500) do
-    cond do
-      condition.() -> true
-      tries == 0 -> false
-      true -> Process.sleep(10) && eventually(condition, tries - 1)
-    end
-  end
+  defp eventually(condition), do: Leash.Test.Observer.eventually(5_000, condition)
 end

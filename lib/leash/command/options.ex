@@ -11,6 +11,18 @@ defmodule Leash.Command.Options do
   # A program whose exec does not return keeps its caller for so long unless `:timeout` says less.
   @start_timeout 0x7FFFFFFF
 
+  # What both have, in places of their own.
+  @stderr_to_stdout [
+    type: Schema.boolean(),
+    default: false,
+    doc: "Sends stderr where stdout goes."
+  ]
+  @timeout Schema.custom(
+             &__MODULE__.timeout?/1,
+             "milliseconds or :infinity",
+             quote(do: timeout())
+           )
+
   @shared [
             input: [
               type:
@@ -36,23 +48,13 @@ defmodule Leash.Command.Options do
            doc: "Collects stdout."
          ],
          lines: [
-           type:
-             Schema.custom(
-               &__MODULE__.lines?/1,
-               "a positive number of bytes",
-               quote(do: pos_integer() | nil)
-             ),
+           type: Schema.optional_positive("bytes"),
            doc:
              "Collects stdout line by line, without the newlines, as with `into: []`; the number is there for `System.cmd/3`'s " <>
                "sake and has no effect."
          ],
          timeout: [
-           type:
-             Schema.custom(
-               &__MODULE__.timeout?/1,
-               "milliseconds or :infinity",
-               quote(do: timeout())
-             ),
+           type: @timeout,
            default: :infinity,
            doc:
              "After so many milliseconds the tree is ended by `:stop`, and the status is `:timeout`."
@@ -74,11 +76,7 @@ defmodule Leash.Command.Options do
            doc:
              "`:inherit` writes to the VM's stderr, `:capture` makes the result `{{stdout, stderr}, status}`, `{:file, path}` is appended to."
          ],
-         stderr_to_stdout: [
-           type: Schema.boolean(),
-           default: false,
-           doc: "Sends stderr where stdout goes."
-         ],
+         stderr_to_stdout: @stderr_to_stdout,
          parallelism: [
            type: Schema.boolean(),
            default: false,
@@ -99,11 +97,7 @@ defmodule Leash.Command.Options do
               doc:
                 "`:inherit` writes to the VM's stderr, `:stream` makes the elements `{:stdout, binary}` and `{:stderr, binary}`, `{:file, path}` is appended to."
             ],
-            stderr_to_stdout: [
-              type: Schema.boolean(),
-              default: false,
-              doc: "Sends stderr where stdout goes."
-            ],
+            stderr_to_stdout: @stderr_to_stdout,
             max_chunk_size: [
               type:
                 Schema.custom(
@@ -115,12 +109,7 @@ defmodule Leash.Command.Options do
               doc: "No element is longer than so many bytes."
             ],
             timeout: [
-              type:
-                Schema.custom(
-                  &__MODULE__.timeout?/1,
-                  "milliseconds or :infinity",
-                  quote(do: timeout())
-                ),
+              type: @timeout,
               default: :infinity,
               doc:
                 "So many milliseconds after the start the tree is ended by `:stop`; the stream ends with `{:exit, :timeout}` or raises."
@@ -141,10 +130,6 @@ defmodule Leash.Command.Options do
   @doc false
   @spec into?(term()) :: boolean()
   def into?(_value), do: true
-
-  @doc false
-  @spec lines?(term()) :: boolean()
-  def lines?(value), do: value == nil or (is_integer(value) and value > 0)
 
   @doc false
   @spec max_output?(term()) :: boolean()
@@ -230,34 +215,19 @@ defmodule Leash.Command.Options do
     do: %{options | stdin: :inherit, stdout: :inherit}
 
   defp stdio(options, false),
-    do: refuse!(:input, "nothing beside use_stdio: false", options.input)
+    do: Schema.refuse!(:input, "nothing beside use_stdio: false", options.input)
 
   defp program!(line, [], true), do: [shell: line]
 
   defp program!(_line, args, true),
-    do: refuse!(:args, "no arguments beside :shell, which is a whole command line", args)
+    do: Schema.refuse!(:args, "no arguments beside :shell, which is a whole command line", args)
 
   defp program!(command, args, false) do
     if String.contains?(command, <<0>>),
       do: raise(ArgumentError, "cannot execute a command with a null byte: #{inspect(command)}")
 
-    [command: executable!(command), args: args]
+    [command: Executable.find!(command), args: args]
   end
-
-  # As System.cmd/3: what is no absolute path is looked for in PATH, or from the current directory of the VM,
-  # and what is missing is an ErlangError.
-  defp executable!(command) do
-    case Executable.find(command, nil) do
-      {:ok, path} -> path
-      {:error, :not_in_path} -> :erlang.error(:enoent)
-      {:error, {:type, _no_program}} -> :erlang.error(:eacces)
-      {:error, reason} -> :erlang.error(reason)
-    end
-  end
-
-  @spec refuse!(atom(), String.t(), term()) :: no_return()
-  defp refuse!(key, expected, value),
-    do: raise(OptionsError, key: key, expected: expected, value: value)
 
   defp unwrap!({:ok, value}), do: value
   defp unwrap!({:error, %OptionsError{} = error}), do: raise(error)

@@ -37,12 +37,7 @@ defmodule Leash.OpenPort.Options do
       doc: "Bytes of the length in front of each message, in both directions."
     ],
     line: [
-      type:
-        Schema.custom(
-          &__MODULE__.line?/1,
-          "a positive number of bytes",
-          quote(do: pos_integer())
-        ),
+      type: Schema.optional_positive("bytes"),
       doc: "Data come as `{:eol, line}` or, where a line is longer, `{:noeol, part}`."
     ],
     parallelism: [
@@ -79,10 +74,6 @@ defmodule Leash.OpenPort.Options do
   def packet?(value), do: value in [nil, 1, 2, 4]
 
   @doc false
-  @spec line?(term()) :: boolean()
-  def line?(value), do: value == nil or (is_integer(value) and value > 0)
-
-  @doc false
   @spec busy_limits?(term()) :: boolean()
   def busy_limits?({low, high}), do: is_integer(low) and is_integer(high) and low in 0..high//1
   def busy_limits?(other), do: other in [nil, :disabled]
@@ -111,8 +102,11 @@ defmodule Leash.OpenPort.Options do
   @spec validate!(String.t(), [binary()], list()) :: map()
   def validate!(command, args, options) do
     command = text(command)
-    if not Schema.text?(command), do: refuse(:command, "a string without NUL bytes", command)
-    if not proper?(options), do: refuse(nil, "a list of options of Port.open/2", options)
+
+    if not Schema.text?(command),
+      do: Schema.refuse!(:command, "a string without NUL bytes", command)
+
+    if not proper?(options), do: Schema.refuse!(nil, "a list of options of Port.open/2", options)
     options = Enum.map(options, &normal(check!(&1)))
     {flags, pairs} = Enum.split_with(options, &is_atom/1)
 
@@ -120,9 +114,9 @@ defmodule Leash.OpenPort.Options do
     case Schema.validate(@with_args, [{:args, texts(args)} | Enum.reverse(pairs)]) do
       {:ok, checked} ->
         Map.merge(checked, %{
-          command: executable!(command),
+          command: Executable.find!(command),
           label: Path.basename(command),
-          env: env(checked.env),
+          env: Worker.Options.port_env(checked.env),
           port: Enum.filter(options, &ports?/1),
           stderr: if(:stderr_to_stdout in flags, do: :stdout, else: :inherit),
           reads_only?: :in in flags and :out not in flags
@@ -136,18 +130,27 @@ defmodule Leash.OpenPort.Options do
   defp proper?(options), do: is_list(options) and List.improper?(options) == false
 
   defp check!(:nouse_stdio) do
-    refuse(:nouse_stdio, "not to be given (the program's descriptors 3 and 4 are closed)", true)
+    Schema.refuse!(
+      :nouse_stdio,
+      "not to be given (the program's descriptors 3 and 4 are closed)",
+      true
+    )
   end
 
   defp check!({:args, args}),
-    do: refuse(:args, "the second argument of open_port/3 instead of an option", args)
+    do: Schema.refuse!(:args, "the second argument of open_port/3 instead of an option", args)
 
   defp check!({key, _value} = pair) when is_atom(key), do: pair
 
   defp check!(flag) do
     if is_atom(flag) and Keyword.has_key?(flags(), flag),
       do: flag,
-      else: refuse(nil, "one of #{inspect(Keyword.keys(flags()) ++ Schema.keys(@schema))}", flag)
+      else:
+        Schema.refuse!(
+          nil,
+          "one of #{inspect(Keyword.keys(flags()) ++ Schema.keys(@schema))}",
+          flag
+        )
   end
 
   # Port.open/2 takes charlists too, and has false where a Worker has nil.
@@ -177,20 +180,6 @@ defmodule Leash.OpenPort.Options do
 
   defp text(other), do: other
 
-  defp executable!(command) do
-    case Executable.find(command, nil) do
-      {:ok, path} -> path
-      {:error, :not_in_path} -> :erlang.error(:enoent)
-      {:error, {:type, _no_program}} -> :erlang.error(:eacces)
-      {:error, reason} -> :erlang.error(reason)
-    end
-  end
-
-  defp env(env) do
-    for {name, value} <- env,
-        do: {String.to_charlist(name), if(value, do: String.to_charlist(value), else: false)}
-  end
-
   # In the order given, since of :stream and :packet the last one counts.
   defp ports?({:cd, nil}), do: false
   defp ports?({key, _value}), do: key not in @shim_keys
@@ -202,8 +191,4 @@ defmodule Leash.OpenPort.Options do
     do: %OptionsError{expected: "options that go together in Port.open/2", value: port}
 
   def refused(error, _options), do: error
-
-  @spec refuse(atom() | nil, String.t(), term()) :: no_return()
-  defp refuse(key, expected, value),
-    do: raise(OptionsError, key: key, expected: expected, value: value)
 end

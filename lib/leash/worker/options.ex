@@ -257,7 +257,7 @@ defmodule Leash.Worker.Options do
          :ok <- parent_directory(:stdout, options.stdout),
          :ok <- parent_directory(:stderr, options.stderr),
          :ok <- lengths(options.args) do
-      {:ok, %{options | env: env(options.env)}}
+      {:ok, %{options | env: port_env(options.env)}}
     end
   end
 
@@ -345,7 +345,10 @@ defmodule Leash.Worker.Options do
     end
   end
 
-  defp env(env) do
+  @doc "Variables as the port driver wants them."
+  @spec port_env(%{optional(String.t()) => String.t() | nil} | [{String.t(), String.t() | nil}]) ::
+          [{charlist(), charlist() | false}]
+  def port_env(env) do
     Enum.map(env, fn
       {name, nil} -> {String.to_charlist(name), false}
       {name, value} -> {String.to_charlist(name), String.to_charlist(value)}
