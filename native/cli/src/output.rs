@@ -14,6 +14,11 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// Prints lines, and each of them ends.
+pub(crate) fn print_lines(lines: &[String]) -> Result<(), Failure> {
+    print(&(lines.join("\n") + "\n"))
+}
+
 /// Prints a document in one line for each command: `jq` formats it better.
 pub(crate) fn print_json(document: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(document)

@@ -3,7 +3,7 @@
 use crate::args::PsArgs;
 use crate::exit::{Exit, Failure};
 use crate::look::Look;
-use crate::output::{print, print_json};
+use crate::output::{print_json, print_lines};
 use crate::paint::Paint;
 use crate::place::Place;
 use crate::process_view::ProcessView;
@@ -35,9 +35,7 @@ pub(crate) fn run(place: &Place, args: &PsArgs) -> Result<Exit, Failure> {
             processes,
         })?;
     } else {
-        let mut text = table(&processes, Paint::of_stdout(), terminal::width()).join("\n");
-        text.push('\n');
-        print(&text)?;
+        print_lines(&table(&processes, Paint::of_stdout(), terminal::width()))?;
     }
     look.complain();
     Ok(Exit::Done)

@@ -3,7 +3,7 @@
 use crate::args::RunsArgs;
 use crate::exit::{Exit, Failure};
 use crate::look::Look;
-use crate::output::{print, print_json};
+use crate::output::{print_json, print_lines};
 use crate::paint::Paint;
 use crate::place::Place;
 use crate::run_view::{OwnerView, RunView, Status};
@@ -34,9 +34,7 @@ pub(crate) fn run(place: &Place, args: &RunsArgs) -> Result<Exit, Failure> {
             runs: &look.runs,
         })?;
     } else {
-        let mut text = table(&look.runs, Paint::of_stdout(), terminal::width()).join("\n");
-        text.push('\n');
-        print(&text)?;
+        print_lines(&table(&look.runs, Paint::of_stdout(), terminal::width()))?;
     }
     look.complain();
     Ok(Exit::Done)

@@ -4,8 +4,12 @@
 //! have running.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "clippy knows only #[test] functions as tests")]
 
+#[path = "../../core/tests/common/isolated.rs"]
+#[allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+mod isolated;
 mod schema;
 
+use isolated::isolated;
 use leash_core::{About, Host, Owner, Pid, Record, RunDir, RunLock};
 use leash_tag::{ENV_NAME, RunId};
 use serde_json::Value;
@@ -13,37 +17,6 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-
-const INSIDE: &str = "LEASH_CLI_TEST_INSIDE";
-
-fn isolated(name: &str, body: impl FnOnce()) {
-    if std::env::var_os(INSIDE).is_some() {
-        return body();
-    }
-    let plain = ["--pid", "--fork", "--kill-child", "--mount-proc"];
-    let rootless = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"];
-    let works = |args: &[&str]| {
-        let quiet = |command: &mut Command| command.stderr(Stdio::null()).status().is_ok_and(|s| s.success());
-        quiet(Command::new("unshare").args(args).arg("true"))
-    };
-    let args = match (works(&plain), works(&rootless)) {
-        (true, _) => &plain[..],
-        (_, true) => &rootless[..],
-        _ => return println!("skipped: no pid namespace can be made here"),
-    };
-    let output = Command::new("unshare")
-        .args(args)
-        // Pid 1 must reap what is reparented to it.
-        .args(["sh", "-c", "\"$@\"; exit $?", "init"])
-        .arg(std::env::current_exe().unwrap())
-        .args([name, "--exact", "--nocapture", "--test-threads=1"])
-        .env(INSIDE, "1")
-        .env_remove(ENV_NAME)
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
-}
 
 /// A child that is killed and reaped with its handle.
 struct Process(Child);
