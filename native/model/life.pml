@@ -19,7 +19,7 @@
  *   ONE_LOOK           one look that finds nobody ends the sweep
  *   LOCK_LAST          the record gets its name before its lock, and a judge believes the lock alone
  *   FORK_THEN_MARK     the shim starts the worker before it has marked itself
- *   REACHED_BY_SWEEP   (no mutation: says that the sweep never signals anybody) so what is shown is not shown of nothing
+ *   REACHED_BY_SWEEP   says that the sweep never signals anybody: what is shown is not shown of nothing
  *   REACHED_BY_SHIM    says so of the shim
  *
  * LOCK_LAST_TWO_WITNESSES, the record before the lock and a judge who asks for the owner as well, has to pass: one living witness is enough.
