@@ -41,6 +41,10 @@ defmodule Guest do
         IO.puts("count #{length(Leash.list())} #{length(Port.list())} #{:erlang.system_info(:process_count)}")
         commands()
 
+      "report\n" ->
+        IO.puts("report #{inspect(Leash.sweep(mode: :report), limit: :infinity, width: :infinity)}")
+        commands()
+
       "hold\n" ->
         :persistent_term.put(:hold, true)
         IO.puts("held")

@@ -149,9 +149,9 @@ class VM:
                 return None
             self.said += part
 
-    def ready(self):
+    def ready(self, seconds=60):
         if self.run_id is None:
-            words = self.line("run ")
+            words = self.line("run ", seconds)
             self.run_id = words[1] if words else None
         return self.run_id is not None
 
@@ -276,7 +276,9 @@ class Chaos:
         self.replace(vm)
 
     def vm_term(self, vm):
-        send(vm.identity, signal.SIGTERM)
+        # Erlang loses a SIGTERM that comes before its own applications run.
+        vm.ready(0)
+        send(vm.identity, signal.SIGTERM if vm.run_id else signal.SIGKILL)
         self.replace(vm)
 
     def all_kill(self, vm):
@@ -361,7 +363,7 @@ class Chaos:
         sweeper = VM(self, 0, "sweeper")
         if not sweeper.ready():
             self.fail(number, "the sweeping VM did not start", [])
-        self.dead_are_gone(number)
+        self.dead_are_gone(number, sweeper)
         self.neighbour_is_whole(number)
         self.decoys_are_whole(number)
         self.survivors_are_tidy(number)
@@ -387,7 +389,7 @@ class Chaos:
             pass
         return f"{who[0]} {who[2]} ppid {who[3]} {words} [{limits}]"
 
-    def dead_are_gone(self, number):
+    def dead_are_gone(self, number, sweeper):
         prefixes = tuple(vm.prefix + "-" for vm in self.dead)
         runs = [vm.run_id for vm in self.dead if vm.run_id]
         # One that was told to stop bounds its stop itself.
@@ -406,7 +408,9 @@ class Chaos:
             return mine + [(f"shim of {vm.prefix}", who) for vm in self.dead for who in shims(vm.identity)]
 
         if not self.eventually(BOUND_SECONDS, lambda: not left()):
-            self.fail(number, "a dead run's processes live", [f"{label} {self.describe(who)}" for label, who in left()])
+            details = [f"{label} {self.describe(who)}" for label, who in left()]
+            said = sweeper.ask("report", "report ")
+            self.fail(number, "a dead run's processes live", details + ["what a sweep says of them: " + " ".join(said or [])])
             for _label, who in left():
                 send(who, signal.SIGKILL)
         for run in runs:
