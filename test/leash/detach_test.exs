@@ -384,6 +384,28 @@ defmodule Leash.DetachTest do
     "#{soft ||| 0x8000}:#{hard ||| 0x8000}"
   end
 
+  # The command is built by cargo and not by mix: LEASH_CLI names it.
+  if is_nil(System.get_env("LEASH_CLI")), do: @tag(skip: "LEASH_CLI names no binary")
+
+  test "the command ends it by the run's id only when it is asked to", %{dir: dir, name: name} do
+    cli = fn args ->
+      System.cmd(System.fetch_env!("LEASH_CLI"), ["--run-dir", dir | args], stderr_to_stdout: true)
+    end
+
+    said = Path.join(dir, "said")
+    line = "trap 'echo bye > #{said}; exit 0' TERM; echo ready $$; while :; do sleep 0.05; done"
+    vm = start_vm([], run_dir: dir)
+    tree = start_in(vm, name, dir, what: {:sh, line}, stop: [sigterm: 5_000])
+    assert {_refused, 3} = cli.(["kill", vm.run_id, "--outliving"])
+    kill(vm)
+    for args <- [["sweep"], ["kill", vm.run_id]], do: assert({_kept, 0} = cli.(args))
+    assert_alive(tree)
+    assert {_ended, 0} = cli.(["kill", vm.run_id, "--outliving"])
+    assert_gone(tree)
+    # By its shim's own ladder.
+    assert File.read!(said) == "bye\n"
+  end
+
   test "an adopted tree whose shim is stopped ends all the same", %{dir: dir, name: name} do
     tree = start(name, dir)
     kill_process(tree.worker)
