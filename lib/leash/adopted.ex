@@ -23,47 +23,62 @@ defmodule Leash.Adopted do
 
   @spec start(Detached.tree(), Leash.group() | nil) :: {:ok, pid()} | {:error, term()}
   def start(tree, group) do
-    with {:error, {:shutdown, reason}} <- GenServer.start(__MODULE__, {tree, group}),
-         do: {:error, reason}
+    ref = make_ref()
+    __MODULE__ |> GenServer.start({tree, group, {self(), ref}}) |> answered(ref)
   end
 
   @spec start_link(Detached.tree(), Leash.group() | nil, keyword()) :: GenServer.on_start()
   def start_link(tree, group, registration) do
-    # A start that is refused must not end who asked: there may be nothing to adopt any more.
-    trapping? = Process.flag(:trap_exit, true)
-    started = GenServer.start_link(__MODULE__, {tree, group}, registration)
-    _ = Process.flag(:trap_exit, trapping?)
-    with {:error, {:shutdown, reason}} <- started, do: {:error, reason}
+    ref = make_ref()
+
+    __MODULE__
+    |> GenServer.start_link({tree, group, {self(), ref}}, registration)
+    |> answered(ref)
   end
 
+  # A tree that ended in the moment it was to be taken over is no reason to end who asked, as the exit of a linked process
+  # would: a start that is refused exits with :normal, and says why in a message.
+  defp answered(:ignore, ref) do
+    receive do
+      {^ref, reason} -> {:error, reason}
+    end
+  end
+
+  defp answered(started, _ref), do: started
+
   @impl true
-  def init({tree, group}) do
+  def init({tree, group, {caller, ref}}) do
     Process.flag(:trap_exit, true)
 
     with {:ok, run} <- with(:error <- Run.fetch(), do: {:error, :not_running}),
          {:ok, fd} <- open(tree),
          {:ok, number} <- Reaper.adopt(description(tree, group)),
          :ok <- Native.pidfd_monitor(fd, :shim_ended) do
-      {:ok,
-       %{
-         run: run,
-         tree: tree,
-         number: number,
-         group: group,
-         fd: fd,
-         started_at: DateTime.add(DateTime.utc_now(), -tree.age_ms, :millisecond),
-         phase: :running,
-         # how it is being ended: nil, :ladder or :kill; and since when
-         ending: nil,
-         began: nil,
-         stoppers: [],
-         hunt: nil,
-         result: nil,
-         reaper: Process.monitor(Reaper)
-       }}
+      {:ok, state(run, tree, number, group, fd)}
     else
-      {:error, reason} -> {:stop, {:shutdown, reason}}
+      {:error, reason} ->
+        send(caller, {ref, reason})
+        :ignore
     end
+  end
+
+  defp state(run, tree, number, group, fd) do
+    %{
+      run: run,
+      tree: tree,
+      number: number,
+      group: group,
+      fd: fd,
+      started_at: DateTime.add(DateTime.utc_now(), -tree.age_ms, :millisecond),
+      phase: :running,
+      # how it is being ended: nil, :ladder or :kill; and since when
+      ending: nil,
+      began: nil,
+      stoppers: [],
+      hunt: nil,
+      result: nil,
+      reaper: Process.monitor(Reaper)
+    }
   end
 
   defp open(tree) do

@@ -210,7 +210,7 @@ defmodule Leash.Reaper do
         {:reply, {:error, {:already_started, row.pid}}, state}
 
       # Its end has begun, or is being looked at.
-      closed?(state, description.group) or row.tree != :alive or
+      closed?(state, description.group) or closed?(state, row.group) or row.tree != :alive or
           (old == [] and not MapSet.member?(state.left, row.number)) ->
         {:reply, {:error, :stopping}, state}
 

@@ -212,7 +212,7 @@ defmodule Leash.StopAll do
       {worker, put_in(state.waiting[number], worker)}
     else
       # It has ended: a Worker that lives says so now, or never.
-      {:error, :esrch} ->
+      {:error, ended} when ended in [:esrch, :reused] ->
         send(self(), {:leash_shim, number})
         {state.waiting[number], state}
 
@@ -246,6 +246,8 @@ defmodule Leash.StopAll do
     case {state.waiting[number].row.outlives, fetch(state, number)} do
       {nil, _row} -> if_freed(state, number)
       {_outlives, {:ok, %{tree: :gone}}} -> gone(state, number)
+      # The Reaper frees a number of ours only with proof.
+      {:own, :error} -> if_freed(state, number)
       # Its process has left it alone, as detached ones are: nobody else ends it.
       _left -> tell_shim(state, number, state.how)
     end

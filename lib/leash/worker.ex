@@ -185,7 +185,7 @@ defmodule Leash.Worker do
   end
 
   @doc "The program's process id; it may belong to somebody else once the program has ended."
-  @spec os_pid(worker()) :: pos_integer()
+  @spec os_pid(worker()) :: pos_integer() | nil
   def os_pid(worker), do: info(worker).os_pid
 
   @doc "The shim's process id."
@@ -202,7 +202,7 @@ defmodule Leash.Worker do
           run_id: Leash.RunId.t(),
           worker: pos_integer(),
           group: Leash.group() | nil,
-          os_pid: pos_integer(),
+          os_pid: pos_integer() | nil,
           shim_pid: pos_integer() | nil,
           command: String.t(),
           args: [binary()],

@@ -192,12 +192,19 @@ defmodule Leash.DetachTest do
     assert os_pid == elem(tree.os, 0)
     assert {:error, {:already_started, _pid}} = Leash.adopt(name)
 
+    # Whoever took it over leaves it just so.
+    :ok = Supervisor.stop(supervisor)
+    assert_alive(tree)
+    {:ok, supervisor} = Supervisor.start_link(children, strategy: :one_for_one)
+    assert %{adopted?: true, worker: ^number} = Worker.info(name)
+
     # Asked to stop, it is gone, and a supervisor of a :permanent one starts it anew.
     pid = Process.whereis(name)
     assert {:ok, %Exit{cause: :kill}} = Worker.stop(name, kill: true)
     assert_gone(%{tree | carrier: new_carrier()})
     assert_eventually(fn -> Process.whereis(name) not in [nil, pid] end)
     assert_eventually(fn -> match?(%{adopted?: false}, Worker.info(name)) end)
+    assert_eventually(fn -> Carrier.members(carrier) != [] end)
     :ok = Supervisor.stop(supervisor)
     assert Carrier.members(carrier) != []
     # Left alone by its process, it has nobody who sees how it ends.
@@ -413,6 +420,22 @@ defmodule Leash.DetachTest do
     Observer.signal(tree.shim, "STOP")
     assert_eventually(fn -> Observer.state(elem(tree.shim, 0)) == "T" end)
     assert {:ok, %Exit{}} = Worker.stop(pid)
+    assert_gone(tree)
+  end
+
+  test "a shim that does not come to work is killed past its ladder, and its tree hunted", %{
+    dir: dir,
+    name: name
+  } do
+    tree = start(name, dir)
+    kill_process(tree.worker)
+    {:ok, pid} = Leash.adopt(name)
+    {shim, _ticks} = tree.shim
+    # Each CONT is followed by the next STOP before it gets anywhere.
+    line = "echo ready; while kill -STOP #{shim} 2>/dev/null; do :; done"
+    {_port, _bash, []} = Script.start("exec bash -c '#{line}'", new_carrier())
+    stop = Task.async(fn -> Worker.stop(pid) end)
+    assert {:ok, {:ok, %Exit{}}} = Task.yield(stop, 10_000)
     assert_gone(tree)
   end
 

@@ -25,9 +25,21 @@ fn program(dir: &TestDir) -> String {
 }
 
 fn shim(program: &str, mark: Mark, args: &[&str]) -> Process {
-    let mut command = under(mark, program);
-    command.args(args).args(["--", "40000", "sleep", "50"]).env_clear();
-    start(&mut command)
+    let Limits { soft, hard } = mark.limits();
+    let mut command = Command::new("env");
+    // A shell that starts the tests in its background has INT ignored, which a real shim does not inherit.
+    command.args(["--default-signal=INT", "prlimit", &format!("--locks={soft}:{hard}")]);
+    // Called leash-shim, whatever the program file is.
+    command.args(["bash", "-c", "exec -a leash-shim \"$0\" \"$@\"", program]);
+    command.args(args).args(["--", "40000", "sleep", "50"]);
+    let process = Process(command.stdin(std::process::Stdio::null()).spawn().unwrap());
+    wait_until("the stand-in", || {
+        std::fs::read(format!("/proc/{}/cmdline", process.pid()))
+            .is_ok_and(|line| line.starts_with(b"leash-shim"))
+            && std::fs::read_link(format!("/proc/{}/exe", process.pid()))
+                .is_ok_and(|path| path.ends_with(program))
+    });
+    process
 }
 
 fn found_by(pid: leash_core::Pid) -> Option<Detached> {
