@@ -423,6 +423,7 @@ defmodule Leash.DetachTest do
     assert_gone(tree)
   end
 
+  @tag needs: :root
   test "a shim that does not come to work is killed past its ladder, and its tree hunted", %{
     dir: dir,
     name: name
@@ -431,11 +432,14 @@ defmodule Leash.DetachTest do
     kill_process(tree.worker)
     {:ok, pid} = Leash.adopt(name)
     {shim, _ticks} = tree.shim
-    # Each CONT is followed by the next STOP before it gets anywhere.
-    line = "echo ready; while kill -STOP #{shim} 2>/dev/null; do :; done"
-    {_port, _bash, []} = Script.start("exec bash -c '#{line}'", new_carrier())
+    # Traced and stopped, it takes no signal but KILL (ptrace(2), PTRACE_ATTACH).
+    attach =
+      "import ctypes, time; assert ctypes.CDLL(None).ptrace(16, #{shim}, 0, 0) == 0; " <>
+        "print(\"ready\", flush=True); time.sleep(60)"
+
+    {_port, _tracer, []} = Script.start("exec python3 -c '#{attach}'", new_carrier())
     stop = Task.async(fn -> Worker.stop(pid) end)
-    assert {:ok, {:ok, %Exit{}}} = Task.yield(stop, 10_000)
+    assert {:ok, {:ok, %Exit{cause: :kill}}} = Task.yield(stop, 10_000)
     assert_gone(tree)
   end
 
