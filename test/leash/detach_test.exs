@@ -438,6 +438,7 @@ defmodule Leash.DetachTest do
         "print(\"ready\", flush=True); time.sleep(60)"
 
     {_port, _tracer, []} = Script.start("exec python3 -c '#{attach}'", new_carrier())
+    assert_eventually(fn -> Observer.state(shim) == "t" end)
     stop = Task.async(fn -> Worker.stop(pid) end)
     assert {:ok, {:ok, %Exit{cause: :kill}}} = Task.yield(stop, 10_000)
     assert_gone(tree)
