@@ -15,6 +15,7 @@ defmodule Leash do
     * `Leash.OSProcess` - looking at, signalling and monitoring any process by identity instead of pid
     * `stop_all/2` - every worker of a group ended in parallel, for the shutdown of a pool
     * `Leash.Telemetry` - events, where the host has `:telemetry`
+    * `adopt/2`, `detached/0` - workers that outlive their VM on purpose
     * `sweep/1` - what crashed runs left; called at application start
     * `Leash.RunId` - the ids that runs are known by
 
@@ -26,7 +27,7 @@ defmodule Leash do
   #{Leash.Schema.docs(Leash.Config.schema())}
   """
 
-  alias Leash.{Cmd, Command, Hunt, Native, Run, RunId, StopAll, Sweep, Workers}
+  alias Leash.{Cmd, Command, Detached, Hunt, Native, Run, RunId, StopAll, Sweep, Workers}
 
   @doc """
   This run's id. Raises while the `:leash` application is stopped.
@@ -276,6 +277,58 @@ defmodule Leash do
   @spec stop_all(group() | :all, deadline: non_neg_integer()) ::
           {:ok, [stopped()]} | {:error, [stopped()]}
   def stop_all(group \\ :all, options \\ []), do: StopAll.run(group, options)
+
+  @doc """
+  Takes over a worker that a run left behind on purpose, by `on_exit: :detach` of `Leash.Worker`.
+
+      {:ok, worker} = Leash.adopt(MyApp.Embedder)
+      Leash.Worker.info(worker).adopted?
+      #=> true
+      Leash.Worker.stop(worker)
+
+  `name` is what it was started with, or the text of that: `"MyApp.Embedder"`. The process that is returned answers what a
+  `Leash.Worker` does and is linked to nobody. It ends when the tree has ended; when it ends for another reason, the tree goes
+  on and can be adopted again. `Leash.Worker.stop/2` ends the tree by the ladder it was started with, `stop_all/2` does too.
+
+  Of a tree that somebody else's child is, only the end can be seen: `Leash.Exit` has neither status nor signal.
+
+  ## Options
+
+  #{Leash.Schema.docs(Leash.Detached.schema())}
+  ## Errors
+
+    * `:not_found` - no such tree of this user lives in this pid namespace
+    * `{:already_started, pid}` - this VM has it already: that process
+    * `{:ambiguous, os_pids}` - several of that name live
+    * `{:detached_elsewhere, map}` - the VM that started it lives (`:owner_pid`) and is not this one
+    * `:stopping` - it is being ended, or `stop_all/2` is ending the group
+    * `%Leash.OptionsError{}` - name or option are wrong
+    * `:not_running` - the `:leash` application is not started
+    * `:no_proc`, `:incomplete` - `/proc` cannot be read
+  """
+  @spec adopt(GenServer.name() | String.t(), group: group() | nil) ::
+          {:ok, pid()} | {:error, Leash.OptionsError.t() | term()}
+  def adopt(name, options \\ []), do: Detached.adopt(name, options)
+
+  @doc """
+  The detached workers of this user that live, whoever started them.
+
+  `:name` is the text that `adopt/2` takes, `:os_pid` the program (`nil` in the moment of its end), `:owner_pid` the VM that started it
+  and `:owner_alive?` whether that lives, `nil` where that cannot be told. The list is empty, too, where `/proc` cannot be read.
+  Works while the `:leash` application is stopped.
+  """
+  @spec detached() :: [
+          %{
+            name: binary(),
+            run_id: RunId.t(),
+            worker: pos_integer(),
+            os_pid: pos_integer() | nil,
+            shim_pid: pos_integer(),
+            owner_pid: pos_integer() | nil,
+            owner_alive?: boolean() | nil
+          }
+        ]
+  def detached, do: Detached.list()
 
   @doc """
   Ends what crashed runs of this user left behind, and says what it saw.

@@ -7,12 +7,14 @@ defmodule Leash.Exit do
   the shim was killed, no process with the worker's tag was found any more; or what is left was kept on purpose.
 
     * `:status` - the worker's exit status, `nil` when a signal ended it
-    * `:signal` - the signal that ended the worker, `nil` when it exited
+    * `:signal` - the signal that ended the worker, `nil` when it exited. Both are `nil` of a worker that was adopted: how it
+      ended only its shim saw
     * `:core_dumped?` - whether it left a core dump
     * `:cause` - why the tree was ended: `:exited` (the worker ended by itself), `:kept` (it ended by itself, and what
       it left goes on, as `on_exit: :keep` says), `:stop` (asked to
       stop, or the shim was signalled), `:kill` (asked to end at once), `:leash` (the VM let go),
-      `:owner` (the VM ended), `:shim_died` (the shim was killed, the tree was found by its tags)
+      `:owner` (the VM ended), `:shim_died` (the shim was killed, the tree was found by its tags), `:unseen` (an adopted
+      worker ended without having been asked to)
     * `:step` - the step at which the last process went: `nil` (no step was needed), a signal of the
       ladder such as `:sigterm`, or `:sigkill` of the final phase
     * `:steps` - every step taken, as `%{signal: signal, reaped: count}` in order. Counted are the
@@ -34,7 +36,7 @@ defmodule Leash.Exit do
     duration: 0
   ]
 
-  @type cause :: :exited | :kept | :stop | :kill | :leash | :owner | :shim_died
+  @type cause :: :exited | :kept | :stop | :kill | :leash | :owner | :shim_died | :unseen
 
   @type t :: %__MODULE__{
           status: 0..255 | nil,
@@ -51,10 +53,12 @@ defmodule Leash.Exit do
   The exit reason that a `Leash.Worker` has by default: `:normal` for status 0, `{:exit_status, n}`
   or `{:signal, name}` otherwise.
 
-  `:normal` means that a supervisor does not restart a `:transient` worker that succeeded.
+  `:normal` means that a supervisor does not restart a `:transient` worker that succeeded. It is `:normal`, too, where nobody
+  saw how an adopted worker ended.
   """
   @spec reason(t()) :: :normal | {:exit_status, 1..255} | {:signal, Signal.t()}
   def reason(%__MODULE__{status: 0}), do: :normal
+  def reason(%__MODULE__{status: nil, signal: nil}), do: :normal
   def reason(%__MODULE__{status: nil, signal: signal}), do: {:signal, signal}
   def reason(%__MODULE__{status: status}), do: {:exit_status, status}
 end

@@ -159,6 +159,15 @@ defmodule Leash.Native do
   @spec hunt_step(hunt) :: {:wait, non_neg_integer} | {:done, map} | {:error, term}
   def hunt_step(_hunt), do: stub()
 
+  # Trees that outlive their VM (detached.rs)
+
+  @spec detached() :: {:ok, %{trees: [map], complete: boolean}} | {:error, process_error}
+  def detached, do: stub()
+
+  @spec detached_open(integer, non_neg_integer, non_neg_integer | nil, binary, 1..32_766) ::
+          {:ok, fd} | {:error, process_error}
+  def detached_open(_pid, _start_ticks, _inode, _run_id, _worker), do: stub()
+
   # The host (lib.rs)
 
   @spec capabilities(binary) :: map

@@ -14,7 +14,7 @@ defmodule Leash.Reaper do
 
   require Logger
 
-  alias Leash.{Group, HeldShim, Hunt, Ladder, Native, Telemetry, Workers}
+  alias Leash.{Detached, Group, HeldShim, Hunt, Ladder, Native, Telemetry, Workers}
 
   @numbers 32_766
 
@@ -48,6 +48,20 @@ defmodule Leash.Reaper do
           {:ok, pos_integer()} | {:error, :not_running | :stopping | :too_many_workers}
   def register(description) do
     GenServer.call(__MODULE__, {:register, description}, :infinity)
+  catch
+    :exit, _not_there -> {:error, :not_running}
+  end
+
+  @doc """
+  Registers the calling process for a detached tree, which nobody else of this VM may hold.
+
+  A tree of this very run keeps its number, which its Worker left behind.
+  """
+  @spec adopt(Workers.description()) ::
+          {:ok, pos_integer()}
+          | {:error, :not_running | :stopping | :too_many_workers | {:already_started, pid()}}
+  def adopt(description) do
+    GenServer.call(__MODULE__, {:adopt, description}, :infinity)
   catch
     :exit, _not_there -> {:error, :not_running}
   end
@@ -122,7 +136,9 @@ defmodule Leash.Reaper do
       hunt_began: 0,
       hunt_took: 0,
       # who stops a group at the moment: monitor => {pid, group}
-      closers: %{}
+      closers: %{},
+      # detached trees that live on without a Worker
+      left: MapSet.new()
     }
 
     # After a crash of this process the table says who is to be watched.
@@ -140,21 +156,13 @@ defmodule Leash.Reaper do
   end
 
   @impl true
-  def handle_call({:register, description}, {pid, _tag}, state) do
-    closed? =
-      Enum.any?(state.closers, fn {_, {_, it}} -> Group.includes?(it, description.group) end)
+  def handle_call({:register, description}, {pid, _tag}, state),
+    do: register(description, pid, state)
 
-    case closed? || free_number(state.last, @numbers) do
-      true ->
-        {:reply, {:error, :stopping}, state}
-
-      nil ->
-        {:reply, {:error, :too_many_workers}, state}
-
-      number ->
-        row = Workers.row(number, pid, description)
-        Workers.put(row)
-        {:reply, {:ok, number}, %{watch(row, state) | last: number}}
+  def handle_call({:adopt, %{outlives: tree} = description}, {pid, _tag}, state) do
+    case Enum.find(Workers.all(), &Detached.of?(&1, tree, state.run.id)) do
+      nil -> register(description, pid, state)
+      row -> take_over(row, description, pid, state)
     end
   end
 
@@ -174,6 +182,54 @@ defmodule Leash.Reaper do
     {:reply, :ok, %{state | closers: Map.new(others)}}
   end
 
+  defp register(description, pid, state) do
+    case closed?(state, description.group) || free_number(state.last, @numbers) do
+      true ->
+        {:reply, {:error, :stopping}, state}
+
+      nil ->
+        {:reply, {:error, :too_many_workers}, state}
+
+      number ->
+        row = Workers.row(number, pid, description)
+        Workers.put(row)
+        {:reply, {:ok, number}, %{watch(row, state) | last: number}}
+    end
+  end
+
+  defp closed?(state, group),
+    do: Enum.any?(state.closers, fn {_, {_, it}} -> Group.includes?(it, group) end)
+
+  # Whose process this very VM had before.
+  defp take_over(row, description, pid, state) do
+    old = for {monitor, number} <- state.monitors, number == row.number, do: monitor
+    monitors = Map.drop(state.monitors, old)
+
+    cond do
+      Process.alive?(row.pid) ->
+        {:reply, {:error, {:already_started, row.pid}}, state}
+
+      # Its end has begun, or is being looked at.
+      closed?(state, description.group) or closed?(state, row.group) or row.tree != :alive or
+          (old == [] and not MapSet.member?(state.left, row.number)) ->
+        {:reply, {:error, :stopping}, state}
+
+      row.outlives == :own ->
+        for monitor <- old, do: Process.demonitor(monitor, [:flush])
+        _ = row.shim_fd && Native.pidfd_demonitor(row.shim_fd)
+        row = Map.merge(row, %{Map.delete(description, :outlives) | stop: row.stop})
+        row = %{row | pid: pid}
+        Workers.put(row)
+        left = MapSet.delete(state.left, row.number)
+        {:reply, {:ok, row.number}, watch(row, %{state | monitors: monitors, left: left})}
+
+      true ->
+        for monitor <- old, do: Process.demonitor(monitor, [:flush])
+        Workers.delete(row.number)
+        register(description, pid, %{state | monitors: monitors})
+    end
+  end
+
   defp in_hand(state) do
     hunted = with {_pid, _monitor, numbers} <- state.hunting, do: numbers
 
@@ -182,6 +238,7 @@ defmodule Leash.Reaper do
     |> MapSet.new()
     |> MapSet.union(state.to_verify)
     |> MapSet.union(state.later)
+    |> MapSet.union(state.left)
   end
 
   # Numbers rise, so that one is not used again while somebody may still think of its last bearer.
@@ -208,7 +265,19 @@ defmodule Leash.Reaper do
     end
   end
 
-  def handle_info({:shim_ended, number}, state), do: {:noreply, shim_ended(number, state)}
+  def handle_info({:shim_ended, number}, state) do
+    # Somebody has taken the tree over meanwhile: it is his to say.
+    if number in Map.values(state.monitors),
+      do: {:noreply, state},
+      else: {:noreply, shim_ended(number, state)}
+  end
+
+  def handle_info({:leave, number}, state) do
+    case MapSet.member?(state.left, number) && Workers.fetch(number) do
+      {:ok, %{shim_fd: nil} = row} -> {:noreply, leave(row, 0, state)}
+      _held_or_taken_over -> {:noreply, state}
+    end
+  end
 
   def handle_info({:stuck, number, how}, state) when is_map_key(state.ending, number),
     do: {:noreply, stuck(number, how, state)}
@@ -234,7 +303,40 @@ defmodule Leash.Reaper do
     case Workers.fetch(number) do
       :error -> state
       {:ok, %{tree: :gone} = row} -> look_again(row, @look_again_ms, state)
-      {:ok, row} -> end_orphan(held(row, state.run), how(reason), state)
+      {:ok, %{outlives: nil} = row} -> end_orphan(held(row, state.run), how(reason), state)
+      {:ok, row} -> outlived(row, state)
+    end
+  end
+
+  # Of another run: its number here means nothing to anybody.
+  defp outlived(%{outlives: tree, number: number}, state) when is_map(tree) do
+    Workers.delete(number)
+    state
+  end
+
+  # It was told before, and is through when its shim is.
+  defp outlived(%{tree: :ending} = row, state),
+    do: end_orphan(held(row, state.run), :ladder, state)
+
+  defp outlived(row, state), do: leave(row, 1, state)
+
+  # It goes on, and so does its number, until its shim ends. A shim that is not executed yet sees its leash hung up, and
+  # starts nothing.
+  defp leave(%{number: number} = row, tries, state) do
+    left = %{state | left: MapSet.put(state.left, number)}
+
+    case held(row, state.run) do
+      %{shim_fd: nil} when tries > 0 ->
+        Process.send_after(self(), {:leave, number}, @unseen_shim_ms)
+        left
+
+      %{shim_fd: nil} ->
+        verify(number, state)
+
+      %{shim_fd: fd} ->
+        if Native.pidfd_monitor(fd, {:shim_ended, number}) == :ok,
+          do: left,
+          else: verify(number, state)
     end
   end
 
@@ -323,7 +425,8 @@ defmodule Leash.Reaper do
     hunt(%{
       state
       | to_verify: MapSet.put(state.to_verify, number),
-        ending: Map.delete(state.ending, number)
+        ending: Map.delete(state.ending, number),
+        left: MapSet.delete(state.left, number)
     })
   end
 
@@ -393,7 +496,8 @@ defmodule Leash.Reaper do
   # in parallel and under one deadline.
   @impl true
   def terminate(_reason, state) do
-    rows = for row <- Workers.all(), row.tree != :gone, do: held(row, state.run)
+    living = for row <- Workers.all(), row.tree != :gone, do: held(row, state.run)
+    {lasting, rows} = Enum.split_with(living, &lasts?/1)
     fds = for %{shim_fd: fd, number: number} <- rows, fd != nil, do: {number, fd}
 
     longest = rows |> Enum.map(&patience(&1, :ladder)) |> Enum.max(fn -> 0 end)
@@ -414,10 +518,20 @@ defmodule Leash.Reaper do
       |> await_shims(@stuck_ms)
 
     # Unseen shims, dead shims and their orphans: everything of this run that still carries a tag.
-    numbers = for %{number: number} <- Workers.all(), do: number
+    lasting_numbers = for %{number: number} <- lasting, do: number
+    numbers = for(%{number: number} <- Workers.all(), do: number) -- lasting_numbers
     gone? = numbers == [] or verified?(state.run, numbers)
+    # The record stays as long as something of the run does.
+    gone? = gone? and not Enum.any?(lasting, &(&1.outlives == :own))
     :persistent_term.put({__MODULE__, :all_gone?}, gone?)
   end
+
+  # What outlives this run on purpose, and nobody has begun to end.
+  defp lasts?(%{outlives: nil}), do: false
+  defp lasts?(%{outlives: :own, tree: :ending}), do: false
+  defp lasts?(%{outlives: :own, shim_fd: nil}), do: false
+  defp lasts?(%{outlives: :own, shim_fd: fd}), do: Native.pidfd_ended?(fd) == false
+  defp lasts?(_of_another_run), do: true
 
   defp monitored?(number, fd), do: Native.pidfd_monitor(fd, {:shim_ended, number}) == :ok
 

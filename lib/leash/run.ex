@@ -123,7 +123,8 @@ defmodule Leash.Run do
 
     # Only what the record names can be convicted by its argv alone; without it the other carriers
     # have to do.
-    with {:ok, lock} <- run.lock do
+    # A detached worker is not to be convicted at all.
+    with {:ok, lock} <- run.lock, false <- options[:on_exit] == :detach do
       argv = [options.arg0 || options.command | options.args]
       _ = Native.run_append_command(lock, number, flag, argv)
     end

@@ -2,7 +2,7 @@ defmodule Leash.Shim do
   # Starting a shim and reading its reports: the VM's side of native/PROTOCOL.md, sections 1 and 2.
   @moduledoc false
 
-  alias Leash.{Exit, Ladder, Limits, Run, Signal}
+  alias Leash.{Detached, Exit, Ladder, Limits, Run, Signal}
 
   @type report ::
           {:ready,
@@ -44,13 +44,14 @@ defmodule Leash.Shim do
       :hide,
       {:packet, 2},
       {:args, args(run, number, options, {leash, report}, stdio_name)},
-      {:env, environment(run, number) ++ options.env} | stdio
+      {:env, environment(run, number, options) ++ options.env} | stdio
     ])
   end
 
-  # Without an owner the variable is removed: an outer run's would be taken for ours.
-  defp environment(run, number) do
-    tag = Run.owner_tag(run, number)
+  # Without an owner the variable is removed: an outer run's would be taken for ours. With a detached worker, too: a
+  # process that loses its mark would else look like what the dead VM left.
+  defp environment(run, number, options) do
+    tag = if options[:on_exit] != :detach, do: Run.owner_tag(run, number)
     [{~c"LEASH_RUN", if(tag, do: String.to_charlist(tag), else: false)}]
   end
 
@@ -66,10 +67,11 @@ defmodule Leash.Shim do
   end
 
   defp arguments(run, number, leash, options, more) do
-    # The first two are looked for at exactly these positions by other runs.
+    # The first ones are looked for at exactly these positions by other runs.
     List.flatten([
       "--run-id=#{run.id}",
       "--worker=#{number}",
+      detached(options),
       "--leash=#{leash}",
       if(run.shim_owner, do: "--owner=" <> run.shim_owner, else: []),
       "--stderr=" <> target(options.stderr),
@@ -83,6 +85,11 @@ defmodule Leash.Shim do
       options.command | options.args
     ])
   end
+
+  defp detached(%{on_exit: :detach, name: name}),
+    do: ["--name=" <> Detached.text(name), "--on-hangup=detach"]
+
+  defp detached(_options), do: []
 
   defp limits([]), do: []
   defp limits(limits), do: "--limits=" <> Limits.to_option(limits)
@@ -175,6 +182,6 @@ defmodule Leash.Shim do
           {[binary()], [{charlist(), charlist() | false}]}
   def for_port(run, number, options) do
     leash = if options.reads_only?, do: 1, else: 0
-    {arguments(run, number, leash, options, []), environment(run, number) ++ options.env}
+    {arguments(run, number, leash, options, []), environment(run, number, options) ++ options.env}
   end
 end

@@ -13,7 +13,7 @@ defmodule Leash.StopAll do
   # so, or a hunt of our own where the Worker does not answer.
   @moduledoc false
 
-  alias Leash.{Exit, Group, Hunt, Native, Reaper, Run, Schema, Workers}
+  alias Leash.{Detached, Exit, Group, Hunt, Native, Reaper, Run, Schema, Workers}
 
   # Until a Worker that has not begun is taken for stuck. Beginning is one signal, but a thousand do it at once.
   @unanswered_ms 500
@@ -204,8 +204,7 @@ defmodule Leash.StopAll do
 
   defp hold(state, number) do
     with %{fd: nil} = worker <- state.waiting[number],
-         {:ok, %{shim: shim}} when shim != nil <- fetch(state, number),
-         {:ok, fd} <- Native.shim_open(shim, state.run.id, number) do
+         {:ok, fd} <- open_shim(state, number, worker.row.outlives) do
       if Native.pidfd_monitor(fd, {:leash_shim, number}) != :ok,
         do: send(self(), {:leash_shim, number})
 
@@ -213,7 +212,7 @@ defmodule Leash.StopAll do
       {worker, put_in(state.waiting[number], worker)}
     else
       # It has ended: a Worker that lives says so now, or never.
-      {:error, :esrch} ->
+      {:error, ended} when ended in [:esrch, :reused] ->
         send(self(), {:leash_shim, number})
         {state.waiting[number], state}
 
@@ -223,6 +222,19 @@ defmodule Leash.StopAll do
     end
   end
 
+  defp open_shim(state, number, nil) do
+    with {:ok, %{shim: shim}} when shim != nil <- fetch(state, number),
+         do: Native.shim_open(shim, state.run.id, number)
+  end
+
+  # Its row may have passed to another process meanwhile.
+  defp open_shim(state, number, :own) do
+    with {:ok, %{outlives: :own, shim: shim}} when shim != nil <- Workers.fetch(number),
+         do: Native.shim_open(shim, state.run.id, number)
+  end
+
+  defp open_shim(_state, _number, tree), do: Detached.open(tree)
+
   ## What came of it
 
   defp answered(state, number, {:ok, %Exit{}} = result), do: done(state, number, result)
@@ -230,12 +242,25 @@ defmodule Leash.StopAll do
   # It had no program; its end, which is to follow, says the rest.
   defp answered(state, _number, _nothing), do: state
 
-  defp worker_down(state, number), do: if_freed(state, number)
+  defp worker_down(state, number) do
+    case {state.waiting[number].row.outlives, fetch(state, number)} do
+      {nil, _row} -> if_freed(state, number)
+      {_outlives, {:ok, %{tree: :gone}}} -> gone(state, number)
+      # The Reaper frees a number of ours only with proof.
+      {:own, :error} -> if_freed(state, number)
+      # Its process has left it alone, as detached ones are: nobody else ends it.
+      _left -> tell_shim(state, number, state.how)
+    end
+  end
 
   # Otherwise the Reaper ends what a Worker left that did not answer.
   defp if_freed(state, number) do
+    of_another_run? = is_map(state.waiting[number].row.outlives)
+
     case fetch(state, number) do
       {:ok, %{tree: tree}} when tree != :gone -> state
+      # The row of a tree of another run goes with its process, and not with the tree.
+      :error when of_another_run? -> state
       # Where the whole table went with the application, no row is no proof.
       _gone -> if Workers.exist?(), do: gone(state, number), else: verify(state, [number])
     end
@@ -296,13 +321,21 @@ defmodule Leash.StopAll do
         %{state | to_verify: []}
 
       numbers ->
-        spec = Map.put(Hunt.of_workers(state.run, numbers), :deadline, @hunt_ms)
-        {_pid, monitor} = Hunt.start(spec)
-        %{state | hunting: {monitor, numbers}, to_verify: []}
+        {batch, spec} = batch(state, numbers)
+        {_pid, monitor} = Hunt.start(Map.put(spec, :deadline, @hunt_ms))
+        %{state | hunting: {monitor, batch}, to_verify: numbers -- batch}
     end
   end
 
   defp hunt(state), do: state
+
+  # Trees of other runs are looked for one by one.
+  defp batch(state, numbers) do
+    case Enum.reject(numbers, &is_map(state.waiting[&1].row.outlives)) do
+      [] -> {[hd(numbers)], Hunt.of_tree(state.run, state.waiting[hd(numbers)].row.outlives)}
+      own -> {own, Hunt.of_workers(state.run, own)}
+    end
+  end
 
   defp hunted(%{hunting: {monitor, numbers}} = state, monitor, reason) do
     numbers
@@ -313,7 +346,7 @@ defmodule Leash.StopAll do
   defp hunted(state, _monitor, _reason), do: state
 
   defp found(state, number, {:shutdown, {:ok, %{survivors: survivors, complete: complete?}}}) do
-    case of(survivors, number) do
+    case of(survivors, tagged(state, number)) do
       [] when complete? -> gone(state, number)
       # Nobody was found, and not everybody could be looked at.
       survivors -> left(state, number, survivors)
@@ -321,6 +354,13 @@ defmodule Leash.StopAll do
   end
 
   defp found(state, number, _failed), do: left(state, number, [])
+
+  defp tagged(state, number) do
+    case state.waiting do
+      %{^number => %{row: %{outlives: %{worker: theirs}}}} -> theirs
+      _own -> number
+    end
+  end
 
   # One that does not say whose it is may be anybody's.
   defp of(survivors, number), do: Enum.filter(survivors, &(&1.worker in [number, nil]))

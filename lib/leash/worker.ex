@@ -19,8 +19,28 @@ defmodule Leash.Worker do
   | the shim is killed | SIGKILL to everything that carries the worker's tag; `:shim_died` |
   | VM and shim are killed together | the sweep of the next start |
 
+  With `on_exit: :detach` only the first row holds, without its shutdowns: see "A worker that outlives its VM".
+
   What is started on purpose by somebody else (`systemd-run`, `at`, `docker run`) is not part of the
   tree and is left alone.
+
+  ## A worker that outlives its VM
+
+      {Leash.Worker, command: "embedder", name: MyApp.Embedder, on_exit: :detach, stdout: {:file, "/var/log/embedder.log"}, stderr: :stdout}
+
+  `on_exit: :detach` is for a program that takes long to load and is to go on while the application restarts. It needs
+  a `:name`, and output to a file or nowhere. What ends it: `stop/2`, `Leash.stop_all/2` of its group or of `:all`, its own end, and
+  `leash kill --outliving`. What does not: a shutdown by its supervisor, the crash or kill of this process, the end of the application
+  or of the VM in any way, a sweep.
+
+  `start_link/1` with the name of one that lives *takes it over* instead of starting a second: `info/1` then has `adopted?: true`.
+  Command and other options of the new start are not compared with those it was started with, `:stop` included. `Leash.adopt/2`
+  takes it over without starting anything, `Leash.detached/0` lists all. A name means the same for all applications of a user, so
+  it should begin with yours, as a module's does. Of a worker that was taken over nobody sees the exit status: it exits with `:normal`.
+
+  A start that has not finished (`:ready`) is ended with its caller like any other. When its shim is killed while this VM lives, all of the tree is ended; while
+  none does, the program ends with the shim, and what else it had started goes on. Where the worker is itself part of another
+  run's worker, it ends with that.
 
   ## How it exits
 
@@ -49,12 +69,22 @@ defmodule Leash.Worker do
     * `:ready_timeout`, `:start_timeout` - it took too long and was ended
     * `{:exited, %Leash.Exit{}}` - it ended before it was ready
     * `:shim_died` - the shim was killed meanwhile
+
+  With `on_exit: :detach` also:
+
+    * `{:already_started, pid}` - this VM has it, by whatever process
+    * `{:ambiguous, os_pids}` - several of this name live; nothing was started
+    * `{:detached_elsewhere, map}` - another VM that lives (`:owner_pid`) has started it: two VMs must not both
+      think that it is theirs
+    * `{:mark, why}` - the mark could not be set, so that nobody would find it again
+    * `:no_proc`, `:incomplete` - `/proc` cannot be read, so whether one lives is not known
   """
 
   use GenServer
 
   alias Leash.{
     Command,
+    Detached,
     Exit,
     HeldShim,
     Hunt,
@@ -116,7 +146,10 @@ defmodule Leash.Worker do
   def start_link(options) do
     with {:ok, options} <- Options.validate(options) do
       name = if options.name, do: [name: options.name], else: []
-      GenServer.start_link(__MODULE__, {options, nil}, name)
+
+      Detached.start_or_adopt(options, name, fn ->
+        GenServer.start_link(__MODULE__, {options, nil}, name)
+      end)
     end
   end
 
@@ -152,7 +185,7 @@ defmodule Leash.Worker do
   end
 
   @doc "The program's process id; it may belong to somebody else once the program has ended."
-  @spec os_pid(worker()) :: pos_integer()
+  @spec os_pid(worker()) :: pos_integer() | nil
   def os_pid(worker), do: info(worker).os_pid
 
   @doc "The shim's process id."
@@ -161,20 +194,22 @@ defmodule Leash.Worker do
 
   @doc """
   What is known about a worker: `:run_id`, `:worker` (its number), `:group`, `:os_pid`, `:shim_pid`,
-  `:command`, `:args`, `:state` (`:running` or `:ending`), `:started_at` (`DateTime`), and `:mark`: whether the
-  mark could be set (`:set`, `:off`, `:no_depth`, `{:error, posix}`).
+  `:command`, `:args`, `:state` (`:running` or `:ending`), `:started_at` (`DateTime`), `:mark`: whether the
+  mark could be set (`:set`, `:off`, `:no_depth`, `{:error, posix}`), and `:adopted?`: whether it was running before this process
+  began; run id and number are those of the run that started it then, and `:os_pid` is `nil` where its program had just ended.
   """
   @spec info(worker()) :: %{
           run_id: Leash.RunId.t(),
           worker: pos_integer(),
           group: Leash.group() | nil,
-          os_pid: pos_integer(),
+          os_pid: pos_integer() | nil,
           shim_pid: pos_integer() | nil,
           command: String.t(),
           args: [binary()],
           state: :running | :ending,
           started_at: DateTime.t(),
-          mark: :set | :off | :no_depth | {:error, Posix.t()}
+          mark: :set | :off | :no_depth | {:error, Posix.t()},
+          adopted?: boolean()
         }
   def info(worker), do: GenServer.call(worker, :info)
 
@@ -283,7 +318,8 @@ defmodule Leash.Worker do
              kind: if(client, do: :command, else: :worker),
              label: label,
              stop: options.stop,
-             group: options.group
+             group: options.group,
+             outlives: if(options.on_exit == :detach, do: :own)
            }),
          {:ok, run} <- fetch_run(),
          options = Run.with_flag(run, number, options),
@@ -348,7 +384,14 @@ defmodule Leash.Worker do
   end
 
   defp open_port(run, number, options, stdio_name) do
-    {:ok, Shim.open(run, number, options, stdio_name)}
+    port = Shim.open(run, number, options, stdio_name)
+
+    # Where this process is killed before the first report, the Reaper has to look after it.
+    with :detach <- options.on_exit,
+         {:os_pid, pid} <- Port.info(port, :os_pid),
+         do: Workers.change(number, shim: pid)
+
+    {:ok, port}
   rescue
     error in ErlangError -> {:error, {:port, error.original}}
     # Port.open/2 has badarg for what validation could not foresee, such as a NUL from the VM's own
@@ -474,7 +517,8 @@ defmodule Leash.Worker do
       args: state.options.args,
       state: if(state.phase == :running, do: :running, else: :ending),
       started_at: state.started_at,
-      mark: with({:error, errno} <- state.mark, do: {:error, Posix.name(errno)})
+      mark: with({:error, errno} <- state.mark, do: {:error, Posix.name(errno)}),
+      adopted?: false
     }
 
     {:reply, info, state}
@@ -524,10 +568,37 @@ defmodule Leash.Worker do
   def terminate(_reason, %{phase: :done} = state), do: answer(state)
 
   def terminate(reason, state) do
+    if lasts?(state) and no_stop_waits?(),
+      do: state |> leave(reason) |> answer(),
+      else: end_and_answer(reason, state)
+  end
+
+  # A caller of stop/2 whose request is still in the mailbox gets what he asked for.
+  defp no_stop_waits? do
+    {:messages, messages} = Process.info(self(), :messages)
+
+    not Enum.any?(messages, fn message ->
+      match?({:"$gen_call", _from, {:stop, _how}}, message) or
+        match?({:leash, {:stop, _from, _how}}, message)
+    end)
+  end
+
+  defp end_and_answer(reason, state) do
     state
     |> begin_end(Reaper.how(reason))
     |> loop_until(:infinity, reason, fn _state -> false end)
     |> answer()
+  end
+
+  # A tree that outlives this process, and that nobody asked to end.
+  defp lasts?(state),
+    do: state.options.on_exit == :detach and state.phase == :running and state.ending == nil
+
+  # The Reaper holds the shim from now on.
+  defp leave(state, reason) do
+    state = hold(state)
+    close_port(state)
+    %{state | port: nil, phase: :done, failure: reason, result: {:error, :noproc}}
   end
 
   # Everybody who asked gets the answer, those too whose call is still in the mailbox.
@@ -575,6 +646,14 @@ defmodule Leash.Worker do
 
   defp advance(%{port: port} = state, {port, {:exit_status, _status}}),
     do: shim_gone(state, :shim_died)
+
+  defp advance(%{port: port, options: %{on_exit: :detach}, phase: :running} = state, {
+         :EXIT,
+         port,
+         _reason
+       })
+       when state.ending == nil,
+       do: leave(%{state | port: nil}, :port_closed)
 
   # Somebody closed the port, so no report comes any more: the shim has taken it as the end, and its
   # pidfd says when it is through.
@@ -647,11 +726,16 @@ defmodule Leash.Worker do
 
     state = update_row(state, shim: state.shim_pid)
 
-    if state.ending do
-      signal_ending(state)
-    else
-      _timer = Process.send_after(self(), {:leash, :hold}, HeldShim.after_ms())
-      state
+    cond do
+      state.ending ->
+        signal_ending(state)
+
+      # Nobody would find its processes again, or know that they are to be left alone.
+      state.options.on_exit == :detach and mark != :set ->
+        fail(state, {:mark, with({:error, errno} <- mark, do: Posix.name(errno))})
+
+      true ->
+        hold_later(state)
     end
   end
 
@@ -676,6 +760,11 @@ defmodule Leash.Worker do
   end
 
   defp report(state, _unknown), do: state
+
+  defp hold_later(state) do
+    _timer = Process.send_after(self(), {:leash, :hold}, HeldShim.after_ms())
+    state
+  end
 
   defp hold(%{shim_fd: nil, mark: mark, phase: phase} = state)
        when mark != nil and phase in [:launching, :running, :ending] do
@@ -936,7 +1025,11 @@ defmodule Leash.Worker do
 
   # The Reaper restarts after a crash; if it stays away, so does the one who would answer for this
   # tree after us.
-  defp reattach(state, 0), do: fail(state, {:shutdown, :leash_stopped})
+  defp reattach(state, 0) do
+    if lasts?(state),
+      do: leave(state, {:shutdown, :leash_stopped}),
+      else: fail(state, {:shutdown, :leash_stopped})
+  end
 
   defp reattach(state, tries) do
     if Process.whereis(Reaper) do

@@ -8,8 +8,14 @@ defmodule Leash.Workers do
 
   alias Leash.{Ladder, Native}
 
-  @typedoc "A `Leash.Worker`, one of a command's or a stream's, or a port of `Leash.open_port/3`."
-  @type kind :: :worker | :command | :port
+  @typedoc "A `Leash.Worker`, one of a command's or a stream's, a port of `Leash.open_port/3`, or what `Leash.adopt/2` took over."
+  @type kind :: :worker | :command | :port | :adopted
+
+  @typedoc """
+  `nil` for a tree that ends with its process, `:own` for one that this run detached, a description of one that another
+  run did.
+  """
+  @type outlives :: nil | :own | Leash.Detached.tree()
 
   @typedoc """
   A worker. `shim_fd` is a pidfd; `tree` is `:ending` once the shim was told to, and `:gone` once the
@@ -26,15 +32,17 @@ defmodule Leash.Workers do
           shim: pos_integer() | nil,
           shim_fd: Native.fd() | nil,
           os_pid: pos_integer() | nil,
-          tree: :alive | :ending | :gone
+          tree: :alive | :ending | :gone,
+          outlives: outlives()
         }
 
   @typedoc "What whoever registers a worker says of it."
   @type description :: %{
-          kind: kind(),
-          label: String.t(),
-          stop: Ladder.t(),
-          group: Leash.Group.t() | nil
+          required(:kind) => kind(),
+          required(:label) => String.t(),
+          required(:stop) => Ladder.t(),
+          required(:group) => Leash.Group.t() | nil,
+          optional(:outlives) => outlives()
         }
 
   @doc "The row of a worker that is about to start."
@@ -49,7 +57,8 @@ defmodule Leash.Workers do
       shim: nil,
       shim_fd: nil,
       os_pid: nil,
-      tree: :alive
+      tree: :alive,
+      outlives: description[:outlives]
     })
   end
 
@@ -98,6 +107,10 @@ defmodule Leash.Workers do
 
   @spec taken?(pos_integer()) :: boolean()
   def taken?(number), do: :ets.member(__MODULE__, number)
+
+  @doc "Whether a number is that of a tree which this run detached."
+  @spec detached?(pos_integer()) :: boolean()
+  def detached?(number), do: match?({:ok, %{outlives: :own}}, fetch(number))
 
   @spec fetch(pos_integer()) :: {:ok, row()} | :error
   def fetch(number) do

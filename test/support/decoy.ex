@@ -21,12 +21,14 @@ defmodule Leash.Test.Decoy do
   @doc """
   Starts one and waits until it notes signals.
 
-  Options: `:env` (one `NAME=value`), `:argv` (words after `--`), `:pid`, `:uid`, `:locks`.
+  Options: `:env` (one `NAME=value`), `:argv` (words after `--`), `:forge` (those words are all that `/proc` shows of its
+  arguments), `:pid`, `:uid`, `:locks`.
   """
   @spec start(String.t(), keyword()) :: t()
   def start(name, options \\ []) do
     log = log_path()
     switches = for key <- [:pid, :uid, :locks], value = options[key], do: "--#{key}=#{value}"
+    switches = if options[:forge], do: ["--forge" | switches], else: switches
     words = ["--stdin" | switches] ++ ["--" | Keyword.get(options, :argv, [])]
     [python | args] = Python.argv("decoy.py", [log, @life | words])
 

@@ -3,7 +3,7 @@ defmodule Leash.Test.Guest do
   What runs inside a second VM: workers, and commands from its stdin, a line each.
 
   It answers in lines: `run ID`, `worker LABEL OS_PID SHIM_PID`, `tree LABEL PID…` (from the fixture's
-  `ready` line), `ready`, and `done …` for a command. `mode:` says how the programs are run: `:worker`, `:cmd`,
+  `ready` line), `ready`, and `done …` for a command. `mode:` says how the programs are run: `:worker`, `:detach`, `:cmd`,
   `:stream`, `:open_port`, or `:bare` for ports without the library, to see what the same faults leave then.
   """
 
@@ -45,6 +45,16 @@ defmodule Leash.Test.Guest do
     own(guest, label)
   end
 
+  defp run(:detach, guest, label, options) do
+    name = Leash.Test.Name.unique(label)
+    file = Path.join(System.tmp_dir!(), name)
+    own = [name: String.to_atom(name), on_exit: :detach, stdout: {:file, file}, stderr: :stdout]
+    {:ok, worker} = Leash.Worker.start_link(Keyword.delete(options, :stdin) ++ own)
+    send(guest, {:started, self(), worker})
+    send(guest, {:said, label, await_file(file)})
+    own(guest, label)
+  end
+
   defp run(:bare, guest, label, options) do
     program = System.find_executable(options[:command])
     port = Port.open({:spawn_executable, program}, [:binary, args: options[:args]])
@@ -78,6 +88,20 @@ defmodule Leash.Test.Guest do
       end)
 
     say("ended #{label} #{inspect(result)}")
+  end
+
+  # The first line; who wrote it goes on writing to what has no name any more.
+  defp await_file(file) do
+    with {:ok, text} <- File.read(file), true <- text =~ "\n" do
+      File.rm!(file)
+      text
+    else
+      _not_yet ->
+        receive do
+        after
+          5 -> await_file(file)
+        end
+    end
   end
 
   defp once(options) do

@@ -67,7 +67,11 @@ defmodule Leash.Test.Matrix do
       {PortVmKill, "open_port: the VM gets SIGKILL", :open_port, :vm_killed},
       {PortShimKill, "open_port: the shims get SIGKILL", :open_port, :shims_killed},
       {PortAllKill, "open_port: VM and shims get SIGKILL and a new VM starts", :open_port,
-       :all_killed}
+       :all_killed},
+      {DetachStop, "detach: stop", :detach, :stopped},
+      {DetachStopAll, "detach: the Workers are killed, and stop_all", :detach, :left_and_stopped},
+      {DetachShimKill, "detach: the shims get SIGKILL", :detach, :shims_killed},
+      {DetachAdopt, "detach: the VM gets SIGKILL, a new VM adopts and stops", :detach, :adopted}
     ]
   end
 
@@ -98,6 +102,13 @@ defmodule Leash.Test.Matrix do
       test "#{path}: no shim is left, and every decoy lives unsignalled", context do
         assert context.shims_left == []
         assert context.harmed == []
+      end
+
+      if act == :adopted do
+        test "#{path}: the sweep of the new VM left all of them", context do
+          assert context.kept != %{}
+          for {shape, kept?} <- context.kept, do: assert({shape, kept?} == {shape, true})
+        end
       end
 
       if act == :all_killed do
@@ -141,6 +152,8 @@ defmodule Leash.Test.Matrix do
   defp own_decoys(vm, _act), do: [Decoys.same_tag(vm.run_id) | Decoys.of_run(vm.run_id)]
 
   # System.halt/1 waits for what is in the queues of ports, those of open_port/3 as well as any other.
+  # The stdin of what outlives its VM is empty.
+  defp flood?(:detach, _act), do: false
   defp flood?(mode, act), do: {mode, act} != {:open_port, :halted}
 
   # Until the tree is what its name says: stopped, and its stdin full.
@@ -189,7 +202,7 @@ defmodule Leash.Test.Matrix do
     finish(extra)
 
     extra
-    |> Map.take([:reused, :orphans])
+    |> Map.take([:reused, :orphans, :kept])
     |> Map.merge(%{cells: cells, shims_left: shims_left})
   end
 
@@ -262,6 +275,36 @@ defmodule Leash.Test.Matrix do
     {began, %{orphans: length(orphans), reused: reused, next: next}}
   end
 
+  defp act(:left_and_stopped, vm, _carriers) do
+    VM.command(vm, "worker_killed")
+    held? = "Enum.any?(Leash.list(), &Process.alive?(&1.pid))"
+    true = Observer.eventually(5_000, fn -> not VM.eval(vm, held?) end) != nil
+    timed(fn -> VM.command(vm, "stop_all") end)
+  end
+
+  defp act(:adopted, vm, carriers) do
+    VM.signal(vm, "KILL")
+    true = Observer.eventually(5_000, fn -> not Observer.alive?(vm.identity) end) != nil
+    next = VM.start(Decoys.run_dir(), [])
+
+    kept =
+      Map.new(carriers, fn {key, carrier} ->
+        {key, Carrier.members(carrier) != [] and Observer.alive?(vm.workers["#{key}"].os)}
+      end)
+
+    code = """
+    for %{run_id: #{inspect(vm.run_id)}, name: name} <- Leash.detached() do
+      spawn(fn ->
+        {:ok, worker} = Leash.adopt(name)
+        {:ok, %Leash.Exit{}} = Leash.Worker.stop(worker)
+      end)
+    end
+    """
+
+    {began, _} = timed(fn -> VM.command(next, "eval " <> Base.encode64(code)) end)
+    {began, %{kept: kept, adopter: next}}
+  end
+
   defp act(act, vm, _carriers), do: timed(fn -> VM.command(vm, Map.fetch!(@commands, act)) end)
 
   defp timed(fun) do
@@ -280,6 +323,7 @@ defmodule Leash.Test.Matrix do
   end
 
   defp finish(%{next: next}), do: next |> VM.await() |> VM.stop()
+  defp finish(%{adopter: vm}), do: VM.stop(vm)
   defp finish(_nobody), do: :ok
 
   ## The summary

@@ -39,7 +39,17 @@ defmodule Leash.Command.Options do
               default: false,
               doc: "`true`: the command is a line for `/bin/sh -c`, and takes no arguments."
             ]
-          ] ++ Keyword.take(Worker.Options.schema().options, @worker)
+          ] ++
+            (Worker.Options.schema().options
+             |> Keyword.take(@worker)
+             |> Keyword.replace!(:on_exit,
+               type: Schema.one_of([:stop, :keep]),
+               default: :stop,
+               doc:
+                 "What becomes of processes that a command leaves which exits by itself: they are stopped, or with `:keep` " <>
+                   "go on, and no sweep ends them. Every other end of the command is the end of all of them. Needs `:mark`; where " <>
+                   "not all of them can be marked as kept, they are stopped."
+             ))
 
   @cmd [
          into: [

@@ -124,12 +124,13 @@ defmodule Leash.Worker.Options do
       doc: "What the kernel limits the program to, see `Leash.Limits`."
     ],
     on_exit: [
-      type: Schema.one_of([:stop, :keep]),
+      type: Schema.one_of([:stop, :keep, :detach]),
       default: :stop,
       doc:
         "What becomes of processes that a program leaves which exits by itself: they are stopped, or with `:keep` " <>
           "go on, and no sweep ends them. Every other end of the program is the end of all of them. Needs `:mark`; where " <>
-          "not all of them can be marked as kept, they are stopped."
+          "not all of them can be marked as kept, they are stopped. With `:detach` the program itself goes on when this process, its " <>
+          "supervisor, the application or the VM ends, in whatever way, see \"A worker that outlives its VM\"."
     ],
     ready: [
       type:
@@ -252,6 +253,7 @@ defmodule Leash.Worker.Options do
     with {:ok, options} <- Schema.validate(@schema, options),
          {:ok, options} <- command(options),
          :ok <- marked_if_kept(options),
+         :ok <- Leash.Detached.check(options),
          :ok <- readable_ready(options),
          :ok <- directory(options.cd),
          :ok <- parent_directory(:stdout, options.stdout),

@@ -128,6 +128,9 @@ pub(crate) struct KillArgs {
     /// Sends SIGTERM to the VM of a live run, and ends what the VM leaves
     #[arg(long)]
     pub(crate) force: bool,
+    /// Ends also what outlives its VM on purpose: detached workers, and what `on_exit: :keep` kept
+    #[arg(long)]
+    pub(crate) outliving: bool,
     #[command(flatten)]
     pub(crate) hard: Hard,
     /// As JSON

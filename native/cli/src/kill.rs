@@ -29,13 +29,13 @@ struct Document<'a> {
 pub(crate) fn run(place: &Place, args: &KillArgs) -> Result<Exit, Failure> {
     let dir = place.open()?;
     let run = args.run_id;
-    let mut report = end(&dir, run, &args.hard)?;
+    let mut report = end(&dir, run, args.outliving, &args.hard)?;
     let mut forced = None;
     if args.force && report.refused == Some(Refused::Run(Verdict::Live)) {
         let asked = vm::terminate(&dir, run, args.hard.deadline)?;
         forced = Some(asked);
         if asked.ended {
-            report = end(&dir, run, &args.hard)?;
+            report = end(&dir, run, args.outliving, &args.hard)?;
         }
     }
     if args.json {
@@ -47,8 +47,8 @@ pub(crate) fn run(place: &Place, args: &KillArgs) -> Result<Exit, Failure> {
     conclude(run, &report, forced)
 }
 
-fn end(dir: &Arc<RunDir>, run: RunId, hard: &Hard) -> Result<Report, Failure> {
-    let kind = HuntKind::Run { run, own_run: None };
+fn end(dir: &Arc<RunDir>, run: RunId, outliving: bool, hard: &Hard) -> Result<Report, Failure> {
+    let kind = HuntKind::Run { run, own_run: None, outliving };
     hunt(kind, hard.stop.clone(), hard.deadline, Some(Arc::clone(dir)))
 }
 

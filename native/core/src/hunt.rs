@@ -28,6 +28,8 @@ pub enum HuntKind {
         run: RunId,
         /// The asking VM's own run.
         own_run: Option<RunId>,
+        /// Also what outlives its VM on purpose: detached trees, and what was kept.
+        outliving: bool,
     },
     /// Every dead run.
     Sweep {

@@ -9,6 +9,7 @@
 //! | Which runs are recorded? | [`RunDir`], [`RunLock`], [`Record`], [`generate_run_id`] |
 //! | Does a run's owner live? | [`Claim`], [`OwnerState`] |
 //! | Is a run dead, may a process be ended? | [`Judge`], [`Verdict`] |
+//! | Which trees outlive their VM on purpose? | [`detached()`], [`Detached`] |
 //! | End them, and say what became of each. | [`Hunt`], [`Ladder`], [`Report`] |
 //!
 //! Nothing here waits: a [`Hunt`] is stepped by its driver, who waits in between as suits him. Nothing innocent is
@@ -34,6 +35,7 @@ mod capabilities;
 mod carrier;
 mod children;
 mod clock;
+mod detached;
 mod error;
 mod host;
 mod hunt;
@@ -67,6 +69,7 @@ mod worker_rule;
 pub use capabilities::{Capabilities, capabilities};
 pub use carrier::Carrier;
 pub use clock::{BootClock, SameStart, same_start};
+pub use detached::{AllDetached, Detached, detached, open_detached};
 pub use error::{Error, ErrorKind, Result};
 pub use host::Host;
 pub use hunt::{Hunt, HuntKind, HuntSpec, Mode, Step};
@@ -87,4 +90,4 @@ pub use seen::{Carriers, Recorded, Seen, ShimSeen};
 pub use signal::Signal;
 pub use verdict::{Asker, Decision, Judge, RunJudgement, Verdict};
 pub use witness::{Claim, OwnerState, Source};
-pub use worker_rule::Workers;
+pub use worker_rule::{Adopted, Workers};

@@ -172,11 +172,15 @@ impl Work {
 /// Whether a mark alone makes its bearer one to be ended, as far as a mark alone can.
 pub(crate) fn is_hunted(kind: &HuntKind, mark: &Mark, judge: impl FnOnce(RunId) -> RunJudgement) -> bool {
     let run = mark.run();
-    let hunted = match kind {
-        HuntKind::Worker(workers) => workers.run == run && !workers.is_others(mark),
-        HuntKind::Run { run: only, .. } => *only == run && judge(run).verdict == Verdict::Dead,
-        HuntKind::Sweep { mode: Mode::End, .. } => judge(run).verdict == Verdict::Dead,
-        HuntKind::Sweep { mode: Mode::Report, .. } | HuntKind::Process(_) => false,
+    let (hunted, outliving) = match kind {
+        HuntKind::Worker(workers) => {
+            (workers.run == run && !workers.is_others(mark), workers.is_outliving(mark))
+        }
+        HuntKind::Run { run: only, outliving, .. } => {
+            (*only == run && judge(run).verdict == Verdict::Dead, *outliving)
+        }
+        HuntKind::Sweep { mode: Mode::End, .. } => (judge(run).verdict == Verdict::Dead, false),
+        HuntKind::Sweep { mode: Mode::Report, .. } | HuntKind::Process(_) => (false, false),
     };
-    hunted && !mark.outlives()
+    hunted && (outliving || !mark.outlives())
 }

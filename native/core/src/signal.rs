@@ -14,6 +14,8 @@ impl Signal {
     pub const KILL: Self = Self(nix::sys::signal::Signal::SIGKILL);
     /// Asks a process to end.
     pub const TERM: Self = Self(nix::sys::signal::Signal::SIGTERM);
+    /// To a shim: begin the ladder. Not TERM, which it ignores from pid 1 while its leash holds.
+    pub const INT: Self = Self(nix::sys::signal::Signal::SIGINT);
     /// To a shim: end the tree at once.
     pub const QUIT: Self = Self(nix::sys::signal::Signal::SIGQUIT);
     /// Lets a stopped process run.

@@ -62,7 +62,10 @@ impl Work {
         if target.is_shim {
             return match target.stage {
                 Stage::New => {
-                    Some((Signal::CONT, Stage::ShimWorks { until: self.shim_until(target, now, kill_at) }))
+                    // One that outlives its VM has not begun by itself.
+                    let outlives = target.seen.mark.present().is_some_and(|mark| mark.outlives());
+                    let signal = if outlives { Signal::INT } else { Signal::CONT };
+                    Some((signal, Stage::ShimWorks { until: self.shim_until(target, now, kill_at) }))
                 }
                 Stage::ShimWorks { until } if now >= until => {
                     Some((Signal::QUIT, Stage::ShimQuits { until: now + QUIT_GRACE }))

@@ -91,6 +91,8 @@ pub struct Asker {
     pub own_run: Option<RunId>,
     /// Judge only runs whose record names this application.
     pub app: Option<String>,
+    /// What outlives its VM on purpose is to end, too.
+    pub outliving: bool,
 }
 
 /// Everything that speaks for or against runs, gathered over all passes.
@@ -314,7 +316,7 @@ impl Judge {
 
     fn of_dead_run(&mut self, seen: &Seen, run: RunId, owner_began: u64) -> Decision {
         let decide = |verdict, why: &str| Decision { verdict, run: Some(run), why: why.to_owned() };
-        if seen.mark.present().is_some_and(|mark| mark.outlives()) {
+        if !self.asker.outliving && seen.mark.present().is_some_and(|mark| mark.outlives()) {
             return decide(Verdict::Outlives, "it outlives its VM on purpose");
         }
         if self.is_under_live_owner(seen, &seen.runs()) {

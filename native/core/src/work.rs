@@ -68,8 +68,12 @@ impl Work {
         };
         let asker = match &spec.kind {
             HuntKind::Worker(_) | HuntKind::Process(_) => Asker::default(),
-            HuntKind::Run { own_run, .. } => Asker { own_run: *own_run, app: None },
-            HuntKind::Sweep { own_run, app, .. } => Asker { own_run: *own_run, app: app.clone() },
+            HuntKind::Run { own_run, outliving, .. } => {
+                Asker { own_run: *own_run, outliving: *outliving, ..Asker::default() }
+            }
+            HuntKind::Sweep { own_run, app, .. } => {
+                Asker { own_run: *own_run, app: app.clone(), ..Asker::default() }
+            }
         };
         let judge = Judge::new(Arc::clone(&host), spec.run_dir.clone(), asker);
         let mut work = Self {

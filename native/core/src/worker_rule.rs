@@ -14,8 +14,19 @@ pub struct Workers {
     pub run: RunId,
     /// The workers' numbers.
     pub numbers: HashSet<u16>,
-    /// Also those that outlive their VM on purpose.
-    pub outliving: bool,
+    /// Those of them that outlive their VM on purpose and are to end all the same.
+    pub outliving: HashSet<u16>,
+    /// Where the run is another's and the workers were adopted.
+    pub adopted: Option<Adopted>,
+}
+
+/// What tells the processes of an adopted tree from others that wear the same run and number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adopted {
+    /// When its shim began: nothing that is older can be its.
+    pub start_ticks: u64,
+    /// How deep its run was nested.
+    pub depth: u8,
 }
 
 enum Belongs {
@@ -30,10 +41,33 @@ impl Workers {
         mark.run() == self.run && mark.worker().is_some_and(|number| !self.numbers.contains(&number.get()))
     }
 
+    /// Whether somebody who outlives his VM on purpose is one of those that are to end all the same, as far as the number
+    /// tells.
+    pub(crate) fn is_outliving(&self, mark: &Mark) -> bool {
+        mark.worker().is_some_and(|number| self.outliving.contains(&number.get()))
+    }
+
+    /// The same by the whole mark. What a command kept (`--on-exit=keep`) has a deeper one, and may wear a number that was
+    /// given again since.
+    fn ends_outliving(&self, mark: &Mark, host: &Host) -> bool {
+        let depth = match self.adopted {
+            Some(adopted) => Some(adopted.depth),
+            None => host
+                .proc()
+                .limits(host.me().pid, &mut Vec::new())
+                .ok()
+                .and_then(|own| Mark::nested_in(own, self.run, mark.worker(), true).ok())
+                .map(Mark::depth),
+        };
+        self.is_outliving(mark) && depth == Some(mark.depth())
+    }
+
     fn belongs(&self, host: &Host, seen: &Seen) -> Belongs {
         let number = match seen.mark.present() {
             // Another run's mark: a run nested in a worker has its own ways to end.
             Some(mark) if mark.run() != self.run => return Belongs::No,
+            // Only a tree that says it outlives its VM can have been adopted.
+            Some(mark) if self.adopted.is_some() && !mark.outlives() => return Belongs::No,
             Some(mark) => mark.worker(),
             None => None,
         };
@@ -63,14 +97,16 @@ impl Workers {
         if let Some(refusal) = judge.refusal(seen) {
             return decide(Verdict::Refused, &refusal.to_string());
         }
-        if !self.outliving && seen.mark.present().is_some_and(|mark| mark.outlives()) {
+        if seen.mark.present().is_some_and(|mark| mark.outlives() && !self.ends_outliving(mark, host)) {
             return decide(Verdict::Outlives, "it outlives its VM on purpose");
         }
         if judge.is_under_live_owner(seen, &[self.run]) {
             return decide(Verdict::LiveRunOwner, "it owns a live run, or descends from an owner of one");
         }
-        if seen.identity.start_ticks < host.me().start_ticks {
-            return decide(Verdict::PredatesOwner, "it is older than this VM");
+        let began = self.adopted.map_or(host.me().start_ticks, |adopted| adopted.start_ticks);
+        if seen.identity.start_ticks < began {
+            let than = if self.adopted.is_some() { "its shim" } else { "this VM" };
+            return decide(Verdict::PredatesOwner, &format!("it is older than {than}"));
         }
         if let Some(why) = judge.foreign_user(seen, self.run) {
             return decide(Verdict::ForeignUser, why);

@@ -169,7 +169,7 @@ fn a_dead_run_is_ended_by_its_id_and_a_live_one_is_refused() {
         let mut target = sleeper(&mut vm.tagged(1, "sleep"));
         let mut others = sleeper(&mut other.worker(1, "sleep"));
         let hunt = || {
-            let kind = HuntKind::Run { run: vm.run, own_run: None };
+            let kind = HuntKind::Run { run: vm.run, own_run: None, outliving: false };
             Hunt::new(spec(&dir.path, kind)).unwrap().run()
         };
         assert_eq!(hunt().refused, Some(leash_core::report::Refused::Run(Verdict::Live)));

@@ -2,7 +2,7 @@
 
 use crate::reply::atoms;
 use crate::run::path;
-use leash_core::{Error, HuntKind, HuntSpec, Identity, Ladder, Mode, Pid, RunDir, Signal, Workers};
+use leash_core::{Adopted, Error, HuntKind, HuntSpec, Identity, Ladder, Mode, Pid, RunDir, Signal, Workers};
 use leash_tag::RunId;
 use rustler::{Atom, Binary, Decoder, Term};
 use std::collections::HashSet;
@@ -54,6 +54,7 @@ impl<'a> Map<'a> {
             Ok(HuntKind::Run {
                 run: self.run(atoms::run_id())?.ok_or(Wrong::Key(atoms::run_id()))?,
                 own_run: self.run(atoms::own_run_id())?,
+                outliving: self.get(atoms::outliving())?.unwrap_or(false),
             })
         } else if kind == atoms::sweep() {
             // Here the run that is named is the caller's own.
@@ -70,8 +71,15 @@ impl<'a> Map<'a> {
         Ok(Workers {
             run: self.run(atoms::run_id())?.ok_or(Wrong::Key(atoms::run_id()))?,
             numbers: HashSet::from_iter(numbers),
-            outliving: self.get(atoms::outliving())?.unwrap_or(false),
+            outliving: HashSet::from_iter(self.get::<Vec<u16>>(atoms::outliving())?.unwrap_or_default()),
+            adopted: self.adopted()?,
         })
+    }
+
+    /// A tree of another run: the start of its shim and the depth of its mark.
+    fn adopted(&self) -> Result<Option<Adopted>, Wrong> {
+        let adopted: Option<(u64, u8)> = self.get(atoms::adopted())?;
+        Ok(adopted.map(|(start_ticks, depth)| Adopted { start_ticks, depth }))
     }
 
     fn process(&self) -> Result<Identity, Wrong> {

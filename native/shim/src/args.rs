@@ -103,6 +103,8 @@ impl Ids {
 pub struct Config<'a> {
     pub run: RunId,
     pub worker: Option<WorkerNumber>,
+    /// For whoever looks for it later; nothing here uses it.
+    pub name: Option<&'a [u8]>,
     pub leash: Option<i32>,
     pub owner: Option<(i32, u64)>,
     pub report: Option<i32>,
@@ -152,9 +154,10 @@ pub struct Wrong<'a> {
 }
 
 /// Every option with a value or without, in the order of PROTOCOL.md.
-pub const OPTIONS: [&str; 22] = [
+pub const OPTIONS: [&str; 23] = [
     "run-id",
     "worker",
+    "name",
     "leash",
     "owner",
     "report",
@@ -205,6 +208,7 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
         // Replaced below: the first option is --run-id.
         run: RunId::from_number(1).ok_or(Wrong { option: b"", expected: "", value: b"" })?,
         worker: None,
+        name: None,
         leash: None,
         owner: None,
         report: None,
@@ -281,6 +285,10 @@ fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<
         b"run-id" => config.run = RunId::parse(text).ok_or(wrong("7 characters of 0-9 and a-z"))?,
         b"worker" => {
             config.worker = Some(WorkerNumber::parse(text).ok_or(wrong("a number from 1 to 32766"))?);
+        }
+        b"name" => {
+            let fits = !text.is_empty() && text.len() <= 200;
+            config.name = Some(fits.then_some(text).ok_or(wrong("1 to 200 bytes"))?);
         }
         b"leash" => config.leash = Some(descriptor(text).ok_or(wrong("a descriptor"))?),
         b"report" => config.report = Some(descriptor(text).ok_or(wrong("a descriptor"))?),
@@ -505,6 +513,7 @@ mod tests {
             (&["--run-id=s59m65f", "--colour=1", "--", "x"], "--colour=1"),
             (&["--run-id=s59m65f", "--worker=0", "--", "x"], "--worker"),
             (&["--run-id=s59m65f", "--worker=1", "--worker=1", "--", "x"], "--worker"),
+            (&["--run-id=s59m65f", "--name=", "--", "x"], "--name"),
             (&["--run-id=s59m65f", "--leash=-1", "--", "x"], "--leash"),
             (&["--run-id=s59m65f", "--owner=0:1", "--", "x"], "--owner"),
             (&["--run-id=s59m65f", "--owner=1", "--", "x"], "--owner"),

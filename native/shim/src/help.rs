@@ -14,6 +14,8 @@ Every option is one argument. The first is always --run-id.
 
   --run-id=ID         the run: 7 characters of 0-9 and a-z
   --worker=N          the worker's number within the run, 1 to 32766
+  --name=TEXT         1 to 200 bytes by which a detached tree is found again;
+                      the third argument, where it is given
   --leash=FD          end the tree when FD hangs up; it is never read
   --owner=PID:TICKS   end the tree when that process ends; TICKS is field 22
                       of /proc/PID/stat

@@ -93,8 +93,10 @@ fn launch<'a>(
         Owner::Gone => return Err((Stage::OwnerGone, Errno::SRCH)),
     };
     let mut watched = Watched { signals, leash: config.leash.map(sys::borrow), owner, exec: None };
-    // Spares a worker that nobody would ever see.
-    if !config.detach && watched.let_go_within(0) {
+    // Spares a worker that nobody would ever see. One that is to outlive them, too: its start is not over, so that whoever
+    // asked for it may have asked again.
+    let nobody_asks = if config.detach { watched.leash_let_go() } else { watched.let_go_within(0) };
+    if nobody_asks {
         return Err((Stage::OwnerGone, Errno::PIPE));
     }
     let foreign = Foreign::find(proc.as_ref(), mark.hard).map_err(|_| (Stage::Fork, Errno::CHILD))?;
@@ -133,7 +135,9 @@ fn let_go_of_streams(config: &Config<'_>) {
         return;
     }
     let used = |number| config.leash == Some(number) || config.report == Some(number);
-    if used(0) && used(1) {
+    // Nor may a tree that outlives its VM keep the pipe or terminal open that the VM had as stderr.
+    let silent = config.detach && config.report.is_some();
+    if used(0) && used(1) && !silent {
         return;
     }
     let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
@@ -143,5 +147,8 @@ fn let_go_of_streams(config: &Config<'_>) {
     }
     if !used(1) {
         let _ = rustix::stdio::dup2_stdout(null.as_fd());
+    }
+    if silent {
+        let _ = rustix::stdio::dup2_stderr(null.as_fd());
     }
 }

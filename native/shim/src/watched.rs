@@ -56,6 +56,11 @@ impl Watched {
         let woken = self.poll(PollFlags::empty(), Some(ms));
         woken.leash || woken.owner
     }
+
+    /// Whether the leash has hung up already, whatever became of the owner.
+    pub(crate) fn leash_let_go(&self) -> bool {
+        self.poll(PollFlags::empty(), Some(0)).leash
+    }
 }
 
 fn timespec(ms: u64) -> Timespec {

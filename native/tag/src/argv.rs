@@ -34,6 +34,13 @@ impl ShimArgs {
     }
 }
 
+/// The name of `--name=TEXT` where it is the third argument, behind run and worker, and nowhere else.
+#[must_use]
+pub fn shim_name(cmdline: &[u8]) -> Option<&[u8]> {
+    ShimArgs::parse(cmdline)?.worker?;
+    args(cmdline).nth(3)?.strip_prefix(b"--name=").filter(|name| !name.is_empty())
+}
+
 /// The arguments of a NUL-separated command line; a missing last NUL (a process may overwrite its
 /// own) is forgiven.
 pub fn args(cmdline: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -118,6 +125,24 @@ mod tests {
         assert_eq!(shim_option(&cmdline, b"stop"), Some(&b"TERM:2000"[..]));
         assert_eq!(shim_option(&cmdline, b"owner"), None);
         assert_eq!(shim_option(&cmdline, b"sto"), None);
+    }
+
+    #[test]
+    fn a_name_is_the_third_argument_or_none() {
+        let name = |args: &[&str]| shim_name(&line(args)).map(<[u8]>::to_vec);
+        assert_eq!(
+            name(&["leash-shim", "--run-id=s59m65f", "--worker=3", "--name=A b", "--", "x"]),
+            Some(b"A b".to_vec())
+        );
+        for other in [
+            &["leash-shim", "--run-id=s59m65f", "--worker=3", "--leash=0", "--name=A", "--", "x"][..],
+            &["leash-shim", "--run-id=s59m65f", "--worker=3", "--name=", "--", "x"],
+            &["leash-shim", "--run-id=s59m65f", "--name=A", "--worker=3", "--", "x"],
+            &["leash-shim", "--run-id=s59m65f", "--worker=3", "--", "--name=A"],
+            &["grep", "--run-id=s59m65f", "--worker=3", "--name=A"],
+        ] {
+            assert_eq!(name(other), None, "{other:?}");
+        }
     }
 
     #[test]

@@ -87,18 +87,21 @@ fn a_leash_that_is_gone_already_gets_no_worker() {
     let script = format!("echo started > {}", dir.path("log"));
     let refused = vec![Frame::StartFailed { stage: 12, errno: 32 }];
 
-    let mut writer = Command::new("true").stdout(Stdio::piped()).spawn().unwrap();
-    let mut hung_up = writer.stdout.take().unwrap();
-    writer.wait().unwrap();
-    // Another test's child may hold the other end until it execs.
-    assert_eq!(hung_up.read(&mut [0]).unwrap(), 0);
-    let mut tree = Plan::vm()
-        .with(|command| {
-            command.stdin(hung_up);
-        })
-        .sh(&script);
-    let ended = tree.ended();
-    assert_eq!((ended.code, ended.frames()), (125, refused.clone()));
+    // A tree that is to outlive them, too: its start had not begun when whoever asked for it went.
+    for plan in [Plan::vm(), Plan::vm().option("--on-hangup=detach")] {
+        let mut writer = Command::new("true").stdout(Stdio::piped()).spawn().unwrap();
+        let mut hung_up = writer.stdout.take().unwrap();
+        writer.wait().unwrap();
+        // Another test's child may hold the other end until it execs.
+        assert_eq!(hung_up.read(&mut [0]).unwrap(), 0);
+        let mut tree = plan
+            .with(|command| {
+                command.stdin(hung_up);
+            })
+            .sh(&script);
+        let ended = tree.ended();
+        assert_eq!((ended.code, ended.frames()), (125, refused.clone()));
+    }
 
     let mut tree = Plan::by_hand().option("--report=1").option("--leash=9").sh(&script);
     let ended = tree.ended();
@@ -109,9 +112,15 @@ fn a_leash_that_is_gone_already_gets_no_worker() {
 #[test]
 fn a_detached_tree_outlives_leash_and_owner() {
     let mut owner = owner();
-    let mut tree =
-        Plan::vm().option(owner_option(&owner)).option("--on-hangup=detach").start(&["sleep", "43"]);
+    let mut tree = Plan::vm()
+        .option("--name=MyApp.A")
+        .option(owner_option(&owner))
+        .option("--on-hangup=detach")
+        .option("--stderr=null")
+        .start(&["sleep", "43"]);
     let worker = tree.member("sleep 43");
+    let stderr = || std::fs::read_link(format!("/proc/{}/fd/2", tree.pid)).unwrap();
+    until("it lets go of what was its VM's stderr", || stderr() == std::path::Path::new("/dev/null"));
     assert!(leash_tag::Mark::decode(limits(worker).unwrap()).unwrap().outlives());
     owner.kill().unwrap();
     owner.wait().unwrap();

@@ -1,0 +1,275 @@
+defmodule Leash.Adopted do
+  # A tree that a Worker left running on purpose, taken over by a later run, or by a later process of the same run.
+  #
+  # It answers what a `Leash.Worker` answers, and ends the tree only when it is asked to: whatever else ends this process,
+  # the tree goes on and can be adopted again. There is no port, so nobody says how the program ended; and the end of its
+  # shim, which the pidfd tells, is the proof that nothing is left only where it ended by itself. Nobody can tell that from
+  # outside, so the tags are looked for each time.
+  #
+  #   running ──asked──▶ ending ──shim's pidfd──▶ hunting ──none left──▶ done
+  #      └───────────shim's pidfd────────────────────▲
+  @moduledoc false
+
+  use GenServer
+
+  alias Leash.{Detached, Exit, Hunt, Native, Reaper, Run, Telemetry, Workers}
+
+  # Beyond its ladder, until a shim is taken for stuck; then from step to step.
+  @slack_ms 1_000
+
+  # How long the application may be away (restarting) before this process ends.
+  @reattach_ms 100
+  @reattach_tries 50
+
+  @spec start(Detached.tree(), Leash.group() | nil) :: {:ok, pid()} | {:error, term()}
+  def start(tree, group) do
+    ref = make_ref()
+    __MODULE__ |> GenServer.start({tree, group, {self(), ref}}) |> answered(ref)
+  end
+
+  @spec start_link(Detached.tree(), Leash.group() | nil, keyword()) :: GenServer.on_start()
+  def start_link(tree, group, registration) do
+    ref = make_ref()
+
+    __MODULE__
+    |> GenServer.start_link({tree, group, {self(), ref}}, registration)
+    |> answered(ref)
+  end
+
+  # A tree that ended in the moment it was to be taken over is no reason to end who asked, as the exit of a linked process
+  # would: a start that is refused exits with :normal, and says why in a message.
+  defp answered(:ignore, ref) do
+    receive do
+      {^ref, reason} -> {:error, reason}
+    end
+  end
+
+  defp answered(started, _ref), do: started
+
+  @impl true
+  def init({tree, group, {caller, ref}}) do
+    Process.flag(:trap_exit, true)
+
+    with {:ok, run} <- with(:error <- Run.fetch(), do: {:error, :not_running}),
+         {:ok, fd} <- open(tree),
+         {:ok, number} <- Reaper.adopt(description(tree, group)),
+         :ok <- Native.pidfd_monitor(fd, :shim_ended) do
+      {:ok, state(run, tree, number, group, fd)}
+    else
+      {:error, reason} ->
+        send(caller, {ref, reason})
+        :ignore
+    end
+  end
+
+  defp state(run, tree, number, group, fd) do
+    %{
+      run: run,
+      tree: tree,
+      number: number,
+      group: group,
+      fd: fd,
+      started_at: DateTime.add(DateTime.utc_now(), -tree.age_ms, :millisecond),
+      phase: :running,
+      # how it is being ended: nil, :ladder or :kill; and since when
+      ending: nil,
+      began: nil,
+      stoppers: [],
+      hunt: nil,
+      result: nil,
+      reaper: Process.monitor(Reaper)
+    }
+  end
+
+  defp open(tree) do
+    case Detached.open(tree) do
+      {:error, gone} when gone in [:esrch, :reused] -> {:error, :not_found}
+      other -> other
+    end
+  end
+
+  defp description(tree, group) do
+    %{
+      kind: :adopted,
+      label: tree.name,
+      # Nobody but this process climbs it, and it asks the shim for its own.
+      stop: [],
+      group: group,
+      outlives: tree
+    }
+  end
+
+  @impl true
+  def handle_call(:info, _from, state) do
+    [command | args] = state.tree.command
+
+    info = %{
+      run_id: state.tree.run_id,
+      worker: state.tree.worker,
+      group: state.group,
+      os_pid: state.tree.os_pid,
+      shim_pid: state.tree.shim_pid,
+      command: command,
+      args: args,
+      state: if(state.phase == :running, do: :running, else: :ending),
+      started_at: state.started_at,
+      mark: :set,
+      adopted?: true
+    }
+
+    {:reply, info, state}
+  end
+
+  def handle_call({:stop, how}, from, state), do: state |> stop(from, how) |> continue()
+  # Its stdin is empty, as that of every worker that outlives its VM.
+  def handle_call(_write_or_close, _from, state), do: {:reply, {:error, :not_piped}, state}
+
+  @impl true
+  def handle_info({:EXIT, _pid, :normal}, state), do: {:noreply, state}
+  def handle_info({:EXIT, _pid, reason}, state), do: {:stop, reason, state}
+  def handle_info(message, state), do: state |> advance(message) |> continue()
+
+  defp continue(%{phase: :done} = state), do: {:stop, reason(state.result), state}
+  defp continue(%{phase: :left} = state), do: {:stop, {:shutdown, :leash_stopped}, state}
+  defp continue(state), do: {:noreply, state}
+
+  defp reason({:ok, exit}), do: Exit.reason(exit)
+  defp reason({:error, %{survivors: list}}), do: {:survivors, list}
+
+  # An ending that has begun is seen to its end; else the tree goes on.
+  @impl true
+  def terminate(_reason, state) do
+    state = state |> pending_stops() |> await()
+    if state.result, do: answer(state)
+    Native.fd_close(state.fd)
+  end
+
+  defp pending_stops(state) do
+    receive do
+      {:"$gen_call", from, {:stop, how}} -> state |> stop(from, how) |> pending_stops()
+      {:leash, {:stop, from, how}} -> state |> stop(from, how) |> pending_stops()
+    after
+      0 -> state
+    end
+  end
+
+  defp await(%{phase: phase} = state) when phase in [:ending, :hunting] do
+    receive do
+      {:"$gen_call", from, {:stop, how}} -> state |> stop(from, how) |> await()
+      :shim_ended = message -> state |> advance(message) |> await()
+      {:stuck, _how} = message -> state |> advance(message) |> await()
+      {:DOWN, _, _, _, _} = message -> state |> advance(message) |> await()
+      {:leash, _} = message -> state |> advance(message) |> await()
+    end
+  end
+
+  defp await(state), do: state
+
+  ## One message, one step
+
+  defp advance(state, {:leash, {:stop, from, how}}), do: stop(state, from, how)
+  defp advance(%{phase: phase} = state, :shim_ended) when phase != :hunting, do: hunt(state)
+  defp advance(state, {:stuck, how}), do: stuck(state, how)
+
+  defp advance(%{hunt: {_pid, monitor}} = state, {:DOWN, monitor, :process, _, reason}),
+    do: hunted(%{state | hunt: nil}, reason)
+
+  defp advance(%{reaper: monitor} = state, {:DOWN, monitor, :process, _, _reason}),
+    do: reattach(state, @reattach_tries)
+
+  defp advance(state, {:leash, {:reattach, tries}}), do: reattach(state, tries)
+  defp advance(state, _other), do: state
+
+  defp stop(state, from, how), do: begin_end(%{state | stoppers: [from | state.stoppers]}, how)
+
+  defp begin_end(%{phase: phase} = state, _how) when phase in [:hunting, :done], do: state
+  defp begin_end(%{ending: :kill} = state, _how), do: state
+  defp begin_end(%{ending: same} = state, same), do: state
+
+  defp begin_end(state, how) do
+    Workers.change(state.number, tree: :ending)
+    Reaper.tell_shim(state.number, state.fd, how)
+    stuck_after(how, if(how == :ladder, do: patience(state.tree), else: @slack_ms))
+    %{state | phase: :ending, ending: how, began: state.began || now()}
+  end
+
+  defp patience(%{patience_ms: nil}), do: :infinity
+  defp patience(%{patience_ms: ms}), do: ms + @slack_ms
+
+  defp stuck_after(_how, :infinity), do: :ok
+
+  defp stuck_after(how, ms) do
+    _timer = Process.send_after(self(), {:stuck, how}, ms)
+    :ok
+  end
+
+  defp stuck(%{phase: phase} = state, _how) when phase != :ending, do: state
+  # A timer of a ladder that QUIT has overtaken.
+  defp stuck(%{ending: :kill} = state, :ladder), do: state
+  defp stuck(state, :ladder), do: begin_end(state, :kill)
+
+  defp stuck(state, :kill) do
+    Reaper.signal_shim(state.fd, :sigkill)
+    stuck_after(:sigkill, @slack_ms)
+    state
+  end
+
+  # Not even SIGKILL ended it within a second: look at what is left all the same.
+  defp stuck(state, :sigkill), do: hunt(state)
+
+  defp hunt(state),
+    do: %{state | phase: :hunting, hunt: Hunt.start(Hunt.of_tree(state.run, state.tree))}
+
+  defp hunted(state, {:shutdown, {:ok, %{survivors: []}}}) do
+    exit = %Exit{
+      cause: cause(state.ending),
+      os_pid: state.tree.os_pid,
+      duration: if(state.began, do: now() - state.began, else: 0)
+    }
+
+    Telemetry.worker_stop(state.number, exit)
+    Workers.change(state.number, tree: :gone)
+    done(state, {:ok, exit})
+  end
+
+  defp hunted(state, {:shutdown, {:ok, %{survivors: survivors}}}),
+    do: done(state, {:error, %{survivors: survivors}})
+
+  defp hunted(state, _failed), do: done(state, {:error, %{survivors: []}})
+
+  defp cause(nil), do: :unseen
+  defp cause(:ladder), do: :stop
+  defp cause(:kill), do: :kill
+
+  defp done(state, result), do: %{state | phase: :done, result: result}
+
+  defp answer(state) do
+    Enum.each(state.stoppers, &GenServer.reply(&1, state.result))
+    answer_late(state.result)
+  end
+
+  # Whose call came behind the end.
+  defp answer_late(result) do
+    receive do
+      {:"$gen_call", from, {:stop, _how}} -> GenServer.reply(from, result)
+      {:leash, {:stop, from, _how}} -> GenServer.reply(from, result)
+    after
+      0 -> :ok
+    end
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
+
+  # The Reaper restarts after a crash, and knows this process by its row. If it stays away, the application has stopped.
+  defp reattach(%{phase: :running} = state, 0), do: %{state | phase: :left}
+  defp reattach(state, 0), do: state
+
+  defp reattach(state, tries) do
+    if Process.whereis(Reaper) do
+      %{state | reaper: Process.monitor(Reaper)}
+    else
+      Process.send_after(self(), {:leash, {:reattach, tries - 1}}, @reattach_ms)
+      state
+    end
+  end
+end
