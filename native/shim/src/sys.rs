@@ -248,6 +248,7 @@ unsafe fn clone<F>(
     work: *mut F,
 ) -> isize {
     let result: isize;
+    // Registers by name: the compiler may choose the frame pointer or the link register, which the child clears.
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the child has a stack of its own and leaves this code by a call that does not return; for the
     // parent it is a system call like any other.
@@ -257,12 +258,12 @@ unsafe fn clone<F>(
             "test rax, rax",
             "jnz 2f",
             "xor ebp, ebp",
-            "mov rdi, {work}",
-            "call {begin}",
+            "mov rdi, r12",
+            "call r9",
             "ud2",
             "2:",
-            work = in(reg) work,
-            begin = in(reg) begin,
+            in("r12") work,
+            in("r9") begin,
             inlateout("rax") Sysno::clone as isize => result,
             in("rdi") flags,
             in("rsi") stack,
@@ -281,12 +282,12 @@ unsafe fn clone<F>(
             "cbnz x0, 2f",
             "mov x29, #0",
             "mov x30, #0",
-            "mov x0, {work}",
-            "blr {begin}",
+            "mov x0, x9",
+            "blr x10",
             "brk #1",
             "2:",
-            work = in(reg) work,
-            begin = in(reg) begin,
+            in("x9") work,
+            in("x10") begin,
             in("x8") Sysno::clone as isize,
             inlateout("x0") flags => result,
             in("x1") stack,
