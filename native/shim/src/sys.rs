@@ -13,6 +13,7 @@ use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, m
 use rustix::process::Pid;
 use syscalls::{Sysno, syscall};
 
+use crate::blocks::{Block, MAX_ARGUMENTS};
 use crate::report::Ended;
 use leash_tag::Limits;
 
@@ -100,6 +101,23 @@ impl Vectors {
         }
         // SAFETY: all three are valid, null-terminated and live across the call.
         match unsafe { syscall!(Sysno::execve, path.as_ptr(), argv, self.envp) } {
+            Ok(_) => Errno::NOEXEC,
+            Err(error) => errno(error),
+        }
+    }
+
+    /// Replaces this process by `path`, with the arguments of one block; returns only on failure.
+    #[must_use]
+    pub fn exec_block(self, path: &CStr, block: Block) -> Errno {
+        // Behind the block the vector goes on, so it has to be copied to end in a null.
+        let mut argv = [core::ptr::null::<c_char>(); MAX_ARGUMENTS + 1];
+        let indices = block.first..self.argc.min(block.first.saturating_add(block.count));
+        for (place, index) in argv.iter_mut().take(MAX_ARGUMENTS).zip(indices) {
+            // SAFETY: below argc.
+            *place = unsafe { *self.argv.add(index) };
+        }
+        // SAFETY: all three are valid, null-terminated and live across the call.
+        match unsafe { syscall!(Sysno::execve, path.as_ptr(), argv.as_ptr(), self.envp) } {
             Ok(_) => Errno::NOEXEC,
             Err(error) => errno(error),
         }
