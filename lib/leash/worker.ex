@@ -20,7 +20,8 @@ defmodule Leash.Worker do
   | VM and shim are killed together | the sweep of the next start |
 
   What is started on purpose by somebody else (`systemd-run`, `at`, `docker run`) is not part of the
-  tree and is left alone.
+  tree and is left alone. A command as a step of `:stop` can end it, where the ladder is gone through: SIGKILL at once
+  skips it, see `Leash.Ladder`.
 
   ## How it exits
 
@@ -65,6 +66,7 @@ defmodule Leash.Worker do
     Run,
     Schema,
     Shim,
+    StopCommand,
     Telemetry,
     Workers
   }
@@ -315,6 +317,8 @@ defmodule Leash.Worker do
          requested?: false,
          stoppers: [],
          exited: nil,
+         # what became of the ladder's commands, by the index of their steps
+         commands: %{},
          result: nil,
          hunt: nil,
          gone?: false,
@@ -563,7 +567,7 @@ defmodule Leash.Worker do
   ## The life of the tree: one message, one step. Used by init, by the loop and by terminate alike.
 
   defp advance(%{port: port} = state, {port, {:data, frame}}),
-    do: report(state, Shim.report(frame))
+    do: report(state, named(state, Shim.report(frame)))
 
   # The fork server exits with the errno when it cannot execute the shim itself (E2BIG: the shim's
   # arguments are the program's and some more). No shim ever ran then.
@@ -641,6 +645,8 @@ defmodule Leash.Worker do
 
   ## What the shim reports
 
+  defp named(state, report), do: StopCommand.named(report, state.options.stop, state.commands)
+
   defp report(state, {:ready, %{mark: mark, shim: shim_pid}}) do
     # A shim that ends at once may be gone before the port could be asked for its number.
     state = %{state | mark: mark, shim_pid: state.shim_pid || shim_pid}
@@ -670,10 +676,12 @@ defmodule Leash.Worker do
   defp report(state, {:gone, exit}),
     do: answer_client(%{state | result: {:ok, %Exit{exit | os_pid: state.os_pid}}})
 
-  defp report(state, {:step, cause, signal, elapsed}) do
-    Telemetry.step(state.number, cause, signal, elapsed)
+  defp report(state, {:step, cause, step, elapsed}) do
+    Telemetry.step(state.number, cause, step, elapsed)
     state
   end
+
+  defp report(state, {:command, index, result}), do: put_in(state.commands[index], result)
 
   defp report(state, _unknown), do: state
 
