@@ -87,7 +87,7 @@ fn a_command_has_the_shim_s_world_and_not_the_worker_s() {
     let (out, worker) = (dir.path("out"), dir.path("worker"));
     let script = format!(
         "exec 3>{out}.part; \
-         echo \"stdin $(wc -c) stdout $(readlink /proc/$$/fd/1) stderr $(readlink /proc/$$/fd/2)\" >&3; \
+         echo \"stdin $(readlink /proc/$$/fd/0) stdout $(readlink /proc/$$/fd/1) stderr $(readlink /proc/$$/fd/2)\" >&3; \
          echo \"cwd $(pwd) parent $PPID\" >&3; \
          echo \"files $(ulimit -n) session $(cut -d' ' -f6 /proc/$$/stat) self $$ locks $(grep locks /proc/$$/limits | tr -s ' ')\" >&3; \
          grep -E '^Sig(Blk|Ign)' /proc/$$/status >&3; echo \"run $LEASH_RUN\" >&3; mv {out}.part {out}"
@@ -116,7 +116,10 @@ fn a_command_has_the_shim_s_world_and_not_the_worker_s() {
     tree.let_go();
     let text = dir.read("out");
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines.first(), Some(&&*format!("stdin 0 stdout /dev/null stderr {}", dir.path("stderr"))));
+    assert_eq!(
+        lines.first(),
+        Some(&&*format!("stdin /dev/null stdout /dev/null stderr {}", dir.path("stderr")))
+    );
     assert_eq!(lines.get(1), Some(&&*format!("cwd {} parent {shim}", dir.path("cd"))));
     let fields: Vec<&str> = lines.get(2).unwrap().split(' ').collect();
     assert_ne!(fields.get(1), Some(&"77"), "no limit of the worker");
@@ -209,6 +212,7 @@ fn after_a_command_that_failed_the_next_step_begins_at_once() {
         tree.member("sleep 42");
         let ended = tree.let_go();
         assert_eq!(ended.code, 143);
+        assert_eq!(ended.gone().steps, [(0, 0, 0), (1, 15, 1)], "the command is none of the worker's");
         assert_eq!(
             story(&ended),
             ["step 0: 0".into(), format!("command 0: {how} {status} 0"), "step 1: 15".into()]
