@@ -90,7 +90,7 @@ fn a_command_has_the_shim_s_world_and_not_the_worker_s() {
          echo \"stdin $(readlink /proc/$$/fd/0) stdout $(readlink /proc/$$/fd/1) stderr $(readlink /proc/$$/fd/2)\" >&3; \
          echo \"cwd $(pwd) parent $PPID\" >&3; \
          echo \"files $(ulimit -n) session $(cut -d' ' -f6 /proc/$$/stat) self $$ locks $(grep locks /proc/$$/limits | tr -s ' ')\" >&3; \
-         grep -E '^Sig(Blk|Ign)' /proc/$$/status >&3; echo \"run $LEASH_RUN\" >&3; mv {out}.part {out}"
+         grep -E '^Sig(Blk|Ign)' /proc/self/status >&3; echo \"run $LEASH_RUN\" >&3; mv {out}.part {out}"
     );
     fs::create_dir(dir.path("cd")).unwrap();
     let stderr = fs::File::create(dir.path("stderr")).unwrap();
