@@ -345,7 +345,7 @@ fn each_step_has_its_own_command() {
     let log = dir.path("log");
     let say = |word: &str| format!("echo {word} >> {log}");
     let (one, two, three) = (say("one"), say("two"), say("three") + "; exit 1");
-    let plan = Plan::vm().option("--stop=CMD:100,USR1:100@leader,CMD:100,CMD:100,TERM:5000@leader");
+    let plan = Plan::vm().option("--stop=CMD:900,USR1:400@leader,CMD:900,CMD:900,TERM:5000@leader");
     let mut tree = shell(shell(shell(plan, &one), &two), &three).sh(&format!(
         "trap 'echo usr1 >> {log}' USR1; trap 'echo term >> {log}; exit 6' TERM; echo up > {log}; while :; do sleep 0.01; done"
     ));
@@ -363,7 +363,8 @@ fn a_command_that_cannot_be_forked_is_as_one_that_failed() {
     if !root() {
         return;
     }
-    let uid = 63_211;
+    // Nobody else's: the limit counts all processes of a user.
+    let uid = 1_000_000 + std::process::id();
     let plan = Plan::vm()
         .option("--stop=CMD:inf,TERM:20000")
         .with(|command| {
