@@ -149,7 +149,8 @@ defmodule Leash.StopCommandTest do
       name = path(dir, "script.sh")
       File.write!(name, "#!/bin/sh\npwd > #{path(dir, "ran")}\n")
       File.chmod!(name, 0o755)
-      options = [cd: Path.relative_to_cwd(dir), stop: [{:cmd, ["./script.sh"], 20_000}]]
+      up = File.cwd!() |> Path.split() |> tl() |> Enum.map_join(fn _ -> "../" end)
+      options = [cd: up <> String.trim_leading(dir, "/"), stop: [{:cmd, ["./script.sh"], 20_000}]]
       line = "echo ready; until [ -s #{path(dir, "ran")} ]; do sleep 0.01; done"
       tree = start_tree({:sh, line}, options)
       assert {:ok, %Exit{status: 0}} = Worker.stop(tree.worker)
@@ -220,6 +221,10 @@ defmodule Leash.StopCommandTest do
 
       port = Leash.open_port(program[:command], program[:args], options)
       assert_receive {^port, {:data, "ready" <> _}}, 10_000
+      {:os_pid, shim} = Port.info(port, :os_pid)
+      # As it was found at the start, whatever becomes of PATH and directory.
+      ["--step=3", program | _] = Enum.drop_while(Observer.argv(shim), &(&1 != "--step=3"))
+      assert program == System.find_executable("sh")
       assert Carrier.members(carrier) != []
       Port.close(port)
       assert_gone(carrier, 10_000)
