@@ -5,8 +5,9 @@ defmodule Leash.Ladder do
       stop: [sigterm: 2_000]
       stop: [sigint: 500, sigterm: 1_500]
       stop: [{:sigint, 500, to: :leader}, {:sigterm, 1_500}]
+      stop: [{:cmd, ["docker", "rm", "-f", "x"], 5_000}, sigterm: 2_000]
 
-  Each step signals, then waits until the whole tree is gone or its milliseconds are over (`:infinity`
+  Each step signals or runs its command, then waits until the whole tree is gone or its milliseconds are over (`:infinity`
   waits for ever). SIGKILL to everything that is left always comes last and need not be named; `[]`
   means SIGKILL at once.
 
@@ -14,18 +15,57 @@ defmodule Leash.Ladder do
   default) or `:tree` (every descendant). With `:leader` and `:group`, descendants that live on when
   those addressed are gone (daemons, children in sessions of their own) get the step's signal as
   well, so that they too can end in order.
+
+  ## Commands
+
+  A step `{:cmd, [program | args], milliseconds}` runs a command, for what a signal does not reach: a container, a
+  service that wants to be told. The worker's own shim runs it, so it runs as well when the VM was killed. It has at most #{Leash.StopCommand.max_arguments()} strings,
+  and no shell unless it is one (`["sh", "-c", line]`). The program is looked up when the worker starts; one that is not there
+  is a `Leash.OptionsError`.
+
+  | when | then |
+  |---|---|
+  | the tree is gone and the command has exited | the step is over |
+  | the command exits with 0 and the tree lives on | the step goes on for what is left of its milliseconds: `docker rm` is through before its effect is |
+  | it fails (another status, a signal, it could not be started) | the next step begins at once. `["sh", "-c", "… \|\| true"]` waits all the same |
+  | its milliseconds are over and it works on | it gets SIGKILL with its process group, and the next step begins |
+  | it leaves processes behind | they belong to the tree, and end with it |
+
+  It gets the environment of the worker; stdin is empty, stdout goes nowhere, stderr is the VM's. Its user is the VM's, its limits are not those of `:limits`, its
+  directory is `:cd` or, where that is not given or gone, `/`. How it ended is in `Leash.Exit`. Its arguments can be seen by everybody on the machine for as long as
+  the worker lives, like those of any process: they are no place for a password.
+
+  **What runs no command:**
+
+    * an end at once: `Leash.Worker.stop(worker, kill: true)`, a crash or kill of the Worker process or its owner, the deadline of
+      `Leash.stop_all/2` (a command under way is killed). It skips every step, and commands are steps
+    * a worker that exits by itself and leaves nothing: there is nothing to end
+    * the death of the shim itself, by SIGKILL or with the machine
+
+  So a command is a courtesy, and not a guarantee. What has to be gone in those cases, too, must be found again by whoever
+  starts next: give a container a name or label that holds `Leash.run_id/0`, start it with `--rm`, and let the application remove at its start those
+  of runs that are gone. A container is not a child of `docker run`, so neither SIGKILL nor a sweep ends it.
   """
 
-  alias Leash.Signal
+  alias Leash.{OptionsError, Signal, StopCommand}
 
   # The shim's table has room for this many steps.
   @max_steps 8
 
-  @typedoc "One step."
-  @type step ::
+  @typedoc "A step that sends a signal."
+  @type signal_step ::
           {Signal.t(), timeout()} | {Signal.t(), timeout(), to: :leader | :group | :tree}
 
+  @typedoc "A step that runs a command."
+  @type command_step :: {:cmd, [String.t(), ...], :infinity | pos_integer()}
+
+  @typedoc "One step."
+  @type step :: signal_step() | command_step()
+
   @type t :: [step()]
+
+  @typedoc "A ladder without commands."
+  @type signals :: [signal_step()]
 
   # The shim adds this to its own steps for the SIGKILL passes, which take milliseconds unless a
   # process is stuck in the kernel.
@@ -34,9 +74,20 @@ defmodule Leash.Ladder do
   @doc false
   @spec expected() :: String.t()
   def expected do
-    "a list of at most #{@max_steps} steps {signal, milliseconds | :infinity} or " <>
-      "{signal, milliseconds, to: :leader | :group | :tree}"
+    "a list of at most #{@max_steps} steps {signal, milliseconds | :infinity}, " <>
+      "{signal, milliseconds, to: :leader | :group | :tree} or {:cmd, [program | args], milliseconds > 0 | :infinity}"
   end
+
+  @doc false
+  @spec expected_signals() :: String.t()
+  def expected_signals do
+    "a list of at most #{@max_steps} steps {signal, milliseconds | :infinity} " <>
+      "(a command, {:cmd, _, _}, is run by a worker's own shim only)"
+  end
+
+  @doc false
+  @spec signals?(term()) :: boolean()
+  def signals?(steps), do: valid?(steps) and commands(steps) == []
 
   @doc false
   @spec valid?(term()) :: boolean()
@@ -44,6 +95,9 @@ defmodule Leash.Ladder do
     do: Enum.all?(steps, &valid_step?/1)
 
   def valid?(_other), do: false
+
+  defp valid_step?({:cmd, command, ms}),
+    do: StopCommand.valid?(command) and ms != 0 and valid_wait?(ms)
 
   defp valid_step?({signal, ms}), do: valid_step?({signal, ms, to: :group})
 
@@ -60,12 +114,45 @@ defmodule Leash.Ladder do
   @spec duration(t()) :: timeout()
   def duration(steps) do
     Enum.reduce(steps, 0, fn step, total ->
-      case {elem(step, 1), total} do
+      case {wait(step), total} do
         {:infinity, _} -> :infinity
         {_, :infinity} -> :infinity
         {ms, total} -> total + ms
       end
     end)
+  end
+
+  defp wait({:cmd, _command, ms}), do: ms
+  defp wait(step), do: elem(step, 1)
+
+  @doc false
+  # The ladder with the paths of its commands' programs.
+  @spec resolve(t(), String.t() | nil) :: {:ok, t()} | {:error, OptionsError.t()}
+  def resolve(steps, directory) do
+    if commands(steps) == [], do: {:ok, steps}, else: resolve(steps, directory, [])
+  end
+
+  defp resolve([], _directory, done), do: {:ok, Enum.reverse(done)}
+
+  defp resolve([{:cmd, command, ms} | steps], directory, done) do
+    with {:ok, command} <- StopCommand.resolve(command, directory),
+         do: resolve(steps, directory, [{:cmd, command, ms} | done])
+  end
+
+  defp resolve([step | steps], directory, done), do: resolve(steps, directory, [step | done])
+
+  @doc false
+  @spec commands(t()) :: [StopCommand.t()]
+  def commands(steps), do: for({:cmd, command, _ms} <- steps, do: command)
+
+  @doc false
+  # The command of the step at an index, as the shim counts.
+  @spec command(t(), non_neg_integer()) :: StopCommand.t() | nil
+  def command(steps, index) do
+    case Enum.at(steps, index) do
+      {:cmd, command, _ms} -> command
+      _signal -> nil
+    end
   end
 
   @doc false
@@ -85,6 +172,7 @@ defmodule Leash.Ladder do
 
   def to_option(steps) do
     Enum.map_join(steps, ",", fn
+      {:cmd, _command, ms} -> "CMD:#{milliseconds(ms)}"
       {signal, ms} -> to_option_step(signal, ms, :group)
       {signal, ms, to: to} -> to_option_step(signal, ms, to)
     end)
@@ -92,6 +180,9 @@ defmodule Leash.Ladder do
 
   defp to_option_step(signal, ms, to) do
     {:ok, number} = Signal.number(signal)
-    "#{number}:#{if ms == :infinity, do: "inf", else: ms}@#{to}"
+    "#{number}:#{milliseconds(ms)}@#{to}"
   end
+
+  defp milliseconds(:infinity), do: "inf"
+  defp milliseconds(ms), do: "#{ms}"
 end

@@ -2,14 +2,15 @@ defmodule Leash.Shim do
   # Starting a shim and reading its reports: the VM's side of native/PROTOCOL.md, sections 1 and 2.
   @moduledoc false
 
-  alias Leash.{Detached, Exit, Ladder, Limits, Run, Signal}
+  alias Leash.{Detached, Exit, Ladder, Limits, Run, Signal, StopCommand}
 
   @type report ::
           {:ready,
            %{shim: pos_integer(), mark: :set | :off | :no_depth | {:error, pos_integer()}}}
           | {:started, pos_integer()}
           | {:start_failed, atom(), pos_integer()}
-          | {:step, Exit.cause(), Signal.t(), ms :: non_neg_integer()}
+          | {:step, Exit.cause(), Signal.t() | StopCommand.step(), ms :: non_neg_integer()}
+          | {:command, index :: byte(), StopCommand.result()}
           | {:exited, {:status, byte()} | {:signal, Signal.t()}}
           | {:gone, Exit.t()}
           | {:unknown, binary()}
@@ -62,7 +63,7 @@ defmodule Leash.Shim do
       "--stdout=" <> target(options.stdout),
       if(options.on_exit == :keep, do: "--on-exit=keep", else: []),
       if(stdio_name, do: "--stdio=" <> stdio_name, else: []),
-      if(options.cd, do: "--cd=" <> options.cd, else: [])
+      cd(options)
     ])
   end
 
@@ -81,6 +82,7 @@ defmodule Leash.Shim do
       limits(options.limits),
       if(options.mark, do: [], else: "--no-mark"),
       more,
+      StopCommand.arguments(Ladder.commands(options.stop)),
       "--",
       options.command | options.args
     ])
@@ -90,6 +92,12 @@ defmodule Leash.Shim do
     do: ["--name=" <> Detached.text(name), "--on-hangup=detach"]
 
   defp detached(_options), do: []
+
+  defp cd(%{cd: nil}), do: []
+
+  # A command of the ladder is run by a shim that is no more where it was started.
+  defp cd(%{cd: cd, stop: stop}),
+    do: "--cd=" <> if(Ladder.commands(stop) == [], do: cd, else: Path.absname(cd))
 
   defp limits([]), do: []
   defp limits(limits), do: "--limits=" <> Limits.to_option(limits)
@@ -120,7 +128,11 @@ defmodule Leash.Shim do
     13 => :limits
   }
 
-  @doc "Reads one report frame; what a newer shim might add is `:unknown`."
+  @doc """
+  Reads one report frame; what a newer shim might add is `:unknown`.
+
+  Commands of the ladder are numbers in it, which `Leash.StopCommand.named/3` replaces.
+  """
   @spec report(binary()) :: report()
   def report(<<1, 1, shim::32, mark, errno::16, _flags>>) do
     {:ready, %{shim: shim, mark: mark(mark, errno)}}
@@ -130,6 +142,8 @@ defmodule Leash.Shim do
 
   def report(<<3, stage, errno::16>>), do: {:start_failed, Map.get(@stages, stage, stage), errno}
 
+  def report(<<4, cause, index, 0, ms::32>>), do: {:step, cause(cause), {:cmd, index}, ms}
+
   def report(<<4, cause, _index, signal, ms::32>>),
     do: {:step, cause(cause), Signal.name(signal), ms}
 
@@ -138,13 +152,13 @@ defmodule Leash.Shim do
   def report(<<6, how, value, cause, _last, ms::32, _passes::32, count, steps::binary>>)
       when byte_size(steps) == count * 6 do
     steps =
-      for <<_index, signal, reaped::32 <- steps>>,
-        do: %{signal: Signal.name(signal), reaped: reaped}
+      for <<index, signal, reaped::32 <- steps>>,
+        do: taken(index, signal, reaped)
 
     exit = %Exit{
       core_dumped?: how == 3,
       cause: cause(cause),
-      step: with(%{signal: signal} <- List.last(steps), do: signal),
+      step: with(%{signal: signal} <- List.last(steps), do: signal || :cmd),
       steps: steps,
       duration: ms
     }
@@ -155,7 +169,13 @@ defmodule Leash.Shim do
     end
   end
 
+  def report(<<7, index, how, value, errno::16>>) when how in 0..3,
+    do: {:command, index, StopCommand.result(how, value, errno)}
+
   def report(other), do: {:unknown, other}
+
+  defp taken(index, 0, reaped), do: %{signal: nil, command: index, result: nil, reaped: reaped}
+  defp taken(_index, signal, reaped), do: %{signal: Signal.name(signal), reaped: reaped}
 
   defp how(1, status), do: {:status, status}
   defp how(_killed_or_dumped, signal), do: {:signal, Signal.name(signal)}
@@ -182,6 +202,9 @@ defmodule Leash.Shim do
           {[binary()], [{charlist(), charlist() | false}]}
   def for_port(run, number, options) do
     leash = if options.reads_only?, do: 1, else: 0
-    {arguments(run, number, leash, options, []), environment(run, number, options) ++ options.env}
+
+    # The port's own :cd is entered before the shim begins; this one is for commands of the ladder.
+    cd = if Ladder.commands(options.stop) == [], do: [], else: cd(options)
+    {arguments(run, number, leash, options, [cd]), environment(run, number, options) ++ options.env}
   end
 end

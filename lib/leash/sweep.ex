@@ -90,9 +90,9 @@ defmodule Leash.Sweep do
       stop: [
         type:
           Schema.custom(
-            &Leash.Ladder.valid?/1,
-            Leash.Ladder.expected(),
-            quote(do: Leash.Ladder.t())
+            &Leash.Ladder.signals?/1,
+            Leash.Ladder.expected_signals(),
+            quote(do: Leash.Ladder.signals())
           ),
         default: [sigterm: 2_000],
         doc: "The steps for processes without a living shim."
@@ -128,7 +128,7 @@ defmodule Leash.Sweep do
   end
 
   @doc false
-  @spec ladder(Leash.Ladder.t()) :: [{pos_integer(), non_neg_integer()}]
+  @spec ladder(Leash.Ladder.signals()) :: [{pos_integer(), non_neg_integer()}]
   def ladder(steps) do
     for step <- steps do
       {:ok, number} = Leash.Signal.number(elem(step, 0))

@@ -7,7 +7,7 @@ defmodule Leash.Telemetry do
     {[:leash, :worker, :stop], "its tree is gone", "`:duration` since the start",
      "those of a worker, `:exit` (`Leash.Exit`, nil where nobody saw it: of ports, and of a Worker that was killed)"},
     {[:leash, :kill, :step], "a step of the ladder began", "`:elapsed` since the end began",
-     "those of a worker, `:signal` (such as `:sigterm`, or `:sigkill` for the last phase), `:cause` (as in `Leash.Exit`)"},
+     "those of a worker, `:signal` (such as `:sigterm`, or `:sigkill` for the last phase; nil where `:command` is the step's command, a list), `:cause` (as in `Leash.Exit`)"},
     {[:leash, :sweep, :start], "a sweep begins", "`:system_time`", "`:run_id`, `:mode`"},
     {[:leash, :sweep, :match], "a process that carries a tag was judged", "`:count`, 1",
      "`:run_id` (this run's), `:match` (as in `Leash.Sweep`)"},
@@ -54,12 +54,20 @@ defmodule Leash.Telemetry do
 
   @doc false
   # `elapsed` in milliseconds, as the shim counts.
-  @spec step(pos_integer(), Leash.Exit.cause(), Leash.Signal.t(), non_neg_integer()) :: :ok
-  def step(number, cause, signal, elapsed) do
+  @spec step(
+          pos_integer(),
+          Leash.Exit.cause(),
+          Leash.Signal.t() | Leash.StopCommand.step(),
+          non_neg_integer()
+        ) :: :ok
+  def step(number, cause, step, elapsed) do
     elapsed = System.convert_time_unit(elapsed, :millisecond, :native)
-    more = %{cause: cause, signal: signal}
+    more = Map.put(taken(step), :cause, cause)
     of_worker([:leash, :kill, :step], number, fn _row -> %{elapsed: elapsed} end, more)
   end
+
+  defp taken({:cmd, command}), do: %{signal: nil, command: command}
+  defp taken(signal), do: %{signal: signal}
 
   @doc false
   @spec sweep(Run.t(), atom(), (() -> result)) :: result

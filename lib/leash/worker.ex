@@ -22,7 +22,8 @@ defmodule Leash.Worker do
   With `on_exit: :detach` only the first row holds, without its shutdowns: see "A worker that outlives its VM".
 
   What is started on purpose by somebody else (`systemd-run`, `at`, `docker run`) is not part of the
-  tree and is left alone.
+  tree and is left alone. A command as a step of `:stop` can end it, where the ladder is gone through: SIGKILL at once
+  skips it, see `Leash.Ladder`.
 
   ## A worker that outlives its VM
 
@@ -95,6 +96,7 @@ defmodule Leash.Worker do
     Run,
     Schema,
     Shim,
+    StopCommand,
     Telemetry,
     Workers
   }
@@ -351,6 +353,8 @@ defmodule Leash.Worker do
          requested?: false,
          stoppers: [],
          exited: nil,
+         # what became of the ladder's commands, by the index of their steps
+         commands: %{},
          result: nil,
          hunt: nil,
          gone?: false,
@@ -634,7 +638,7 @@ defmodule Leash.Worker do
   ## The life of the tree: one message, one step. Used by init, by the loop and by terminate alike.
 
   defp advance(%{port: port} = state, {port, {:data, frame}}),
-    do: report(state, Shim.report(frame))
+    do: report(state, named(state, Shim.report(frame)))
 
   # The fork server exits with the errno when it cannot execute the shim itself (E2BIG: the shim's
   # arguments are the program's and some more). No shim ever ran then.
@@ -720,6 +724,8 @@ defmodule Leash.Worker do
 
   ## What the shim reports
 
+  defp named(state, report), do: StopCommand.named(report, state.options.stop, state.commands)
+
   defp report(state, {:ready, %{mark: mark, shim: shim_pid}}) do
     # A shim that ends at once may be gone before the port could be asked for its number.
     state = %{state | mark: mark, shim_pid: state.shim_pid || shim_pid}
@@ -754,10 +760,12 @@ defmodule Leash.Worker do
   defp report(state, {:gone, exit}),
     do: answer_client(%{state | result: {:ok, %Exit{exit | os_pid: state.os_pid}}})
 
-  defp report(state, {:step, cause, signal, elapsed}) do
-    Telemetry.step(state.number, cause, signal, elapsed)
+  defp report(state, {:step, cause, step, elapsed}) do
+    Telemetry.step(state.number, cause, step, elapsed)
     state
   end
+
+  defp report(state, {:command, index, result}), do: put_in(state.commands[index], result)
 
   defp report(state, _unknown), do: state
 

@@ -8,12 +8,24 @@ defmodule Leash.LadderTest do
     assert Ladder.to_option(sigint: 500, sigterm: 1_500) == "2:500@group,15:1500@group"
     assert Ladder.to_option([{:sigint, :infinity, to: :leader}]) == "2:inf@leader"
     assert Ladder.to_option([]) == "KILL:0"
+    assert Ladder.to_option([{:cmd, ["x"], 5}, {:cmd, ["y"], :infinity}]) == "CMD:5,CMD:inf"
+  end
+
+  test "finds the commands of the steps" do
+    steps = [{:cmd, ["x", "y"], 5}, {:sigterm, 1}, {:cmd, ["z"], :infinity}]
+    assert Ladder.commands(steps) == [["x", "y"], ["z"]]
+    assert for(index <- 0..3, do: Ladder.command(steps, index)) == [["x", "y"], nil, ["z"], nil]
+    assert Ladder.valid?(steps) and not Ladder.signals?(steps)
+    assert Ladder.signals?(sigterm: 1)
+    refute Ladder.signals?(sigfoo: 1)
   end
 
   test "counts how long it can take" do
     assert Ladder.duration([]) == 0
     assert Ladder.duration(sigint: 500, sigterm: 1_500) == 2_000
     assert Ladder.duration(sigint: :infinity, sigterm: 1_500) == :infinity
+    assert Ladder.duration([{:cmd, ["x"], 700}, {:sigterm, 300}]) == 1_000
+    assert Ladder.duration([{:cmd, ["x"], :infinity}, {:sigterm, 300}]) == :infinity
     assert Ladder.shutdown(sigterm: 2_000) == 4_000
     assert Ladder.shutdown(sigterm: :infinity) == :infinity
   end

@@ -61,6 +61,20 @@ defmodule Leash.TelemetryTest do
     for {event, _, _} <- events, do: assert(event in Telemetry.events())
   end
 
+  test "a command as a step is named" do
+    tree =
+      start_tree(:plain, stop: [{:cmd, ["false", "x"], 5_000}, sigterm: 100], name: __MODULE__.Cmd)
+
+    {:ok, _exit} = Worker.stop(tree.worker)
+
+    steps =
+      for {[:leash, :kill, :step], _, metadata} <- until(:stop, inspect(__MODULE__.Cmd)),
+          do: metadata
+
+    program = System.find_executable("false")
+    assert [%{signal: nil, command: [^program, "x"], cause: :stop}, %{signal: :sigterm}] = steps
+  end
+
   test "commands and streams" do
     {"", 3} = Leash.cmd("exit 3", [], shell: true)
 

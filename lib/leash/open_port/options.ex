@@ -2,7 +2,7 @@ defmodule Leash.OpenPort.Options do
   # What `Leash.open_port/3` accepts: the options of `Port.open/2`, which are flags and pairs, and some of a Worker.
   @moduledoc false
 
-  alias Leash.{Executable, OptionsError, Schema}
+  alias Leash.{Executable, Ladder, OptionsError, Schema}
   alias Leash.Worker
 
   # The shim's part, not the port's.
@@ -111,19 +111,20 @@ defmodule Leash.OpenPort.Options do
     {flags, pairs} = Enum.split_with(options, &is_atom/1)
 
     # Of an option that is given twice the last one counts, as in Port.open/2.
-    case Schema.validate(@with_args, [{:args, texts(args)} | Enum.reverse(pairs)]) do
-      {:ok, checked} ->
-        Map.merge(checked, %{
-          command: Executable.find!(command),
-          label: Path.basename(command),
-          env: Worker.Options.port_env(checked.env),
-          port: Enum.filter(options, &ports?/1),
-          stderr: if(:stderr_to_stdout in flags, do: :stdout, else: :inherit),
-          reads_only?: :in in flags and :out not in flags
-        })
-
-      {:error, error} ->
-        raise error
+    with {:ok, checked} <-
+           Schema.validate(@with_args, [{:args, texts(args)} | Enum.reverse(pairs)]),
+         {:ok, stop} <- Ladder.resolve(checked.stop, checked.cd) do
+      Map.merge(checked, %{
+        command: Executable.find!(command),
+        label: Path.basename(command),
+        env: Worker.Options.port_env(checked.env),
+        stop: stop,
+        port: Enum.filter(options, &ports?/1),
+        stderr: if(:stderr_to_stdout in flags, do: :stdout, else: :inherit),
+        reads_only?: :in in flags and :out not in flags
+      })
+    else
+      {:error, error} -> raise error
     end
   end
 

@@ -256,10 +256,11 @@ defmodule Leash.Worker.Options do
          :ok <- Leash.Detached.check(options),
          :ok <- readable_ready(options),
          :ok <- directory(options.cd),
+         {:ok, stop} <- Ladder.resolve(options.stop, options.cd),
          :ok <- parent_directory(:stdout, options.stdout),
          :ok <- parent_directory(:stderr, options.stderr),
          :ok <- lengths(options.args) do
-      {:ok, %{options | env: port_env(options.env)}}
+      {:ok, %{options | env: port_env(options.env), stop: stop}}
     end
   end
 

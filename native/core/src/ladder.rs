@@ -30,6 +30,19 @@ impl Ladder {
         Some(Self { steps })
     }
 
+    /// How long a shim's ladder takes, from the same value, in which a step may be a command too (`CMD:MS`); `None`
+    /// where a step waits for ever, and where it is no such value.
+    #[must_use]
+    pub fn time_of_shim(text: &[u8]) -> Option<Duration> {
+        text.split(|&byte| byte == b',').try_fold(Duration::ZERO, |sum, step| {
+            let time = match step.strip_prefix(b"CMD:") {
+                Some(time) => parse_time(time)?,
+                None => parse_step(step)?.1,
+            };
+            sum.checked_add(time?)
+        })
+    }
+
     /// The whole time; `None` where a step waits for ever.
     #[must_use]
     pub fn total(&self) -> Option<Duration> {
@@ -79,11 +92,14 @@ fn parse_step(text: &[u8]) -> Option<(Signal, Option<Duration>)> {
         Some(signal) => signal,
         None => Signal::from_number(i32::try_from(decimal(name.as_bytes())?).ok()?)?,
     };
-    let time = match text.get(colon + 1..)? {
-        b"inf" => None,
-        number => Some(Duration::from_millis(decimal(number)?)),
-    };
-    Some((signal, time))
+    Some((signal, parse_time(text.get(colon + 1..)?)?))
+}
+
+fn parse_time(text: &[u8]) -> Option<Option<Duration>> {
+    match text {
+        b"inf" => Some(None),
+        number => Some(Some(Duration::from_millis(decimal(number)?))),
+    }
 }
 
 #[cfg(test)]
@@ -106,6 +122,16 @@ mod tests {
     }
 
     #[test]
+    fn a_shims_commands_take_time_and_are_no_signals() {
+        assert_eq!(Ladder::time_of_shim(b"CMD:5000,15:1500@tree"), Some(ms(6500)));
+        assert_eq!(Ladder::time_of_shim(b"TERM:2000@group"), Some(ms(2000)));
+        for text in ["CMD:inf", "CMD:1,TERM:inf", "CMD", "CMD:", "CMD:x", "", "CMD:1@leader", "cmd:1"] {
+            assert_eq!(Ladder::time_of_shim(text.as_bytes()), None, "{text:?}");
+        }
+        assert_eq!(Ladder::parse_shim(b"CMD:5000,TERM:1"), None, "whoever has no shim cannot run them");
+    }
+
+    #[test]
     fn each_step_is_on_in_its_time_and_kill_follows() {
         let int = Signal::from_name("INT").unwrap();
         let ladder = Ladder::new(vec![(int, ms(500)), (Signal::TERM, ms(1000))]);
@@ -123,6 +149,7 @@ mod tests {
             if let Some(ladder) = Ladder::parse_shim(&text) {
                 let _ = (ladder.total(), ladder.at(Duration::MAX));
             }
+            let _ = Ladder::time_of_shim(&text);
         }
 
         #[test]

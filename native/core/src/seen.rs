@@ -295,11 +295,8 @@ impl<'a> Examiner<'a> {
             Some((Pid::parse(value.get(..colon)?)?, self.host.clock().to_machine(ticks)))
         });
         let linger = option(b"linger").and_then(parse::decimal).map_or(LINGER, Duration::from_millis);
-        let ladder = match option(b"stop") {
-            Some(text) => Ladder::parse_shim(text),
-            None => Ladder::parse_shim(b"TERM:2000@group"),
-        };
-        let patience = ladder.and_then(|ladder| ladder.total()).map(|total| total.saturating_add(linger));
+        let patience = Ladder::time_of_shim(option(b"stop").unwrap_or(b"TERM:2000@group"))
+            .map(|time| time.saturating_add(linger));
         ShimSeen { args, owner, patience }
     }
 }

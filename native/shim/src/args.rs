@@ -3,6 +3,7 @@
 use core::ffi::CStr;
 use leash_tag::{RunId, WorkerNumber};
 
+use crate::blocks::Blocks;
 use crate::limits::Limits;
 use crate::sys::signal;
 
@@ -38,15 +39,34 @@ pub enum To {
     Tree,
 }
 
+/// What a step does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "a signal's number, and who gets it")]
+pub enum Act {
+    /// It sends a signal.
+    Signal { number: u8, to: To },
+    /// It runs the next command of [`Config::step`].
+    Command,
+}
+
 /// One step of the ladder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// The signal's number.
-    pub signal: u8,
+    /// What is done.
+    pub act: Act,
     /// Milliseconds to wait for its effect, `None` for ever.
     pub wait: Option<u32>,
-    /// Who gets it.
-    pub to: To,
+}
+
+impl Step {
+    /// The signal's number, 0 for a command.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self.act {
+            Act::Signal { number, .. } => number,
+            Act::Command => 0,
+        }
+    }
 }
 
 /// The steps of the ladder.
@@ -58,7 +78,7 @@ pub struct Steps {
 
 impl Steps {
     const DEFAULT: Self = {
-        let step = Step { signal: signal::TERM, wait: Some(2_000), to: To::Group };
+        let step = Step { act: Act::Signal { number: signal::TERM, to: To::Group }, wait: Some(2_000) };
         Self { steps: [step; MAX_STEPS], len: 1 }
     };
 
@@ -66,6 +86,10 @@ impl Steps {
     #[must_use]
     pub fn get(&self, index: usize) -> Option<Step> {
         self.steps.get(..self.len)?.get(index).copied()
+    }
+
+    fn commands(&self) -> usize {
+        self.steps.iter().take(self.len).filter(|step| step.act == Act::Command).count()
     }
 
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
@@ -113,6 +137,7 @@ pub struct Config<'a> {
     pub stdout: Stream<'a>,
     pub stderr: Stream<'a>,
     pub stop: Steps,
+    pub step: Blocks,
     pub linger: u32,
     pub cd: Option<&'a CStr>,
     pub arg0: Option<&'a CStr>,
@@ -166,6 +191,7 @@ pub const OPTIONS: [&str; 23] = [
     "stdout",
     "stderr",
     "stop",
+    "step",
     "linger",
     "cd",
     "arg0",
@@ -217,6 +243,7 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
         stdout: Stream::Inherit,
         stderr: Stream::Inherit,
         stop: Steps::DEFAULT,
+        step: Blocks::default(),
         linger: 200,
         cd: None,
         arg0: None,
@@ -232,11 +259,21 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
     };
     let mut seen = 0u32;
 
-    for (_, arg) in args.by_ref() {
+    while let Some((index, arg)) = args.next() {
         if arg.to_bytes() == b"--" {
             break;
         }
+        if config.step.take(index, arg, &mut args)? {
+            continue;
+        }
+        if config.step.count() > 0 {
+            let expected = "another one, or --, after its arguments";
+            return Err(Wrong { option: b"--step", expected, value: arg.to_bytes() });
+        }
         option(&mut config, &mut seen, arg)?;
+    }
+    if config.step.count() != config.stop.commands() {
+        return Err(Wrong { option: b"--step", expected: "one for each CMD of --stop", value: b"" });
     }
 
     let Some((index, command)) = args.next() else {
@@ -309,8 +346,9 @@ fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<
             config.stderr = stream(value, true).ok_or(wrong("null, pipe, inherit, stdout or file:PATH"))?;
         }
         b"stop" => {
-            config.stop = Steps::parse(text)
-                .ok_or(wrong("SIGNAL:MS[@leader|group|tree], at most 8 of them, separated by commas"))?;
+            config.stop = Steps::parse(text).ok_or(wrong(
+                "SIGNAL:MS[@leader|group|tree] or CMD:MS, at most 8 of them, separated by commas",
+            ))?;
         }
         b"linger" => config.linger = milliseconds(text).ok_or(wrong("milliseconds"))?,
         b"cd" => config.cd = value.filter(|dir| !dir.is_empty()),
@@ -368,19 +406,23 @@ fn stream(value: Option<&CStr>, is_stderr: bool) -> Option<Stream<'_>> {
 
 fn parse_step(text: &[u8]) -> Option<Step> {
     let mut fields = text.splitn(2, |&byte| byte == b':');
-    let signal = signal_number(fields.next()?)?;
+    let name = fields.next()?;
     let mut rest = fields.next()?.splitn(2, |&byte| byte == b'@');
     let wait = match rest.next()? {
         b"inf" => None,
         ms => Some(milliseconds(ms)?),
     };
-    let to = match rest.next() {
+    let to = rest.next();
+    if name == b"CMD" {
+        return to.is_none().then_some(Step { act: Act::Command, wait });
+    }
+    let to = match to {
         None | Some(b"group") => To::Group,
         Some(b"leader") => To::Leader,
         Some(b"tree") => To::Tree,
         Some(_) => return None,
     };
-    Some(Step { signal, wait, to })
+    Some(Step { act: Act::Signal { number: signal_number(name)?, to }, wait })
 }
 
 const SIGNALS: [(&[u8], u8); 16] = [
@@ -464,10 +506,14 @@ mod tests {
         })
     }
 
+    fn step(number: u8, wait: Option<u32>, to: To) -> Step {
+        Step { act: Act::Signal { number, to }, wait }
+    }
+
     #[test]
     fn the_shortest_command_line_has_the_documented_defaults() {
         config(&[], |config| {
-            assert_eq!(config.stop.get(0), Some(Step { signal: 15, wait: Some(2000), to: To::Group }));
+            assert_eq!(config.stop.get(0), Some(step(15, Some(2000), To::Group)));
             assert_eq!(config.stop.get(1), None);
             assert_eq!((config.linger, config.command_index), (200, 3));
             assert!(config.mark && !config.detach && !config.foreground);
@@ -481,12 +527,23 @@ mod tests {
             assert_eq!(
                 steps,
                 [
-                    Step { signal: 2, wait: Some(500), to: To::Leader },
-                    Step { signal: 15, wait: Some(1500), to: To::Group },
-                    Step { signal: 9, wait: Some(0), to: To::Tree },
-                    Step { signal: 34, wait: None, to: To::Group },
+                    step(2, Some(500), To::Leader),
+                    step(15, Some(1500), To::Group),
+                    step(9, Some(0), To::Tree),
+                    step(34, None, To::Group),
                 ]
             );
+        });
+    }
+
+    #[test]
+    fn a_step_may_be_a_command() {
+        let args = ["--stop=CMD:5000,TERM:2000,CMD:inf", "--step=2", "rm", "--", "--step=1", "sync"];
+        config(&args, |config| {
+            assert_eq!(config.stop.get(0), Some(Step { act: Act::Command, wait: Some(5000) }));
+            assert_eq!(config.stop.get(1), Some(step(15, Some(2000), To::Group)));
+            assert_eq!(config.stop.get(2), Some(Step { act: Act::Command, wait: None }));
+            assert_eq!((config.step.count(), config.command), (2, c"cat"));
         });
     }
 
@@ -524,6 +581,19 @@ mod tests {
             (&["--run-id=s59m65f", "--stop=TERM", "--", "x"], "--stop"),
             (&["--run-id=s59m65f", "--stop=0:1", "--", "x"], "--stop"),
             (&["--run-id=s59m65f", "--stop=TERM:1@all", "--", "x"], "--stop"),
+            (&["--run-id=s59m65f", "--stop=CMD:1@leader", "--step=1", "y", "--", "x"], "--stop"),
+            (&["--run-id=s59m65f", "--stop=CMD:1", "--", "x"], "--step"),
+            (&["--run-id=s59m65f", "--step=1", "y", "--", "x"], "--step"),
+            (&["--run-id=s59m65f", "--stop=CMD:1", "--step=1", "y", "--step=1", "z", "--", "x"], "--step"),
+            (&["--run-id=s59m65f", "--stop=CMD:1,CMD:1", "--step=1", "y", "--", "x"], "--step"),
+            (&["--run-id=s59m65f", "--stop=CMD:1", "--step=0", "--", "x"], "--step"),
+            (&["--run-id=s59m65f", "--stop=CMD:1", "--step=33", "y", "--", "x"], "--step"),
+            (&["--run-id=s59m65f", "--stop=CMD:1", "--step=9", "y", "--", "x"], "--step"),
+            (&["--run-id=s59m65f", "--stop=CMD:1", "--step=3", "y", "--", "x"], "--"),
+            (&["--run-id=s59m65f", "--stop=CMD:1", "--step=1", "y", "z", "--", "x"], "--step"),
+            (&["--run-id=s59m65f", "--stop=CMD:1", "--step=1", "y", "--linger=1", "--", "x"], "--step"),
+            (&["--run-id=s59m65f", "--stop=CMD:1", "--step=1", "", "--", "x"], "--step"),
+            (&["--run-id=s59m65f", "--step", "y", "--", "x"], "--step"),
             (&["--run-id=s59m65f", "--no-mark=1", "--", "x"], "--no-mark"),
             (&["--run-id=s59m65f", "--linger", "--", "x"], "--linger"),
             (&["--run-id=s59m65f", "--on-hangup=keep", "--", "x"], "--on-hangup"),

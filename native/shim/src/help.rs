@@ -24,9 +24,13 @@ Every option is one argument. The first is always --run-id.
   --stdin=WHERE       null, pipe or inherit (default)
   --stdout=WHERE      null, pipe, inherit (default) or file:PATH, appended to
   --stderr=WHERE      as --stdout, or stdout: the same place as stdout
-  --stop=STEPS        the ladder: SIGNAL:MS[@TO], separated by commas, at most
-                      8; MS may be inf; TO is leader, group (default) or tree.
-                      Default TERM:2000@group. SIGKILL always comes last
+  --stop=STEPS        the ladder: SIGNAL:MS[@TO] or CMD:MS, separated by
+                      commas, at most 8; MS may be inf; TO is leader, group
+                      (default) or tree. Default TERM:2000@group. SIGKILL
+                      always comes last
+  --step=COUNT ...    the next COUNT arguments (at most 32) are the command
+                      of a CMD step; one --step for each, in order, behind
+                      all other options
   --linger=MS         how long the children of a command that exited by itself
                       get before the ladder; default 200
   --cd=DIR            the command's working directory

@@ -8,7 +8,7 @@
 //!                          step 0 ▶ step 1 ▶ … ▶ killing ─▲
 //! ```
 
-use crate::args::{Step, Steps, To};
+use crate::args::{Act, Step, Steps, To};
 use crate::sys::signal;
 
 /// Passes of SIGKILL after which everything is stopped first, so that nothing can fork in between.
@@ -56,9 +56,11 @@ pub(crate) enum Deed {
     /// Nothing, until this moment at the latest.
     Wait(Option<u64>),
     /// Step `index` begins: signal those whom it addresses.
-    Signal { index: u8, step: Step },
+    Signal { index: u8, number: u8, to: To },
+    /// Step `index` begins: start its command. [`Ladder::command_failed`] says that it is for nothing.
+    Run { index: u8 },
     /// See who of those addressed lives; when nobody does, [`Ladder::widened`] after telling the others.
-    Look { step: Step },
+    Look { number: u8, to: To },
     /// SIGKILL to everybody.
     Kill { first: bool, stop_first: bool },
     /// The tree is gone.
@@ -198,8 +200,18 @@ impl Ladder {
         }
     }
 
+    /// The command of a step could not be started, or did not succeed: what it was to bring about will not come.
+    pub(crate) fn command_failed(&mut self, failed: u8, now: u64) {
+        match self.phase {
+            Phase::Step { index, .. } if index == failed => self.step(index.saturating_add(1), now),
+            _ => {}
+        }
+    }
+
+    /// Nothing is left. A step that was not taken yet never will be: its command would be for nobody.
     pub(crate) fn gone(&mut self) {
         self.phase = Phase::Gone;
+        self.pending = None;
     }
 
     // What is due
@@ -209,7 +221,11 @@ impl Ladder {
         if let Some((index, step)) =
             self.pending.take().and_then(|index| Some((index, self.steps.get(usize::from(index))?)))
         {
-            return Deed::Signal { index, step };
+            self.last = index;
+            return match step.act {
+                Act::Signal { number, to } => Deed::Signal { index, number, to },
+                Act::Command => Deed::Run { index },
+            };
         }
         match self.phase {
             Phase::Launching | Phase::Running => Deed::Wait(None),
@@ -225,15 +241,18 @@ impl Ladder {
             }
             Phase::Step { index, until, look } => {
                 let look = look.filter(|_| !leader_lives);
-                match look.zip(self.steps.get(usize::from(index))) {
-                    Some(((at, pause), step)) if now >= at => {
+                match look.zip(self.steps.get(usize::from(index)).map(|step| step.act)) {
+                    Some(((at, pause), Act::Signal { number, to })) if now >= at => {
                         let next = now.saturating_add(pause);
                         let look = Some((next, pause.saturating_mul(2).min(LOOK_MS.1)));
                         self.phase = Phase::Step { index, until, look };
-                        Deed::Look { step }
+                        Deed::Look { number, to }
                     }
-                    Some(((at, _), _)) => Deed::Wait(Some(until.map_or(at, |until| until.min(at)))),
-                    None => Deed::Wait(until),
+                    Some(((at, _), Act::Signal { .. })) => {
+                        Deed::Wait(Some(until.map_or(at, |until| until.min(at))))
+                    }
+                    // A command addresses nobody.
+                    Some((_, Act::Command)) | None => Deed::Wait(until),
                 }
             }
             Phase::Killing { next, .. } if now < next => Deed::Wait(Some(next)),
@@ -249,12 +268,12 @@ impl Ladder {
     fn step(&mut self, index: u8, now: u64) {
         match self.steps.get(usize::from(index)) {
             // Grace 0 with SIGKILL is what the last phase does better.
-            None | Some(Step { signal: signal::KILL, wait: Some(0), .. }) => self.kill(),
+            None | Some(Step { act: Act::Signal { number: signal::KILL, .. }, wait: Some(0) }) => self.kill(),
             Some(step) => {
-                self.last = index;
                 self.pending = Some(index);
                 let until = step.wait.map(|ms| now.saturating_add(u64::from(ms)));
-                let look = (step.to != To::Tree).then_some((now, LOOK_MS.0));
+                let told = !matches!(step.act, Act::Signal { to: To::Leader | To::Group, .. });
+                let look = (!told).then_some((now, LOOK_MS.0));
                 self.phase = Phase::Step { index, until, look };
             }
         }
@@ -292,7 +311,8 @@ mod tests {
 
     fn signal_of(deed: Deed) -> Option<(u8, u8)> {
         match deed {
-            Deed::Signal { index, step } => Some((index, step.signal)),
+            Deed::Signal { index, number, .. } => Some((index, number)),
+            Deed::Run { index } => Some((index, 0)),
             _ => None,
         }
     }
@@ -385,6 +405,46 @@ mod tests {
     }
 
     #[test]
+    fn a_command_gets_its_time_and_addresses_nobody() {
+        let mut ladder = ladder(b"CMD:500,TERM:100", 0);
+        ladder.end(Cause::Stop, 0);
+        assert_eq!(ladder.due(0, false), Deed::Run { index: 0 });
+        assert_eq!(ladder.due(5, false), Deed::Wait(Some(500)), "no look");
+        assert_eq!(signal_of(ladder.due(500, true)), Some((1, 15)));
+        ladder.command_failed(0, 510);
+        assert_eq!(ladder.due(510, true), Deed::Wait(Some(600)), "a step that is over fails no other");
+    }
+
+    #[test]
+    fn after_a_command_that_failed_the_next_step_begins_at_once() {
+        let mut ladder = ladder(b"CMD:inf,CMD:500,TERM:100", 0);
+        ladder.end(Cause::Stop, 0);
+        assert_eq!(ladder.due(0, true), Deed::Run { index: 0 });
+        ladder.command_failed(0, 10);
+        assert_eq!(ladder.due(10, true), Deed::Run { index: 1 });
+        ladder.command_failed(1, 20);
+        assert_eq!(signal_of(ladder.due(20, true)), Some((2, 15)));
+        assert_eq!(ladder.due(20, true), Deed::Wait(Some(120)), "which has all of its time");
+    }
+
+    #[test]
+    fn no_command_is_started_for_nobody() {
+        let mut ladder = ladder(b"CMD:500", 0);
+        ladder.end(Cause::Leash, 0);
+        ladder.gone();
+        assert_eq!(ladder.due(0, false), Deed::Finish);
+        assert_eq!(ladder.last(), Ladder::NO_STEP);
+    }
+
+    #[test]
+    fn a_kill_at_once_takes_no_command() {
+        let mut ladder = ladder(b"CMD:500,TERM:100", 0);
+        ladder.end(Cause::Leash, 0);
+        ladder.kill_now(0);
+        assert!(matches!(ladder.due(0, true), Deed::Kill { first: true, .. }));
+    }
+
+    #[test]
     fn passes_stop_everything_first_when_they_do_not_end() {
         let mut ladder = ladder(b"KILL:0", 0);
         ladder.kill_now(0);
@@ -404,8 +464,8 @@ mod tests {
     proptest! {
         /// Whatever happens in whatever order: there is always a next thing to do, and it comes to an end.
         #[test]
-        fn nothing_hangs(events in proptest::collection::vec((0u8..8, 0u64..50), 0..40)) {
-            let mut ladder = ladder(b"INT:20,TERM:30@leader,HUP:10@tree", 15);
+        fn nothing_hangs(events in proptest::collection::vec((0u8..9, 0u64..50), 0..40)) {
+            let mut ladder = ladder(b"INT:20,CMD:25,TERM:30@leader,CMD:5,HUP:10@tree", 15);
             let mut now = 0;
             let mut leader_lives = true;
             for (event, pause) in events {
@@ -418,6 +478,7 @@ mod tests {
                     4 => ladder.end(Cause::Leash, now),
                     5 => ladder.end(Cause::Owner, now),
                     6 => ladder.widened(),
+                    7 => ladder.command_failed(u8::try_from(pause % 5).unwrap(), now),
                     _ => { let _ = ladder.due(now, leader_lives); }
                 }
             }

@@ -5,13 +5,13 @@
 //!
 //! | step | module |
 //! |---|---|
-//! | read the command line | [`args`], [`help`] |
+//! | read the command line | [`args`], [`blocks`], [`help`] |
 //! | everything in its order | `run` |
 //! | prepare itself: mark, signals, subreaper, session, descriptors, owner | `prepare`, `foreign` |
 //! | pipes for the VM | `stdio` |
 //! | fork; the child becomes the worker | `spawn` |
 //! | wait | `supervise`, `watched` |
-//! | end the tree by the ladder | `ladder`, `tree` |
+//! | end the tree by the ladder | `ladder`, `command`, `tree` |
 //! | prove it gone | `reap` |
 //! | tell the VM, or a person | `report`, `say` |
 //!
@@ -23,6 +23,8 @@
 extern crate std;
 
 pub mod args;
+pub mod blocks;
+mod command;
 mod foreign;
 pub mod help;
 mod keep;

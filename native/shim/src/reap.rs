@@ -6,6 +6,7 @@
 
 use rustix::process::Pid;
 
+use crate::command::Commands;
 use crate::foreign::Foreign;
 use crate::proc_file::Proc;
 use crate::report::Ended;
@@ -26,6 +27,8 @@ pub(crate) enum Leader {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) reaped: u32,
+    /// How many of these were commands of the ladder, and none of the worker's.
+    pub(crate) commands: u32,
     /// The bound was met: there may be more.
     pub(crate) more: bool,
     /// Nothing of the tree is left.
@@ -40,11 +43,12 @@ pub(crate) struct Reaper {
     foreign: Foreign,
     pid: Pid,
     leader: Leader,
+    commands: Commands,
 }
 
 impl Reaper {
     pub(crate) fn new(proc: Option<Proc>, foreign: Foreign, pid: Pid) -> Self {
-        Self { proc, foreign, pid, leader: Leader::Lives }
+        Self { proc, foreign, pid, leader: Leader::Lives, commands: Commands::new() }
     }
 
     pub(crate) fn proc(&self) -> Option<&Proc> {
@@ -53,6 +57,10 @@ impl Reaper {
 
     pub(crate) fn foreign(&self) -> &Foreign {
         &self.foreign
+    }
+
+    pub(crate) fn commands(&mut self) -> &mut Commands {
+        &mut self.commands
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -116,10 +124,12 @@ impl Reaper {
     }
 
     fn reap_other(&mut self, pid: Pid, found: &mut Found) -> bool {
-        let gone = matches!(sys::reap(pid), Waited::Ended(..));
+        let command = self.commands.reap(pid);
+        let gone = command.unwrap_or_else(|| matches!(sys::reap(pid), Waited::Ended(..)));
         if gone {
             self.foreign.forget(pid);
             found.reaped += 1;
+            found.commands += u32::from(command.is_some());
         }
         gone
     }

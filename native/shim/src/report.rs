@@ -3,6 +3,8 @@
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 
+use crate::command::Outcome;
+
 /// Where a start failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -155,6 +157,14 @@ impl<'a> Report<'a> {
 
     pub(crate) fn exited(self, ended: Ended) {
         self.send(Frame::new(5).put(&[ended.how, ended.value]));
+    }
+
+    pub(crate) fn command(self, index: u8, outcome: Outcome) {
+        let (how, value, errno) = match outcome {
+            Outcome::NotStarted(errno) => (0, 0, errno),
+            Outcome::Ended(Ended { how, value }) => (how, value, 0),
+        };
+        self.send(Frame::new(7).put(&[index, how, value, 0, errno]));
     }
 
     pub(crate) fn gone(self, end: &End, steps: impl Iterator<Item = (u8, u8, u32)> + Clone) {

@@ -125,7 +125,7 @@ fn launch<'a>(
 
     watched.exec = Some(failed);
     let reaper = Reaper::new(proc, foreign, child.pid());
-    Ok(Supervisor::new(config, report, watched, child, reaper))
+    Ok(Supervisor::new(config, vectors, report, watched, child, reaper))
 }
 
 /// stdin and stdout belong to the command: `producer | leash-shim … | consumer` has to see them close when the

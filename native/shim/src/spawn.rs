@@ -7,7 +7,7 @@
 
 use core::convert::Infallible;
 use core::ffi::CStr;
-use rustix::fd::{BorrowedFd, IntoRawFd};
+use rustix::fd::{BorrowedFd, IntoRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::process::Pid;
@@ -67,12 +67,16 @@ fn prepare(launch: &Launch) -> Outcome {
     if let Some(directory) = config.cd {
         rustix::process::chdir(directory).map_err(|e| (Stage::Chdir, e))?;
     }
-    // The VM's fork server ignores SIGPIPE and SIGFPE, and ignored stays ignored across exec.
+    reset_signals();
+    Ok(())
+}
+
+/// The VM's fork server ignores SIGPIPE and SIGFPE, and ignored stays ignored across exec.
+pub(crate) fn reset_signals() {
     for number in 1..=signal::MAX {
         sys::default_disposition(number);
     }
     sys::set_signal_mask(0);
-    Ok(())
 }
 
 fn session(config: &Config<'_>) -> Result<(), Errno> {
@@ -122,20 +126,25 @@ fn stream(
 }
 
 fn open(path: &CStr, flags: OFlags) -> Result<BorrowedFd<'static>, Errno> {
-    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o666))
-        .map(|fd| sys::borrow(fd.into_raw_fd()))
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o666)).map(leak)
+}
+
+/// Exec closes it.
+pub(crate) fn leak(fd: OwnedFd) -> BorrowedFd<'static> {
+    sys::borrow(fd.into_raw_fd())
+}
+
+fn exec(config: &Config<'_>, vectors: Vectors) -> Result<Infallible, Failed> {
+    let run = |path: &CStr| vectors.exec(path, config.command_index, config.arg0);
+    Err((Stage::Exec, execute(config.command, vectors, run)))
 }
 
 /// As execvp(3) does: a command without a slash is looked up in PATH; EACCES on the way is remembered.
-fn exec(config: &Config<'_>, vectors: Vectors) -> Result<Infallible, Failed> {
-    let fail = |errno| Err((Stage::Exec, errno));
-    let run = |path: &CStr| vectors.exec(path, config.command_index, config.arg0);
-    let command = config.command.to_bytes();
-
-    if command.contains(&b'/') {
-        return fail(run(config.command));
+pub(crate) fn execute(command: &CStr, vectors: Vectors, run: impl Fn(&CStr) -> Errno) -> Errno {
+    if command.to_bytes().contains(&b'/') {
+        return run(command);
     }
-    fail(look_up(command, vectors, run))
+    look_up(command.to_bytes(), vectors, run)
 }
 
 /// Not inlined: its buffer would be touched, a page for nothing, where nothing is looked up.

@@ -1,14 +1,17 @@
 //! One tree: what happens to it, and doing what the ladder says is due.
 
+use core::ffi::CStr;
 use rustix::io::Errno;
 
-use crate::args::{Config, MAX_STEPS, Step, To};
+use crate::args::{Act, Config, MAX_STEPS, To};
+use crate::blocks::Block;
+use crate::command::{Launch, Outcome};
 use crate::keep::{self, Tag};
 use crate::ladder::{Cause, Deed, Ladder};
 use crate::proc_file::{Proc, own_pid};
 use crate::reap::{Leader, Reaper};
 use crate::report::{End, Ended, Report, Stage};
-use crate::sys::{self, Child, Waited, signal};
+use crate::sys::{self, Child, Vectors, Waited, signal};
 use crate::tree::{self, Order, Walked};
 use crate::watched::Watched;
 
@@ -20,7 +23,8 @@ const SETTLE_MS: u64 = 20;
 
 /// One tree.
 pub(crate) struct Supervisor<'a> {
-    config: &'a Config<'a>,
+    config: &'a Config<'static>,
+    vectors: Vectors,
     report: Report<'a>,
     watched: Watched,
     child: Child,
@@ -37,7 +41,8 @@ pub(crate) struct Supervisor<'a> {
 
 impl<'a> Supervisor<'a> {
     pub(crate) fn new(
-        config: &'a Config<'a>,
+        config: &'a Config<'static>,
+        vectors: Vectors,
         report: Report<'a>,
         watched: Watched,
         child: Child,
@@ -46,6 +51,7 @@ impl<'a> Supervisor<'a> {
         let ladder = Ladder::new(config.stop, config.linger);
         Self {
             config,
+            vectors,
             report,
             watched,
             child,
@@ -65,11 +71,15 @@ impl<'a> Supervisor<'a> {
             let now = if self.ladder.is_timed() { sys::now_ms() } else { 0 };
             match self.ladder.due(now, self.reaper.leader() == Leader::Lives) {
                 Deed::Finish => return self.finish(),
-                Deed::Signal { index, step } => {
-                    self.take(usize::from(index), index, step.signal);
-                    self.address(step);
+                Deed::Signal { index, number, to } => {
+                    self.take(usize::from(index), index, number);
+                    self.address(number, to);
                 }
-                Deed::Look { step } => self.widen(step),
+                Deed::Run { index } => {
+                    self.take(usize::from(index), index, 0);
+                    self.start_command(index);
+                }
+                Deed::Look { number, to } => self.widen(number, to),
                 Deed::Kill { first, stop_first } => {
                     if first {
                         self.take(MAX_STEPS, Ladder::FINAL, signal::KILL);
@@ -121,10 +131,10 @@ impl<'a> Supervisor<'a> {
             let Ok(len @ 1..) = rustix::io::read(&self.watched.signals, &mut buffer) else { return };
             let last = len < buffer.len();
             for info in buffer.get(..len).unwrap_or_default().chunks_exact(128) {
-                // struct signalfd_siginfo: ssi_signo at 0, ssi_pid at 12 (signalfd(2)).
-                if let (Some(&number), Some(sender)) = (info.first(), info.get(12..16)) {
-                    let sender = sender.try_into().map_or(0, u32::from_ne_bytes);
-                    self.signalled(number, sender);
+                // struct signalfd_siginfo: ssi_signo at 0, ssi_code at 8, ssi_pid at 12 (signalfd(2)).
+                let field = |at: usize| info.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+                if let (Some(&number), Some(code), Some(sender)) = (info.first(), field(8), field(12)) {
+                    self.signalled(number, i32::from_ne_bytes(code), u32::from_ne_bytes(sender));
                 }
             }
             if last {
@@ -133,8 +143,10 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn signalled(&mut self, number: u8, sender: u32) {
-        if number == signal::CHLD {
+    fn signalled(&mut self, number: u8, code: i32, sender: u32) {
+        // A child's end; of one that did not come to its exec too, which nobody but the kernel says by a code
+        // above 0 (rt_sigqueueinfo(2)).
+        if number == signal::CHLD || (number == signal::URG && code > 0) {
             return;
         }
         let now = sys::now_ms();
@@ -186,6 +198,8 @@ impl<'a> Supervisor<'a> {
         // Once it is reaped nobody can say any more whether it came to exec; until then there is nobody else.
         if self.watched.exec.is_some() {
             if sys::peek(self.reaper.pid()) == Waited::NotYet {
+                self.reaper.commands().reap_all();
+                self.commands_ended(false);
                 return false;
             }
             self.take_exec();
@@ -211,9 +225,10 @@ impl<'a> Supervisor<'a> {
         if let Some(place) = place {
             let place = usize::from(place).min(MAX_STEPS);
             if let Some(Some(count)) = self.steps.get_mut(place) {
-                *count = count.saturating_add(found.reaped);
+                *count = count.saturating_add(found.reaped - found.commands);
             }
         }
+        self.commands_ended(found.gone);
         if found.gone {
             self.ladder.gone();
         } else if self.config.keep && self.started && self.ladder.lingers() && self.keep() {
@@ -227,9 +242,53 @@ impl<'a> Supervisor<'a> {
         self.reaper.proc().is_some_and(|proc| keep::everybody(proc, self.reaper.foreign(), tag))
     }
 
+    fn commands_ended(&mut self, all_gone: bool) {
+        while let Some((index, outcome)) = self.reaper.commands().take_ended() {
+            self.command_ended(index, outcome, all_gone);
+        }
+    }
+
+    fn command_ended(&mut self, index: u8, outcome: Outcome, all_gone: bool) {
+        self.report.command(index, outcome);
+        if let (Outcome::NotStarted(errno), None) = (outcome, self.config.report) {
+            let program = self.block(index).and_then(|block| self.vectors.args().nth(block.first));
+            crate::say::start_failed(
+                program.map_or(&b"--step"[..], CStr::to_bytes),
+                Stage::Exec as u8,
+                u16::from(errno),
+            );
+        }
+        if !all_gone && !outcome.succeeded() {
+            self.ladder.command_failed(index, sys::now_ms());
+        }
+    }
+
     // What is done
 
+    fn block(&self, index: u8) -> Option<Block> {
+        let index = usize::from(index);
+        let is_command = |at: &usize| self.config.stop.get(*at).is_some_and(|step| step.act == Act::Command);
+        self.config.step.nth((0..index).filter(is_command).count(), self.vectors.args())
+    }
+
+    fn start_command(&mut self, index: u8) {
+        let Some(block) = self.block(index) else { return };
+        let launch = Launch {
+            vectors: self.vectors,
+            block,
+            shim: rustix::process::getpid(),
+            directory: self.config.cd,
+            stderr: ![self.config.leash, self.config.report].contains(&Some(2)),
+        };
+        if let Err(errno) = self.reaper.commands().start(index, launch) {
+            let errno = u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX);
+            self.command_ended(index, Outcome::NotStarted(errno), false);
+        }
+    }
+
     fn take(&mut self, place: usize, index: u8, number: u8) {
+        // Whatever command an earlier step started has had its time.
+        self.reaper.commands().kill();
         if let Some(step) = self.steps.get_mut(place) {
             *step = Some(0);
         }
@@ -239,15 +298,15 @@ impl<'a> Supervisor<'a> {
 
     /// Signals those whom a step addresses; each signal is followed by CONT, so that a stopped process can
     /// heed it.
-    fn address(&self, step: Step) {
-        match (step.to, self.reaper.unreaped()) {
-            (To::Tree, _) => self.signal_tree(step.signal),
+    fn address(&self, number: u8, to: To) {
+        match (to, self.reaper.unreaped()) {
+            (To::Tree, _) => self.signal_tree(number),
             (To::Leader, Some(leader)) => {
-                let _ = sys::kill(leader, step.signal);
+                let _ = sys::kill(leader, number);
                 let _ = sys::kill(leader, signal::CONT);
             }
             (To::Group, Some(leader)) => {
-                for number in [step.signal, signal::CONT] {
+                for number in [number, signal::CONT] {
                     // Before its setsid the child is in our group and leads none.
                     if sys::kill_group(leader, number).is_err() {
                         let _ = sys::kill(leader, number);
@@ -286,17 +345,17 @@ impl<'a> Supervisor<'a> {
 
     /// Once none of those addressed lives, whoever lives on gets the step's signal too: a daemon that left the
     /// group would otherwise be waited for without ever having been told.
-    fn widen(&mut self, step: Step) {
+    fn widen(&mut self, number: u8, to: To) {
         let group = self.reaper.pid().as_raw_pid();
         let mut addressed_live = false;
-        if let (To::Group, Some(proc)) = (step.to, self.reaper.proc()) {
+        if let (To::Group, Some(proc)) = (to, self.reaper.proc()) {
             tree::walk(proc, self.reaper.foreign(), Order::ParentsFirst, &mut |met| {
                 addressed_live |=
                     !addressed_live && met.stat(proc).is_some_and(|stat| stat.pgrp == group && stat.lives());
             });
         }
         if !addressed_live {
-            self.signal_tree(step.signal);
+            self.signal_tree(number);
             self.ladder.widened();
         }
     }
@@ -320,7 +379,7 @@ impl<'a> Supervisor<'a> {
         };
         let steps = self.steps.iter().enumerate().filter_map(|(place, reaped)| {
             let (index, number) = match self.config.stop.get(place) {
-                Some(step) if place < MAX_STEPS => (u8::try_from(place).ok()?, step.signal),
+                Some(step) if place < MAX_STEPS => (u8::try_from(place).ok()?, step.number()),
                 _ => (Ladder::FINAL, signal::KILL),
             };
             Some((index, number, (*reaped)?))

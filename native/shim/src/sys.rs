@@ -13,6 +13,7 @@ use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, m
 use rustix::process::Pid;
 use syscalls::{Sysno, syscall};
 
+use crate::blocks::{Block, MAX_ARGUMENTS};
 use crate::report::Ended;
 use leash_tag::Limits;
 
@@ -100,6 +101,23 @@ impl Vectors {
         }
         // SAFETY: all three are valid, null-terminated and live across the call.
         match unsafe { syscall!(Sysno::execve, path.as_ptr(), argv, self.envp) } {
+            Ok(_) => Errno::NOEXEC,
+            Err(error) => errno(error),
+        }
+    }
+
+    /// Replaces this process by `path`, with the arguments of one block; returns only on failure.
+    #[must_use]
+    pub fn exec_block(self, path: &CStr, block: Block) -> Errno {
+        // Behind the block the vector goes on, so it has to be copied to end in a null.
+        let mut argv = [core::ptr::null::<c_char>(); MAX_ARGUMENTS + 1];
+        let indices = block.first..self.argc.min(block.first.saturating_add(block.count));
+        for (place, index) in argv.iter_mut().take(MAX_ARGUMENTS).zip(indices) {
+            // SAFETY: below argc.
+            *place = unsafe { *self.argv.add(index) };
+        }
+        // SAFETY: all three are valid, null-terminated and live across the call.
+        match unsafe { syscall!(Sysno::execve, path.as_ptr(), argv.as_ptr(), self.envp) } {
             Ok(_) => Errno::NOEXEC,
             Err(error) => errno(error),
         }
@@ -248,6 +266,7 @@ unsafe fn clone<F>(
     work: *mut F,
 ) -> isize {
     let result: isize;
+    // Registers by name: the compiler may choose the frame pointer or the link register, which the child clears.
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the child has a stack of its own and leaves this code by a call that does not return; for the
     // parent it is a system call like any other.
@@ -257,12 +276,12 @@ unsafe fn clone<F>(
             "test rax, rax",
             "jnz 2f",
             "xor ebp, ebp",
-            "mov rdi, {work}",
-            "call {begin}",
+            "mov rdi, r12",
+            "call r9",
             "ud2",
             "2:",
-            work = in(reg) work,
-            begin = in(reg) begin,
+            in("r12") work,
+            in("r9") begin,
             inlateout("rax") Sysno::clone as isize => result,
             in("rdi") flags,
             in("rsi") stack,
@@ -281,12 +300,12 @@ unsafe fn clone<F>(
             "cbnz x0, 2f",
             "mov x29, #0",
             "mov x30, #0",
-            "mov x0, {work}",
-            "blr {begin}",
+            "mov x0, x9",
+            "blr x10",
             "brk #1",
             "2:",
-            work = in(reg) work,
-            begin = in(reg) begin,
+            in("x9") work,
+            in("x10") begin,
             in("x8") Sysno::clone as isize,
             inlateout("x0") flags => result,
             in("x1") stack,

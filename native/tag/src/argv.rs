@@ -49,12 +49,13 @@ pub fn args(cmdline: &[u8]) -> impl Iterator<Item = &[u8]> {
     body.split(|&byte| byte == 0).filter(move |_| !empty)
 }
 
-/// The value of `--name=VALUE` among a shim's own options, those before `--`.
+/// The value of `--name=VALUE` among a shim's own options: those before `--` and before the commands of its ladder
+/// (`--step=COUNT`), whose arguments may look like anything.
 #[must_use]
 pub fn shim_option<'a>(cmdline: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     args(cmdline)
         .skip(1)
-        .take_while(|&arg| arg != b"--")
+        .take_while(|&arg| arg != b"--" && !arg.starts_with(b"--step="))
         .find_map(|arg| arg.strip_prefix(b"--")?.strip_prefix(name)?.strip_prefix(b"="))
 }
 
@@ -143,6 +144,15 @@ mod tests {
         ] {
             assert_eq!(name(other), None, "{other:?}");
         }
+    }
+
+    #[test]
+    fn options_end_at_a_command_of_the_ladder() {
+        let step =
+            ["leash-shim", "--run-id=s59m65f", "--stop=CMD:1", "--step=2", "x", "--owner=1:2", "--", "y"];
+        let cmdline = line(&step);
+        assert_eq!(shim_option(&cmdline, b"stop"), Some(&b"CMD:1"[..]));
+        assert_eq!(shim_option(&cmdline, b"owner"), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub enum Frame {
     Step { cause: u8, index: u8, signal: u8, ms: u32 },
     Exited { how: u8, status: u8 },
     Gone(Gone),
+    Command { index: u8, how: u8, status: u8, errno: u16 },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +67,7 @@ fn one(payload: &[u8]) -> Frame {
             let steps = (0..count).map(|_| (f.u8(), f.u8(), f.u32())).collect();
             Frame::Gone(Gone { how, status, cause, last, ms, passes, steps })
         }
+        7 => Frame::Command { index: f.u8(), how: f.u8(), status: f.u8(), errno: f.u16() },
         kind => panic!("unknown kind {kind}"),
     };
     assert!(fields.0.is_empty(), "nothing follows: {frame:?}");

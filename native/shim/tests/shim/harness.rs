@@ -189,6 +189,8 @@ pub struct Plan {
     pub run: RunId,
     command: Command,
     options: Vec<String>,
+    /// Behind all options.
+    steps: Vec<String>,
 }
 
 impl Plan {
@@ -214,11 +216,18 @@ impl Plan {
         // Of directories that may not be searched the lookup says EACCES.
         command.env("PATH", "/usr/local/bin:/usr/bin:/bin");
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        Self { run: new_run(), command, options: Vec::new() }
+        Self { run: new_run(), command, options: Vec::new(), steps: Vec::new() }
     }
 
     pub fn option(mut self, option: impl Into<String>) -> Self {
         self.options.push(option.into());
+        self
+    }
+
+    /// The next command of the ladder.
+    pub fn step(mut self, command: &[&str]) -> Self {
+        self.steps.push(format!("--step={}", command.len()));
+        self.steps.extend(command.iter().map(|&argument| argument.to_owned()));
         self
     }
 
@@ -250,7 +259,7 @@ impl Plan {
             self.options.push("--stdout=null".into());
         }
         self.command.arg(format!("--run-id={}", self.run));
-        self.command.args(&self.options).arg("--").args(worker);
+        self.command.args(&self.options).args(&self.steps).arg("--").args(worker);
         let mut child = self.command.spawn().expect("the shim starts");
         Tree {
             run: self.run,

@@ -121,6 +121,7 @@ fn kinds(frames: &[Frame]) -> Vec<String> {
             Frame::Step { signal, .. } => format!("step {signal}"),
             Frame::Exited { how, status } => format!("exited {how} {status}"),
             Frame::Gone(_) => "gone".into(),
+            Frame::Command { how, .. } => format!("command {how}"),
         })
         .collect()
 }

@@ -19,6 +19,7 @@ mod shapes;
 mod signals;
 mod start;
 mod stdio;
+mod step_command;
 mod stop;
 mod terminal;
 mod watch;

@@ -1,0 +1,102 @@
+defmodule Leash.StopCommand do
+  # A command as a step of the ladder, `{:cmd, [program | args], ms}`: what it may be, how the shim gets it, and what its
+  # end is called.
+  @moduledoc false
+
+  alias Leash.{Executable, Exit, Ladder, OptionsError, Posix, Schema, Shim, Signal}
+
+  # The shim has room for this many, the program included; native/PROTOCOL.md, section 1.
+  @max_arguments 32
+
+  # execve(2): one argument holds at most 32 pages (MAX_ARG_STRLEN), its NUL included.
+  @longest_argument 131_071
+
+  @type t :: [String.t(), ...]
+
+  @typedoc """
+  What became of a command: how it ended, why it could not be started, or nil where it was not heard of (it was killed
+  with what was left, or the shim was).
+  """
+  @type result ::
+          {:status, 0..255} | {:signal, Signal.t()} | {:error, Posix.t()} | nil
+
+  @typedoc "A step as it is reported: the command, or its index in the ladder."
+  @type step :: {:cmd, t() | byte() | nil}
+
+  @doc false
+  @spec max_arguments() :: pos_integer()
+  def max_arguments, do: @max_arguments
+
+  @doc "Whether it is a program and its arguments; whether there is such a program is `resolve/2`'s question."
+  @spec valid?(term()) :: boolean()
+  def valid?([program | args] = command),
+    do:
+      List.improper?(command) == false and length(args) < @max_arguments and Schema.text?(program) and
+        Enum.all?(args, &argument?/1)
+
+  def valid?(_other), do: false
+
+  defp argument?(argument) do
+    is_binary(argument) and byte_size(argument) <= @longest_argument and
+      :binary.match(argument, <<0>>) == :nomatch
+  end
+
+  @doc """
+  The command with its program's absolute path, looked up as a worker's own program is.
+
+  So a program that is not there is an error before anything starts, and not when it is needed.
+  """
+  @spec resolve(t(), String.t() | nil) :: {:ok, t()} | {:error, OptionsError.t()}
+  def resolve([program | args], directory) do
+    case Executable.find(program, directory) do
+      {:ok, path} -> {:ok, [path | args]}
+      {:error, problem} -> Schema.error(:stop, expected(problem), {:cmd, [program | args]})
+    end
+  end
+
+  defp expected(:not_in_path), do: "a command whose program is in PATH (enoent)"
+
+  defp expected({:type, type}),
+    do: "a command whose program is an executable file (it is a #{type})"
+
+  defp expected({:errno, number}),
+    do: "a command whose program is an executable file (errno #{number})"
+
+  defp expected(reason), do: "a command whose program is an executable file (#{reason})"
+
+  @doc "The shim's arguments for commands, in order, to stand directly before its `--`."
+  @spec arguments([t()]) :: [String.t()]
+  def arguments(commands),
+    do: Enum.flat_map(commands, &["--step=#{length(&1)}" | &1])
+
+  @doc "What the shim's report says of a command's end."
+  @spec result(0..3, byte(), non_neg_integer()) :: result()
+  def result(0, _status, errno), do: {:error, Posix.name(errno)}
+  def result(1, status, _errno), do: {:status, status}
+  def result(_killed_or_dumped, signal, _errno), do: {:signal, Signal.name(signal)}
+
+  @doc """
+  A report with commands instead of their indices, from the ladder that the shim was given; `results` is what earlier
+  reports said of them, by index.
+  """
+  @spec named(Shim.report(), Ladder.t(), %{optional(byte()) => result()}) :: Shim.report()
+  def named({:step, cause, {:cmd, index}, ms}, stop, _results),
+    do: {:step, cause, {:cmd, Ladder.command(stop, index)}, ms}
+
+  def named({:gone, %Exit{step: nil}} = report, _stop, _results), do: report
+
+  def named({:gone, exit}, stop, results) do
+    steps =
+      Enum.map(exit.steps, fn
+        %{command: index} = step ->
+          %{step | command: Ladder.command(stop, index), result: results[index]}
+
+        step ->
+          step
+      end)
+
+    {:gone, %Exit{exit | steps: steps}}
+  end
+
+  def named(report, _stop, _results), do: report
+end

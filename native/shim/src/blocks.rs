@@ -1,0 +1,163 @@
+//! Where on the command line the commands of the ladder are: `--step=COUNT` and so many arguments each, one after
+//! the other, the last options before `--`.
+//!
+//! Last, so that whoever reads a shim's options from outside can stop at the first of them: what follows is somebody
+//! else's command and may look like anything. Read again when it is needed, so that it takes no memory until then.
+
+use core::ffi::CStr;
+
+use crate::args::Wrong;
+
+/// The arguments of one command at most, its program included.
+pub const MAX_ARGUMENTS: usize = 32;
+
+/// The option, its `=` included.
+pub const OPTION: &[u8] = b"--step=";
+
+/// One command: its program's index in the argument vector, and how many arguments it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    pub(crate) first: usize,
+    pub(crate) count: usize,
+}
+
+/// All of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Blocks {
+    /// The first option's index, 0 while there is none.
+    begin: usize,
+    count: usize,
+}
+
+impl Blocks {
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Takes the block that begins with this argument out of those that follow it. `false` where it begins none.
+    ///
+    /// # Errors
+    ///
+    /// Its number is none or too large, or there are not so many arguments.
+    pub(crate) fn take<'a>(
+        &mut self,
+        index: usize,
+        arg: &'a CStr,
+        rest: &mut impl Iterator<Item = (usize, &'a CStr)>,
+    ) -> Result<bool, Wrong<'a>> {
+        let Some(value) = arg.to_bytes().strip_prefix(OPTION) else { return Ok(false) };
+        let wrong = |expected| Wrong { option: b"--step", expected, value };
+        let count = length(arg).ok_or(wrong("a number of arguments, 1 to 32"))?;
+        let mut found = 0usize;
+        for (_, argument) in rest.take(count) {
+            if found == 0 && argument.is_empty() {
+                return Err(wrong("a program as the first argument after it"));
+            }
+            found += 1;
+        }
+        if found < count {
+            return Err(wrong("as many arguments after it as it says"));
+        }
+        if self.count == 0 {
+            self.begin = index;
+        }
+        self.count += 1;
+        Ok(true)
+    }
+
+    /// The block of this number, counted from 0, among the same arguments.
+    pub(crate) fn nth<'a>(&self, number: usize, args: impl Iterator<Item = &'a CStr>) -> Option<Block> {
+        if number >= self.count {
+            return None;
+        }
+        let mut args = args.skip(self.begin);
+        let mut at = self.begin;
+        for _ in 0..number {
+            let count = length(args.next()?)?;
+            args.nth(count.checked_sub(1)?)?;
+            at += count + 1;
+        }
+        Some(Block { first: at + 1, count: length(args.next()?)? })
+    }
+}
+
+fn length(arg: &CStr) -> Option<usize> {
+    let text = core::str::from_utf8(arg.to_bytes().strip_prefix(OPTION)?).ok()?;
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|count| digits && (1..=MAX_ARGUMENTS).contains(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::ffi::CString;
+    use std::string::String;
+    use std::vec::Vec;
+
+    fn strings(args: &[String]) -> Vec<CString> {
+        args.iter().map(|arg| CString::new(arg.as_str()).unwrap()).collect()
+    }
+
+    /// The blocks at the front, and the index of what follows.
+    fn read(args: &[CString]) -> Result<(Blocks, usize), Wrong<'_>> {
+        let mut blocks = Blocks::default();
+        let mut rest = args.iter().map(CString::as_c_str).enumerate().skip(1);
+        while let Some((index, arg)) = rest.next() {
+            if !blocks.take(index, arg, &mut rest)? {
+                return Ok((blocks, index));
+            }
+        }
+        Ok((blocks, args.len()))
+    }
+
+    proptest! {
+        /// Whatever the commands are, options and `--` among their arguments included.
+        #[test]
+        fn what_was_written_is_read(
+            commands in proptest::collection::vec(
+                ("[a-z/-]{1,5}", proptest::collection::vec("-{0,2}(step=)?[a-z0-9=]{0,4}", 0..=31)), 0..=8)
+        ) {
+            let mut args = std::vec![String::from("leash-shim")];
+            for (program, arguments) in &commands {
+                args.push(std::format!("--step={}", arguments.len() + 1));
+                args.push(program.clone());
+                args.extend(arguments.iter().cloned());
+            }
+            args.push("--".into());
+            let args = strings(&args);
+            let (blocks, end) = read(&args).unwrap();
+            prop_assert_eq!((blocks.count(), end), (commands.len(), args.len() - 1));
+            for (number, (program, arguments)) in commands.iter().enumerate() {
+                let block = blocks.nth(number, args.iter().map(CString::as_c_str)).unwrap();
+                let found = &args[block.first..block.first + block.count];
+                let mut written = std::vec![program.clone()];
+                written.extend(arguments.iter().cloned());
+                prop_assert_eq!(found, &strings(&written)[..]);
+            }
+            prop_assert_eq!(blocks.nth(commands.len(), args.iter().map(CString::as_c_str)), None);
+        }
+
+        #[test]
+        fn nothing_panics(args in proptest::collection::vec("(--step=[0-9]{0,3})?[ -~]{0,4}", 0..12)) {
+            let args = strings(&args);
+            if let Ok((blocks, _)) = read(&args) {
+                for number in 0..4 {
+                    let _ = blocks.nth(number, args.iter().skip(1).map(CString::as_c_str));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_refused() {
+        for count in ["", "0", "33", "-1", "+1", "1x", "99999999999999999999999"] {
+            let mut args = std::vec![String::from("leash-shim"), std::format!("--step={count}")];
+            args.extend((0..40).map(|_| String::from("x")));
+            let args = strings(&args);
+            assert_eq!(read(&args).unwrap_err().option, b"--step", "{count}");
+        }
+    }
+}
