@@ -62,7 +62,7 @@ defmodule Leash.Attachment do
     einval: {:refused, :ancestor},
     ebusy: {:refused, :marked},
     eloop: {:refused, :no_depth},
-    enosys: :no_proc
+    enoent: :no_proc
   }
 
   @spec schema() :: Schema.t()

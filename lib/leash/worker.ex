@@ -173,9 +173,12 @@ defmodule Leash.Worker do
   @doc """
   What is known about a worker: `:run_id`, `:worker` (its number), `:group`, `:os_pid`, `:shim_pid`,
   `:command`, `:args`, `:state` (`:running` or `:ending`), `:started_at` (`DateTime`), and `:mark`: whether the
-  mark could be set (`:set`, `:off`, `:no_depth`, `{:error, posix}`).
+  mark could be set (`:set`, `:off`, `:no_depth`, `{:error, posix}`). Of what `Leash.attach/2` took over also `:not_covered`.
   """
   @spec info(worker()) :: %{
+          optional(:not_covered) => [
+            %{pid: pos_integer(), command: String.t(), why: :escaped | :unmarked}
+          ],
           run_id: Leash.RunId.t(),
           worker: pos_integer(),
           group: Leash.group() | nil,

@@ -242,6 +242,16 @@ defmodule Leash.AttachTest do
       end
     end
 
+    test "ends it when the shim is killed" do
+      target = target(:daemon)
+      decoy = start_decoy("beside")
+      {_vm, attachment} = guest_with(target)
+      go(target)
+      Observer.signal(attachment.shim, "KILL")
+      assert_ended(target, attachment)
+      assert_unharmed(decoy)
+    end
+
     test "that is killed with the shim leaves it to the next start's sweep" do
       target = target(:daemon)
       decoy = start_decoy("beside")

@@ -71,7 +71,7 @@ pub(crate) fn begin<'a>(
     }
     let signals = sys::signal_fd(u64::MAX).map_err(at)?;
     // Without it nobody of the tree could be found, or known for what he is.
-    let proc = Proc::open(shim).ok_or(at(Errno::NOSYS))?;
+    let proc = Proc::open(shim).ok_or(at(Errno::NOENT))?;
     let table = proc.table().map_err(at)?;
     let owner = match prepare::owner(config.owner, Some(&proc)) {
         Owner::Watched(fd) => Some(fd),

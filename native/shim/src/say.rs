@@ -19,6 +19,7 @@ pub(crate) fn wrong(wrong: &Wrong<'_>) {
 pub(crate) fn not_attached(pid: i32, errno: u16) {
     let number = Text::<16>::new().number(i64::from(pid));
     let why: &[u8] = match errno {
+        2 => b"no /proc of this pid namespace",
         16 => b"it carries a mark of Leash already",
         22 => b"an ancestor, or a thread of the kernel",
         40 => b"too many runs in one another",

@@ -1,6 +1,6 @@
 //! A process that somebody else started. It is this test's child and not the shim's.
 
-use crate::adversary::ROLE;
+use crate::adversary::{QUEUED, ROLE, SIGNALLED};
 use crate::frames::Frame;
 use crate::harness::*;
 use leash_tag::{Limits, Mark};
@@ -145,7 +145,7 @@ fn who_lingers_may_take_his_time_and_is_not_waited_for_longer() {
 }
 
 #[test]
-fn each_gets_a_step_s_signal_once_and_a_sibling_in_its_group_never() {
+fn a_step_to_the_group_reaches_those_of_the_tree_in_it_and_no_sibling() {
     let dir = Dir::new();
     let note = |name: &str| format!("trap 'echo T >> {}' TERM; ", dir.path(name));
     // The sibling is in the target's group, and no child of it.
@@ -168,6 +168,30 @@ fn each_gets_a_step_s_signal_once_and_a_sibling_in_its_group_never() {
         ("T\n".into(), "T\n".into(), String::new())
     );
     assert!(lives(outer.pid()) && marks(outer.pid()).is_none());
+}
+
+#[test]
+fn each_gets_a_step_s_signal_exactly_once() {
+    for to in ["group", "tree"] {
+        let mut target = adversary("counts");
+        let mut tree = attached(Plan::vm().option(format!("--stop={QUEUED}:300@{to}")), &target);
+        target.go();
+        tree.grown(2);
+        until("both wait for it", || tree.members().iter().all(|&pid| waits(pid)));
+        assert_eq!(tree.let_go().gone().last, 255);
+        let mut said = Vec::new();
+        target.0.stdout.take().unwrap().read_to_end(&mut said).unwrap();
+        assert_eq!(said.iter().filter(|&&byte| byte == SIGNALLED).count(), 2, "{to}");
+    }
+}
+
+/// Whether the signal is blocked, and so waited for.
+fn waits(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t"));
+    blocked
+        .and_then(|mask| u64::from_str_radix(mask, 16).ok())
+        .is_some_and(|mask| mask & 1 << (QUEUED - 1) != 0)
 }
 
 #[test]
