@@ -88,7 +88,7 @@ pub(crate) fn begin<'a>(
         2 => return Err(at(Errno::LOOP)),
         _ => return Err(at(Errno::from_raw_os_error(i32::from(mark.errno)))),
     }
-    let Target { pid, fd, pgrp } = Target::open(target, &proc, tag).map_err(at)?;
+    let Target { pid, fd, pgrp } = Target::open(target, &proc).map_err(at)?;
     // From here on there is something to undo, and so to supervise.
     match marking::mark(pid, fd.as_fd(), tag) {
         Marking::Done | Marking::Before => {}

@@ -1,11 +1,9 @@
 //! The process that is to be attached: who it is, and whether it may be.
 
-use leash_tag::Mark;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, getpid, getppid};
 
-use crate::marking::Tag;
 use crate::proc_file::{Proc, Stat};
 use crate::sys;
 use crate::tree::ended;
@@ -26,8 +24,8 @@ impl Target {
     /// # Errors
     ///
     /// `ESRCH`: it has ended, or its number is another's. `EINVAL`: pid 1, this process, an ancestor of it, a thread
-    /// of the kernel. `EBUSY`: it has a mark. `EPERM`: it may not be signalled.
-    pub(crate) fn open((pid, ticks): (i32, Option<u64>), proc: &Proc, tag: Tag) -> Result<Self, Errno> {
+    /// of the kernel. `EPERM`: it may not be signalled.
+    pub(crate) fn open((pid, ticks): (i32, Option<u64>), proc: &Proc) -> Result<Self, Errno> {
         let pid = Pid::from_raw(pid).ok_or(Errno::INVAL)?;
         if pid.is_init() || pid == getpid() {
             return Err(Errno::INVAL);
@@ -38,15 +36,11 @@ impl Target {
             other => other,
         })?;
         let stat = proc.stat(pid).map_err(gone)?;
-        let limits = proc.locks_limits(pid).map_err(gone)?;
         if ended(fd.as_fd()) || ticks.is_some_and(|ticks| ticks != stat.start_ticks) {
             return Err(Errno::SRCH);
         }
         if stat.kernel_thread || is_ancestor(pid, proc)? {
             return Err(Errno::INVAL);
-        }
-        if Mark::decode(limits).is_some() && limits != tag.inherited {
-            return Err(Errno::BUSY);
         }
         sys::pidfd_signal(fd.as_fd(), 0)?;
         Ok(Self { pid, fd, pgrp: stat.pgrp })

@@ -1,6 +1,6 @@
 //! A process that somebody else started. It is this test's child and not the shim's.
 
-use crate::adversary::{QUEUED, ROLE, SIGNALLED};
+use crate::adversary::{QUEUED, ROLE, SIGNALLED, WAITING};
 use crate::frames::Frame;
 use crate::harness::*;
 use leash_tag::{Limits, Mark};
@@ -176,22 +176,18 @@ fn each_gets_a_step_s_signal_exactly_once() {
         let mut target = adversary("counts");
         let mut tree = attached(Plan::vm().option(format!("--stop={QUEUED}:300@{to}")), &target);
         target.go();
-        tree.grown(2);
-        until("both wait for it", || tree.members().iter().all(|&pid| waits(pid)));
+        let mut stdout = target.0.stdout.take().unwrap();
+        for waiting in 0..2 {
+            let mut byte = [0];
+            while byte[0] != WAITING {
+                assert_eq!(stdout.read(&mut byte).unwrap(), 1, "{waiting}");
+            }
+        }
         assert_eq!(tree.let_go().gone().last, 255);
         let mut said = Vec::new();
-        target.0.stdout.take().unwrap().read_to_end(&mut said).unwrap();
+        stdout.read_to_end(&mut said).unwrap();
         assert_eq!(said.iter().filter(|&&byte| byte == SIGNALLED).count(), 2, "{to}");
     }
-}
-
-/// Whether the signal is blocked, and so waited for.
-fn waits(pid: i32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t"));
-    blocked
-        .and_then(|mask| u64::from_str_radix(mask, 16).ok())
-        .is_some_and(|mask| mask & 1 << (QUEUED - 1) != 0)
 }
 
 #[test]
@@ -239,7 +235,7 @@ fn signals_to_the_shim_end_it_gently_and_at_once() {
 fn who_sheds_the_mark_is_ended_as_long_as_it_is_below() {
     // A soft limit anybody may lower; it held the worker's number.
     let mut target = Target::sh(
-        "read go; prlimit --pid $$ --locks=0:; sleep 41 & echo ready; trap '' TERM; sleep 42; sleep 43",
+        "read go; prlimit --pid $$ --locks=0:; sleep 41 & echo ready; trap '' TERM; while :; do sleep 0.1; done",
     );
     let mut tree = attached(Plan::vm().option("--stop=TERM:100"), &target);
     target.go();
