@@ -149,7 +149,10 @@ fn who_escaped_before_is_named_by_session_and_group() {
     let (escaped, left, child) = (pid(), pid(), pid());
     settle(target.pid());
     wait_until("it to be below nobody of the tree", || {
-        std::fs::read_to_string(format!("/proc/{child}/comm")).is_ok_and(|comm| comm == "sleep\n")
+        let sleeps = |pid: &u32| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "sleep\n")
+        };
+        [escaped, left, child].iter().all(sleeps)
     });
     mark(&target, &vm, Some(1));
     let report = not_covered(target.pid(), vm.run, 1).unwrap();

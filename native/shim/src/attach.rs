@@ -30,6 +30,9 @@ const LOOK_MS: (u64, u64) = (1, 32);
 /// How long those who are there are marked, at most: a tree that grows faster is not followed for ever.
 const MARKING_MS: u64 = 2_000;
 
+/// Passes of SIGKILL that wait for a process to be stopped: one that is traced may never be.
+const PATIENT_PASSES: u32 = 10;
+
 /// One attached tree.
 pub(crate) struct Attached<'a> {
     config: &'a Config<'a>,
@@ -345,11 +348,27 @@ impl Attached<'_> {
     }
 
     fn kill_pass(&mut self, stop_first: bool) {
-        if stop_first {
+        let shed = self.has_shed_its_mark();
+        if stop_first || shed {
             self.everybody(Order::ParentsFirst, None, &[signal::STOP]);
+        }
+        // A child that it starts behind the walk would be nobody's once it is gone. Most often the next pass finds
+        // it stopped.
+        if shed && self.ladder.passes() < PATIENT_PASSES && !self.is_halted() {
+            return;
         }
         let pass = self.everybody(Order::ChildrenFirst, None, &[signal::KILL]);
         self.note(pass);
+    }
+
+    /// Whatever it starts has no mark either then.
+    fn has_shed_its_mark(&self) -> bool {
+        let bears = || self.proc.locks_limits(self.pid).is_ok_and(|limits| self.bearers().includes(limits));
+        self.leader().is_some() && !bears()
+    }
+
+    fn is_halted(&self) -> bool {
+        self.proc.stat(self.pid).is_ok_and(|stat| stat.stopped() || stat.blocked() || !stat.lives())
     }
 
     fn finish(&self) -> u8 {
