@@ -238,14 +238,8 @@ impl Attached<'_> {
 
     /// Whoever is found to live is a witness; several passes that find nobody are the proof.
     fn look_for_witness(&mut self, now: u64) {
-        let kills = self.ladder.current() == Some(Ladder::FINAL);
         let mut witness = None;
-        let pass = self.bearers().pass(&mut |_, fd| {
-            if kills {
-                send(fd.as_fd(), &[signal::KILL]);
-            }
-            witness = Some(fd);
-        });
+        let pass = self.bearers().pass(&mut |_, fd| witness = Some(fd));
         self.watched.witness = witness;
         let (_, pause) = self.look;
         self.look = if pass.living > 0 || pass.hole {

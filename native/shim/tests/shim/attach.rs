@@ -256,7 +256,7 @@ fn adversary(role: &str) -> Target {
 
 #[test]
 fn processes_that_hop_on_and_on_are_caught() {
-    for role in ["scattered-hoppers:4", "hoppers:4"] {
+    for role in ["scattered-hoppers:16", "hoppers:16"] {
         let mut target = adversary(role);
         let mut tree = attached(Plan::vm().option("--stop=TERM:50"), &target);
         target.go();
