@@ -7,8 +7,8 @@ defmodule Leash.Exit do
   the shim was killed, no process with the worker's tag was found any more; or what is left was kept on purpose.
 
     * `:status` - the worker's exit status, `nil` when a signal ended it
-    * `:signal` - the signal that ended the worker, `nil` when it exited. Both are `nil` of a worker that was adopted: how it
-      ended only its shim saw
+    * `:signal` - the signal that ended the worker, `nil` when it exited. Both are `nil` of a worker that was adopted (how it ended only
+      its shim saw), and of what `Leash.attach/2` took over (only its parent learns it)
     * `:core_dumped?` - whether it left a core dump
     * `:cause` - why the tree was ended: `:exited` (the worker ended by itself), `:kept` (it ended by itself, and what
       it left goes on, as `on_exit: :keep` says), `:stop` (asked to
@@ -66,7 +66,7 @@ defmodule Leash.Exit do
   or `{:signal, name}` otherwise.
 
   `:normal` means that a supervisor does not restart a `:transient` worker that succeeded. It is `:normal`, too, where nobody
-  saw how an adopted worker ended.
+  saw how it ended: of an adopted worker, and of what `Leash.attach/2` took over.
   """
   @spec reason(t()) :: :normal | {:exit_status, 1..255} | {:signal, Signal.t()}
   def reason(%__MODULE__{status: 0}), do: :normal

@@ -8,10 +8,11 @@ defmodule Leash.Shim do
           {:ready,
            %{shim: pos_integer(), mark: :set | :off | :no_depth | {:error, pos_integer()}}}
           | {:started, pos_integer()}
+          | {:attached, pos_integer(), marked :: pos_integer(), unmarked :: non_neg_integer()}
           | {:start_failed, atom(), pos_integer()}
           | {:step, Exit.cause(), Signal.t() | StopCommand.step(), ms :: non_neg_integer()}
           | {:command, index :: byte(), StopCommand.result()}
-          | {:exited, {:status, byte()} | {:signal, Signal.t()}}
+          | {:exited, {:status, byte()} | {:signal, Signal.t()} | :unknown}
           | {:gone, Exit.t()}
           | {:unknown, binary()}
 
@@ -56,6 +57,10 @@ defmodule Leash.Shim do
     [{~c"LEASH_RUN", if(tag, do: String.to_charlist(tag), else: false)}]
   end
 
+  defp args(run, number, %{attach: attach} = options, {leash, report}, _stdio_name) do
+    head(run, number, leash, options) ++ ["--report=#{report}", "--attach=" <> attach.option]
+  end
+
   defp args(run, number, options, {leash, report}, stdio_name) do
     arguments(run, number, leash, options, [
       "--report=#{report}",
@@ -68,16 +73,9 @@ defmodule Leash.Shim do
   end
 
   defp arguments(run, number, leash, options, more) do
-    # The first ones are looked for at exactly these positions by other runs.
     List.flatten([
-      "--run-id=#{run.id}",
-      "--worker=#{number}",
-      detached(options),
-      "--leash=#{leash}",
-      if(run.shim_owner, do: "--owner=" <> run.shim_owner, else: []),
+      head(run, number, leash, options),
       "--stderr=" <> target(options.stderr),
-      "--stop=" <> Ladder.to_option(options.stop),
-      "--linger=#{linger(options.linger)}",
       if(options.arg0, do: "--arg0=" <> options.arg0, else: []),
       limits(options.limits),
       if(options.mark, do: [], else: "--no-mark"),
@@ -86,6 +84,19 @@ defmodule Leash.Shim do
       "--",
       options.command | options.args
     ])
+  end
+
+  # The first ones are looked for at exactly these positions by other runs.
+  defp head(run, number, leash, options) do
+    [
+      "--run-id=#{run.id}",
+      "--worker=#{number}",
+      detached(options),
+      "--leash=#{leash}",
+      "--stop=" <> Ladder.to_option(options.stop),
+      "--linger=#{linger(options.linger)}"
+      | if(run.shim_owner, do: ["--owner=" <> run.shim_owner], else: [])
+    ]
   end
 
   defp detached(%{on_exit: :detach, name: name}),
@@ -125,7 +136,8 @@ defmodule Leash.Shim do
     10 => :cd,
     11 => :exec,
     12 => :owner,
-    13 => :limits
+    13 => :limits,
+    14 => :attach
   }
 
   @doc """
@@ -139,6 +151,7 @@ defmodule Leash.Shim do
   end
 
   def report(<<2, pid::32>>), do: {:started, pid}
+  def report(<<2, pid::32, marked::32, unmarked::32>>), do: {:attached, pid, marked, unmarked}
 
   def report(<<3, stage, errno::16>>), do: {:start_failed, Map.get(@stages, stage, stage), errno}
 
@@ -166,6 +179,7 @@ defmodule Leash.Shim do
     case how(how, value) do
       {:status, status} -> {:gone, %Exit{exit | status: status}}
       {:signal, signal} -> {:gone, %Exit{exit | signal: signal}}
+      :unknown -> {:gone, exit}
     end
   end
 
@@ -177,6 +191,9 @@ defmodule Leash.Shim do
   defp taken(index, 0, reaped), do: %{signal: nil, command: index, result: nil, reaped: reaped}
   defp taken(_index, signal, reaped), do: %{signal: Signal.name(signal), reaped: reaped}
 
+
+  # Of a process that is not the shim's child.
+  defp how(0, _nothing), do: :unknown
   defp how(1, status), do: {:status, status}
   defp how(_killed_or_dumped, signal), do: {:signal, Signal.name(signal)}
 

@@ -8,8 +8,11 @@ defmodule Leash.Workers do
 
   alias Leash.{Ladder, Native}
 
-  @typedoc "A `Leash.Worker`, one of a command's or a stream's, a port of `Leash.open_port/3`, or what `Leash.adopt/2` took over."
-  @type kind :: :worker | :command | :port | :adopted
+  @typedoc """
+  A `Leash.Worker`, one of a command's or a stream's, a port of `Leash.open_port/3`, or what `Leash.attach/2` or `Leash.adopt/2`
+  took over.
+  """
+  @type kind :: :worker | :command | :port | :attachment | :adopted
 
   @typedoc """
   `nil` for a tree that ends with its process, `:own` for one that this run detached, a description of one that another

@@ -18,6 +18,8 @@ pub struct Workers {
     pub outliving: HashSet<u16>,
     /// Where the run is another's and the workers were adopted.
     pub adopted: Option<Adopted>,
+    /// Those of the numbers whose trees somebody else started: what has their mark may be older than the VM.
+    pub attached: HashSet<u16>,
 }
 
 /// What tells the processes of an adopted tree from others that wear the same run and number.
@@ -36,6 +38,12 @@ enum Belongs {
 }
 
 impl Workers {
+    /// Those of these numbers whose trees this VM started, and which end with it.
+    #[must_use]
+    pub fn of(run: RunId, numbers: HashSet<u16>) -> Self {
+        Self { run, numbers, outliving: HashSet::new(), adopted: None, attached: HashSet::new() }
+    }
+
     /// Whether a mark says already that a process is another worker's.
     pub(crate) fn is_others(&self, mark: &Mark) -> bool {
         mark.run() == self.run && mark.worker().is_some_and(|number| !self.numbers.contains(&number.get()))
@@ -60,6 +68,11 @@ impl Workers {
                 .map(Mark::depth),
         };
         self.is_outliving(mark) && depth == Some(mark.depth())
+    }
+
+    fn is_attached(&self, seen: &Seen) -> bool {
+        let mark = seen.mark.present().filter(|mark| mark.run() == self.run);
+        mark.and_then(|mark| mark.worker()).is_some_and(|number| self.attached.contains(&number.get()))
     }
 
     fn belongs(&self, host: &Host, seen: &Seen) -> Belongs {
@@ -104,7 +117,7 @@ impl Workers {
             return decide(Verdict::LiveRunOwner, "it owns a live run, or descends from an owner of one");
         }
         let began = self.adopted.map_or(host.me().start_ticks, |adopted| adopted.start_ticks);
-        if seen.identity.start_ticks < began {
+        if seen.identity.start_ticks < began && !self.is_attached(seen) {
             let than = if self.adopted.is_some() { "its shim" } else { "this VM" };
             return decide(Verdict::PredatesOwner, &format!("it is older than {than}"));
         }

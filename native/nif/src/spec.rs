@@ -73,6 +73,7 @@ impl<'a> Map<'a> {
             numbers: HashSet::from_iter(numbers),
             outliving: HashSet::from_iter(self.get::<Vec<u16>>(atoms::outliving())?.unwrap_or_default()),
             adopted: self.adopted()?,
+            attached: HashSet::from_iter(self.get::<Vec<u16>>(atoms::attached())?.unwrap_or_default()),
         })
     }
 

@@ -10,9 +10,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::process::Pid;
 
-use crate::args::MAX_STEPS;
+use crate::args::{Act, Config, MAX_STEPS};
 use crate::blocks::Block;
-use crate::report::Ended;
+use crate::report::{Ended, Report, Stage};
 use crate::spawn;
 use crate::sys::{self, Child, Memory, Vectors, Waited, signal};
 
@@ -27,6 +27,24 @@ pub(crate) struct Launch {
     pub(crate) stderr: bool,
 }
 
+impl Launch {
+    /// The command of a step.
+    pub(crate) fn of(config: &Config<'static>, vectors: Vectors, index: u8) -> Option<Self> {
+        Some(Self {
+            vectors,
+            block: block(config, vectors, index)?,
+            shim: rustix::process::getpid(),
+            directory: config.cd,
+            stderr: ![config.leash, config.report].contains(&Some(2)),
+        })
+    }
+}
+
+fn block(config: &Config<'_>, vectors: Vectors, index: u8) -> Option<Block> {
+    let is_command = |at: &usize| config.stop.get(*at).is_some_and(|step| step.act == Act::Command);
+    config.step.nth((0..usize::from(index)).filter(is_command).count(), vectors.args())
+}
+
 /// What became of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -37,6 +55,20 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    pub(crate) fn not_started(errno: Errno) -> Self {
+        Self::NotStarted(u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX))
+    }
+
+    /// Says it to the VM, or where there is none, and it could not be started, to whoever reads stderr.
+    pub(crate) fn tell(self, index: u8, report: Report<'_>, config: &Config<'_>, vectors: Vectors) {
+        report.command(index, self);
+        if let (Self::NotStarted(errno), None) = (self, config.report) {
+            let program = block(config, vectors, index).and_then(|block| vectors.args().nth(block.first));
+            let program = program.map_or(&b"--step"[..], CStr::to_bytes);
+            crate::say::start_failed(program, Stage::Exec as u8, u16::from(errno));
+        }
+    }
+
     pub(crate) fn succeeded(self) -> bool {
         self == Self::Ended(Ended { how: Ended::EXITED, value: 0 })
     }

@@ -1,10 +1,8 @@
 //! One tree: what happens to it, and doing what the ladder says is due.
 
-use core::ffi::CStr;
 use rustix::io::Errno;
 
-use crate::args::{Act, Config, MAX_STEPS, To};
-use crate::blocks::Block;
+use crate::args::{Config, MAX_STEPS, To};
 use crate::command::{Launch, Outcome};
 use crate::keep::{self, Tag};
 use crate::ladder::{Cause, Deed, Ladder};
@@ -14,9 +12,6 @@ use crate::report::{End, Ended, Report, Stage};
 use crate::sys::{self, Child, Vectors, Waited, signal};
 use crate::tree::{self, Order, Walked};
 use crate::watched::Watched;
-
-/// Reads of pending signals in one go: whoever floods us with them must not keep us from the rest.
-const SIGNAL_READS: usize = 4;
 
 /// A worker that nothing happens to for so long is one that stays.
 const SETTLE_MS: u64 = 20;
@@ -126,20 +121,8 @@ impl<'a> Supervisor<'a> {
     }
 
     fn take_signals(&mut self) {
-        let mut buffer = [0u8; 128 * 4];
-        for _ in 0..SIGNAL_READS {
-            let Ok(len @ 1..) = rustix::io::read(&self.watched.signals, &mut buffer) else { return };
-            let last = len < buffer.len();
-            for info in buffer.get(..len).unwrap_or_default().chunks_exact(128) {
-                // struct signalfd_siginfo: ssi_signo at 0, ssi_code at 8, ssi_pid at 12 (signalfd(2)).
-                let field = |at: usize| info.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
-                if let (Some(&number), Some(code), Some(sender)) = (info.first(), field(8), field(12)) {
-                    self.signalled(number, i32::from_ne_bytes(code), u32::from_ne_bytes(sender));
-                }
-            }
-            if last {
-                return;
-            }
+        for (number, code, sender) in self.watched.take_signals() {
+            self.signalled(number, code, sender);
         }
     }
 
@@ -249,15 +232,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn command_ended(&mut self, index: u8, outcome: Outcome, all_gone: bool) {
-        self.report.command(index, outcome);
-        if let (Outcome::NotStarted(errno), None) = (outcome, self.config.report) {
-            let program = self.block(index).and_then(|block| self.vectors.args().nth(block.first));
-            crate::say::start_failed(
-                program.map_or(&b"--step"[..], CStr::to_bytes),
-                Stage::Exec as u8,
-                u16::from(errno),
-            );
-        }
+        outcome.tell(index, self.report, self.config, self.vectors);
         if !all_gone && !outcome.succeeded() {
             self.ladder.command_failed(index, sys::now_ms());
         }
@@ -265,24 +240,10 @@ impl<'a> Supervisor<'a> {
 
     // What is done
 
-    fn block(&self, index: u8) -> Option<Block> {
-        let index = usize::from(index);
-        let is_command = |at: &usize| self.config.stop.get(*at).is_some_and(|step| step.act == Act::Command);
-        self.config.step.nth((0..index).filter(is_command).count(), self.vectors.args())
-    }
-
     fn start_command(&mut self, index: u8) {
-        let Some(block) = self.block(index) else { return };
-        let launch = Launch {
-            vectors: self.vectors,
-            block,
-            shim: rustix::process::getpid(),
-            directory: self.config.cd,
-            stderr: ![self.config.leash, self.config.report].contains(&Some(2)),
-        };
+        let Some(launch) = Launch::of(self.config, self.vectors, index) else { return };
         if let Err(errno) = self.reaper.commands().start(index, launch) {
-            let errno = u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX);
-            self.command_ended(index, Outcome::NotStarted(errno), false);
+            self.command_ended(index, Outcome::not_started(errno), false);
         }
     }
 

@@ -1,0 +1,418 @@
+//! A process that somebody else started, and its tree: watched, and ended by the same ladder.
+//!
+//! It is no child of ours, so nothing here is reaped and no `ECHILD` proves anything. Whoever belongs to it carries
+//! the mark, given to those who were there and inherited by all who came later, or is below it while it lives. It is
+//! gone when its pidfd says so and passes over all processes find no bearer of the mark.
+//!
+//! While it lives, its pidfd is all that is needed; afterwards somebody who was found alive stands witness that there
+//! is a tree, and a pass is made when he ends. So nothing is looked at while nothing happens.
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use crate::args::{Config, MAX_STEPS, To};
+use crate::command::{Commands, Launch, Outcome};
+use crate::ladder::{Cause, Deed, Ladder};
+use crate::marked::{Bearers, Calm, Pass, send};
+use crate::marking::{self, Marking, Tag};
+use crate::prepare::{self, Owner};
+use crate::proc_file::{Proc, own_pid};
+use crate::report::{End, Ended, Failed, Report, Stage};
+use crate::run;
+use crate::sys::{self, Vectors, signal};
+use crate::target::Target;
+use crate::tree::{self, Met, Order, Walked};
+use crate::watched::Watched;
+
+/// Between two passes that find somebody else each time: doubled from the first to the last.
+const LOOK_MS: (u64, u64) = (1, 32);
+
+/// How long those who are there are marked, at most: a tree that grows faster is not followed for ever.
+const MARKING_MS: u64 = 2_000;
+
+/// Passes of SIGKILL that wait for a process to be stopped: one that is traced may never be.
+const PATIENT_PASSES: u32 = 10;
+
+/// One attached tree.
+pub(crate) struct Attached<'a> {
+    config: &'a Config<'static>,
+    vectors: Vectors,
+    report: Report<'a>,
+    watched: Watched,
+    proc: Proc,
+    table: OwnedFd,
+    tag: Tag,
+    pid: Pid,
+    /// Its last known process group.
+    pgrp: i32,
+    /// The process itself has not ended, and is the witness.
+    lives: bool,
+    ladder: Ladder,
+    /// Of the ladder: the only children that we have. They carry the mark, so that they count as the tree's.
+    commands: Commands,
+    calm: Calm,
+    /// When to look for a witness, where there is none, and the pause after it.
+    look: (u64, u64),
+    /// Taken or not, each step; the last place is the final phase's.
+    steps: [bool; MAX_STEPS + 1],
+}
+
+/// Takes a process and its tree over.
+///
+/// # Errors
+///
+/// Nothing was changed then.
+pub(crate) fn begin<'a>(
+    vectors: Vectors,
+    config: &'a Config<'static>,
+    target: (i32, Option<u64>),
+    report: Report<'a>,
+) -> Result<Attached<'a>, Failed> {
+    let at = |errno| (Stage::Attach, errno);
+    let shim = rustix::process::getpid();
+    let tag = Tag { run: config.run, worker: config.worker, inherited: sys::locks_limits(shim).map_err(at)? };
+    let mark = prepare::mark(config);
+    let _ = rustix::process::setsid();
+    for fd in [config.leash, config.report].into_iter().flatten().filter(|&fd| fd > 2) {
+        prepare::close_on_exec(sys::borrow(fd));
+    }
+    let signals = sys::signal_fd(u64::MAX).map_err(at)?;
+    // Without it nobody of the tree could be found, or known for what he is.
+    let proc = Proc::open(shim).ok_or(at(Errno::NOENT))?;
+    let table = proc.table().map_err(at)?;
+    let owner = match prepare::owner(config.owner, Some(&proc)) {
+        Owner::Watched(fd) => Some(fd),
+        Owner::Unwatched => None,
+        Owner::Gone => return Err((Stage::OwnerGone, Errno::SRCH)),
+    };
+    let mut watched =
+        Watched { signals, leash: config.leash.map(sys::borrow), owner, exec: None, witness: None };
+    if watched.let_go_within(0) {
+        return Err((Stage::OwnerGone, Errno::PIPE));
+    }
+    match mark.code {
+        0 => {}
+        2 => return Err(at(Errno::LOOP)),
+        _ => return Err(at(Errno::from_raw_os_error(i32::from(mark.errno)))),
+    }
+    let Target { pid, fd, pgrp } = Target::open(target, &proc).map_err(at)?;
+    // From here on there is something to undo, and so to supervise.
+    match marking::mark(pid, fd.as_fd(), tag) {
+        Marking::Done | Marking::Before => {}
+        Marking::Others => return Err(at(Errno::BUSY)),
+        Marking::Gone => return Err(at(Errno::SRCH)),
+        Marking::Never(errno) => return Err(at(errno)),
+    }
+    let flags = u8::from(watched.owner.is_some()) << 1 | u8::from(watched.leash.is_some()) << 2;
+    report.ready(shim.as_raw_pid(), 0, 0, flags);
+    let (marked, unmarked) = mark_tree(&proc, (pid, fd.as_fd()), tag);
+    report.attached(pid.as_raw_pid(), marked, unmarked);
+    run::let_go_of_streams(config);
+    let _ = rustix::process::chdir(c"/");
+
+    watched.witness = Some(fd);
+    let mut ladder = Ladder::new(config.stop, config.linger);
+    ladder.started();
+    Ok(Attached {
+        config,
+        vectors,
+        report,
+        watched,
+        proc,
+        table,
+        tag,
+        pid,
+        pgrp,
+        lives: true,
+        ladder,
+        commands: Commands::new(),
+        calm: Calm::default(),
+        look: (0, LOOK_MS.0),
+        steps: [false; MAX_STEPS + 1],
+    })
+}
+
+/// Marks everybody below, until a walk finds nobody without: how many have it, and how many cannot.
+///
+/// Nobody is stopped for it: his parent would be told. So whoever is started and left behind by his parent within a
+/// walk is missed.
+fn mark_tree(proc: &Proc, target: (Pid, BorrowedFd<'_>), tag: Tag) -> (u32, u32) {
+    let deadline = sys::now_ms().saturating_add(MARKING_MS);
+    let mut marked = 1u32;
+    loop {
+        let (mut new, mut unmarked) = (0u32, 0u32);
+        let walked = tree::walk_below(proc, target, Order::ParentsFirst, &mut |met| {
+            let Some(fd) = met.pidfd() else { return };
+            match marking::mark(met.pid(), fd, tag) {
+                Marking::Done => new = new.saturating_add(1),
+                Marking::Never(_) => unmarked = unmarked.saturating_add(1),
+                Marking::Before | Marking::Others | Marking::Gone => {}
+            }
+        });
+        // Whoever lies deeper than a walk goes is one at least.
+        unmarked = unmarked.saturating_add(u32::from(walked != Walked::All));
+        marked = marked.saturating_add(new);
+        if new == 0 || sys::now_ms() >= deadline {
+            return (marked, unmarked);
+        }
+    }
+}
+
+impl Attached<'_> {
+    /// Supervises until nothing is left; the result is the exit status.
+    pub(crate) fn run(&mut self) -> u8 {
+        loop {
+            let now = sys::now_ms();
+            if self.is_unwitnessed() && now >= self.look.0 {
+                self.look_for_witness(now);
+            }
+            match self.ladder.due(now, self.lives) {
+                Deed::Finish => return self.finish(),
+                Deed::Signal { index, number, to } => {
+                    self.take(usize::from(index), index, number);
+                    self.address(number, to);
+                }
+                Deed::Run { index } => {
+                    self.take(usize::from(index), index, 0);
+                    self.start_command(index);
+                }
+                Deed::Look { number, to } => self.widen(number, to),
+                Deed::Kill { first, stop_first } => {
+                    if first {
+                        self.take(MAX_STEPS, Ladder::FINAL, signal::KILL);
+                    }
+                    self.kill_pass(stop_first);
+                }
+                Deed::Wait(until) => {
+                    let look = self.is_unwitnessed().then_some(self.look.0);
+                    let until = until.into_iter().chain(look).min();
+                    self.wait(until.map(|until| until.saturating_sub(sys::now_ms())));
+                }
+            }
+        }
+    }
+
+    /// Nobody is known to live.
+    fn is_unwitnessed(&self) -> bool {
+        self.watched.witness.is_none()
+    }
+
+    fn bearers(&self) -> Bearers<'_, impl Fn(leash_tag::Mark) -> bool + use<>> {
+        let tag = self.tag;
+        Bearers { proc: &self.proc, table: &self.table, wanted: move |mark| tag.is_on(mark) }
+    }
+
+    // What happens
+
+    fn wait(&mut self, ms: Option<u64>) {
+        let woken = self.watched.wait(ms);
+        if woken.signals {
+            for (number, _, sender) in self.watched.take_signals() {
+                self.signalled(number, sender);
+            }
+            self.commands.reap_all();
+            while let Some((index, outcome)) = self.commands.take_ended() {
+                self.command_ended(index, outcome);
+            }
+        }
+        // What has ended stays readable and would wake us for ever.
+        if woken.leash {
+            self.watched.leash = None;
+            self.ladder.end(Cause::Leash, sys::now_ms());
+        }
+        if woken.owner {
+            self.watched.owner = None;
+            self.ladder.end(Cause::Owner, sys::now_ms());
+        }
+        if woken.witness {
+            self.watched.witness = None;
+            if core::mem::take(&mut self.lives) {
+                self.calm = Calm::default();
+                self.report.exited(Ended::UNKNOWN);
+                self.ladder.worker_ended(sys::now_ms());
+            }
+        }
+    }
+
+    fn signalled(&mut self, number: u8, sender: u32) {
+        let now = sys::now_ms();
+        match number {
+            signal::CHLD => {}
+            // We wrote where nobody reads.
+            signal::PIPE if i64::from(sender) == i64::from(own_pid()) => {}
+            signal::QUIT => self.ladder.kill_now(now),
+            // Everybody was signalled at once: see the supervisor of a command.
+            signal::TERM
+                if sender <= 1 && self.watched.leash.is_some() && !self.config.ladder_on_any_term => {}
+            signal::TERM | signal::HUP | signal::INT => self.ladder.asked(now),
+            other if self.config.leash.is_none() && self.lives => self.signal_leader(&[other]),
+            _ => {}
+        }
+    }
+
+    /// Whoever is found to live is a witness; several passes that find nobody are the proof.
+    fn look_for_witness(&mut self, now: u64) {
+        let mut witness = None;
+        let pass = self.bearers().pass(&mut |_, fd| witness = Some(fd));
+        self.watched.witness = witness;
+        let (_, pause) = self.look;
+        self.look = if pass.living > 0 || pass.hole {
+            (now.saturating_add(pause), pause.saturating_mul(2).min(LOOK_MS.1))
+        } else {
+            (now.saturating_add(LOOK_MS.0), LOOK_MS.0)
+        };
+        self.note(pass);
+    }
+
+    fn note(&mut self, pass: Pass) {
+        if self.calm.proven(pass) && !self.lives && self.is_unwitnessed() {
+            self.ladder.gone();
+        }
+    }
+
+    // What is done
+
+    fn start_command(&mut self, index: u8) {
+        let Some(launch) = Launch::of(self.config, self.vectors, index) else { return };
+        if let Err(errno) = self.commands.start(index, launch) {
+            self.command_ended(index, Outcome::not_started(errno));
+        }
+    }
+
+    fn command_ended(&mut self, index: u8, outcome: Outcome) {
+        outcome.tell(index, self.report, self.config, self.vectors);
+        if !outcome.succeeded() {
+            self.ladder.command_failed(index, sys::now_ms());
+        }
+    }
+
+    fn take(&mut self, place: usize, index: u8, number: u8) {
+        // Whatever command an earlier step started has had its time.
+        self.commands.kill();
+        if let Some(step) = self.steps.get_mut(place) {
+            *step = true;
+        }
+        let elapsed = self.ladder.elapsed(sys::now_ms);
+        self.report.step(self.ladder.cause() as u8, index, number, elapsed);
+    }
+
+    /// Signals those whom a step addresses; each signal is followed by CONT, so that a stopped process can
+    /// heed it.
+    fn address(&mut self, number: u8, to: To) {
+        let signals = [number, signal::CONT];
+        match to {
+            To::Leader => self.signal_leader(&signals),
+            To::Tree => {
+                self.everybody(Order::ChildrenFirst, None, &signals);
+            }
+            To::Group => {
+                // It may have made itself another since.
+                if let Some(stat) = self.proc.stat(self.pid).ok().filter(|_| self.leader().is_some()) {
+                    self.pgrp = stat.pgrp;
+                }
+                self.everybody(Order::ChildrenFirst, Some(self.pgrp), &signals);
+            }
+        }
+    }
+
+    fn leader(&self) -> Option<BorrowedFd<'_>> {
+        let fd = self.watched.witness.as_ref().filter(|_| self.lives)?.as_fd();
+        (!tree::ended(fd)).then_some(fd)
+    }
+
+    fn signal_leader(&self, signals: &[u8]) {
+        if let Some(fd) = self.leader() {
+            send(fd, signals);
+        }
+    }
+
+    /// Signals everybody of the tree, or of a process group in it, each of them once: who is below the process and
+    /// has no mark, whoever has the mark, and the process itself, should it have shed it.
+    ///
+    /// Never by the group's number, which is not ours to keep from being used again.
+    fn everybody(&self, order: Order, group: Option<i32>, signals: &[u8]) -> Pass {
+        let bearers = self.bearers();
+        if let Some(leader) = self.leader() {
+            tree::walk_below(&self.proc, (self.pid, leader), order, &mut |met: &Met<'_>| {
+                let bears = self.proc.locks_limits(met.pid()).is_ok_and(|limits| bearers.includes(limits));
+                let addressed =
+                    group.is_none_or(|group| met.stat(&self.proc).is_some_and(|stat| stat.pgrp == group));
+                if let Some(fd) = met.pidfd().filter(|_| addressed && !bears) {
+                    send(fd, signals);
+                }
+            });
+        }
+        let mut told = false;
+        let pass = bearers.pass(&mut |pid, fd| {
+            told |= self.lives && pid == self.pid;
+            if group.is_none_or(|group| self.is_in(group, pid, fd.as_fd())) {
+                send(fd.as_fd(), signals);
+            }
+        });
+        if !told {
+            self.signal_leader(signals);
+        }
+        pass
+    }
+
+    fn is_in(&self, group: i32, pid: Pid, fd: BorrowedFd<'_>) -> bool {
+        self.proc.stat(pid).is_ok_and(|stat| stat.pgrp == group) && !tree::ended(fd)
+    }
+
+    /// Once none of those addressed lives, whoever lives on gets the step's signal too.
+    fn widen(&mut self, number: u8, to: To) {
+        let mut addressed_live = false;
+        if to == To::Group {
+            self.bearers().pass(&mut |pid, fd| addressed_live |= self.is_in(self.pgrp, pid, fd.as_fd()));
+        }
+        if !addressed_live {
+            self.everybody(Order::ChildrenFirst, None, &[number, signal::CONT]);
+            self.ladder.widened();
+        }
+    }
+
+    fn kill_pass(&mut self, stop_first: bool) {
+        let shed = self.has_shed_its_mark();
+        if stop_first || shed {
+            self.everybody(Order::ParentsFirst, None, &[signal::STOP]);
+        }
+        // A child that it starts behind the walk would be nobody's once it is gone. Most often the next pass finds
+        // it stopped.
+        if shed && self.ladder.passes() < PATIENT_PASSES && !self.is_halted() {
+            return;
+        }
+        let pass = self.everybody(Order::ChildrenFirst, None, &[signal::KILL]);
+        self.note(pass);
+    }
+
+    /// Whatever it starts has no mark either then.
+    fn has_shed_its_mark(&self) -> bool {
+        let bears = || self.proc.locks_limits(self.pid).is_ok_and(|limits| self.bearers().includes(limits));
+        self.leader().is_some() && !bears()
+    }
+
+    fn is_halted(&self) -> bool {
+        self.proc.stat(self.pid).is_ok_and(|stat| stat.stopped() || stat.blocked() || !stat.lives())
+    }
+
+    fn finish(&self) -> u8 {
+        let steps = self.steps.iter().enumerate().filter(|(_, taken)| **taken).filter_map(|(place, _)| {
+            let (index, number) = match self.config.stop.get(place) {
+                Some(step) if place < MAX_STEPS => (u8::try_from(place).ok()?, step.number()),
+                _ => (Ladder::FINAL, signal::KILL),
+            };
+            Some((index, number, 0))
+        });
+        let end = End {
+            with_exit: false,
+            ended: Ended::UNKNOWN,
+            cause: self.ladder.cause() as u8,
+            last: self.ladder.last(),
+            elapsed: self.ladder.elapsed(sys::now_ms),
+            passes: self.ladder.passes(),
+        };
+        self.report.gone(&end, steps);
+        0
+    }
+}
