@@ -100,8 +100,11 @@ defmodule Leash.Situations.QaRunnerTest do
           assert_eventually(fn -> length(writers(log)) == 1 end)
           old = instances(log)
           vm = restart(way, vm, context)
-          # Not eventually: the next one may not start before the one before is gone.
-          assert Enum.filter(old, &Observer.alive?/1) == [], "alive after #{way}"
+
+          # None starts before the one before is gone; but a process that was killed cannot hold up its supervisor until then.
+          grace = if way == :process_killed, do: 1_000, else: 0
+          gone = fn -> not Enum.any?(old, &Observer.alive?/1) end
+          assert Observer.eventually(grace, gone), "alive after #{way}"
           assert length(instances(log)) <= 1
           vm
       end
@@ -112,11 +115,10 @@ defmodule Leash.Situations.QaRunnerTest do
 
     # What comes from now on is written by that one alone.
     size = File.stat!(log).size
-    more = fn -> log |> File.read!() |> binary_part(size, File.stat!(log).size - size) end
-    assert_eventually(fn -> more.() |> String.split("\n") |> length() > 20 end)
-    program = program(vm)
-    lines = more.() |> String.split("\n") |> Enum.slice(1..15)
-    assert Enum.uniq(lines) == ["line of #{program}"]
+    more = fn -> log |> File.read!() |> binary_slice(size, 1_000_000) |> String.split("\n") end
+    assert_eventually(fn -> length(more.()) > 20 end)
+    # The first and the last may be cut, and the second may have been on its way.
+    assert more.() |> Enum.slice(2..18) |> Enum.uniq() == ["line of #{program(vm)}"]
 
     VM.stop(vm)
     assert instances(log) == [] and writers(log) == []
