@@ -136,7 +136,7 @@ defmodule Leash.ClusterTest do
     line =
       "exec erl -noshell -noinput #{flags(cluster, 5)} -eval 'io:format(\"ready~n\"), timer:sleep(120000), halt().'"
 
-    {_port, _identity, []} = Script.start(line, carrier)
+    {_port, without, []} = Script.start(line, carrier)
     connect(one, [4, 5])
     VM.signal(two, "STOP")
 
@@ -156,6 +156,13 @@ defmodule Leash.ClusterTest do
            }
 
     assert ask(one, "sweep(timeout: 3_000, mode: :report)")[name(4)] == {:error, :not_running}
+
+    # Two that are suspended take no longer than one.
+    Observer.signal(without, "STOP")
+    assert {took, answers} = timed(fn -> ask(one, listing) end)
+    assert took < 2_900
+    for number <- [2, 5], do: assert(answers[name(number)] == {:error, :timeout})
+    Observer.signal(without, "CONT")
 
     # It has heard the question, and does what it was asked when it goes on.
     {took, answers} = timed(fn -> ask(one, "stop_all(:all, timeout: 2_500)") end)
