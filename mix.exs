@@ -38,7 +38,8 @@ defmodule Leash.MixProject do
       links: %{},
       files:
         ~w(lib src mix mix.exs native Cargo.toml Cargo.lock .formatter.exs) ++
-          ~w(README.md DESIGN.md CHANGELOG.md LICENSE guides examples)
+          ~w(README.md DESIGN.md CHANGELOG.md LICENSE guides) ++
+          ~w(examples/*.exs examples/erlang examples/release/mix.exs examples/release/lib examples/release/rel)
     ]
   end
 end

@@ -4,8 +4,8 @@ defmodule Kennel do
   #     MIX_ENV=prod mix release
   #     _build/prod/rel/kennel/bin/kennel start
   #
-  # `bin/kennel stop` and `kill -TERM` end the programs in order, within their ladders. `kill -KILL` does as well: their shims see the VM's end. Where the
-  # shims were killed, too, the next start ends what is left before it starts its own.
+  # `bin/kennel stop` and `kill -TERM` end the programs in order, each by its ladder; so does `kill -KILL`, which their shims
+  # notice. Where those were killed, too, the next start ends what is left before it starts its own.
   @moduledoc false
 
   use Application
