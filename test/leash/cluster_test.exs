@@ -63,6 +63,12 @@ defmodule Leash.ClusterTest do
     vms
   end
 
+  # A signal is sent before it has arrived.
+  defp suspend({pid, _ticks} = process) do
+    Observer.signal(process, "STOP")
+    assert_eventually(fn -> Observer.state(pid) == "T" end)
+  end
+
   defp trees(vms) do
     for vm <- vms,
         {label, %{os: os, shim: shim}} <- vm.workers,
@@ -138,7 +144,7 @@ defmodule Leash.ClusterTest do
 
     {_port, without, []} = Script.start(line, carrier)
     connect(one, [4, 5])
-    VM.signal(two, "STOP")
+    suspend(two.identity)
 
     # The second is suspended, and nobody listens on the address of the last.
     nodes = inspect(Enum.map(1..6, &name/1))
@@ -158,7 +164,7 @@ defmodule Leash.ClusterTest do
     assert ask(one, "sweep(timeout: 3_000, mode: :report)")[name(4)] == {:error, :not_running}
 
     # Two that are suspended take no longer than one.
-    Observer.signal(without, "STOP")
+    suspend(without)
     assert {took, answers} = timed(fn -> ask(one, listing) end)
     assert took < 2_900
     for number <- [2, 5], do: assert(answers[name(number)] == {:error, :timeout})
