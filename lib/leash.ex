@@ -14,6 +14,8 @@ defmodule Leash do
     * `open_port/3` - a port like any other, whose program ends with it
     * `Leash.OSProcess` - looking at, signalling and monitoring any process by identity instead of pid
     * `stop_all/2` - every worker of a group ended in parallel, for the shutdown of a pool
+    * `Leash.Cluster` - the workers, a sweep or the end of a group on every node
+    * `:leash` - the same from Erlang, with charlists, proplists and maps
     * `Leash.Telemetry` - events, where the host has `:telemetry`
     * `sweep/1` - what crashed runs left; called at application start
     * `Leash.RunId` - the ids that runs are known by

@@ -15,7 +15,7 @@ defmodule Leash.Situations.TestExecutorTest do
   # Two tests are through; the third hangs with helpers, one of them in a session of its own.
   @tests "echo test 1 ok; echo test 2 ok; sleep 300 & setsid sleep 300 & "
 
-  defp execute(line) do
+  defp execute(line, seen \\ fn -> :ok end) do
     carrier = new_carrier()
     decoy = start_decoy("beside a test executor")
     line = Carrier.enter(carrier) <> line
@@ -34,6 +34,7 @@ defmodule Leash.Situations.TestExecutorTest do
 
     # The shell, its helpers and whatever the loop runs.
     assert_eventually(fn -> length(Carrier.members(carrier)) >= 3 end)
+    seen.()
     {us, {output, status}} = Task.await(task, 20_000)
     # What it returned means that nothing is left.
     assert_gone(carrier)
@@ -69,7 +70,10 @@ defmodule Leash.Situations.TestExecutorTest do
 
   test "who is through in time has its status, and leaves nothing either" do
     helper = "sleep 300 >/dev/null 2>&1 & "
-    run = execute("echo test 1 ok; " <> helper <> "setsid " <> helper <> "sleep 0.5; exit 7")
+    seen = Path.join(tmp_dir!(), "seen")
+    wait = "until [ -e #{seen} ]; do sleep 0.02; done; "
+    line = "echo test 1 ok; " <> helper <> "setsid " <> helper <> wait <> "exit 7"
+    run = execute(line, fn -> File.touch!(seen) end)
     assert run.status == 7
     assert run.output == "test 1 ok\n"
     assert run.ms < @timeout
