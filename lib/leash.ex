@@ -15,6 +15,8 @@ defmodule Leash do
     * `attach/2` - a process that somebody else started, ended with its owner
     * `Leash.OSProcess` - looking at, signalling and monitoring any process by identity instead of pid
     * `stop_all/2` - every worker of a group ended in parallel, for the shutdown of a pool
+    * `Leash.Cluster` - the workers, a sweep or the end of a group on every node
+    * `:leash` - the same from Erlang, with charlists, proplists and maps
     * `Leash.Telemetry` - events, where the host has `:telemetry`
     * `adopt/2`, `detached/0` - workers that outlive their VM on purpose
     * `sweep/1` - what crashed runs left; called at application start

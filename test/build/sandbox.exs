@@ -56,7 +56,10 @@ defmodule Leash.Build.Sandbox do
   def copy!(directory) do
     skeleton!(directory)
     File.rm_rf!(Path.join(directory, "lib"))
-    File.cp_r!(Path.join(@root, "lib"), Path.join(directory, "lib"))
+
+    for part <- ~w(lib src),
+        do: File.cp_r!(Path.join(@root, part), Path.join(directory, part))
+
     directory
   end
 

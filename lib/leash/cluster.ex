@@ -1,0 +1,221 @@
+defmodule Leash.Cluster do
+  @moduledoc """
+  `Leash.list/0`, `Leash.sweep/1` and `Leash.stop_all/2` on every node of a cluster at once.
+
+      iex> Leash.Cluster.stop_all(MyApp.Pool, deadline: 8_000)
+      %{
+        "a@10.0.0.1": {:ok, [%{worker: 1, result: {:ok, %Leash.Exit{}}, …}]},
+        "b@10.0.0.2": {:error, :timeout}
+      }
+
+  The nodes are asked in parallel through `:erpc`, each by a process of its own, so that one which does not answer, or to which
+  no connection comes about, holds up nobody else. The answer is there after `:timeout` milliseconds at the latest, and **names every
+  node that was asked**: with what the function returned there, or with why there is no answer:
+
+    * `{:error, :timeout}` - the node did not answer in time: it is stopped, overloaded, or behind a network that swallows packets
+    * `{:error, :noconnection}` - there is no connection to it, or it was lost
+    * `{:error, :not_running}` - the `:leash` application is not started there
+    * `{:error, :undef}` - there is no Leash on it, or one that does not have this module
+    * `{:error, {:exception | :exit | :throw, reason}}` - it failed there
+
+  A question that was sent is not taken back. A node that did not answer in time may have heard it: `stop_all/2` and `sweep/1` go on there, and
+  begin there, when it is continued. The same holds where the caller is killed.
+
+  Asked are this node and `Node.list/0`, unless `:nodes` says otherwise. `Node.list/0` does not have hidden nodes.
+  """
+
+  alias Leash.{Group, OptionsError, Run, Schema, StopAll, Sweep}
+
+  # What comes on top of a deadline: stop_all/2 takes four seconds more where something is stuck.
+  @slack_ms 5_000
+
+  @nodes [
+    type: Schema.custom(&__MODULE__.nodes?/1, "a list of nodes", quote(do: [node()] | nil)),
+    doc: "The nodes that are asked; this one and `Node.list/0` by default."
+  ]
+
+  @list Schema.new(
+          nodes: @nodes,
+          timeout: [
+            type: Schema.milliseconds(),
+            default: 5_000,
+            doc: "Milliseconds until a node that has not answered is given up."
+          ]
+        )
+
+  # Without a default, which would be a number of its own: it goes with the deadline.
+  @after_deadline [
+    type:
+      Schema.custom(
+        &__MODULE__.optional_milliseconds?/1,
+        "a non-negative number of milliseconds",
+        quote(do: non_neg_integer() | nil)
+      ),
+    doc:
+      "Milliseconds until a node that has not answered is given up; by default `:deadline` and #{div(@slack_ms, 1_000)} s."
+  ]
+
+  @sweep Schema.new([nodes: @nodes, timeout: @after_deadline] ++ Sweep.schema().options)
+  @stop_all Schema.new([nodes: @nodes, timeout: @after_deadline] ++ StopAll.schema().options)
+
+  @typedoc "Why there is no answer of a node."
+  @type failure ::
+          :timeout
+          | :noconnection
+          | :not_running
+          | :undef
+          | {:exception | :exit | :throw, term()}
+
+  @typedoc "An option of `list/1`."
+  @type list_option :: unquote(Schema.typespec(@list))
+
+  @typedoc "An option of `sweep/1`."
+  @type sweep_option :: unquote(Schema.typespec(@sweep))
+
+  @typedoc "An option of `stop_all/2`."
+  @type stop_all_option :: unquote(Schema.typespec(@stop_all))
+
+  @doc """
+  The workers of every node, as `Leash.list/0` has them.
+
+  The pids are those of the other nodes' processes: `Leash.Worker.info/1` and `Leash.Worker.stop/2` take them from here.
+
+  ## Options
+
+  #{Schema.docs(@list)}
+  Raises `Leash.OptionsError` when an option is wrong; nobody was asked then.
+  """
+  @spec list([list_option()]) :: %{node() => {:ok, [map()]} | {:error, failure()}}
+  def list(options \\ []) do
+    options = validate!(@list, options)
+    ask(options.nodes, options.timeout, :list, [])
+  end
+
+  @doc """
+  Sweeps every node, as `Leash.sweep/1` does.
+
+  A node sees the processes of its own machine. Several on one machine find the same; what ended them is then said by one of them.
+
+  ## Options
+
+  #{Schema.docs(@sweep)}
+  Raises `Leash.OptionsError` when an option is wrong; nobody was asked then.
+  """
+  @spec sweep([sweep_option()]) :: %{node() => {:ok, Sweep.t()} | {:error, failure() | term()}}
+  def sweep(options \\ []) do
+    {options, handed_on} = split!(@sweep, options)
+    ask(options.nodes, options.timeout, :sweep, [handed_on])
+  end
+
+  @doc """
+  Ends a group, or `:all`, on every node, as `Leash.stop_all/2` does.
+
+  `{:ok, stopped}` of a node means that nothing of them is left there, `{:error, stopped}` with a list that something is. The
+  deadline runs on all nodes at the same time. Groups of the same name on several nodes are one here.
+
+  ## Options
+
+  #{Schema.docs(@stop_all)}
+  Raises `Leash.OptionsError` when group or option are wrong; nobody was asked then.
+  """
+  @spec stop_all(Leash.group() | :all, [stop_all_option()]) ::
+          %{node() => {:ok, [Leash.stopped()]} | {:error, [Leash.stopped()] | failure()}}
+  def stop_all(group \\ :all, options \\ []) do
+    if group != :all and not Group.valid?(group),
+      do: Schema.refuse!(:group, ":all, or a group: an atom, a string or a tuple", group)
+
+    {options, handed_on} = split!(@stop_all, options)
+    ask(options.nodes, options.timeout, :stop_all, [group, handed_on])
+  end
+
+  @doc false
+  @spec nodes?(term()) :: boolean()
+  def nodes?(nil), do: true
+
+  def nodes?(nodes),
+    do: is_list(nodes) and List.improper?(nodes) == false and Enum.all?(nodes, &node?/1)
+
+  defp node?(node), do: is_atom(node) and node not in [nil, true, false]
+
+  @doc false
+  @spec optional_milliseconds?(term()) :: boolean()
+  def optional_milliseconds?(value), do: value == nil or Schema.milliseconds?(value)
+
+  defp validate!(schema, options) do
+    case Schema.validate(schema, options) do
+      {:ok, options} -> %{options | nodes: Enum.uniq(options.nodes || [node() | Node.list()])}
+      {:error, %OptionsError{} = error} -> raise error
+    end
+  end
+
+  # What Leash itself takes is handed on with its defaults, which are those of this node everywhere.
+  defp split!(schema, options) do
+    options = validate!(schema, options)
+    {own, rest} = Map.split(options, [:nodes, :timeout])
+    {%{own | timeout: own.timeout || options.deadline + @slack_ms}, Map.to_list(rest)}
+  end
+
+  @doc false
+  # What runs on the node that is asked.
+  @spec answer(:list | :sweep | :stop_all, [term()]) :: term()
+  def answer(what, arguments) do
+    case {Run.fetch(), what} do
+      {:error, _what} -> {:error, :not_running}
+      {{:ok, _run}, :list} -> {:ok, apply(Leash, :list, arguments)}
+      {{:ok, _run}, what} -> apply(Leash, what, arguments)
+    end
+  end
+
+  # erpc:multicall/5 sends one request after the other, and each sets up a connection that is not there, for up to
+  # net_setuptime (7 s) beyond any timeout.
+  defp ask(nodes, timeout, what, arguments) do
+    # For all of them: an asker has its timeout, but not while a connection is being set up.
+    deadline = now() + timeout
+
+    nodes
+    |> Enum.map(fn node ->
+      {node, spawn_monitor(fn -> exit({:answer, call(node, timeout, what, arguments)}) end)}
+    end)
+    |> Map.new(fn {node, asker} -> {node, await(asker, deadline)} end)
+  end
+
+  defp await({pid, monitor}, deadline) do
+    receive do
+      {:DOWN, ^monitor, :process, ^pid, {:answer, answer}} -> answer
+      {:DOWN, ^monitor, :process, ^pid, reason} -> {:error, {:exit, reason}}
+    after
+      max(deadline - now(), 0) ->
+        Process.exit(pid, :kill)
+        Process.demonitor(monitor, [:flush])
+        {:error, :timeout}
+    end
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
+
+  defp call(node, timeout, what, arguments) do
+    :erpc.call(node, __MODULE__, :answer, [what, arguments], timeout)
+  catch
+    :error, {:erpc, reason} when reason in [:timeout, :noconnection] ->
+      {:error, reason}
+
+    :error, {:exception, :undef, [{module, function, _arguments, _where} | _]}
+    when {module, function} == {__MODULE__, :answer} ->
+      {:error, :undef}
+
+    :error, {:exception, reason, _stacktrace} ->
+      {:error, {:exception, reason}}
+
+    :exit, {:exception, reason} ->
+      {:error, {:exit, reason}}
+
+    :exit, {:signal, reason} ->
+      {:error, {:exit, reason}}
+
+    :error, reason ->
+      {:error, {:exception, reason}}
+
+    :throw, reason ->
+      {:error, {:throw, reason}}
+  end
+end

@@ -1,0 +1,194 @@
+%% Leash for Erlang: every OS process your BEAM app starts, on a leash.
+%%
+%%     init([]) ->
+%%         Worker = leash:child_spec(#{
+%%             name => {local, embedder},
+%%             command => "python3",
+%%             args => ["-u", "embedder.py"],
+%%             ready => {regex, "READY"},
+%%             stop => [{sigterm, 2000}]
+%%         }),
+%%         {ok, {#{}, [Worker]}}.
+%%
+%% The functions are those of Leash and Leash.Worker, whose documentation says what they do and which options there are. Written
+%% in Erlang's way:
+%%
+%%   * Options are a map or a proplist. An option that is `undefined` is not given.
+%%   * Text (commands, arguments, directories, names of files, variables and their values, groups) is a charlist of Unicode
+%%     characters or a binary. What comes back is always a binary.
+%%   * `name` is what gen_server takes, {local, Name} included, or a bare atom.
+%%   * In `env` both `false` and `nil` unset a variable.
+%%   * `ready` takes {regex, Pattern} and {regex, Pattern, Modifiers}, the latter those of Elixir's Regex such as "i".
+%%
+%% What is wrong with an option comes back as {error, Error} from start_link/1 and sweep/1, and is raised by the others, as on the other
+%% side. Error is a map
+%%
+%%     #{key := atom(), expected := binary(), value := term()}
+%%
+%% (an Elixir exception, and as such has two keys more), for which format_error/1 has one sentence. How a program ended is a map,
+%% too, #{status := 0..255 | nil, signal := atom() | nil, cause := atom(), ...}, described by Leash.Exit. Where Elixir
+%% has nil, these maps have the atom `nil`.
+-module(leash).
+
+-export([
+    child_spec/1,
+    start_link/1,
+    stop/1, stop/2,
+    stop_all/0, stop_all/1, stop_all/2,
+    info/1,
+    os_pid/1,
+    shim_pid/1,
+    write/2, write/3,
+    close_stdin/1,
+    cmd/1, cmd/2, cmd/3,
+    open_port/1, open_port/2, open_port/3,
+    list/0,
+    run_id/0,
+    sweep/0, sweep/1,
+    format_error/1
+]).
+
+-export_type([text/0, options/0, worker/0, options_error/0, exit/0]).
+
+-type text() :: leash_options:text().
+
+%% Of which keys and values: see Leash.Worker:start_link/1, Leash:cmd/3 and so on.
+-type options() :: #{atom() => term()} | [atom() | {atom(), term()}].
+
+%% A pid, or a registered name as gen_server:call/2 takes it.
+-type worker() :: pid() | atom() | {atom(), node()} | {global, term()} | {via, module(), term()}.
+
+-type options_error() :: #{
+    '__struct__' := 'Elixir.Leash.OptionsError',
+    '__exception__' := true,
+    key := atom(),
+    expected := binary(),
+    value := term()
+}.
+
+-type exit() :: 'Elixir.Leash.Exit':t().
+
+%% A child specification for supervisors. A program that succeeds is restarted all the same unless `restart` is changed:
+%% (leash:child_spec(Options))#{restart => transient}.
+-spec child_spec(options()) ->
+    #{
+        id := term(),
+        start := {module(), atom(), [term()]},
+        type := worker,
+        shutdown := timeout()
+    }.
+child_spec(Options) ->
+    Known =
+        case leash_options:to_elixir(Options) of
+            {ok, [_ | _] = Converted} when length(Converted) > 0 -> Converted;
+            % Wrong options are start_link/1's to report.
+            _Wrong -> []
+        end,
+    Spec = 'Elixir.Leash.Worker':child_spec(Known),
+    Spec#{start => {?MODULE, start_link, [Options]}}.
+
+%% Starts a program and links it to the calling process. Returns when it was executed or, with `ready`, when it is ready.
+-spec start_link(options()) -> {ok, pid()} | {error, options_error() | term()}.
+start_link(Options) ->
+    case leash_options:to_elixir(Options) of
+        {ok, Converted} -> 'Elixir.Leash.Worker':start_link(Converted);
+        {error, Error} -> {error, Error}
+    end.
+
+%% Ends the whole tree of a worker by its ladder and returns when it is gone.
+-spec stop(worker()) -> {ok, exit()} | {error, #{survivors := [map()]} | noproc}.
+stop(Worker) -> 'Elixir.Leash.Worker':stop(Worker).
+
+%% The same; #{kill => true} skips the ladder.
+-spec stop(worker(), options()) -> {ok, exit()} | {error, #{survivors := [map()]} | noproc}.
+stop(Worker, Options) -> 'Elixir.Leash.Worker':stop(Worker, converted(Options)).
+
+%% Ends every worker of this node, in parallel and under one deadline.
+-spec stop_all() -> {ok, [map()]} | {error, [map()]}.
+stop_all() -> stop_all(all).
+
+%% The same for a group.
+-spec stop_all(atom() | text() | tuple()) -> {ok, [map()]} | {error, [map()]}.
+stop_all(Group) -> stop_all(Group, []).
+
+%% The same; #{deadline => Milliseconds} says when whatever is left gets SIGKILL.
+-spec stop_all(atom() | text() | tuple(), options()) -> {ok, [map()]} | {error, [map()]}.
+stop_all(Group, Options) ->
+    'Elixir.Leash':stop_all(leash_options:group(Group), converted(Options)).
+
+%% What is known about a worker.
+-spec info(worker()) -> #{atom() => term()}.
+info(Worker) -> 'Elixir.Leash.Worker':info(Worker).
+
+%% The number of its program; it may belong to somebody else once that has ended.
+-spec os_pid(worker()) -> pos_integer().
+os_pid(Worker) -> 'Elixir.Leash.Worker':os_pid(Worker).
+
+%% The number of its shim.
+-spec shim_pid(worker()) -> pos_integer() | nil.
+shim_pid(Worker) -> 'Elixir.Leash.Worker':shim_pid(Worker).
+
+%% Writes to the program's stdin; returns when the kernel has taken everything.
+-spec write(worker(), iodata()) -> ok | {error, not_piped | epipe | closed | timeout}.
+write(Worker, Data) -> 'Elixir.Leash.Worker':write(Worker, Data).
+
+-spec write(worker(), iodata(), timeout()) ->
+    ok | {error, not_piped | epipe | closed | timeout}.
+write(Worker, Data, Timeout) -> 'Elixir.Leash.Worker':write(Worker, Data, Timeout).
+
+%% Ends the program's input after what was written.
+-spec close_stdin(worker()) -> ok | {error, not_piped}.
+close_stdin(Worker) -> 'Elixir.Leash.Worker':close_stdin(Worker).
+
+%% Runs a command to its end: {Output, Status}. What Leash:cmd/3 raises is an error here: enoent, an options_error() and so on.
+-spec cmd(text()) -> {term(), 0..255 | timeout | max_output}.
+cmd(Command) -> cmd(Command, []).
+
+-spec cmd(text(), [text()]) -> {term(), 0..255 | timeout | max_output}.
+cmd(Command, Args) -> cmd(Command, Args, []).
+
+-spec cmd(text(), [text()], options()) -> {term(), 0..255 | timeout | max_output}.
+cmd(Command, Args, Options) ->
+    'Elixir.Leash':cmd(leash_options:text(Command), leash_options:texts(Args), converted(Options)).
+
+%% A port like any other, whose program ends with it. The options are those of erlang:open_port/2 and some of Leash's: a list.
+-spec open_port(text()) -> port().
+open_port(Command) -> leash:open_port(Command, []).
+
+-spec open_port(text(), [text()]) -> port().
+open_port(Command, Args) -> leash:open_port(Command, Args, []).
+
+-spec open_port(text(), [text()], [atom() | {atom(), term()}]) -> port().
+open_port(Command, Args, Options) -> 'Elixir.Leash':open_port(Command, Args, Options).
+
+%% The workers of this node.
+-spec list() -> [#{atom() => term()}].
+list() -> 'Elixir.Leash':list().
+
+%% The id of this run.
+-spec run_id() -> binary().
+run_id() -> 'Elixir.Leash':run_id().
+
+%% Ends what crashed runs of this user left behind, and says what it saw: a map, see Leash.Sweep.
+-spec sweep() -> {ok, map()} | {error, options_error() | not_running | term()}.
+sweep() -> sweep([]).
+
+-spec sweep(options()) -> {ok, map()} | {error, options_error() | not_running | term()}.
+sweep(Options) ->
+    case leash_options:to_elixir(Options) of
+        {ok, Converted} -> 'Elixir.Leash':sweep(Converted);
+        {error, Error} -> {error, Error}
+    end.
+
+%% One sentence for the reason of an {error, Reason}.
+-spec format_error(term()) -> string().
+format_error(#{'__exception__' := true} = Error) ->
+    unicode:characters_to_list('Elixir.Exception':message(Error));
+format_error(Reason) ->
+    lists:flatten(io_lib:format("~tp", [Reason])).
+
+converted(Options) ->
+    case leash_options:to_elixir(Options) of
+        {ok, Converted} -> Converted;
+        {error, Error} -> erlang:error(Error)
+    end.

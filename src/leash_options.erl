@@ -1,0 +1,128 @@
+%% What Erlang writes, in the words of the Elixir side: charlists become binaries, proplists and maps keyword lists.
+%% What cannot be converted stays as it is, so that whoever checks it refuses it under its own name.
+-module(leash_options).
+
+-export([to_elixir/1, group/1, text/1, texts/1]).
+
+-export_type([text/0]).
+
+%% A charlist of Unicode characters, or a binary; any bytes but NUL.
+-type text() :: string() | binary().
+
+%% A map or a proplist, as a keyword list. `undefined` is as good as not given.
+-spec to_elixir(term()) -> {ok, term()} | {error, map()}.
+to_elixir(Options) when is_map(Options) ->
+    convert(maps:to_list(Options), []);
+to_elixir(Options) ->
+    case is_proper(Options) of
+        true -> convert(proplists:unfold(Options), []);
+        false -> {ok, Options}
+    end.
+
+convert([], Converted) ->
+    {ok, lists:reverse(Converted)};
+convert([{_Key, undefined} | Options], Converted) ->
+    convert(Options, Converted);
+convert([{Key, Value} | Options], Converted) ->
+    case option(Key, Value) of
+        {error, Error} -> {error, Error};
+        New -> convert(Options, [{Key, New} | Converted])
+    end;
+convert([Other | Options], Converted) ->
+    convert(Options, [Other | Converted]).
+
+option(Key, Value) when
+    Key =:= command; Key =:= shell; Key =:= cd; Key =:= arg0; Key =:= run_id_flag
+->
+    text(Value);
+option(args, Value) ->
+    texts(Value);
+option(group, Value) ->
+    group(Value);
+option(env, Value) ->
+    env(Value);
+option(name, {local, Name}) when is_atom(Name) ->
+    Name;
+option(Key, {file, Path}) when Key =:= stdout; Key =:= stderr ->
+    {file, text(Path)};
+option(ready, {regex, Pattern}) ->
+    regex({regex, Pattern}, Pattern, <<>>);
+option(ready, {regex, Pattern, Modifiers}) ->
+    regex({regex, Pattern, Modifiers}, Pattern, Modifiers);
+option(_Key, Value) ->
+    Value.
+
+regex(Given, Pattern, Modifiers) ->
+    case {text(Pattern), modifiers(Modifiers)} of
+        {Source, Letters} when is_binary(Source), is_binary(Letters) ->
+            compile(Given, Source, Letters);
+        _ ->
+            refused(Given, <<"{regex, Pattern} or {regex, Pattern, Modifiers} of strings">>)
+    end.
+
+modifiers([]) -> <<>>;
+modifiers(Modifiers) -> text(Modifiers).
+
+compile(Given, Source, Letters) ->
+    try 'Elixir.Regex':compile(Source, Letters) of
+        {ok, Regex} ->
+            Regex;
+        {error, {Reason, At}} when is_integer(At) ->
+            Text = io_lib:format("a regular expression (~ts at ~b)", [Reason, At]),
+            refused(Given, unicode:characters_to_binary(Text));
+        {error, _Reason} ->
+            refused(Given, <<"a regular expression with modifiers of Elixir's Regex">>)
+    catch
+        error:_ -> refused(Given, <<"a regular expression with modifiers of Elixir's Regex">>)
+    end.
+
+refused(Given, Expected) ->
+    {error, 'Elixir.Leash.OptionsError':exception([{key, ready}, {expected, Expected}, {value, Given}])}.
+
+%% The port driver's `false` and Elixir's `nil` both unset a variable.
+env(Env) when is_map(Env) ->
+    env(maps:to_list(Env));
+env(Env) ->
+    each(Env, fun
+        ({Name, false}) -> {text(Name), nil};
+        ({Name, []}) -> {text(Name), <<>>};
+        ({Name, Value}) -> {text(Name), text(Value)};
+        (Other) -> Other
+    end).
+
+-spec group(term()) -> term().
+group(Group) -> text(Group).
+
+-spec texts(term()) -> term().
+texts(Texts) ->
+    each(Texts, fun
+        ([]) -> <<>>;
+        (Text) -> text(Text)
+    end).
+
+%% An empty list may be a string or a list that is empty: that is for the place to say where it stands.
+-spec text(term()) -> term().
+text([_ | _] = Charlist) ->
+    try unicode:characters_to_binary(Charlist) of
+        Text when is_binary(Text) -> Text;
+        _Incomplete -> Charlist
+    catch
+        error:badarg -> Charlist
+    end;
+text(Other) ->
+    Other.
+
+each(List, Convert) ->
+    case is_proper(List) of
+        true -> lists:map(Convert, List);
+        false -> List
+    end.
+
+is_proper(List) -> is_list(List) andalso length_or_none(List) =/= none.
+
+length_or_none(List) ->
+    try
+        length(List)
+    catch
+        error:badarg -> none
+    end.

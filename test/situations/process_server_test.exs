@@ -1,0 +1,76 @@
+defmodule Leash.Situations.ProcessServerTest do
+  @moduledoc """
+  A server of processes, `run --on-exit WHAT -- COMMAND`: what becomes of the processes of its commands when a command is over, and when the
+  server ends.
+  """
+
+  # Serial: the sweeps of its VMs look at everything that runs.
+  use Leash.Test.Case, async: false
+
+  @moduletag timeout: 120_000
+
+  # A launcher, as `pg_ctl start` is one: it says who its daemon is, and exits.
+  @launcher "setsid sh -c 'echo $$; exec sleep 300 >/dev/null 2>&1 </dev/null' &"
+
+  setup do: {:ok, dir: tmp_dir!(), decoy: start_decoy("beside a process server")}
+
+  # `run --on-exit WHAT -- LAUNCHER`; who the daemon is.
+  defp run(server, on_exit) do
+    code = "Leash.cmd(#{inspect(@launcher)}, [], shell: true, on_exit: #{inspect(on_exit)})"
+    {pid, 0} = VM.eval(server, code)
+    pid |> String.trim() |> String.to_integer()
+  end
+
+  defp serve(label), do: [{label, [command: "sh", args: ["-c", service()], stop: [sigterm: 500]]}]
+
+  # What a command that does not exit by itself looks like.
+  defp service, do: "setsid sleep 300 & echo ready $$ $!; while :; do sleep 0.05; done"
+
+  defp end_server(server, :stop_in_order), do: VM.command(server, "init_stop")
+  defp end_server(server, signal), do: VM.signal(server, signal)
+
+  for how <- [:stop_in_order, "TERM", "KILL"] do
+    @how how
+
+    test "--on-exit stop: nothing is left of a command when the server ends by #{how}", context do
+      server = start_vm(serve("web") ++ serve("db"), run_dir: context.dir)
+      processes = Enum.concat(Map.values(server.trees)) ++ VM.shims(server)
+      assert length(processes) == 6
+      assert Enum.all?(processes, &Observer.alive?/1)
+      end_server(server, @how)
+      assert_gone(server.carrier, 10_000)
+      refute Enum.any?(processes, &Observer.alive?/1)
+      assert_unharmed(context.decoy)
+    end
+  end
+
+  test "--on-exit stop: the daemon of a launcher ends with it", context do
+    server = start_vm([], run_dir: context.dir)
+    daemon = run(server, :stop)
+    assert Observer.identity(daemon) == nil
+    assert_unharmed(context.decoy)
+  end
+
+  for how <- [:stop_in_order, "TERM", "KILL"] do
+    @how how
+
+    test "--on-exit keep: it outlives the launcher and a server that ends by #{how}, and the next one's sweep",
+         context do
+      server = start_vm(serve("web"), run_dir: context.dir)
+      pid = run(server, :keep)
+      daemon = Observer.identity(pid)
+      on_exit(fn -> Observer.signal(daemon, "KILL") end)
+      assert Observer.alive?(daemon)
+      end_server(server, @how)
+      # Of the server nobody else is left.
+      assert_eventually(fn -> Carrier.members(server.carrier) == [daemon] end, 10_000)
+
+      next = start_vm([], run_dir: context.dir)
+      assert {:ok, report} = VM.eval(next, "Leash.sweep()")
+      assert %{action: :kept, why: why} = match_of(report, daemon)
+      assert to_string(why) =~ "outlives"
+      assert Observer.alive?(daemon)
+      assert_unharmed(context.decoy)
+    end
+  end
+end
