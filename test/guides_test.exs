@@ -20,7 +20,7 @@ defmodule Leash.GuidesTest do
   @mappings ["guides/commands.md", "guides/migrating.md"]
 
   # Written about before they are here; each goes from this list with the change that brings it.
-  @coming_names ~w(Leash.attach/2 Leash.adopt/1 Leash.Operator.run/1 Leash.Logger.attach/1)
+  @coming_names ~w(Leash.attach/2 Leash.adopt/2 Leash.Operator.run/1 Leash.Logger.attach/1)
   @coming_options [:guard, :health]
   @coming_values [on_exit: ":detach", stop: "{:cmd,"]
 
