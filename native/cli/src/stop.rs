@@ -13,9 +13,11 @@ use crate::sweep;
 use crate::table::{Align, Cell, lines};
 use crate::terminal;
 use crate::text::{count, harmless, or_dash};
+use leash_core::report::Action;
 use leash_core::{HuntKind, Ladder, Lock, Mode, Report, RunDir};
 use leash_tag::RunId;
 use serde::Serialize;
+use std::sync::Arc;
 use std::time::Duration;
 
 // For a question that a VM answers from a table. Beyond the deadline, too: its last SIGKILLs take a moment to be proven.
@@ -117,7 +119,8 @@ pub(crate) fn run(place: &Place, args: &StopArgs) -> Result<Exit, Failure> {
     let patience = args.deadline + ANSWER;
     let request = format!("stop {} {}", args.deadline.as_millis(), args.name);
     let (ended, silent) = sort(ask_all(&dir, &chosen, &request, patience))?;
-    let exit = if is_all_gone(&ended) && silent.is_empty() && mute.is_empty() { Exit::Done } else { Exit::Left };
+    let exit =
+        if is_all_gone(&ended) && silent.is_empty() && mute.is_empty() { Exit::Done } else { Exit::Left };
     mute.extend(silent);
     document(true, &ended, &mute, None)?;
     if !args.json {
@@ -160,7 +163,9 @@ fn sort(answers: Answers) -> Result<(Vec<Asked>, Vec<Mute>), Failure> {
         match answer {
             Err(why) => mute.push(Mute { run_id, why }),
             Ok(lines) => {
-                if let Some(error) = lines.iter().find(|line| line.first().is_some_and(|word| word == "error")) {
+                if let Some(error) =
+                    lines.iter().find(|line| line.first().is_some_and(|word| word == "error"))
+                {
                     let error = error.get(1).map_or("", String::as_str);
                     return Err(Failure::new(Exit::Left, format!("{run}: {}", harmless(error))));
                 }
@@ -201,7 +206,11 @@ impl Worker {
             group: given(5).map(str::to_owned),
             result,
             how: given(7).map(str::to_owned),
-            survivors: given(8).unwrap_or_default().split_terminator(',').map(Survivor::parse).collect::<Option<_>>()?,
+            survivors: given(8)
+                .unwrap_or_default()
+                .split_terminator(',')
+                .map(Survivor::parse)
+                .collect::<Option<_>>()?,
         })
     }
 
@@ -223,7 +232,9 @@ fn drop_dead(place: &Place, mute: &mut Vec<Mute>) -> Result<(), Failure> {
     if mute.iter().any(|run| run.why == Silence::NoSocket) {
         let look = Look::now(place, false)?;
         mute.retain(|run| {
-            let dead = |other: &&crate::run_view::RunView| other.run_id == run.run_id && other.status == Status::Dead;
+            let dead = |other: &&crate::run_view::RunView| {
+                other.run_id == run.run_id && other.status == Status::Dead
+            };
             // One that has ended since then is not there any more.
             run.why != Silence::NoSocket
                 || (look.runs.iter().any(|other| other.run_id == run.run_id)
@@ -233,21 +244,24 @@ fn drop_dead(place: &Place, mute: &mut Vec<Mute>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn sweep_dead(dir: &std::sync::Arc<RunDir>) -> Result<Report, Failure> {
+fn sweep_dead(dir: &Arc<RunDir>) -> Result<Report, Failure> {
     let kind = HuntKind::Sweep { own_run: None, app: None, mode: Mode::End };
-    hunt(kind, Ladder::default(), Duration::from_secs(10), Some(std::sync::Arc::clone(dir)))
+    hunt(kind, Ladder::default(), Duration::from_secs(10), Some(Arc::clone(dir)))
 }
 
 fn swept(report: &Report) -> String {
-    let mut text = vec!["nothing to ask; of dead runs:".to_owned()];
-    text.extend(sweep::table(report, false, Paint::of_stdout(), terminal::width()));
-    text.push(sweep::outcome(report));
+    let mut report = report.clone();
+    // Everybody else's processes are not what was asked about.
+    report.matches.retain(|found| found.action != Action::Kept);
+    let mut text = sweep::table(&report, false, Paint::of_stdout(), terminal::width());
+    text.push(format!("no living run has it; of dead ones: {}", sweep::outcome(&report)));
     text.iter().map(|line| format!("{line}\n")).collect()
 }
 
 /// Where VMs live and none has it, somebody misspelt it, or it has ended already.
 fn say_unknown(dir: &RunDir, living: &[RunId], asked: usize, name: &str) {
-    let mut message = format!("{} has no worker or group {name}", count(asked, "living run", "living runs"));
+    let mut message =
+        format!("{} no worker or group {name}", count(asked, "living run has", "living runs have"));
     let mut names: Vec<_> = ask_all(dir, living, "names", ANSWER)
         .into_iter()
         .flat_map(|(_, answer)| answer.unwrap_or_default())
@@ -372,10 +386,19 @@ mod tests {
     fn an_answer_is_taken_whole_or_not_at_all() {
         let found = Worker::parse(&fields("worker|3|worker|4711|MyApp.W|:pool")).unwrap();
         assert_eq!((found.worker, found.os_pid, found.result), (3, Some(4711), None));
-        let left = Worker::parse(&fields("worker|3|port||sh||survived||12:eperm,13:uninterruptible")).unwrap();
+        let left =
+            Worker::parse(&fields("worker|3|port||sh||survived||12:eperm,13:uninterruptible")).unwrap();
         assert_eq!((left.os_pid, left.group.as_deref(), left.survivors.len()), (None, None, 2));
         assert_eq!(how(&left), "12 (eperm), 13 (uninterruptible)");
-        for bad in ["", "x", "worker", "worker|0x|w|1|l|g", "worker|1|w|x|l|g", "worker|1|w|1|l|g|slept", "worker|1|w|1|l|g|gone||7"] {
+        for bad in [
+            "",
+            "x",
+            "worker",
+            "worker|0x|w|1|l|g",
+            "worker|1|w|x|l|g",
+            "worker|1|w|1|l|g|slept",
+            "worker|1|w|1|l|g|gone||7",
+        ] {
             assert_eq!(Worker::parse(&fields(bad)), None, "{bad}");
         }
         let answers = vec![
@@ -412,7 +435,8 @@ mod tests {
 
     #[test]
     fn what_a_vm_says_cannot_control_the_terminal() {
-        let worker = Worker::parse(&fields("worker|3|worker|4711|a\u{1b}[2Jb|\u{1b}|ended|st\u{1b}|")).unwrap();
+        let worker =
+            Worker::parse(&fields("worker|3|worker|4711|a\u{1b}[2Jb|\u{1b}|ended|st\u{1b}|")).unwrap();
         let shown = table(&[Asked { run_id: "s59m65f".into(), workers: vec![worker] }], Paint(false), None);
         assert!(!shown.contains('\u{1b}'), "{shown:?}");
         assert!(shown.ends_with("\nended 1 worker\n"));
