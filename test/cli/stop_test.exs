@@ -4,16 +4,13 @@ defmodule Leash.Cli.StopTest do
 
   @moduletag timeout: 120_000
 
-  if is_nil(System.get_env("LEASH_CLI")), do: @moduletag(skip: "LEASH_CLI names no binary")
+  @moduletag needs: :cli
 
   setup do
     {:ok, dir: tmp_dir!()}
   end
 
-  defp cli(dir, args, options \\ []) do
-    leash = System.fetch_env!("LEASH_CLI")
-    System.cmd(leash, ["--run-dir", dir | args], [stderr_to_stdout: true] ++ options)
-  end
+  defp cli(dir, args), do: Leash.Test.Cli.run(dir, args)
 
   @family ~s|setsid sh -c 'echo ready $$; exec sleep 90' & sleep 91 & wait|
   @stubborn ~s|trap '' TERM; echo ready $$; while :; do sleep 0.2; done|

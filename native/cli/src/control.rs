@@ -89,7 +89,8 @@ fn ask(path: &Path, request: &str, until: Instant) -> Result<Vec<Line>, Silence>
 
 fn connect(path: &Path) -> Result<UnixStream, Silence> {
     UnixStream::connect(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused => Silence::NoSocket,
+        // The last one: a path that is too long for a socket, so that the VM has none either.
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::InvalidInput => Silence::NoSocket,
         _ => Silence::NoAnswer,
     })
 }
