@@ -156,17 +156,14 @@ defmodule Mix.Tasks.Compile.LeashNative do
 
     raise_if(cargo_problem(cargo_version(cargo), needed))
 
+    # In one call: what the two have in common is compiled once.
+    release = cargo_build(cargo, ~w(--release -p leash-nif -p leash-cli))
+    shim = cargo_build(cargo, ~w(--profile shim -p leash-shim --features freestanding))
+
     [
-      {@nif, cargo_build(cargo, ~w(--release -p leash-nif), ~r/"([^"]*libleash_nif\.so)"/)},
-      {@shim,
-       cargo_build(
-         cargo,
-         ~w(--profile shim -p leash-shim --features freestanding),
-         ~r/"executable":"([^"]*leash-shim)"/
-       )},
-      # With the profile of the NIF, whose crates are compiled already.
-      {@command,
-       cargo_build(cargo, ~w(--release -p leash-cli), ~r/"executable":"([^"]*\/leash)"/)}
+      {@nif, artefact(release, ~r/"([^"]*libleash_nif\.so)"/)},
+      {@command, artefact(release, ~r/"executable":"([^"]*\/leash)"/)},
+      {@shim, artefact(shim, ~r/"executable":"([^"]*leash-shim)"/)}
     ]
   end
 
@@ -174,20 +171,25 @@ defmodule Mix.Tasks.Compile.LeashNative do
     System.cmd(cargo, ["--version"], cd: @root, stderr_to_stdout: true)
   end
 
-  # Cargo says itself where the artefact is: the place depends on its configuration as much as on the
-  # variables here. Diagnostics and progress go to stderr as ever.
-  defp cargo_build(cargo, args, artefact) do
+  # Diagnostics and progress go to stderr as ever.
+  defp cargo_build(cargo, args) do
     args = ["build", "--message-format=json-render-diagnostics" | args]
 
     case System.cmd(cargo, args, cd: @root, env: [{"CARGO_TARGET_DIR", target_dir()}]) do
       {messages, 0} ->
-        case Regex.scan(artefact, messages, capture: :all_but_first) do
-          [] -> Mix.raise("`cargo #{Enum.join(args, " ")}` succeeded and named no artefact.")
-          found -> found |> List.last() |> hd()
-        end
+        messages
 
       {_messages, status} ->
         Mix.raise("`cargo #{Enum.join(args, " ")}` in #{@root} failed with status #{status}.")
+    end
+  end
+
+  # Cargo says itself where the artefact is: the place depends on its configuration as much as on the
+  # variables here.
+  defp artefact(messages, pattern) do
+    case Regex.scan(pattern, messages, capture: :all_but_first) do
+      [] -> Mix.raise("cargo succeeded and named no artefact like #{inspect(pattern)}.")
+      found -> found |> List.last() |> hd()
     end
   end
 

@@ -27,6 +27,8 @@ defmodule Leash.Control do
   @patience_ms 5_000
   # Requests at a time; the next one waits in the socket's queue.
   @most_requests 32
+  # A socket that somebody removed (tmp cleaners do) has to be back within a minute, like the record.
+  @look_for_socket_ms 20_000
   # Until it listens again where it could not, or no descriptor was left.
   @again_ms 1_000
   # How often a number is looked at that is not free yet.
@@ -83,6 +85,7 @@ defmodule Leash.Control do
     case :gen_tcp.listen(0, options) do
       {:ok, listener} ->
         acceptor = spawn_link(fn -> accept(listener, 0) end)
+        _timer = Process.send_after(self(), {:look, listener}, @look_for_socket_ms)
         %{state | listener: listener, acceptor: acceptor, error: nil}
 
       {:error, reason} ->
@@ -101,6 +104,17 @@ defmodule Leash.Control do
 
   @impl true
   def handle_info(:listen, %{listener: nil} = state), do: {:noreply, listen(state)}
+
+  def handle_info({:look, listener}, %{listener: listener, path: {:ok, path}} = state) do
+    if File.lstat(path) == {:error, :enoent} do
+      # Nobody can reach this one any more. The acceptor's end, which follows, makes another.
+      :gen_tcp.close(listener)
+    else
+      _timer = Process.send_after(self(), {:look, listener}, @look_for_socket_ms)
+    end
+
+    {:noreply, state}
+  end
 
   def handle_info({:EXIT, pid, reason}, %{acceptor: pid} = state) do
     :gen_tcp.close(state.listener)

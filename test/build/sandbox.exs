@@ -101,8 +101,8 @@ defmodule Leash.Build.Sandbox do
     echo "$@" >> #{bin}/calls
     case "$*" in
     --version) echo "cargo #{version} (0000000 2025-01-01)" ;;
-    *leash-nif*) echo '{"reason":"compiler-artifact","filenames":["#{bin}/libleash_nif.so"],"executable":null}' ;;
-    *leash-cli*) echo '{"reason":"compiler-artifact","filenames":["#{bin}/leash"],"executable":"#{bin}/leash"}' ;;
+    *leash-nif*) echo '{"reason":"compiler-artifact","filenames":["#{bin}/libleash_nif.so"],"executable":null}'
+      echo '{"reason":"compiler-artifact","filenames":["#{bin}/leash"],"executable":"#{bin}/leash"}' ;;
     *leash-shim*) echo '{"reason":"compiler-artifact","filenames":["#{bin}/leash-shim"],"executable":"#{bin}/leash-shim"}' ;;
     esac
     """)

@@ -160,4 +160,12 @@ defmodule Leash.ControlTest do
     assert [["worker", _, _, _, _, _, "gone", "", ""]] = Task.await(task, 20_000)
     assert_gone(tree)
   end
+
+  test "a socket that somebody removed comes back" do
+    File.rm!(socket())
+    %{listener: listener} = :sys.get_state(Control)
+    send(Control, {:look, listener})
+    assert_eventually(fn -> File.exists?(socket()) and Control.status() == :ok end)
+    assert ask("find nobody\n") == []
+  end
 end
