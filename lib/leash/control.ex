@@ -106,13 +106,9 @@ defmodule Leash.Control do
   def handle_info(:listen, %{listener: nil} = state), do: {:noreply, listen(state)}
 
   def handle_info({:look, listener}, %{listener: listener, path: {:ok, path}} = state) do
-    if File.lstat(path) == {:error, :enoent} do
-      # Nobody can reach this one any more. The acceptor's end, which follows, makes another.
-      :gen_tcp.close(listener)
-    else
-      _timer = Process.send_after(self(), {:look, listener}, @look_for_socket_ms)
-    end
-
+    _timer = Process.send_after(self(), {:look, listener}, @look_for_socket_ms)
+    # Nobody can reach this one any more. The acceptor's end, which follows, makes another.
+    if File.lstat(path) == {:error, :enoent}, do: :gen_tcp.close(listener)
     {:noreply, state}
   end
 

@@ -169,7 +169,7 @@ fn sort(answers: Answers) -> Result<(Vec<Asked>, Vec<Mute>), Failure> {
                     let error = error.get(1).map_or("", String::as_str);
                     return Err(Failure::new(Exit::Left, format!("{run}: {}", harmless(error))));
                 }
-                match lines.iter().map(|line| Worker::parse(line)).collect() {
+                match lines.iter().map(Worker::parse).collect() {
                     Some(workers) => asked.push(Asked { run_id, workers }),
                     None => mute.push(Mute { run_id, why: Silence::Garbage }),
                 }
