@@ -454,8 +454,8 @@ defmodule Leash do
   defp refused(report), do: {:ok, Sweep.from_report(report)}
 
   @doc """
-  What this machine gives: which carriers, pidfds, what of `/proc` can be seen, and whether the run has a
-  record. Where something is missing Leash works at a lower level, and this is where it says so.
+  What this machine gives: which carriers, pidfds, what of `/proc` can be seen, whether the run has a
+  record, and (`:control`) whether `leash stop` can ask it. Where something is missing Leash works at a lower level, and this is where it says so.
   """
   @spec capabilities() :: map()
   def capabilities do
@@ -466,6 +466,8 @@ defmodule Leash do
         :error -> {nil, {:error, :not_running}}
       end
 
-    run_dir |> Native.capabilities() |> Map.put(:record, record)
+    run_dir
+    |> Native.capabilities()
+    |> Map.merge(%{record: record, control: Leash.Control.status()})
   end
 end

@@ -1,6 +1,6 @@
 defmodule Mix.Tasks.Compile.LeashNative do
   @moduledoc """
-  Builds the NIF and the shim with cargo and installs them into the application's `priv`.
+  Builds the NIF, the shim and the command `leash` with cargo and installs them into the application's `priv`.
 
   It is a Mix compiler, so `mix compile`, `mix test`, `mix release` and the compilation of Leash as a
   dependency of another application run it.
@@ -12,15 +12,17 @@ defmodule Mix.Tasks.Compile.LeashNative do
     * An artefact whose contents are as they were is left alone. Another one is written beside its
       place and renamed: writing into a library that a running VM has mapped would crash that VM.
 
-  `LEASH_PREBUILT=DIR` takes `DIR/leash_nif.so` and `DIR/leash-shim` instead of calling cargo, for
-  machines without Rust.
+  `LEASH_PREBUILT=DIR` takes `DIR/leash_nif.so`, `DIR/leash-shim` and, where it is there, `DIR/leash` instead of calling cargo,
+  for machines without Rust. Nothing in the library needs the command; only `Leash.Operator` and the tasks `mix leash.*` run it.
   """
 
   use Mix.Task.Compiler
 
   @nif "leash_nif.so"
   @shim "leash-shim"
-  @artefacts [@nif, @shim]
+  @command "leash"
+  @needed [@nif, @shim]
+  @artefacts @needed ++ [@command]
 
   @manifest "compile.leash_native"
   @manifest_version 1
@@ -45,6 +47,9 @@ defmodule Mix.Tasks.Compile.LeashNative do
     else
       artefacts = if dir = prebuilt(), do: prebuilt_artefacts(dir), else: build()
       Enum.each(artefacts, fn {name, source} -> install(source, Path.join(priv(), name)) end)
+      # One of another build would be of another version.
+      for name <- @artefacts -- Enum.map(artefacts, &elem(&1, 0)),
+          do: File.rm(Path.join(priv(), name))
 
       # The fingerprint is the one from before the build: a source that was saved meanwhile is built
       # again next time.
@@ -121,18 +126,21 @@ defmodule Mix.Tasks.Compile.LeashNative do
   end
 
   defp prebuilt_artefacts(dir) do
-    for name <- @artefacts do
-      path = Path.join(dir, name)
-
-      unless File.regular?(path) do
-        Mix.raise(
-          "LEASH_PREBUILT is #{dir}, which has no file #{name}: put #{@nif} and #{@shim} there, or " <>
-            "unset LEASH_PREBUILT to build them with cargo."
-        )
-      end
-
-      {name, path}
+    for name <- @needed, not File.regular?(Path.join(dir, name)) do
+      Mix.raise(
+        "LEASH_PREBUILT is #{dir}, which has no file #{name}: put #{@nif} and #{@shim} there, or " <>
+          "unset LEASH_PREBUILT to build them with cargo."
+      )
     end
+
+    unless File.regular?(Path.join(dir, @command)) do
+      Mix.shell().info(
+        "LEASH_PREBUILT is #{dir}, which has no file #{@command}: Leash works without that command, " <>
+          "and Leash.Operator and mix leash.* do not."
+      )
+    end
+
+    for name <- @artefacts, path = Path.join(dir, name), File.regular?(path), do: {name, path}
   end
 
   defp build do
@@ -148,14 +156,14 @@ defmodule Mix.Tasks.Compile.LeashNative do
 
     raise_if(cargo_problem(cargo_version(cargo), needed))
 
+    # In one call: what the two have in common is compiled once.
+    release = cargo_build(cargo, ~w(--release -p leash-nif -p leash-cli))
+    shim = cargo_build(cargo, ~w(--profile shim -p leash-shim --features freestanding))
+
     [
-      {@nif, cargo_build(cargo, ~w(--release -p leash-nif), ~r/"([^"]*libleash_nif\.so)"/)},
-      {@shim,
-       cargo_build(
-         cargo,
-         ~w(--profile shim -p leash-shim --features freestanding),
-         ~r/"executable":"([^"]*leash-shim)"/
-       )}
+      {@nif, artefact(release, ~r/"([^"]*libleash_nif\.so)"/)},
+      {@command, artefact(release, ~r/"executable":"([^"]*\/leash)"/)},
+      {@shim, artefact(shim, ~r/"executable":"([^"]*leash-shim)"/)}
     ]
   end
 
@@ -163,20 +171,25 @@ defmodule Mix.Tasks.Compile.LeashNative do
     System.cmd(cargo, ["--version"], cd: @root, stderr_to_stdout: true)
   end
 
-  # Cargo says itself where the artefact is: the place depends on its configuration as much as on the
-  # variables here. Diagnostics and progress go to stderr as ever.
-  defp cargo_build(cargo, args, artefact) do
+  # Diagnostics and progress go to stderr as ever.
+  defp cargo_build(cargo, args) do
     args = ["build", "--message-format=json-render-diagnostics" | args]
 
     case System.cmd(cargo, args, cd: @root, env: [{"CARGO_TARGET_DIR", target_dir()}]) do
       {messages, 0} ->
-        case Regex.scan(artefact, messages, capture: :all_but_first) do
-          [] -> Mix.raise("`cargo #{Enum.join(args, " ")}` succeeded and named no artefact.")
-          found -> found |> List.last() |> hd()
-        end
+        messages
 
       {_messages, status} ->
         Mix.raise("`cargo #{Enum.join(args, " ")}` in #{@root} failed with status #{status}.")
+    end
+  end
+
+  # Cargo says itself where the artefact is: the place depends on its configuration as much as on the
+  # variables here.
+  defp artefact(messages, pattern) do
+    case Regex.scan(pattern, messages, capture: :all_but_first) do
+      [] -> Mix.raise("cargo succeeded and named no artefact like #{inspect(pattern)}.")
+      found -> found |> List.last() |> hd()
     end
   end
 

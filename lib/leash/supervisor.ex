@@ -5,7 +5,7 @@ defmodule Leash.Supervisor do
 
   use Supervisor
 
-  alias Leash.{RecordKeeper, Reaper, Workers}
+  alias Leash.{Control, RecordKeeper, Reaper, Workers}
 
   # The Reaper ends what is left, bounded by its own deadline (stop_timeout) and three short steps.
   @reaper_margin_ms 5_000
@@ -21,7 +21,9 @@ defmodule Leash.Supervisor do
       {RecordKeeper, run},
       Supervisor.child_spec({Reaper, run: run},
         shutdown: run.config.stop_timeout + @reaper_margin_ms
-      )
+      ),
+      # Last: nobody is asked to stop what is being stopped.
+      {Control, run}
     ]
 
     # Restarts are cheap and lose nothing, so that a storm of them should not cost the workers.

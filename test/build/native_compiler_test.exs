@@ -28,10 +28,11 @@ defmodule Leash.Build.NativeCompilerTest do
     env = Sandbox.stub_cargo!(tmp, Sandbox.artefacts())
 
     Sandbox.mix!(tmp, ["compile"], env)
-    assert [version, nif, shim] = Sandbox.cargo_calls(tmp)
+    assert [version, release, shim] = Sandbox.cargo_calls(tmp)
     assert version == "--version"
-    assert nif =~ "--release -p leash-nif"
+    assert release =~ "--release -p leash-nif -p leash-cli"
     assert shim =~ "--profile shim -p leash-shim --features freestanding"
+    assert Bitwise.band(stat!(tmp, "leash").mode, 0o777) == 0o755
 
     for name <- ~w(leash_nif.so leash-shim) do
       assert File.read!(Path.join(priv(tmp), name)) ==
@@ -80,7 +81,7 @@ defmodule Leash.Build.NativeCompilerTest do
     assert File.read!(Path.join(priv(tmp), "leash_nif.so")) == "another library"
     assert stat!(tmp, "leash_nif.so").inode != before.inode
     assert IO.binread(mapped, 4) == <<0x7F, "ELF">>, "who has the old one still has it whole"
-    assert Enum.sort(File.ls!(priv(tmp))) == ["leash-shim", "leash_nif.so"]
+    assert Enum.sort(File.ls!(priv(tmp))) == ["leash", "leash-shim", "leash_nif.so"]
   end
 
   test "mix clean takes the artefacts away", %{tmp_dir: tmp} do
@@ -88,7 +89,10 @@ defmodule Leash.Build.NativeCompilerTest do
     env = Sandbox.stub_cargo!(tmp, Sandbox.artefacts())
     Sandbox.mix!(tmp, ["compile"], env)
     Sandbox.mix!(tmp, ["clean"], env)
-    refute File.exists?(Path.join(priv(tmp), "leash_nif.so"))
+
+    for name <- ~w(leash leash-shim leash_nif.so),
+        do: refute(File.exists?(Path.join(priv(tmp), name)))
+
     Sandbox.mix!(tmp, ["compile"], env)
     assert File.exists?(Path.join(priv(tmp), "leash_nif.so"))
   end
@@ -102,11 +106,27 @@ defmodule Leash.Build.NativeCompilerTest do
     refute File.exists?(Path.join(tmp, "_build"))
   end
 
-  test "LEASH_PREBUILT needs no cargo", %{tmp_dir: tmp} do
+  test "LEASH_PREBUILT needs no cargo, and the command may be missing", %{tmp_dir: tmp} do
     Sandbox.skeleton!(tmp)
-    env = [{"LEASH_PREBUILT", Sandbox.artefacts()} | Sandbox.path_without_cargo!(tmp)]
-    Sandbox.mix!(tmp, ["compile"], env)
-    assert Enum.sort(File.ls!(priv(tmp))) == ["leash-shim", "leash_nif.so"]
+    prebuilt = Path.join(tmp, "prebuilt")
+    File.mkdir!(prebuilt)
+
+    for name <- ~w(leash_nif.so leash-shim),
+        do: File.cp!(Path.join(Sandbox.artefacts(), name), Path.join(prebuilt, name))
+
+    command = Sandbox.command!(Sandbox.artefacts(), Path.join(prebuilt, "leash"))
+    env = [{"LEASH_PREBUILT", prebuilt} | Sandbox.path_without_cargo!(tmp)]
+    refute Sandbox.mix!(tmp, ["compile"], env) =~ "LEASH_PREBUILT"
+    assert Enum.sort(File.ls!(priv(tmp))) == ["leash", "leash-shim", "leash_nif.so"]
+    assert Bitwise.band(stat!(tmp, "leash").mode, 0o777) == 0o755
+
+    File.rm!(command)
+
+    assert Sandbox.mix!(tmp, ["compile"], env) =~
+             "LEASH_PREBUILT is #{prebuilt}, which has no file leash: Leash works without that command"
+
+    assert Enum.sort(File.ls!(priv(tmp))) == ["leash-shim", "leash_nif.so"], "an old one stays"
+    assert Sandbox.mix!(tmp, ["compile"], env) == ""
   end
 
   test "LEASH_PREBUILT without the files is one sentence", %{tmp_dir: tmp} do

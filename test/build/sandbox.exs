@@ -12,7 +12,7 @@ defmodule Leash.Build.Sandbox do
   @doc "The project under test."
   def root, do: @root
 
-  @doc "NIF and shim of the running build: nothing here compiles Rust."
+  @doc "NIF, shim and, where it was built, command of the running build: nothing here compiles Rust."
   def artefacts, do: to_string(:code.priv_dir(:leash))
 
   @doc "Runs Mix; returns output (both streams) and status."
@@ -96,6 +96,7 @@ defmodule Leash.Build.Sandbox do
     File.mkdir_p!(bin)
     File.cp!(Path.join(from, "leash_nif.so"), Path.join(bin, "libleash_nif.so"))
     File.cp!(Path.join(from, "leash-shim"), Path.join(bin, "leash-shim"))
+    command!(from, Path.join(bin, "leash"))
     cargo = Path.join(bin, "cargo")
 
     File.write!(cargo, """
@@ -103,13 +104,24 @@ defmodule Leash.Build.Sandbox do
     echo "$@" >> #{bin}/calls
     case "$*" in
     --version) echo "cargo #{version} (0000000 2025-01-01)" ;;
-    *leash-nif*) echo '{"reason":"compiler-artifact","filenames":["#{bin}/libleash_nif.so"],"executable":null}' ;;
+    *leash-nif*) echo '{"reason":"compiler-artifact","filenames":["#{bin}/libleash_nif.so"],"executable":null}'
+      echo '{"reason":"compiler-artifact","filenames":["#{bin}/leash"],"executable":"#{bin}/leash"}' ;;
     *leash-shim*) echo '{"reason":"compiler-artifact","filenames":["#{bin}/leash-shim"],"executable":"#{bin}/leash-shim"}' ;;
     esac
     """)
 
     File.chmod!(cargo, 0o755)
     [{"PATH", bin <> ":" <> System.get_env("PATH")}]
+  end
+
+  @doc "The command of the running build, or what says that it is one."
+  def command!(from, to) do
+    with {:error, :enoent} <- File.cp(Path.join(from, "leash"), to) do
+      File.write!(to, "#!/bin/sh\necho leash \"$@\"\n")
+      File.chmod!(to, 0o755)
+    end
+
+    to
   end
 
   @doc "How often the stub was called, and from now on counts again."

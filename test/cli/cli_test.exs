@@ -2,21 +2,19 @@ defmodule Leash.CliTest do
   # Serial: sweeps look at everything that runs.
   use Leash.Test.Case, async: false
 
-  alias Leash.Test.Decoys
+  alias Leash.Test.{Cli, Decoys}
 
   @moduletag timeout: 120_000
 
-  # The command is built by cargo and not by mix: LEASH_CLI names it.
-  if is_nil(System.get_env("LEASH_CLI")), do: @moduletag(skip: "LEASH_CLI names no binary")
+  @moduletag needs: :cli
 
   setup do
     {:ok, dir: tmp_dir!()}
   end
 
-  defp leash, do: System.fetch_env!("LEASH_CLI")
+  defp leash, do: Cli.path()
 
-  defp cli(dir, args),
-    do: System.cmd(leash(), ["--run-dir", dir | args], stderr_to_stdout: true)
+  defp cli(dir, args), do: Cli.run(dir, args)
 
   # Rows of a table as maps from title to text; the last column is whatever is left.
   defp table(output) do
@@ -324,76 +322,6 @@ defmodule Leash.CliTest do
       File.chmod!(dir, 0o755)
       assert {output, 4} = cli(dir, ["runs"])
       assert output =~ "chmod 700"
-    end
-  end
-
-  describe "top" do
-    if is_nil(System.find_executable("tmux")),
-      do: @describetag(skip: "tmux is not installed")
-
-    setup %{dir: dir} do
-      socket = Path.join(dir, "tmux")
-
-      tmux = fn args ->
-        System.cmd("tmux", ["-S", socket, "-f", "/dev/null" | args], stderr_to_stdout: true)
-      end
-
-      on_exit(fn ->
-        tmux.(["kill-server"])
-        # The server answers before it has ended.
-        assert_eventually(fn -> Observer.with_argument(socket) == [] end)
-      end)
-
-      {:ok, tmux: tmux}
-    end
-
-    defp screen(tmux) do
-      {text, 0} = tmux.(["capture-pane", "-p"])
-      text
-    end
-
-    defp open(tmux, dir) do
-      line =
-        "echo before; #{leash()} --run-dir #{dir} top --interval 0.2; echo status $?; stty -a; exec cat"
-
-      {_output, 0} = tmux.(["new-session", "-d", "-x", "150", "-y", "50", "sh", "-c", line])
-      :ok
-    end
-
-    defp assert_given_back(tmux) do
-      assert_eventually(fn -> screen(tmux) =~ "status 0" end)
-      assert screen(tmux) =~ "before"
-      assert_eventually(fn -> screen(tmux) =~ ~r/[^-]icanon/ end)
-    end
-
-    test "follows what happens, until q", %{dir: dir, tmux: tmux} do
-      vm = live(dir)
-      [daemon] = vm.trees["w"]
-      open(tmux, dir)
-      assert_eventually(fn -> screen(tmux) =~ ~r/^#{vm.run_id} +live .* sleep 90$/m end)
-      refute screen(tmux) =~ "before"
-      Observer.signal(daemon, "KILL")
-      assert_eventually(fn -> not (screen(tmux) =~ ~r/ sleep 90$/m) end)
-      assert screen(tmux) =~ ~r/^#{vm.run_id} +live /m
-      {_output, 0} = tmux.(["send-keys", "q"])
-      assert_given_back(tmux)
-    end
-
-    test "gives the terminal back when it is ended", %{dir: dir, tmux: tmux} do
-      for how <- [:ctrl_c, "TERM", "HUP"] do
-        open(tmux, dir)
-        assert_eventually(fn -> screen(tmux) =~ "q quits" end)
-
-        if how == :ctrl_c do
-          {_output, 0} = tmux.(["send-keys", "C-c"])
-        else
-          [top] = Observer.with_argument("top")
-          Observer.signal(top, how)
-        end
-
-        assert_given_back(tmux)
-        {_output, 0} = tmux.(["kill-session"])
-      end
     end
   end
 end

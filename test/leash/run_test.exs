@@ -36,7 +36,8 @@ defmodule Leash.RunTest do
     ids = Enum.map(vms, & &1.run_id)
     assert ids |> Enum.uniq() |> length() == 4
     assert Enum.all?(ids, &Leash.RunId.valid?/1)
-    assert Enum.sort(File.ls!(dir)) == ids |> Enum.map(&(&1 <> ".json")) |> Enum.sort()
+    files = for id <- ids, ending <- [".json", ".sock"], do: id <> ending
+    assert Enum.sort(File.ls!(dir)) == Enum.sort(files)
     for vm <- vms, do: assert(locked?(record(vm, dir)))
   end
 
@@ -94,7 +95,7 @@ defmodule Leash.RunTest do
     assert {:ok, [:leash]} = VM.eval(vm, "Application.ensure_all_started(:leash)")
     id = VM.eval(vm, "Leash.run_id()")
     assert id != vm.run_id
-    assert File.ls!(dir) == [id <> ".json"]
+    assert Enum.sort(File.ls!(dir)) == [id <> ".json", id <> ".sock"]
   end
 
   test "a run directory that is not ours alone is refused as the record's place, and said so", %{

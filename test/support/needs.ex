@@ -26,6 +26,11 @@ defmodule Leash.Test.Needs do
       {:freezer, "the freezer of cgroup v1, which nothing can be killed in, is not here",
        &freezer?/0},
       {:cc, "there is no C compiler", fn -> System.find_executable("cc") != nil end},
+      {:cli, "there is no command leash (LEASH_CLI names one)",
+       fn -> Leash.Test.Cli.path() != nil end},
+      {:operator, "the command leash is not installed in priv",
+       fn -> Leash.Operator.path() != nil end},
+      {:tmux, "tmux is not installed", fn -> System.find_executable("tmux") != nil end},
       {:node, "node is not installed", fn -> System.find_executable("node") != nil end},
       {:set_tid, "clone3 with set_tid is refused", &set_tid?/0}
     ]

@@ -9,14 +9,24 @@ use std::time::Duration;
 const EXIT_STATUS: &str = "\
 Exit status:
   0  done
-  1  something is left, or it could not be proven that nothing is; or the run asked for is not known
+  1  something is left, or it could not be proven that nothing is; or the run, worker or group asked for is not
+     known, or a VM did not answer
   2  usage, and `leash top` without a terminal
-  3  refused: the run is not provably dead
+  3  refused: the run is not provably dead, or several runs have what is to be stopped
   4  the run directory or /proc cannot be used, or the kernel does not permit it
 
 Environment:
   LEASH_RUN_DIR      the run directory; else $RUNTIME_DIRECTORY/leash, else /tmp/leash-<uid>
   NO_COLOR           no colours; there are none but on a terminal anyway";
+
+const STOP: &str = "\
+Asks the living VMs to end a worker or a group, each with its own ladder, and waits until nothing of them is left.
+
+NAME is a worker's registered name or a group, as `Leash.list/0` shows it: MyApp.Embedder, :pool or pool, \"gpu\" or gpu, \
+{MyApp.Pool, 3}. Where several living runs have it, nothing is stopped without --run or --all-runs. Where there is no living run, \
+what dead ones left is ended, as `leash sweep` does.
+
+A worker under a supervisor that restarts it is started again.";
 
 /// Looks at the runs of Leash on this machine, and ends what dead ones left.
 #[derive(Debug, Parser)]
@@ -41,6 +51,9 @@ pub(crate) enum Command {
     Top(TopArgs),
     /// Ends what provably dead runs left, as every start of Leash does
     Sweep(SweepArgs),
+    /// Asks the living VMs to end a worker or a group
+    #[command(long_about = STOP)]
+    Stop(StopArgs),
     /// Ends what one dead run left
     Kill(KillArgs),
     /// Prints a completion script
@@ -122,6 +135,25 @@ pub(crate) struct SweepArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    /// A worker's registered name, or a group
+    #[arg(value_parser = asked)]
+    pub(crate) name: String,
+    /// Only in this run
+    #[arg(long = "run", value_name = "RUN_ID")]
+    pub(crate) run_id: Option<RunId>,
+    /// In every run that has it
+    #[arg(long, conflicts_with = "run_id")]
+    pub(crate) all_runs: bool,
+    /// Milliseconds until what is left of all of them gets SIGKILL
+    #[arg(long, value_name = "MS", default_value = "5000", value_parser = milliseconds)]
+    pub(crate) deadline: Duration,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct KillArgs {
     /// The run
     pub(crate) run_id: RunId,
@@ -147,6 +179,16 @@ pub(crate) struct Hard {
     /// What processes without a living shim get before SIGKILL: SIGNAL:MS, separated by commas
     #[arg(long, value_name = "STEPS", default_value = "TERM:2000", value_parser = ladder)]
     pub(crate) stop: Ladder,
+}
+
+// A request is one line, and this is the most of it that a VM takes (`lib/leash/control.ex`).
+const MOST_NAME: usize = 1000;
+
+fn asked(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > MOST_NAME || text.contains(['\n', '\0']) {
+        return Err(format!("a name of 1 to {MOST_NAME} bytes in one line is expected"));
+    }
+    Ok(text.to_owned())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -204,6 +246,10 @@ mod tests {
             &["sweep", "--stop", "TERM"],
             &["sweep", "--stop", "NONE:5"],
             &["sweep", "--stop", "TERM:5@leader"],
+            &["stop", ""],
+            &["stop", "a\nb"],
+            &["stop", "a", "--deadline", "-1"],
+            &["stop", "a", "--all-runs", "--run", "s59m65f"],
             &["top", "--interval", "0"],
             &["top", "--interval", "NaN"],
             &["top", "--interval", "inf"],

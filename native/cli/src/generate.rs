@@ -38,7 +38,7 @@ mod tests {
     #[test]
     fn there_is_a_page_of_each_command_that_people_use() {
         let whole = page(None).unwrap();
-        for name in ["ps", "tree", "runs", "top", "sweep", "kill"] {
+        for name in ["ps", "tree", "runs", "top", "sweep", "stop", "kill"] {
             assert!(whole.contains(&format!("leash\\-{name}(1)")), "{name}");
             assert!(page(Some(name)).unwrap().contains("\\-\\-run\\-dir"), "{name}");
         }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod control;
 mod exit;
 mod generate;
 mod hunting;
@@ -17,6 +18,7 @@ mod process_view;
 mod ps;
 mod run_view;
 mod runs;
+mod stop;
 mod sweep;
 mod table;
 mod terminal;
@@ -52,6 +54,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Runs(args) => runs::run(&place, &args),
         Command::Top(args) => top::run(&place, &args),
         Command::Sweep(args) => sweep::run(&place, args),
+        Command::Stop(args) => stop::run(&place, &args),
         Command::Kill(args) => kill::run(&place, &args),
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { command } => generate::man(command.as_deref()),

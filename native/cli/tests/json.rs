@@ -14,6 +14,7 @@ use leash_core::{About, Host, Owner, Pid, Record, RunDir, RunLock};
 use leash_tag::{ENV_NAME, RunId};
 use serde_json::Value;
 use std::fs::Permissions;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -90,6 +91,45 @@ impl Drop for Scene {
     }
 }
 
+/// Answers requests as a VM would.
+struct Vm(std::thread::JoinHandle<Vec<String>>);
+
+impl Vm {
+    fn listen(scene: &Scene) -> Self {
+        let path = scene.path.join(leash_core::socket_name(scene.live.run()));
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        Self(std::thread::spawn(move || {
+            let mut asked = Vec::new();
+            for stream in listener.incoming() {
+                let mut stream = BufReader::new(stream.unwrap());
+                let mut request = String::new();
+                stream.read_line(&mut request).unwrap();
+                let request = request.trim_end().to_owned();
+                let answer = match request.as_str() {
+                    "find pool" => "worker\t1\tworker\t11\tA\t:pool\nworker\t2\tport\t\tsh\t:pool\n",
+                    "stop 70 pool" => {
+                        "worker\t1\tworker\t11\tA\t:pool\tended\tSIGTERM, 3 ms\t\n\
+                         worker\t2\tport\t\tsh\t:pool\tsurvived\t\t12:eperm\n"
+                    }
+                    "names" => "name\t:pool\n",
+                    _ => "",
+                };
+                stream.get_mut().write_all(format!("{answer}end\n").as_bytes()).unwrap();
+                asked.push(request);
+                if asked.len() == 4 {
+                    break;
+                }
+            }
+            std::fs::remove_file(&path).unwrap();
+            asked
+        }))
+    }
+
+    fn asked(self) -> Vec<String> {
+        self.0.join().unwrap()
+    }
+}
+
 fn published() -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../guides/cli.schema.json");
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
@@ -134,6 +174,29 @@ fn every_document_is_what_the_schema_says() {
         assert_valid("sweep", &dry);
         assert_eq!(find(&dry["report"]["matches"], "pid", pids[1]).unwrap()["action"], "kept");
         assert!(scene.processes[1].0.try_wait().unwrap().is_none());
+
+        let vm = Vm::listen(&scene);
+        let (unknown, status) = scene.leash(&["stop", "--run", &live, "nobody", "--json"]);
+        assert_valid("stop", &unknown);
+        assert_eq!((&unknown["stopped"], status), (&false.into(), Some(1)));
+        assert!(
+            scene.processes[1].0.try_wait().unwrap().is_none(),
+            "nothing is swept where one run is named"
+        );
+        let (stop, status) = scene.leash(&["stop", "pool", "--deadline", "70", "--json"]);
+        assert_valid("stop", &stop);
+        assert_eq!((&stop["stopped"], status), (&true.into(), Some(1)));
+        let workers = &stop["runs"][0]["workers"];
+        assert_eq!(find(workers, "worker", 1).unwrap()["result"], "ended");
+        assert_eq!(find(workers, "worker", 2).unwrap()["survivors"][0]["pid"], 12);
+        assert_eq!(
+            vm.asked(),
+            ["find nobody", "names", "find pool", "stop 70 pool"],
+            "a VM that does not have it is not told to stop it"
+        );
+        let (mute, status) = scene.leash(&["stop", "pool", "--json"]);
+        assert_valid("stop", &mute);
+        assert_eq!((&mute["mute"][0]["why"], status), (&"no_socket".into(), Some(1)));
 
         let (sweep, status) = scene.leash(&["sweep", "--json"]);
         assert_valid("sweep", &sweep);

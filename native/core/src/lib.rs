@@ -81,7 +81,7 @@ pub use pid::Pid;
 pub use pidfd::PidFd;
 pub use proc_root::ProcRoot;
 pub use record::{About, Owner, Record, RecordedAttachment, RecordedCommand};
-pub use record_file::{Lock, RecordFile, Records};
+pub use record_file::{Lock, RecordFile, Records, socket_name};
 pub use refusal::{Refusal, refusal};
 pub use report::Report;
 pub use reserve::reserve_descriptors;

@@ -48,6 +48,12 @@ pub(crate) fn file_name(run: RunId) -> String {
     format!("{run}.json")
 }
 
+/// The socket on which that run's VM takes an operator's requests (`lib/leash/control.ex`).
+#[must_use]
+pub fn socket_name(run: RunId) -> String {
+    format!("{run}.sock")
+}
+
 pub(crate) fn inode(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
 }
@@ -98,7 +104,7 @@ impl RunDir {
         Ok(Some(RecordFile { run, lock, record, inode: inode(&stat) }))
     }
 
-    /// Removes a record, if its file is still the one that was looked at.
+    /// Removes a dead run's record, if its file is still the one that was looked at, and the socket beside it.
     pub(crate) fn remove(&self, file: &RecordFile) -> Result<bool> {
         let name = file_name(file.run);
         match rustix::fs::statat(self, &name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -106,6 +112,8 @@ impl RunDir {
             Ok(_) | Err(Errno::NOENT) => return Ok(false),
             Err(errno) => return Err(Error::of_file(errno).about(name)),
         }
+        // First: while the record is there, somebody comes back for both.
+        let _ = rustix::fs::unlinkat(self, socket_name(file.run), AtFlags::empty());
         match rustix::fs::unlinkat(self, &name, AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),

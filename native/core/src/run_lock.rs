@@ -4,7 +4,7 @@ use crate::clock::BootClock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::record::{About, Owner, Record, RecordedAttachment, RecordedCommand};
-use crate::record_file::{file_name, inode};
+use crate::record_file::{file_name, inode, socket_name};
 use crate::reserve::with_reserve;
 use crate::run_dir::RunDir;
 use leash_tag::RunId;
@@ -182,10 +182,14 @@ impl RunLock {
         let ours = rustix::fs::fstat(&file).map_err(|errno| self.error(errno))?;
         let path = self.path.join(file_name(self.run));
         match rustix::fs::lstat(&path) {
-            Ok(there) if inode(&there) == inode(&ours) => match rustix::fs::unlink(&path) {
-                Ok(()) | Err(Errno::NOENT) => Ok(()),
-                Err(errno) => Err(self.error(errno)),
-            },
+            Ok(there) if inode(&there) == inode(&ours) => {
+                // Whoever listened there takes it away; unless he was killed.
+                let _ = rustix::fs::unlink(self.path.join(socket_name(self.run)));
+                match rustix::fs::unlink(&path) {
+                    Ok(()) | Err(Errno::NOENT) => Ok(()),
+                    Err(errno) => Err(self.error(errno)),
+                }
+            }
             // Somebody else's file has the name, or nobody's.
             _ => Ok(()),
         }

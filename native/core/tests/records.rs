@@ -74,6 +74,7 @@ fn a_record_is_locked_as_long_as_its_run_lives() {
     assert_eq!(runs.record(run).unwrap().unwrap().lock, Lock::Free);
     drop(lock);
     let lock = RunLock::create_any(&runs, &host(), &about()).unwrap();
+    std::os::unix::net::UnixListener::bind(dir.path.join(leash_core::socket_name(lock.run()))).unwrap();
     lock.drop_record().unwrap();
     lock.drop_record().unwrap();
     assert!(runs.record(lock.run()).unwrap().is_none());

@@ -51,6 +51,26 @@ fn a_dead_runs_processes_end_whichever_carriers_they_have_left() {
 }
 
 #[test]
+fn the_socket_beside_a_record_goes_with_it_and_not_before() {
+    isolated("the_socket_beside_a_record_goes_with_it_and_not_before", || {
+        let dir = TestDir::new();
+        let live = Vm::start();
+        live.record(&dir, "test");
+        let dead = Vm::dead(&dir);
+        let _target = sleeper(&mut dead.worker(1, "sleep"));
+        let socket = |run| dir.path.join(leash_core::socket_name(run));
+        for run in [live.run, dead.run] {
+            std::os::unix::net::UnixListener::bind(socket(run)).unwrap();
+        }
+        sweep_as(&dir, Mode::Report);
+        assert!(socket(dead.run).exists());
+        assert_eq!(sweep(&dir).records_dropped, [dead.run.to_string()]);
+        assert!(!socket(dead.run).exists());
+        assert!(socket(live.run).exists());
+    });
+}
+
+#[test]
 fn decoys_live() {
     isolated("decoys_live", || {
         let dir = TestDir::new();

@@ -1,0 +1,393 @@
+defmodule Leash.Control do
+  # What an operator asks a living VM: the other side of `leash stop`.
+  #
+  # A Unix socket beside the run's record, `<run dir>/<run_id>.sock`. Who may reach it is decided by that directory, which is 0700
+  # and ours, or there is no run directory at all. One request for each connection, a line; lines of fields between tabs are the
+  # answer, and `end` the last of them (native/PROTOCOL.md, section 6):
+  #
+  #     find NAME            the workers that NAME means
+  #     stop DEADLINE NAME   ends them, and says how
+  #     names                what could be asked for
+  #
+  # Requests are served by processes of their own, which nobody is linked to: one that is stopping something goes on to its
+  # proof whatever becomes of who asked. No atom is made of what comes in: names are compared as text.
+  #
+  # A run without a socket is a run like any other, which `leash stop` cannot ask: a start never fails because of it.
+  @moduledoc false
+
+  use GenServer
+
+  alias Leash.{Exit, Run, StopAll, Workers}
+
+  # sun_path of unix(7) with its NUL.
+  @most_path 107
+  # A line of at most this many bytes is a request; a name has 1,000 at most.
+  @most_request 2_048
+  # Until a request has come, and until somebody has read a part of the answer.
+  @patience_ms 5_000
+  # Requests at a time; the next one waits in the socket's queue.
+  @most_requests 32
+  # A socket that somebody removed (tmp cleaners do) has to be back within a minute, like the record.
+  @look_for_socket_ms 20_000
+  # Until it listens again where it could not, or no descriptor was left.
+  @again_ms 1_000
+  # How often a number is looked at that is not free yet.
+  @look_ms 50
+  # Beyond its deadline, until a worker that was told to end is answered for as still ending: `leash` waits 2 s.
+  @last_word_ms 1_500
+
+  # What `Leash.Schema.milliseconds/0` takes.
+  @most_ms 0xFFFFFFFF
+
+  @spec start_link(Run.t()) :: GenServer.on_start()
+  def start_link(run), do: GenServer.start_link(__MODULE__, run, name: __MODULE__)
+
+  @doc "Whether this run can be asked, for `Leash.capabilities/0`."
+  @spec status() :: :ok | {:error, term()}
+  def status do
+    GenServer.call(__MODULE__, :status)
+  catch
+    :exit, _stopped -> {:error, :not_running}
+  end
+
+  @impl true
+  def init(run) do
+    # So that terminate/2 takes the socket away.
+    Process.flag(:trap_exit, true)
+    {:ok, listen(%{path: path(run), listener: nil, acceptor: nil, error: nil})}
+  end
+
+  defp path(%Run{lock: {:ok, _lock}} = run) do
+    path = Path.join(run.config.run_dir, run.id <> ".sock")
+    if byte_size(path) <= @most_path, do: {:ok, path}, else: {:error, :enametoolong}
+  end
+
+  # What is wrong with the directory or the record is wrong with this, too.
+  defp path(%Run{lock: {:error, reason}}), do: {:error, reason}
+
+  defp listen(%{path: {:error, reason}} = state), do: %{state | error: reason}
+
+  defp listen(%{path: {:ok, path}} = state) do
+    # The id is ours alone: what has the name is what this process left when it was killed.
+    _ = File.rm(path)
+
+    options = [
+      :binary,
+      ifaddr: {:local, path},
+      active: false,
+      packet: :line,
+      # A longer line comes in parts, without its end.
+      buffer: @most_request,
+      send_timeout: @patience_ms,
+      send_timeout_close: true
+    ]
+
+    case :gen_tcp.listen(0, options) do
+      {:ok, listener} ->
+        acceptor = spawn_link(fn -> accept(listener, 0) end)
+        _timer = Process.send_after(self(), {:look, listener}, @look_for_socket_ms)
+        %{state | listener: listener, acceptor: acceptor, error: nil}
+
+      {:error, reason} ->
+        again(%{state | error: reason})
+    end
+  end
+
+  defp again(state) do
+    _timer = Process.send_after(self(), :listen, @again_ms)
+    state
+  end
+
+  @impl true
+  def handle_call(:status, _from, state),
+    do: {:reply, if(state.listener, do: :ok, else: {:error, state.error}), state}
+
+  @impl true
+  def handle_info(:listen, %{listener: nil} = state), do: {:noreply, listen(state)}
+
+  def handle_info({:look, listener}, %{listener: listener, path: {:ok, path}} = state) do
+    _timer = Process.send_after(self(), {:look, listener}, @look_for_socket_ms)
+    # Nobody can reach this one any more. The acceptor's end, which follows, makes another.
+    if File.lstat(path) == {:error, :enoent}, do: :gen_tcp.close(listener)
+    {:noreply, state}
+  end
+
+  def handle_info({:EXIT, pid, reason}, %{acceptor: pid} = state) do
+    :gen_tcp.close(state.listener)
+    {:noreply, again(%{state | listener: nil, acceptor: nil, error: reason})}
+  end
+
+  def handle_info(_stray, state), do: {:noreply, state}
+
+  @impl true
+  def terminate(_reason, %{path: {:ok, path}, listener: listener}) when listener != nil do
+    :gen_tcp.close(listener)
+    _ = File.rm(path)
+    :ok
+  end
+
+  def terminate(_reason, _state), do: :ok
+
+  ## Requests
+
+  defp accept(listener, busy) when busy >= @most_requests do
+    receive do
+      {:DOWN, _monitor, :process, _pid, _reason} -> accept(listener, busy - 1)
+    end
+  end
+
+  defp accept(listener, busy) do
+    busy = ended(busy)
+
+    case :gen_tcp.accept(listener) do
+      {:ok, socket} ->
+        {pid, _monitor} =
+          spawn_monitor(fn -> receive(do: ({:serve, ^socket} -> serve(socket))) end)
+
+        # Its descriptor goes with the process that serves it.
+        _ = :gen_tcp.controlling_process(socket, pid)
+        send(pid, {:serve, socket})
+        accept(listener, busy + 1)
+
+      {:error, reason} when reason in [:emfile, :enfile, :enobufs, :enomem, :system_limit] ->
+        receive(after: (@again_ms -> accept(listener, busy)))
+
+      {:error, reason} when reason in [:econnaborted, :eintr] ->
+        accept(listener, busy)
+
+      {:error, reason} ->
+        exit({:shutdown, reason})
+    end
+  end
+
+  defp ended(busy) do
+    receive do
+      {:DOWN, _monitor, :process, _pid, _reason} -> ended(busy - 1)
+    after
+      0 -> busy
+    end
+  end
+
+  defp serve(socket) do
+    with {:ok, line} <- :gen_tcp.recv(socket, 0, @patience_ms) do
+      lines = line |> request() |> answer() |> Enum.map(&[&1, ?\n])
+      _ = :gen_tcp.send(socket, [lines, "end\n"])
+
+      # The other side closes when it has read that; this one would cut off what is still on its way.
+      _ = :gen_tcp.recv(socket, 0, @patience_ms)
+    end
+
+    :gen_tcp.close(socket)
+  end
+
+  @doc false
+  @spec request(binary()) ::
+          {:find, binary()} | {:stop, non_neg_integer(), binary()} | :names | :unknown
+  def request(line) do
+    case String.split(line, "\n") do
+      ["names", ""] -> :names
+      ["find " <> name, ""] when name != "" -> {:find, name}
+      ["stop " <> rest, ""] -> stop_request(Integer.parse(rest))
+      # Too long, or something else.
+      _other -> :unknown
+    end
+  end
+
+  defp stop_request({ms, " " <> name}) when ms in 0..@most_ms and name != "",
+    do: {:stop, ms, name}
+
+  defp stop_request(_other), do: :unknown
+
+  defp answer(:unknown), do: [fields(["error", "this VM does not know that request"])]
+
+  defp answer(:names) do
+    for name <- Enum.uniq(Enum.flat_map(Workers.living(:all), &names/1)),
+        do: fields(["name", name])
+  end
+
+  defp answer({:find, name}), do: name |> meant() |> Enum.map(&found/1)
+
+  defp answer({:stop, deadline, name}) do
+    rows = meant(name)
+    {grouped, named} = Enum.split_with(rows, &group?(&1, name))
+    groups = grouped |> Enum.map(& &1.group) |> Enum.uniq()
+
+    tasks =
+      for(group <- groups, do: fn -> stop_group(group, deadline) end) ++
+        for row <- named, do: fn -> [stop_one(row, deadline)] end
+
+    # What does not come back in time is answered for by what is known of it.
+    done = tasks |> in_parallel(deadline + @last_word_ms) |> Map.new(&{&1.worker, &1})
+    rows = Map.new(rows, &{&1.number, &1})
+
+    for number <- Enum.uniq(Map.keys(rows) ++ Map.keys(done)) |> Enum.sort() do
+      case done do
+        %{^number => stopped} -> ended_line(stopped, rows[number])
+        _other -> fields(described(rows[number]) ++ ["ending", "", ""])
+      end
+    end
+  end
+
+  defp in_parallel(functions, ms) do
+    owner = self()
+    until = System.monotonic_time(:millisecond) + ms
+
+    # Not linked, for the reason of the whole: a crash of one is not the end of the others.
+    refs =
+      for function <- functions do
+        ref = make_ref()
+        _pid = spawn(fn -> send(owner, {ref, function.()}) end)
+        ref
+      end
+
+    Enum.flat_map(refs, fn ref ->
+      receive do
+        {^ref, stopped} -> stopped
+      after
+        max(until - System.monotonic_time(:millisecond), 0) -> []
+      end
+    end)
+  end
+
+  defp stop_group(group, deadline) do
+    {_all_gone?, stopped} = StopAll.run(group, deadline: deadline)
+    stopped
+  end
+
+  # As `Leash.StopAll` asks: a Worker that is still starting takes messages and no calls. Its answer to the second word is
+  # that to the first.
+  defp stop_one(row, deadline) do
+    ref = Process.monitor(row.pid)
+    how = if deadline == 0, do: :kill, else: :ladder
+    send(row.pid, {:leash, {:stop, {self(), ref}, how}})
+    stopped(row, await_end(row, ref, if(deadline == 0, do: :infinity, else: deadline)))
+  end
+
+  defp await_end(row, ref, ms) do
+    receive do
+      {^ref, {:error, :noproc}} -> await_free(row)
+      {^ref, result} -> result
+      {:DOWN, ^ref, :process, _pid, _reason} -> await_free(row)
+    after
+      ms ->
+        send(row.pid, {:leash, {:stop, {self(), ref}, :kill}})
+        await_end(row, ref, :infinity)
+    end
+  end
+
+  # The Worker said nothing of its end: its number is free, or another's, once the Reaper has seen that of the tree. Whoever
+  # collects the answers has a time for them.
+  defp await_free(row) do
+    case Workers.fetch(row.number) do
+      {:ok, %{pid: pid, tree: tree}} when pid == row.pid and tree != :gone ->
+        Process.sleep(@look_ms)
+        await_free(row)
+
+      # Without a table the application has ended everything.
+      _free ->
+        {:ok, :gone}
+    end
+  end
+
+  defp stopped(row, result) do
+    Map.merge(Map.take(row, [:pid, :label, :group, :os_pid]), %{
+      worker: row.number,
+      result: result
+    })
+  end
+
+  ## Which workers a name means
+
+  @doc """
+  The rows that a name means: workers registered as that, and all of the groups called that.
+
+  An atom is called what `inspect/1` and `Atom.to_string/1` make of it, a string itself or what `inspect/1` makes of it,
+  anything else what `inspect/1` makes of it.
+  """
+  @spec meant(binary()) :: [Workers.row()]
+  def meant(name),
+    do: for(row <- Workers.living(:all), group?(row, name) or named?(row, name), do: row)
+
+  defp group?(%{group: nil}, _name), do: false
+  defp group?(%{group: group}, name), do: called?(group, name)
+
+  # Of a worker without a name the label is its program's, which says nothing of who is meant.
+  defp named?(%{kind: :worker} = row, name) do
+    case registered(row) do
+      nil -> via?(row.label) and row.label == name
+      atom -> called?(atom, name)
+    end
+  end
+
+  defp named?(_command_or_port, _name), do: false
+
+  defp called?(atom, name) when is_atom(atom), do: name in [Atom.to_string(atom), inspect(atom)]
+  defp called?(text, name) when is_binary(text), do: name in [text, inspect(text)]
+  defp called?(tuple, name), do: name == inspect(tuple)
+
+  defp registered(row) do
+    case Process.info(row.pid, :registered_name) do
+      {:registered_name, name} when is_atom(name) -> name
+      _none -> nil
+    end
+  end
+
+  # `{:global, term}` and `{:via, module, term}` are known by the label alone.
+  defp via?(label), do: String.starts_with?(label, ["{:via, ", "{:global, "])
+
+  defp names(row) do
+    group = if row.group != nil, do: [inspect(row.group)], else: []
+
+    own =
+      cond do
+        row.kind != :worker -> []
+        name = registered(row) -> [inspect(name)]
+        via?(row.label) -> [row.label]
+        true -> []
+      end
+
+    own ++ group
+  end
+
+  ## Lines
+
+  defp found(row), do: row |> described() |> fields()
+
+  defp described(row),
+    do: ["worker", row.number, row.kind, row.os_pid, row.label, row.group && inspect(row.group)]
+
+  # What began while the group was being stopped has no row of before.
+  defp ended_line(stopped, row) do
+    row = row || %{kind: :worker}
+    row = Map.merge(row, Map.put(stopped, :number, stopped.worker))
+    fields(described(row) ++ result(stopped.result))
+  end
+
+  defp result({:ok, %Exit{} = exit}), do: ["ended", how(exit), ""]
+  defp result({:ok, :gone}), do: ["gone", "", ""]
+
+  defp result({:error, %{survivors: survivors}}),
+    do: ["survived", "", Enum.map_join(survivors, ",", &"#{&1.pid}:#{&1.why}")]
+
+  @doc false
+  @spec how(Exit.t()) :: String.t()
+  def how(exit) do
+    ended = if exit.signal, do: "#{name(exit.signal)}", else: "status #{exit.status}"
+    step = if exit.step, do: ", the last of it by #{name(exit.step)}", else: ""
+    "#{ended}#{step}, #{exit.duration} ms"
+  end
+
+  defp name(signal), do: signal |> to_string() |> String.upcase()
+
+  defp fields(fields), do: fields |> Enum.map(&field/1) |> Enum.intersperse(?\t)
+
+  defp field(nil), do: ""
+
+  defp field(value) do
+    value
+    |> to_string()
+    |> String.replace("\\", "\\\\")
+    |> String.replace("\t", "\\t")
+    |> String.replace("\n", "\\n")
+  end
+end

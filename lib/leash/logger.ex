@@ -1,0 +1,183 @@
+defmodule Leash.Logger do
+  @moduledoc """
+  A line in the log for each event of `Leash.Telemetry`, for those who ask for it.
+
+      def start(_type, _args) do
+        :ok = Leash.Logger.attach(level: :info)
+        …
+
+  Leash does not log by itself, with these exceptions: a line when a sweep killed something, and warnings and errors where
+  something could not be done (no record can be written, a process could not be ended, a handler of output raised).
+
+      [info] leash worker 3 MyApp.Embedder (pool :gpu, pid 4711): started
+      [warning] leash worker 3 MyApp.Embedder (pool :gpu, pid 4711): SIGKILL after 2000 ms (stop)
+      [info] leash worker 3 MyApp.Embedder (pool :gpu, pid 4711): ended by SIGKILL after 61204 ms
+
+  It needs `:telemetry` in the host, whose handlers it attaches. A handler that fails is detached by `:telemetry`, with a line of its own.
+  """
+
+  alias Leash.{Exit, Schema, Telemetry}
+
+  require Logger
+
+  @handler "leash-logger"
+
+  # Ends that were meant are no news; what had to be killed is.
+  @levels %{
+    [:leash, :worker, :start] => :info,
+    [:leash, :worker, :ready] => :debug,
+    [:leash, :worker, :stop] => :info,
+    [:leash, :kill, :step] => :info,
+    [:leash, :sweep, :start] => :debug,
+    [:leash, :sweep, :match] => :debug,
+    [:leash, :sweep, :stop] => :info
+  }
+
+  @all_levels [:debug, :info, :notice, :warning, :error, :critical, :alert, :emergency]
+
+  @schema Schema.new(
+            level: [
+              type: Schema.one_of([nil | @all_levels]),
+              default: nil,
+              doc:
+                "One level for every line. By default starts, ends and sweeps are `:info`, a SIGKILL and what could not be ended `:warning`, the rest `:debug`."
+            ],
+            events: [
+              type:
+                Schema.custom(
+                  &__MODULE__.events?/1,
+                  "a list of names of events, see Leash.Telemetry.events/0",
+                  quote(do: [[atom(), ...]] | nil)
+                ),
+              default: nil,
+              doc: "The events that are logged; default: all of `Leash.Telemetry.events/0`."
+            ]
+          )
+
+  @typedoc "An option of `attach/1`."
+  @type option :: unquote(Schema.typespec(@schema))
+
+  @doc """
+  Attaches the handlers, in the place of those attached before.
+
+  ## Options
+
+  #{Schema.docs(@schema)}
+  ## Errors
+
+    * `:no_telemetry` - the host has no `:telemetry`, or it is not started
+    * `%Leash.OptionsError{}` - an option is wrong; what was attached stays
+  """
+  @spec attach([option()]) :: :ok | {:error, :no_telemetry | Leash.OptionsError.t()}
+  def attach(options \\ []) do
+    with {:ok, options} <- Schema.validate(@schema, options),
+         :ok <- detach() do
+      events = options.events || Telemetry.events()
+      telemetry(:attach_many, [@handler, events, &__MODULE__.handle/4, options.level])
+    end
+  end
+
+  @doc "Detaches them; also where none is attached."
+  @spec detach() :: :ok | {:error, :no_telemetry}
+  def detach do
+    with {:error, :not_found} <- telemetry(:detach, [@handler]), do: :ok
+  end
+
+  # Not a call that the compiler sees: it would warn where there is no such module. Loaded, but not started, it has no table.
+  defp telemetry(function, arguments) do
+    if Code.ensure_loaded?(:telemetry),
+      do: apply(:telemetry, function, arguments),
+      else: {:error, :no_telemetry}
+  rescue
+    ArgumentError -> {:error, :no_telemetry}
+  end
+
+  @doc false
+  @spec events?(term()) :: boolean()
+  def events?(nil), do: true
+  def events?(events), do: is_list(events) and Enum.all?(events, &(&1 in Telemetry.events()))
+
+  @doc false
+  @spec handle([atom()], map(), map(), Logger.level() | nil) :: :ok
+  def handle(event, measurements, metadata, level) do
+    Logger.log(level || level(event, measurements, metadata), fn ->
+      text(event, measurements, metadata)
+    end)
+  end
+
+  defp level([:leash, :kill, :step], _measurements, %{signal: :sigkill}), do: :warning
+
+  defp level([:leash, :sweep, :stop], %{survivors: survivors}, _metadata) when survivors > 0,
+    do: :warning
+
+  defp level([:leash, :sweep, :match], _measurements, %{match: %{action: action}})
+       when action in [:ended, :gone],
+       do: :info
+
+  defp level([:leash, :sweep, :match], _measurements, %{match: %{action: :survived}}),
+    do: :warning
+
+  defp level(event, _measurements, _metadata), do: Map.get(@levels, event, :info)
+
+  defp text([:leash, :worker, :start], _measurements, metadata), do: [who(metadata), ": started"]
+
+  defp text([:leash, :worker, :ready], %{duration: duration}, metadata),
+    do: [who(metadata), ": ready after ", ms(duration)]
+
+  defp text([:leash, :worker, :stop], %{duration: duration}, metadata),
+    do: [who(metadata), ": ended", how(metadata.exit), " after ", ms(duration)]
+
+  defp text([:leash, :kill, :step], %{elapsed: elapsed}, metadata),
+    do: [
+      who(metadata),
+      ": ",
+      name(metadata.signal),
+      " after ",
+      ms(elapsed),
+      " (#{metadata.cause})"
+    ]
+
+  defp text([:leash, :sweep, :start], _measurements, metadata),
+    do: ["leash sweep (", to_string(metadata.mode), ") begins"]
+
+  defp text([:leash, :sweep, :match], _measurements, %{match: match}) do
+    by = if match[:ended_by], do: " by #{match.ended_by}", else: ""
+
+    "leash sweep: #{match.action}#{by}: process #{match.pid} (#{printable(match[:command])}) of run #{match[:run_id]}: " <>
+      "#{match[:verdict]}, #{match[:why]}"
+  end
+
+  defp text([:leash, :sweep, :stop], measurements, metadata) do
+    incomplete = if metadata.complete, do: "", else: "; not everything could be seen"
+
+    "leash sweep (#{metadata.mode}): #{measurements.matches} tagged processes, #{measurements.survivors} left " <>
+      "after #{ms(measurements.duration)}#{incomplete}"
+  end
+
+  # One that is younger than this.
+  defp text(event, measurements, metadata),
+    do: "#{Enum.join(event, " ")}: #{inspect(measurements)} #{inspect(metadata)}"
+
+  defp who(metadata) do
+    group = if metadata.group != nil, do: "group #{inspect(metadata.group)}, ", else: ""
+    pid = if metadata.os_pid, do: "pid #{metadata.os_pid}", else: "shim #{metadata.shim_pid}"
+    "leash #{metadata.kind} #{metadata.worker} #{printable(metadata.label)} (#{group}#{pid})"
+  end
+
+  defp how(%Exit{signal: signal}) when signal != nil, do: [" by ", name(signal)]
+  defp how(%Exit{status: status}), do: " with status #{status}"
+  defp how(nil), do: ""
+
+  defp name(signal), do: signal |> to_string() |> String.upcase()
+
+  defp ms(native), do: "#{System.convert_time_unit(native, :native, :millisecond)} ms"
+
+  # Programs name themselves, and a line in a log is one line.
+  defp printable(text) do
+    text = to_string(text)
+
+    if String.printable?(text) and not String.contains?(text, ["\n", "\r", "\e"]),
+      do: text,
+      else: inspect(text)
+  end
+end

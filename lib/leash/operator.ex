@@ -1,0 +1,104 @@
+defmodule Leash.Operator do
+  @moduledoc """
+  The command `leash` (see `guides/cli.md`) from inside of a VM: a project, or a release.
+
+      $ mix leash.ps
+      $ bin/my_app eval 'Leash.Operator.sweep(["--dry-run"]) |> System.halt()'
+
+  It runs the program that is installed with the library, on this VM's own terminal: what it prints goes where the VM's stdout goes,
+  in colours where that is a terminal. It needs neither the `:leash` application nor the host's: both may be stopped, and nothing is
+  started. The run directory is that of `config :leash, run_dir:`, unless `--run-dir` names another; else the command finds it itself.
+
+  Every function takes the command's arguments and returns its exit status:
+
+  | status | meaning |
+  |---|---|
+  | 0 | done |
+  | 1 | something is left, or it could not be proven that nothing is; or what was asked for is not known, or a VM did not answer |
+  | 2 | usage |
+  | 3 | refused |
+  | 4 | the run directory or `/proc` cannot be used |
+
+  `RuntimeError` is raised where the command is not installed (`LEASH_PREBUILT` named a directory without it).
+  """
+
+  @typedoc "An exit status of the command."
+  @type status :: 0..255
+
+  @doc """
+  Where the command is, nil where it is not installed.
+
+      $ ln -s "$(mix run --no-start -e 'IO.puts(Leash.Operator.path())')" ~/.local/bin/leash
+  """
+  @spec path() :: String.t() | nil
+  def path do
+    path = Path.join(priv(), "leash")
+    if File.regular?(path), do: path
+  end
+
+  # The code server does not know the application of a script.
+  defp priv do
+    case :code.priv_dir(:leash) do
+      {:error, :bad_name} ->
+        __MODULE__ |> :code.which() |> Path.join("../../priv") |> Path.expand()
+
+      dir ->
+        List.to_string(dir)
+    end
+  end
+
+  @doc "`leash ps`: a line for each process of a worker."
+  @spec ps([String.t()]) :: status()
+  def ps(arguments \\ []), do: run(["ps" | arguments])
+
+  @doc "`leash tree`: runs, their shims and the processes below them."
+  @spec tree([String.t()]) :: status()
+  def tree(arguments \\ []), do: run(["tree" | arguments])
+
+  @doc "`leash runs`: which runs there are, and whether they are alive."
+  @spec runs([String.t()]) :: status()
+  def runs(arguments \\ []), do: run(["runs" | arguments])
+
+  @doc "`leash sweep`: ends what dead runs left."
+  @spec sweep([String.t()]) :: status()
+  def sweep(arguments \\ []), do: run(["sweep" | arguments])
+
+  @doc "`leash stop NAME`: asks the living VMs to end a worker or a group."
+  @spec stop(String.t(), [String.t()]) :: status()
+  def stop(name, arguments \\ []), do: run(["stop" | arguments] ++ ["--", name])
+
+  @doc "`leash kill RUN_ID`: ends what one dead run left."
+  @spec kill(Leash.RunId.t(), [String.t()]) :: status()
+  def kill(run_id, arguments \\ []), do: run(["kill" | arguments] ++ ["--", run_id])
+
+  @doc "`leash` with these arguments."
+  @spec run([String.t()]) :: status()
+  def run(arguments) do
+    program =
+      path() ||
+        raise "the command leash is not installed in #{priv()}: compile Leash with cargo, or put it into the directory of LEASH_PREBUILT"
+
+    # Its stdin, stdout and stderr are this VM's. It does not read, and it ends by itself: a sweep has a deadline.
+    port =
+      Port.open({:spawn_executable, program}, [
+        :nouse_stdio,
+        :exit_status,
+        args: arguments,
+        env: environment()
+      ])
+
+    receive do
+      {^port, {:exit_status, status}} -> status
+    end
+  end
+
+  defp environment do
+    # `bin/app eval` loads no application, and without that there is no configuration.
+    _ = Application.load(:leash)
+
+    case Application.get_env(:leash, :run_dir) do
+      dir when is_binary(dir) and dir != "" -> [{~c"LEASH_RUN_DIR", String.to_charlist(dir)}]
+      _none -> []
+    end
+  end
+end

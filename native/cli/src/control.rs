@@ -1,0 +1,182 @@
+//! Asking a living VM, over the socket beside its run's record (`lib/leash/control.ex` answers).
+//!
+//! One request, a line, for each connection; lines of fields between tabs come back, and `end` when that is all. An answer without
+//! its `end` is none: the VM has ended meanwhile, or the time is over.
+
+use leash_core::{RunDir, socket_name};
+use leash_tag::RunId;
+use serde::Serialize;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// Thirty thousand workers take some megabytes.
+const MOST_BYTES: usize = 64 << 20;
+
+/// Why a VM did not say anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Silence {
+    /// There is no socket, or nobody listens there.
+    NoSocket,
+    /// It was connected and did not answer in time, or ended instead.
+    NoAnswer,
+    /// What came is no answer.
+    Garbage,
+}
+
+/// A line of an answer, in fields.
+pub(crate) type Line = Vec<String>;
+
+/// Asks the VMs of these runs at once; what each one said before its `end` comes back in their order.
+pub(crate) fn ask_all(
+    dir: &RunDir,
+    runs: &[RunId],
+    request: &str,
+    patience: Duration,
+) -> Vec<(RunId, Result<Vec<Line>, Silence>)> {
+    let until = Instant::now() + patience;
+    // Nobody waits for these threads: connect(2) to a VM that hangs has no timeout once its queue is full.
+    let asked: Vec<_> = runs
+        .iter()
+        .map(|run| {
+            let (path, request) = (dir.path().join(socket_name(*run)), request.to_owned());
+            let (sender, answer) = mpsc::channel();
+            let started = std::thread::Builder::new().spawn(move || sender.send(ask(&path, &request, until)));
+            (*run, started.is_ok(), answer)
+        })
+        .collect();
+    let wait = |answer: &mpsc::Receiver<_>| {
+        // The thread sees the time itself, where it can.
+        let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(200);
+        answer.recv_timeout(left).unwrap_or(Err(Silence::NoAnswer))
+    };
+    asked
+        .into_iter()
+        .map(|(run, started, answer)| (run, if started { wait(&answer) } else { Err(Silence::NoAnswer) }))
+        .collect()
+}
+
+fn ask(path: &Path, request: &str, until: Instant) -> Result<Vec<Line>, Silence> {
+    let mut stream = connect(path)?;
+    let left = || {
+        let left = until.saturating_duration_since(Instant::now());
+        // Zero would mean for ever.
+        if left.is_zero() { Err(Silence::NoAnswer) } else { Ok(Some(left)) }
+    };
+    stream.set_write_timeout(left()?).map_err(|_| Silence::NoAnswer)?;
+    stream.write_all(format!("{request}\n").as_bytes()).map_err(|_| Silence::NoAnswer)?;
+    let mut answer = Vec::new();
+    let mut part = [0; 8192];
+    while !is_whole(&answer) {
+        stream.set_read_timeout(left()?).map_err(|_| Silence::NoAnswer)?;
+        match stream.read(&mut part) {
+            Ok(0) => return Err(Silence::NoAnswer),
+            Ok(count) => answer.extend_from_slice(part.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return Err(Silence::NoAnswer),
+        }
+        if answer.len() > MOST_BYTES {
+            return Err(Silence::Garbage);
+        }
+    }
+    let _ = stream.shutdown(Shutdown::Both);
+    Ok(lines(&answer))
+}
+
+fn connect(path: &Path) -> Result<UnixStream, Silence> {
+    UnixStream::connect(path).map_err(|error| match error.kind() {
+        // The last one: a path that is too long for a socket, so that the VM has none either.
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::InvalidInput => Silence::NoSocket,
+        _ => Silence::NoAnswer,
+    })
+}
+
+fn is_whole(answer: &[u8]) -> bool {
+    answer == b"end\n" || answer.ends_with(b"\nend\n")
+}
+
+fn lines(answer: &[u8]) -> Vec<Line> {
+    let text = String::from_utf8_lossy(answer);
+    let body = text.strip_suffix("end\n").unwrap_or(&text);
+    body.lines().map(|line| line.split('\t').map(plain).collect()).collect()
+}
+
+/// `\t`, `\n` and `\\` as they were before they were written.
+fn plain(field: &str) -> String {
+    let mut text = String::with_capacity(field.len());
+    let mut chars = field.chars();
+    while let Some(char) = chars.next() {
+        text.push(match char {
+            '\\' => match chars.next() {
+                Some('t') => '\t',
+                Some('n') => '\n',
+                Some(other) => other,
+                None => '\\',
+            },
+            char => char,
+        });
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    fn answered(with: &'static [u8]) -> (Result<Vec<Line>, Silence>, Duration) {
+        let path = std::env::temp_dir().join(format!("leash-cli-{}", leash_core::generate_run_id().unwrap()));
+        let dir = RunDir::open(&path).unwrap();
+        let run = leash_core::generate_run_id().unwrap();
+        let listener = UnixListener::bind(path.join(socket_name(run))).unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 64];
+            let count = stream.read(&mut request).unwrap();
+            for byte in with {
+                stream.write_all(&[*byte]).unwrap();
+            }
+            // Until the other side has had enough.
+            let _ = stream.read(&mut [0; 1]);
+            String::from_utf8_lossy(&request[..count]).into_owned()
+        });
+        let began = Instant::now();
+        let answer = ask_all(&dir, &[run], "find x", Duration::from_millis(300)).remove(0).1;
+        let took = began.elapsed();
+        assert_eq!(server.join().unwrap(), "find x\n");
+        std::fs::remove_dir_all(&path).unwrap();
+        (answer, took)
+    }
+
+    #[test]
+    fn an_answer_is_what_comes_before_its_end() {
+        let (answer, _) = answered(b"worker\t1\ta\\tb\\\\n\nworker\t\nend\n");
+        assert_eq!(answer.unwrap(), [vec!["worker", "1", "a\tb\\n"], vec!["worker", ""]]);
+        assert_eq!(answered(b"end\n").0, Ok(Vec::new()));
+    }
+
+    #[test]
+    fn without_its_end_it_is_none_and_the_time_is_over_when_it_is() {
+        for half in [&b""[..], b"worker\t1\n", b"worker\tend\n"] {
+            let (answer, took) = answered(half);
+            assert_eq!(answer, Err(Silence::NoAnswer), "{half:?}");
+            assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(5), "{took:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_listens_on_a_socket_that_a_dead_vm_left() {
+        let path = std::env::temp_dir().join(format!("leash-cli-{}", leash_core::generate_run_id().unwrap()));
+        let dir = RunDir::open(&path).unwrap();
+        let run = leash_core::generate_run_id().unwrap();
+        let ask = || ask_all(&dir, &[run], "find x", Duration::from_millis(300)).remove(0).1;
+        assert_eq!(ask(), Err(Silence::NoSocket));
+        drop(UnixListener::bind(path.join(socket_name(run))).unwrap());
+        assert_eq!(ask(), Err(Silence::NoSocket));
+        std::fs::remove_dir_all(&path).unwrap();
+    }
+}

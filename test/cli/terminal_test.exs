@@ -1,0 +1,271 @@
+defmodule Leash.Cli.TerminalTest do
+  # What an operator sees: the command in a real terminal, and its screen. Serial: it looks at everything that runs.
+  use Leash.Test.Case, async: false
+
+  alias Leash.Test.{Cli, Tmux}
+
+  @moduletag needs: :cli
+  @moduletag needs: :tmux
+  @moduletag timeout: 120_000
+
+  setup do
+    dir = tmp_dir!()
+    # One that other tests' sweeps and runs are not in.
+    runs = Path.join(dir, "runs")
+    File.mkdir!(runs)
+    File.chmod!(runs, 0o700)
+    tmux = Tmux.new(dir)
+    on_exit(fn -> Tmux.stop(tmux) end)
+    {:ok, dir: runs, tmux: tmux}
+  end
+
+  @family ~s|setsid sh -c 'echo ready $$; exec sleep 90' & exec sleep 91|
+
+  defp vm(dir, line \\ @family) do
+    workers = [{"w", [command: "sh", args: ["-c", line], stop: [sigterm: 500]]}]
+    start_vm(workers, run_dir: dir, env: [sweep: false, app: "shop"])
+  end
+
+  defp leash(dir, arguments), do: "#{Cli.path()} --run-dir #{dir} #{arguments}"
+
+  # A line that runs it and says when it is over.
+  defp open(tmux, line, size \\ {150, 40}) do
+    Tmux.open(tmux, "echo before; #{line}; echo status $?", size)
+  end
+
+  defp finished(tmux) do
+    assert_eventually(fn -> Enum.any?(Tmux.screen(tmux), &(&1 =~ ~r/^status \d+$/)) end)
+    Tmux.screen(tmux)
+  end
+
+  # The screen with names instead of what differs from run to run; columns that only vary in width are two blanks apart.
+  defp named(lines, names) do
+    names = Enum.sort_by(names, fn {text, _name} -> -String.length(text) end)
+
+    for line <- lines do
+      line = String.replace(line, ~r/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ/, "SINCE")
+
+      names
+      |> Enum.reduce(line, fn {text, name}, line ->
+        String.replace(line, ~r/(?<![\w.])#{text}(?!\w)/, name)
+      end)
+      |> String.replace(~r/(?<=\s|\[|, )\d+s(?=\s|,)/, "AGE")
+      |> String.replace(~r/(?<=\s)\d+[KM](?=\s|\])/, "RSS")
+      |> String.replace(~r/(?<=\S) {2,}/, "  ")
+    end
+  end
+
+  defp names(vm, suffix) do
+    %{os: os, shim: shim} = vm.workers["w"]
+    [daemon] = vm.trees["w"]
+
+    pids = [{os, "LEADER"}, {shim, "SHIM"}, {daemon, "DAEMON"}, {vm.identity, "VM"}]
+    pids = for {{pid, _ticks}, name} <- pids, do: {to_string(pid), name <> suffix}
+    [{vm.run_id, "RUN" <> suffix} | pids]
+  end
+
+  # The daemon was started by the leader, before that became `sleep`; of the two, /proc shows the smaller pid first.
+  defp in_order(vm, rows) do
+    [daemon] = vm.trees["w"]
+    if vm.workers["w"].os < daemon, do: rows, else: Enum.reverse(rows)
+  end
+
+  test "ps: the whole screen, and its colours", %{dir: dir, tmux: tmux} do
+    live = vm(dir)
+    dead = vm(dir)
+    :ok = kill_all(dead)
+    open(tmux, leash(dir, "ps"))
+    screen = finished(tmux)
+
+    rows = %{
+      live.run_id =>
+        in_order(live, [
+          "RUN_L  live  1  LEADER_L  SHIM_L  VM_L  AGE  RSS  S  sleep 91",
+          "RUN_L  live  1  DAEMON_L  LEADER_L  VM_L  AGE  RSS  S  sleep 90"
+        ]),
+      dead.run_id => ["RUN_D  DEAD  1  DAEMON_D  1  VM_D gone  AGE  RSS  S  sleep 90"]
+    }
+
+    expected = for run <- Enum.sort(Map.keys(rows)), row <- rows[run], do: row
+
+    assert named(screen, names(live, "_L") ++ names(dead, "_D")) ==
+             ["before", "RUN  IS  WORKER  PID  PPID  OWNER  AGE  RSS  S  COMMAND"] ++
+               expected ++ ["status 0"]
+
+    coloured = Tmux.coloured(tmux)
+    assert coloured =~ "\e[1mRUN"
+    assert coloured =~ "\e[32mlive"
+    assert coloured =~ "\e[31mDEAD"
+    Tmux.close(tmux)
+
+    # The same terminal, and somebody who does not want them, or cannot show them, or no terminal at all.
+    for line <- [
+          "NO_COLOR=1 " <> leash(dir, "ps"),
+          "TERM=dumb " <> leash(dir, "ps"),
+          leash(dir, "ps") <> " | cat"
+        ] do
+      open(tmux, line)
+      assert Enum.any?(finished(tmux), &(&1 =~ ~r/ DEAD .* sleep 90$/)), line
+      refute Tmux.coloured(tmux) =~ "\e[", line
+      Tmux.close(tmux)
+    end
+  end
+
+  test "tree: the whole screen, cut to the width of the terminal", %{dir: dir, tmux: tmux} do
+    vm = vm(dir)
+    open(tmux, leash(dir, "tree"))
+
+    assert named(finished(tmux), names(vm, "")) == [
+             "before",
+             "RUN alive  owner VM, app shop, node nonode@nohost, since SINCE, 2 processes",
+             "└─ SHIM S shim of worker 1",
+             "   └─ LEADER S [1, live, AGE, RSS] sleep 91",
+             "      └─ DAEMON S [1, live, AGE, RSS] sleep 90",
+             "status 0"
+           ]
+
+    coloured = Tmux.coloured(tmux)
+    assert coloured =~ "\e[1m#{vm.run_id}"
+    assert coloured =~ "\e[32malive"
+    Tmux.close(tmux)
+
+    open(tmux, leash(dir, "tree"), {30, 20})
+    screen = finished(tmux)
+    assert Enum.find(screen, &(&1 =~ "└─ ")) |> String.length() <= 30
+
+    assert Enum.any?(
+             screen,
+             &(&1 =~ ~r/^ +└─ \d+ S \[1, live, .*…$/u and String.length(&1) == 30)
+           )
+  end
+
+  test "sweep and stop: what was ended is green, what was kept is plain", %{dir: dir, tmux: tmux} do
+    dead = vm(dir)
+    :ok = kill_all(dead)
+    [orphan] = dead.trees["w"]
+    open(tmux, leash(dir, "sweep --app shop"))
+    screen = named(finished(tmux), names(dead, ""))
+    refute Observer.alive?(orphan)
+
+    assert Enum.any?(
+             screen,
+             &(&1 =~ ~r/^ended  DAEMON  RUN  1  dead: .*; by SIGTERM  sleep 90$/)
+           )
+
+    assert Tmux.coloured(tmux) =~ "\e[32mended"
+    Tmux.close(tmux)
+
+    live = vm(dir)
+    open(tmux, leash(dir, "stop nobody"))
+    assert Enum.any?(finished(tmux), &(&1 == "status 1"))
+    assert Observer.alive?(live.workers["w"].os)
+  end
+
+  # The screen that was there before, the cursor, and a terminal that echoes lines.
+  defp assert_given_back(tmux) do
+    screen = finished(tmux)
+    assert ["before" | _rest] = screen
+    assert "status 0" in screen
+    assert Tmux.format(tmux, "\#{alternate_on} \#{cursor_flag}") == "0 1"
+    Tmux.keys(tmux, ["echoed", "Enter"])
+    # Once by the terminal, once by cat.
+    assert_eventually(fn -> Enum.count(Tmux.screen(tmux), &(&1 == "echoed")) == 2 end)
+  end
+
+  test "top: the whole screen, as it changes, until q", %{dir: dir, tmux: tmux} do
+    vm = vm(dir)
+    [daemon] = vm.trees["w"]
+    open(tmux, leash(dir, "top --interval 0.2"))
+
+    head = fn processes -> "leash: 1 alive, 0 dead; #{processes}; q quits" end
+    titles = "RUN  IS  WORKER  PID  PPID  OWNER  AGE  RSS  S  COMMAND"
+    leader = "RUN  live  1  LEADER  SHIM  VM  AGE  RSS  S  sleep 91"
+    child = "RUN  live  1  DAEMON  LEADER  VM  AGE  RSS  S  sleep 90"
+    shown = fn -> named(Tmux.screen(tmux), names(vm, "")) end
+
+    assert_eventually(fn ->
+      shown.() == [head.("2 processes"), titles | in_order(vm, [leader, child])]
+    end)
+
+    assert Tmux.format(tmux, "\#{alternate_on} \#{cursor_flag}") == "1 0"
+    coloured = Tmux.coloured(tmux)
+    assert coloured =~ "\e[1mleash: 1 alive"
+    assert coloured =~ "\e[32mlive"
+
+    # Its parent does not reap it, so a zombie stays: shown as ended, or not at all.
+    Observer.signal(daemon, "KILL")
+
+    assert_eventually(fn ->
+      match?([_head, ^titles, ^leader | rest] when length(rest) <= 1, shown.()) and
+        not Enum.member?(shown.(), child)
+    end)
+
+    Tmux.keys(tmux, ["x"])
+    Tmux.keys(tmux, ["q"])
+    assert_given_back(tmux)
+  end
+
+  test "top: another size is drawn at once, and never more than fits", %{dir: dir, tmux: tmux} do
+    many = ~s|for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 90 & done; echo ready; wait|
+    vm(dir, many)
+    # Nothing but the size could make it draw again.
+    open(tmux, leash(dir, "top --interval 3600"), {100, 30})
+    assert_eventually(fn -> length(Tmux.screen(tmux)) == 15 end)
+    Tmux.resize(tmux, {40, 8})
+
+    assert_eventually(fn ->
+      screen = Tmux.screen(tmux)
+
+      length(screen) == 8 and List.last(screen) == "and 8 more" and
+        Enum.all?(screen, &(String.length(&1) <= 40))
+    end)
+
+    Tmux.resize(tmux, {100, 30})
+    assert_eventually(fn -> length(Tmux.screen(tmux)) == 15 end)
+    Tmux.keys(tmux, ["q"])
+    assert_given_back(tmux)
+  end
+
+  test "top: whatever ends it gives the terminal back", %{dir: dir, tmux: tmux} do
+    for how <- [:ctrl_c, :ctrl_d, "INT", "TERM", "HUP", "QUIT"] do
+      open(tmux, leash(dir, "top --interval 3600"))
+      assert_eventually(fn -> hd(Tmux.screen(tmux)) =~ "q quits" end)
+
+      case how do
+        :ctrl_c ->
+          Tmux.keys(tmux, ["C-c"])
+
+        :ctrl_d ->
+          Tmux.keys(tmux, ["C-d"])
+
+        signal ->
+          [top] =
+            Enum.filter(
+              Observer.with_argument("top"),
+              &(Observer.argv(elem(&1, 0)) |> hd() == Cli.path())
+            )
+
+          Observer.signal(top, signal)
+      end
+
+      assert_given_back(tmux)
+      Tmux.close(tmux)
+    end
+  end
+
+  @tag needs: :operator
+  test "from inside of a VM the terminal is the same", %{dir: dir, tmux: tmux} do
+    vm = vm(dir)
+    ebin = Application.app_dir(:leash, "ebin")
+
+    code =
+      ~s|Application.put_env(:leash, :run_dir, "#{dir}"); Leash.Operator.tree() \|> System.halt()|
+
+    elixir = System.find_executable("elixir")
+    open(tmux, "#{elixir} -pa #{ebin} -e '#{code}'")
+    assert "   └─ LEADER S [1, live, AGE, RSS] sleep 91" in named(finished(tmux), names(vm, ""))
+    assert "status 0" in Tmux.screen(tmux)
+    assert Tmux.coloured(tmux) =~ "\e[32malive"
+    assert Observer.alive?(vm.workers["w"].os)
+  end
+end

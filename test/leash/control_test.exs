@@ -1,0 +1,171 @@
+defmodule Leash.ControlTest do
+  # Serial: it counts processes, and what other tests have running answers to `names`.
+  use Leash.Test.Case, async: false
+
+  alias Leash.Control
+
+  defp socket do
+    dir = Leash.Run.current!().config.run_dir
+    Path.join(dir, Leash.run_id() <> ".sock")
+  end
+
+  defp connect do
+    {:ok, socket} = :gen_tcp.connect({:local, socket()}, 0, [:binary, active: false], 1_000)
+    socket
+  end
+
+  defp ask(request, ms \\ 10_000) do
+    socket = connect()
+    :ok = :gen_tcp.send(socket, request)
+    lines = read(socket, "", ms) |> String.split("\n", trim: true)
+    :gen_tcp.close(socket)
+    assert List.last(lines) == "end"
+    lines |> List.delete_at(-1) |> Enum.map(&String.split(&1, "\t"))
+  end
+
+  defp read(socket, text, ms) do
+    case :gen_tcp.recv(socket, 0, ms) do
+      {:ok, more} ->
+        text = text <> more
+        if text =~ ~r/(\A|\n)end\n\z/, do: text, else: read(socket, text, ms)
+
+      {:error, reason} ->
+        flunk("#{inspect(reason)} after #{inspect(text)}")
+    end
+  end
+
+  test "which names mean a worker" do
+    decoy = start_decoy("sleeps beside them")
+    a = start_tree(:plain, name: __MODULE__.A, group: :"group of atoms")
+    b = start_tree(:plain, name: :control_b, group: "group\tof text")
+    c = start_tree(:plain, group: {__MODULE__, 3})
+    all = [a, b, c]
+    of = fn tree -> to_string(Worker.info(tree.worker).worker) end
+
+    for {tree, names} <- [
+          {a, [inspect(__MODULE__.A), "Elixir.Leash.ControlTest.A"]},
+          {a, [":\"group of atoms\"", "group of atoms"]},
+          {b, [":control_b", "control_b", "group\tof text", ~S|"group\tof text"|]},
+          {c, ["{Leash.ControlTest, 3}"]}
+        ],
+        name <- names do
+      number = of.(tree)
+      assert [["worker", ^number, "worker" | _rest]] = ask("find #{name}\n"), name
+    end
+
+    for nobody <- ["sh", of.(a), "nil", "all", ":all", "A", "3", "Elixir", "Control_b"],
+        do: assert(ask("find #{nobody}\n") == [], nobody)
+
+    assert ["name", ":control_b"] in ask("names\n")
+
+    assert [["worker", _, _, os_pid, ":control_b", ~S|"group\\tof text"|]] =
+             ask("find control_b\n")
+
+    assert os_pid == to_string(elem(b.os, 0))
+    for tree <- all, do: assert_alive(tree)
+    number = of.(a)
+
+    assert [["worker", ^number, _, _, _, _, "ended", how, ""]] =
+             ask("stop 5000 Leash.ControlTest.A\n")
+
+    assert how =~ ~r/^SIGTERM, the last of it by SIGTERM, \d+ ms$/
+    assert_gone(a)
+    for tree <- [b, c], do: assert_alive(tree)
+    assert_unharmed(decoy)
+  end
+
+  test "nobody makes atoms, and what is no request is told so" do
+    tree = start_tree(:plain, group: :control_safe)
+    [["error", _sentence]] = ask("dance\n")
+    before = :erlang.system_info(:atom_count)
+
+    for bad <- [
+          "stop 5000\n",
+          "stop -1 control_safe\n",
+          "stop 1e3 control_safe\n",
+          "stop 99999999999 control_safe\n",
+          "stop control_safe\n",
+          "find \n",
+          "find\n",
+          "\n",
+          "find " <> String.duplicate("x", 5_000) <> "\n"
+        ],
+        do: assert([["error", _sentence]] = ask(bad), bad)
+
+    for number <- 1..50, do: assert(ask("find never_an_atom_#{number}_#{number}\n") == [])
+    assert ask(<<"find ", 0xFF, 0xFE, 0, "\n">>) == []
+    assert :erlang.system_info(:atom_count) - before < 50
+    assert_alive(tree)
+  end
+
+  test "who says nothing, or goes, costs nothing" do
+    silent = for _ <- 1..40, do: connect()
+
+    # More than are served at a time; they are let go after a while, and whoever came later is served.
+    Enum.each(silent, &:gen_tcp.close/1)
+    assert ask("find nobody\n") == []
+    socket = connect()
+    :ok = :gen_tcp.send(socket, "find half a li")
+    :gen_tcp.close(socket)
+    assert ask("find nobody\n") == []
+    assert Control.status() == :ok
+  end
+
+  test "an end that was asked for goes on when who asked has gone" do
+    tree = start_tree(:ignores_term, group: :control_gone, stop: [sigterm: 30_000])
+    socket = connect()
+    :ok = :gen_tcp.send(socket, "stop 300 control_gone\n")
+    assert_eventually(fn -> match?([%{tree: :ending}], rows(:control_gone)) end)
+    :gen_tcp.close(socket)
+    assert_gone(tree, 5_000)
+  end
+
+  defp rows(group), do: Enum.filter(Leash.list(), &(&1.group == group))
+
+  test "a worker that is still starting, and one whose Worker is killed meanwhile" do
+    test = self()
+
+    starter =
+      spawn(fn ->
+        send(
+          test,
+          {:started,
+           Worker.start_link(
+             command: "sleep",
+             args: ["90"],
+             name: :control_starting,
+             ready: ~r/never/,
+             ready_timeout: 60_000
+           )}
+        )
+      end)
+
+    assert_eventually(fn -> ask("find control_starting\n") != [] end)
+
+    assert_eventually(fn ->
+      match?([["worker", _, _, pid | _]] when pid != "", ask("find control_starting\n"))
+    end)
+
+    [["worker", _, _, pid | _]] = ask("find control_starting\n")
+    os = Observer.identity(String.to_integer(pid))
+    assert [["worker", _, _, _, _, _, "ended", _how, ""]] = ask("stop 5000 control_starting\n")
+    refute Observer.alive?(os)
+    assert_receive {:started, {:error, _stopping}}, 5_000
+    refute Process.alive?(starter)
+
+    tree = start_tree(:ignores_term, name: :control_killed, stop: [sigterm: 30_000])
+    task = Task.async(fn -> ask("stop 10000 control_killed\n", 20_000) end)
+    assert_eventually(fn -> Enum.any?(Leash.list(), &(&1.tree == :ending)) end)
+    Process.exit(tree.worker, :kill)
+    assert [["worker", _, _, _, _, _, "gone", "", ""]] = Task.await(task, 20_000)
+    assert_gone(tree)
+  end
+
+  test "a socket that somebody removed comes back" do
+    File.rm!(socket())
+    %{listener: listener} = :sys.get_state(Control)
+    send(Control, {:look, listener})
+    assert_eventually(fn -> File.exists?(socket()) and Control.status() == :ok end)
+    assert ask("find nobody\n") == []
+  end
+end
