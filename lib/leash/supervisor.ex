@@ -5,7 +5,7 @@ defmodule Leash.Supervisor do
 
   use Supervisor
 
-  alias Leash.{RecordKeeper, Reaper, Workers}
+  alias Leash.{Guard, LastExits, RecordKeeper, Reaper, Workers}
 
   # The Reaper ends what is left, bounded by its own deadline (stop_timeout) and three short steps.
   @reaper_margin_ms 5_000
@@ -16,12 +16,14 @@ defmodule Leash.Supervisor do
   @impl true
   def init(run) do
     Workers.create()
+    LastExits.create()
 
     children = [
       {RecordKeeper, run},
       Supervisor.child_spec({Reaper, run: run},
         shutdown: run.config.stop_timeout + @reaper_margin_ms
-      )
+      ),
+      Guard
     ]
 
     # Restarts are cheap and lose nothing, so that a storm of them should not cost the workers.

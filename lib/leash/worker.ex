@@ -31,6 +31,9 @@ defmodule Leash.Worker do
     * `:shim_died` - the shim was killed; nothing of the tree is left
     * `:port_closed` - somebody closed the port; nothing of the tree is left
     * `{:survivors, list}` - some processes could not be ended, see `t:survivor/0`
+    * `{:unhealthy, reason}` - `:health` found it unwell so many times in a row; `reason` is that of the last time: `:timeout`,
+      `{:status, status}`, `{:returned, term}`, `{:raised, exception}`, or of the connection, such as `:econnrefused`
+    * `{:guard, %{limit: limit, max: number, value: number}}` - the tree exceeded a limit of `:guard`
 
   ## Errors at start
 
@@ -45,7 +48,7 @@ defmodule Leash.Worker do
     * `{stage, posix}` - another stage failed: `:cd`, `:stdin`, `:stdout`, `:stderr`, `:fork` (`:eagain` at the
       limit of processes), `:pipe` (`:emfile`), `:stdio`, `:setsid`, `:ids`, `:pdeathsig`, `:owner`
     * `{:port, reason}` - the shim itself could not be started, errors of `Port.open/2`
-    * `{:port_in_use, port}` - `ready: {:tcp, port}` and somebody else listens there already
+    * `{:port_in_use, port}` - `ready: {:tcp, port}` or `{:http, …}` and somebody else listens there already
     * `:ready_timeout`, `:start_timeout` - it took too long and was ended
     * `{:exited, %Leash.Exit{}}` - it ended before it was ready
     * `:shim_died` - the shim was killed meanwhile
@@ -56,9 +59,11 @@ defmodule Leash.Worker do
   alias Leash.{
     Command,
     Exit,
+    Guard,
     HeldShim,
     Hunt,
     Ladder,
+    LastExits,
     Native,
     Posix,
     Reaper,
@@ -69,7 +74,7 @@ defmodule Leash.Worker do
     Workers
   }
 
-  alias Leash.Worker.{Input, Options, Output, TcpProbe}
+  alias Leash.Worker.{Health, Input, Options, Output, ReadyProbe}
 
   require Logger
 
@@ -262,18 +267,13 @@ defmodule Leash.Worker do
   defp init(options, client) do
     Process.flag(:trap_exit, true)
 
-    with :ok <- port_free(options.ready),
+    with :ok <- ReadyProbe.free(options.ready),
          {:ok, state} <- launch(options, client) do
       state |> await_start() |> started()
     else
       {:error, reason} -> {:stop, reason}
     end
   end
-
-  defp port_free({:tcp, port}),
-    do: if(TcpProbe.open?(port), do: {:error, {:port_in_use, port}}, else: :ok)
-
-  defp port_free(_ready), do: :ok
 
   defp launch(options, client) do
     label = label(options)
@@ -282,6 +282,7 @@ defmodule Leash.Worker do
            Reaper.register(%{
              kind: if(client, do: :command, else: :worker),
              label: label,
+             name: options.name,
              stop: options.stop,
              group: options.group
            }),
@@ -305,6 +306,7 @@ defmodule Leash.Worker do
          mark: nil,
          started_at: DateTime.utc_now(),
          outputs: %{},
+         traffic: Guard.traffic(options[:guard]),
          input: nil,
          phase: :launching,
          ready?: options.ready == nil,
@@ -365,7 +367,7 @@ defmodule Leash.Worker do
   end
 
   defp started(%{failure: nil, phase: :running} = state) do
-    state = start_probe(state)
+    ReadyProbe.start(state.options.ready, fn -> described(state) end)
 
     state
     |> loop_until(now() + state.options.ready_timeout, :ready_timeout, & &1.ready?)
@@ -380,12 +382,14 @@ defmodule Leash.Worker do
 
   defp ready(%{failure: nil, phase: :running, ready?: true} = state) do
     Telemetry.worker(:ready, state.number)
+    Health.start(state.options[:health], state.number)
     {:ok, state}
   end
 
   defp ready(state), do: not_started(state, start_error(state))
 
   defp not_started(state, reason) do
+    note_end(state, reason)
     answer_stoppers(state)
     {:stop, reason}
   end
@@ -394,13 +398,6 @@ defmodule Leash.Worker do
   defp start_error(state), do: stop_reason(state)
 
   defp launched?(state), do: state.phase != :launching
-
-  defp start_probe(%{options: %{ready: {:tcp, port}}} = state) do
-    {:ok, _probe} = TcpProbe.start_link(port)
-    state
-  end
-
-  defp start_probe(state), do: state
 
   # Handles messages until the condition holds; past the deadline, or when the parent goes, the
   # tree is ended first. Only messages of ours are taken: calls wait for the loop of GenServer.
@@ -501,6 +498,9 @@ defmodule Leash.Worker do
   def handle_call({:stop, how}, from, state),
     do: state |> advance({:leash, {:stop, from, how}}) |> continue()
 
+  defp described(state),
+    do: with({:reply, info, _state} <- handle_call(:info, nil, state), do: info)
+
   defp no_input(%{options: %{stdin: :pipe}}), do: :epipe
   defp no_input(_state), do: :not_piped
 
@@ -521,13 +521,20 @@ defmodule Leash.Worker do
 
   # Shut down, or crashed: this process may not end before its tree has.
   @impl true
-  def terminate(_reason, %{phase: :done} = state), do: answer(state)
+  def terminate(reason, %{phase: :done} = state), do: state |> note_end(reason) |> answer()
 
   def terminate(reason, state) do
     state
     |> begin_end(Reaper.how(reason))
     |> loop_until(:infinity, reason, fn _state -> false end)
+    |> note_end(reason)
     |> answer()
+  end
+
+  # Before this process is gone, after which its successor may be asked for it.
+  defp note_end(state, reason) do
+    LastExits.put(state.options.name, state.result, reason)
+    state
   end
 
   # Everybody who asked gets the answer, those too whose call is still in the mailbox.
@@ -626,6 +633,7 @@ defmodule Leash.Worker do
     begin_end(%{state | stoppers: [from | state.stoppers], requested?: requested?}, how)
   end
 
+  defp advance(%{exited: nil} = state, {:leash, {:doomed, reason}}), do: doomed(state, reason)
   defp advance(state, {:leash, :hold}), do: hold(state)
 
   defp advance(%{hunt: {_pid, monitor}} = state, {:DOWN, monitor, :process, _, reason}),
@@ -658,6 +666,7 @@ defmodule Leash.Worker do
   defp report(state, {:started, os_pid}) do
     state = update_row(accept(%{state | os_pid: os_pid}), os_pid: os_pid)
     Telemetry.worker(:start, state.number)
+    Guard.watch(state.number, state.options[:guard], state.traffic)
     feed(state)
     if state.phase == :launching, do: %{state | phase: :running}, else: state
   end
@@ -793,7 +802,8 @@ defmodule Leash.Worker do
       label: state.label,
       ready: if(is_struct(state.options.ready, Regex), do: state.options.ready),
       window: state.options.output_window,
-      limited?: state.ready?
+      limited?: state.ready?,
+      traffic: state.traffic
     }
 
     outputs =
@@ -821,6 +831,13 @@ defmodule Leash.Worker do
     phase = if state.phase == :running, do: :ending, else: state.phase
     signal_ending(%{state | ending: how, phase: phase})
   end
+
+  # A guard or a failed check found it; in order all the same. What ends already keeps its own reason.
+  defp doomed(%{phase: phase, ending: nil, failure: nil} = state, reason)
+       when phase in [:launching, :running],
+       do: begin_end(%{state | failure: reason}, :ladder)
+
+  defp doomed(state, _reason), do: state
 
   # Before the shim's first report there is nothing to signal: the report will find :ending set.
   defp signal_ending(state), do: state |> hold() |> signal_held()

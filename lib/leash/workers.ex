@@ -19,6 +19,7 @@ defmodule Leash.Workers do
           number: pos_integer(),
           pid: pid(),
           label: String.t(),
+          name: GenServer.name() | nil,
           group: Leash.Group.t() | nil,
           kind: kind(),
           began: integer(),
@@ -26,22 +27,24 @@ defmodule Leash.Workers do
           shim: pos_integer() | nil,
           shim_fd: Native.fd() | nil,
           os_pid: pos_integer() | nil,
-          tree: :alive | :ending | :gone
+          tree: :alive | :ending | :gone,
+          guard: Leash.Guard.spec() | nil
         }
 
   @typedoc "What whoever registers a worker says of it."
   @type description :: %{
-          kind: kind(),
-          label: String.t(),
-          stop: Ladder.t(),
-          group: Leash.Group.t() | nil
+          required(:kind) => kind(),
+          required(:label) => String.t(),
+          required(:stop) => Ladder.t(),
+          required(:group) => Leash.Group.t() | nil,
+          optional(:name) => GenServer.name() | nil
         }
 
   @doc "The row of a worker that is about to start."
   @spec row(pos_integer(), pid(), description()) :: row()
   def row(number, pid, description) do
-    description
-    |> Map.take([:kind, :label, :stop, :group])
+    %{name: nil}
+    |> Map.merge(Map.take(description, [:kind, :label, :name, :stop, :group]))
     |> Map.merge(%{
       number: number,
       pid: pid,
@@ -49,7 +52,8 @@ defmodule Leash.Workers do
       shim: nil,
       shim_fd: nil,
       os_pid: nil,
-      tree: :alive
+      tree: :alive,
+      guard: nil
     })
   end
 

@@ -58,6 +58,8 @@ struct Counting<'a> {
     /// What a worker of this run has; a run inside of a worker has less.
     depth: Option<u8>,
     marked_shims: HashSet<Pid>,
+    /// What the marks of trees say that an earlier run started and this one took over.
+    adopted: HashMap<(RunId, u16), u16>,
     met: HashMap<Pid, Met>,
     buffer: Vec<u8>,
 }
@@ -73,8 +75,9 @@ pub fn census(host: &Host, census: &Census<'_>) -> Result<Vec<Member>> {
     let mut buffer = Vec::new();
     let own = host.proc().limits(host.me().pid, &mut buffer).unwrap_or(Limits::UNLIMITED);
     let depth = Mark::nested_in(own, census.run, None, false).ok().map(Mark::depth);
-    let mut counting =
-        Counting { host, census, depth, marked_shims: HashSet::new(), met: HashMap::new(), buffer };
+    let (marked_shims, adopted, met) = (HashSet::new(), HashMap::new(), HashMap::new());
+    let mut counting = Counting { host, census, depth, marked_shims, adopted, met, buffer };
+    counting.hear_shims();
     each_process(host, LISTING, |pid| {
         counting.look(pid);
         ControlFlow::Continue(())
@@ -91,18 +94,37 @@ pub fn census(host: &Host, census: &Census<'_>) -> Result<Vec<Member>> {
 }
 
 impl Counting<'_> {
+    /// A shim with the mark of another run was that run's, or its number is somebody else's by now.
+    fn hear_shims(&mut self) {
+        for (pid, worker) in self.census.shims {
+            let Some(mark) = self.mark(*pid).filter(|mark| mark.run() != self.census.run) else { continue };
+            if let Some(number) = mark.worker()
+                && self.host.stat(*pid, &mut self.buffer).is_ok_and(|stat| stat.comm == SHIM_NAME)
+            {
+                self.adopted.insert((mark.run(), number.get()), *worker);
+            }
+        }
+    }
+
+    fn worker(&self, mark: Mark) -> Option<u16> {
+        let number = mark.worker()?.get();
+        if mark.run() == self.census.run {
+            Some(number)
+        } else {
+            self.adopted.get(&(mark.run(), number)).copied()
+        }
+    }
+
     fn look(&mut self, pid: Pid) {
         let Some(mark) = self.mark(pid) else { return };
-        let worker = mark.worker().map(|worker| worker.get());
-        if mark.run() != self.census.run {
-            // The tree of a worker of ours may hold another run; that it does, only its parents can tell.
-            if self.depth.is_some_and(|depth| mark.depth() < depth) {
-                self.meet(pid, Some(mark), None);
-            }
-        } else if self.census.shims.contains_key(&pid) && self.census.shims.get(&pid) == worker.as_ref() {
+        let worker = self.worker(mark);
+        if worker.is_some() && self.census.shims.get(&pid) == worker.as_ref() {
             self.marked_shims.insert(pid);
-        } else {
+        } else if worker.is_some() || mark.run() == self.census.run {
             self.meet(pid, Some(mark), worker);
+        } else if self.depth.is_some_and(|depth| mark.depth() < depth) {
+            // The tree of a worker of ours may hold another run; that it does, only its parents can tell.
+            self.meet(pid, Some(mark), None);
         }
     }
 
