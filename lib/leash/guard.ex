@@ -32,7 +32,7 @@ defmodule Leash.Guard do
   @spec traffic(keyword() | nil) :: :counters.counters_ref() | nil
   def traffic(options) do
     if options != nil and Keyword.has_key?(options, :idle),
-      do: :counters.new(1, [:write_concurrency])
+      do: :counters.new(1, [])
   end
 
   @doc "Notes output; what is waiting for a handler that does not keep up counts, too."

@@ -33,14 +33,18 @@ defmodule Leash.LastExits do
     ArgumentError -> :ok
   end
 
-  @doc "The end of the previous life under this name."
-  @spec fetch(GenServer.name() | nil) :: t() | nil
-  def fetch(nil), do: nil
+  @doc """
+  The end of the life under this name before the one that began at this time (monotonic, native).
 
-  def fetch(name) do
+  Whoever is listed may have ended since: its own end is none of a previous life.
+  """
+  @spec fetch(GenServer.name() | nil, integer()) :: t() | nil
+  def fetch(nil, _began), do: nil
+
+  def fetch(name, began) do
     case :ets.lookup(__MODULE__, name) do
-      [{_name, _at, last}] -> last
-      [] -> nil
+      [{_name, at, last}] when at <= began -> last
+      _none_or_its_own -> nil
     end
   rescue
     ArgumentError -> nil

@@ -82,7 +82,7 @@ defmodule Leash.Listing do
           shim_pid: row.shim,
           tree: row.tree,
           age: System.convert_time_unit(now - row.began, :native, :millisecond),
-          last_exit: LastExits.fetch(row.name)
+          last_exit: LastExits.fetch(row.name, row.began)
         },
         sums_of(row, sums)
       )

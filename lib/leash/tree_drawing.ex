@@ -98,7 +98,13 @@ defmodule Leash.TreeDrawing do
 
   defp last_exit(%{reason: reason, at: at}) do
     ago = max(0, DateTime.diff(DateTime.utc_now(), at, :millisecond))
-    [", exited ", age(ago), " ago: ", harmless(inspect(reason, limit: 10, printable_limit: 100))]
+
+    [
+      ", last exit ",
+      age(ago),
+      " ago: ",
+      harmless(inspect(reason, limit: 10, printable_limit: 100))
+    ]
   end
 
   defp processes(siblings, children, indent, depth) do
