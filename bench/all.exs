@@ -1,6 +1,6 @@
 # Prints the table; see bench/run.
 
-for file <- ~w(stats start stop throughput memory scan count pauses peers/peers io),
+for file <- ~w(stats start stop throughput memory scan count pauses list peers/peers io),
     do: Code.require_file("#{file}.exs", __DIR__)
 
 {:ok, _apps} = Application.ensure_all_started(:leash)
@@ -11,6 +11,7 @@ parts = [
   {"throughput", &Bench.Throughput.rows/0},
   {"memory", &Bench.Memory.rows/0},
   {"scan", &Bench.Scan.rows/0},
+  {"list", &Bench.List.rows/0},
   # Last: it makes the protocols anew.
   {"io", &Bench.Io.rows/0}
 ]

@@ -12,8 +12,8 @@ defmodule Leash.Hunt do
 
   @doc "What is left of workers of a living run, to be ended with SIGKILL."
   @spec of_workers(Leash.Run.t(), [pos_integer()]) :: spec()
-  def of_workers(run, numbers),
-    do: %{
+  def of_workers(run, numbers) do
+    %{
       kind: :workers,
       run_id: run.id,
       workers: numbers,

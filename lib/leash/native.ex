@@ -182,6 +182,17 @@ defmodule Leash.Native do
           {:ok, fd} | {:error, process_error}
   def detached_open(_pid, _start_ticks, _inode, _run_id, _worker), do: stub()
 
+  # What trees consist of (census.rs)
+
+  @spec census(binary, [{1..32_766, pos_integer}], non_neg_integer) ::
+          {:ok,
+           [
+             {1..32_766, pos_integer, pos_integer | nil, binary, binary, non_neg_integer,
+              non_neg_integer, non_neg_integer}
+           ]}
+          | {:error, file_error | {:invalid, atom}}
+  def census(_run_id, _shims, _commands), do: stub()
+
   # The host (lib.rs)
 
   @spec capabilities(binary) :: map

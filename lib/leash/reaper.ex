@@ -14,7 +14,7 @@ defmodule Leash.Reaper do
 
   require Logger
 
-  alias Leash.{Detached, Group, HeldShim, Hunt, Ladder, Native, Telemetry, Workers}
+  alias Leash.{Detached, Group, HeldShim, Hunt, Ladder, LastExits, Native, Telemetry, Workers}
 
   @numbers 32_766
 
@@ -301,10 +301,19 @@ defmodule Leash.Reaper do
 
   defp worker_down(number, reason, state) do
     case Workers.fetch(number) do
-      :error -> state
-      {:ok, %{tree: :gone} = row} -> look_again(row, @look_again_ms, state)
-      {:ok, %{outlives: nil} = row} -> end_orphan(held(row, state.run), how(reason), state)
-      {:ok, row} -> outlived(row, state)
+      :error ->
+        state
+
+      {:ok, %{tree: :gone} = row} ->
+        look_again(row, @look_again_ms, state)
+
+      {:ok, %{outlives: nil} = row} ->
+        # Its Worker could not say how it ended.
+        LastExits.put(row.name, nil, reason)
+        end_orphan(held(row, state.run), how(reason), state)
+
+      {:ok, row} ->
+        outlived(row, state)
     end
   end
 

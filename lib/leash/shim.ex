@@ -191,7 +191,6 @@ defmodule Leash.Shim do
   defp taken(index, 0, reaped), do: %{signal: nil, command: index, result: nil, reaped: reaped}
   defp taken(_index, signal, reaped), do: %{signal: Signal.name(signal), reaped: reaped}
 
-
   # Of a process that is not the shim's child.
   defp how(0, _nothing), do: :unknown
   defp how(1, status), do: {:status, status}
@@ -222,6 +221,8 @@ defmodule Leash.Shim do
 
     # The port's own :cd is entered before the shim begins; this one is for commands of the ladder.
     cd = if Ladder.commands(options.stop) == [], do: [], else: cd(options)
-    {arguments(run, number, leash, options, [cd]), environment(run, number, options) ++ options.env}
+
+    {arguments(run, number, leash, options, [cd]),
+     environment(run, number, options) ++ options.env}
   end
 end

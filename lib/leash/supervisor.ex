@@ -5,7 +5,7 @@ defmodule Leash.Supervisor do
 
   use Supervisor
 
-  alias Leash.{Control, RecordKeeper, Reaper, Workers}
+  alias Leash.{Control, Guard, LastExits, RecordKeeper, Reaper, Workers}
 
   # The Reaper ends what is left, bounded by its own deadline (stop_timeout) and three short steps.
   @reaper_margin_ms 5_000
@@ -16,12 +16,14 @@ defmodule Leash.Supervisor do
   @impl true
   def init(run) do
     Workers.create()
+    LastExits.create()
 
     children = [
       {RecordKeeper, run},
       Supervisor.child_spec({Reaper, run: run},
         shutdown: run.config.stop_timeout + @reaper_margin_ms
       ),
+      Guard,
       # Last: nobody is asked to stop what is being stopped.
       {Control, run}
     ]

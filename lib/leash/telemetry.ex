@@ -8,6 +8,13 @@ defmodule Leash.Telemetry do
      "those of a worker, `:exit` (`Leash.Exit`, nil where nobody saw it: of ports, and of a Worker that was killed)"},
     {[:leash, :kill, :step], "a step of the ladder began", "`:elapsed` since the end began",
      "those of a worker, `:signal` (such as `:sigterm`, or `:sigkill` for the last phase; nil where `:command` is the step's command, a list), `:cause` (as in `Leash.Exit`)"},
+    {[:leash, :guard, :breach],
+     "a tree exceeds a limit of `guard:`, once until it is within it again",
+     "`:value`, `:max` (processes, bytes or milliseconds)",
+     "those of a worker, `:limit` (`:processes`, `:rss`, `:lifetime` or `:idle`), `:action` (`:stop`, `:log` or `:function`)"},
+    {[:leash, :health, :failure], "a worker was not well when `health:` asked",
+     "`:count`, how often in a row",
+     "those of a worker, `:reason` (as in the exit reason of `Leash.Worker`)"},
     {[:leash, :sweep, :start], "a sweep begins", "`:system_time`", "`:run_id`, `:mode`"},
     {[:leash, :sweep, :match], "a process that carries a tag was judged", "`:count`, 1",
      "`:run_id` (this run's), `:match` (as in `Leash.Sweep`)"},
@@ -28,7 +35,8 @@ defmodule Leash.Telemetry do
   (`:worker`, `:command`, `:port`, `:adopted` or `:attachment`), `:label`, `:group`, `:pid`, `:os_pid` (nil for ports) and `:shim_pid`.
 
   Handlers run in the process that ends trees: one that takes its time holds up the end of that worker, and of the workers
-  behind it where it is the Reaper's.
+  behind it where it is the Reaper's. Those of `[:leash, :guard, …]` hold up the guard of all workers, those of `[:leash, :health, …]` the next check of
+  that one.
   """
 
   alias Leash.{Run, Workers}
@@ -68,6 +76,22 @@ defmodule Leash.Telemetry do
 
   defp taken({:cmd, command}), do: %{signal: nil, command: command}
   defp taken(signal), do: %{signal: signal}
+
+  @doc false
+  @spec guard(pos_integer(), Leash.Guard.breach(), :stop | :log | :function) :: :ok
+  def guard(number, breach, action) do
+    measurements = Map.take(breach, [:value, :max])
+    more = %{limit: breach.limit, action: action}
+    of_worker([:leash, :guard, :breach], number, fn _row -> measurements end, more)
+  end
+
+  @doc false
+  @spec health(pos_integer(), pos_integer(), term()) :: :ok
+  def health(number, count, reason),
+    do:
+      of_worker([:leash, :health, :failure], number, fn _row -> %{count: count} end, %{
+        reason: reason
+      })
 
   @doc false
   @spec sweep(Run.t(), atom(), (() -> result)) :: result

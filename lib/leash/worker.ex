@@ -52,6 +52,9 @@ defmodule Leash.Worker do
     * `:shim_died` - the shim was killed; nothing of the tree is left
     * `:port_closed` - somebody closed the port; nothing of the tree is left
     * `{:survivors, list}` - some processes could not be ended, see `t:survivor/0`
+    * `{:unhealthy, reason}` - `:health` found it unwell so many times in a row; `reason` is that of the last time: `:timeout`,
+      `{:status, status}`, `{:returned, term}`, `{:raised, exception}`, or of the connection, such as `:econnrefused`
+    * `{:guard, %{limit: limit, max: number, value: number}}` - the tree exceeded a limit of `:guard`
 
   ## Errors at start
 
@@ -66,7 +69,7 @@ defmodule Leash.Worker do
     * `{stage, posix}` - another stage failed: `:cd`, `:stdin`, `:stdout`, `:stderr`, `:fork` (`:eagain` at the
       limit of processes), `:pipe` (`:emfile`), `:stdio`, `:setsid`, `:ids`, `:pdeathsig`, `:owner`
     * `{:port, reason}` - the shim itself could not be started, errors of `Port.open/2`
-    * `{:port_in_use, port}` - `ready: {:tcp, port}` and somebody else listens there already
+    * `{:port_in_use, port}` - `ready: {:tcp, port}` or `{:http, …}` and somebody else listens there already
     * `:ready_timeout`, `:start_timeout` - it took too long and was ended
     * `{:exited, %Leash.Exit{}}` - it ended before it was ready
     * `:shim_died` - the shim was killed meanwhile
@@ -88,9 +91,11 @@ defmodule Leash.Worker do
     Command,
     Detached,
     Exit,
+    Guard,
     HeldShim,
     Hunt,
     Ladder,
+    LastExits,
     Native,
     Posix,
     Reaper,
@@ -102,7 +107,7 @@ defmodule Leash.Worker do
     Workers
   }
 
-  alias Leash.Worker.{Input, Options, Output, TcpProbe}
+  alias Leash.Worker.{Health, Input, Options, Output, ReadyProbe}
 
   require Logger
 
@@ -317,18 +322,13 @@ defmodule Leash.Worker do
   defp init(options, client) do
     Process.flag(:trap_exit, true)
 
-    with :ok <- port_free(options.ready),
+    with :ok <- ReadyProbe.free(options.ready),
          {:ok, state} <- launch(options, client) do
       state |> await_start() |> started()
     else
       {:error, reason} -> {:stop, reason}
     end
   end
-
-  defp port_free({:tcp, port}),
-    do: if(TcpProbe.open?(port), do: {:error, {:port_in_use, port}}, else: :ok)
-
-  defp port_free(_ready), do: :ok
 
   defp launch(options, client) do
     label = label(options)
@@ -337,6 +337,7 @@ defmodule Leash.Worker do
            Reaper.register(%{
              kind: kind(options, client),
              label: label,
+             name: options.name,
              stop: options.stop,
              group: options.group,
              outlives: if(options.on_exit == :detach, do: :own)
@@ -363,6 +364,7 @@ defmodule Leash.Worker do
          mark: nil,
          started_at: DateTime.utc_now(),
          outputs: %{},
+         traffic: Guard.traffic(options[:guard]),
          input: nil,
          phase: :launching,
          ready?: options.ready == nil,
@@ -436,7 +438,7 @@ defmodule Leash.Worker do
   end
 
   defp started(%{failure: nil, phase: :running} = state) do
-    state = start_probe(state)
+    ReadyProbe.start(state.options.ready, fn -> described(state) end)
 
     state
     |> loop_until(now() + state.options.ready_timeout, :ready_timeout, & &1.ready?)
@@ -451,12 +453,14 @@ defmodule Leash.Worker do
 
   defp ready(%{failure: nil, phase: :running, ready?: true} = state) do
     Telemetry.worker(:ready, state.number)
+    Health.start(state.options[:health], state.number)
     {:ok, state}
   end
 
   defp ready(state), do: not_started(state, start_error(state))
 
   defp not_started(state, reason) do
+    note_end(state, reason)
     answer_stoppers(state)
     {:stop, reason}
   end
@@ -465,13 +469,6 @@ defmodule Leash.Worker do
   defp start_error(state), do: stop_reason(state)
 
   defp launched?(state), do: state.phase != :launching
-
-  defp start_probe(%{options: %{ready: {:tcp, port}}} = state) do
-    {:ok, _probe} = TcpProbe.start_link(port)
-    state
-  end
-
-  defp start_probe(state), do: state
 
   # Handles messages until the condition holds; past the deadline, or when the parent goes, the
   # tree is ended first. Only messages of ours are taken: calls wait for the loop of GenServer.
@@ -573,6 +570,9 @@ defmodule Leash.Worker do
   def handle_call({:stop, how}, from, state),
     do: state |> advance({:leash, {:stop, from, how}}) |> continue()
 
+  defp described(state),
+    do: with({:reply, info, _state} <- handle_call(:info, nil, state), do: info)
+
   defp no_input(%{options: %{stdin: :pipe}}), do: :epipe
   defp no_input(_state), do: :not_piped
 
@@ -593,7 +593,7 @@ defmodule Leash.Worker do
 
   # Shut down, or crashed: this process may not end before its tree has.
   @impl true
-  def terminate(_reason, %{phase: :done} = state), do: answer(state)
+  def terminate(reason, %{phase: :done} = state), do: state |> note_end(reason) |> answer()
 
   def terminate(reason, state) do
     if lasts?(state) and no_stop_waits?(),
@@ -615,6 +615,7 @@ defmodule Leash.Worker do
     state
     |> begin_end(Reaper.how(reason))
     |> loop_until(:infinity, reason, fn _state -> false end)
+    |> note_end(reason)
     |> answer()
   end
 
@@ -627,6 +628,12 @@ defmodule Leash.Worker do
     state = hold(state)
     close_port(state)
     %{state | port: nil, phase: :done, failure: reason, result: {:error, :noproc}}
+  end
+
+  # Before this process is gone, after which its successor may be asked for it.
+  defp note_end(state, reason) do
+    LastExits.put(state.options.name, state.result, reason)
+    state
   end
 
   # Everybody who asked gets the answer, those too whose call is still in the mailbox.
@@ -738,6 +745,7 @@ defmodule Leash.Worker do
     begin_end(%{state | stoppers: [from | state.stoppers], requested?: requested?}, how)
   end
 
+  defp advance(%{exited: nil} = state, {:leash, {:doomed, reason}}), do: doomed(state, reason)
   defp advance(state, {:leash, :hold}), do: hold(state)
 
   defp advance(%{hunt: {_pid, monitor}} = state, {:DOWN, monitor, :process, _, reason}),
@@ -777,6 +785,7 @@ defmodule Leash.Worker do
   defp report(state, {:started, os_pid}) do
     state = update_row(accept(%{state | os_pid: os_pid}), os_pid: os_pid)
     Telemetry.worker(:start, state.number)
+    Guard.watch(state.number, state.options[:guard], state.traffic)
     feed(state)
     if state.phase == :launching, do: %{state | phase: :running}, else: state
   end
@@ -924,7 +933,8 @@ defmodule Leash.Worker do
       label: state.label,
       ready: if(is_struct(state.options.ready, Regex), do: state.options.ready),
       window: state.options.output_window,
-      limited?: state.ready?
+      limited?: state.ready?,
+      traffic: state.traffic
     }
 
     outputs =
@@ -955,6 +965,13 @@ defmodule Leash.Worker do
 
   # As if it had asked.
   defp owner_ended(state, how), do: begin_end(%{state | requested?: true}, how)
+
+  # A guard or a failed check found it; in order all the same. What ends already keeps its own reason.
+  defp doomed(%{phase: phase, ending: nil, failure: nil} = state, reason)
+       when phase in [:launching, :running],
+       do: begin_end(%{state | failure: reason}, :ladder)
+
+  defp doomed(state, _reason), do: state
 
   # Before the shim's first report there is nothing to signal: the report will find :ending set.
   defp signal_ending(state), do: state |> hold() |> signal_held()

@@ -28,6 +28,7 @@ defmodule Leash.Workers do
           number: pos_integer(),
           pid: pid(),
           label: String.t(),
+          name: GenServer.name() | nil,
           group: Leash.Group.t() | nil,
           kind: kind(),
           began: integer(),
@@ -36,7 +37,8 @@ defmodule Leash.Workers do
           shim_fd: Native.fd() | nil,
           os_pid: pos_integer() | nil,
           tree: :alive | :ending | :gone,
-          outlives: outlives()
+          outlives: outlives(),
+          guard: Leash.Guard.spec() | nil
         }
 
   @typedoc "What whoever registers a worker says of it."
@@ -45,14 +47,15 @@ defmodule Leash.Workers do
           required(:label) => String.t(),
           required(:stop) => Ladder.t(),
           required(:group) => Leash.Group.t() | nil,
-          optional(:outlives) => outlives()
+          optional(:outlives) => outlives(),
+          optional(:name) => GenServer.name() | nil
         }
 
   @doc "The row of a worker that is about to start."
   @spec row(pos_integer(), pid(), description()) :: row()
   def row(number, pid, description) do
-    description
-    |> Map.take([:kind, :label, :stop, :group])
+    %{name: nil}
+    |> Map.merge(Map.take(description, [:kind, :label, :name, :stop, :group]))
     |> Map.merge(%{
       number: number,
       pid: pid,
@@ -61,7 +64,8 @@ defmodule Leash.Workers do
       shim_fd: nil,
       os_pid: nil,
       tree: :alive,
-      outlives: description[:outlives]
+      outlives: description[:outlives],
+      guard: nil
     })
   end
 

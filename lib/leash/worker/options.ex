@@ -3,7 +3,8 @@ defmodule Leash.Worker.Options do
   # checks that need the machine (is the executable there, can the directory be entered).
   @moduledoc false
 
-  alias Leash.{Executable, Ladder, Limits, OptionsError, Schema}
+  alias Leash.{Executable, Guard, Ladder, Limits, OptionsError, Schema}
+  alias Leash.Worker.{Health, HttpGet, ReadyProbe}
 
   # execve(2): one argument or variable holds at most 32 pages (MAX_ARG_STRLEN), its NUL included.
   @longest_argument 131_071
@@ -136,12 +137,22 @@ defmodule Leash.Worker.Options do
       type:
         Schema.custom(
           &__MODULE__.ready?/1,
-          "a regex for a line of stdout, or {:tcp, port}",
-          quote(do: Regex.t() | {:tcp, :inet.port_number()} | nil)
+          "a regex for a line of stdout, {:tcp, port}, {:http, target} (#{HttpGet.expected()}), or a function of no or one argument",
+          quote(
+            do:
+              Regex.t()
+              | {:tcp, :inet.port_number()}
+              | {:http, unquote(HttpGet.typespec())}
+              | (() -> term())
+              | (map() -> term())
+              | nil
+          )
         ),
       doc:
-        "`start_link/1` returns when a line of stdout matches, or when the port accepts a connection on 127.0.0.1 " <>
-          "(one that does so already is `{:error, {:port_in_use, port}}`)."
+        "`start_link/1` returns when a line of stdout matches, when the port accepts a connection on 127.0.0.1, when GET is answered " <>
+          "with 200, or when the function (called every 50 ms in a process of its own, with what `info/1` says where it takes an argument) " <>
+          "returns `true`, `:ok` or `{:ok, term}`; one that raises is asked again. A port of this machine where somebody answers already is " <>
+          "`{:error, {:port_in_use, port}}`."
     ],
     ready_timeout: [
       type: Schema.milliseconds(),
@@ -153,6 +164,27 @@ defmodule Leash.Worker.Options do
       default: 10_000,
       doc:
         "Milliseconds until a program whose exec does not return (a file system that hangs) is given up: `{:error, :start_timeout}`."
+    ],
+    health: [
+      type:
+        Schema.custom(&Health.valid?/1, Health.expected(), quote(do: unquote(Health.typespec()))),
+      doc:
+        "Once it is ready, asks `:check` every `:every` (5_000) milliseconds; what is not answered within `:timeout` (1_000) or not well " <>
+          "`:failures` (3) times in a row ends the worker by its ladder, and this process exits with `{:unhealthy, reason}`. A port is " <>
+          "well when it accepts a connection, a URL when GET is answered with 200, a function when it returns `true`, `:ok` or `{:ok, term}`."
+    ],
+    guard: [
+      type:
+        Schema.custom(
+          &Guard.Options.valid?/1,
+          Guard.Options.expected(),
+          quote(do: unquote(Guard.Options.typespec()))
+        ),
+      doc:
+        "Limits of the whole tree, looked at every `:every` (1_000) milliseconds: more than so many `:processes`, more memory than `:rss`, " <>
+          "`:lifetime` since the start, `:idle` (no output seen by this process, and no CPU time used). `:action` `:stop` (default) ends the worker by " <>
+          "its ladder, and this process exits with `{:guard, %{limit: limit, max: number, value: number}}`; `:log` writes a warning, a " <>
+          "function is called with a map, once until the value is within the limit again. See `guides/pools.md`."
     ],
     run_id_flag: [
       type: Schema.optional_text(),
@@ -227,8 +259,7 @@ defmodule Leash.Worker.Options do
   @doc false
   @spec ready?(term()) :: boolean()
   def ready?(nil), do: true
-  def ready?({:tcp, port}), do: is_integer(port) and port in 1..65_535
-  def ready?(ready), do: is_struct(ready, Regex)
+  def ready?(ready), do: is_struct(ready, Regex) or ReadyProbe.valid?(ready)
 
   @doc false
   @spec exit_reason?(term()) :: boolean()

@@ -9,7 +9,7 @@ defmodule Leash.Worker.Output do
 
   require Logger
 
-  alias Leash.Native
+  alias Leash.{Guard, Native}
   alias Leash.Worker.OutputWindow
 
   @read_bytes 65_536
@@ -29,14 +29,15 @@ defmodule Leash.Worker.Output do
 
   @typedoc """
   `handler`: as `:on_output` has it; `label`: the worker in the log; `ready`: what is looked for in lines of stdout;
-  `window`: the most messages in the handler's mailbox; `limited?`: whether that counts from the start.
+  `window`: the most messages in the handler's mailbox; `limited?`: whether that counts from the start; `traffic`: what counts bytes for a guard.
   """
   @type options :: %{
           handler: :log | pid() | (stream(), binary() -> term()),
           label: String.t(),
           ready: Regex.t() | nil,
           window: pos_integer(),
-          limited?: boolean()
+          limited?: boolean(),
+          traffic: :counters.counters_ref() | nil
         }
 
   @doc """
@@ -79,6 +80,7 @@ defmodule Leash.Worker.Output do
        # fires when a full mailbox is to be looked at again
        pause: nil,
        label: options.label,
+       traffic: options.traffic,
        ready: if(stream == :stdout, do: options.ready),
        line: "",
        ready_line: ""
@@ -125,8 +127,11 @@ defmodule Leash.Worker.Output do
     end
   end
 
-  defp pause(%{pause: nil} = state, ms),
-    do: %{state | pause: Process.send_after(self(), :look_again, ms)}
+  defp pause(%{pause: nil} = state, ms) do
+    # Held back is not idle.
+    Guard.saw_output(state.traffic, 1)
+    %{state | pause: Process.send_after(self(), :look_again, ms)}
+  end
 
   defp pause(state, _ms), do: state
 
@@ -181,7 +186,10 @@ defmodule Leash.Worker.Output do
     %{state | fd: nil, line: ""}
   end
 
-  defp deliver(state, data), do: state |> look_for_ready(data) |> handle(data)
+  defp deliver(state, data) do
+    Guard.saw_output(state.traffic, byte_size(data))
+    state |> look_for_ready(data) |> handle(data)
+  end
 
   defp look_for_ready(%{ready: nil} = state, _data), do: state
 

@@ -6,6 +6,7 @@
 //! | May it be signalled at all? | [`refusal()`], [`Signal`] |
 //! | Where are we? | [`Host`], [`ProcRoot`], [`BootClock`], [`capabilities()`] |
 //! | What do processes say about themselves? | [`parse`], [`scan()`], [`Seen`], [`Carrier`] |
+//! | What do a run's trees consist of and use? | [`census()`], [`Member`] |
 //! | Which runs are recorded? | [`RunDir`], [`RunLock`], [`Record`], [`generate_run_id`] |
 //! | Does a run's owner live? | [`Claim`], [`OwnerState`] |
 //! | Is a run dead, may a process be ended? | [`Judge`], [`Verdict`] |
@@ -34,6 +35,7 @@
 mod attached;
 mod capabilities;
 mod carrier;
+mod census;
 mod children;
 mod clock;
 mod detached;
@@ -70,6 +72,7 @@ mod worker_rule;
 pub use attached::{NotCovered, Why, not_covered};
 pub use capabilities::{Capabilities, capabilities};
 pub use carrier::Carrier;
+pub use census::{Census, Member, census};
 pub use clock::{BootClock, SameStart, same_start};
 pub use detached::{AllDetached, Detached, detached, open_detached};
 pub use error::{Error, ErrorKind, Result};

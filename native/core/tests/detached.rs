@@ -140,10 +140,9 @@ fn an_adopted_tree_ends_by_exactly_its_mark() {
             sleeper(&mut under(mark(&Vm::start(), 1, true), "sleep")),
         ];
         let workers = |outliving: &[u16]| Workers {
-            run: vm.run,
-            numbers: [1].into(),
             outliving: outliving.iter().copied().collect(),
             adopted: Some(Adopted { start_ticks: started, depth: 7 }),
+            ..Workers::of(vm.run, [1].into())
         };
         let report = hunt(&dir, workers(&[]));
         assert_eq!(found(&report, member.pid()).unwrap().verdict, Verdict::Outlives);

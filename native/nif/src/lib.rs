@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 mod attach;
+mod census;
 mod detached;
 mod encode;
 mod executable;

@@ -53,7 +53,9 @@ fn start(vectors: Vectors, config: &Config<'static>) -> u8 {
     // The end of the process closes what is open, all at once.
     let ended = match config.attach {
         None => launch(vectors, config, report).map(|tree| ManuallyDrop::new(tree).run()),
-        Some(target) => attach::begin(vectors, config, target, report).map(|tree| ManuallyDrop::new(tree).run()),
+        Some(target) => {
+            attach::begin(vectors, config, target, report).map(|tree| ManuallyDrop::new(tree).run())
+        }
     };
     ended.unwrap_or_else(|(stage, errno)| {
         let raw = u16::try_from(errno.raw_os_error()).unwrap_or(0);

@@ -23,8 +23,12 @@ pub struct Stat {
     pub session: u32,
     /// Field 9, flag `PF_KTHREAD`. Not "child of pid 2", which in a container is an ordinary process.
     pub kernel_thread: bool,
+    /// Fields 14 to 17: CPU time of the process and of the children that it waited for, in clock ticks.
+    pub cpu_ticks: u64,
     /// Field 22: start, in clock ticks since boot as *this reader's* time namespace counts it.
     pub start_ticks: u64,
+    /// Field 24, in pages; kernels since 6.2 may be some pages behind (proc_pid_statm(5)).
+    pub rss_pages: u64,
     /// Field 50: where the environment begins; 0 while there is none (exec at work) and for readers
     /// without ptrace rights.
     pub env_start: u64,
@@ -51,8 +55,13 @@ impl Stat {
         let mut number = || Some(decimal(fields.next()?).and_then(|it| u32::try_from(it).ok()).unwrap_or(0));
         let (group, session) = (number()?, number()?);
         let flags = decimal(fields.nth(2)?)?;
-        let start_ticks = decimal(fields.nth(12)?)?;
-        let env_start = fields.nth(27).and_then(decimal).unwrap_or(0);
+        let mut cpu_ticks = decimal(fields.nth(4)?)?;
+        for _ in 15..=17 {
+            cpu_ticks = cpu_ticks.saturating_add(decimal(fields.next()?)?);
+        }
+        let start_ticks = decimal(fields.nth(4)?)?;
+        let rss_pages = fields.nth(1).and_then(decimal).unwrap_or(0);
+        let env_start = fields.nth(25).and_then(decimal).unwrap_or(0);
         Some(Self {
             pid,
             comm,
@@ -61,7 +70,9 @@ impl Stat {
             group,
             session,
             kernel_thread: flags & KERNEL_THREAD != 0,
+            cpu_ticks,
             start_ticks,
+            rss_pages,
             env_start,
         })
     }
@@ -77,7 +88,7 @@ mod tests {
         text.extend_from_slice(comm);
         text.extend_from_slice(
             format!(
-                ") {state} {parent} 10 10 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 987654 1 2 3 4 5 6 7 8 9 0 0 0 0 0 \
+                ") {state} {parent} 10 10 0 -1 4194560 1 0 0 0 3 40 500 6000 20 0 1 0 987654 1 2 3 4 5 6 7 8 9 0 0 0 0 0 \
                  0 17 1 0 0 0 0 0 11 12 13 14 15 140737 16 0\n"
             )
             .as_bytes(),
@@ -102,6 +113,7 @@ mod tests {
             let stat = Stat::parse(&line("42", comm, "S", "7")).unwrap();
             assert_eq!((stat.comm.as_slice(), stat.state, stat.parent), (comm, 'S', Pid::new(7)));
             assert_eq!((stat.start_ticks, stat.env_start), (987_654, 140_737), "{comm:?}");
+            assert_eq!((stat.cpu_ticks, stat.rss_pages), (6543, 2), "{comm:?}");
         }
     }
 

@@ -1,0 +1,109 @@
+defmodule Bench.List do
+  # What it costs to look at many workers: for people who list and draw them, and once a second where they are guarded.
+  #
+  # Beside the same with a worker's worth of processes ten times as few, since the machine's own processes count too.
+  @moduledoc false
+
+  alias Bench.{Pauses, Stats}
+
+  @sizes [100, 1_000]
+  # Of each worker; its shim comes on top.
+  @processes 5
+  @rounds 15
+
+  def rows do
+    Enum.flat_map(@sizes, fn size ->
+      workers = start(size)
+
+      try do
+        rows(size)
+      after
+        {:ok, _stopped} = Leash.stop_all(__MODULE__, deadline: 10_000)
+
+        for {pid, monitor} <- workers,
+            do: receive(do: ({:DOWN, ^monitor, :process, ^pid, _} -> :ok))
+      end
+    end)
+  end
+
+  defp rows(size) do
+    calls = [
+      list: fn -> Leash.list() end,
+      tree: fn -> Leash.tree() end,
+      table: fn -> Leash.list(vitals: false) end,
+      guard: fn -> Leash.Vitals.sums(Leash.Workers.living(:all)) end
+    ]
+
+    samples =
+      calls
+      |> Enum.map(fn {name, call} -> {name, fn -> Stats.time(call) end} end)
+      |> Stats.interleave(@rounds)
+
+    pauses = Pauses.during(fn -> for _ <- 1..@rounds, {_name, call} <- calls, do: call.() end)
+    idle = Pauses.during(fn -> Process.sleep(1_000) end)
+
+    rows =
+      for {name, what} <- [
+            list: "`Leash.list()`",
+            tree: "`Leash.tree()`",
+            table: "`Leash.list(vitals: false)`",
+            guard: "a look of the guard"
+          ] do
+        %{
+          what: "#{what}, #{size} workers, #{processes(size)} processes",
+          ours: "#{ms(Stats.median(samples[name]))} ms",
+          beside: "longest #{ms(Enum.max(samples[name]))} ms",
+          ratio: "—",
+          aim: if(size == 1_000 and name != :guard, do: "< 50 ms", else: "—")
+        }
+      end
+
+    rows ++
+      [
+        %{
+          what: "others' ticks late meanwhile (median / 99% / max), #{size} workers",
+          ours: Pauses.text(pauses.late),
+          beside: "with nothing to do #{Pauses.text(idle.late)}",
+          ratio: "—",
+          aim: "—"
+        },
+        %{
+          what: "uninterrupted stretches of the caller, #{size} workers",
+          ours: Pauses.text(pauses.stretches),
+          beside: "—",
+          ratio: "—",
+          aim: "99% < 1 ms"
+        }
+      ]
+  end
+
+  defp processes(size), do: Leash.list() |> Enum.map(& &1.processes) |> Enum.sum() |> check(size)
+  defp check(sum, size) when sum == size * @processes, do: sum
+
+  defp start(size) do
+    line = String.duplicate("sleep 300 & ", @processes - 1) <> "echo up; wait"
+
+    options = [
+      shell: line,
+      ready: ~r/up/,
+      group: __MODULE__,
+      on_output: fn _, _ -> :ok end,
+      stop: []
+    ]
+
+    1..size
+    |> Task.async_stream(
+      fn _ ->
+        {:ok, worker} =
+          GenServer.start(Leash.Worker, {elem(Leash.Worker.Options.validate(options), 1), nil})
+
+        worker
+      end,
+      max_concurrency: 4,
+      timeout: 60_000
+    )
+    |> Enum.map(fn {:ok, worker} -> {worker, Process.monitor(worker)} end)
+  end
+
+  defp ms(microseconds), do: Stats.round_to(microseconds / 1_000, 1)
+end

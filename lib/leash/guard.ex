@@ -1,0 +1,160 @@
+defmodule Leash.Guard do
+  # Looks at the trees of workers with `guard:` and acts where one exceeds its limits.
+  #
+  # One process for all of them, since one pass over `/proc` tells of all; while nobody is guarded it sleeps. What it
+  # goes by is in the table of workers, so that it finds everything again after a crash, but for how long who was idle.
+  @moduledoc false
+
+  use GenServer
+
+  require Logger
+
+  alias Leash.Guard.{Options, Watch}
+  alias Leash.{Telemetry, Vitals, Workers}
+
+  @type limit :: :processes | :rss | :lifetime | :idle
+
+  @typedoc "Which limit, and what was seen: processes, bytes or milliseconds."
+  @type breach :: %{limit: limit(), max: pos_integer(), value: non_neg_integer()}
+
+  @typedoc "What a worker is guarded by; `traffic` counts the bytes of its output."
+  @type spec :: %{
+          limits: %{optional(limit()) => pos_integer()},
+          every: pos_integer(),
+          action: :stop | :log | (map() -> term()),
+          traffic: :counters.counters_ref() | nil
+        }
+
+  @spec start_link(term()) :: GenServer.on_start()
+  def start_link(_options), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
+
+  @doc "What counts a worker's output, where its guard wants to know."
+  @spec traffic(keyword() | nil) :: :counters.counters_ref() | nil
+  def traffic(options) do
+    if options != nil and Keyword.has_key?(options, :idle),
+      do: :counters.new(1, [])
+  end
+
+  @doc "Notes output; what is waiting for a handler that does not keep up counts, too."
+  @spec saw_output(:counters.counters_ref() | nil, pos_integer()) :: :ok
+  def saw_output(nil, _bytes), do: :ok
+  def saw_output(traffic, bytes), do: :counters.add(traffic, 1, bytes)
+
+  @doc "Guards the calling Worker's tree until it ends. The Worker gets `{:leash, {:doomed, reason}}` if it is to stop."
+  @spec watch(pos_integer(), keyword() | nil, :counters.counters_ref() | nil) :: :ok
+  def watch(_number, nil, _traffic), do: :ok
+
+  def watch(number, options, traffic) do
+    Workers.change(number, guard: Options.spec(options, traffic))
+    GenServer.cast(__MODULE__, {:watch, number})
+  end
+
+  @impl true
+  def init(nil) do
+    # After a crash of this process the table says who is to be watched.
+    watches = for %{guard: %{}} = row <- Workers.all(), into: %{}, do: {row.number, watch_of(row)}
+    {:ok, arm(%{watches: watches, timer: nil})}
+  end
+
+  defp watch_of(row) do
+    began = System.convert_time_unit(row.began, :native, :millisecond)
+    Watch.new(row.guard, began, now())
+  end
+
+  @impl true
+  def handle_cast({:watch, number}, state) do
+    case Workers.fetch(number) do
+      {:ok, %{guard: %{}} = row} -> {:noreply, arm(put_in(state.watches[number], watch_of(row)))}
+      _gone_again -> {:noreply, state}
+    end
+  end
+
+  @impl true
+  def handle_info({:timeout, timer, :look}, %{timer: {timer, _at}} = state),
+    do: {:noreply, arm(%{look(state) | timer: nil})}
+
+  def handle_info(_other, state), do: {:noreply, state}
+
+  # A timer that fires for nobody costs less than to look for it at each end of a worker.
+  defp arm(%{watches: watches} = state) when map_size(watches) == 0, do: state
+
+  defp arm(state) do
+    at = state.watches |> Enum.map(fn {_number, watch} -> watch.due end) |> Enum.min()
+
+    case state.timer do
+      {_timer, earlier} when earlier <= at ->
+        state
+
+      other ->
+        with {timer, _later} <- other, do: :erlang.cancel_timer(timer)
+        %{state | timer: {:erlang.start_timer(at, self(), :look, abs: true), at}}
+    end
+  end
+
+  defp look(state) do
+    began = now()
+    {due, others} = Enum.split_with(state.watches, fn {_number, watch} -> watch.due <= began end)
+
+    # Whoever ends or has ended is guarded no more; a number may be another's by now.
+    living =
+      for {number, watch} <- due,
+          {:ok, %{tree: :alive, guard: guard} = row} when guard == watch.spec <- [
+            Workers.fetch(number)
+          ],
+          do: {row, watch}
+
+    sums = sums(living)
+    now = now()
+    watches = for {row, watch} <- living, watch = check(row, watch, sums, now), do: watch
+    %{state | watches: Map.new(watches ++ others)}
+  end
+
+  defp sums(living) do
+    if Enum.any?(living, fn {_row, watch} -> Watch.needs_look?(watch) end),
+      do: living |> Enum.map(&elem(&1, 0)) |> Vitals.sums(),
+      else: :error
+  end
+
+  defp check(row, watch, sums, now) do
+    sums =
+      with {:ok, sums} <- sums, do: Map.get(sums, row.number, Vitals.none()), else: (_ -> nil)
+
+    {breaches, watch} = Watch.check(watch, sums, now)
+
+    if act(breaches, row, watch.spec) == :stopped,
+      do: nil,
+      else: {row.number, Watch.again(watch, now)}
+  end
+
+  defp act([], _row, _spec), do: :ok
+
+  # One reason is enough.
+  defp act([breach | _more], row, %{action: :stop}) do
+    Telemetry.guard(row.number, breach, :stop)
+    send(row.pid, {:leash, {:doomed, {:guard, breach}}})
+    :stopped
+  end
+
+  defp act(breaches, row, %{action: action}) do
+    for breach <- breaches do
+      Telemetry.guard(row.number, breach, if(action == :log, do: :log, else: :function))
+      tell(action, row, breach)
+    end
+
+    :ok
+  end
+
+  defp tell(:log, row, breach) do
+    Logger.warning(
+      "Worker #{row.number} (#{row.label}) exceeds its limit: #{breach.limit} #{breach.value}, at most #{breach.max}"
+    )
+  end
+
+  # Somebody else's code: its time and its mistakes are its own.
+  defp tell(fun, row, breach) do
+    worker = Map.take(row, [:pid, :name, :label, :group, :os_pid])
+    spawn(fn -> fun.(breach |> Map.merge(worker) |> Map.put(:worker, row.number)) end)
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
+end

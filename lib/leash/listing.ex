@@ -1,0 +1,94 @@
+defmodule Leash.Listing do
+  # What `Leash.list/1` and `Leash.info/1` say of workers.
+  @moduledoc false
+
+  alias Leash.{LastExits, Run, Schema, Vitals, Workers}
+
+  @schema Schema.new(
+            vitals: [
+              type: Schema.boolean(),
+              default: true,
+              doc:
+                "`false` leaves out the look at `/proc`: `:processes`, `:rss` and `:cpu` are nil then, and the rest comes from a table."
+            ]
+          )
+
+  @doc "The options of `Leash.list/1`."
+  @spec schema() :: Schema.t()
+  def schema, do: @schema
+
+  @spec list(keyword() | map()) :: [Leash.listed()]
+  def list(options) do
+    case Schema.validate(@schema, options) do
+      {:ok, %{vitals: vitals?}} ->
+        rows = Workers.living(:all)
+        sums = if vitals?, do: Vitals.sums(rows), else: :error
+        listed(rows, sums)
+
+      {:error, error} ->
+        raise error
+    end
+  end
+
+  @spec info(pid() | pos_integer() | GenServer.name()) ::
+          map() | nil
+  def info(which) do
+    # Under one name there may be one more, whose process is gone and whose tree is being looked for.
+    case Workers.living(:all)
+         |> Enum.filter(&same?(&1, which))
+         |> Enum.max_by(& &1.began, fn -> nil end) do
+      nil -> nil
+      row -> members(row)
+    end
+  end
+
+  defp members(row) do
+    case Vitals.members([row]) do
+      {:ok, members} ->
+        members = Map.get(members, row.number, [])
+        [listed] = listed([row], {:ok, %{row.number => Vitals.sum(members)}})
+        Map.put(listed, :members, members)
+
+      :error ->
+        [listed] = listed([row], :error)
+        Map.put(listed, :members, nil)
+    end
+  end
+
+  @doc "Whether a worker is the one of this pid, number or name."
+  @spec same?(Workers.row(), term()) :: boolean()
+  def same?(%{pid: pid}, pid) when is_pid(pid), do: true
+  def same?(%{number: number}, number) when is_integer(number), do: true
+  def same?(%{name: name}, name) when name != nil, do: true
+  def same?(_row, _which), do: false
+
+  @doc "Rows as users see them."
+  @spec listed([Workers.row()], {:ok, %{pos_integer() => Vitals.sums()}} | :error) ::
+          [Leash.listed()]
+  def listed(rows, sums) do
+    now = System.monotonic_time()
+    run_id = with {:ok, run} <- Run.fetch(), do: run.id, else: (:error -> nil)
+
+    for row <- rows do
+      Map.merge(
+        %{
+          run_id: run_id,
+          worker: row.number,
+          pid: row.pid,
+          name: row.name,
+          label: row.label,
+          group: row.group,
+          os_pid: row.os_pid,
+          shim_pid: row.shim,
+          tree: row.tree,
+          age: System.convert_time_unit(now - row.began, :native, :millisecond),
+          last_exit: LastExits.fetch(row.name, row.began)
+        },
+        sums_of(row, sums)
+      )
+    end
+  end
+
+  defp sums_of(row, {:ok, sums}), do: Map.get(sums, row.number, Vitals.none())
+  defp sums_of(_row, :error), do: %{processes: nil, rss: nil, cpu: nil}
+end

@@ -1,0 +1,119 @@
+defmodule Leash.Worker.Health do
+  # Asks a ready worker again and again whether it is well, and tells its process when it was not for too long.
+  #
+  # Each question is asked by a process of its own, which is killed when it takes too long: the check is somebody else's
+  # code, and a worker that hangs is just what it is there to find.
+  @moduledoc false
+
+  alias Leash.{Telemetry, Workers}
+  alias Leash.Worker.{Check, HttpGet}
+
+  @longest_ms 0x7FFFFFFF
+  @defaults %{every: 5_000, timeout: 1_000, failures: 3}
+
+  @doc false
+  @spec expected() :: String.t()
+  def expected do
+    "a keyword list with check: {:tcp, port}, {:http, target} (#{HttpGet.expected()}), a function without arguments or {module, function, args}, " <>
+      "and every: milliseconds, timeout: milliseconds, failures: number, each positive and at most once"
+  end
+
+  @doc "The quoted type."
+  @spec typespec() :: Macro.t()
+  def typespec do
+    quote do
+      [
+        {:check,
+         {:tcp, :inet.port_number()}
+         | {:http, unquote(HttpGet.typespec())}
+         | (() -> term())
+         | {module(), atom(), [term()]}}
+        | {:every, pos_integer()}
+        | {:timeout, pos_integer()}
+        | {:failures, pos_integer()}
+      ]
+      | nil
+    end
+  end
+
+  @doc false
+  @spec valid?(term()) :: boolean()
+  def valid?(nil), do: true
+
+  def valid?(options) do
+    Keyword.keyword?(options) and Keyword.has_key?(options, :check) and
+      Enum.all?(options, &valid_option?/1) and options == Enum.uniq_by(options, &elem(&1, 0))
+  end
+
+  defp valid_option?({:check, check}), do: Check.valid?(check)
+
+  defp valid_option?({key, number}) when key in [:every, :timeout, :failures],
+    do: is_integer(number) and number in 1..@longest_ms
+
+  defp valid_option?(_other), do: false
+
+  @doc "Begins to ask. The calling Worker gets `{:leash, {:doomed, {:unhealthy, reason}}}` if it is to stop."
+  @spec start(keyword() | nil, pos_integer()) :: :ok
+  def start(nil, _number), do: :ok
+
+  def start(options, number) do
+    worker = self()
+
+    state =
+      @defaults |> Map.merge(Map.new(options)) |> Map.merge(%{worker: worker, number: number})
+
+    _ = spawn_link(fn -> init(state) end)
+    :ok
+  end
+
+  defp init(state) do
+    # So that an end of the Worker is a message also in the middle of a question.
+    Process.flag(:trap_exit, true)
+    wait(Map.put(state, :monitor, Process.monitor(state.worker)), 0)
+  end
+
+  defp wait(%{monitor: monitor} = state, failed) do
+    receive do
+      {:DOWN, ^monitor, :process, _pid, _reason} -> :ok
+    after
+      state.every ->
+        if wanted?(state), do: answered(ask(state), state, failed), else: wait(state, failed)
+    end
+  end
+
+  # Who is being ended need not be well.
+  defp wanted?(state), do: match?({:ok, %{tree: :alive}}, Workers.fetch(state.number))
+
+  defp answered(:over, _state, _failed), do: :ok
+  defp answered(:ok, state, _failed), do: wait(state, 0)
+
+  defp answered({:error, reason}, state, failed) do
+    Telemetry.health(state.number, failed + 1, reason)
+
+    if failed + 1 >= state.failures,
+      do: send(state.worker, {:leash, {:doomed, {:unhealthy, reason}}}),
+      else: wait(state, failed + 1)
+  end
+
+  defp ask(%{monitor: worker} = state) do
+    %{check: check, timeout: timeout} = state
+    {pid, monitor} = spawn_monitor(fn -> exit({:answer, Check.run(check, timeout)}) end)
+
+    receive do
+      {:DOWN, ^monitor, :process, _pid, {:answer, answer}} ->
+        answer
+
+      {:DOWN, ^monitor, :process, _pid, reason} ->
+        {:error, {:raised, {:exit, reason}}}
+
+      {:DOWN, ^worker, :process, _pid, _reason} ->
+        Process.exit(pid, :kill)
+        :over
+    after
+      timeout ->
+        Process.exit(pid, :kill)
+        Process.demonitor(monitor, [:flush])
+        {:error, :timeout}
+    end
+  end
+end

@@ -1,0 +1,128 @@
+defmodule Leash.Worker.HttpGet do
+  # One GET, for the status alone.
+  #
+  # OTP's httpc would need the application :inets, started and in every release of a host, for a request line and a
+  # status line. No TLS, no redirects, no proxy: what is asked is the worker itself.
+  @moduledoc false
+
+  @typedoc "A port of this machine, with or without a path, or an address."
+  @type target :: :inet.port_number() | {:inet.port_number(), String.t()} | String.t()
+
+  @type parsed :: %{
+          host: String.t(),
+          address: :inet.ip_address() | nil,
+          port: :inet.port_number(),
+          path: String.t()
+        }
+
+  # Informational responses before the one that counts; more is no server that wants to answer.
+  @informational 5
+
+  @doc false
+  @spec expected() :: String.t()
+  def expected, do: "a port, {port, \"/path\"} or \"http://host:port/path\""
+
+  @doc "The quoted type of a target."
+  @spec typespec() :: Macro.t()
+  def typespec,
+    do: quote(do: :inet.port_number() | {:inet.port_number(), String.t()} | String.t())
+
+  @doc "What a target means; `:error` for what is none."
+  @spec parse(term()) :: {:ok, parsed()} | :error
+  def parse(port) when is_integer(port), do: parse({port, "/"})
+
+  def parse({port, path}) when is_integer(port) and port in 1..65_535 do
+    if path?(path),
+      do: {:ok, %{host: "127.0.0.1", address: {127, 0, 0, 1}, port: port, path: path}},
+      else: :error
+  end
+
+  def parse(url) when is_binary(url) do
+    with {:ok, %URI{scheme: "http", userinfo: nil, fragment: nil} = uri} <- URI.new(url),
+         %URI{host: host, port: port} when is_binary(host) and host != "" and port in 1..65_535 <-
+           uri,
+         path = (uri.path || "/") <> if(uri.query, do: "?" <> uri.query, else: ""),
+         true <- path?(path) do
+      {:ok, %{host: host, address: address(host), port: port, path: path}}
+    else
+      _no_target -> :error
+    end
+  end
+
+  def parse(_other), do: :error
+
+  # It goes into the request line as it is.
+  defp path?(path), do: is_binary(path) and path =~ ~r/\A\/[!-~]*\z/
+
+  defp address(host) do
+    case :inet.parse_strict_address(String.to_charlist(host)) do
+      {:ok, address} -> address
+      {:error, :einval} -> nil
+    end
+  end
+
+  @doc "The status of the answer, within so many milliseconds."
+  @spec status(parsed(), non_neg_integer()) :: {:ok, 100..999} | {:error, term()}
+  def status(target, ms) do
+    deadline = System.monotonic_time(:millisecond) + ms
+
+    with {:ok, socket} <- connect(target, deadline) do
+      try do
+        with :ok <- :gen_tcp.send(socket, request(target)), do: answer(socket, deadline, 0)
+      after
+        :gen_tcp.close(socket)
+      end
+    end
+  end
+
+  # A name may stand for both kinds of addresses, and the worker listen on one.
+  defp connect(%{address: nil} = target, deadline) do
+    with {:error, _reason} <- connect(String.to_charlist(target.host), :inet, target, deadline),
+         do: connect(String.to_charlist(target.host), :inet6, target, deadline)
+  end
+
+  defp connect(%{address: address} = target, deadline) do
+    family = if tuple_size(address) == 4, do: :inet, else: :inet6
+    connect(address, family, target, deadline)
+  end
+
+  defp connect(address, family, target, deadline) do
+    options = [family, :binary, active: false, packet: :http_bin, send_timeout: left(deadline)]
+    :gen_tcp.connect(address, target.port, options, left(deadline))
+  end
+
+  defp request(target) do
+    host = if String.contains?(target.host, ":"), do: "[#{target.host}]", else: target.host
+
+    "GET #{target.path} HTTP/1.1\r\nHost: #{host}:#{target.port}\r\nAccept: */*\r\nUser-Agent: leash\r\nConnection: close\r\n\r\n"
+  end
+
+  defp answer(socket, deadline, informational) do
+    case :gen_tcp.recv(socket, 0, left(deadline)) do
+      {:ok, {:http_response, _version, status, _reason}}
+      when status in 100..199 and informational < @informational ->
+        with :ok <- skip_headers(socket, deadline),
+             do: answer(socket, deadline, informational + 1)
+
+      {:ok, {:http_response, _version, status, _reason}} ->
+        {:ok, status}
+
+      {:ok, _no_http} ->
+        {:error, :no_http}
+
+      {:error, reason} ->
+        {:error, reason}
+    end
+  end
+
+  defp skip_headers(socket, deadline) do
+    case :gen_tcp.recv(socket, 0, left(deadline)) do
+      {:ok, :http_eoh} -> :ok
+      {:ok, {:http_header, _, _, _, _}} -> skip_headers(socket, deadline)
+      {:ok, _no_http} -> {:error, :no_http}
+      {:error, reason} -> {:error, reason}
+    end
+  end
+
+  defp left(deadline), do: max(0, deadline - System.monotonic_time(:millisecond))
+end

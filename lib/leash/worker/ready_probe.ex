@@ -1,0 +1,84 @@
+defmodule Leash.Worker.ReadyProbe do
+  # Waiting until a worker answers, where no line of its output says so.
+  @moduledoc false
+
+  alias Leash.Worker.{Check, HttpGet}
+
+  # How long one question may take; then the next one is asked.
+  @ask_ms 1_000
+
+  # There is nothing to be woken by when somebody else begins to listen; this is how often to ask. A function may
+  # cost more than a refused connection.
+  @interval_ms 20
+  @function_interval_ms 50
+
+  @doc false
+  @spec valid?(term()) :: boolean()
+  def valid?({kind, _target} = ready) when kind in [:tcp, :http], do: Check.valid?(ready)
+  def valid?(ready), do: is_function(ready, 0) or is_function(ready, 1)
+
+  @doc "Whether nobody answers yet where a worker will, which could not be told from it."
+  @spec free(term()) :: :ok | {:error, {:port_in_use, :inet.port_number()}}
+  def free({:tcp, port}), do: free({127, 0, 0, 1}, port)
+
+  def free({:http, target}) do
+    case HttpGet.parse(target) do
+      {:ok, %{address: {127, _, _, _} = address, port: port}} -> free(address, port)
+      {:ok, %{address: {0, 0, 0, 0, 0, 0, 0, 1} = address, port: port}} -> free(address, port)
+      {:ok, %{host: "localhost", port: port}} -> free({127, 0, 0, 1}, port)
+      # Of another host, or of a name for whatever address, a front may answer before the worker does.
+      _elsewhere -> :ok
+    end
+  end
+
+  def free(_no_port), do: :ok
+
+  defp free(address, port) do
+    family = if tuple_size(address) == 4, do: :inet, else: :inet6
+
+    case :gen_tcp.connect(address, port, [family], 500) do
+      {:ok, socket} ->
+        :ok = :gen_tcp.close(socket)
+        {:error, {:port_in_use, port}}
+
+      {:error, _nobody} ->
+        :ok
+    end
+  end
+
+  @doc "Asks until all is well, then sends the calling Worker `{:output_ready, pid}`. Lines of output are not its business."
+  @spec start(term(), (() -> map())) :: :ok
+  def start(nil, _info), do: :ok
+  def start(ready, _info) when is_struct(ready, Regex), do: :ok
+
+  def start(ready, info) do
+    {question, pause} = question(ready, info)
+    worker = self()
+    _ = spawn_link(fn -> ask(question, pause, worker, Process.monitor(worker)) end)
+    :ok
+  end
+
+  defp question(ready, info) when is_function(ready, 1) do
+    info = info.()
+    {fn -> Check.call(fn -> ready.(info) end) end, @function_interval_ms}
+  end
+
+  defp question(ready, _info) when is_function(ready, 0),
+    do: {fn -> Check.call(ready) end, @function_interval_ms}
+
+  defp question(ready, _info), do: {fn -> Check.run(ready, @ask_ms) end, @interval_ms}
+
+  defp ask(question, pause, worker, monitor) do
+    case question.() do
+      :ok ->
+        send(worker, {:output_ready, self()})
+
+      {:error, _not_yet} ->
+        receive do
+          {:DOWN, ^monitor, :process, _pid, _reason} -> :ok
+        after
+          pause -> ask(question, pause, worker, monitor)
+        end
+    end
+  end
+end

@@ -1,0 +1,233 @@
+//! What the trees of a live run consist of at the moment, and what they use: for people, and for limits on trees.
+//!
+//! Nothing is ended by it, so it reads as little as it can: of each process of the machine the mark, of those of the run
+//! one file more.
+
+use crate::Pid;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::parse::cmdline;
+use crate::parse::stat::Stat;
+use crate::scan::{LISTING, each_process};
+use crate::seen::is_dead;
+use leash_tag::argv::{SHIM_NAME, ShimArgs};
+use leash_tag::{Limits, Mark, RunId};
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
+
+/// What to count.
+#[derive(Clone, Copy, Debug)]
+pub struct Census<'a> {
+    /// The asking VM's own run.
+    pub run: RunId,
+    /// Its shims, each with the worker's number. Shims are not counted themselves.
+    pub shims: &'a HashMap<Pid, u16>,
+    /// Command lines are read where there are no more processes than that; else names have to do.
+    pub commands: usize,
+}
+
+/// A process of a worker's tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The worker's number.
+    pub worker: u16,
+    /// Its number.
+    pub pid: Pid,
+    /// Its parent: another member, the shim, or whoever took it in.
+    pub parent: Option<Pid>,
+    /// The state letter of its leader.
+    pub state: char,
+    /// Its command line, or its name.
+    pub command: String,
+    /// Memory that it has in RAM. What several share counts for each of them.
+    pub rss_bytes: u64,
+    /// CPU time of the process and of the children that it waited for.
+    pub cpu_ms: u64,
+    /// Since when it lives.
+    pub age_ms: u64,
+}
+
+struct Met {
+    worker: Option<u16>,
+    stat: Stat,
+}
+
+struct Counting<'a> {
+    host: &'a Host,
+    census: &'a Census<'a>,
+    /// What a worker of this run has; a run inside of a worker has less.
+    depth: Option<u8>,
+    marked_shims: HashSet<Pid>,
+    /// What the marks of trees say that an earlier run started and this one took over.
+    adopted: HashMap<(RunId, u16), u16>,
+    met: HashMap<Pid, Met>,
+    buffer: Vec<u8>,
+}
+
+/// Looks at every process once; twice where a shim of the run could not be marked, since only the parents tell then.
+///
+/// Zombies are left out. A process that lost its mark is missed unless its worker has none either.
+///
+/// # Errors
+///
+/// Whatever listing `/proc` says.
+pub fn census(host: &Host, census: &Census<'_>) -> Result<Vec<Member>> {
+    let mut buffer = Vec::new();
+    let own = host.proc().limits(host.me().pid, &mut buffer).unwrap_or(Limits::UNLIMITED);
+    let depth = Mark::nested_in(own, census.run, None, false).ok().map(Mark::depth);
+    let (marked_shims, adopted, met) = (HashSet::new(), HashMap::new(), HashMap::new());
+    let mut counting = Counting { host, census, depth, marked_shims, adopted, met, buffer };
+    counting.hear_shims();
+    each_process(host, LISTING, |pid| {
+        counting.look(pid);
+        ControlFlow::Continue(())
+    })
+    .map_err(Error::of_file)?;
+    if counting.has_unmarked_shim() {
+        each_process(host, LISTING, |pid| {
+            counting.look_at_unmarked(pid);
+            ControlFlow::Continue(())
+        })
+        .map_err(Error::of_file)?;
+    }
+    Ok(counting.members())
+}
+
+impl Counting<'_> {
+    /// A shim with the mark of another run was that run's, or its number is somebody else's by now.
+    fn hear_shims(&mut self) {
+        for (pid, worker) in self.census.shims {
+            let Some(mark) = self.mark(*pid).filter(|mark| mark.run() != self.census.run) else { continue };
+            if let Some(number) = mark.worker()
+                && self.host.stat(*pid, &mut self.buffer).is_ok_and(|stat| stat.comm == SHIM_NAME)
+            {
+                self.adopted.insert((mark.run(), number.get()), *worker);
+            }
+        }
+    }
+
+    fn worker(&self, mark: Mark) -> Option<u16> {
+        let number = mark.worker()?.get();
+        if mark.run() == self.census.run {
+            Some(number)
+        } else {
+            self.adopted.get(&(mark.run(), number)).copied()
+        }
+    }
+
+    fn look(&mut self, pid: Pid) {
+        let Some(mark) = self.mark(pid) else { return };
+        let worker = self.worker(mark);
+        if worker.is_some() && self.census.shims.get(&pid) == worker.as_ref() {
+            self.marked_shims.insert(pid);
+        } else if worker.is_some() || mark.run() == self.census.run {
+            self.meet(pid, Some(mark), worker);
+        } else if self.depth.is_some_and(|depth| mark.depth() < depth) {
+            // The tree of a worker of ours may hold another run; that it does, only its parents can tell.
+            self.meet(pid, Some(mark), None);
+        }
+    }
+
+    fn look_at_unmarked(&mut self, pid: Pid) {
+        if !self.met.contains_key(&pid) && !self.census.shims.contains_key(&pid) && self.mark(pid).is_none() {
+            self.meet(pid, None, None);
+        }
+    }
+
+    /// Between two looks at the mark, so that both are of one process, or of two of the same tree.
+    fn meet(&mut self, pid: Pid, mark: Option<Mark>, worker: Option<u16>) {
+        let Ok(stat) = self.host.stat(pid, &mut self.buffer) else { return };
+        if !stat.kernel_thread && !is_dead(self.host, pid, stat.state) && self.mark(pid) == mark {
+            self.met.insert(pid, Met { worker, stat });
+        }
+    }
+
+    fn mark(&mut self, pid: Pid) -> Option<Mark> {
+        Mark::decode(self.host.proc().limits(pid, &mut self.buffer).ok()?)
+    }
+
+    /// By their own command lines: numbers of shims that have ended may be others' by now.
+    fn has_unmarked_shim(&mut self) -> bool {
+        let unmarked: Vec<_> =
+            self.census.shims.iter().filter(|(pid, _)| !self.marked_shims.contains(pid)).collect();
+        unmarked.into_iter().any(|(pid, worker)| {
+            let proc = self.host.proc();
+            proc.read_of(*pid, "cmdline", cmdline::READ_LIMIT, &mut self.buffer).is_ok()
+                && ShimArgs::parse(&self.buffer).is_some_and(|args| {
+                    args.run == self.census.run && args.worker.map(|number| number.get()) == Some(*worker)
+                })
+        })
+    }
+
+    fn members(mut self) -> Vec<Member> {
+        let workers = self.workers();
+        let now = self.host.clock().machine_now();
+        let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
+        let second = self.host.clock().ticks(1).max(1);
+        let ms = |ticks: u64| ticks.saturating_mul(1000) / second;
+        let mut members: Vec<_> = self
+            .met
+            .iter()
+            .filter_map(|(pid, met)| {
+                let worker = *workers.get(pid)?;
+                let is_shim = met.stat.comm == SHIM_NAME
+                    && !met.stat.parent.is_some_and(|parent| workers.contains_key(&parent));
+                (!is_shim).then(|| Member {
+                    worker,
+                    pid: *pid,
+                    parent: met.stat.parent,
+                    state: met.stat.state,
+                    command: cmdline::shown(&met.stat.comm, b""),
+                    rss_bytes: met.stat.rss_pages.saturating_mul(page),
+                    cpu_ms: ms(met.stat.cpu_ticks),
+                    age_ms: ms(now.saturating_sub(met.stat.start_ticks)),
+                })
+            })
+            .collect();
+        members.sort_unstable_by_key(|member| (member.worker, member.pid));
+        if members.len() <= self.census.commands {
+            for member in &mut members {
+                if let Some(command) = self.command(member.pid) {
+                    member.command = command;
+                }
+            }
+        }
+        members
+    }
+
+    /// Whose each process is: by its mark, else by the nearest ancestor who has one, or is a shim.
+    fn workers(&self) -> HashMap<Pid, u16> {
+        let mut known: HashMap<Pid, Option<u16>> = HashMap::new();
+        let mut way = Vec::new();
+        for pid in self.met.keys() {
+            let mut next = Some(*pid);
+            let found = loop {
+                let Some(here) = next else { break None };
+                if let Some(known) = known.get(&here) {
+                    break *known;
+                }
+                let Some(met) = self.met.get(&here) else { break self.census.shims.get(&here).copied() };
+                // Parents were read one after the other: a circle leads to nobody.
+                if way.contains(&here) {
+                    break None;
+                }
+                way.push(here);
+                if met.worker.is_some() {
+                    break met.worker;
+                }
+                next = met.stat.parent;
+            };
+            known.extend(way.drain(..).map(|pid| (pid, found)));
+        }
+        known.into_iter().filter_map(|(pid, worker)| Some((pid, worker?))).collect()
+    }
+
+    fn command(&mut self, pid: Pid) -> Option<String> {
+        self.host.proc().read_of(pid, "cmdline", cmdline::READ_LIMIT, &mut self.buffer).ok()?;
+        let line = std::mem::take(&mut self.buffer);
+        let stat = self.host.stat(pid, &mut self.buffer).ok()?;
+        // Read after the line: whoever began then is the one whose line it is.
+        let is_same = self.met.get(&pid).is_some_and(|met| met.stat.start_ticks == stat.start_ticks);
+        is_same.then(|| cmdline::shown(&line, &stat.comm))
+    }
+}

@@ -1,0 +1,114 @@
+//! What is counted of a run's trees, on real processes.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy knows only #[test] functions as tests")]
+
+mod common;
+
+use common::*;
+use leash_core::{Census, Host, Member, Pid, census};
+use leash_tag::{Limits, Mark, RunId, WorkerNumber};
+use std::collections::HashMap;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+fn count(run: RunId, shims: &[(Pid, u16)], commands: usize) -> Vec<Member> {
+    let shims: HashMap<_, _> = shims.iter().copied().collect();
+    census(&Host::current().unwrap(), &Census { run, shims: &shims, commands }).unwrap()
+}
+
+fn of(members: &[Member], pid: Pid) -> Option<&Member> {
+    members.iter().find(|member| member.pid == pid)
+}
+
+/// The child that a shell started, once it runs.
+fn child_of(parent: Pid, comm: &str) -> Pid {
+    let mut found = None;
+    wait_until("a child", || {
+        found = Host::current().unwrap().children(parent).unwrap().into_iter().find(|pid| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|text| text.trim() == comm)
+        });
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+#[test]
+fn members_are_those_of_the_run_each_with_its_worker() {
+    let (vm, other) = (Vm::start(), Vm::start());
+    let one = sleeper(&mut vm.marked(1, "sleep"));
+    let two = sleeper(&mut vm.worker(32_766, "sleep"));
+    let not_ours = [
+        sleeper(&mut other.marked(1, "sleep")),
+        sleeper(&mut Command::new("sleep")),
+        sleeper(&mut vm.tagged(1, "sleep")),
+    ];
+    let members = count(vm.run, &[], 10);
+    assert_eq!(
+        members.iter().map(|member| (member.worker, member.pid)).collect::<Vec<_>>(),
+        [(1, one.pid()), (32_766, two.pid())]
+    );
+    let first = members.first().unwrap();
+    assert_eq!((first.command.as_str(), first.state, first.parent), ("sleep 60", 'S', Some(Pid::current())));
+    assert!(first.rss_bytes > 4096 && first.age_ms < 60_000, "{first:?}");
+    assert_eq!(count(vm.run, &[], 1).first().unwrap().command, "sleep", "more than asked for");
+    drop(not_ours);
+}
+
+#[test]
+fn a_nested_run_and_a_lost_number_belong_to_who_started_them() {
+    let (vm, inner) = (Vm::start(), Vm::start());
+    let ours = Mark::nested_in(Limits::UNLIMITED, vm.run, None, false).unwrap().limits();
+    let nested = Mark::nested_in(ours, inner.run, WorkerNumber::new(7), false).unwrap().limits();
+    let line = format!(
+        "prlimit --locks={}:{} sh -c 'sleep 60; :' & prlimit --locks={}:{} sleep 61 & wait",
+        nested.soft, nested.hard, ours.hard, ours.hard
+    );
+    let tree = start(vm.marked(3, "sh").args(["-c", &line]));
+    let inner_shell = child_of(tree.pid(), "sh");
+    let (inner_sleep, numberless) = (child_of(inner_shell, "sleep"), child_of(tree.pid(), "sleep"));
+    // The same mark below nobody of ours is somebody else's.
+    let mark = Mark::nested_in(ours, inner.run, WorkerNumber::new(8), false).unwrap();
+    let stranger = sleeper(&mut under(mark, "sleep"));
+    let members = count(vm.run, &[], 10);
+    for pid in [tree.pid(), inner_shell, inner_sleep, numberless] {
+        assert_eq!(of(&members, pid).map(|member| member.worker), Some(3), "{pid} in {members:?}");
+    }
+    assert_eq!((members.len(), of(&members, stranger.pid())), (4, None));
+    for pid in [inner_sleep, inner_shell, numberless] {
+        kill(pid);
+    }
+}
+
+#[test]
+fn without_a_mark_the_descendants_of_the_shim_are_counted_and_nobody_elses() {
+    let (vm, other) = (Vm::start(), Vm::start());
+    let shim_of = |run: RunId| {
+        let mut command = Command::new(fake_shim());
+        command.arg0("leash-shim").arg(format!("--run-id={run}")).arg("--worker=4");
+        start(command.args(["--", "60000", "sh", "-c", "sleep 60 & wait"]))
+    };
+    let (shim, not_ours) = (shim_of(vm.run), shim_of(other.run));
+    let _bystander = sleeper(&mut Command::new("sleep"));
+    let tree = [shim.pid(), not_ours.pid()].map(|pid| {
+        let shell = child_of(pid, "sh");
+        (shell, child_of(shell, "sleep"))
+    });
+    let members = count(vm.run, &[(shim.pid(), 4)], 10);
+    let (shell, sleep) = tree[0];
+    let mut expected = [(4, shell), (4, sleep)];
+    expected.sort_unstable();
+    assert_eq!(members.iter().map(|member| (member.worker, member.pid)).collect::<Vec<_>>(), expected);
+    // A number that is another's by now, as after the end of a shim.
+    assert_eq!(count(vm.run, &[(not_ours.pid(), 4)], 10), []);
+    for (shell, sleep) in tree {
+        kill(shell);
+        kill(sleep);
+    }
+}
+
+fn kill(pid: Pid) {
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(pid.get()).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+}

@@ -1,0 +1,191 @@
+defmodule Leash.ListTest do
+  use Leash.Test.Case, async: false
+
+  alias Leash.LastExits
+
+  setup do
+    on_exit(fn -> assert_eventually(fn -> Leash.list() == [] end) end)
+    %{decoy: start_decoy("lives beside them")}
+  end
+
+  defp listed(tree), do: Enum.find(Leash.list(), &(&1.pid == tree.worker))
+
+  # What the kernel says, in kB, of who is in the carrier.
+  defp rss(tree) do
+    for {pid, _ticks} <- Carrier.members(tree.carrier), reduce: 0 do
+      sum ->
+        [_all, kb] = Regex.run(~r/^VmRSS:\s+(\d+) kB$/m, File.read!("/proc/#{pid}/status"))
+        sum + String.to_integer(kb) * 1024
+    end
+  end
+
+  for {title, shape} <- [
+        {"with children", {:sh, "sleep 60 & sleep 61 & echo ready $$; wait"}},
+        {"with a daemon", :daemon},
+        {"with a session of its own and no environment", :env_i},
+        {"with a name that misleads", :odd_name}
+      ] do
+    test "a tree #{title} is counted as the kernel does, beside others", %{decoy: decoy} do
+      tree = start_tree(unquote(Macro.escape(shape)), group: :pool)
+      other = start_tree(:plain)
+      members = Carrier.members(tree.carrier)
+      row = listed(tree)
+
+      assert row.processes == length(members)
+      assert %{group: :pool, name: nil, tree: :alive, last_exit: nil} = row
+      assert row.run_id == Leash.run_id()
+      assert {row.os_pid, row.shim_pid} == {elem(tree.os, 0), elem(tree.shim, 0)}
+      assert row.age in 1..60_000
+      # Kernels count it in batches.
+      assert_in_delta row.rss, rss(tree), 2_000_000
+      assert listed(other).processes == 1
+
+      info = Leash.info(tree.worker)
+
+      assert Enum.sort(Enum.map(info.members, & &1.os_pid)) ==
+               Enum.sort(for {pid, _} <- members, do: pid)
+
+      assert Map.drop(info, [:members, :age, :cpu, :rss]) == Map.drop(row, [:age, :cpu, :rss])
+
+      for member <- info.members do
+        assert member.parent == Observer.parent(member.os_pid)
+        assert member.state == Observer.state(member.os_pid)
+      end
+
+      assert {:ok, _} = Worker.stop(tree.worker)
+      assert_gone(tree)
+      assert listed(tree) == nil and Leash.info(tree.worker) == nil
+      assert listed(other).processes == 1
+      Worker.stop(other.worker)
+      assert_unharmed(decoy)
+    end
+  end
+
+  test "without a mark the descendants of the shim are counted" do
+    tree = start_tree({:sh, "sleep 60 & (sleep 61 & echo ready $$) & wait"}, mark: false)
+    other = start_tree(:plain)
+    # The subshell ends and leaves its child to the shim.
+    assert_eventually(fn -> length(Carrier.members(tree.carrier)) == 3 end)
+    assert listed(tree).processes == 3
+    assert listed(other).processes == 1
+    for each <- [tree, other], do: Worker.stop(each.worker)
+  end
+
+  test "a run inside of a worker counts for the worker" do
+    vm =
+      ~s|Leash.Worker.start_link(shell: "echo ready; sleep 60; :", ready: ~r/ready/); IO.puts("ready"); Process.sleep(60_000)|
+
+    paths =
+      for path <- :code.get_path(), to_string(path) =~ ~r"/leash/ebin$", do: " -pa '#{path}'"
+
+    line =
+      "LEASH_RUN_DIR=#{Leash.Test.Decoys.run_dir()} elixir#{paths} -e 'Application.put_env(:leash, :sweep, false); Application.ensure_all_started(:leash); #{vm}'"
+
+    tree = start_tree({:sh, line})
+    assert Enum.any?(Leash.info(tree.worker).members, &(&1.command == "sleep 60"))
+    assert listed(tree).processes == length(Carrier.members(tree.carrier))
+    Worker.stop(tree.worker)
+    assert_gone(tree, 5_000)
+  end
+
+  test "CPU time is that of all, with children that have ended" do
+    busy = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done"
+    quiet = start_tree(:plain)
+    tree = start_tree({:sh, "sh -c '#{busy}'; echo ready; sleep 60; :"})
+    assert listed(tree).cpu >= 50
+    assert listed(tree).cpu > listed(quiet).cpu
+    for each <- [tree, quiet], do: Worker.stop(each.worker)
+  end
+
+  test "ports and commands are listed, and the table alone can be asked for" do
+    port = Leash.open_port("sleep", ["60"], group: :ports)
+    # Until then its shim is about to execute it.
+    assert_eventually(fn -> match?([%{processes: 1}], Leash.list()) end)
+    assert [%{group: :ports, name: nil} = row] = Leash.list()
+    assert [%{processes: nil, rss: nil, cpu: nil} = short] = Leash.list(vitals: false)
+
+    assert Map.drop(short, [:processes, :rss, :cpu, :age]) ==
+             Map.drop(row, [:processes, :rss, :cpu, :age])
+
+    assert Leash.info(row.worker).label == "sleep"
+    Port.close(port)
+  end
+
+  test "wrong options are refused" do
+    assert_raise Leash.OptionsError, ~r/:vitals.*true or false, got: 1/, fn ->
+      Leash.list(vitals: 1)
+    end
+
+    assert_raise Leash.OptionsError, ~r/one of \[:vitals\].*:colour/, fn ->
+      Leash.list(colour: 1)
+    end
+
+    assert Leash.info(:nobody) == nil
+    assert Leash.info(31_000) == nil
+  end
+
+  test "a name, a number and a process mean the same worker" do
+    tree = start_tree(:plain, name: __MODULE__.Named)
+    info = Leash.info(__MODULE__.Named)
+    assert %{name: __MODULE__.Named, label: "Leash.ListTest.Named"} = info
+    assert [info.pid, info.pid] == [Leash.info(tree.worker).pid, Leash.info(info.worker).pid]
+    # Not asked itself.
+    :sys.suspend(tree.worker)
+    assert %{processes: 1} = Leash.info(__MODULE__.Named)
+    :sys.resume(tree.worker)
+    Worker.stop(tree.worker)
+  end
+
+  describe "the last exit" do
+    test "is that of the previous life under the name" do
+      name = __MODULE__.Restarted
+
+      options = [
+        shell: "trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done",
+        name: name,
+        ready: ~r/ready/
+      ]
+
+      {:ok, supervisor} = Supervisor.start_link([{Worker, options}], strategy: :one_for_one)
+      first = Leash.info(name)
+      assert first.last_exit == nil
+      System.cmd("kill", ["-TERM", "#{first.os_pid}"])
+      assert_eventually(fn -> match?(%{last_exit: %{}}, Leash.info(name)) end)
+      %{last_exit: last} = second = Leash.info(name)
+      assert second.os_pid != first.os_pid
+      assert %{reason: {:exit_status, 3}, exit: %Exit{status: 3, cause: :exited}} = last
+      assert last.exit.os_pid == first.os_pid
+      assert abs(DateTime.diff(DateTime.utc_now(), last.at)) < 60
+
+      # Of a killed process nobody knows more than that.
+      Process.exit(second.pid, :kill)
+
+      assert_eventually(fn ->
+        match?(%{last_exit: %{reason: :killed}, tree: :alive}, Leash.info(name))
+      end)
+
+      assert Leash.info(name).last_exit.exit == nil
+      Supervisor.stop(supervisor)
+    end
+
+    test "is that of a start that failed, too" do
+      name = __MODULE__.Failing
+
+      assert {:error, {:exited, _exit}} =
+               Worker.start_link(shell: "exit 4", name: name, ready: ~r/never/)
+
+      tree = start_tree(:plain, name: name)
+      assert %{exit: %Exit{status: 4}, reason: {:exited, %Exit{}}} = listed(tree).last_exit
+      Worker.stop(tree.worker)
+    end
+
+    test "is kept of a thousand names, the newest" do
+      for number <- 1..1_001, do: LastExits.put({:via, __MODULE__, number}, nil, :reason)
+      now = System.monotonic_time()
+      assert :ets.info(LastExits, :size) <= 1_000
+      assert LastExits.fetch({:via, __MODULE__, 1}, now) == nil
+      assert %{reason: :reason} = LastExits.fetch({:via, __MODULE__, 2}, now)
+      assert %{reason: :reason} = LastExits.fetch({:via, __MODULE__, 1_001}, now)
+    end
+  end
+end
