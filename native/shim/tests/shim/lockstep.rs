@@ -2,13 +2,16 @@
 //! in turn until the other side has done what it does.
 
 use crate::frames::Frame;
-use crate::harness::{BOUND, Plan, Tree, state};
+use crate::harness::{BOUND, Plan, Tree, cmdline, state};
 use std::fs;
 use std::time::{Duration, Instant};
 
 /// A shim held at a system call has that long to come to its next one, before it counts as waiting for
 /// somebody else.
 const IDLE: Duration = Duration::from_millis(250);
+
+/// Longer than a shim waits until its worker counts as one that stays.
+const SETTLED: Duration = Duration::from_millis(60);
 
 /// The only process that ptrace(2) lets this thread hold.
 struct Held {
@@ -32,7 +35,7 @@ impl Held {
             })
             .start(worker);
         let held = Self { pid: tree.pid };
-        assert!(held.wait().is_some(), "it stops at its exec");
+        assert!(held.wait(IDLE).is_some(), "it stops at its exec");
         // TRACESYSGOOD tells these stops from signals; EXITKILL ends it with this thread.
         held.ptrace(libc::PTRACE_SETOPTIONS, libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL);
         (held, tree)
@@ -44,8 +47,8 @@ impl Held {
     }
 
     /// The signal it stopped with, if it stopped. Its end is left for the harness to see.
-    fn wait(&self) -> Option<i32> {
-        let deadline = Instant::now() + IDLE;
+    fn wait(&self, idle: Duration) -> Option<i32> {
+        let deadline = Instant::now() + idle;
         loop {
             let mut status = 0;
             // WNOWAIT is waitid's alone: whoever has ended must stay.
@@ -65,10 +68,14 @@ impl Held {
     }
 
     fn next(&self) -> Stop {
+        self.next_within(IDLE)
+    }
+
+    fn next_within(&self, idle: Duration) -> Stop {
         let mut signal = 0;
         loop {
             self.ptrace(libc::PTRACE_SYSCALL, signal);
-            match self.wait() {
+            match self.wait(idle) {
                 Some(stop) if stop == libc::SIGTRAP | 0x80 => return Stop::Call,
                 // It is to get its signals.
                 Some(stop) => signal = stop,
@@ -176,4 +183,68 @@ fn a_signal_to_end_at_any_moment_ends_the_tree() {
         held += 1;
     }
     assert!(held > 20, "only {held} stops");
+}
+
+/// Holds a shim at the `nth` stop since its leash was let go, its ladder a command; `None` when there are not so many.
+fn at_command(nth: usize, command: &str, act: impl FnOnce(&mut Tree)) -> Option<Vec<Frame>> {
+    let plan = Plan::vm().option("--stop=CMD:inf,TERM:20000").step(&[command, "61"]);
+    let (held, mut tree) = Held::start(plan, &["sleep", "60"]);
+    // Until it waits, and its worker is one.
+    while matches!(held.next_within(SETTLED), Stop::Call)
+        || !tree.members().iter().any(|&pid| cmdline(pid).concat() == "sleep60")
+    {}
+    tree.hang_up();
+    for _ in 0..=nth {
+        if matches!(held.next(), Stop::None) {
+            return None;
+        }
+    }
+    act(&mut tree);
+    held.release();
+    Some(tree.ended().frames())
+}
+
+/// All children but the worker.
+fn command_of(tree: &Tree) -> Option<i32> {
+    let list = fs::read_to_string(format!("/proc/{0}/task/{0}/children", tree.pid)).ok()?;
+    list.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[track_caller]
+fn whenever_the_command_ends(command: &str, how: u8) {
+    let mut held = 0;
+    let ends = |tree: &mut Tree| {
+        let Some(pid) = command_of(tree) else { return };
+        let deadline = Instant::now() + BOUND;
+        while state(pid).is_some_and(|state| state != 'Z') {
+            assert!(Instant::now() < deadline, "the command ends");
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    };
+    while let Some(frames) = at_command(held, command, ends) {
+        let told = format!("command {how}");
+        let expected = ["ready", "started", "step 0", &told, "step 15", "exited 2 15", "gone"];
+        assert_eq!(kinds(&frames), expected, "held at stop {held}");
+        held += 1;
+    }
+    assert!(held > 10, "only {held} stops");
+}
+
+#[test]
+fn a_command_that_fails_at_any_moment_is_heard_of_once() {
+    whenever_the_command_ends("false", 1);
+}
+
+#[test]
+fn a_command_that_never_runs_is_heard_of_once() {
+    whenever_the_command_ends("/no/such/program", 0);
+}
+
+#[test]
+fn a_kill_at_any_moment_of_a_command_leaves_nothing() {
+    let mut held = 0;
+    while at_command(held, "sleep", |tree| tree.signal(libc::SIGQUIT)).is_some() {
+        held += 1;
+    }
+    assert!(held > 10, "only {held} stops");
 }
