@@ -83,6 +83,8 @@ defmodule Leash.Attachment do
           {:ok, pid()} | {:error, OptionsError.t() | term()}
   def start(target, options) do
     with {:ok, options} <- Schema.validate(@schema, options),
+         {:ok, stop} <- Ladder.resolve(options.stop, nil),
+         options = %{options | stop: stop},
          :ok <- check_target(target),
          {:ok, owner} <- owner(options.owner || self()),
          {:ok, process} <- identify(target),

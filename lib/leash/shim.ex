@@ -58,7 +58,13 @@ defmodule Leash.Shim do
   end
 
   defp args(run, number, %{attach: attach} = options, {leash, report}, _stdio_name) do
-    head(run, number, leash, options) ++ ["--report=#{report}", "--attach=" <> attach.option]
+    List.flatten([
+      head(run, number, leash, options),
+      "--report=#{report}",
+      "--attach=" <> attach.option,
+      # The last of all options.
+      StopCommand.arguments(Ladder.commands(options.stop))
+    ])
   end
 
   defp args(run, number, options, {leash, report}, stdio_name) do

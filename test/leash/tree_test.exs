@@ -16,6 +16,10 @@ defmodule Leash.TreeTest do
     other = start_tree({:sh, "echo ready $$; exec sleep 62"}, group: {:tenant, 7})
     {other_os, _} = other.os
     assert_eventually(fn -> command(other_os) == "sleep 62" end)
+    # Asleep, all of them: what they do is in the picture.
+    assert_eventually(fn ->
+      Enum.all?(Carrier.members(tree.carrier) ++ [other.os], &(Observer.state(elem(&1, 0)) == "S"))
+    end)
 
     numbers = ~r/ \[\d+[BKM], cpu \d+\.\d\ds, \d+s\]/
     plain = for line <- lines(:all), do: Regex.replace(numbers, line, "")

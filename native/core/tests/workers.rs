@@ -7,7 +7,6 @@ use common::*;
 use leash_core::report::{Action, Reason, Refused};
 use leash_core::{Host, Hunt, HuntKind, Ladder, Owner, Report, Signal, Verdict, Workers};
 use leash_tag::{ENV_NAME, Limits, Mark, WorkerNumber};
-use std::collections::HashSet;
 use std::process::Command;
 
 /// This process as the VM.
