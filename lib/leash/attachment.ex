@@ -177,31 +177,24 @@ defmodule Leash.Attachment do
 
   ## In the Worker
 
-  @doc "Watches the owner and writes the record, before there is a shim. Without `:attach` nothing is done."
-  @spec prepare(Run.t(), pos_integer(), map()) :: {:ok, map()} | {:error, term()}
-  def prepare(run, number, %{attach: attach} = options) do
-    with {:ok, watch} <- watch(attach.owner) do
-      # Without a record a later run keeps and reports what is older than this VM.
-      with {:ok, lock} <- run.lock do
-        %{pid: pid, start_ticks: ticks} = attach.process
-        _ = Native.run_append_attachment(lock, number, pid, ticks)
-      end
-
-      {:ok, %{options | attach: Map.merge(attach, %{watch: watch, not_covered: []})}}
-    end
+  @doc "Watches the owner. Without `:attach` nothing is done."
+  @spec watch(map()) :: {:ok, map()} | {:error, term()}
+  def watch(%{attach: attach} = options) do
+    with {:ok, watch} <- watch_owner(attach.owner),
+         do: {:ok, %{options | attach: Map.merge(attach, %{watch: watch, not_covered: []})}}
   end
 
-  def prepare(_run, _number, options), do: {:ok, options}
+  def watch(options), do: {:ok, options}
 
-  defp watch(:application), do: {:ok, nil}
+  defp watch_owner(:application), do: {:ok, nil}
 
-  defp watch(pid) when is_pid(pid) do
+  defp watch_owner(pid) when is_pid(pid) do
     monitor = Process.monitor(pid)
     if Process.alive?(pid), do: {:ok, monitor}, else: {:error, :noproc}
   end
 
   # The descriptor is this process's, and its reference keeps it open.
-  defp watch({:os_pid, process}) do
+  defp watch_owner({:os_pid, process}) do
     with {:ok, fd} <- Native.process_open(process.pid, process.start_ticks, process.pidfs_inode),
          :ok <- Native.pidfd_monitor(fd, {:leash, :owner_ended}) do
       {:ok, fd}
@@ -210,6 +203,19 @@ defmodule Leash.Attachment do
       {:error, reason} -> {:error, {:owner, reason}}
     end
   end
+
+  @doc """
+  Names the process in the record, before there is a shim.
+
+  Without a record a later run keeps and reports what is older than this VM.
+  """
+  @spec record(Run.t(), pos_integer(), map()) :: :ok
+  def record(%Run{lock: {:ok, lock}}, number, %{attach: %{process: process}}) do
+    _ = Native.run_append_attachment(lock, number, process.pid, process.start_ticks)
+    :ok
+  end
+
+  def record(_run, _number, _options), do: :ok
 
   @doc "Whom the mark did not reach, looked up once, now that it is on everybody whom it could reach."
   @spec attached(t(), Run.t(), pos_integer()) :: t()

@@ -333,7 +333,8 @@ defmodule Leash.Worker do
   defp launch(options, client) do
     label = label(options)
 
-    with {:ok, number} <-
+    with {:ok, options} <- Attachment.watch(options),
+         {:ok, number} <-
            Reaper.register(%{
              kind: kind(options, client),
              label: label,
@@ -344,7 +345,7 @@ defmodule Leash.Worker do
            }),
          {:ok, run} <- fetch_run(),
          options = Run.with_flag(run, number, options),
-         {:ok, options} <- Attachment.prepare(run, number, options),
+         :ok <- Attachment.record(run, number, options),
          {:ok, listener, stdio_name} <- listen(options),
          {:ok, port} <- open_port(run, number, options, stdio_name) do
       {:ok,

@@ -32,6 +32,7 @@ defmodule Leash.AttachTest do
     {:ok, attachment} = Leash.attach(target.pid, [stop: [sigterm: 300]] ++ options)
     info = Worker.info(attachment)
     assert info.os_pid == target.pid
+    on_exit(fn -> assert_eventually(fn -> not listed?(attachment) end) end)
 
     %{
       worker: attachment,
@@ -40,6 +41,9 @@ defmodule Leash.AttachTest do
       monitor: Process.monitor(attachment)
     }
   end
+
+  # The tests of others expect to be alone.
+  defp listed?(attachment), do: Enum.any?(Leash.list(), &(&1.pid == attachment))
 
   defp reason(%{monitor: monitor}) do
     assert_receive {:DOWN, ^monitor, :process, _pid, reason}, 5_000
@@ -79,13 +83,17 @@ defmodule Leash.AttachTest do
       {port, os, _words} = Script.start(body, carrier)
       target = %{port: port, os: os, pid: elem(os, 0), carrier: carrier}
 
-      assert_eventually(fn -> length(Carrier.members(carrier)) == 6 end)
+      # All of them are what they are to be, and those two are nobody's any more.
+      assert_eventually(fn ->
+        members = sleeps(carrier)
 
-      members =
-        Map.new(Carrier.members(carrier), fn {pid, _} = it ->
-          {Enum.at(Observer.argv(pid), 1), it}
-        end)
+        left =
+          for seconds <- ~w(93 94), {pid, _ticks} <- [members[seconds]], do: Observer.parent(pid)
 
+        map_size(members) == 4 and length(left) == 2 and left -- pids(carrier) == left
+      end)
+
+      members = sleeps(carrier)
       attachment = attach!(target)
       {orphan, _ticks} = members["94"]
 
@@ -97,6 +105,15 @@ defmodule Leash.AttachTest do
       assert Enum.sort(left) == Enum.sort([members["93"], members["94"]])
       assert Enum.all?(left, fn {pid, _ticks} -> Tag.marked_run(pid) == nil end)
     end
+
+    defp sleeps(carrier) do
+      for {pid, _ticks} = it <- Carrier.members(carrier),
+          ["sleep", seconds] <- [Observer.argv(pid)],
+          into: %{},
+          do: {seconds, it}
+    end
+
+    defp pids(carrier), do: for({pid, _ticks} <- Carrier.members(carrier), do: pid)
 
     test "in order when its owner exits, at once when it crashes or is killed" do
       for {how, cause} <- [normal: 300, shutdown: 300, kill: 0, crash: 0] do
@@ -126,6 +143,7 @@ defmodule Leash.AttachTest do
         end)
 
       assert_receive {:attached, {:ok, attachment}}, 5_000
+      on_exit(fn -> assert_eventually(fn -> not listed?(attachment) end) end)
       go(target)
       shim = Observer.identity(Worker.shim_pid(attachment))
       send(caller, :go)
@@ -205,9 +223,8 @@ defmodule Leash.AttachTest do
       reaper = Process.whereis(Leash.Reaper)
       Process.exit(reaper, :kill)
       assert_eventually(fn -> Process.whereis(Leash.Reaper) not in [nil, reaper] end)
-      assert [%{pid: pid}] = Leash.list()
-      assert pid == attachment.worker
-      assert {:ok, _exit} = Worker.stop(pid)
+      assert listed?(attachment.worker)
+      assert {:ok, _exit} = Worker.stop(attachment.worker)
       assert_ended(target, attachment, 0)
     end
   end
@@ -316,6 +333,7 @@ defmodule Leash.AttachTest do
       assert Leash.attach(target.pid, owner: dead) == {:error, :noproc}
       assert Leash.attach(target.pid, owner: {:os_pid, handle}) == {:error, :noproc}
       assert_untouched(target)
+      refute Enum.any?(Leash.list(), &(&1.pid in [dead, self()])), "nor is there anything to list"
     end
 
     test "to whom nobody may end" do

@@ -17,7 +17,7 @@ use crate::ladder::{Cause, Deed, Ladder};
 use crate::marked::{Bearers, Calm, Pass, send};
 use crate::marking::{self, Marking, Tag};
 use crate::prepare::{self, Owner};
-use crate::proc_file::{Proc, own_pid};
+use crate::proc_file::{Proc, Stat, own_pid};
 use crate::report::{End, Ended, Failed, Report, Stage};
 use crate::run;
 use crate::sys::{self, Vectors, signal};
@@ -31,8 +31,8 @@ const LOOK_MS: (u64, u64) = (1, 32);
 /// How long those who are there are marked, at most: a tree that grows faster is not followed for ever.
 const MARKING_MS: u64 = 2_000;
 
-/// Passes of SIGKILL that wait for a process to be stopped: one that is traced may never be.
-const PATIENT_PASSES: u32 = 10;
+/// Passes of SIGKILL that wait for those without the mark to be stopped, and gone: some can be neither.
+const PATIENT_PASSES: u32 = 20;
 
 /// One attached tree.
 pub(crate) struct Attached<'a> {
@@ -373,27 +373,57 @@ impl Attached<'_> {
     }
 
     fn kill_pass(&mut self, stop_first: bool) {
-        let shed = self.has_shed_its_mark();
-        if stop_first || shed {
-            self.everybody(Order::ParentsFirst, None, &[signal::STOP]);
-        }
-        // A child that it starts behind the walk would be nobody's once it is gone. Most often the next pass finds
-        // it stopped.
-        if shed && self.ladder.passes() < PATIENT_PASSES && !self.is_halted() {
+        if self.ladder.passes() < PATIENT_PASSES && !self.has_ended_the_unmarked() {
             return;
+        }
+        if stop_first {
+            self.everybody(Order::ParentsFirst, None, &[signal::STOP]);
         }
         let pass = self.everybody(Order::ChildrenFirst, None, &[signal::KILL]);
         self.note(pass);
     }
 
-    /// Whatever it starts has no mark either then.
-    fn has_shed_its_mark(&self) -> bool {
-        let bears = || self.proc.locks_limits(self.pid).is_ok_and(|limits| self.bearers().includes(limits));
-        self.leader().is_some() && !bears()
+    /// Ends whoever is below without the mark, and says whether nobody of them is left.
+    ///
+    /// Once his parent is gone nobody knows any more whose he is. So none of them may start another while they are
+    /// killed, and the process itself goes last: all of them are stopped first, and killed when they are seen
+    /// stopped, which most often is in the next pass.
+    fn has_ended_the_unmarked(&self) -> bool {
+        let Some(leader) = self.leader() else { return true };
+        let bearers = self.bearers();
+        let bears = |pid| self.proc.locks_limits(pid).is_ok_and(|limits| bearers.includes(limits));
+        let (mut left, mut runs) = (false, false);
+        if !bears(self.pid) {
+            runs = !self.is_halted(self.pid);
+            send(leader, &[signal::STOP]);
+        }
+        tree::walk_below(&self.proc, (self.pid, leader), Order::ParentsFirst, &mut |met| {
+            if !bears(met.pid()) && met.stat(&self.proc).is_some_and(Stat::lives) {
+                left = true;
+                runs |= !self.is_halted(met.pid());
+                met.signal(signal::STOP);
+            }
+        });
+        if left && !runs {
+            tree::walk_below(&self.proc, (self.pid, leader), Order::ChildrenFirst, &mut |met| {
+                if !bears(met.pid()) {
+                    met.signal(signal::KILL);
+                }
+            });
+        }
+        !left && !runs
     }
 
-    fn is_halted(&self) -> bool {
-        self.proc.stat(self.pid).is_ok_and(|stat| stat.stopped() || stat.blocked() || !stat.lives())
+    /// Each of its threads by itself: one of them may still be in the middle of a fork.
+    fn is_halted(&self, pid: Pid) -> bool {
+        let mut halted = true;
+        tree::each_thread(&self.proc, pid, &mut |thread| {
+            halted &= match self.proc.stat_of_thread(pid, thread) {
+                Ok(stat) => stat.stopped() || stat.blocked() || !stat.lives(),
+                Err(_) => true,
+            };
+        });
+        halted
     }
 
     fn finish(&self) -> u8 {

@@ -83,3 +83,73 @@ fn take_back(pid: Pid, old: Limits) {
         let _ = sys::swap_locks_limits(pid, Mark::NONE_BELOW);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fd::{AsFd, OwnedFd};
+    use rustix::process::PidfdFlags;
+    use std::process::{Child, Command};
+
+    struct Process(Child, Pid, OwnedFd);
+
+    impl Process {
+        fn start() -> Self {
+            let child = Command::new("sleep").arg("20").spawn().unwrap();
+            let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+            let fd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap();
+            Self(child, pid, fd)
+        }
+
+        fn mark(&self, tag: Tag) -> Marking {
+            mark(self.1, self.2.as_fd(), tag)
+        }
+
+        fn limits(&self) -> Limits {
+            sys::locks_limits(self.1).unwrap()
+        }
+    }
+
+    impl Drop for Process {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn tag(run: u64, worker: u16) -> Tag {
+        let inherited = sys::locks_limits(rustix::process::getpid()).unwrap();
+        Tag { run: RunId::from_number(run).unwrap(), worker: WorkerNumber::new(worker), inherited }
+    }
+
+    #[test]
+    fn a_process_is_marked_once_and_by_one() {
+        let process = Process::start();
+        assert_eq!(process.mark(tag(7, 3)), Marking::Done);
+        let limits = process.limits();
+        assert!(tag(7, 3).is_on(Mark::decode(limits).unwrap()));
+        assert_eq!(process.mark(tag(7, 3)), Marking::Before);
+        assert_eq!(process.mark(tag(7, 4)), Marking::Others);
+        assert_eq!(process.mark(tag(8, 3)), Marking::Others);
+        assert_eq!(process.limits(), limits);
+    }
+
+    #[test]
+    fn who_has_ended_is_not_marked() {
+        let mut process = Process::start();
+        process.0.kill().unwrap();
+        while !ended(process.2.as_fd()) {}
+        let before = process.limits();
+        assert_eq!(process.mark(tag(7, 3)), Marking::Gone);
+        assert_eq!(process.limits(), before);
+    }
+
+    #[test]
+    fn a_mark_that_hit_somebody_else_is_taken_back() {
+        let process = Process::start();
+        let before = process.limits();
+        assert_eq!(process.mark(tag(7, 3)), Marking::Done);
+        take_back(process.1, before);
+        assert_eq!(Mark::decode(process.limits()), Mark::decode(before));
+    }
+}

@@ -71,7 +71,16 @@ impl Proc {
     }
 
     pub(crate) fn stat(&self, pid: Pid) -> Result<Stat, Errno> {
-        let file = self.open_file(&Path::new().number(pid.as_raw_pid()).add(b"/stat"))?;
+        self.read_stat(Path::new().number(pid.as_raw_pid()))
+    }
+
+    /// The same of one thread of a process.
+    pub(crate) fn stat_of_thread(&self, process: Pid, thread: i32) -> Result<Stat, Errno> {
+        self.read_stat(Path::new().number(process.as_raw_pid()).add(b"/task/").number(thread))
+    }
+
+    fn read_stat(&self, directory: Path) -> Result<Stat, Errno> {
+        let file = self.open_file(&directory.add(b"/stat"))?;
         let mut buffer = [0u8; 512];
         let len = rustix::io::read(&file, &mut buffer)?;
         Stat::parse(buffer.get(..len).unwrap_or_default()).ok_or(Errno::INVAL)

@@ -167,7 +167,7 @@ pub(crate) fn ended(pidfd: BorrowedFd<'_>) -> bool {
     !matches!(rustix::event::poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&now)), Ok(0))
 }
 
-fn each_thread(proc: &Proc, process: Pid, visit: &mut dyn FnMut(i32)) {
+pub(crate) fn each_thread(proc: &Proc, process: Pid, visit: &mut dyn FnMut(i32)) {
     let path = Path::new().number(process.as_raw_pid()).add(b"/task");
     let Ok(directory) = proc.open_file(&path) else { return };
     let mut buffer = [MaybeUninit::<u8>::uninit(); 512];

@@ -28,6 +28,7 @@ fn adversary() {
         "threads" => threads(),
         "vfork" => vforking(),
         "counts" => counts(),
+        "sheds" => sheds(number),
         other => panic!("{other}"),
     }
 }
@@ -170,6 +171,31 @@ fn odd_exit_signal() -> ! {
     assert!(clone(libc::SIGUSR1) > 0);
     assert!(clone(0) > 0);
     exit()
+}
+
+/// Lowers the soft limit, which held the worker's number. So many levels below, a process replaces its child on and on.
+fn sheds(levels: u32) -> ! {
+    ignore(libc::SIGTERM);
+    // SAFETY: a valid struct; a child of ours that is not reaped; no status is asked for.
+    unsafe {
+        let mut limits = std::mem::zeroed();
+        libc::getrlimit(libc::RLIMIT_LOCKS, &raw mut limits);
+        limits.rlim_cur = 0;
+        libc::setrlimit(libc::RLIMIT_LOCKS, &raw const limits);
+        for _ in 0..levels {
+            if fork() != 0 {
+                pause();
+            }
+        }
+        loop {
+            let child = fork();
+            if child == 0 {
+                pause();
+            }
+            libc::kill(child, libc::SIGKILL);
+            libc::wait(std::ptr::null_mut());
+        }
+    }
 }
 
 /// What `counts` writes for each signal, and before the first.

@@ -248,6 +248,20 @@ fn who_sheds_the_mark_is_ended_as_long_as_it_is_below() {
     assert!(!lives(child) && !lives(target.pid()));
 }
 
+#[test]
+fn who_sheds_the_mark_leaves_no_child_behind() {
+    for round in 0..40 {
+        let mut target = adversary(if round % 2 == 0 { "sheds:0" } else { "sheds:2" });
+        let mut tree = attached(Plan::vm().option("--stop=KILL:0"), &target);
+        target.go();
+        until("it has shed the mark", || {
+            marks(target.pid()).is_none() && below(target.pid()) > round % 2 * 2
+        });
+        let passes = tree.let_go().gone().passes;
+        assert!(passes < 20, "it was not stopped: {passes}");
+    }
+}
+
 fn adversary(role: &str) -> Target {
     let this = std::env::current_exe().unwrap();
     let line = format!("read go; exec {} --exact adversary::adversary --nocapture --quiet", this.display());
