@@ -17,6 +17,5 @@ defmodule Leash.Test.Ports do
   @doc "The line of shell that becomes `web.py` on a port."
   @spec http(:inet.port_number(), [term()]) :: String.t()
   def http(port, words),
-    do:
-      "exec " <> Python.quote_all(Python.argv("web.py", Enum.map([port | words], &to_string/1)))
+    do: "exec " <> Python.quote_all(Python.argv("web.py", Enum.map([port | words], &to_string/1)))
 end
