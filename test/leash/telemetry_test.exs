@@ -61,6 +61,7 @@ defmodule Leash.TelemetryTest do
     for {event, _, _} <- events, do: assert(event in Telemetry.events())
   end
 
+<<<<<<< HEAD
   test "a command as a step is named" do
     tree =
       start_tree(:plain, stop: [{:cmd, ["false", "x"], 5_000}, sigterm: 100], name: __MODULE__.Cmd)
@@ -73,6 +74,46 @@ defmodule Leash.TelemetryTest do
 
     program = System.find_executable("false")
     assert [%{signal: nil, command: [^program, "x"], cause: :stop}, %{signal: :sigterm}] = steps
+=======
+  test "a breach of a guard, and failures of a check" do
+    name = __MODULE__.Guarded
+
+    {worker, _tree} =
+      doomed(name, guard: [processes: 1, every: 100], shell: "sleep 60 & echo ready; wait")
+
+    events = until(:stop, inspect(name))
+
+    assert {[:leash, :guard, :breach], %{value: 2, max: 1}, metadata} =
+             List.keyfind(events, [:leash, :guard, :breach], 0)
+
+    assert %{limit: :processes, action: :stop, pid: ^worker, kind: :worker} = metadata
+
+    name = __MODULE__.Checked
+
+    doomed(name,
+      health: [check: fn -> :no end, every: 20, failures: 2],
+      shell: "echo ready; sleep 60; :"
+    )
+
+    events = until(:stop, inspect(name))
+
+    assert [{%{count: 1}, first}, {%{count: 2}, _second}] =
+             for(
+               {[:leash, :health, :failure], counts, metadata} <- events,
+               do: {counts, metadata}
+             )
+
+    assert first.reason == {:returned, :no}
+
+    assert [:leash, :health, :failure] in Telemetry.events() and
+             [:leash, :guard, :breach] in Telemetry.events()
+  end
+
+  defp doomed(name, options) do
+    {:ok, worker} = Worker.start_link([name: name, ready: ~r/ready/] ++ options)
+    assert_receive {:EXIT, ^worker, reason}, 5_000
+    {worker, reason}
+>>>>>>> s4
   end
 
   test "commands and streams" do
