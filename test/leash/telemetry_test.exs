@@ -61,7 +61,6 @@ defmodule Leash.TelemetryTest do
     for {event, _, _} <- events, do: assert(event in Telemetry.events())
   end
 
-<<<<<<< HEAD
   test "a command as a step is named" do
     tree =
       start_tree(:plain, stop: [{:cmd, ["false", "x"], 5_000}, sigterm: 100], name: __MODULE__.Cmd)
@@ -74,7 +73,8 @@ defmodule Leash.TelemetryTest do
 
     program = System.find_executable("false")
     assert [%{signal: nil, command: [^program, "x"], cause: :stop}, %{signal: :sigterm}] = steps
-=======
+  end
+
   test "a breach of a guard, and failures of a check" do
     name = __MODULE__.Guarded
 
@@ -113,7 +113,6 @@ defmodule Leash.TelemetryTest do
     {:ok, worker} = Worker.start_link([name: name, ready: ~r/ready/] ++ options)
     assert_receive {:EXIT, ^worker, reason}, 5_000
     {worker, reason}
->>>>>>> s4
   end
 
   test "commands and streams" do
