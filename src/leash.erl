@@ -42,7 +42,11 @@
     close_stdin/1,
     cmd/1, cmd/2, cmd/3,
     open_port/1, open_port/2, open_port/3,
-    list/0,
+    attach/1, attach/2,
+    adopt/1, adopt/2,
+    detached/0,
+    list/0, list/1,
+    tree/0, tree/1,
     run_id/0,
     sweep/0, sweep/1,
     format_error/1
@@ -116,6 +120,26 @@ stop_all(Group) -> stop_all(Group, []).
 stop_all(Group, Options) ->
     'Elixir.Leash':stop_all(leash_options:group(Group), converted(Options)).
 
+%% Ties a process that somebody else started to the calling process, or to #{owner => ...}: a number, a port, or a handle of
+%% Leash.OSProcess.
+-spec attach(pos_integer() | port() | map()) -> {ok, pid()} | {error, term()}.
+attach(Target) -> attach(Target, []).
+
+-spec attach(pos_integer() | port() | map(), options()) -> {ok, pid()} | {error, term()}.
+attach(Target, Options) -> 'Elixir.Leash':attach(Target, converted(Options)).
+
+%% Takes over what a worker with on_exit => detach left running, of an earlier run or of this one.
+-spec adopt(worker() | text()) -> {ok, pid()} | {error, term()}.
+adopt(Name) -> adopt(Name, []).
+
+-spec adopt(worker() | text(), options()) -> {ok, pid()} | {error, term()}.
+adopt({local, Name}, Options) -> adopt(Name, Options);
+adopt(Name, Options) -> 'Elixir.Leash':adopt(leash_options:text(Name), converted(Options)).
+
+%% What can be adopted.
+-spec detached() -> [map()].
+detached() -> 'Elixir.Leash':detached().
+
 %% What is known about a worker.
 -spec info(worker()) -> #{atom() => term()}.
 info(Worker) -> 'Elixir.Leash.Worker':info(Worker).
@@ -161,9 +185,22 @@ open_port(Command, Args) -> leash:open_port(Command, Args, []).
 -spec open_port(text(), [text()], [atom() | {atom(), term()}]) -> port().
 open_port(Command, Args, Options) -> 'Elixir.Leash':open_port(Command, Args, Options).
 
-%% The workers of this node.
+%% The workers of this node, with what their trees consist of and use.
 -spec list() -> [#{atom() => term()}].
-list() -> 'Elixir.Leash':list().
+list() -> list([]).
+
+%% The same; #{vitals => false} leaves out the look at /proc.
+-spec list(options()) -> [#{atom() => term()}].
+list(Options) -> 'Elixir.Leash':list(converted(Options)).
+
+%% The same as a drawing for people.
+-spec tree() -> binary().
+tree() -> tree(all).
+
+%% Of a group, a name, a pid or a number.
+-spec tree(term()) -> binary().
+tree({local, Name}) -> tree(Name);
+tree(Which) -> 'Elixir.Leash':tree(leash_options:text(Which)).
 
 %% The id of this run.
 -spec run_id() -> binary().

@@ -43,6 +43,17 @@ option(env, Value) ->
     env(Value);
 option(name, {local, Name}) when is_atom(Name) ->
     Name;
+option(stop, Steps) ->
+    each(Steps, fun
+        ({cmd, Command, Milliseconds}) -> {cmd, texts(Command), Milliseconds};
+        (Step) -> Step
+    end);
+option(ready, {http, Target}) ->
+    {http, http(Target)};
+option(health, Check) when is_map(Check); is_list(Check) ->
+    health(Check);
+option(guard, Limits) when is_map(Limits); is_list(Limits) ->
+    guard(Limits);
 option(Key, {file, Path}) when Key =:= stdout; Key =:= stderr ->
     {file, text(Path)};
 option(ready, {regex, Pattern}) ->
@@ -51,6 +62,29 @@ option(ready, {regex, Pattern, Modifiers}) ->
     regex({regex, Pattern, Modifiers}, Pattern, Modifiers);
 option(_Key, Value) ->
     Value.
+
+http({Port, Path}) -> {Port, text(Path)};
+http(Target) -> text(Target).
+
+health(Check) ->
+    pairs(Check, fun
+        (check, {http, Target}) -> {http, http(Target)};
+        (_Key, Value) -> Value
+    end).
+
+guard(Limits) ->
+    pairs(Limits, fun
+        (rss, Value) -> text(Value);
+        (_Key, Value) -> Value
+    end).
+
+pairs(Pairs, Convert) when is_map(Pairs) ->
+    pairs(maps:to_list(Pairs), Convert);
+pairs(Pairs, Convert) ->
+    each(Pairs, fun
+        ({Key, Value}) -> {Key, Convert(Key, Value)};
+        (Other) -> Other
+    end).
 
 regex(Given, Pattern, Modifiers) ->
     case {text(Pattern), modifiers(Modifiers)} of

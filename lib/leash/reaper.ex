@@ -138,7 +138,9 @@ defmodule Leash.Reaper do
       # who stops a group at the moment: monitor => {pid, group}
       closers: %{},
       # detached trees that live on without a Worker
-      left: MapSet.new()
+      left: MapSet.new(),
+      # who is to have the name of a tree that is still ending: {its number, description, from}
+      heirs: []
     }
 
     # After a crash of this process the table says who is to be watched.
@@ -156,8 +158,12 @@ defmodule Leash.Reaper do
   end
 
   @impl true
-  def handle_call({:register, description}, {pid, _tag}, state),
-    do: register(description, pid, state)
+  def handle_call({:register, description}, {pid, _tag} = from, state) do
+    case predecessor(description, state) do
+      nil -> register(description, pid, state)
+      number -> {:noreply, %{state | heirs: [{number, description, from} | state.heirs]}}
+    end
+  end
 
   def handle_call({:adopt, %{outlives: tree} = description}, {pid, _tag}, state) do
     case Enum.find(Workers.all(), &Detached.of?(&1, tree, state.run.id)) do
@@ -180,6 +186,32 @@ defmodule Leash.Reaper do
 
     for {monitor, _} <- own, do: Process.demonitor(monitor, [:flush])
     {:reply, :ok, %{state | closers: Map.new(others)}}
+  end
+
+  # A supervisor starts the next as soon as a Worker is killed, which is before its tree is gone; and two at a time under
+  # one name write one log, or want one port.
+  defp predecessor(%{name: name}, state) when name != nil do
+    ending? = fn row ->
+      row.name == name and row.tree != :gone and row.outlives == nil and
+        not Process.alive?(row.pid)
+    end
+
+    with %{number: number} <- Enum.find(Workers.all(), ending?),
+         do: if(number in in_hand(state), do: number)
+  end
+
+  defp predecessor(_nameless, _state), do: nil
+
+  # What could not be ended is in nobody's way for ever.
+  defp inherit(numbers, state) do
+    {heirs, waiting} = Enum.split_with(state.heirs, fn {number, _, _} -> number in numbers end)
+
+    Enum.reduce(heirs, %{state | heirs: waiting}, fn {_number, description, {pid, _} = from},
+                                                     state ->
+      {:reply, answer, state} = register(description, pid, state)
+      GenServer.reply(from, answer)
+      state
+    end)
   end
 
   defp register(description, pid, state) do
@@ -461,7 +493,8 @@ defmodule Leash.Reaper do
     end
 
     # An unfinished tree keeps its number: nobody else's mark may ever equal it.
-    freed |> Enum.reduce(state, &free/2) |> hunt()
+    state = Enum.reduce(freed, state, &free/2)
+    numbers |> inherit(state) |> hunt()
   end
 
   defp hunted(failure, numbers, state) do
@@ -469,7 +502,7 @@ defmodule Leash.Reaper do
       "Leash could not verify that workers #{inspect(numbers)} are gone: #{inspect(failure)}"
     )
 
-    hunt(state)
+    numbers |> inherit(state) |> hunt()
   end
 
   defp now, do: System.monotonic_time(:millisecond)

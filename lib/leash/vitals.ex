@@ -57,13 +57,28 @@ defmodule Leash.Vitals do
   def count([], _commands), do: {:ok, []}
 
   def count(rows, commands) do
-    shims = for %{shim: pid, number: number} when pid != nil <- rows, do: {number, pid}
+    {adopted, own} = Enum.split_with(rows, &is_map(&1.outlives))
+    shims = for %{shim: pid, number: number} when pid != nil <- own, do: {number, pid}
 
     with {:ok, run} <- Run.fetch(),
-         {:ok, counted} <- Native.census(run.id, shims, commands) do
-      {:ok, counted}
+         {:ok, counted} <- census(own, run.id, shims, commands) do
+      {:ok, counted ++ Enum.flat_map(adopted, &adopted(&1, commands))}
     else
       _no_run_or_no_proc -> :error
+    end
+  end
+
+  defp census([], _run_id, _shims, _commands), do: {:ok, []}
+  defp census(_rows, run_id, shims, commands), do: Native.census(run_id, shims, commands)
+
+  # Its processes wear the run and the number that they were started under.
+  defp adopted(%{number: number, outlives: tree}, commands) do
+    case Native.census(tree.run_id, [{tree.worker, tree.shim_pid}], commands) do
+      {:ok, counted} ->
+        for one <- counted, elem(one, 0) == tree.worker, do: put_elem(one, 0, number)
+
+      {:error, _no_proc} ->
+        []
     end
   end
 

@@ -322,8 +322,7 @@ defmodule Leash.Worker do
   defp init(options, client) do
     Process.flag(:trap_exit, true)
 
-    with :ok <- ReadyProbe.free(options.ready),
-         {:ok, state} <- launch(options, client) do
+    with {:ok, state} <- launch(options, client) do
       state |> await_start() |> started()
     else
       {:error, reason} -> {:stop, reason}
@@ -343,6 +342,8 @@ defmodule Leash.Worker do
              group: options.group,
              outlives: if(options.on_exit == :detach, do: :own)
            }),
+         # Not before: the predecessor of that name may have listened there until now.
+         :ok <- ReadyProbe.free(options.ready),
          {:ok, run} <- fetch_run(),
          options = Run.with_flag(run, number, options),
          :ok <- Attachment.record(run, number, options),

@@ -272,4 +272,37 @@ defmodule Leash.ErlangTest do
     assert {:error, %{value: "/no/such"}} =
              :leash.start_link(command: ~c"/no/such", command: ~c"sleep")
   end
+
+  describe "what somebody else started" do
+    test "is attached by its number, and stopped by a command of charlists" do
+      port = Port.open({:spawn_executable, System.find_executable("sleep")}, args: ["60"])
+      {:os_pid, pid} = Port.info(port, :os_pid)
+      target = Observer.identity(pid)
+      decoy = start_decoy("beside what Erlang attached")
+      file = Path.join(tmp_dir!(), "told")
+
+      stop = [
+        {:cmd, [~c"sh", ~c"-c", to_charlist("echo told > #{file}")], 2_000},
+        {:sigterm, 500}
+      ]
+
+      assert {:ok, attachment} =
+               :leash.attach(pid, %{stop: [{:cmd, [~c"false"], 10} | stop], group: ~c"erl"})
+
+      assert :leash.tree(~c"erl") =~ "sleep 60"
+
+      assert [%{group: "erl", processes: 1}] =
+               for(%{group: "erl"} = row <- :leash.list(), do: row)
+
+      assert Observer.alive?(target)
+
+      assert {:ok, %{steps: [%{result: {:status, 1}}, %{command: [_, _, _]} | _]}} =
+               :leash.stop(attachment)
+
+      assert File.read!(file) == "told\n"
+      refute Observer.alive?(target)
+      assert_unharmed(decoy)
+      assert {:error, :not_found} = :leash.adopt(~c"nobody")
+    end
+  end
 end

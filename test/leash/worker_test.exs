@@ -358,4 +358,26 @@ defmodule Leash.WorkerTest do
         end
     end
   end
+
+  describe "a name" do
+    test "is its successor's once nothing of the tree is left, also when its Worker was killed" do
+      Process.flag(:trap_exit, true)
+      # Enough that it takes longer to end them than to start one.
+      shell = "for n in $(seq 300); do sleep 60 & done; echo ready; wait"
+      options = [shell: shell, name: __MODULE__.Heir, ready: ~r/ready/, stop: []]
+      {:ok, first} = Worker.start_link(options)
+      shim = Worker.shim_pid(first)
+      os_pid = Worker.os_pid(first)
+      {:ok, children} = File.read("/proc/#{os_pid}/task/#{os_pid}/children")
+      tree = [shim, os_pid | children |> String.split() |> Enum.map(&String.to_integer/1)]
+      assert length(tree) == 302 and Enum.all?(tree, &alive?/1)
+
+      Process.exit(first, :kill)
+      assert_receive {:EXIT, ^first, :killed}
+      {:ok, second} = Worker.start_link(command: "sleep", args: ["60"], name: __MODULE__.Heir)
+      refute Enum.any?(tree, &alive?/1)
+      assert alive?(Worker.os_pid(second))
+      assert {:ok, _exit} = Worker.stop(second)
+    end
+  end
 end

@@ -73,4 +73,43 @@ defmodule Leash.Situations.ProcessServerTest do
       assert_unharmed(context.decoy)
     end
   end
+
+  for how <- [:stop_in_order, "TERM", "KILL"] do
+    @how how
+
+    test "--on-exit detach: it outlives a server that ends by #{how} with all its children, and the next one takes it over",
+         context do
+      server = start_vm([], run_dir: context.dir)
+      log = Path.join(context.dir, "web.log")
+
+      code = """
+      {:ok, worker} =
+        Leash.Worker.start_link(
+          shell: #{inspect(service())}, name: :web, on_exit: :detach, stdout: {:file, #{inspect(log)}},
+          stderr: :stdout, stop: [sigterm: 500])
+
+      Process.unlink(worker)
+      Leash.Worker.os_pid(worker)
+      """
+
+      web = server |> VM.eval(code) |> Observer.identity()
+      assert_eventually(fn -> match?({:ok, "ready " <> _}, File.read(log)) end)
+      # The shell, the sleep that it left to itself, and their shim.
+      members = Carrier.members(server.carrier) -- [server.identity]
+      assert web in members and length(members) >= 3
+      end_server(server, @how)
+      assert_eventually(fn -> not Observer.alive?(server.identity) end, 10_000)
+
+      next = start_vm([], run_dir: context.dir)
+      assert {:ok, _report} = VM.eval(next, "Leash.sweep()")
+      assert Observer.alive?(web)
+      {web_pid, _ticks} = web
+      adopt = "{:ok, worker} = Leash.adopt(:web); Leash.Worker.os_pid(worker)"
+      assert VM.eval(next, adopt) == web_pid
+      stop = "[%{pid: worker}] = Leash.list(); {:ok, _exit} = Leash.Worker.stop(worker); :stopped"
+      assert VM.eval(next, stop) == :stopped
+      assert_gone(server.carrier)
+      assert_unharmed(context.decoy)
+    end
+  end
 end
