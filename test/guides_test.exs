@@ -19,11 +19,6 @@ defmodule Leash.GuidesTest do
   # Tables of one library's options beside ours: what is in their last column is an option.
   @mappings ["guides/commands.md", "guides/migrating.md"]
 
-  # Written about before they are here; each goes from this list with the change that brings it.
-  @coming_names ~w(Leash.attach/2 Leash.adopt/2 Leash.Operator.run/1 Leash.Logger.attach/1)
-  @coming_options [:guard, :health]
-  @coming_values [on_exit: ":detach", stop: "{:cmd,"]
-
   for file <- @files do
     @file_ file
 
@@ -101,15 +96,6 @@ defmodule Leash.GuidesTest do
 
     assert [{:timeout, _}] = refusals([Command.Options.cmd()], timeout: :never)
     assert [{:grup, _}] = refusals([Command.Options.cmd(), Worker.Options.schema()], grup: :a)
-  end
-
-  test "what is still to come is written about" do
-    said = Enum.map_join(@files, "\n", &text/1)
-    for name <- @coming_names, do: assert(said =~ hd(String.split(name, "/")))
-    for key <- @coming_options, do: assert(said =~ "#{key}:")
-
-    for {key, value} <- @coming_values,
-        do: assert(said =~ "#{key}: #{value}" or said =~ "#{key}: [#{value}")
   end
 
   ## Reading
@@ -232,8 +218,6 @@ defmodule Leash.GuidesTest do
 
   ## Looking
 
-  defp exists?(name) when name in @coming_names, do: true
-
   defp exists?("t:" <> name) do
     {module, type, arity} = split(name)
     {:ok, types} = Code.Typespec.fetch_types(module)
@@ -249,7 +233,7 @@ defmodule Leash.GuidesTest do
         Code.ensure_loaded?(module) and function_exported?(module, function, arity)
 
       module ->
-        Code.ensure_loaded?(module) or namespace?(module)
+        Code.ensure_loaded?(module)
     end
   end
 
@@ -263,13 +247,6 @@ defmodule Leash.GuidesTest do
         Module.concat([name])
     end
   end
-
-  defp namespace?(module),
-    do:
-      "#{module}" in Enum.map(
-        @coming_names,
-        &("Elixir." <> (&1 |> String.split(~r/\.[a-z]/) |> hd()))
-      )
 
   # A span may be a pattern, a fragment or prose: only what parses is looked at.
   defp parse(code), do: Code.string_to_quoted(code)
@@ -354,18 +331,9 @@ defmodule Leash.GuidesTest do
   # The options that none of the schemas takes. A value that is not a literal is the reader's own, and only its key is looked at.
   defp refusals(schemas, [{key, quoted}]) do
     cond do
-      key in @coming_options or coming_value?(key, quoted) -> []
       Enum.any?(schemas, &takes?(&1, key, quoted)) -> []
       true -> [{key, Macro.to_string(quoted)}]
     end
-  end
-
-  defp coming_value?(key, quoted) do
-    text = quoted |> Macro.to_string() |> String.trim_leading("[")
-
-    Enum.any?(@coming_values, fn {coming, start} ->
-      coming == key and String.starts_with?(text, start)
-    end)
   end
 
   defp takes?(schema, key, quoted) do
