@@ -31,6 +31,9 @@ const LOOK_MS: (u64, u64) = (1, 32);
 /// How long those who are there are marked, at most: a tree that grows faster is not followed for ever.
 const MARKING_MS: u64 = 2_000;
 
+/// Between the last walks for those who are to be marked: four times the one before, from the first to the last.
+const MARK_MS: (u64, u64) = (4, 1_024);
+
 /// Passes of SIGKILL that wait for those without the mark to be stopped, and gone: some can be neither.
 const PATIENT_PASSES: u32 = 20;
 
@@ -54,6 +57,8 @@ pub(crate) struct Attached<'a> {
     calm: Calm,
     /// When to look for a witness, where there is none, and the pause after it.
     look: (u64, u64),
+    /// When to walk for late comers once more, and the pause after it.
+    mark: Option<(u64, u64)>,
     /// Taken or not, each step; the last place is the final phase's.
     steps: [bool; MAX_STEPS + 1],
 }
@@ -129,34 +134,45 @@ pub(crate) fn begin<'a>(
         commands: Commands::new(),
         calm: Calm::default(),
         look: (0, LOOK_MS.0),
+        mark: Some((sys::now_ms().saturating_add(MARK_MS.0), MARK_MS.0)),
         steps: [false; MAX_STEPS + 1],
     })
 }
 
-/// Marks everybody below, until a walk finds nobody without: how many have it, and how many cannot.
+/// Marks everybody below, until walks find nobody without: how many have it, and how many cannot.
 ///
 /// Nobody is stopped for it: his parent would be told. So whoever is started and left behind by his parent within a
-/// walk is missed.
+/// walk is missed. A child whose fork had begun when its parent was marked comes to light later, with the limits of
+/// before: hence a second look, and the later ones of [`Attached::mark_again`].
 fn mark_tree(proc: &Proc, target: (Pid, BorrowedFd<'_>), tag: Tag) -> (u32, u32) {
     let deadline = sys::now_ms().saturating_add(MARKING_MS);
-    let mut marked = 1u32;
+    let (mut marked, mut calm) = (1u32, false);
     loop {
-        let (mut new, mut unmarked) = (0u32, 0u32);
-        let walked = tree::walk_below(proc, target, Order::ParentsFirst, &mut |met| {
-            let Some(fd) = met.pidfd() else { return };
-            match marking::mark(met.pid(), fd, tag) {
-                Marking::Done => new = new.saturating_add(1),
-                Marking::Never(_) => unmarked = unmarked.saturating_add(1),
-                Marking::Before | Marking::Others | Marking::Gone => {}
-            }
-        });
-        // Whoever lies deeper than a walk goes is one at least.
-        unmarked = unmarked.saturating_add(u32::from(walked != Walked::All));
+        let (new, unmarked) = mark_once(proc, target, tag);
         marked = marked.saturating_add(new);
-        if new == 0 || sys::now_ms() >= deadline {
+        if (new == 0 && calm) || sys::now_ms() >= deadline {
             return (marked, unmarked);
         }
+        calm = new == 0;
+        if calm {
+            sys::pause_ms(1);
+        }
     }
+}
+
+/// One walk: who got the mark, and who cannot have it.
+fn mark_once(proc: &Proc, target: (Pid, BorrowedFd<'_>), tag: Tag) -> (u32, u32) {
+    let (mut new, mut unmarked) = (0u32, 0u32);
+    let walked = tree::walk_below(proc, target, Order::ParentsFirst, &mut |met| {
+        let Some(fd) = met.pidfd() else { return };
+        match marking::mark(met.pid(), fd, tag) {
+            Marking::Done => new = new.saturating_add(1),
+            Marking::Never(_) => unmarked = unmarked.saturating_add(1),
+            Marking::Before | Marking::Others | Marking::Gone => {}
+        }
+    });
+    // Whoever lies deeper than a walk goes is one at least.
+    (new, unmarked.saturating_add(u32::from(walked != Walked::All)))
 }
 
 impl Attached<'_> {
@@ -166,6 +182,9 @@ impl Attached<'_> {
             let now = sys::now_ms();
             if self.is_unwitnessed() && now >= self.look.0 {
                 self.look_for_witness(now);
+            }
+            if self.mark.is_some_and(|(at, _)| now >= at) {
+                self.mark_again(now);
             }
             match self.ladder.due(now, self.lives) {
                 Deed::Finish => return self.finish(),
@@ -186,11 +205,24 @@ impl Attached<'_> {
                 }
                 Deed::Wait(until) => {
                     let look = self.is_unwitnessed().then_some(self.look.0);
-                    let until = until.into_iter().chain(look).min();
+                    let until = until.into_iter().chain(look).chain(self.mark.map(|(at, _)| at)).min();
                     self.wait(until.map(|until| until.saturating_sub(sys::now_ms())));
                 }
             }
         }
+    }
+
+    /// A fork takes its time on a machine under load.
+    fn mark_again(&mut self, now: u64) {
+        self.mark = match (self.leader(), self.mark) {
+            (Some(leader), Some((_, pause))) => {
+                mark_once(&self.proc, (self.pid, leader), self.tag);
+                Some(pause.saturating_mul(4))
+                    .filter(|&pause| pause <= MARK_MS.1)
+                    .map(|pause| (now.saturating_add(pause), pause))
+            }
+            _ => None,
+        };
     }
 
     /// Nobody is known to live.

@@ -28,6 +28,7 @@ fn adversary() {
         "threads" => threads(),
         "vfork" => vforking(),
         "counts" => counts(),
+        "forks-slowly" => forks_slowly(number),
         "sheds" => sheds(number),
         other => panic!("{other}"),
     }
@@ -171,6 +172,20 @@ fn odd_exit_signal() -> ! {
     assert!(clone(libc::SIGUSR1) > 0);
     assert!(clone(0) > 0);
     exit()
+}
+
+/// So many children, each of which takes its time: limits are copied at the beginning of a fork, and pages after them.
+fn forks_slowly(count: u32) -> ! {
+    let pages = vec![1u8; 256 << 20];
+    // SAFETY: a byte is written from one.
+    unsafe { libc::write(1, [WAITING].as_ptr().cast(), 1) };
+    for _ in 0..count {
+        if fork() == 0 {
+            pause();
+        }
+    }
+    std::hint::black_box(&pages);
+    pause()
 }
 
 /// Lowers the soft limit, which held the worker's number. So many levels below, a process replaces its child on and on.

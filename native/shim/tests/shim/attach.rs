@@ -37,6 +37,14 @@ impl Target {
         self.0.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
     }
 
+    /// Waits until somebody of it writes that.
+    fn waits(&mut self) {
+        let mut byte = [0];
+        while byte[0] != WAITING {
+            assert_eq!(self.0.stdout.as_mut().unwrap().read(&mut byte).unwrap(), 1);
+        }
+    }
+
     /// Waits until it says so.
     fn ready(&mut self) {
         let mut text = [0; 6];
@@ -74,6 +82,7 @@ fn ends_with_everything_that_it_had_started() {
          echo ready; sleep 44",
     );
     target.ready();
+    until("all of it is there", || below(target.pid()) == 5);
     let mut tree = attached(Plan::vm(), &target);
     assert_eq!(tree.grown(6).len(), 6);
     let ended = tree.let_go();
@@ -176,16 +185,11 @@ fn each_gets_a_step_s_signal_exactly_once() {
         let mut target = adversary("counts");
         let mut tree = attached(Plan::vm().option(format!("--stop={QUEUED}:300@{to}")), &target);
         target.go();
-        let mut stdout = target.0.stdout.take().unwrap();
-        for waiting in 0..2 {
-            let mut byte = [0];
-            while byte[0] != WAITING {
-                assert_eq!(stdout.read(&mut byte).unwrap(), 1, "{waiting}");
-            }
-        }
+        target.waits();
+        target.waits();
         assert_eq!(tree.let_go().gone().last, 255);
         let mut said = Vec::new();
-        stdout.read_to_end(&mut said).unwrap();
+        target.0.stdout.take().unwrap().read_to_end(&mut said).unwrap();
         assert_eq!(said.iter().filter(|&&byte| byte == SIGNALLED).count(), 2, "{to}");
     }
 }
@@ -441,4 +445,16 @@ fn by_hand_the_number_alone_is_enough_and_refusals_are_said() {
     let mut said = String::new();
     refused.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(said, format!("leash-shim: --attach: {own}: an ancestor, or a thread of the kernel\n"));
+}
+
+#[test]
+fn a_child_whose_fork_had_begun_is_marked_too() {
+    for _ in 0..4 {
+        let mut target = adversary("forks-slowly:12");
+        target.go();
+        target.waits();
+        let mut tree = attached(Plan::vm().option("--stop=KILL:0"), &target);
+        until("all have it", || below(target.pid()) == 12 && tree.members().len() == 13);
+        tree.let_go();
+    }
 }
