@@ -122,6 +122,8 @@ pub struct Config<'a> {
     pub keep: bool,
     pub ladder_on_any_term: bool,
     pub foreground: bool,
+    /// A process that somebody else started, and its start ticks; there is no command then.
+    pub attach: Option<(i32, Option<u64>)>,
     /// The command's index in the argument vector.
     pub command_index: usize,
     /// The command.
@@ -152,7 +154,7 @@ pub struct Wrong<'a> {
 }
 
 /// Every option with a value or without, in the order of PROTOCOL.md.
-pub const OPTIONS: [&str; 22] = [
+pub const OPTIONS: [&str; 23] = [
     "run-id",
     "worker",
     "leash",
@@ -175,7 +177,12 @@ pub const OPTIONS: [&str; 22] = [
     "limits",
     "on-term",
     "foreground",
+    "attach",
 ];
+
+/// What can be asked for of a process that is there already.
+const BESIDE_ATTACH: [&str; 8] =
+    ["run-id", "worker", "leash", "owner", "report", "stop", "linger", "on-term"];
 
 /// Reads an argument vector, program name included.
 ///
@@ -223,16 +230,22 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
         keep: false,
         ladder_on_any_term: false,
         foreground: false,
+        attach: None,
         command_index: 0,
         command: c"",
     };
     let mut seen = 0u32;
 
+    let mut ended = false;
     for (_, arg) in args.by_ref() {
         if arg.to_bytes() == b"--" {
+            ended = true;
             break;
         }
         option(&mut config, &mut seen, arg)?;
+    }
+    if config.attach.is_some() {
+        return attached(config, seen, ended);
     }
 
     let Some((index, command)) = args.next() else {
@@ -253,6 +266,22 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
         });
     }
     Ok(Parsed::Run(config))
+}
+
+/// A process that is there already has its streams, directory and ids, and takes no command.
+fn attached(config: Config<'_>, seen: u32, has_command: bool) -> Result<Parsed<'_>, Wrong<'_>> {
+    if has_command {
+        return Err(Wrong { option: b"--", expected: "no command beside --attach", value: b"--" });
+    }
+    let other = OPTIONS.iter().enumerate().find(|(index, name)| {
+        seen & (1 << index) != 0 && **name != "attach" && !BESIDE_ATTACH.contains(name)
+    });
+    match other {
+        Some((_, name)) => {
+            Err(Wrong { option: name.as_bytes(), expected: "not to be given beside --attach", value: b"" })
+        }
+        None => Ok(Parsed::Run(config)),
+    }
 }
 
 fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<(), Wrong<'a>> {
@@ -285,6 +314,7 @@ fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<
         b"leash" => config.leash = Some(descriptor(text).ok_or(wrong("a descriptor"))?),
         b"report" => config.report = Some(descriptor(text).ok_or(wrong("a descriptor"))?),
         b"owner" => config.owner = Some(owner(text).ok_or(wrong("PID:TICKS"))?),
+        b"attach" => config.attach = Some(target(text).ok_or(wrong("PID or PID:TICKS, from 2 up"))?),
         b"stdio" => {
             let fits = !text.is_empty() && text.len() <= 100;
             config.stdio = Some(fits.then_some(text).ok_or(wrong("1 to 100 characters"))?);
@@ -421,6 +451,16 @@ fn owner(text: &[u8]) -> Option<(i32, u64)> {
     Some((pid, ticks.parse().ok()?))
 }
 
+/// `PID`, or `PID:TICKS`.
+fn target(text: &[u8]) -> Option<(i32, Option<u64>)> {
+    let (pid, ticks) = if text.contains(&b':') {
+        owner(text).map(|(pid, ticks)| (pid, Some(ticks)))?
+    } else {
+        (i32::try_from(number(text)?).ok()?, None)
+    };
+    (pid > 1).then_some((pid, ticks))
+}
+
 fn groups(text: &[u8]) -> Option<([u32; MAX_GROUPS], usize)> {
     let mut groups = [0; MAX_GROUPS];
     let mut len = 0;
@@ -483,6 +523,17 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_is_there_takes_no_command() {
+        for (text, expected) in [("7", (7, None)), ("4711:123", (4711, Some(123)))] {
+            let option = std::format!("--attach={text}");
+            with(&["--run-id=s59m65f", "--worker=3", &option, "--stop=TERM:1"], |parsed| match parsed {
+                Ok(Parsed::Run(config)) => assert_eq!(config.attach, Some(expected)),
+                other => panic!("{other:?}"),
+            });
+        }
+    }
+
+    #[test]
     fn a_value_may_hold_any_byte() {
         config(&["--cd=/a=b --c", "--stdout=file:/x=y", "--arg0="], |config| {
             assert_eq!(config.cd, Some(c"/a=b --c"));
@@ -518,6 +569,15 @@ mod tests {
             (&["--run-id=s59m65f", "--no-mark=1", "--", "x"], "--no-mark"),
             (&["--run-id=s59m65f", "--linger", "--", "x"], "--linger"),
             (&["--run-id=s59m65f", "--on-hangup=keep", "--", "x"], "--on-hangup"),
+            (&["--run-id=s59m65f", "--attach=0:1"], "--attach"),
+            (&["--run-id=s59m65f", "--attach=1"], "--attach"),
+            (&["--run-id=s59m65f", "--attach=-7:1"], "--attach"),
+            (&["--run-id=s59m65f", "--attach=7:"], "--attach"),
+            (&["--run-id=s59m65f", "--attach=7", "--", "x"], "--"),
+            (&["--run-id=s59m65f", "--attach=7", "x"], "x"),
+            (&["--run-id=s59m65f", "--attach=7", "--no-mark"], "no-mark"),
+            (&["--run-id=s59m65f", "--stdin=null", "--attach=7"], "stdin"),
+            (&["--run-id=s59m65f", "--attach=7", "--on-hangup=detach"], "on-hangup"),
         ] {
             with(args, |parsed| {
                 let wrong = parsed.expect_err("must be refused");

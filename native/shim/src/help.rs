@@ -3,6 +3,7 @@
 /// The text of `--help`.
 pub const TEXT: &str = "\
 usage: leash-shim --run-id=ID [OPTIONS] -- COMMAND [ARGS...]
+       leash-shim --run-id=ID --attach=PID[:TICKS] [OPTIONS]
 
 Starts COMMAND and ends when nothing of its process tree is left: children,
 daemons, sessions of their own. Whoever holds the leash ends the tree by
@@ -42,6 +43,11 @@ Every option is one argument. The first is always --run-id.
                       or 1 is not for us; ladder: it is
   --foreground        stay in the terminal's session, with the command in the
                       terminal's foreground
+  --attach=PID[:TICKS]
+                      instead of COMMAND, a process that is there already:
+                      it and what it starts end as a command's tree does.
+                      Beside it only run-id, worker, leash, owner, report,
+                      stop, linger and on-term
   --help, --version   print this, or the version; as the only argument
 
 signals to leash-shim:
@@ -51,7 +57,7 @@ signals to leash-shim:
                       are passed on to the command, without --leash only
 
 exit status:
-  0 to 255            the command's own
+  0 to 255            the command's own; 0 of a process that was attached
   128+N               signal N ended the command
   127                 the command was not found
   126                 the command could not be executed

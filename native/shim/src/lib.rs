@@ -13,6 +13,7 @@
 //! | wait | `supervise`, `watched` |
 //! | end the tree by the ladder | `ladder`, `tree` |
 //! | prove it gone | `reap` |
+//! | instead, a process that is there already | `attach`, `target`, `marking`, `marked` |
 //! | tell the VM, or a person | `report`, `say` |
 //!
 //! No allocation, no libc, no thread; nothing blocks once a tree is to be ended.
@@ -23,11 +24,14 @@
 extern crate std;
 
 pub mod args;
+mod attach;
 mod foreign;
 pub mod help;
 mod keep;
 mod ladder;
 pub mod limits;
+mod marked;
+mod marking;
 mod prepare;
 mod proc_file;
 mod reap;
@@ -38,6 +42,7 @@ mod spawn;
 mod stdio;
 mod supervise;
 pub mod sys;
+mod target;
 mod text;
 mod tree;
 mod watched;

@@ -1,8 +1,10 @@
 //! `/proc`, held open from the start: what a worker mounts over it later changes nothing for us.
 
 use core::cell::OnceCell;
+use core::mem::MaybeUninit;
+use leash_tag::Limits;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
@@ -69,22 +71,64 @@ impl Proc {
     }
 
     pub(crate) fn stat(&self, pid: Pid) -> Result<Stat, Errno> {
-        let file = self.open_file(&Path::new().number(pid.as_raw_pid()).add(b"/stat"))?;
+        self.read_stat(Path::new().number(pid.as_raw_pid()))
+    }
+
+    /// The same of one thread of a process.
+    pub(crate) fn stat_of_thread(&self, process: Pid, thread: i32) -> Result<Stat, Errno> {
+        self.read_stat(Path::new().number(process.as_raw_pid()).add(b"/task/").number(thread))
+    }
+
+    fn read_stat(&self, directory: Path) -> Result<Stat, Errno> {
+        let file = self.open_file(&directory.add(b"/stat"))?;
         let mut buffer = [0u8; 512];
         let len = rustix::io::read(&file, &mut buffer)?;
         Stat::parse(buffer.get(..len).unwrap_or_default()).ok_or(Errno::INVAL)
     }
 
-    /// The hard limit that carries the mark. `prlimit64` refuses for another uid without CAP_SYS_RESOURCE;
-    /// the file is readable for everybody.
+    /// The hard limit that carries the mark.
     pub(crate) fn hard_locks_limit(&self, pid: Pid) -> Option<u64> {
-        if let Ok(limits) = crate::sys::locks_limits(pid) {
-            return Some(limits.hard);
+        self.locks_limits(pid).ok().map(|limits| limits.hard)
+    }
+
+    /// The limits that carry the mark. `prlimit64` refuses for another uid without CAP_SYS_RESOURCE;
+    /// the file is readable for everybody.
+    pub(crate) fn locks_limits(&self, pid: Pid) -> Result<Limits, Errno> {
+        match crate::sys::locks_limits(pid) {
+            Err(Errno::PERM) => {}
+            other => return other,
         }
-        let file = self.open_file(&Path::new().number(pid.as_raw_pid()).add(b"/limits")).ok()?;
+        let file = self.open_file(&Path::new().number(pid.as_raw_pid()).add(b"/limits"))?;
         let mut buffer = [0u8; 2048];
-        let len = rustix::io::read(&file, &mut buffer).ok()?;
-        hard_locks_in(buffer.get(..len)?)
+        let len = rustix::io::read(&file, &mut buffer)?;
+        locks_in(buffer.get(..len).unwrap_or_default()).ok_or(Errno::INVAL)
+    }
+
+    /// The process table, for [`each_process`](Self::each_process): opened once, because it is needed when
+    /// descriptors are short.
+    pub(crate) fn table(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.root, c".", flags, Mode::empty())
+    }
+
+    /// Calls `visit` with every process in the order of their numbers.
+    ///
+    /// Some ten are listed at a time: whoever has ended when he is looked at was there a moment before.
+    pub(crate) fn each_process(table: &OwnedFd, visit: &mut dyn FnMut(Pid)) -> Result<(), Errno> {
+        rustix::fs::seek(table, SeekFrom::Start(0))?;
+        let mut buffer = [MaybeUninit::<u8>::uninit(); 256];
+        let mut entries = RawDir::new(table, &mut buffer);
+        while let Some(entry) = entries.next() {
+            let entry = match entry {
+                Err(Errno::INTR) => continue,
+                entry => entry?,
+            };
+            let pid = number(entry.file_name().to_bytes()).and_then(|pid| i32::try_from(pid).ok());
+            if let Some(pid) = pid.and_then(Pid::from_raw) {
+                visit(pid);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -130,10 +174,14 @@ pub(crate) struct Stat {
     pub(crate) state: u8,
     pub(crate) ppid: i32,
     pub(crate) pgrp: i32,
+    pub(crate) kernel_thread: bool,
     pub(crate) start_ticks: u64,
 }
 
 impl Stat {
+    /// include/linux/sched.h
+    const PF_KTHREAD: u64 = 0x0020_0000;
+
     /// The name in field 2 may hold anything, so the last parenthesis ends it (proc(5)).
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let close = text.iter().rposition(|&byte| byte == b')')?;
@@ -141,9 +189,10 @@ impl Stat {
         let state = *fields.next()?.first()?;
         let ppid = i32::try_from(number(fields.next()?)?).ok()?;
         let pgrp = i32::try_from(number(fields.next()?)?).ok()?;
-        // Fields 3, 4 and 5 are read; 22 follows.
-        let start_ticks = number(fields.nth(16)?)?;
-        Some(Self { state, ppid, pgrp, start_ticks })
+        // Fields 3, 4 and 5 are read; 9 and 22 follow.
+        let kernel_thread = number(fields.nth(3)?)? & Self::PF_KTHREAD != 0;
+        let start_ticks = number(fields.nth(12)?)?;
+        Some(Self { state, ppid, pgrp, kernel_thread, start_ticks })
     }
 
     /// Whether it can still run. A leader shown `Z` whose other threads live counts as dead here; its tree
@@ -163,11 +212,15 @@ impl Stat {
     }
 }
 
-/// The hard one of "Max file locks  SOFT  HARD  locks".
-fn hard_locks_in(limits: &[u8]) -> Option<u64> {
+/// Those of "Max file locks  SOFT  HARD  locks".
+fn locks_in(limits: &[u8]) -> Option<Limits> {
     let line = limits.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Max file locks"))?;
-    let hard = line.split(|&byte| byte == b' ').filter(|field| !field.is_empty()).nth(1)?;
-    if hard == b"unlimited" { Some(u64::MAX) } else { number(hard) }
+    let mut fields = line.split(|&byte| byte == b' ').filter(|field| !field.is_empty());
+    let mut next = || {
+        let field = fields.next()?;
+        if field == b"unlimited" { Some(u64::MAX) } else { number(field) }
+    };
+    Some(Limits { soft: next()?, hard: next()? })
 }
 
 pub(crate) fn number(text: &[u8]) -> Option<u64> {
@@ -187,7 +240,8 @@ mod tests {
         for name in ["sleep", "a) R 1 (b", "", "x\ny", "((("] {
             let text = std::format!("17 ({name}) S{TAIL}");
             let stat = Stat::parse(text.as_bytes()).unwrap();
-            let expected = Stat { state: b'S', ppid: 4242, pgrp: 4243, start_ticks: 987_654 };
+            let expected =
+                Stat { state: b'S', ppid: 4242, pgrp: 4243, kernel_thread: false, start_ticks: 987_654 };
             assert_eq!(stat, expected);
         }
         assert_eq!(Stat::parse(b"17 (cut"), None);
@@ -200,13 +254,14 @@ mod tests {
         let limits = b"Limit                     Soft Limit           Hard Limit           Units     \n\
             Max file locks            5495798998463051920  5495798998463053823  locks     \n\
             Max pending signals       1                    2                    signals   \n";
-        assert_eq!(hard_locks_in(limits), Some(5_495_798_998_463_053_823));
+        let expected = Limits { soft: 5_495_798_998_463_051_920, hard: 5_495_798_998_463_053_823 };
+        assert_eq!(locks_in(limits), Some(expected));
         assert_eq!(
-            hard_locks_in(b"Max file locks            unlimited            unlimited            locks"),
-            Some(u64::MAX)
+            locks_in(b"Max file locks            unlimited            unlimited            locks"),
+            Some(Limits::UNLIMITED)
         );
-        assert_eq!(hard_locks_in(b"Max file locks"), None);
-        assert_eq!(hard_locks_in(b""), None);
+        assert_eq!(locks_in(b"Max file locks"), None);
+        assert_eq!(locks_in(b""), None);
     }
 
     #[test]
@@ -234,13 +289,13 @@ mod tests {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Stat::parse(&bytes);
-            let _ = hard_locks_in(&bytes);
+            let _ = locks_in(&bytes);
         }
 
         #[test]
         fn no_tail_panics(tail in "[ -~]{0,80}") {
             let _ = Stat::parse(std::format!("1 (x){tail}").as_bytes());
-            let _ = hard_locks_in(std::format!("Max file locks{tail}").as_bytes());
+            let _ = locks_in(std::format!("Max file locks{tail}").as_bytes());
         }
     }
 }

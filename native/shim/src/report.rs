@@ -19,6 +19,7 @@ pub(crate) enum Stage {
     Exec = 11,
     OwnerGone = 12,
     Limits = 13,
+    Attach = 14,
 }
 
 /// A start that failed: where, and why.
@@ -32,6 +33,8 @@ pub struct Ended {
 }
 
 impl Ended {
+    /// Only its parent learns how a process ended, and that is not us.
+    pub(crate) const UNKNOWN: Self = Self { how: 0, value: 0 };
     pub(crate) const EXITED: u8 = 1;
     pub(crate) const KILLED: u8 = 2;
     pub(crate) const DUMPED: u8 = 3;
@@ -143,6 +146,13 @@ impl<'a> Report<'a> {
 
     pub(crate) fn started(self, pid: i32) {
         self.send(Frame::new(2).put(&pid.to_be_bytes()));
+    }
+
+    /// The same of a process that somebody else started: how many of its tree have the mark, and how many cannot.
+    pub(crate) fn attached(self, pid: i32, marked: u32, unmarked: u32) {
+        self.send(
+            Frame::new(2).put(&pid.to_be_bytes()).put(&marked.to_be_bytes()).put(&unmarked.to_be_bytes()),
+        );
     }
 
     pub(crate) fn start_failed(self, stage: u8, errno: u16) {

@@ -15,7 +15,7 @@ use crate::spawn::{self, Launch};
 use crate::supervise::Supervisor;
 use crate::sys::{self, Vectors, signal};
 use crate::watched::Watched;
-use crate::{help, say, stdio};
+use crate::{attach, help, say, stdio};
 
 /// The shim's own failure.
 const OWN_FAILURE: u8 = 125;
@@ -50,21 +50,22 @@ fn start(vectors: Vectors, config: &Config<'static>) -> u8 {
     sys::set_signal_mask(u64::MAX);
 
     let report = Report::new(config.report.map(sys::borrow));
-    match launch(vectors, config, report) {
-        Ok(supervisor) => {
-            // The end of the process closes what is open, all at once.
-            let mut supervisor = ManuallyDrop::new(supervisor);
-            supervisor.run()
-        }
-        Err((stage, errno)) => {
-            let raw = u16::try_from(errno.raw_os_error()).unwrap_or(0);
-            report.start_failed(stage as u8, raw);
-            if config.report.is_none() {
-                say::start_failed(config.command.to_bytes(), stage as u8, raw);
+    // The end of the process closes what is open, all at once.
+    let ended = match config.attach {
+        None => launch(vectors, config, report).map(|tree| ManuallyDrop::new(tree).run()),
+        Some(target) => attach::begin(config, target, report).map(|tree| ManuallyDrop::new(tree).run()),
+    };
+    ended.unwrap_or_else(|(stage, errno)| {
+        let raw = u16::try_from(errno.raw_os_error()).unwrap_or(0);
+        report.start_failed(stage as u8, raw);
+        if config.report.is_none() {
+            match config.attach {
+                None => say::start_failed(config.command.to_bytes(), stage as u8, raw),
+                Some((pid, _)) => say::not_attached(pid, raw),
             }
-            OWN_FAILURE
         }
-    }
+        OWN_FAILURE
+    })
 }
 
 fn launch<'a>(
@@ -92,7 +93,8 @@ fn launch<'a>(
         Owner::Gone if config.detach => None,
         Owner::Gone => return Err((Stage::OwnerGone, Errno::SRCH)),
     };
-    let mut watched = Watched { signals, leash: config.leash.map(sys::borrow), owner, exec: None };
+    let mut watched =
+        Watched { signals, leash: config.leash.map(sys::borrow), owner, exec: None, witness: None };
     // Spares a worker that nobody would ever see.
     if !config.detach && watched.let_go_within(0) {
         return Err((Stage::OwnerGone, Errno::PIPE));
@@ -128,7 +130,7 @@ fn launch<'a>(
 
 /// stdin and stdout belong to the command: `producer | leash-shim … | consumer` has to see them close when the
 /// command closes them. stderr stays, for what we have to say ourselves.
-fn let_go_of_streams(config: &Config<'_>) {
+pub(crate) fn let_go_of_streams(config: &Config<'_>) {
     if config.foreground {
         return;
     }

@@ -15,13 +15,21 @@ pub(crate) fn wrong(wrong: &Wrong<'_>) {
     say(&[b"leash-shim: ", wrong.option, b": expected ", expected, b", got: ", wrong.value, b"\n"]);
 }
 
-/// Why there is no worker.
-pub(crate) fn start_failed(command: &[u8], stage: u8, errno: u16) {
-    // A port that was closed before its program was executed: whoever wanted to know has gone.
-    if matches!((stage, errno), (11, 125) | (12, _)) {
-        return;
-    }
+/// Why a process was left alone that was to be attached.
+pub(crate) fn not_attached(pid: i32, errno: u16) {
+    let number = Text::<16>::new().number(i64::from(pid));
     let why: &[u8] = match errno {
+        2 => b"no /proc of this pid namespace",
+        16 => b"it carries a mark of Leash already",
+        22 => b"an ancestor, or a thread of the kernel",
+        40 => b"too many runs in one another",
+        other => reason(other),
+    };
+    say(&[b"leash-shim: --attach: ", number.as_bytes(), b": ", why, b"\n"]);
+}
+
+fn reason(errno: u16) -> &'static [u8] {
+    match errno {
         1 => b"not permitted",
         2 => b"not found",
         3 => b"no such process",
@@ -34,7 +42,15 @@ pub(crate) fn start_failed(command: &[u8], stage: u8, errno: u16) {
         24 => b"too many open files",
         111 => b"nobody listens",
         _ => b"failed",
-    };
+    }
+}
+
+/// Why there is no worker.
+pub(crate) fn start_failed(command: &[u8], stage: u8, errno: u16) {
+    // A port that was closed before its program was executed: whoever wanted to know has gone.
+    if matches!((stage, errno), (11, 125) | (12, _)) {
+        return;
+    }
     let at: &[u8] = match stage {
         1 => b" (stdio socket)",
         2 => b" (pipe)",
@@ -49,5 +65,5 @@ pub(crate) fn start_failed(command: &[u8], stage: u8, errno: u16) {
         _ => b"",
     };
     let number = Text::<16>::new().add(b", errno ").number(i64::from(errno));
-    say(&[b"leash-shim: ", command, b": ", why, at, number.as_bytes(), b"\n"]);
+    say(&[b"leash-shim: ", command, b": ", reason(errno), at, number.as_bytes(), b"\n"]);
 }

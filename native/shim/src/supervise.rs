@@ -12,9 +12,6 @@ use crate::sys::{self, Child, Waited, signal};
 use crate::tree::{self, Order, Walked};
 use crate::watched::Watched;
 
-/// Reads of pending signals in one go: whoever floods us with them must not keep us from the rest.
-const SIGNAL_READS: usize = 4;
-
 /// A worker that nothing happens to for so long is one that stays.
 const SETTLE_MS: u64 = 20;
 
@@ -116,20 +113,8 @@ impl<'a> Supervisor<'a> {
     }
 
     fn take_signals(&mut self) {
-        let mut buffer = [0u8; 128 * 4];
-        for _ in 0..SIGNAL_READS {
-            let Ok(len @ 1..) = rustix::io::read(&self.watched.signals, &mut buffer) else { return };
-            let last = len < buffer.len();
-            for info in buffer.get(..len).unwrap_or_default().chunks_exact(128) {
-                // struct signalfd_siginfo: ssi_signo at 0, ssi_pid at 12 (signalfd(2)).
-                if let (Some(&number), Some(sender)) = (info.first(), info.get(12..16)) {
-                    let sender = sender.try_into().map_or(0, u32::from_ne_bytes);
-                    self.signalled(number, sender);
-                }
-            }
-            if last {
-                return;
-            }
+        for (number, sender) in self.watched.take_signals() {
+            self.signalled(number, sender);
         }
     }
 

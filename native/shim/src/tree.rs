@@ -46,6 +46,11 @@ impl Met<'_> {
         self.pid
     }
 
+    /// Its pidfd; `None` of a child of ours, which needs none.
+    pub(crate) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.held.as_ref().map(|(fd, _)| fd.as_fd())
+    }
+
     pub(crate) fn signal(&self, signal: u8) {
         // Gone meanwhile is fine; who may not be signalled is found alive at the end.
         let _ = match &self.held {
@@ -106,6 +111,19 @@ pub(crate) fn walk(proc: &Proc, foreign: &Foreign, order: Order, visit: &mut dyn
     }
 }
 
+/// Visits every descendant of a process that is held by its pidfd. They may not be children of ours, so each of
+/// them comes with one.
+pub(crate) fn walk_below(
+    proc: &Proc,
+    (pid, fd): (Pid, BorrowedFd<'_>),
+    order: Order,
+    visit: &mut dyn FnMut(&Met<'_>),
+) -> Walked {
+    let mut walk = Walk { proc, order, visits_left: MAX_VISITS, cut: false, visit };
+    walk.below(pid, fd, 0);
+    if walk.cut { Walked::Part } else { Walked::All }
+}
+
 impl Walk<'_> {
     fn around(&mut self, met: &Met<'_>, below: impl FnOnce(&mut Self)) {
         let Some(left) = self.visits_left.checked_sub(1) else {
@@ -143,12 +161,13 @@ impl Walk<'_> {
     }
 }
 
-fn ended(pidfd: BorrowedFd<'_>) -> bool {
+/// Whether all of a process has ended, reaped or not.
+pub(crate) fn ended(pidfd: BorrowedFd<'_>) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     !matches!(rustix::event::poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&now)), Ok(0))
 }
 
-fn each_thread(proc: &Proc, process: Pid, visit: &mut dyn FnMut(i32)) {
+pub(crate) fn each_thread(proc: &Proc, process: Pid, visit: &mut dyn FnMut(i32)) {
     let path = Path::new().number(process.as_raw_pid()).add(b"/task");
     let Ok(directory) = proc.open_file(&path) else { return };
     let mut buffer = [MaybeUninit::<u8>::uninit(); 512];

@@ -3,6 +3,12 @@
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{BorrowedFd, OwnedFd};
 
+/// Reads of pending signals in one go: whoever floods us with them must not keep us from the rest.
+const SIGNAL_READS: usize = 4;
+
+/// Signals that one read takes.
+const AT_ONCE: usize = 4;
+
 /// The descriptors that are watched. What is missing is not watched.
 pub(crate) struct Watched {
     pub(crate) signals: OwnedFd,
@@ -10,6 +16,8 @@ pub(crate) struct Watched {
     pub(crate) owner: Option<OwnedFd>,
     /// The child's end of it closes at exec; bytes say why exec was not reached.
     pub(crate) exec: Option<OwnedFd>,
+    /// Somebody of a tree that is not ours by birth: while he lives it is not gone.
+    pub(crate) witness: Option<OwnedFd>,
 }
 
 /// What was found.
@@ -19,11 +27,12 @@ pub(crate) struct Woken {
     pub(crate) leash: bool,
     pub(crate) owner: bool,
     pub(crate) exec: bool,
+    pub(crate) witness: bool,
 }
 
 impl Woken {
     pub(crate) fn any(self) -> bool {
-        self.signals || self.leash || self.owner || self.exec
+        self.signals || self.leash || self.owner || self.exec || self.witness
     }
 }
 
@@ -39,16 +48,40 @@ impl Watched {
         let leash = self.leash.as_ref().map(|fd| PollFd::new(fd, PollFlags::empty()));
         let owner = self.owner.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN));
         let exec = self.exec.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN));
+        let witness = self.witness.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN));
         let mut fds = [
             PollFd::new(&self.signals, signals),
             leash.unwrap_or(nothing.clone()),
             owner.unwrap_or(nothing.clone()),
-            exec.unwrap_or(nothing),
+            exec.unwrap_or(nothing.clone()),
+            witness.unwrap_or(nothing),
         ];
         let _ = rustix::event::poll(&mut fds, ms.map(timespec).as_ref());
         // Any event counts: a leash that is not open (POLLNVAL) is one that is let go.
-        let [signals, leash, owner, exec] = fds.map(|fd| !fd.revents().is_empty());
-        Woken { signals, leash, owner, exec }
+        let [signals, leash, owner, exec, witness] = fds.map(|fd| !fd.revents().is_empty());
+        Woken { signals, leash, owner, exec, witness }
+    }
+
+    /// Takes signals that are pending: number and sender of each.
+    pub(crate) fn take_signals(&self) -> impl Iterator<Item = (u8, u32)> + use<> {
+        let (mut taken, mut count) = ([(0u8, 0u32); SIGNAL_READS * AT_ONCE], 0);
+        let mut buffer = [0u8; 128 * AT_ONCE];
+        for _ in 0..SIGNAL_READS {
+            let Ok(len @ 1..) = rustix::io::read(&self.signals, &mut buffer) else { break };
+            for info in buffer.get(..len).unwrap_or_default().chunks_exact(128) {
+                // struct signalfd_siginfo: ssi_signo at 0, ssi_pid at 12 (signalfd(2)).
+                if let (Some(&number), Some(sender), Some(place)) =
+                    (info.first(), info.get(12..16), taken.get_mut(count))
+                {
+                    *place = (number, sender.try_into().map_or(0, u32::from_ne_bytes));
+                    count += 1;
+                }
+            }
+            if len < buffer.len() {
+                break;
+            }
+        }
+        taken.into_iter().take(count)
     }
 
     /// Whether leash or owner say, now or within so many milliseconds, that nobody wants the tree.

@@ -52,6 +52,11 @@ const OUTLIVES: u64 = 1 << 15;
 const ANY_WORKER: u64 = 0x7fff;
 
 impl Mark {
+    /// The highest limits that are no mark, and that whoever has a mark may lower his own to: how a mark is taken
+    /// back without `CAP_SYS_RESOURCE`.
+    pub const NONE_BELOW: Limits =
+        Limits { soft: (MAGIC << MAGIC_SHIFT) - 1, hard: (MAGIC << MAGIC_SHIFT) - 1 };
+
     /// The mark for a process that now has `limits`.
     ///
     /// # Errors
@@ -137,6 +142,13 @@ impl core::error::Error for NoDepthLeft {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mark_can_be_taken_back_without_raising_a_limit() {
+        let mark = Mark { depth: 0, run: RunId::from_number(1).unwrap(), outlives: false, worker: None };
+        assert!(Mark::NONE_BELOW.hard < mark.limits().hard);
+        assert_eq!(Mark::decode(Mark::NONE_BELOW), None);
+    }
     use proptest::prelude::*;
 
     fn run(text: &str) -> RunId {

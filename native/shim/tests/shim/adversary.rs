@@ -27,6 +27,9 @@ fn adversary() {
         "stopped" => stopped(number),
         "threads" => threads(),
         "vfork" => vforking(),
+        "counts" => counts(),
+        "forks-slowly" => forks_slowly(number),
+        "sheds" => sheds(number),
         other => panic!("{other}"),
     }
 }
@@ -169,6 +172,73 @@ fn odd_exit_signal() -> ! {
     assert!(clone(libc::SIGUSR1) > 0);
     assert!(clone(0) > 0);
     exit()
+}
+
+/// So many children, each of which takes its time: limits are copied at the beginning of a fork, and pages after them.
+fn forks_slowly(count: u32) -> ! {
+    let pages = vec![1u8; 256 << 20];
+    // SAFETY: a byte is written from one.
+    unsafe { libc::write(1, [WAITING].as_ptr().cast(), 1) };
+    for _ in 0..count {
+        if fork() == 0 {
+            pause();
+        }
+    }
+    std::hint::black_box(&pages);
+    pause()
+}
+
+/// Lowers the soft limit, which held the worker's number. So many levels below, a process replaces its child on and on.
+fn sheds(levels: u32) -> ! {
+    ignore(libc::SIGTERM);
+    // SAFETY: a valid struct; a child of ours that is not reaped; no status is asked for.
+    unsafe {
+        let mut limits = std::mem::zeroed();
+        libc::getrlimit(libc::RLIMIT_LOCKS, &raw mut limits);
+        limits.rlim_cur = 0;
+        libc::setrlimit(libc::RLIMIT_LOCKS, &raw const limits);
+        for _ in 0..levels {
+            if fork() != 0 {
+                pause();
+            }
+        }
+        loop {
+            let child = fork();
+            if child == 0 {
+                pause();
+            }
+            libc::kill(child, libc::SIGKILL);
+            libc::wait(std::ptr::null_mut());
+        }
+    }
+}
+
+/// What `counts` writes for each signal, and before the first.
+pub const SIGNALLED: u8 = 1;
+pub const WAITING: u8 = 2;
+
+/// The first of the signals that queue (signal(7)), so that none is lost in another.
+pub const QUEUED: i32 = 34;
+
+/// Two children that say of each signal that it came. Here the mask would be that of one thread of several.
+fn counts() -> ! {
+    if fork() != 0 {
+        pause();
+    }
+    fork();
+    // SAFETY: the set lives across the calls; a byte is written from one.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, QUEUED);
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        libc::write(1, [WAITING].as_ptr().cast(), 1);
+        loop {
+            if libc::sigwaitinfo(&raw const set, std::ptr::null_mut()) == QUEUED {
+                libc::write(1, [SIGNALLED].as_ptr().cast(), 1);
+            }
+        }
+    }
 }
 
 /// An orphan that waits for one child after the other in the kernel, as after vfork(2).

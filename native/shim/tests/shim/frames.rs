@@ -4,6 +4,7 @@
 pub enum Frame {
     Ready { protocol: u8, pid: u32, mark: u8, errno: u16, flags: u8 },
     Started { pid: u32 },
+    Attached { pid: u32, marked: u32, unmarked: u32 },
     StartFailed { stage: u8, errno: u16 },
     Step { cause: u8, index: u8, signal: u8, ms: u32 },
     Exited { how: u8, status: u8 },
@@ -56,6 +57,7 @@ fn one(payload: &[u8]) -> Frame {
     let f = &mut fields;
     let frame = match f.u8() {
         1 => Frame::Ready { protocol: f.u8(), pid: f.u32(), mark: f.u8(), errno: f.u16(), flags: f.u8() },
+        2 if payload.len() > 5 => Frame::Attached { pid: f.u32(), marked: f.u32(), unmarked: f.u32() },
         2 => Frame::Started { pid: f.u32() },
         3 => Frame::StartFailed { stage: f.u8(), errno: f.u16() },
         4 => Frame::Step { cause: f.u8(), index: f.u8(), signal: f.u8(), ms: f.u32() },

@@ -245,12 +245,24 @@ impl Plan {
         self.options.iter().any(|option| option.starts_with("--stdout"))
     }
 
+    /// Attaches a process instead of starting one. As a VM would: leash, reports, a number, and no more.
+    pub fn attach(mut self, target: &str) -> Tree {
+        self.options.retain(|option| !option.starts_with("--stdin"));
+        self.command.arg(format!("--run-id={}", self.run));
+        self.command.args(&self.options).arg(format!("--attach={target}"));
+        self.spawn()
+    }
+
     pub fn start(mut self, worker: &[&str]) -> Tree {
         if self.options.iter().any(|option| option == "--report=1") && !self.has_stdout() {
             self.options.push("--stdout=null".into());
         }
         self.command.arg(format!("--run-id={}", self.run));
         self.command.args(&self.options).arg("--").args(worker);
+        self.spawn()
+    }
+
+    fn spawn(mut self) -> Tree {
         let mut child = self.command.spawn().expect("the shim starts");
         Tree {
             run: self.run,

@@ -120,6 +120,7 @@ fn kinds(frames: &[Frame]) -> Vec<String> {
             Frame::StartFailed { stage, errno } => format!("failed {stage} {errno}"),
             Frame::Step { signal, .. } => format!("step {signal}"),
             Frame::Exited { how, status } => format!("exited {how} {status}"),
+            Frame::Attached { .. } => "attached".into(),
             Frame::Gone(_) => "gone".into(),
         })
         .collect()

@@ -8,6 +8,7 @@
 #![allow(unreachable_pub, reason = "nothing here is reachable")]
 
 mod adversary;
+mod attach;
 mod frames;
 mod harness;
 mod inherited;

@@ -1,0 +1,65 @@
+//! The process that is to be attached: who it is, and whether it may be.
+
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, getpid, getppid};
+
+use crate::proc_file::{Proc, Stat};
+use crate::sys;
+use crate::tree::ended;
+
+/// More parents than any process has.
+const DEPTH: u32 = 256;
+
+/// A process that may be attached, held by its pidfd.
+pub(crate) struct Target {
+    pub(crate) pid: Pid,
+    pub(crate) fd: OwnedFd,
+    pub(crate) pgrp: i32,
+}
+
+impl Target {
+    /// Opens it, and then looks who it is: what is read by number while the pidfd has not ended is its own.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH`: it has ended, or its number is another's. `EINVAL`: pid 1, this process, an ancestor of it, a thread
+    /// of the kernel. `EPERM`: it may not be signalled.
+    pub(crate) fn open((pid, ticks): (i32, Option<u64>), proc: &Proc) -> Result<Self, Errno> {
+        let pid = Pid::from_raw(pid).ok_or(Errno::INVAL)?;
+        if pid.is_init() || pid == getpid() {
+            return Err(Errno::INVAL);
+        }
+        let fd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| match errno {
+            // ENOENT and EINVAL: the number is a thread's.
+            Errno::NOENT => Errno::INVAL,
+            other => other,
+        })?;
+        let stat = proc.stat(pid).map_err(gone)?;
+        if ended(fd.as_fd()) || ticks.is_some_and(|ticks| ticks != stat.start_ticks) {
+            return Err(Errno::SRCH);
+        }
+        if stat.kernel_thread || is_ancestor(pid, proc)? {
+            return Err(Errno::INVAL);
+        }
+        sys::pidfd_signal(fd.as_fd(), 0)?;
+        Ok(Self { pid, fd, pgrp: stat.pgrp })
+    }
+}
+
+fn gone(errno: Errno) -> Errno {
+    if errno == Errno::NOENT { Errno::SRCH } else { errno }
+}
+
+/// Whoever cannot be told from an ancestor is taken for one.
+fn is_ancestor(pid: Pid, proc: &Proc) -> Result<bool, Errno> {
+    let mut next = getppid();
+    for _ in 0..DEPTH {
+        match next {
+            None => return Ok(false),
+            Some(parent) if parent == pid => return Ok(true),
+            Some(parent) => next = proc.stat(parent).map(|Stat { ppid, .. }| Pid::from_raw(ppid))?,
+        }
+    }
+    Ok(true)
+}
