@@ -30,6 +30,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+mod attached;
 mod capabilities;
 mod carrier;
 mod children;
@@ -64,6 +65,7 @@ mod witness;
 mod work;
 mod worker_rule;
 
+pub use attached::{NotCovered, Why, not_covered};
 pub use capabilities::{Capabilities, capabilities};
 pub use carrier::Carrier;
 pub use clock::{BootClock, SameStart, same_start};
@@ -75,7 +77,7 @@ pub use ladder::Ladder;
 pub use pid::Pid;
 pub use pidfd::PidFd;
 pub use proc_root::ProcRoot;
-pub use record::{About, Owner, Record, RecordedCommand};
+pub use record::{About, Owner, Record, RecordedAttachment, RecordedCommand};
 pub use record_file::{Lock, RecordFile, Records};
 pub use refusal::{Refusal, refusal};
 pub use report::Report;

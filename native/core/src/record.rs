@@ -50,6 +50,17 @@ pub struct RecordedCommand {
     pub at_ticks: Option<u64>,
 }
 
+/// A process that somebody else started and that was attached: it may be older than the run's owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedAttachment {
+    /// The worker, whose mark the process and everything below it carry.
+    pub worker: u16,
+    /// The process.
+    pub pid: u32,
+    /// Its start in the machine's clock ticks.
+    pub start_ticks: u64,
+}
+
 /// A whole record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -61,6 +72,8 @@ pub struct Record {
     pub about: About,
     /// The commands of workers started with `run_id_flag:`, oldest first.
     pub commands: Vec<RecordedCommand>,
+    /// The processes that were attached, oldest first.
+    pub attachments: Vec<RecordedAttachment>,
 }
 
 /// Why a record is not believed.
@@ -120,6 +133,11 @@ struct CommandLine {
 }
 
 #[derive(Serialize, Deserialize)]
+struct AttachmentLine {
+    attached: RecordedAttachment,
+}
+
+#[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Arg {
     Text(String),
@@ -153,12 +171,16 @@ impl Record {
             return Err(Corrupt::Malformed);
         }
         let AboutRead { node, app, started_at, version } = head.about;
-        Ok(Self {
-            run,
-            owner,
-            about: About { node, app, started_at, version },
-            commands: lines.filter_map(RecordedCommand::parse).collect(),
-        })
+        let (mut commands, mut attachments) = (Vec::new(), Vec::new());
+        for line in lines {
+            if let Some(command) = RecordedCommand::parse(line) {
+                commands.push(command);
+            } else {
+                attachments.extend(RecordedAttachment::parse(line));
+            }
+        }
+        let about = About { node, app, started_at, version };
+        Ok(Self { run, owner, about, commands, attachments })
     }
 
     /// The first line, with its end.
@@ -197,6 +219,18 @@ impl RecordedCommand {
             command: self.command.iter().map(arg).collect(),
             at_ticks: self.at_ticks,
         })
+    }
+}
+
+impl RecordedAttachment {
+    fn parse(line: &[u8]) -> Option<Self> {
+        serde_json::from_slice(line).ok().map(|AttachmentLine { attached }| attached)
+    }
+
+    /// The line, with its end.
+    #[must_use]
+    pub fn line(&self) -> Vec<u8> {
+        line(&AttachmentLine { attached: *self })
     }
 }
 
@@ -258,6 +292,19 @@ mod tests {
         };
         assert_eq!(record.commands, std::slice::from_ref(&command));
         assert_eq!(String::from_utf8(command.line()).unwrap(), format!("{agreed}\n"));
+    }
+
+    #[test]
+    fn attachments_stand_between_commands_and_lines_of_later_versions() {
+        let agreed = r#"{"attached":{"worker":3,"pid":4711,"start_ticks":123}}"#;
+        let command = r#"{"worker":4,"flag":"--id","command":["x"]}"#;
+        let record =
+            parse(&format!("{HEAD}\n{agreed}\n{{\"later\":1}}\n{command}\n{{\"attached\":{{}}}}\n{agreed}"))
+                .unwrap();
+        let attachment = RecordedAttachment { worker: 3, pid: 4711, start_ticks: 123 };
+        assert_eq!(record.attachments, [attachment], "whole lines only");
+        assert_eq!(record.commands.len(), 1);
+        assert_eq!(String::from_utf8(attachment.line()).unwrap(), format!("{agreed}\n"));
     }
 
     #[test]

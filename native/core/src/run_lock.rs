@@ -3,7 +3,7 @@
 use crate::clock::BootClock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
-use crate::record::{About, Owner, Record, RecordedCommand};
+use crate::record::{About, Owner, Record, RecordedAttachment, RecordedCommand};
 use crate::record_file::{file_name, inode};
 use crate::reserve::with_reserve;
 use crate::run_dir::RunDir;
@@ -70,7 +70,8 @@ pub struct RunLock {
 struct Held {
     // Gone once the record was dropped.
     file: Option<File>,
-    commands: Vec<u8>,
+    // What followed the head, to be written again where the record was lost.
+    lines: Vec<u8>,
 }
 
 impl RunLock {
@@ -87,7 +88,7 @@ impl RunLock {
             path: dir.path().to_owned(),
             head,
             clock: host.clock(),
-            held: Mutex::new(Held { file: Some(file), commands: Vec::new() }),
+            held: Mutex::new(Held { file: Some(file), lines: Vec::new() }),
         })
     }
 
@@ -125,12 +126,25 @@ impl RunLock {
             command: command.to_vec(),
             at_ticks: Some(self.clock.machine_now()),
         };
-        let line = command.line();
+        self.append(&command.line())
+    }
+
+    /// Names a process that somebody else started, before it is attached: afterwards it may be older than this owner, and
+    /// is ours all the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`RunLock::append_command`].
+    pub fn append_attachment(&self, attachment: &RecordedAttachment) -> Result<()> {
+        self.append(&attachment.line())
+    }
+
+    fn append(&self, line: &[u8]) -> Result<()> {
         let mut held = self.held();
-        held.commands.extend_from_slice(&line);
+        held.lines.extend_from_slice(line);
         let Some(file) = &mut held.file else { return Err(self.error(Errno::BADF)) };
         // One write in append mode: a reader sees the line whole or, cut at the end, not at all.
-        file.write_all(&line).map_err(|error| self.error(errno_of(&error)))
+        file.write_all(line).map_err(|error| self.error(errno_of(&error)))
     }
 
     /// Puts the record back where it was deleted, or replaced by a copy that nobody locks.
@@ -153,7 +167,7 @@ impl RunLock {
         };
         // An inode whose last name is gone cannot get a new one (linkat(2): ENOENT), so the new record is a new file. The old lock is
         // given up only when the new one is in place.
-        let text = [self.head.as_slice(), held.commands.as_slice()].concat();
+        let text = [self.head.as_slice(), held.lines.as_slice()].concat();
         held.file = Some(publish(&dir, self.run, &text, name).map_err(|errno| self.error(errno))?);
         Ok(true)
     }

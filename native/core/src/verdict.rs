@@ -290,7 +290,7 @@ impl Judge {
             return decide(Verdict::Refused, Some(first), &refusal.to_string());
         }
         // Every run that any carrier names must be dead; the first that is not decides.
-        let mut owners_began = 0;
+        let mut predates = false;
         for &run in &named {
             let judgement = runs(self, run);
             if judgement.verdict != Verdict::Dead {
@@ -306,13 +306,24 @@ impl Judge {
             {
                 return decide(Verdict::OutOfScope, Some(run), "it is not this application's run");
             }
-            let began = judgement.owners.iter().map(|owner| owner.1.start_ticks).max();
-            owners_began = owners_began.max(began.unwrap_or(u64::MAX));
+            let began = judgement.owners.iter().map(|owner| owner.1.start_ticks).max().unwrap_or(u64::MAX);
+            predates |= seen.identity.start_ticks < began && !self.is_attached(seen, run);
         }
-        self.of_dead_run(seen, first, owners_began)
+        self.of_dead_run(seen, first, predates)
     }
 
-    fn of_dead_run(&mut self, seen: &Seen, run: RunId, owner_began: u64) -> Decision {
+    /// Whether a process has exactly the mark of a worker that the run's record says was attached, soft limit and hard.
+    ///
+    /// That record is ours alone to write, and nobody but the process itself, its user or its parents can have set the
+    /// mark; so it may be older than the owner.
+    fn is_attached(&self, seen: &Seen, run: RunId) -> bool {
+        let marked = seen.mark.present().filter(|mark| mark.run() == run).and_then(|mark| mark.worker());
+        marked.zip(self.believed(run)).is_some_and(|(worker, record)| {
+            record.attachments.iter().any(|attachment| attachment.worker == worker.get())
+        })
+    }
+
+    fn of_dead_run(&mut self, seen: &Seen, run: RunId, predates: bool) -> Decision {
         let decide = |verdict, why: &str| Decision { verdict, run: Some(run), why: why.to_owned() };
         if seen.mark.present().is_some_and(|mark| mark.outlives()) {
             return decide(Verdict::Outlives, "it outlives its VM on purpose");
@@ -320,7 +331,7 @@ impl Judge {
         if self.is_under_live_owner(seen, &seen.runs()) {
             return decide(Verdict::LiveRunOwner, "it owns a live run, or descends from an owner of one");
         }
-        if seen.identity.start_ticks < owner_began {
+        if predates {
             return decide(Verdict::PredatesOwner, "it is older than its run's owner");
         }
         if let Some(why) = self.foreign_user(seen, run) {

@@ -16,6 +16,8 @@ pub struct Workers {
     pub numbers: HashSet<u16>,
     /// Also those that outlive their VM on purpose.
     pub outliving: bool,
+    /// Those of the numbers whose trees somebody else started: what has their mark may be older than the VM.
+    pub attached: HashSet<u16>,
 }
 
 enum Belongs {
@@ -28,6 +30,11 @@ impl Workers {
     /// Whether a mark says already that a process is another worker's.
     pub(crate) fn is_others(&self, mark: &Mark) -> bool {
         mark.run() == self.run && mark.worker().is_some_and(|number| !self.numbers.contains(&number.get()))
+    }
+
+    fn is_attached(&self, seen: &Seen) -> bool {
+        let mark = seen.mark.present().filter(|mark| mark.run() == self.run);
+        mark.and_then(|mark| mark.worker()).is_some_and(|number| self.attached.contains(&number.get()))
     }
 
     fn belongs(&self, host: &Host, seen: &Seen) -> Belongs {
@@ -69,7 +76,7 @@ impl Workers {
         if judge.is_under_live_owner(seen, &[self.run]) {
             return decide(Verdict::LiveRunOwner, "it owns a live run, or descends from an owner of one");
         }
-        if seen.identity.start_ticks < host.me().start_ticks {
+        if seen.identity.start_ticks < host.me().start_ticks && !self.is_attached(seen) {
             return decide(Verdict::PredatesOwner, "it is older than this VM");
         }
         if let Some(why) = judge.foreign_user(seen, self.run) {

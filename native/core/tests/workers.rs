@@ -7,6 +7,7 @@ use common::*;
 use leash_core::report::{Action, Reason, Refused};
 use leash_core::{Host, Hunt, HuntKind, Ladder, Owner, Report, Signal, Verdict, Workers};
 use leash_tag::{ENV_NAME, Limits, Mark, WorkerNumber};
+use std::collections::HashSet;
 use std::process::Command;
 
 /// This process as the VM.
@@ -16,7 +17,12 @@ fn me() -> Vm {
 }
 
 fn hunt(dir: &TestDir, vm: &Vm, numbers: &[u16], outliving: bool) -> Report {
-    let workers = Workers { run: vm.run, numbers: numbers.iter().copied().collect(), outliving };
+    let workers = Workers {
+        run: vm.run,
+        numbers: numbers.iter().copied().collect(),
+        outliving,
+        attached: HashSet::new(),
+    };
     Hunt::new(spec(&dir.path, HuntKind::Worker(workers))).unwrap().run()
 }
 
@@ -96,7 +102,8 @@ fn workers_end_although_no_descriptor_is_left() {
         let (dir, vm) = (TestDir::new(), me());
         let mut targets: Vec<_> = (0..30).map(|_| sleeper(&mut vm.worker(1, "sleep"))).collect();
         leash_core::reserve_descriptors();
-        let workers = Workers { run: vm.run, numbers: [1].into(), outliving: false };
+        let workers =
+            Workers { run: vm.run, numbers: [1].into(), outliving: false, attached: HashSet::new() };
         let mut hunt = Hunt::new(spec(&dir.path, HuntKind::Worker(workers))).unwrap();
         setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum: Some(64) }).unwrap();
         let mut all = Vec::new();
@@ -116,7 +123,8 @@ fn without_any_descriptor_nothing_is_claimed() {
         use rustix::process::{Resource, Rlimit, setrlimit};
         let (dir, vm) = (TestDir::new(), me());
         let mut target = sleeper(&mut vm.worker(1, "sleep"));
-        let workers = Workers { run: vm.run, numbers: [1].into(), outliving: false };
+        let workers =
+            Workers { run: vm.run, numbers: [1].into(), outliving: false, attached: HashSet::new() };
         let spec = leash_core::HuntSpec { deadline: ms(300), ..spec(&dir.path, HuntKind::Worker(workers)) };
         let mut hunt = Hunt::new(spec).unwrap();
         setrlimit(Resource::Nofile, Rlimit { current: Some(32), maximum: Some(32) }).unwrap();

@@ -4,6 +4,7 @@
 //! scheduler; what reads `/proc` or files is a dirty I/O job. Each function's doc says which and why.
 #![deny(unsafe_code)]
 
+mod attach;
 mod encode;
 mod executable;
 mod failure;

@@ -106,6 +106,6 @@ fn parts(identity: &Identity) -> Parts {
     (identity.pid.as_u32(), identity.start_ticks, identity.pidfs_inode)
 }
 
-fn identity(pid: i32, start_ticks: u64, pidfs_inode: Option<u64>) -> Option<Identity> {
+pub(crate) fn identity(pid: i32, start_ticks: u64, pidfs_inode: Option<u64>) -> Option<Identity> {
     Pid::new(pid).map(|pid| Identity { pid, start_ticks, pidfs_inode })
 }

@@ -2,7 +2,7 @@
 
 use crate::failure::of_file;
 use crate::reply::{atoms, error};
-use leash_core::{About, Host, Owner, RunDir, RunLock};
+use leash_core::{About, Host, Owner, RecordedAttachment, RunDir, RunLock};
 use leash_tag::BootTag;
 use rustler::{Binary, Encoder, Env, NifMap, Resource, ResourceArc, Term};
 use std::ffi::OsStr;
@@ -114,6 +114,20 @@ fn run_append_command<'a>(
 ) -> Term<'a> {
     let command: Vec<Vec<u8>> = command.iter().map(|arg| arg.to_vec()).collect();
     done(env, lock.0.append_command(Some(worker), &flag, &command))
+}
+
+/// `run_append_attachment(lock, worker, pid, start_ticks) :: :ok | {:error, reason | {reason, path}}`.
+///
+/// Dirty I/O: writes a file.
+#[rustler::nif(schedule = "DirtyIo")]
+fn run_append_attachment(
+    env: Env<'_>,
+    lock: ResourceArc<HeldRun>,
+    worker: u16,
+    pid: u32,
+    start_ticks: u64,
+) -> Term<'_> {
+    done(env, lock.0.append_attachment(&RecordedAttachment { worker, pid, start_ticks }))
 }
 
 /// `run_close(lock, drop?) :: :ok | {:error, reason | {reason, path}}`: gives the lock back, and with `drop?` the record goes too.

@@ -71,6 +71,7 @@ impl<'a> Map<'a> {
             run: self.run(atoms::run_id())?.ok_or(Wrong::Key(atoms::run_id()))?,
             numbers: HashSet::from_iter(numbers),
             outliving: self.get(atoms::outliving())?.unwrap_or(false),
+            attached: HashSet::from_iter(self.get::<Vec<u16>>(atoms::attached())?.unwrap_or_default()),
         })
     }
 

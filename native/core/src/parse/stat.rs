@@ -17,6 +17,10 @@ pub struct Stat {
     pub state: char,
     /// Field 4; `None` for a parent outside this pid namespace and for the first process.
     pub parent: Option<Pid>,
+    /// Field 5; 0 where its leader is outside this pid namespace, or nobody any more.
+    pub group: u32,
+    /// Field 6, in the same way.
+    pub session: u32,
     /// Field 9, flag `PF_KTHREAD`. Not "child of pid 2", which in a container is an ordinary process.
     pub kernel_thread: bool,
     /// Field 22: start, in clock ticks since boot as *this reader's* time namespace counts it.
@@ -43,7 +47,10 @@ impl Stat {
             b"0" => None,
             number => Some(Pid::parse(number)?),
         };
-        let flags = decimal(fields.nth(4)?)?;
+        // Of a process that is being reaped they are -1.
+        let mut number = || Some(decimal(fields.next()?).and_then(|it| u32::try_from(it).ok()).unwrap_or(0));
+        let (group, session) = (number()?, number()?);
+        let flags = decimal(fields.nth(2)?)?;
         let start_ticks = decimal(fields.nth(12)?)?;
         let env_start = fields.nth(27).and_then(decimal).unwrap_or(0);
         Some(Self {
@@ -51,6 +58,8 @@ impl Stat {
             comm,
             state,
             parent,
+            group,
+            session,
             kernel_thread: flags & KERNEL_THREAD != 0,
             start_ticks,
             env_start,

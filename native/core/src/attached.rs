@@ -1,0 +1,114 @@
+//! A process that somebody else started: who has something to do with it and does not end with it.
+
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::parse::cmdline;
+use crate::parse::stat::Stat;
+use crate::scan::{LISTING, each_process};
+use crate::seen::{Examiner, is_dead};
+use crate::{Carrier, Pid};
+use leash_tag::{Mark, RunId};
+use serde::Serialize;
+use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
+
+/// Why somebody is not covered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// It is in a session or process group of the tree, and no longer below anybody of it: its parent ended before.
+    Escaped,
+    /// It is below the process and could not be marked. It ends with the tree as long as it is below.
+    Unmarked,
+}
+
+/// A process that is not covered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NotCovered {
+    /// Its number.
+    pub pid: Pid,
+    /// Its command for people.
+    pub command: String,
+    /// Why.
+    pub why: Why,
+}
+
+struct Entry {
+    stat: Stat,
+    mark: Option<Mark>,
+}
+
+/// Who is not covered by the attachment of a process, by number: one look, for people. Nobody of them is ever signalled for it.
+///
+/// Those who made a session of their own before they left, as daemons do, cannot be told from anybody else.
+///
+/// # Errors
+///
+/// `NoProc`, or what listing `/proc` says.
+pub fn not_covered(target: Pid, run: RunId, worker: u16) -> Result<Vec<NotCovered>> {
+    let host = Host::current()?;
+    let table = table(&host)?;
+    let ours = |entry: &Entry| {
+        entry.mark.is_some_and(|mark| mark.run() == run && mark.worker().is_some_and(|it| it.get() == worker))
+    };
+    let below = below(target, &table);
+    let marked = table.iter().filter(|(_, entry)| ours(entry)).map(|(pid, _)| *pid);
+    let tree: HashSet<Pid> = below.iter().copied().chain(marked).chain([target]).collect();
+    let of_tree = |leader: u32| Pid::from_u32(leader).is_some_and(|leader| tree.contains(&leader));
+    let why = |pid: &Pid, entry: &Entry| {
+        if tree.contains(pid) {
+            // A mark of another run or worker: there is somebody else who answers for it.
+            (entry.mark.is_none()).then_some(Why::Unmarked)
+        } else {
+            let escaped = of_tree(entry.stat.session) || of_tree(entry.stat.group);
+            (escaped && host.refusal_of_user_process(*pid).is_none()).then_some(Why::Escaped)
+        }
+    };
+    let found = table.iter().filter_map(|(pid, entry)| Some((*pid, why(pid, entry)?)));
+    let mut found: Vec<_> =
+        found.map(|(pid, why)| NotCovered { pid, command: command(&host, pid), why }).collect();
+    found.sort_unstable_by_key(|entry| entry.pid);
+    Ok(found)
+}
+
+fn table(host: &Host) -> Result<HashMap<Pid, Entry>> {
+    let mut examiner = Examiner::new(host, &[]);
+    let mut buffer = Vec::new();
+    let mut table = HashMap::new();
+    each_process(host, LISTING, |pid| {
+        if let Ok(stat) = host.stat(pid, &mut buffer)
+            && !stat.kernel_thread
+            && !is_dead(host, pid, stat.state)
+        {
+            let mark = examiner.mark(pid).ok().and_then(|mark: Carrier<Mark>| mark.present().copied());
+            table.insert(pid, Entry { stat, mark });
+        }
+        ControlFlow::Continue(())
+    })
+    .map_err(Error::of_file)?;
+    Ok(table)
+}
+
+fn below(target: Pid, table: &HashMap<Pid, Entry>) -> HashSet<Pid> {
+    let mut children: HashMap<Pid, Vec<Pid>> = HashMap::new();
+    for (pid, entry) in table {
+        if let Some(parent) = entry.stat.parent {
+            children.entry(parent).or_default().push(*pid);
+        }
+    }
+    let (mut found, mut next) = (HashSet::new(), vec![target]);
+    while let Some(parent) = next.pop() {
+        for child in children.remove(&parent).unwrap_or_default() {
+            found.insert(child);
+            next.push(child);
+        }
+    }
+    found
+}
+
+fn command(host: &Host, pid: Pid) -> String {
+    let (mut line, mut buffer) = (Vec::new(), Vec::new());
+    let _ = host.proc().read_of(pid, "cmdline", cmdline::READ_LIMIT, &mut line);
+    let name = host.stat(pid, &mut buffer).map(|stat| stat.comm).unwrap_or_default();
+    cmdline::shown(&line, &name)
+}
