@@ -12,6 +12,7 @@ defmodule Leash do
     * `Leash.Worker` - a supervised program
     * `cmd/3` - a command and what it wrote; `stream!/3` - the same, part by part
     * `open_port/3` - a port like any other, whose program ends with it
+    * `attach/2` - a process that somebody else started, ended with its owner
     * `Leash.OSProcess` - looking at, signalling and monitoring any process by identity instead of pid
     * `stop_all/2` - every worker of a group ended in parallel, for the shutdown of a pool
     * `Leash.Telemetry` - events, where the host has `:telemetry`
@@ -201,6 +202,67 @@ defmodule Leash do
   @spec open_port(String.t(), [binary()], [port_option()]) :: port()
   def open_port(command, args \\ [], port_options \\ []),
     do: Leash.OpenPort.open(command, args, port_options)
+
+  @typedoc "An option of `attach/2`."
+  @type attach_option :: unquote(Leash.Schema.typespec(Leash.Attachment.schema()))
+
+  @doc """
+  Ties an OS process that somebody else started to an owner: it ends, with everything below it, when its owner ends, or the VM.
+
+      port = Port.open({:spawn_executable, "/usr/bin/python3"}, args: ["-u", "worker.py"])
+      {:ok, attachment} = Leash.attach(port, group: :workers)
+
+      {:ok, server} = Leash.OSProcess.identify(pid_from_a_file)
+      {:ok, attachment} = Leash.attach(server, owner: :application, stop: [sigint: 5_000])
+
+  The target is a handle of `Leash.OSProcess`, a number (whoever has it at the call), or a port, whose program is meant; take a handle where time passes between
+  learning the number and using it. The port itself stays its owner's.
+
+  The process that is returned stands for it, as a `Leash.Worker` does for a program, and is not linked: `Leash.Worker.stop/2` ends the tree,
+  `Leash.Worker.info/1` and `os_pid/1` describe it, `list/0` lists it, `stop_all/2` ends it with its group. It exits with `:normal` when the
+  process ends by itself or is stopped. What ends the tree:
+
+  | what happens | what ends the tree |
+  |---|---|
+  | `Leash.Worker.stop/2`, `stop_all/2`, the owner exits with `:normal` or `:shutdown`, an owner outside of the VM ends | the ladder of `:stop`, then SIGKILL |
+  | the owner crashes or is killed; the returned process is killed | SIGKILL at once |
+  | it ends by itself | what it started gets `:linger` milliseconds, then the ladder |
+  | the VM ends in any way, SIGKILL included | the ladder, by the shim |
+  | the `:leash` application stops | the ladder, bounded by `:stop_timeout` |
+  | the shim is killed | SIGKILL to everything that carries the tree's mark; `:shim_died` |
+  | VM and shim are killed together | the sweep of the next start |
+
+  ## Who is covered
+
+  A shim of its own marks the process and everybody below it; whatever they start inherits the mark, also daemons and other sessions. Who had left the tree *before*
+  is not covered, and is never signalled. `Leash.Worker.info(attachment).not_covered` names, as `%{pid: pid, command: command, why: why}`, whom the
+  call could tell: `:escaped` is in a session or process group of the tree without being below it, `:unmarked` is below it and could not be marked
+  (a set-user-id program), so that it is ended only as long as it is below. A daemon that had made a session of its own cannot be told from anybody
+  else's. Nobody is stopped while he is marked; what is started in that moment by somebody who ends in it may be missed as well.
+
+  How the process ended only its parent learns: `status` and `signal` of its `Leash.Exit` are `nil`. Nobody but the parent can reap it either.
+
+  ## Options
+
+  #{Leash.Schema.docs(Leash.Attachment.schema())}
+  ## Errors
+
+  Nothing was changed then.
+
+    * `%Leash.OptionsError{}` - target or option are wrong
+    * `:noproc` - the owner has ended already, or ended meanwhile
+    * `:esrch`, `:reused` - the process has ended, or its number is another's by now
+    * `:eperm` - it may not be signalled, or not be marked: another user's, a set-user-id program, and for root without `CAP_SYS_RESOURCE` whatever is not root's
+    * `{:refused, why}` - `:vm`, `:ancestor`, `:kernel_thread` or `:pid_1` as for `Leash.OSProcess.signal/2` (the VM's fork server counts as an
+      ancestor); `:marked`: it belongs to a run already, as a program of `Leash.Worker` or of `open_port/3` does, and so has its shim;
+      `:no_depth`: inside eight runs no mark is left
+    * `{:owner, reason}` - the owner outside of the VM cannot be watched, reasons of `Leash.OSProcess`
+    * `:unknown`, `:no_proc`, `:emfile`, `:enfile` - as for `Leash.OSProcess`
+    * `:not_running`, `:stopping`, `:too_many_workers`, `{:port, reason}`, `:start_timeout`, `:shim_died`, `{:already_started, pid}` - as for `Leash.Worker`
+  """
+  @spec attach(Leash.OSProcess.target() | port(), [attach_option()] | map()) ::
+          {:ok, pid()} | {:error, term()}
+  def attach(target, options \\ []), do: Leash.Attachment.start(target, options)
 
   @doc """
   The workers of this run, by number.

@@ -7,7 +7,8 @@ defmodule Leash.Exit do
   the shim was killed, no process with the worker's tag was found any more; or what is left was kept on purpose.
 
     * `:status` - the worker's exit status, `nil` when a signal ended it
-    * `:signal` - the signal that ended the worker, `nil` when it exited
+    * `:signal` - the signal that ended the worker, `nil` when it exited. Of what `Leash.attach/2` took over both are `nil`: only
+      its parent learns how it ended
     * `:core_dumped?` - whether it left a core dump
     * `:cause` - why the tree was ended: `:exited` (the worker ended by itself), `:kept` (it ended by itself, and what
       it left goes on, as `on_exit: :keep` says), `:stop` (asked to
@@ -51,10 +52,11 @@ defmodule Leash.Exit do
   The exit reason that a `Leash.Worker` has by default: `:normal` for status 0, `{:exit_status, n}`
   or `{:signal, name}` otherwise.
 
-  `:normal` means that a supervisor does not restart a `:transient` worker that succeeded.
+  Where neither is known (`Leash.attach/2`) it is `:normal`, too. `:normal` means that a supervisor does not restart a `:transient` worker that succeeded.
   """
   @spec reason(t()) :: :normal | {:exit_status, 1..255} | {:signal, Signal.t()}
   def reason(%__MODULE__{status: 0}), do: :normal
+  def reason(%__MODULE__{status: nil, signal: nil}), do: :normal
   def reason(%__MODULE__{status: nil, signal: signal}), do: {:signal, signal}
   def reason(%__MODULE__{status: status}), do: {:exit_status, status}
 end

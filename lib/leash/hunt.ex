@@ -5,7 +5,7 @@ defmodule Leash.Hunt do
   # happens here, in a process of its own, until a target's pidfd wakes it or the step's time is over.
   @moduledoc false
 
-  alias Leash.Native
+  alias Leash.{Native, Workers}
 
   @type spec :: map()
   @type report :: map()
@@ -13,7 +13,16 @@ defmodule Leash.Hunt do
   @doc "What is left of workers of a living run, to be ended with SIGKILL."
   @spec of_workers(Leash.Run.t(), [pos_integer()]) :: spec()
   def of_workers(run, numbers),
-    do: %{kind: :workers, run_id: run.id, workers: numbers, run_dir: run.config.run_dir}
+    do: %{
+      kind: :workers,
+      run_id: run.id,
+      workers: numbers,
+      attached: Enum.filter(numbers, &attached?/1),
+      run_dir: run.config.run_dir
+    }
+
+  # What somebody else started may be older than this VM.
+  defp attached?(number), do: match?({:ok, %{kind: :attachment}}, Workers.fetch(number))
 
   @doc "Runs a hunt to its end and returns the report. Blocks for at most the hunt's own deadline."
   @spec run(spec()) :: {:ok, report()} | {:error, term()}

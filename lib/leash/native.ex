@@ -139,8 +139,22 @@ defmodule Leash.Native do
   @spec run_append_command(lock, 1..32_766, binary, [binary]) :: :ok | {:error, file_error}
   def run_append_command(_lock, _worker, _flag, _command), do: stub()
 
+  @spec run_append_attachment(lock, 1..32_766, pos_integer, non_neg_integer) ::
+          :ok | {:error, file_error}
+  def run_append_attachment(_lock, _worker, _pid, _start_ticks), do: stub()
+
   @spec run_close(lock, boolean) :: :ok | {:error, file_error}
   def run_close(_lock, _drop_record?), do: stub()
+
+  # Processes that somebody else started (attach.rs)
+
+  @spec attach_option(integer, non_neg_integer, non_neg_integer | nil) ::
+          {:ok, binary}
+          | {:error, process_error | {:refused, :vm | :ancestor | :kernel_thread | :pid_1}}
+  def attach_option(_pid, _start_ticks, _inode), do: stub()
+
+  @spec not_covered(pos_integer, binary, 1..32_766) :: {:ok, [map]} | {:error, process_error}
+  def not_covered(_pid, _run_id, _worker), do: stub()
 
   # Programs (executable.rs)
 

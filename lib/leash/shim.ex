@@ -8,9 +8,10 @@ defmodule Leash.Shim do
           {:ready,
            %{shim: pos_integer(), mark: :set | :off | :no_depth | {:error, pos_integer()}}}
           | {:started, pos_integer()}
+          | {:attached, pos_integer(), marked :: pos_integer(), unmarked :: non_neg_integer()}
           | {:start_failed, atom(), pos_integer()}
           | {:step, Exit.cause(), Signal.t(), ms :: non_neg_integer()}
-          | {:exited, {:status, byte()} | {:signal, Signal.t()}}
+          | {:exited, {:status, byte()} | {:signal, Signal.t()} | :unknown}
           | {:gone, Exit.t()}
           | {:unknown, binary()}
 
@@ -54,6 +55,10 @@ defmodule Leash.Shim do
     [{~c"LEASH_RUN", if(tag, do: String.to_charlist(tag), else: false)}]
   end
 
+  defp args(run, number, %{attach: attach} = options, {leash, report}, _stdio_name) do
+    head(run, number, leash, options) ++ ["--report=#{report}", "--attach=" <> attach.option]
+  end
+
   defp args(run, number, options, {leash, report}, stdio_name) do
     arguments(run, number, leash, options, [
       "--report=#{report}",
@@ -66,15 +71,9 @@ defmodule Leash.Shim do
   end
 
   defp arguments(run, number, leash, options, more) do
-    # The first two are looked for at exactly these positions by other runs.
     List.flatten([
-      "--run-id=#{run.id}",
-      "--worker=#{number}",
-      "--leash=#{leash}",
-      if(run.shim_owner, do: "--owner=" <> run.shim_owner, else: []),
+      head(run, number, leash, options),
       "--stderr=" <> target(options.stderr),
-      "--stop=" <> Ladder.to_option(options.stop),
-      "--linger=#{linger(options.linger)}",
       if(options.arg0, do: "--arg0=" <> options.arg0, else: []),
       limits(options.limits),
       if(options.mark, do: [], else: "--no-mark"),
@@ -82,6 +81,18 @@ defmodule Leash.Shim do
       "--",
       options.command | options.args
     ])
+  end
+
+  # The first two are looked for at exactly these positions by other runs.
+  defp head(run, number, leash, options) do
+    [
+      "--run-id=#{run.id}",
+      "--worker=#{number}",
+      "--leash=#{leash}",
+      "--stop=" <> Ladder.to_option(options.stop),
+      "--linger=#{linger(options.linger)}"
+      | if(run.shim_owner, do: ["--owner=" <> run.shim_owner], else: [])
+    ]
   end
 
   defp limits([]), do: []
@@ -110,7 +121,8 @@ defmodule Leash.Shim do
     10 => :cd,
     11 => :exec,
     12 => :owner,
-    13 => :limits
+    13 => :limits,
+    14 => :attach
   }
 
   @doc "Reads one report frame; what a newer shim might add is `:unknown`."
@@ -120,6 +132,7 @@ defmodule Leash.Shim do
   end
 
   def report(<<2, pid::32>>), do: {:started, pid}
+  def report(<<2, pid::32, marked::32, unmarked::32>>), do: {:attached, pid, marked, unmarked}
 
   def report(<<3, stage, errno::16>>), do: {:start_failed, Map.get(@stages, stage, stage), errno}
 
@@ -145,11 +158,14 @@ defmodule Leash.Shim do
     case how(how, value) do
       {:status, status} -> {:gone, %Exit{exit | status: status}}
       {:signal, signal} -> {:gone, %Exit{exit | signal: signal}}
+      :unknown -> {:gone, exit}
     end
   end
 
   def report(other), do: {:unknown, other}
 
+  # Of a process that is not the shim's child.
+  defp how(0, _nothing), do: :unknown
   defp how(1, status), do: {:status, status}
   defp how(_killed_or_dumped, signal), do: {:signal, Signal.name(signal)}
 

@@ -25,7 +25,7 @@ defmodule Leash.Telemetry do
   #{Enum.map_join(@events, "\n", fn {name, at, measurements, metadata} -> "| `#{inspect(name)}` | #{at} | #{measurements} | #{metadata} |" end)}
 
   Times are in native units (`System.convert_time_unit/3`). The metadata of a worker: `:run_id`, `:worker` (its number), `:kind`
-  (`:worker`, `:command` or `:port`), `:label`, `:group`, `:pid`, `:os_pid` (nil for ports) and `:shim_pid`.
+  (`:worker`, `:command`, `:port` or `:attachment`), `:label`, `:group`, `:pid`, `:os_pid` (nil for ports) and `:shim_pid`.
 
   Handlers run in the process that ends trees: one that takes its time holds up the end of that worker, and of the workers
   behind it where it is the Reaper's.

@@ -54,6 +54,7 @@ defmodule Leash.Worker do
   use GenServer
 
   alias Leash.{
+    Attachment,
     Command,
     Exit,
     HeldShim,
@@ -129,6 +130,16 @@ defmodule Leash.Worker do
          do: {:error, reason}
   end
 
+  @doc false
+  # For `Leash.attach/2`: a Worker without a link, whose program is there already. Never logs a crash of its start.
+  @spec start_attached(map()) :: {:ok, pid()} | {:error, term()}
+  def start_attached(options) do
+    name = if options.name, do: [name: options.name], else: []
+
+    with {:error, {:shutdown, reason}} <- GenServer.start(__MODULE__, {options, :attached}, name),
+         do: {:error, reason}
+  end
+
   @doc """
   A child specification; `:shutdown` is the length of the ladder and two seconds.
 
@@ -162,9 +173,12 @@ defmodule Leash.Worker do
   @doc """
   What is known about a worker: `:run_id`, `:worker` (its number), `:group`, `:os_pid`, `:shim_pid`,
   `:command`, `:args`, `:state` (`:running` or `:ending`), `:started_at` (`DateTime`), and `:mark`: whether the
-  mark could be set (`:set`, `:off`, `:no_depth`, `{:error, posix}`).
+  mark could be set (`:set`, `:off`, `:no_depth`, `{:error, posix}`). Of what `Leash.attach/2` took over also `:not_covered`.
   """
   @spec info(worker()) :: %{
+          optional(:not_covered) => [
+            %{pid: pos_integer(), command: String.t(), why: :escaped | :unmarked}
+          ],
           run_id: Leash.RunId.t(),
           worker: pos_integer(),
           group: Leash.group() | nil,
@@ -247,6 +261,9 @@ defmodule Leash.Worker do
   @impl true
   def init({options, nil}), do: init(options, nil)
 
+  def init({options, :attached}),
+    do: with({:stop, reason} <- init(options, nil), do: {:stop, {:shutdown, reason}})
+
   def init({options, {pid, ref}}) do
     client = %{
       pid: pid,
@@ -278,15 +295,17 @@ defmodule Leash.Worker do
   defp launch(options, client) do
     label = label(options)
 
-    with {:ok, number} <-
+    with {:ok, options} <- Attachment.watch(options),
+         {:ok, number} <-
            Reaper.register(%{
-             kind: if(client, do: :command, else: :worker),
+             kind: kind(options, client),
              label: label,
              stop: options.stop,
              group: options.group
            }),
          {:ok, run} <- fetch_run(),
          options = Run.with_flag(run, number, options),
+         :ok <- Attachment.record(run, number, options),
          {:ok, listener, stdio_name} <- listen(options),
          {:ok, port} <- open_port(run, number, options, stdio_name) do
       {:ok,
@@ -294,6 +313,7 @@ defmodule Leash.Worker do
          run: run,
          number: number,
          client: client,
+         attachment: options[:attach],
          # Without the environment: this state is printed when the process crashes.
          options: %{options | env: []},
          label: label,
@@ -324,6 +344,10 @@ defmodule Leash.Worker do
        }}
     end
   end
+
+  defp kind(%{attach: _target}, _client), do: :attachment
+  defp kind(_options, nil), do: :worker
+  defp kind(_options, _client), do: :command
 
   # Started by proc_lib, so the first ancestor is who called start_link.
   defp parent do
@@ -477,7 +501,7 @@ defmodule Leash.Worker do
       mark: with({:error, errno} <- state.mark, do: {:error, Posix.name(errno)})
     }
 
-    {:reply, info, state}
+    {:reply, Attachment.info(info, state.attachment), state}
   end
 
   def handle_call({:write, _data, _timeout}, _from, %{input: nil} = state),
@@ -616,6 +640,11 @@ defmodule Leash.Worker do
   defp advance(%{client: %{monitor: monitor}} = state, {:DOWN, monitor, :process, _, reason}),
     do: fail(state, reason)
 
+  defp advance(%{attachment: %{watch: watch}} = state, {:DOWN, watch, :process, _, reason}),
+    do: owner_ended(state, Reaper.how(reason))
+
+  defp advance(state, {:leash, :owner_ended}), do: owner_ended(state, :ladder)
+
   defp advance(%{client: client} = state, {:leash, :output_done}) when client != nil,
     do: end_rest(%{state | client: %{client | output_done?: true}})
 
@@ -660,6 +689,11 @@ defmodule Leash.Worker do
     Telemetry.worker(:start, state.number)
     feed(state)
     if state.phase == :launching, do: %{state | phase: :running}, else: state
+  end
+
+  defp report(state, {:attached, os_pid, _marked, _unmarked}) do
+    attachment = Attachment.attached(state.attachment, state.run, state.number)
+    report(%{state | attachment: attachment}, {:started, os_pid})
   end
 
   defp report(state, {:start_failed, stage, errno}),
@@ -822,6 +856,9 @@ defmodule Leash.Worker do
     signal_ending(%{state | ending: how, phase: phase})
   end
 
+  # As if it had asked.
+  defp owner_ended(state, how), do: begin_end(%{state | requested?: true}, how)
+
   # Before the shim's first report there is nothing to signal: the report will find :ending set.
   defp signal_ending(state), do: state |> hold() |> signal_held()
 
@@ -903,6 +940,7 @@ defmodule Leash.Worker do
       case state.exited do
         {:status, status} -> %Exit{exit | status: status}
         {:signal, signal} -> %Exit{exit | signal: signal}
+        :unknown -> exit
         nil -> %Exit{exit | signal: :sigkill}
       end
 

@@ -8,8 +8,8 @@ defmodule Leash.Workers do
 
   alias Leash.{Ladder, Native}
 
-  @typedoc "A `Leash.Worker`, one of a command's or a stream's, or a port of `Leash.open_port/3`."
-  @type kind :: :worker | :command | :port
+  @typedoc "A `Leash.Worker`, one of a command's or a stream's, a port of `Leash.open_port/3`, or what `Leash.attach/2` took over."
+  @type kind :: :worker | :command | :port | :attachment
 
   @typedoc """
   A worker. `shim_fd` is a pidfd; `tree` is `:ending` once the shim was told to, and `:gone` once the

@@ -1,0 +1,231 @@
+defmodule Leash.Attachment do
+  # `Leash.attach/2`: an OS process that somebody else started, tied to an owner.
+  #
+  # A `Leash.Worker` without a link does the work, with a shim that attaches instead of starting. What is particular is here: who the
+  # target and the owner are, the line in the record without which no later run would take a process for ours that is older than
+  # this VM, and who is not covered.
+  @moduledoc false
+
+  alias Leash.{Ladder, Native, OptionsError, OSProcess, Run, Schema, Worker}
+
+  @start_timeout 10_000
+
+  @options [
+    owner: [
+      type:
+        Schema.custom(
+          &__MODULE__.owner?/1,
+          "a pid of this node, {:os_pid, handle or number from 2 up} or :application",
+          quote(do: pid() | {:os_pid, Leash.OSProcess.target()} | :application | nil)
+        ),
+      doc:
+        "Whose end is the end of the tree: a process of this node (the calling one, where nothing is given), another OS process, or the " <>
+          "`:leash` application."
+    ],
+    group: [type: Leash.Group.option(), doc: "The group that `Leash.stop_all/2` ends it with."],
+    name: [
+      type:
+        Schema.custom(
+          &Worker.Options.name?/1,
+          "a name as GenServer accepts it",
+          quote(do: GenServer.name())
+        ),
+      doc: "Registers the process that is returned under this name."
+    ],
+    stop: [
+      type: Schema.custom(&Ladder.valid?/1, Ladder.expected(), quote(do: Leash.Ladder.t())),
+      default: [sigterm: 2_000],
+      doc: "The steps that end the tree, see `Leash.Ladder`; SIGKILL always comes last."
+    ],
+    linger: [
+      type: Schema.milliseconds(),
+      default: 200,
+      doc:
+        "Milliseconds that what it started gets to end, when it ended by itself, before the ladder."
+    ]
+  ]
+
+  @schema Schema.new(@options)
+
+  @type target :: OSProcess.target() | port()
+
+  @typedoc "What a Worker keeps of it."
+  @type t :: %{
+          required(:process) => OSProcess.t(),
+          required(:option) => String.t(),
+          required(:owner) => pid() | :application | {:os_pid, OSProcess.t()},
+          optional(atom()) => term()
+        }
+
+  # What the shim says by an errno of its own; PROTOCOL.md, section 6.
+  @refusals %{
+    einval: {:refused, :ancestor},
+    ebusy: {:refused, :marked},
+    eloop: {:refused, :no_depth},
+    enoent: :no_proc
+  }
+
+  @spec schema() :: Schema.t()
+  def schema, do: @schema
+
+  @doc false
+  @spec owner?(term()) :: boolean()
+  def owner?(owner) when owner in [nil, :application], do: true
+  def owner?(owner) when is_pid(owner), do: node(owner) == node()
+  def owner?({:os_pid, process}), do: process?(process)
+  def owner?(_other), do: false
+
+  defp process?(%OSProcess{}), do: true
+  defp process?(pid), do: is_integer(pid) and pid in 2..0x7FFFFFFF
+
+  @doc "See `Leash.attach/2`."
+  @spec start(target(), keyword() | map()) ::
+          {:ok, pid()} | {:error, OptionsError.t() | term()}
+  def start(target, options) do
+    with {:ok, options} <- Schema.validate(@schema, options),
+         :ok <- check_target(target),
+         {:ok, owner} <- owner(options.owner || self()),
+         {:ok, process} <- identify(target),
+         {:ok, option} <-
+           Native.attach_option(process.pid, process.start_ticks, process.pidfs_inode) do
+      %{process: process, option: option, owner: owner}
+      |> worker_options(options)
+      |> Worker.start_attached()
+      |> outcome()
+    end
+  end
+
+  defp check_target(target) do
+    if process?(target) or is_port(target),
+      do: :ok,
+      else:
+        Schema.error(
+          :target,
+          "a Leash.OSProcess handle, a process number from 2 up, or a port",
+          target
+        )
+  end
+
+  defp owner({:os_pid, process}) do
+    case OSProcess.identify(process) do
+      {:ok, process} -> {:ok, {:os_pid, process}}
+      {:error, :esrch} -> {:error, :noproc}
+      {:error, reason} -> {:error, {:owner, reason}}
+    end
+  end
+
+  defp owner(owner), do: {:ok, owner}
+
+  defp identify(port) when is_port(port) do
+    with {:os_pid, pid} <- Port.info(port, :os_pid),
+         {:ok, process} <- OSProcess.identify(pid),
+         true <- started_here?(process) do
+      {:ok, process}
+    else
+      {:error, reason} -> {:error, reason}
+      # Closed, or its program has ended and the number is another's by now.
+      _nobody -> {:error, :esrch}
+    end
+  end
+
+  defp identify(process), do: OSProcess.identify(process)
+
+  # A port's program is a child of the VM's fork server.
+  defp started_here?(process) do
+    with {:ok, %{ppid: server}} when server != nil <- OSProcess.info(process),
+         {:ok, %{ppid: vm}} <- if(server > 1, do: OSProcess.info(server), else: :error) do
+      vm == String.to_integer(System.pid())
+    else
+      _gone -> false
+    end
+  end
+
+  defp worker_options(attach, options) do
+    {command, args} = command(attach.process)
+
+    Map.merge(options, %{
+      attach: attach,
+      command: command,
+      args: args,
+      env: [],
+      stdin: :null,
+      stdout: :null,
+      stderr: :null,
+      on_exit: :stop,
+      ready: nil,
+      ready_timeout: @start_timeout,
+      start_timeout: @start_timeout,
+      run_id_flag: nil,
+      exit_reason: nil
+    })
+  end
+
+  defp command(process) do
+    case OSProcess.info(process) do
+      {:ok, %{args: [command | args]}} when command != "" -> {command, args}
+      {:ok, %{command: name}} -> {name, []}
+      {:error, _gone} -> {"#{process.pid}", []}
+    end
+  end
+
+  defp outcome({:error, {:attach, reason}}), do: {:error, Map.get(@refusals, reason, reason)}
+  # The owner ended in the middle, and what was attached with it.
+  defp outcome({:error, :normal}), do: {:error, :noproc}
+  defp outcome(other), do: other
+
+  ## In the Worker
+
+  @doc "Watches the owner. Without `:attach` nothing is done."
+  @spec watch(map()) :: {:ok, map()} | {:error, term()}
+  def watch(%{attach: attach} = options) do
+    with {:ok, watch} <- watch_owner(attach.owner),
+         do: {:ok, %{options | attach: Map.merge(attach, %{watch: watch, not_covered: []})}}
+  end
+
+  def watch(options), do: {:ok, options}
+
+  defp watch_owner(:application), do: {:ok, nil}
+
+  defp watch_owner(pid) when is_pid(pid) do
+    monitor = Process.monitor(pid)
+    if Process.alive?(pid), do: {:ok, monitor}, else: {:error, :noproc}
+  end
+
+  # The descriptor is this process's, and its reference keeps it open.
+  defp watch_owner({:os_pid, process}) do
+    with {:ok, fd} <- Native.process_open(process.pid, process.start_ticks, process.pidfs_inode),
+         :ok <- Native.pidfd_monitor(fd, {:leash, :owner_ended}) do
+      {:ok, fd}
+    else
+      {:error, reason} when reason in [:esrch, :reused] -> {:error, :noproc}
+      {:error, reason} -> {:error, {:owner, reason}}
+    end
+  end
+
+  @doc """
+  Names the process in the record, before there is a shim.
+
+  Without a record a later run keeps and reports what is older than this VM.
+  """
+  @spec record(Run.t(), pos_integer(), map()) :: :ok
+  def record(%Run{lock: {:ok, lock}}, number, %{attach: %{process: process}}) do
+    _ = Native.run_append_attachment(lock, number, process.pid, process.start_ticks)
+    :ok
+  end
+
+  def record(_run, _number, _options), do: :ok
+
+  @doc "Whom the mark did not reach, looked up once, now that it is on everybody whom it could reach."
+  @spec attached(t(), Run.t(), pos_integer()) :: t()
+  def attached(attach, run, number) do
+    case Native.not_covered(attach.process.pid, run.id, number) do
+      {:ok, list} -> %{attach | not_covered: list}
+      {:error, _no_proc} -> attach
+    end
+  end
+
+  @doc "What `Leash.Worker.info/1` says more of it."
+  @spec info(map(), t() | nil) :: map()
+  def info(info, nil), do: info
+  def info(info, attach), do: Map.put(info, :not_covered, attach.not_covered)
+end
