@@ -4,7 +4,7 @@ defmodule Leash.Test.Guest do
 
   It answers in lines: `run ID`, `worker LABEL OS_PID SHIM_PID`, `tree LABEL PID…` (from the fixture's
   `ready` line), `ready`, and `done …` for a command. `mode:` says how the programs are run: `:worker`, `:cmd`,
-  `:stream`, `:open_port`, or `:bare` for ports without the library, to see what the same faults leave then.
+  `:stream`, `:open_port`, `:attach` (a bare port's program, attached before it takes its shape), or `:bare` for ports without the library, to see what the same faults leave then.
   """
 
   # No guest is needed for longer; whatever happens to the tests, it ends.
@@ -58,6 +58,16 @@ defmodule Leash.Test.Guest do
     own(guest, label)
   end
 
+  defp run(:attach, guest, label, options) do
+    program = System.find_executable(options[:command])
+    port = Port.open({:spawn_executable, program}, [:binary, args: options[:args]])
+    {:ok, attachment} = Leash.attach(port, stop: options[:stop])
+    send(guest, {:started, self(), attachment})
+    # Its stdin is its port's, and is flooded at once where it is to be.
+    Port.command(port, ["go\n" | flood(options)])
+    own(guest, label)
+  end
+
   # The owner of these is whoever runs them, and is busy with it: it does as it is told when output comes.
   defp run(:cmd, guest, label, options) do
     send(guest, {:started, self(), nil})
@@ -81,7 +91,7 @@ defmodule Leash.Test.Guest do
   end
 
   defp once(options) do
-    input = if options[:stdin] == :pipe, do: [input: :binary.copy("x", 300_000)], else: []
+    input = if options[:stdin] == :pipe, do: [input: flood(options)], else: []
     Keyword.take(options, [:stop]) ++ input
   end
 
@@ -164,6 +174,8 @@ defmodule Leash.Test.Guest do
 
     serve(workers)
   end
+
+  defp flood(options), do: if(options[:stdin] == :pipe, do: :binary.copy("x", 300_000), else: [])
 
   # A command has got its input when it was started.
   defp command(["flood", label], workers)

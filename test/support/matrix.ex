@@ -67,6 +67,15 @@ defmodule Leash.Test.Matrix do
       {PortVmKill, "open_port: the VM gets SIGKILL", :open_port, :vm_killed},
       {PortShimKill, "open_port: the shims get SIGKILL", :open_port, :shims_killed},
       {PortAllKill, "open_port: VM and shims get SIGKILL and a new VM starts", :open_port,
+       :all_killed},
+      {AttachStop, "attach: stop", :attach, :stopped},
+      {AttachStopAll, "attach: stop_all", :attach, :all_stopped},
+      {AttachOwnerExits, "attach: the owner exits", :attach, :owner_exits},
+      {AttachOwnerKilled, "attach: the owner is killed", :attach, :owner_killed},
+      {AttachVmTerm, "attach: the VM gets SIGTERM", :attach, :vm_terminated},
+      {AttachVmKill, "attach: the VM gets SIGKILL", :attach, :vm_killed},
+      {AttachShimKill, "attach: the shims get SIGKILL", :attach, :shims_killed},
+      {AttachAllKill, "attach: VM and shims get SIGKILL and a new VM starts", :attach,
        :all_killed}
     ]
   end
@@ -115,7 +124,7 @@ defmodule Leash.Test.Matrix do
     decoys = if mode != :bare, do: Decoys.all(), else: []
     vm_carrier = Carrier.new()
     carriers = Map.new(shapes(), fn {_name, key} -> {key, Carrier.new(vm_carrier)} end)
-    workers = for {_name, key} <- shapes(), do: {to_string(key), worker(key, carriers[key])}
+    workers = for {_name, key} <- shapes(), do: {to_string(key), worker(key, carriers[key], mode)}
     booting = VM.boot(Decoys.run_dir(), workers, carrier: vm_carrier, mode: mode)
 
     try do
@@ -154,7 +163,7 @@ defmodule Leash.Test.Matrix do
     true = Observer.eventually(5_000, waiting) != nil
   end
 
-  defp worker(key, carrier) do
+  defp worker(key, carrier, mode) do
     body =
       case key do
         :shell -> "sleep 90 & a=$!; sleep 90 & echo ready $$ $a $!; wait"
@@ -163,7 +172,11 @@ defmodule Leash.Test.Matrix do
 
     [
       command: "sh",
-      args: ["-c", Carrier.enter(carrier) <> body],
+      # What was attached takes its shape afterwards.
+      args: [
+        "-c",
+        Carrier.enter(carrier) <> if(mode == :attach, do: "read go; ", else: "") <> body
+      ],
       stop: [sigterm: @grace],
       stdin: if(key == :never_reads, do: :pipe, else: :null)
     ]
@@ -271,11 +284,13 @@ defmodule Leash.Test.Matrix do
   end
 
   defp reuse(vm) do
-    for {title, {pid, _ticks}} <- [
+    for {title, {pid, _ticks} = identity} <- [
           {"a process with the pid of the dead VM", vm.identity},
           {"a process with the pid of a dead shim", vm.workers["plain"].shim},
           {"a process with the pid of a dead worker", vm.workers["plain"].os}
         ],
+        # A program that was attached does not die with its shim.
+        not Observer.alive?(identity),
         do: Decoy.start(title, pid: pid)
   end
 
