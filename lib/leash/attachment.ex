@@ -57,7 +57,7 @@ defmodule Leash.Attachment do
           optional(atom()) => term()
         }
 
-  # What the shim says by an errno of its own; PROTOCOL.md, section 6.
+  # What the shim says by an errno of its own; PROTOCOL.md, section 7.
   @refusals %{
     einval: {:refused, :ancestor},
     ebusy: {:refused, :marked},
