@@ -458,3 +458,46 @@ fn a_child_whose_fork_had_begun_is_marked_too() {
         tree.let_go();
     }
 }
+
+#[test]
+fn a_command_may_be_a_step_of_its_ladder_too() {
+    let dir = Dir::new();
+    let (end, fails, hangs) = (dir.path("end"), ["false"], ["sleep", "60"]);
+    // Nobody but the last command can end it in order.
+    let script = format!(
+        "trap '' TERM; echo ready; while ! [ -e {end} ]; do sleep 0.01; done; echo over > {end}.said"
+    );
+    let mut target = Target::sh(&script);
+    target.ready();
+    let plan = Plan::vm().option("--stop=CMD:20000,CMD:100,CMD:20000,TERM:20000");
+    let plan = plan.step(&fails).step(&hangs).step(&["touch", &end]);
+    let mut tree = attached(plan, &target);
+    let ended = tree.let_go();
+    assert_eq!(dir.read("end.said"), "over\n");
+    let commands: Vec<_> = ended
+        .frames()
+        .into_iter()
+        .filter_map(|frame| match frame {
+            Frame::Command { index, how, status, errno } => Some((index, how, status, errno)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(commands, [(0, 1, 1, 0), (1, 2, 9, 0), (2, 1, 0, 0)], "{:?}", ended.frames());
+    let gone = ended.gone();
+    assert_eq!((gone.cause, gone.last, gone.passes), (1, 2, 0), "{gone:?}");
+    assert!(!lives(target.pid()));
+}
+
+#[test]
+fn a_command_of_its_ladder_is_killed_with_the_tree() {
+    let dir = Dir::new();
+    let target = Target::sh("trap '' TERM; while :; do sleep 0.02; done");
+    let script = format!("setsid sleep 61 & echo $! $$ > {}; sleep 62", dir.path("pids"));
+    let mut tree = attached(Plan::vm().option("--stop=CMD:inf").step(&["sh", "-c", &script]), &target);
+    tree.hang_up();
+    until("the command is up", || dir.read("pids").ends_with('\n'));
+    let pids: Vec<i32> = dir.read("pids").split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    assert!(pids.iter().all(|&pid| lives(pid)));
+    assert_eq!(tree.stop(libc::SIGQUIT).gone().cause, 4);
+    assert!(!pids.iter().any(|&pid| lives(pid)) && !lives(target.pid()));
+}

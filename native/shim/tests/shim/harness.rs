@@ -258,7 +258,7 @@ impl Plan {
     pub fn attach(mut self, target: &str) -> Tree {
         self.options.retain(|option| !option.starts_with("--stdin"));
         self.command.arg(format!("--run-id={}", self.run));
-        self.command.args(&self.options).arg(format!("--attach={target}"));
+        self.command.args(&self.options).arg(format!("--attach={target}")).args(&self.steps);
         self.spawn()
     }
 
