@@ -57,10 +57,10 @@ defmodule Leash.Vitals do
   def count([], _commands), do: {:ok, []}
 
   def count(rows, commands) do
-    shims = for %{shim: pid, number: number} when pid != nil <- rows, do: {number, pid}
+    workers = for row <- rows, do: {row.number, row.shim}
 
     with {:ok, run} <- Run.fetch(),
-         {:ok, counted} <- Native.census(run.id, shims, commands) do
+         {:ok, counted} <- Native.census(run.id, workers, commands) do
       {:ok, counted}
     else
       _no_run_or_no_proc -> :error
