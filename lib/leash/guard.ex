@@ -138,7 +138,7 @@ defmodule Leash.Guard do
   defp act(breaches, row, %{action: action}) do
     for breach <- breaches do
       Telemetry.guard(row.number, breach, if(action == :log, do: :log, else: :function))
-      tell(action, row, breach)
+      _ = tell(action, row, breach)
     end
 
     :ok

@@ -184,14 +184,14 @@ defmodule Leash.Native do
 
   # What trees consist of (census.rs)
 
-  @spec census(binary, [{1..32_766, pos_integer}], non_neg_integer) ::
+  @spec census(binary, [{1..32_766, pos_integer | nil}], non_neg_integer) ::
           {:ok,
            [
              {1..32_766, pos_integer, pos_integer | nil, binary, binary, non_neg_integer,
               non_neg_integer, non_neg_integer}
            ]}
           | {:error, file_error | {:invalid, atom}}
-  def census(_run_id, _shims, _commands), do: stub()
+  def census(_run_id, _workers, _commands), do: stub()
 
   # The host (lib.rs)
 

@@ -61,12 +61,13 @@ defmodule Leash.TreeDrawing do
 
   defp worker(worker, members, last?) do
     members = Map.get(members, worker.worker, [])
-    known = MapSet.new(members, & &1.os_pid)
+    known = Map.new(members, &{&1.os_pid, true})
     # Whose parent is nobody of the tree stands at the top: the program, and what was orphaned.
-    children = Enum.group_by(members, &if(&1.parent in known, do: &1.parent))
+    children = Enum.group_by(members, &if(is_map_key(known, &1.parent), do: &1.parent))
     below = if last?, do: "   ", else: "│  "
 
-    [
+    # At once, so that the collector finds one binary and not its thousands of parts.
+    IO.iodata_to_binary([
       elbow(last?),
       "worker #{worker.worker} #{harmless(worker.label)}",
       if(worker.group, do: [" in ", harmless(inspect(worker.group))], else: []),
@@ -74,7 +75,7 @@ defmodule Leash.TreeDrawing do
       facts(worker),
       "]\n",
       processes(Map.get(children, nil, []), children, below, 1)
-    ]
+    ])
   end
 
   defp facts(worker) do
@@ -119,7 +120,16 @@ defmodule Leash.TreeDrawing do
       [
         indent,
         elbow(last?),
-        "#{process.os_pid} #{process.state} [#{size(process.rss)}, cpu #{cpu(process.cpu)}, #{age(process.age)}] ",
+        text(process.os_pid),
+        " ",
+        process.state,
+        " [",
+        size(process.rss),
+        ", cpu ",
+        cpu(process.cpu),
+        ", ",
+        age(process.age),
+        "] ",
         # The native side has made it harmless.
         process.command,
         "\n",
@@ -144,25 +154,36 @@ defmodule Leash.TreeDrawing do
     seconds = div(ms, 1000)
 
     case {div(seconds, 86_400), rem(div(seconds, 3600), 24), rem(div(seconds, 60), 60)} do
-      {0, 0, 0} -> "#{seconds}s"
-      {0, 0, minutes} -> "#{minutes}m#{two(rem(seconds, 60))}s"
-      {0, hours, minutes} -> "#{hours}h#{two(minutes)}m"
-      {days, hours, _minutes} -> "#{days}d#{two(hours)}h"
+      {0, 0, 0} -> text(seconds) <> "s"
+      {0, 0, minutes} -> text(minutes) <> "m" <> two(rem(seconds, 60)) <> "s"
+      {0, hours, minutes} -> text(hours) <> "h" <> two(minutes) <> "m"
+      {days, hours, _minutes} -> text(days) <> "d" <> two(hours) <> "h"
     end
   end
 
-  defp two(number), do: number |> Integer.to_string() |> String.pad_leading(2, "0")
+  defp two(number) when number < 10, do: <<?0, ?0 + number>>
+  defp two(number), do: text(number)
+
+  # Interpolation asks a protocol each time, which for thousands of numbers is most of the work.
+  defp text(number), do: Integer.to_string(number)
 
   @doc "A size in the largest unit of 1024 that leaves at least one."
   @spec size(non_neg_integer()) :: String.t()
   def size(bytes), do: size(bytes, ["B", "K", "M", "G", "T"])
 
-  defp size(number, [unit | larger]) when number < 1024 or larger == [], do: "#{number}#{unit}"
+  defp size(number, [unit | larger]) when number < 1024 or larger == [], do: text(number) <> unit
   defp size(number, [_unit | larger]), do: size(div(number, 1024), larger)
 
   # Below a minute with the hundredths that the kernel counts in.
-  defp cpu(ms) when ms < 60_000, do: "#{div(ms, 1000)}.#{two(div(rem(ms, 1000), 10))}s"
+  defp cpu(ms) when ms < 60_000,
+    do: text(div(ms, 1000)) <> "." <> two(div(rem(ms, 1000), 10)) <> "s"
+
   defp cpu(ms), do: age(ms)
 
-  defp harmless(text), do: String.replace(text, ~r/[[:cntrl:]]/u, "\uFFFD")
+  defp harmless(text),
+    do: if(plain?(text), do: text, else: String.replace(text, ~r/[[:cntrl:]]/u, "\uFFFD"))
+
+  # Nearly all are.
+  defp plain?(<<byte, rest::binary>>) when byte in 32..126, do: plain?(rest)
+  defp plain?(rest), do: rest == ""
 end

@@ -58,18 +58,18 @@ defmodule Leash.Vitals do
 
   def count(rows, commands) do
     {adopted, own} = Enum.split_with(rows, &is_map(&1.outlives))
-    shims = for %{shim: pid, number: number} when pid != nil <- own, do: {number, pid}
+    workers = for row <- own, do: {row.number, row.shim}
 
     with {:ok, run} <- Run.fetch(),
-         {:ok, counted} <- census(own, run.id, shims, commands) do
+         {:ok, counted} <- census(run.id, workers, commands) do
       {:ok, counted ++ Enum.flat_map(adopted, &adopted(&1, commands))}
     else
       _no_run_or_no_proc -> :error
     end
   end
 
-  defp census([], _run_id, _shims, _commands), do: {:ok, []}
-  defp census(_rows, run_id, shims, commands), do: Native.census(run_id, shims, commands)
+  defp census(_run_id, [], _commands), do: {:ok, []}
+  defp census(run_id, workers, commands), do: Native.census(run_id, workers, commands)
 
   # Its processes wear the run and the number that they were started under.
   defp adopted(%{number: number, outlives: tree}, commands) do

@@ -462,7 +462,7 @@ defmodule Leash.Worker do
   defp ready(state), do: not_started(state, start_error(state))
 
   defp not_started(state, reason) do
-    note_end(state, reason)
+    _ = note_end(state, reason)
     answer_stoppers(state)
     {:stop, reason}
   end

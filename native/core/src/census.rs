@@ -1,7 +1,7 @@
 //! What the trees of a live run consist of at the moment, and what they use: for people, and for limits on trees.
 //!
-//! Nothing is ended by it, so it reads as little as it can: of each process of the machine the mark, of those of the run
-//! one file more.
+//! Nothing is ended by it, so it reads as little as it can: of each process of the machine the mark, of those of the trees
+//! that are asked for one file more.
 
 use crate::Pid;
 use crate::error::{Error, Result};
@@ -20,7 +20,9 @@ use std::ops::ControlFlow;
 pub struct Census<'a> {
     /// The asking VM's own run.
     pub run: RunId,
-    /// Its shims, each with the worker's number. Shims are not counted themselves.
+    /// Whose trees: everybody else's are passed over unread.
+    pub workers: &'a HashSet<u16>,
+    /// Their shims, each with the worker's number. Shims are not counted themselves.
     pub shims: &'a HashMap<Pid, u16>,
     /// Command lines are read where there are no more processes than that; else names have to do.
     pub commands: usize,
@@ -116,16 +118,30 @@ impl Counting<'_> {
     }
 
     fn look(&mut self, pid: Pid) {
-        let Some(mark) = self.mark(pid) else { return };
+        // Somebody who is just setting a mark of his own has another one at the second glance.
+        for _ in 0..3 {
+            let Some(mark) = self.mark(pid) else { return };
+            if self.look_at(pid, mark) {
+                return;
+            }
+        }
+    }
+
+    fn look_at(&mut self, pid: Pid, mark: Mark) -> bool {
         let worker = self.worker(mark);
+        if worker.is_some_and(|worker| !self.census.workers.contains(&worker)) {
+            return true;
+        }
         if worker.is_some() && self.census.shims.get(&pid) == worker.as_ref() {
             self.marked_shims.insert(pid);
-        } else if worker.is_some() || mark.run() == self.census.run {
-            self.meet(pid, Some(mark), worker);
-        } else if self.depth.is_some_and(|depth| mark.depth() < depth) {
-            // The tree of a worker of ours may hold another run; that it does, only its parents can tell.
-            self.meet(pid, Some(mark), None);
+            return true;
         }
+        // The tree of a worker of ours may hold another run; that it does, only its parents can tell.
+        let may_be_nested = || self.depth.is_some_and(|depth| mark.depth() < depth);
+        if worker.is_some() || mark.run() == self.census.run || may_be_nested() {
+            return self.meet(pid, Some(mark), worker);
+        }
+        true
     }
 
     fn look_at_unmarked(&mut self, pid: Pid) {
@@ -134,12 +150,17 @@ impl Counting<'_> {
         }
     }
 
-    /// Between two looks at the mark, so that both are of one process, or of two of the same tree.
-    fn meet(&mut self, pid: Pid, mark: Option<Mark>, worker: Option<u16>) {
-        let Ok(stat) = self.host.stat(pid, &mut self.buffer) else { return };
-        if !stat.kernel_thread && !is_dead(self.host, pid, stat.state) && self.mark(pid) == mark {
+    /// Between two looks at the mark, so that both are of one process, or of two of the same tree; else `false`.
+    fn meet(&mut self, pid: Pid, mark: Option<Mark>, worker: Option<u16>) -> bool {
+        let Ok(stat) = self.host.stat(pid, &mut self.buffer) else { return true };
+        if stat.kernel_thread || is_dead(self.host, pid, stat.state) {
+            return true;
+        }
+        let is_same = self.mark(pid) == mark;
+        if is_same {
             self.met.insert(pid, Met { worker, stat });
         }
+        is_same
     }
 
     fn mark(&mut self, pid: Pid) -> Option<Mark> {

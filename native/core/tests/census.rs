@@ -4,27 +4,43 @@
 mod common;
 
 use common::*;
-use leash_core::{Census, Host, Member, Pid, census};
+use leash_core::{Census, Host, Member, Pid, PidFd, Signal, census};
 use leash_tag::{Limits, Mark, RunId, WorkerNumber};
 use std::collections::HashMap;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-fn count(run: RunId, shims: &[(Pid, u16)], commands: usize) -> Vec<Member> {
+fn count(run: RunId, workers: &[u16], shims: &[(Pid, u16)], commands: usize) -> Vec<Member> {
     let shims: HashMap<_, _> = shims.iter().copied().collect();
-    census(&Host::current().unwrap(), &Census { run, shims: &shims, commands }).unwrap()
+    let workers = workers.iter().copied().collect();
+    census(&Host::current().unwrap(), &Census { run, workers: &workers, shims: &shims, commands }).unwrap()
 }
 
 fn of(members: &[Member], pid: Pid) -> Option<&Member> {
     members.iter().find(|member| member.pid == pid)
 }
 
+/// Somebody's child, held before it can end, and killed with its handle.
+struct Held {
+    pid: Pid,
+    pidfd: PidFd,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.pidfd.signal(Signal::KILL);
+    }
+}
+
 /// The child that a shell started, once it runs.
-fn child_of(parent: Pid, comm: &str) -> Pid {
+fn child_of(parent: Pid, comm: &str) -> Held {
     let mut found = None;
     wait_until("a child", || {
-        found = Host::current().unwrap().children(parent).unwrap().into_iter().find(|pid| {
-            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|text| text.trim() == comm)
+        let children = Host::current().unwrap().children(parent).unwrap();
+        found = children.into_iter().find_map(|pid| {
+            let pidfd = PidFd::open(pid).ok()?;
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+            (name.trim() == comm).then(|| Held { pid, pidfd })
         });
         found.is_some()
     });
@@ -41,7 +57,7 @@ fn members_are_those_of_the_run_each_with_its_worker() {
         sleeper(&mut Command::new("sleep")),
         sleeper(&mut vm.tagged(1, "sleep")),
     ];
-    let members = count(vm.run, &[], 10);
+    let members = count(vm.run, &[1, 2, 32_766], &[], 10);
     assert_eq!(
         members.iter().map(|member| (member.worker, member.pid)).collect::<Vec<_>>(),
         [(1, one.pid()), (32_766, two.pid())]
@@ -49,7 +65,10 @@ fn members_are_those_of_the_run_each_with_its_worker() {
     let first = members.first().unwrap();
     assert_eq!((first.command.as_str(), first.state, first.parent), ("sleep 60", 'S', Some(Pid::current())));
     assert!(first.rss_bytes > 4096 && first.age_ms < 60_000, "{first:?}");
-    assert_eq!(count(vm.run, &[], 1).first().unwrap().command, "sleep", "more than asked for");
+    assert_eq!(count(vm.run, &[1, 32_766], &[], 1).first().unwrap().command, "sleep", "more than asked for");
+    let of_one = count(vm.run, &[32_766], &[], 1);
+    assert_eq!(of_one.iter().map(|member| member.pid).collect::<Vec<_>>(), [two.pid()]);
+    assert_eq!(of_one.first().unwrap().command, "sleep 60", "of those who are asked for");
     drop(not_ours);
 }
 
@@ -64,18 +83,15 @@ fn a_nested_run_and_a_lost_number_belong_to_who_started_them() {
     );
     let tree = start(vm.marked(3, "sh").args(["-c", &line]));
     let inner_shell = child_of(tree.pid(), "sh");
-    let (inner_sleep, numberless) = (child_of(inner_shell, "sleep"), child_of(tree.pid(), "sleep"));
+    let (inner_sleep, numberless) = (child_of(inner_shell.pid, "sleep"), child_of(tree.pid(), "sleep"));
     // The same mark below nobody of ours is somebody else's.
     let mark = Mark::nested_in(ours, inner.run, WorkerNumber::new(8), false).unwrap();
     let stranger = sleeper(&mut under(mark, "sleep"));
-    let members = count(vm.run, &[], 10);
-    for pid in [tree.pid(), inner_shell, inner_sleep, numberless] {
+    let members = count(vm.run, &[3], &[], 10);
+    for pid in [tree.pid(), inner_shell.pid, inner_sleep.pid, numberless.pid] {
         assert_eq!(of(&members, pid).map(|member| member.worker), Some(3), "{pid} in {members:?}");
     }
     assert_eq!((members.len(), of(&members, stranger.pid())), (4, None));
-    for pid in [inner_sleep, inner_shell, numberless] {
-        kill(pid);
-    }
 }
 
 #[test]
@@ -90,25 +106,38 @@ fn without_a_mark_the_descendants_of_the_shim_are_counted_and_nobody_elses() {
     let _bystander = sleeper(&mut Command::new("sleep"));
     let tree = [shim.pid(), not_ours.pid()].map(|pid| {
         let shell = child_of(pid, "sh");
-        (shell, child_of(shell, "sleep"))
+        {
+            let sleep = child_of(shell.pid, "sleep");
+            (shell, sleep)
+        }
     });
-    let members = count(vm.run, &[(shim.pid(), 4)], 10);
-    let (shell, sleep) = tree[0];
-    let mut expected = [(4, shell), (4, sleep)];
+    let members = count(vm.run, &[4], &[(shim.pid(), 4)], 10);
+    let (shell, sleep) = &tree[0];
+    let mut expected = [(4, shell.pid), (4, sleep.pid)];
     expected.sort_unstable();
     assert_eq!(members.iter().map(|member| (member.worker, member.pid)).collect::<Vec<_>>(), expected);
     // A number that is another's by now, as after the end of a shim.
-    assert_eq!(count(vm.run, &[(not_ours.pid(), 4)], 10), []);
-    for (shell, sleep) in tree {
-        kill(shell);
-        kill(sleep);
-    }
+    assert_eq!(count(vm.run, &[4], &[(not_ours.pid(), 4)], 10), []);
 }
 
-fn kill(pid: Pid) {
-    rustix::process::kill_process(
-        rustix::process::Pid::from_raw(pid.get()).unwrap(),
-        rustix::process::Signal::KILL,
-    )
-    .unwrap();
+#[test]
+fn what_was_taken_over_from_another_run_has_the_number_that_it_has_here() {
+    let (vm, earlier) = (Vm::start(), Vm::start());
+    let mark = Mark::nested_in(Limits::UNLIMITED, earlier.run, WorkerNumber::new(9), true).unwrap();
+    let mut command = under(mark, "bash");
+    let line = "exec -a leash-shim \"$0\" -- 60000 sh -c 'sleep 60 & wait'";
+    // By the name that the kernel keeps, too.
+    let link = TestDir::new();
+    let program = link.path.join("leash-shim");
+    std::os::unix::fs::symlink(fake_shim(), &program).unwrap();
+    command.arg("-c").arg(line).arg(&program);
+    let shim = start(&mut command);
+    let shell = child_of(shim.pid(), "sh");
+    let sleep = child_of(shell.pid, "sleep");
+    let others = sleeper(&mut earlier.marked(8, "sleep"));
+    let members = count(vm.run, &[4], &[(shim.pid(), 4)], 10);
+    let mut expected = [(4, shell.pid), (4, sleep.pid)];
+    expected.sort_unstable();
+    assert_eq!(members.iter().map(|member| (member.worker, member.pid)).collect::<Vec<_>>(), expected);
+    assert_eq!(of(&members, others.pid()), None);
 }

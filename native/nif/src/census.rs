@@ -7,16 +7,18 @@ use leash_tag::RunId;
 use rustler::types::tuple::make_tuple;
 use rustler::{Binary, Encoder, Env, NewBinary, Term};
 
-/// `census(run_id, [{worker, shim_pid}], commands) :: {:ok, [member]} | {:error, reason}` with members
+/// `census(run_id, [{worker, shim_pid | nil}], commands) :: {:ok, [member]} | {:error, reason}` with members
 /// `{worker, pid, parent | nil, state, command, rss_bytes, cpu_ms, age_ms}` by worker and number.
 ///
 /// Dirty I/O: passes over `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
-fn census<'a>(env: Env<'a>, run: Binary<'a>, shims: Vec<(u16, i32)>, commands: usize) -> Term<'a> {
+fn census<'a>(env: Env<'a>, run: Binary<'a>, workers: Vec<(u16, Option<i32>)>, commands: usize) -> Term<'a> {
     let Some(run) = RunId::parse(&run) else { return error(env, (atoms::invalid(), atoms::run_id())) };
-    let shims = shims.into_iter().filter_map(|(worker, pid)| Some((Pid::new(pid)?, worker))).collect();
-    let counted =
-        Host::current().and_then(|host| leash_core::census(&host, &Census { run, shims: &shims, commands }));
+    let shims = workers.iter().filter_map(|&(worker, pid)| Some((Pid::new(pid?)?, worker))).collect();
+    let workers = workers.iter().map(|&(worker, _)| worker).collect();
+    let counted = Host::current().and_then(|host| {
+        leash_core::census(&host, &Census { run, workers: &workers, shims: &shims, commands })
+    });
     match counted {
         Ok(members) => ok(env, members.iter().map(|member| term(env, member)).collect::<Vec<_>>()),
         Err(failure) => of_file(env, &failure),
