@@ -106,6 +106,8 @@ defmodule Leash.Build.OperatorTest do
     File.write!(runtime, "import Config\nconfig :leash, run_dir: #{inspect(context.runs)}\n")
     on_exit(fn -> File.rm!(runtime) end)
     Sandbox.mix!(context.directory, ["compile"], context.env)
+    # So that there is something to compile, and to be said of it.
+    File.write!(Path.join(context.directory, "lib/kennel.ex"), @code <> "# Changed.\n")
     decoy = start_decoy("sleeps beside it")
 
     looks_and_ends(context, fn [command | arguments] ->
