@@ -14,7 +14,8 @@ defmodule Leash do
     * `open_port/3` - a port like any other, whose program ends with it
     * `Leash.OSProcess` - looking at, signalling and monitoring any process by identity instead of pid
     * `stop_all/2` - every worker of a group ended in parallel, for the shutdown of a pool
-    * `Leash.Telemetry` - events, where the host has `:telemetry`
+    * `Leash.Telemetry` - events, where the host has `:telemetry`; `Leash.Logger` writes them to the log for those who ask
+    * `Leash.Operator` - the command `leash`, for operators; also `mix leash.ps`, `mix leash.stop` …
     * `sweep/1` - what crashed runs left; called at application start
     * `Leash.RunId` - the ids that runs are known by
 
