@@ -18,7 +18,8 @@ defmodule Leash do
     * `stop_all/2` - every worker of a group ended in parallel, for the shutdown of a pool
     * `Leash.Cluster` - the workers, a sweep or the end of a group on every node
     * `:leash` - the same from Erlang, with charlists, proplists and maps
-    * `Leash.Telemetry` - events, where the host has `:telemetry`
+    * `Leash.Telemetry` - events, where the host has `:telemetry`; `Leash.Logger` writes them to the log for those who ask
+    * `Leash.Operator` - the command `leash`, for operators; also `mix leash.ps`, `mix leash.stop` …
     * `adopt/2`, `detached/0` - workers that outlive their VM on purpose
     * `sweep/1` - what crashed runs left; called at application start
     * `Leash.RunId` - the ids that runs are known by

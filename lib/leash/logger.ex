@@ -7,7 +7,8 @@ defmodule Leash.Logger do
         …
 
   Leash does not log by itself, with these exceptions: a line when a sweep killed something, and warnings and errors where
-  something could not be done (no record can be written, a process could not be ended, a handler of output raised).
+  something could not be done (no record can be written, a process could not be ended, a handler of output raised). What programs print
+  goes to the log, too, unless `:on_output` of their worker says otherwise.
 
       [info] leash worker 3 MyApp.Embedder (pool :gpu, pid 4711): started
       [warning] leash worker 3 MyApp.Embedder (pool :gpu, pid 4711): SIGKILL after 2000 ms (stop)

@@ -37,16 +37,14 @@ defmodule Leash.Build.OperatorTest do
     File.chmod!(runs, 0o700)
     File.mkdir!(Path.join(directory, "config"))
 
-    # Read at run time by both, and by nobody at compile time.
-    File.write!(Path.join(directory, "config/runtime.exs"), """
+    File.write!(Path.join(directory, "config/config.exs"), """
     import Config
-    config :leash, run_dir: System.fetch_env!("KENNEL_RUNS")
+    config :leash, run_dir: System.get_env("KENNEL_BUILT_WITH", "/nonexistent")
     """)
 
     env = [
       {"LEASH_PREBUILT", Sandbox.artefacts()},
       {"LEASH_RUN_DIR", Path.join(directory, "not this one")},
-      {"KENNEL_RUNS", runs},
       {"KENNEL_STARTED", Path.join(directory, "started")},
       {"LC_ALL", "C.UTF-8"}
     ]
@@ -103,7 +101,13 @@ defmodule Leash.Build.OperatorTest do
   end
 
   test "mix leash.* in a project, of which nothing is started", context do
+    # What is known at run time only.
+    runtime = Path.join(context.directory, "config/runtime.exs")
+    File.write!(runtime, "import Config\nconfig :leash, run_dir: #{inspect(context.runs)}\n")
+    on_exit(fn -> File.rm!(runtime) end)
     Sandbox.mix!(context.directory, ["compile"], context.env)
+    # So that there is something to compile, and to be said of it.
+    File.write!(Path.join(context.directory, "lib/kennel.ex"), @code <> "# Changed.\n")
     decoy = start_decoy("sleeps beside it")
 
     looks_and_ends(context, fn [command | arguments] ->
@@ -116,7 +120,9 @@ defmodule Leash.Build.OperatorTest do
   end
 
   test "Leash.Operator in a release, of which nothing is started", context do
-    Sandbox.mix!(context.directory, ["release", "--quiet", "--overwrite"], context.env)
+    # What was known when it was built, and which only a loaded application has.
+    env = [{"KENNEL_BUILT_WITH", context.runs} | context.env]
+    Sandbox.mix!(context.directory, ["release", "--quiet", "--overwrite"], env)
     release = Path.join(context.directory, "_build/prod/rel/kennel")
     assert [command] = Path.wildcard(Path.join(release, "lib/leash-*/priv/leash"))
     assert %File.Stat{type: :regular, mode: mode} = File.lstat!(command)

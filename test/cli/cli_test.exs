@@ -324,4 +324,68 @@ defmodule Leash.CliTest do
       assert output =~ "chmod 700"
     end
   end
+
+  describe "what it says of itself" do
+    @guide Path.expand("../../guides/cli.md", __DIR__)
+
+    defp commands(dir) do
+      {help, 0} = cli(dir, ["--help"])
+      [_before, list] = String.split(help, "Commands:\n", parts: 2)
+      [list, _after] = String.split(list, "\n\n", parts: 2)
+      for [_all, name] <- Regex.scan(~r/^  (\w+) /m, list), do: name
+    end
+
+    test "the guide has every command with all of its options, and every status", %{dir: dir} do
+      guide = File.read!(@guide)
+      commands = commands(dir)
+      assert Enum.sort(commands) == ~w(kill ps runs stop sweep top tree)
+
+      for command <- commands do
+        assert [_all, usage] = Regex.run(~r/^\| `leash #{command}( .*?)?` \|/m, guide)
+        {help, 0} = cli(dir, [command, "--help"])
+
+        for [_all, option] <- Regex.scan(~r/^ +(?:-\w, )?(--[a-z-]+)/m, help),
+            option not in ~w(--help --run-dir) do
+          assert usage =~ "[#{option}", "#{command} #{option}"
+        end
+      end
+
+      {help, 0} = cli(dir, ["--help"])
+      [_before, statuses] = String.split(help, "Exit status:\n", parts: 2)
+
+      for [_all, status] <- Regex.scan(~r/^  (\d)  /m, statuses),
+          do: assert(guide =~ ~r/^\| #{status} \| /m, status)
+    end
+
+    test "completions are scripts that know every command, and pages are pages", %{dir: dir} do
+      for shell <- ~w(bash zsh fish elvish) do
+        {script, 0} = cli(dir, ["completions", shell])
+        for command <- commands(dir), do: assert(script =~ command, "#{shell} #{command}")
+        assert script =~ "all-runs"
+        path = Path.join(dir, shell)
+        File.write!(path, script)
+
+        if shell in ~w(bash zsh) and System.find_executable(shell),
+          do: assert({"", 0} = System.cmd(shell, ["-n", path], stderr_to_stdout: true))
+      end
+
+      # What bash itself makes of it.
+      code = """
+      source #{Path.join(dir, "bash")}
+      COMP_WORDS=(leash st) COMP_CWORD=1
+      _leash leash st leash
+      echo "${COMPREPLY[@]}"
+      """
+
+      assert {"stop\n", 0} = System.cmd("bash", ["-c", code], stderr_to_stdout: true)
+
+      for page <- [[] | Enum.map(commands(dir), &[&1])] do
+        {text, 0} = cli(dir, ["man" | page])
+        assert text =~ ~r/^\.TH leash/m
+        assert text =~ "\\-\\-run\\-dir"
+      end
+
+      assert {_output, 2} = cli(dir, ["man", "dance"])
+    end
+  end
 end

@@ -141,6 +141,9 @@ defmodule Leash.Cli.StopTest do
     :ok = kill_all(dead)
     alive = live(dir, [worker("w", group: :other)])
     [orphan] = dead.trees["w"]
+    assert {output, 1} = cli(dir, ["stop", "pool", "--run", alive.run_id])
+    assert output =~ "1 living run has no worker or group pool"
+    assert Observer.alive?(orphan)
     assert {output, 1} = cli(dir, ["stop", "pool"])
     assert output =~ "1 living run has no worker or group pool; there are :other"
     refute Observer.alive?(orphan)

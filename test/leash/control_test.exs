@@ -168,4 +168,12 @@ defmodule Leash.ControlTest do
     assert_eventually(fn -> File.exists?(socket()) and Control.status() == :ok end)
     assert ask("find nobody\n") == []
   end
+
+  test "who stops listening takes the socket away" do
+    :ok = Supervisor.terminate_child(Leash.Supervisor, Control)
+    refute File.exists?(socket())
+    assert Leash.capabilities().control == {:error, :not_running}
+    {:ok, _pid} = Supervisor.restart_child(Leash.Supervisor, Control)
+    assert ask("find nobody\n") == []
+  end
 end

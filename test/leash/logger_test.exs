@@ -7,8 +7,9 @@ defmodule Leash.LoggerTest do
   @stand_in """
   defmodule :telemetry do
     def attach_many(id, events, function, config) do
-      :ets.insert(:telemetry_stand_in, {id, events, function, config})
-      :ok
+      if :ets.insert_new(:telemetry_stand_in, {id, events, function, config}),
+        do: :ok,
+        else: {:error, :already_exists}
     end
 
     def detach(id) do

@@ -45,7 +45,7 @@ defmodule Leash.RunTest do
     vm = start(dir, [{"w", [command: "sh", args: ["-c", "echo ready; exec sleep 60"]]}])
     worker = vm.workers["w"].os
 
-    for name <- ["Leash.Reaper", "Leash.RecordKeeper", "Leash.Reaper"] do
+    for name <- ["Leash.Reaper", "Leash.RecordKeeper", "Leash.Control", "Leash.Reaper"] do
       killed? =
         VM.eval(vm, """
         old = Process.whereis(#{name})

@@ -18,7 +18,10 @@ defmodule Leash.Test.Tmux do
   @spec open(t(), String.t(), {pos_integer(), pos_integer()}) :: :ok
   def open(tmux, line, {columns, rows}) do
     size = ["-x", "#{columns}", "-y", "#{rows}"]
-    command(tmux, ["new-session", "-d"] ++ size ++ ["sh", "-c", line <> "; exec cat"])
+    # A server that ended with its last pane might end just when the next one is opened.
+    server = ["start-server", ";", "set-option", "-g", "exit-empty", "off", ";"]
+    pane = ["new-session", "-d"] ++ size ++ ["sh", "-c", line <> "; exec cat"]
+    command(tmux, server ++ pane)
     :ok
   end
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 const EXIT_STATUS: &str = "\
 Exit status:
   0  done
-  1  something is left, or it could not be proven that nothing is; or the run, worker or group asked for is not
-     known, or a VM did not answer
+  1  something is left, or it could not be proven that nothing is; what was asked for is not known;
+     or a VM did not answer
   2  usage, and `leash top` without a terminal
   3  refused: the run is not provably dead, or several runs have what is to be stopped
   4  the run directory or /proc cannot be used, or the kernel does not permit it
@@ -23,7 +23,7 @@ const STOP: &str = "\
 Asks the living VMs to end a worker or a group, each with its own ladder, and waits until nothing of them is left.
 
 NAME is a worker's registered name or a group, as `Leash.list/0` shows it: MyApp.Embedder, :pool or pool, \"gpu\" or gpu, \
-{MyApp.Pool, 3}. Where several living runs have it, nothing is stopped without --run or --all-runs. Where there is no living run, \
+{MyApp.Pool, 3}. Where several living runs have it, nothing is stopped without --run or --all-runs. Where no living run has it, \
 what dead ones left is ended, as `leash sweep` does.
 
 A worker under a supervisor that restarts it is started again.";
