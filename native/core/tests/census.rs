@@ -78,11 +78,11 @@ fn a_nested_run_and_a_lost_number_belong_to_who_started_them() {
     let ours = Mark::nested_in(Limits::UNLIMITED, vm.run, None, false).unwrap().limits();
     let nested = Mark::nested_in(ours, inner.run, WorkerNumber::new(7), false).unwrap().limits();
     let line = format!(
-        "prlimit --locks={}:{} sh -c 'sleep 60; :' & prlimit --locks={}:{} sleep 61 & wait",
+        "prlimit --locks={}:{} bash -c 'sleep 60; :' & prlimit --locks={}:{} sleep 61 & wait",
         nested.soft, nested.hard, ours.hard, ours.hard
     );
     let tree = start(vm.marked(3, "sh").args(["-c", &line]));
-    let inner_shell = child_of(tree.pid(), "sh");
+    let inner_shell = child_of(tree.pid(), "bash");
     let (inner_sleep, numberless) = (child_of(inner_shell.pid, "sleep"), child_of(tree.pid(), "sleep"));
     // The same mark below nobody of ours is somebody else's.
     let mark = Mark::nested_in(ours, inner.run, WorkerNumber::new(8), false).unwrap();
@@ -106,10 +106,8 @@ fn without_a_mark_the_descendants_of_the_shim_are_counted_and_nobody_elses() {
     let _bystander = sleeper(&mut Command::new("sleep"));
     let tree = [shim.pid(), not_ours.pid()].map(|pid| {
         let shell = child_of(pid, "sh");
-        {
-            let sleep = child_of(shell.pid, "sleep");
-            (shell, sleep)
-        }
+        let sleep = child_of(shell.pid, "sleep");
+        (shell, sleep)
     });
     let members = count(vm.run, &[4], &[(shim.pid(), 4)], 10);
     let (shell, sleep) = &tree[0];
@@ -140,4 +138,7 @@ fn what_was_taken_over_from_another_run_has_the_number_that_it_has_here() {
     expected.sort_unstable();
     assert_eq!(members.iter().map(|member| (member.worker, member.pid)).collect::<Vec<_>>(), expected);
     assert_eq!(of(&members, others.pid()), None);
+    // In its own run, before the shim's number is known.
+    let members = count(earlier.run, &[9], &[], 10);
+    assert_eq!(members.iter().map(|member| member.pid).collect::<Vec<_>>(), expected.map(|(_, pid)| pid));
 }
