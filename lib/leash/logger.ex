@@ -118,7 +118,8 @@ defmodule Leash.Logger do
   defp level([:leash, :sweep, :match], _measurements, %{match: %{action: :survived}}),
     do: :warning
 
-  defp level(event, _measurements, _metadata), do: Map.get(@levels, event, :info)
+  # What is wrong with a worker, by the guard or a check of its health, as much as what nobody here knows yet.
+  defp level(event, _measurements, _metadata), do: Map.get(@levels, event, :warning)
 
   defp text([:leash, :worker, :start], _measurements, metadata), do: [who(metadata), ": started"]
 
@@ -127,6 +128,10 @@ defmodule Leash.Logger do
 
   defp text([:leash, :worker, :stop], %{duration: duration}, metadata),
     do: [who(metadata), ": ended", how(metadata.exit), " after ", ms(duration)]
+
+  # A step of the ladder that is no signal.
+  defp text([:leash, :kill, :step], %{elapsed: elapsed}, %{command: command} = metadata),
+    do: [who(metadata), ": ", inspect(command), " after ", ms(elapsed), " (#{metadata.cause})"]
 
   defp text([:leash, :kill, :step], %{elapsed: elapsed}, metadata),
     do: [
@@ -155,9 +160,20 @@ defmodule Leash.Logger do
       "after #{ms(measurements.duration)}#{incomplete}"
   end
 
-  # One that is younger than this.
+  # Those that are younger than this: of a worker, and others.
+  defp text([:leash | event], measurements, %{kind: _, worker: _, label: _} = metadata) do
+    more = Map.drop(metadata, [:run_id, :worker, :kind, :label, :group, :pid, :os_pid, :shim_pid])
+    [who(metadata), ": ", Enum.join(event, " "), " ", values(Map.merge(measurements, more))]
+  end
+
   defp text(event, measurements, metadata),
-    do: "#{Enum.join(event, " ")}: #{inspect(measurements)} #{inspect(metadata)}"
+    do: [Enum.join(event, " "), ": ", values(Map.merge(measurements, metadata))]
+
+  defp values(map),
+    do:
+      map
+      |> Enum.sort()
+      |> Enum.map_join(", ", fn {key, value} -> "#{key}: #{inspect(value)}" end)
 
   defp who(metadata) do
     group = if metadata.group != nil, do: "group #{inspect(metadata.group)}, ", else: ""

@@ -19,7 +19,8 @@ defmodule Leash.Operator do
   | 3 | refused |
   | 4 | the run directory or `/proc` cannot be used |
 
-  `RuntimeError` is raised where the command is not installed (`LEASH_PREBUILT` named a directory without it).
+  Raised are `RuntimeError` where the command is not installed (`LEASH_PREBUILT` named a directory without it), and `Leash.OptionsError` where
+  the arguments are no strings; nothing is run then.
   """
 
   @typedoc "An exit status of the command."
@@ -74,10 +75,26 @@ defmodule Leash.Operator do
   @doc "`leash` with these arguments."
   @spec run([String.t()]) :: status()
   def run(arguments) do
+    unless is_list(arguments) and Enum.all?(arguments, &argument?/1),
+      do: Leash.Schema.refuse!(:arguments, "a list of strings without NUL bytes", arguments)
+
     program =
       path() ||
         raise "the command leash is not installed in #{priv()}: compile Leash with cargo, or put it into the directory of LEASH_PREBUILT"
 
+    # In a process of its own, so that no message of the port is left with the caller.
+    {pid, monitor} =
+      spawn_monitor(fn -> exit({:shutdown, {:status, execute(program, arguments)}}) end)
+
+    receive do
+      {:DOWN, ^monitor, :process, ^pid, {:shutdown, {:status, status}}} -> status
+      {:DOWN, ^monitor, :process, ^pid, reason} -> exit({reason, {__MODULE__, :run, [arguments]}})
+    end
+  end
+
+  defp argument?(argument), do: is_binary(argument) and not String.contains?(argument, <<0>>)
+
+  defp execute(program, arguments) do
     # Its stdin, stdout and stderr are this VM's. It does not read, and it ends by itself: a sweep has a deadline.
     port =
       Port.open({:spawn_executable, program}, [

@@ -4,8 +4,7 @@ defmodule Leash.Cli.TerminalTest do
 
   alias Leash.Test.{Cli, Tmux}
 
-  @moduletag needs: :cli
-  @moduletag needs: :tmux
+  @moduletag needs: :terminal
   @moduletag timeout: 120_000
 
   setup do
@@ -258,7 +257,7 @@ defmodule Leash.Cli.TerminalTest do
     end
   end
 
-  @tag needs: :operator
+  @tag needs: :operator_terminal
   test "from inside of a VM the terminal is the same", %{dir: dir, tmux: tmux} do
     vm = vm(dir)
     ebin = Application.app_dir(:leash, "ebin")

@@ -129,7 +129,14 @@ defmodule Leash.LoggerTest do
           end
 
           Leash.Logger.handle([:leash, :sweep, :stop], measurements, metadata, nil)
-          Leash.Logger.handle([:leash, :later, :event], %{}, %{what: 1}, nil)
+          Leash.Logger.handle([:leash, :later, :event], %{at: 5}, %{what: 1}, nil)
+
+          worker = %{worker: 3, kind: :worker, label: "sh", group: nil, os_pid: 7, shim_pid: 6}
+          breach = Map.put(worker, :limit, :processes)
+          Leash.Logger.handle([:leash, :guard, :breach], %{value: 2, max: 1}, breach, nil)
+
+          step = Map.merge(worker, %{signal: nil, command: ["docker", "rm"], cause: :stop})
+          Leash.Logger.handle([:leash, :kill, :step], %{elapsed: 0}, step, nil)
         end)
 
       assert [
@@ -137,7 +144,10 @@ defmodule Leash.LoggerTest do
                 "leash sweep: ended by SIGTERM: process 7 (\"a\\nb\\e[2J\") of run s59m65g: dead, gone"},
                {"warn" <> _, "leash sweep: survived: process 7 " <> _},
                {"warn" <> _, "leash sweep (end): 2 tagged processes, 1 left after " <> rest},
-               {"info", "leash later event: " <> _}
+               {"warn" <> _, "leash later event: at: 5, what: 1"},
+               {"warn" <> _,
+                "leash worker 3 sh (pid 7): guard breach limit: :processes, max: 1, value: 2"},
+               {"info", ~S|leash worker 3 sh (pid 7): ["docker", "rm"] after 0 ms (stop)|}
              ] = lines
 
       assert rest =~ "not everything could be seen"

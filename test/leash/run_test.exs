@@ -109,7 +109,8 @@ defmodule Leash.RunTest do
     assert VM.line(vm) =~ "Leash runs without a record, because #{dir} cannot be used"
     vm = VM.await(vm)
 
-    assert {:error, _reason} = VM.eval(vm, "Leash.capabilities().record")
+    assert {:error, reason} = VM.eval(vm, "Leash.capabilities().record")
+    assert VM.eval(vm, "Leash.capabilities().control") == {:error, reason}
     assert File.ls!(dir) == []
     assert Observer.alive?(vm.workers["w"].os)
 

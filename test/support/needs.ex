@@ -30,11 +30,16 @@ defmodule Leash.Test.Needs do
        fn -> Leash.Test.Cli.path() != nil end},
       {:operator, "the command leash is not installed in priv",
        fn -> Leash.Operator.path() != nil end},
-      {:tmux, "tmux is not installed", fn -> System.find_executable("tmux") != nil end},
+      {:terminal, "tmux is not installed, or there is no command leash",
+       fn -> tmux?() and Leash.Test.Cli.path() != nil end},
+      {:operator_terminal, "tmux is not installed, or the command leash is not in priv",
+       fn -> tmux?() and Leash.Operator.path() != nil end},
       {:node, "node is not installed", fn -> System.find_executable("node") != nil end},
       {:set_tid, "clone3 with set_tid is refused", &set_tid?/0}
     ]
   end
+
+  defp tmux?, do: System.find_executable("tmux") != nil
 
   defp pid_namespace?, do: works?("unshare --pid --fork --mount-proc true")
 
