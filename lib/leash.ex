@@ -531,11 +531,19 @@ defmodule Leash do
       case Run.fetch() do
         {:ok, %Run{lock: {:ok, _lock}, config: config}} -> {config.run_dir, :ok}
         {:ok, %Run{lock: {:error, reason}, config: config}} -> {config.run_dir, {:error, reason}}
-        :error -> {nil, {:error, :not_running}}
+        :error -> {configured_run_dir(), {:error, :not_running}}
       end
 
     run_dir
     |> Native.capabilities()
     |> Map.merge(%{record: record, control: Leash.Control.status()})
+  end
+
+  defp configured_run_dir do
+    case Leash.Config.load() do
+      {:ok, config} -> config.run_dir
+      # The start will say what is wrong with it.
+      {:error, _wrong} -> ""
+    end
   end
 end

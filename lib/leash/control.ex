@@ -311,38 +311,25 @@ defmodule Leash.Control do
   defp group?(%{group: nil}, _name), do: false
   defp group?(%{group: group}, name), do: called?(group, name)
 
-  # Of a worker without a name the label is its program's, which says nothing of who is meant.
-  defp named?(%{kind: :worker} = row, name) do
-    case registered(row) do
-      nil -> via?(row.label) and row.label == name
-      atom -> called?(atom, name)
-    end
-  end
+  # What is known by its shim's command line alone: the text that it was detached under.
+  defp named?(%{kind: :adopted, label: label}, name),
+    do: label in [name, ":" <> name] or name == "Elixir." <> label
 
-  defp named?(_command_or_port, _name), do: false
+  # The label of a worker without a name is its program's, which says nothing of who is meant.
+  defp named?(%{name: nil}, _name), do: false
+  defp named?(row, name), do: called?(row.name, name)
 
   defp called?(atom, name) when is_atom(atom), do: name in [Atom.to_string(atom), inspect(atom)]
   defp called?(text, name) when is_binary(text), do: name in [text, inspect(text)]
   defp called?(tuple, name), do: name == inspect(tuple)
-
-  defp registered(row) do
-    case Process.info(row.pid, :registered_name) do
-      {:registered_name, name} when is_atom(name) -> name
-      _none -> nil
-    end
-  end
-
-  # `{:global, term}` and `{:via, module, term}` are known by the label alone.
-  defp via?(label), do: String.starts_with?(label, ["{:via, ", "{:global, "])
 
   defp names(row) do
     group = if row.group != nil, do: [inspect(row.group)], else: []
 
     own =
       cond do
-        row.kind != :worker -> []
-        name = registered(row) -> [inspect(name)]
-        via?(row.label) -> [row.label]
+        row.kind == :adopted -> [row.label]
+        row.name != nil -> [inspect(row.name)]
         true -> []
       end
 

@@ -74,6 +74,41 @@ defmodule Leash.ControlTest do
     assert_unharmed(decoy)
   end
 
+  test "what was attached or adopted has a name too" do
+    Process.flag(:trap_exit, true)
+    decoy = start_decoy("beside what was taken over")
+    sleep = System.find_executable("sleep")
+    port = Port.open({:spawn_executable, sleep}, args: ["60"])
+    {:os_pid, attached} = Port.info(port, :os_pid)
+    {:ok, attachment} = Leash.attach(attached, name: :control_attached)
+
+    options = [on_exit: :detach, stdout: :null, stderr: :null, stop: [sigterm: 300]]
+
+    {:ok, worker} =
+      Worker.start_link([command: "sleep", args: ["61"], name: :control_detached] ++ options)
+
+    detached = Worker.os_pid(worker)
+    Process.exit(worker, :kill)
+    assert_receive {:EXIT, ^worker, :killed}
+    {:ok, _adopted} = Leash.adopt(":control_detached")
+
+    for {name, kind, pid} <- [
+          {"control_attached", "attachment", attached},
+          {"control_detached", "adopted", detached}
+        ] do
+      os = Observer.identity(pid)
+      pid = to_string(pid)
+      assert ["name", ":" <> name] in ask("names\n")
+      assert [["worker", _, ^kind, ^pid | _]] = ask("find :#{name}\n")
+      assert Observer.alive?(os)
+      assert [["worker", _, ^kind, ^pid, _, _, "ended" | _]] = ask("stop 5000 #{name}\n")
+      refute Observer.alive?(os)
+    end
+
+    refute Process.alive?(attachment)
+    assert_unharmed(decoy)
+  end
+
   test "nobody makes atoms, and what is no request is told so" do
     tree = start_tree(:plain, group: :control_safe)
     [["error", _sentence]] = ask("dance\n")

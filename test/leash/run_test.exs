@@ -28,6 +28,15 @@ defmodule Leash.RunTest do
   # flock(2) as others see it.
   defp locked?(path), do: match?({_, 1}, System.cmd("flock", ["-s", "-n", path, "true"]))
 
+  test "what the machine gives is said while the application is stopped as well", %{dir: dir} do
+    vm = start(dir)
+    assert %{record: :ok, control: :ok, pidfd: pidfd} = VM.eval(vm, "Leash.capabilities()")
+    assert VM.ask(vm, "app_stop") == ":ok"
+
+    assert %{record: {:error, :not_running}, control: {:error, :not_running}, pidfd: ^pidfd} =
+             VM.eval(vm, "Leash.capabilities()")
+  end
+
   test "four VMs that boot at the same time have four ids, and a record each, locked", %{dir: dir} do
     vms = for _ <- 1..4, do: VM.boot(dir, [])
     vms = Enum.map(vms, &VM.await/1)
