@@ -57,30 +57,19 @@ defmodule Leash.Vitals do
   def count([], _commands), do: {:ok, []}
 
   def count(rows, commands) do
-    {adopted, own} = Enum.split_with(rows, &is_map(&1.outlives))
-    workers = for row <- own, do: {row.number, row.shim}
+    workers = for row <- rows, do: {row.number, shim(row)}
 
     with {:ok, run} <- Run.fetch(),
-         {:ok, counted} <- census(run.id, workers, commands) do
-      {:ok, counted ++ Enum.flat_map(adopted, &adopted(&1, commands))}
+         {:ok, counted} <- Native.census(run.id, workers, commands) do
+      {:ok, counted}
     else
       _no_run_or_no_proc -> :error
     end
   end
 
-  defp census(_run_id, [], _commands), do: {:ok, []}
-  defp census(run_id, workers, commands), do: Native.census(run_id, workers, commands)
-
-  # Its processes wear the run and the number that they were started under.
-  defp adopted(%{number: number, outlives: tree}, commands) do
-    case Native.census(tree.run_id, [{tree.worker, tree.shim_pid}], commands) do
-      {:ok, counted} ->
-        for one <- counted, elem(one, 0) == tree.worker, do: put_elem(one, 0, number)
-
-      {:error, _no_proc} ->
-        []
-    end
-  end
+  # Who is adopted wears the run and the number that it was started under, which its shim's mark tells.
+  defp shim(%{outlives: %{shim_pid: shim}}), do: shim
+  defp shim(row), do: row.shim
 
   defp add({number, _pid, _parent, _state, _command, rss, cpu, _age}, sums) do
     case sums do

@@ -100,6 +100,32 @@ defmodule Leash.ListTest do
     for each <- [tree, quiet], do: Worker.stop(each.worker)
   end
 
+  test "what was attached or adopted is counted, each process once" do
+    Process.flag(:trap_exit, true)
+    carrier = new_carrier()
+    line = Carrier.enter(carrier) <> "sleep 60 & exec sleep 61"
+
+    options = [on_exit: :detach, stdout: :null, stderr: :null, stop: []]
+    {:ok, worker} = Worker.start_link([shell: line, name: :list_detached] ++ options)
+    assert_eventually(fn -> length(Carrier.members(carrier)) == 2 end)
+    os_pid = Worker.os_pid(worker)
+    Process.exit(worker, :kill)
+    assert_receive {:EXIT, ^worker, :killed}
+    {:ok, adopted} = Leash.adopt(":list_detached")
+
+    port = Port.open({:spawn_executable, "/bin/sh"}, args: ["-c", "sleep 62 & read x"])
+    {:ok, attached} = Leash.attach(port, name: :list_attached, stop: [])
+    assert_eventually(fn -> match?(%{processes: 2}, Leash.info(:list_attached)) end)
+
+    assert %{kind: _, processes: 2, os_pid: ^os_pid, members: [_, _]} =
+             adopted |> Leash.info() |> Map.put(:kind, nil)
+
+    assert Enum.map(Leash.list(), & &1.processes) == [2, 2]
+    assert length(String.split(Leash.tree(), "\n", trim: true)) == 7
+    for pid <- [adopted, attached], do: assert({:ok, _exit} = Worker.stop(pid))
+    assert_gone(carrier)
+  end
+
   test "ports and commands are listed, and the table alone can be asked for" do
     port = Leash.open_port("sleep", ["60"], group: :ports)
     # Until then its shim is about to execute it.
