@@ -986,7 +986,8 @@ defmodule Leash.Worker do
   defp signal_held(state) do
     Reaper.tell_shim(state.number, state.shim_fd, state.ending)
     stuck_after(state.ending, patience(state))
-    update_row(state, tree: :ending)
+    # Its client may go between the shim's last word and its exit.
+    if state.gone?, do: state, else: update_row(state, tree: :ending)
   end
 
   defp patience(%{ending: :kill}), do: @slack_ms
