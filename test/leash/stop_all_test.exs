@@ -345,7 +345,7 @@ defmodule Leash.StopAllTest do
     test "the group is closed for starts, others are not, and it is open again at once", %{
       group: group
     } do
-      slow = in_group(group, [:ends_on_term, 500, 0], stop: [sigterm: 5_000])
+      slow = in_group(group, [:ends_on_term, 2_000, 0], stop: [sigterm: 10_000])
       stop = begin_stop(group, slow)
       assert Worker.start_link(command: "true", group: group) == {:error, :stopping}
       ending = ~r"Leash.stop_all/2 is ending"
@@ -390,9 +390,9 @@ defmodule Leash.StopAllTest do
       carrier = new_carrier()
       quick = command(:plain, carrier) ++ [group: group, ready: ~r/^ready/, on_output: self()]
       {:ok, _worker} = DynamicSupervisor.start_child(supervisor, {Worker, quick})
-      slow = in_group(group, [:ends_on_term, 400, 0], stop: [sigterm: 5_000])
+      slow = in_group(group, [:ends_on_term, 2_000, 0], stop: [sigterm: 10_000])
       stop = begin_stop(group, slow)
-      assert_gone(carrier, 300)
+      assert_gone(carrier, 1_500)
       assert_receive {:DOWN, ^monitor, :process, _pid, :shutdown}, 5_000
       assert_gone(carrier)
       assert {:ok, [_, _]} = Task.await(stop)

@@ -95,13 +95,27 @@ defmodule Leash.StopCommandTest do
     test "that is killed at once runs no command", %{dir: dir} do
       for act <- [
             &Worker.stop(&1.worker, kill: true),
-            &Process.exit(&1.worker, :kill),
             &GenServer.stop(&1.worker, :crash)
           ] do
         tree = start_tree(:ignores_term, stop: [{:cmd, touch(dir), 20_000}])
         assert_alive(tree)
         act.(tree)
         assert_gone(tree, 5_000)
+        refute ran?(dir)
+      end
+    end
+
+    test "whose Worker is killed may have begun its command, and ends it", %{dir: dir} do
+      Process.flag(:trap_exit, true)
+
+      # The leash hangs up at that moment, which is the ladder's beginning; a moment later QUIT is its end.
+      for _ <- 1..5 do
+        line = "sleep 3; touch #{path(dir, "ran")}"
+        tree = start_tree(:ignores_term, stop: [{:cmd, sh(line), 20_000}])
+        assert_alive(tree)
+        Process.exit(tree.worker, :kill)
+        assert_gone(tree, 5_000)
+        assert_eventually(fn -> running(line) == [] end, 5_000)
         refute ran?(dir)
       end
     end
