@@ -28,7 +28,7 @@ defmodule Leash.Config do
         type: Schema.one_of([:optional, :required]),
         default: :optional,
         doc:
-          "`:required` refuses to start where the run's record cannot be written; otherwise a warning is logged and the environment tag is the only witness of the run's life."
+          "`:required` refuses to start where the run's record cannot be written; otherwise a warning is logged, the environment tag is the only witness of the run's life, and where the directory cannot be used at all nothing is swept, which is logged, too."
       ],
       sweep: [
         type:

@@ -7,7 +7,7 @@ defmodule Leash.Sweep do
 
     * `:matches` - every process that carries a tag, see `t:match/0`
     * `:runs` - every run that was seen, with its verdict and why
-    * `:survivors` - the matches that should have ended and live, with `:reason`: `:eperm`,
+    * `:survivors` - the matches that should have ended and live, with `:why`: `:eperm`,
       `:uninterruptible` (state D), `:kill_pending`, `:deadline`, `:descriptors_exhausted`, `:unreadable` or `:tag_lost`
     * `:complete` - whether all of `/proc` could be seen; `:incomplete_because` says what could not
     * `:passes` - how many times the process table was read; the last one found nothing to end
