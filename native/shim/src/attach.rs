@@ -243,10 +243,7 @@ impl Attached<'_> {
             for (number, _, sender) in self.watched.take_signals() {
                 self.signalled(number, sender);
             }
-            self.commands.reap_all();
-            while let Some((index, outcome)) = self.commands.take_ended() {
-                self.command_ended(index, outcome);
-            }
+            self.reap_commands();
         }
         // What has ended stays readable and would wake us for ever.
         if woken.leash {
@@ -304,6 +301,13 @@ impl Attached<'_> {
     }
 
     // What is done
+
+    fn reap_commands(&mut self) {
+        self.commands.reap_all();
+        while let Some((index, outcome)) = self.commands.take_ended() {
+            self.command_ended(index, outcome);
+        }
+    }
 
     fn start_command(&mut self, index: u8) {
         let Some(launch) = Launch::of(self.config, self.vectors, index) else { return };
@@ -458,7 +462,8 @@ impl Attached<'_> {
         halted
     }
 
-    fn finish(&self) -> u8 {
+    fn finish(&mut self) -> u8 {
+        self.reap_commands();
         let steps = self.steps.iter().enumerate().filter(|(_, taken)| **taken).filter_map(|(place, _)| {
             let (index, number) = match self.config.stop.get(place) {
                 Some(step) if place < MAX_STEPS => (u8::try_from(place).ok()?, step.number()),
