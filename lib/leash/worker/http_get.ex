@@ -75,6 +75,12 @@ defmodule Leash.Worker.HttpGet do
     end
   end
 
+  # What it means is fixed (RFC 6761, 6.3), and a container may have no /etc/hosts to say so.
+  defp connect(%{host: "localhost"} = target, deadline) do
+    with {:error, _reason} <- connect({127, 0, 0, 1}, :inet, target, deadline),
+         do: connect({0, 0, 0, 0, 0, 0, 0, 1}, :inet6, target, deadline)
+  end
+
   # A name may stand for both kinds of addresses, and the worker listen on one.
   defp connect(%{address: nil} = target, deadline) do
     with {:error, _reason} <- connect(String.to_charlist(target.host), :inet, target, deadline),
