@@ -192,11 +192,10 @@ defmodule Leash.Reaper do
   # one name write one log, or want one port.
   defp predecessor(%{name: name}, state) when name != nil do
     ending? = fn row ->
-      row.name == name and row.tree != :gone and row.outlives == nil and
-        not Process.alive?(row.pid)
+      row.tree != :gone and row.outlives == nil and not Process.alive?(row.pid)
     end
 
-    with %{number: number} <- Enum.find(Workers.all(), ending?),
+    with %{number: number} <- Enum.find(Workers.named(name), ending?),
          do: if(number in in_hand(state), do: number)
   end
 

@@ -141,6 +141,16 @@ defmodule Leash.Workers do
   def living(group),
     do: for(row <- all(), row.tree != :gone, Leash.Group.includes?(group, row.group), do: row)
 
+  @doc "The rows of a name. Only they are copied: this is asked at every start of a named worker."
+  @spec named(GenServer.name()) :: [row()]
+  def named(name) do
+    has_it = {:"=:=", {:map_get, :name, :"$1"}, {:const, name}}
+    :ets.select(__MODULE__, [{{:_, :_, :"$1", :_}, [has_it], [:"$1"]}])
+  rescue
+    # There is no table while the application is stopped.
+    ArgumentError -> []
+  end
+
   @doc "All rows, by number."
   @spec all() :: [row()]
   def all do
