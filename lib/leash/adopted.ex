@@ -17,10 +17,6 @@ defmodule Leash.Adopted do
   # Beyond its ladder, until a shim is taken for stuck; then from step to step.
   @slack_ms 1_000
 
-  # How long the application may be away (restarting) before this process ends.
-  @reattach_ms 100
-  @reattach_tries 50
-
   @spec start(Detached.tree(), Leash.group() | nil) :: {:ok, pid()} | {:error, term()}
   def start(tree, group) do
     ref = make_ref()
@@ -175,9 +171,9 @@ defmodule Leash.Adopted do
     do: hunted(%{state | hunt: nil}, reason)
 
   defp advance(%{reaper: monitor} = state, {:DOWN, monitor, :process, _, _reason}),
-    do: reattach(state, @reattach_tries)
+    do: reattach(state, Reaper.reattach())
 
-  defp advance(state, {:leash, {:reattach, tries}}), do: reattach(state, tries)
+  defp advance(state, {:leash, {:reattach, tries}}), do: reattach(state, Reaper.reattach(tries))
   defp advance(state, _other), do: state
 
   defp stop(state, from, how), do: begin_end(%{state | stoppers: [from | state.stoppers]}, how)
@@ -261,15 +257,7 @@ defmodule Leash.Adopted do
   defp now, do: System.monotonic_time(:millisecond)
 
   # The Reaper restarts after a crash, and knows this process by its row. If it stays away, the application has stopped.
-  defp reattach(%{phase: :running} = state, 0), do: %{state | phase: :left}
-  defp reattach(state, 0), do: state
-
-  defp reattach(state, tries) do
-    if Process.whereis(Reaper) do
-      %{state | reaper: Process.monitor(Reaper)}
-    else
-      Process.send_after(self(), {:leash, {:reattach, tries - 1}}, @reattach_ms)
-      state
-    end
-  end
+  defp reattach(state, {:ok, monitor}), do: %{state | reaper: monitor}
+  defp reattach(%{phase: :running} = state, :away), do: %{state | phase: :left}
+  defp reattach(state, _later), do: state
 end

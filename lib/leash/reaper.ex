@@ -97,6 +97,27 @@ defmodule Leash.Reaper do
   @spec close(Group.t() | :all) :: :ok | {:error, :not_running}
   def close(group), do: ask({:close, group})
 
+  # How often, and how long in all, a Reaper that is away is looked for.
+  @reattach_ms 100
+  @reattach_tries 50
+
+  @doc """
+  Monitors the Reaper, which restarts after a crash. While it is away the caller gets `{:leash, {:reattach, tries}}` to call
+  this with again; `:away` is for the last time.
+  """
+  @spec reattach(non_neg_integer()) :: {:ok, reference()} | :later | :away
+  def reattach(tries \\ @reattach_tries)
+  def reattach(0), do: :away
+
+  def reattach(tries) do
+    if Process.whereis(__MODULE__) do
+      {:ok, Process.monitor(__MODULE__)}
+    else
+      Process.send_after(self(), {:leash, {:reattach, tries - 1}}, @reattach_ms)
+      :later
+    end
+  end
+
   @doc "Opens again what the caller closed."
   @spec open() :: :ok | {:error, :not_running}
   def open, do: ask(:open)

@@ -118,10 +118,6 @@ defmodule Leash.Worker do
   # Beyond its ladder, until a shim is taken for stuck; then from step to step.
   @slack_ms 1_000
 
-  # How long the application may be away (restarting) before its workers follow it.
-  @reattach_ms 100
-  @reattach_tries 50
-
   @typedoc "An option of `start_link/1`."
   @type option :: unquote(Schema.typespec(Options.schema()))
 
@@ -754,9 +750,9 @@ defmodule Leash.Worker do
     do: hunted(%{state | hunt: nil}, reason)
 
   defp advance(%{reaper: monitor} = state, {:DOWN, monitor, :process, _, _reason}),
-    do: reattach(state, @reattach_tries)
+    do: reattach(state, Reaper.reattach())
 
-  defp advance(state, {:leash, {:reattach, tries}}), do: reattach(state, tries)
+  defp advance(state, {:leash, {:reattach, tries}}), do: reattach(state, Reaper.reattach(tries))
   defp advance(state, {:leash, {:stuck, how}}), do: stuck(state, how)
   defp advance(%{phase: :draining} = state, {:leash, :drained}), do: %{state | phase: :done}
   defp advance(state, _other), do: state
@@ -1091,18 +1087,12 @@ defmodule Leash.Worker do
 
   # The Reaper restarts after a crash; if it stays away, so does the one who would answer for this
   # tree after us.
-  defp reattach(state, 0) do
+  defp reattach(state, {:ok, monitor}), do: %{state | reaper: monitor}
+  defp reattach(state, :later), do: state
+
+  defp reattach(state, :away) do
     if lasts?(state),
       do: leave(state, {:shutdown, :leash_stopped}),
       else: fail(state, {:shutdown, :leash_stopped})
-  end
-
-  defp reattach(state, tries) do
-    if Process.whereis(Reaper) do
-      %{state | reaper: Process.monitor(Reaper)}
-    else
-      Process.send_after(self(), {:leash, {:reattach, tries - 1}}, @reattach_ms)
-      state
-    end
   end
 end
