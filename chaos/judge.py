@@ -5,10 +5,13 @@ judge.py MINUTES SEED WORKERS ELIXIR_ARGUMENTS…
 After each round (some seconds of faults) dead VMs are replaced, whose start sweeps, and then these have to hold:
 
   nothing of a dead VM is alive, no shim and no process of any tree, seen by a descriptor that each tree inherits
-  the neighbour, a VM that no fault is aimed at, has every worker it had, and none of them got a signal
+  the neighbour, a VM that no fault is aimed at, has every process of its workers that it had
   every decoy lives and got no signal
-  no zombie is older than the round's end, no record or socket of a dead run is left
-  a VM that lived through it, told to end everything, has the descriptors and ports that it began with
+  no zombie is older than the round's end
+  a VM that lived through it, told to end everything, has nothing left, and no more descriptors than an idle one
+
+Records of dead runs that are still there then are counted and told, and not judged: a sweep that ran while something was
+ending leaves them to the next.
 
 The same seed makes the same plan; what the machine makes of it differs.
 """
@@ -197,6 +200,7 @@ class Chaos:
         self.plan = open(os.path.join(self.work, "plan"), "w")
         self.decoys = []
         self.failures = []
+        self.kept_records = 0
 
     def note(self, text):
         self.plan.write(f"{time.monotonic():.3f} {text}\n")
@@ -332,7 +336,6 @@ class Chaos:
             pass
 
     def replace(self, vm):
-        vm.dead_since = time.monotonic()
         new = VM(self, self.workers, vm.prefix.split(".")[0])
         self.vms[self.vms.index(vm)] = new
         self.dead.append(vm)
@@ -416,8 +419,7 @@ class Chaos:
         for run in runs:
             path = os.path.join(self.run_dir, f"{run}.json")
             if os.path.exists(path):
-                # A sweep that ran while something was still ending keeps the record; the next one drops it.
-                self.kept_records = getattr(self, "kept_records", 0) + 1
+                self.kept_records += 1
 
     def neighbour_is_whole(self, number):
         if not self.neighbour.alive():
@@ -511,7 +513,7 @@ class Chaos:
             process.wait()
         total = sum(self.faults.values())
         kinds = ", ".join(f"{name} {count}" for name, count in sorted(self.faults.items()))
-        print(f"chaos: seed {self.seed}, {rounds} rounds, {total} faults ({kinds}), {VM.count} VMs, {len(self.failures)} failures")
+        print(f"chaos: seed {self.seed}, {rounds} rounds, {total} faults ({kinds}), {VM.count} VMs, {self.kept_records} records kept, {len(self.failures)} failures")
         if self.failures:
             print(f"chaos: the plan and the VMs' logs are in {self.work}; again with: script/chaos {self.minutes:g} {self.seed}")
             return 1

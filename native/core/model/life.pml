@@ -61,7 +61,7 @@ byte state[PIDS], mark[PIDS], parent[PIDS];
 bool of_run[PIDS];
 
 /* The shim has no number here: the sweep knows it by its command line and leaves the tree to it while it lives. */
-bool vm = true, shim = false, marked = false, launched = false, spawned = false;
+bool vm = true, shim = false, marked = false, launched = false;
 bool record = false, lock = false;
 byte forks = FORKS, foreign = FOREIGN;
 
@@ -220,7 +220,6 @@ end_never:
   mark_itself();
   spawn_worker();
 #endif
-  spawned = true;
   /* watched.rs: the leash hangs up, or the VM's pidfd says so */
   (!vm || !shim);
   do
