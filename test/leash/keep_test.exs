@@ -2,6 +2,12 @@ defmodule Leash.KeepTest do
   # on_exit: :keep - what a program leaves that exits by itself.
   use Leash.Test.Case, async: false
 
+  # What the test before left may be on its way out: a port's tree is listed until it is proven gone.
+  setup do
+    assert_eventually(fn -> Leash.list() == [] end)
+    :ok
+  end
+
   # A daemon in a session of its own, whose number is the first line.
   @daemon "setsid sleep 90 >/dev/null 2>&1 & echo $!; "
 
