@@ -523,7 +523,8 @@ defmodule Leash do
 
   @doc """
   What this machine gives: which carriers, pidfds, what of `/proc` can be seen, whether the run has a
-  record, and (`:control`) whether `leash stop` can ask it. Where something is missing Leash works at a lower level, and this is where it says so.
+  record, whether `leash stop` can ask it (`:control`), and whether there is a process that ends what is left when VM and
+  shims are killed at once (`:warden`). Where something is missing Leash works at a lower level, and this is where it says so.
   """
   @spec capabilities() :: map()
   def capabilities do
@@ -536,7 +537,11 @@ defmodule Leash do
 
     run_dir
     |> Native.capabilities()
-    |> Map.merge(%{record: record, control: Leash.Control.status()})
+    |> Map.merge(%{
+      record: record,
+      control: Leash.Control.status(),
+      warden: Leash.Warden.status()
+    })
   end
 
   defp configured_run_dir do

@@ -50,6 +50,29 @@ defmodule Leash.Shim do
     ])
   end
 
+  @doc """
+  Opens the port whose program is the run's warden; raises as `open/4` does.
+  """
+  @spec open_warden(Run.t()) :: port()
+  def open_warden(run) do
+    Port.open({:spawn_executable, path()}, [
+      :binary,
+      :exit_status,
+      :hide,
+      {:packet, 2},
+      {:args,
+       [
+         "--run-id=#{run.id}",
+         "--warden",
+         "--leash=0",
+         "--report=1",
+         "--owner=" <> run.shim_owner
+       ]},
+      # That of a run around this VM would be taken for the warden's own.
+      {:env, [{~c"LEASH_RUN", false}]}
+    ])
+  end
+
   # Without an owner the variable is removed: an outer run's would be taken for ours. With a detached worker, too: a
   # process that loses its mark would else look like what the dead VM left.
   defp environment(run, number, options) do
@@ -143,7 +166,8 @@ defmodule Leash.Shim do
     11 => :exec,
     12 => :owner,
     13 => :limits,
-    14 => :attach
+    14 => :attach,
+    15 => :warden
   }
 
   @doc """

@@ -5,7 +5,7 @@ defmodule Leash.Supervisor do
 
   use Supervisor
 
-  alias Leash.{Control, Guard, LastExits, RecordKeeper, Reaper, Workers}
+  alias Leash.{Control, Guard, LastExits, RecordKeeper, Reaper, Warden, Workers}
 
   # The Reaper ends what is left, bounded by its own deadline (stop_timeout) and three short steps.
   @reaper_margin_ms 5_000
@@ -20,6 +20,8 @@ defmodule Leash.Supervisor do
 
     children = [
       {RecordKeeper, run},
+      # Before the first worker, and until the Reaper has ended the last.
+      {Warden, run},
       Supervisor.child_spec({Reaper, run: run},
         shutdown: run.config.stop_timeout + @reaper_margin_ms
       ),

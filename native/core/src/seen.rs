@@ -44,7 +44,8 @@ pub struct ShimSeen {
     pub args: ShimArgs,
     /// `--owner`, its ticks normalised as this reader's; `None` where its time namespace may be another.
     pub owner: Option<(Pid, u64)>,
-    /// How long it may need after its leash is gone: its whole ladder and its linger. `None` for ever.
+    /// How long it may need after its leash is gone: its whole ladder and its linger. `None` for ever, and of a warden,
+    /// which waits for the shims.
     pub patience: Option<Duration>,
 }
 
@@ -296,6 +297,7 @@ impl<'a> Examiner<'a> {
         });
         let linger = option(b"linger").and_then(parse::decimal).map_or(LINGER, Duration::from_millis);
         let patience = Ladder::time_of_shim(option(b"stop").unwrap_or(b"TERM:2000@group"))
+            .filter(|_| !args.warden)
             .map(|time| time.saturating_add(linger));
         ShimSeen { args, owner, patience }
     }

@@ -151,6 +151,8 @@ pub struct Config<'a> {
     pub foreground: bool,
     /// A process that somebody else started, and its start ticks; there is no command then.
     pub attach: Option<(i32, Option<u64>)>,
+    /// No tree of its own: what all of the run leave.
+    pub warden: bool,
     /// The command's index in the argument vector.
     pub command_index: usize,
     /// The command.
@@ -181,7 +183,7 @@ pub struct Wrong<'a> {
 }
 
 /// Every option with a value or without, in the order of PROTOCOL.md.
-pub const OPTIONS: [&str; 25] = [
+pub const OPTIONS: [&str; 26] = [
     "run-id",
     "worker",
     "name",
@@ -207,11 +209,15 @@ pub const OPTIONS: [&str; 25] = [
     "on-term",
     "foreground",
     "attach",
+    "warden",
 ];
 
 /// What can be asked for of a process that is there already.
-const BESIDE_ATTACH: [&str; 9] =
-    ["run-id", "worker", "leash", "owner", "report", "stop", "step", "linger", "on-term"];
+const BESIDE_ATTACH: [&str; 10] =
+    ["run-id", "worker", "leash", "owner", "report", "stop", "step", "linger", "on-term", "attach"];
+
+/// What can be asked for of a warden.
+const BESIDE_WARDEN: [&str; 5] = ["run-id", "warden", "leash", "owner", "report"];
 
 /// Reads an argument vector, program name included.
 ///
@@ -262,6 +268,7 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
         ladder_on_any_term: false,
         foreground: false,
         attach: None,
+        warden: false,
         command_index: 0,
         command: c"",
     };
@@ -285,8 +292,13 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
     if config.step.count() != config.stop.commands() {
         return Err(Wrong { option: b"--step", expected: "one for each CMD of --stop", value: b"" });
     }
+    if config.warden {
+        return warden(config, seen, ended);
+    }
     if config.attach.is_some() {
-        return attached(config, seen, ended);
+        return without_command(config, ended, "no command beside --attach", || {
+            first_beside(seen, &BESIDE_ATTACH).map(|name| (name, "not to be given beside --attach"))
+        });
     }
 
     let Some((index, command)) = args.next() else {
@@ -309,20 +321,34 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
     Ok(Parsed::Run(config))
 }
 
-/// A process that is there already has its streams, directory and ids, and takes no command.
-fn attached(config: Config<'_>, seen: u32, has_command: bool) -> Result<Parsed<'_>, Wrong<'_>> {
+/// A process that is there already has its streams, directory and ids; a warden has no process at all.
+fn without_command<'a>(
+    config: Config<'a>,
+    has_command: bool,
+    expected: &'static str,
+    wrong: impl FnOnce() -> Option<(&'static str, &'static str)>,
+) -> Result<Parsed<'a>, Wrong<'a>> {
     if has_command {
-        return Err(Wrong { option: b"--", expected: "no command beside --attach", value: b"--" });
+        return Err(Wrong { option: b"--", expected, value: b"--" });
     }
-    let other = OPTIONS.iter().enumerate().find(|(index, name)| {
-        seen & (1 << index) != 0 && **name != "attach" && !BESIDE_ATTACH.contains(name)
-    });
-    match other {
-        Some((_, name)) => {
-            Err(Wrong { option: name.as_bytes(), expected: "not to be given beside --attach", value: b"" })
-        }
+    match wrong() {
+        Some((name, expected)) => Err(Wrong { option: name.as_bytes(), expected, value: b"" }),
         None => Ok(Parsed::Run(config)),
     }
+}
+
+/// The first option that was given and is not among those allowed.
+fn first_beside(seen: u32, allowed: &[&str]) -> Option<&'static str> {
+    let given = OPTIONS.iter().enumerate().filter(|(index, _)| seen & (1 << index) != 0);
+    given.map(|(_, name)| *name).find(|name| !allowed.contains(name))
+}
+
+fn warden(config: Config<'_>, seen: u32, has_command: bool) -> Result<Parsed<'_>, Wrong<'_>> {
+    let ownerless = config.owner.is_none();
+    without_command(config, has_command, "no command beside --warden", || {
+        let other = first_beside(seen, &BESIDE_WARDEN).map(|name| (name, "not to be given beside --warden"));
+        other.or_else(|| ownerless.then_some(("owner", "PID:TICKS beside --warden")))
+    })
 }
 
 fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<(), Wrong<'a>> {
@@ -343,7 +369,7 @@ fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<
     let text = value.map(CStr::to_bytes).unwrap_or_default();
     let wrong = |expected| Wrong { option, expected, value: text };
 
-    if value.is_some() == matches!(name, b"no-mark" | b"foreground") {
+    if value.is_some() == matches!(name, b"no-mark" | b"foreground" | b"warden") {
         return Err(wrong(if value.is_some() { "no value" } else { "a value: --name=value" }));
     }
 
@@ -393,6 +419,7 @@ fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<
         }
         b"no-mark" => config.mark = false,
         b"foreground" => config.foreground = true,
+        b"warden" => config.warden = true,
         b"on-hangup" => {
             config.detach = match text {
                 b"stop" => false,
@@ -599,6 +626,16 @@ mod tests {
     }
 
     #[test]
+    fn a_warden_takes_no_command() {
+        with(&["--run-id=s59m65f", "--warden", "--leash=0", "--report=1", "--owner=7:1"], |parsed| {
+            match parsed {
+                Ok(Parsed::Run(config)) => assert!(config.warden && config.owner == Some((7, 1))),
+                other => panic!("{other:?}"),
+            }
+        });
+    }
+
+    #[test]
     fn a_value_may_hold_any_byte() {
         config(&["--cd=/a=b --c", "--stdout=file:/x=y", "--arg0="], |config| {
             assert_eq!(config.cd, Some(c"/a=b --c"));
@@ -657,6 +694,13 @@ mod tests {
             (&["--run-id=s59m65f", "--attach=7", "--no-mark"], "no-mark"),
             (&["--run-id=s59m65f", "--stdin=null", "--attach=7"], "stdin"),
             (&["--run-id=s59m65f", "--attach=7", "--on-hangup=detach"], "on-hangup"),
+            (&["--run-id=s59m65f", "--warden"], "owner"),
+            (&["--run-id=s59m65f", "--warden=1", "--owner=7:1"], "--warden"),
+            (&["--run-id=s59m65f", "--warden", "--owner=7:1", "--worker=1"], "worker"),
+            (&["--run-id=s59m65f", "--warden", "--owner=7:1", "--no-mark"], "no-mark"),
+            (&["--run-id=s59m65f", "--warden", "--owner=7:1", "--attach=7"], "attach"),
+            (&["--run-id=s59m65f", "--warden", "--owner=7:1", "--", "x"], "--"),
+            (&["--run-id=s59m65f", "--warden", "--owner=7:1", "x"], "x"),
         ] {
             with(args, |parsed| {
                 let wrong = parsed.expect_err("must be refused");

@@ -4,6 +4,7 @@
 pub const TEXT: &str = "\
 usage: leash-shim --run-id=ID [OPTIONS] -- COMMAND [ARGS...]
        leash-shim --run-id=ID --attach=PID[:TICKS] [OPTIONS]
+       leash-shim --run-id=ID --warden --owner=PID:TICKS [--leash=FD]
 
 Starts COMMAND and ends when nothing of its process tree is left: children,
 daemons, sessions of their own. Whoever holds the leash ends the tree by
@@ -53,7 +54,10 @@ Every option is one argument. The first is always --run-id.
                       instead of COMMAND, a process that is there already:
                       it and what it starts end as a command's tree does.
                       Beside it only run-id, worker, leash, owner, report,
-                      stop, linger and on-term
+                      stop, step, linger and on-term
+  --warden            no command: once the owner has ended, SIGKILL to whoever
+                      has the run's mark and whose leash-shim is gone, until
+                      nobody is left. Needs --owner; heeds no signal
   --help, --version   print this, or the version; as the only argument
 
 signals to leash-shim:

@@ -12,7 +12,7 @@ use crate::args::{Act, Step, Steps, To};
 use crate::sys::signal;
 
 /// Passes of SIGKILL after which everything is stopped first, so that nothing can fork in between.
-const STOP_FIRST_AFTER: u32 = 10;
+pub(crate) const STOP_FIRST_AFTER: u32 = 10;
 
 /// Between two looks at who of those addressed by a step still lives: doubled from the first to the last.
 const LOOK_MS: (u64, u64) = (2, 32);
@@ -288,7 +288,7 @@ impl Ladder {
 
 /// Milliseconds between two passes of SIGKILL. Whoever is left after a second cannot be killed now (an
 /// uninterruptible wait, another user's), and is not worth a processor.
-fn pause_after(pass: u32) -> u64 {
+pub(crate) fn pause_after(pass: u32) -> u64 {
     match pass {
         0 => 1,
         1 => 2,

@@ -14,6 +14,7 @@
 //! | end the tree by the ladder | `ladder`, `command`, `tree` |
 //! | prove it gone | `reap` |
 //! | instead, a process that is there already | `attach`, `target`, `marking`, `marked` |
+//! | instead, what a run leaves whose VM and shims are gone | `warden`, `marked` |
 //! | tell the VM, or a person | `report`, `say` |
 //!
 //! No allocation, no libc, no thread; nothing blocks once a tree is to be ended.
@@ -47,6 +48,7 @@ pub mod sys;
 mod target;
 mod text;
 mod tree;
+mod warden;
 mod watched;
 
 pub use report::Ended;

@@ -104,6 +104,13 @@ impl Proc {
         locks_in(buffer.get(..len).unwrap_or_default()).ok_or(Errno::INVAL)
     }
 
+    /// The command line, cut where the buffer ends; empty of a process that is ending.
+    pub(crate) fn read_cmdline<'b>(&self, pid: Pid, buffer: &'b mut [u8]) -> Result<&'b [u8], Errno> {
+        let file = self.open_file(&Path::new().number(pid.as_raw_pid()).add(b"/cmdline"))?;
+        let len = rustix::io::read(&file, &mut *buffer)?;
+        Ok(buffer.get(..len).unwrap_or_default())
+    }
+
     /// The process table, for [`each_process`](Self::each_process): opened once, because it is needed when
     /// descriptors are short.
     pub(crate) fn table(&self) -> Result<OwnedFd, Errno> {

@@ -22,6 +22,7 @@ pub(crate) enum Stage {
     OwnerGone = 12,
     Limits = 13,
     Attach = 14,
+    Warden = 15,
 }
 
 /// A start that failed: where, and why.

@@ -15,7 +15,7 @@ use crate::spawn::{self, Launch};
 use crate::supervise::Supervisor;
 use crate::sys::{self, Vectors, signal};
 use crate::watched::Watched;
-use crate::{attach, help, say, stdio};
+use crate::{attach, help, say, stdio, warden};
 
 /// The shim's own failure.
 const OWN_FAILURE: u8 = 125;
@@ -52,6 +52,7 @@ fn start(vectors: Vectors, config: &Config<'static>) -> u8 {
     let report = Report::new(config.report.map(sys::borrow));
     // The end of the process closes what is open, all at once.
     let ended = match config.attach {
+        None if config.warden => warden::begin(config, report).map(|run| ManuallyDrop::new(run).run()),
         None => launch(vectors, config, report).map(|tree| ManuallyDrop::new(tree).run()),
         Some(target) => {
             attach::begin(vectors, config, target, report).map(|tree| ManuallyDrop::new(tree).run())
@@ -62,6 +63,7 @@ fn start(vectors: Vectors, config: &Config<'static>) -> u8 {
         report.start_failed(stage as u8, raw);
         if config.report.is_none() {
             match config.attach {
+                None if config.warden => say::no_warden(raw),
                 None => say::start_failed(config.command.to_bytes(), stage as u8, raw),
                 Some((pid, _)) => say::not_attached(pid, raw),
             }
@@ -139,8 +141,8 @@ pub(crate) fn let_go_of_streams(config: &Config<'_>) {
         return;
     }
     let used = |number| config.leash == Some(number) || config.report == Some(number);
-    // Nor may a tree that outlives its VM keep the pipe or terminal open that the VM had as stderr.
-    let silent = config.detach && config.report.is_some();
+    // Nor may what outlives its VM keep the pipe or terminal open that the VM had as stderr.
+    let silent = (config.detach || config.warden) && config.report.is_some();
     if used(0) && used(1) && !silent {
         return;
     }

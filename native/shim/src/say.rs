@@ -28,6 +28,18 @@ pub(crate) fn not_attached(pid: i32, errno: u16) {
     say(&[b"leash-shim: --attach: ", number.as_bytes(), b": ", why, b"\n"]);
 }
 
+/// Why there is no warden.
+pub(crate) fn no_warden(errno: u16) {
+    let why: &[u8] = match errno {
+        2 => b"no /proc of this pid namespace",
+        3 => b"its owner has ended",
+        38 => b"its owner cannot be watched (pidfd_open)",
+        40 => b"too many runs in one another",
+        other => reason(other),
+    };
+    say(&[b"leash-shim: --warden: ", why, b"\n"]);
+}
+
 fn reason(errno: u16) -> &'static [u8] {
     match errno {
         1 => b"not permitted",

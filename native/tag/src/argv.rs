@@ -13,8 +13,10 @@ pub const SHIM_NAME: &[u8] = b"leash-shim";
 pub struct ShimArgs {
     /// The run from `--run-id=ID`, the first argument.
     pub run: RunId,
-    /// The worker from `--worker=N`, the second argument; `None` for a shim started by hand.
+    /// The worker from `--worker=N`, the second argument; `None` for a warden, and for a shim started by hand.
     pub worker: Option<WorkerNumber>,
+    /// Whether the second argument is `--warden`: not one worker's, but the whole run's.
+    pub warden: bool,
 }
 
 impl ShimArgs {
@@ -29,8 +31,9 @@ impl ShimArgs {
             return None;
         }
         let run = RunId::parse(args.next()?.strip_prefix(b"--run-id=")?)?;
-        let worker = args.next().and_then(|arg| arg.strip_prefix(b"--worker=")).and_then(WorkerNumber::parse);
-        Some(Self { run, worker })
+        let second = args.next().unwrap_or_default();
+        let worker = second.strip_prefix(b"--worker=").and_then(WorkerNumber::parse);
+        Some(Self { run, worker, warden: second == b"--warden" })
     }
 }
 
@@ -98,12 +101,16 @@ mod tests {
 
     #[test]
     fn reads_a_shim_by_exact_positions() {
-        let ours = ShimArgs { run: id("s59m65f"), worker: WorkerNumber::new(3) };
+        let ours = ShimArgs { run: id("s59m65f"), worker: WorkerNumber::new(3), warden: false };
         let shim = |args: &[&str]| ShimArgs::parse(&line(args));
         assert_eq!(shim(&["/x/leash-shim", "--run-id=s59m65f", "--worker=3", "--", "cat"]), Some(ours));
         assert_eq!(
             shim(&["leash-shim", "--run-id=s59m65f", "--", "--worker=3"]),
             Some(ShimArgs { worker: None, ..ours })
+        );
+        assert_eq!(
+            shim(&["leash-shim", "--run-id=s59m65f", "--warden", "--leash=0"]),
+            Some(ShimArgs { worker: None, warden: true, ..ours })
         );
         for other in [
             &["grep", "--run-id=s59m65f"][..],

@@ -1,0 +1,345 @@
+//! What a run leaves whose VM and whose shims are gone: one process for the whole run, which outlives them.
+//!
+//! A shim ends its own tree when the VM ends. Where the shim was killed too, nobody is left who knows its tree; but
+//! everybody in it has the run's mark, by which he is found and gets SIGKILL. A tree whose shim lives is that shim's,
+//! which is waited for.
+//!
+//! Nobody is signalled while the VM lives: a worker could be starting whose shim was not met. Of a VM that has ended
+//! none can come, since a shim that starts sees its owner gone before it has a worker.
+
+use leash_tag::argv::ShimArgs;
+use leash_tag::{Mark, RunId, WorkerNumber};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use crate::args::Config;
+use crate::ladder::{STOP_FIRST_AFTER, pause_after};
+use crate::marked::{Bearers, Calm, Pass};
+use crate::prepare::{self, Owner};
+use crate::proc_file::{Proc, own_pid};
+use crate::report::{Failed, Report, Stage};
+use crate::sys::{self, signal};
+use crate::tree::ended;
+use crate::watched::Watched;
+
+/// What most shims need for their trees, which then are not looked at at all.
+const HEADSTART_MS: u64 = 20;
+
+/// Between two looks where living shims are waited for: at the end of one at the earliest, and at the latest, since
+/// one may have been stopped once more.
+const SHIMS_MS: (u64, u64) = (5, 1_000);
+
+/// Between two looks at a run whose VM let go of us and lives: doubled from the first to the last.
+const UNLEASHED_MS: (u64, u64) = (10, 60_000);
+
+/// Rounds in a row in which nobody was left but those whom we may not signal, or cannot look at: some 10 seconds.
+const VAIN_ROUNDS: u32 = 100;
+
+/// The longest path of a program (PATH_MAX), and the two arguments behind it.
+const COMMAND_LINE: usize = 4096 + 64;
+
+/// The keeper of one run.
+pub(crate) struct Warden {
+    run: RunId,
+    /// When we started, and our number: of two wardens the younger one stays.
+    age: (u64, i32),
+    watched: Watched,
+    proc: Proc,
+    table: OwnedFd,
+}
+
+/// Becomes the warden of a run.
+///
+/// # Errors
+///
+/// Where it could not do what it is for: no `/proc` of this pid namespace, no mark, no pidfd of the owner.
+pub(crate) fn begin(config: &Config<'_>, report: Report<'_>) -> Result<Warden, Failed> {
+    let at = |errno| (Stage::Warden, errno);
+    let own = rustix::process::getpid();
+    let mark = prepare::mark(config);
+    let _ = rustix::process::setsid();
+    match mark.code {
+        0 => {}
+        2 => return Err(at(Errno::LOOP)),
+        _ => return Err(at(Errno::from_raw_os_error(i32::from(mark.errno)))),
+    }
+    // Every signal is blocked, and none is read.
+    let signals = sys::signal_fd(0).map_err(at)?;
+    let proc = Proc::open(own).ok_or(at(Errno::NOENT))?;
+    let table = proc.table().map_err(at)?;
+    let age = (proc.stat(own).map_err(at)?.start_ticks, own.as_raw_pid());
+    let owner = match prepare::owner(config.owner, Some(&proc)) {
+        Owner::Watched(fd) => fd,
+        Owner::Unwatched => return Err(at(Errno::NOSYS)),
+        Owner::Gone => return Err((Stage::OwnerGone, Errno::SRCH)),
+    };
+    let leash = config.leash.map(sys::borrow);
+    report.ready(own.as_raw_pid(), 0, 0, 1 << 1 | u8::from(leash.is_some()) << 2);
+    crate::run::let_go_of_streams(config);
+    let _ = rustix::process::chdir(c"/");
+    let watched = Watched { signals, leash, owner: Some(owner), exec: None, witness: None };
+    Ok(Warden { run: config.run, age, watched, proc, table })
+}
+
+impl Warden {
+    /// Keeps the run until nobody needs us; the result is the exit status.
+    pub(crate) fn run(&mut self) -> u8 {
+        if self.outlives_owner() {
+            sys::pause_ms(HEADSTART_MS);
+            self.clear();
+        }
+        0
+    }
+
+    /// Waits for the owner's end; `false` where it let go of us before, and nobody is left or another took our place.
+    ///
+    /// A VM that is ending closes its files first. So a leash that hangs up says nothing about the VM, and we stay
+    /// while there is anybody to stay for.
+    fn outlives_owner(&mut self) -> bool {
+        let (mut calm, mut pause) = (Calm::default(), UNLEASHED_MS.0);
+        loop {
+            let unleashed = self.watched.leash.is_none();
+            let woken = self.watched.wait(unleashed.then_some(pause));
+            if woken.owner {
+                self.watched.owner = None;
+                return true;
+            }
+            if woken.leash {
+                // What has ended stays readable and would wake us for ever.
+                self.watched.leash = None;
+            }
+            if self.watched.leash.is_some() {
+                continue;
+            }
+            let found = self.look(&[]);
+            if found.younger || calm.proven(found.pass) {
+                return false;
+            }
+            let nobody = found.pass.living == 0;
+            pause = if nobody { UNLEASHED_MS.0 } else { pause.saturating_mul(2).min(UNLEASHED_MS.1) };
+        }
+    }
+
+    /// Ends everybody whose shim is gone, until nobody is left, or nobody whom we can end.
+    fn clear(&mut self) {
+        let (mut calm, mut strikes, mut vain) = (Calm::default(), 0u32, 0u32);
+        loop {
+            let found = self.look(&[signal::CONT]);
+            let mut struck = Struck::default();
+            // Who could not be looked at may be a shim.
+            if found.others > 0 && (!found.pass.hole || vain > VAIN_ROUNDS / 2) {
+                if strikes >= STOP_FIRST_AFTER {
+                    self.strike(&found.shims, signal::STOP);
+                }
+                struck = self.strike(&found.shims, signal::KILL);
+            }
+            let shims = found.shims.len;
+            let left = struck.sent.saturating_add(struck.refused);
+            if calm.proven(Pass { living: shims.saturating_add(left), ..found.pass }) {
+                return;
+            }
+            strikes = if struck.sent > 0 { strikes.saturating_add(1) } else { 0 };
+            let in_vain = shims == 0 && struck.sent == 0 && (struck.refused > 0 || found.pass.hole);
+            vain = if in_vain { vain.saturating_add(1) } else { 0 };
+            if vain > VAIN_ROUNDS {
+                return;
+            }
+            if struck.sent > 0 {
+                self.wait_for(struck.one, pause_after(strikes));
+            } else if shims > 0 {
+                self.wait_for(found.shim, SHIMS_MS.1);
+                sys::pause_ms(SHIMS_MS.0);
+            } else {
+                sys::pause_ms(pause_after(vain));
+            }
+        }
+    }
+
+    fn wait_for(&mut self, witness: Option<OwnedFd>, ms: u64) {
+        self.watched.witness = witness;
+        self.watched.wait(Some(ms));
+        self.watched.witness = None;
+    }
+
+    fn bearers(&self) -> Bearers<'_, impl Fn(Mark) -> bool + use<>> {
+        let run = self.run;
+        Bearers {
+            proc: &self.proc,
+            table: &self.table,
+            wanted: move |mark| mark.run() == run && !mark.outlives(),
+        }
+    }
+
+    /// Who lives of the run. Each shim gets the signals: one that was stopped would keep its tree for ever.
+    fn look(&self, to_shims: &[u8]) -> Found {
+        let mut found = Found::default();
+        let mut unread = false;
+        let mut wardens = 0u32;
+        let mut pass = self.bearers().pass(&mut |pid, fd| {
+            let Ok(worker) = self.worker(pid) else { return };
+            // Most of a tree have higher numbers than their shim, and then need not be looked at.
+            if worker.is_some_and(|worker| found.shims.has(worker)) {
+                found.others = found.others.saturating_add(1);
+                return;
+            }
+            match self.role(pid) {
+                Ok(Role::Shim) => {
+                    found.shims.add(worker);
+                    crate::marked::send(fd.as_fd(), to_shims);
+                    found.shim = Some(fd);
+                }
+                Ok(Role::Warden) => {
+                    wardens = wardens.saturating_add(1);
+                    found.younger |= self.is_younger(pid, fd.as_fd());
+                }
+                Ok(Role::Other) => found.others = found.others.saturating_add(1),
+                Err(Errno::SRCH | Errno::NOENT) => {}
+                Err(_) => unread = true,
+            }
+        });
+        pass.living = pass.living.saturating_sub(wardens);
+        pass.hole |= unread;
+        found.pass = pass;
+        found
+    }
+
+    /// Signals everybody whose shim is gone.
+    fn strike(&self, shims: &Shims, number: u8) -> Struck {
+        let mut struck = Struck::default();
+        self.bearers().pass(&mut |pid, fd| {
+            let Ok(worker) = self.worker(pid) else { return };
+            if shims.cover(worker) || !matches!(self.role(pid), Ok(Role::Other)) || ended(fd.as_fd()) {
+                return;
+            }
+            match sys::pidfd_signal(fd.as_fd(), number) {
+                Ok(()) => {
+                    struck.sent = struck.sent.saturating_add(1);
+                    struck.one = Some(fd);
+                }
+                Err(Errno::SRCH) => {}
+                Err(_) => struck.refused = struck.refused.saturating_add(1),
+            }
+        });
+        struck
+    }
+
+    fn worker(&self, pid: Pid) -> Result<Option<WorkerNumber>, Errno> {
+        Ok(Mark::decode(self.proc.locks_limits(pid)?).and_then(Mark::worker))
+    }
+
+    fn role(&self, pid: Pid) -> Result<Role, Errno> {
+        let mut buffer = [0u8; COMMAND_LINE];
+        let line = self.proc.read_cmdline(pid, &mut buffer)?;
+        Ok(match ShimArgs::parse(line).filter(|shim| shim.run == self.run) {
+            Some(ShimArgs { warden: true, .. }) => Role::Warden,
+            Some(_) => Role::Shim,
+            None => Role::Other,
+        })
+    }
+
+    fn is_younger(&self, pid: Pid, fd: BorrowedFd<'_>) -> bool {
+        let Ok(stat) = self.proc.stat(pid) else { return false };
+        (stat.start_ticks, pid.as_raw_pid()) > self.age && !ended(fd) && pid.as_raw_pid() != own_pid()
+    }
+}
+
+enum Role {
+    Shim,
+    Warden,
+    Other,
+}
+
+/// What a look found.
+#[derive(Default)]
+struct Found {
+    shims: Shims,
+    /// One of them.
+    shim: Option<OwnedFd>,
+    /// Those who are neither shim nor warden.
+    others: u32,
+    /// Another warden of the run lives, and began after us.
+    younger: bool,
+    /// Without wardens.
+    pass: Pass,
+}
+
+/// Whom signals went to.
+#[derive(Default)]
+struct Struck {
+    sent: u32,
+    /// One of them.
+    one: Option<OwnedFd>,
+    refused: u32,
+}
+
+/// The workers that have a living shim.
+struct Shims {
+    numbers: [u64; Self::WORDS],
+    len: u32,
+}
+
+impl Default for Shims {
+    fn default() -> Self {
+        Self { numbers: [0; Self::WORDS], len: 0 }
+    }
+}
+
+impl Shims {
+    const WORDS: usize = (WorkerNumber::MAX as usize + 1).div_ceil(64);
+
+    fn place(worker: WorkerNumber) -> (usize, u64) {
+        let number = usize::from(worker.get());
+        (number / 64, 1 << (number % 64))
+    }
+
+    fn add(&mut self, worker: Option<WorkerNumber>) {
+        self.len = self.len.saturating_add(1);
+        if let Some((word, bit)) = worker.map(Self::place)
+            && let Some(numbers) = self.numbers.get_mut(word)
+        {
+            *numbers |= bit;
+        }
+    }
+
+    fn has(&self, worker: WorkerNumber) -> bool {
+        let (word, bit) = Self::place(worker);
+        self.numbers.get(word).is_some_and(|numbers| numbers & bit != 0)
+    }
+
+    /// Whether somebody may be of the tree of one of them: a process that lost its number, of any.
+    fn cover(&self, worker: Option<WorkerNumber>) -> bool {
+        worker.map_or(self.len > 0, |worker| self.has(worker))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(number: u16) -> Option<WorkerNumber> {
+        Some(WorkerNumber::new(number).unwrap())
+    }
+
+    #[test]
+    fn a_shim_covers_its_own_tree_and_those_who_lost_their_number() {
+        let mut shims = Shims::default();
+        assert!(!shims.cover(None) && !shims.cover(number(64)));
+        shims.add(number(64));
+        for (worker, covered) in
+            [(1, false), (63, false), (64, true), (65, false), (WorkerNumber::MAX, false)]
+        {
+            assert_eq!(shims.cover(number(worker)), covered, "{worker}");
+        }
+        assert!(shims.cover(None));
+        shims.add(number(WorkerNumber::MAX));
+        assert!(shims.cover(number(WorkerNumber::MAX)));
+    }
+
+    #[test]
+    fn a_shim_without_a_number_covers_nobody_who_has_one() {
+        let mut shims = Shims::default();
+        shims.add(None);
+        assert!(shims.cover(None) && !shims.cover(number(1)));
+    }
+}
