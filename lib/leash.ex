@@ -235,7 +235,7 @@ defmodule Leash do
   | the VM ends in any way, SIGKILL included | the ladder, by the shim |
   | the `:leash` application stops | the ladder, bounded by `:stop_timeout` |
   | the shim is killed | SIGKILL to everything that carries the tree's mark; `:shim_died` |
-  | VM and shim are killed together | the sweep of the next start |
+  | VM and shim are killed together | SIGKILL by the run's warden; without one the sweep of the next start |
 
   ## Who is covered
 

@@ -55,6 +55,8 @@ defmodule Leash.CliTest do
       vm = live(dir)
       %{os: os, shim: shim} = vm.workers["w"]
       [daemon] = vm.trees["w"]
+      # It says that it is there before it is what it will be.
+      assert_eventually(fn -> Observer.argv(pid(daemon)) == ["sleep", "90"] end)
 
       {output, 0} = cli(dir, ["ps"])
       id = vm.run_id
@@ -77,11 +79,13 @@ defmodule Leash.CliTest do
       assert %{"PPID" => _, "RUN" => ^id} = row(output, "PID", pid(shim))
 
       {output, 0} = cli(dir, ["tree", id])
-      [head, first, second | _rest] = String.split(output, "\n")
+      [head, warden, first, second | _rest] = String.split(output, "\n")
 
       assert head =~
                ~r/^#{id} alive  owner #{owner}, app shop, node nonode@nohost, since .*, 3 processes$/
 
+      assert [{keeper, _ticks}] = VM.wardens(vm)
+      assert warden == "├─ #{keeper} S warden"
       assert first =~ ~r/^└─ #{pid(shim)} S shim of worker 1$/
       assert second =~ ~r/^   [├└]─ #{pid(os)} S \[1, live, /u
 

@@ -153,6 +153,7 @@ defmodule Leash.Cli.StopTest do
   test "a VM that does not answer is named, and the others are not guessed at", %{dir: dir} do
     hung = live(dir, [worker("w", group: :pool)])
     VM.signal(hung, "STOP")
+    assert_eventually(fn -> Observer.state(elem(hung.identity, 0)) == "T" end)
     assert {output, 1} = cli(dir, ["stop", "pool"])
     assert output =~ "#{hung.run_id}: its VM has not answered within 2000 ms"
     assert_alive!(tree(hung, "w"))

@@ -60,8 +60,8 @@ defmodule Leash.Cli.TerminalTest do
   defp names(vm, suffix) do
     %{os: os, shim: shim} = vm.workers["w"]
     [daemon] = vm.trees["w"]
-
-    pids = [{os, "LEADER"}, {shim, "SHIM"}, {daemon, "DAEMON"}, {vm.identity, "VM"}]
+    wardens = for warden <- VM.wardens(vm), do: {warden, "WARDEN"}
+    pids = [{os, "LEADER"}, {shim, "SHIM"}, {daemon, "DAEMON"}, {vm.identity, "VM"} | wardens]
     pids = for {{pid, _ticks}, name} <- pids, do: {to_string(pid), name <> suffix}
     [{vm.run_id, "RUN" <> suffix} | pids]
   end
@@ -123,6 +123,7 @@ defmodule Leash.Cli.TerminalTest do
     assert named(finished(tmux), names(vm, "")) == [
              "before",
              "RUN alive  owner VM, app shop, node nonode@nohost, since SINCE, 2 processes",
+             "├─ WARDEN S warden",
              "└─ SHIM S shim of worker 1",
              "   └─ LEADER S [1, live, AGE, RSS] sleep 91",
              "      └─ DAEMON S [1, live, AGE, RSS] sleep 90",

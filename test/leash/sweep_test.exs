@@ -17,17 +17,17 @@ defmodule Leash.SweepTest do
     {:ok, dir: dir}
   end
 
-  # A crashed run: VM and shim killed, with a daemon of the worker left over.
+  # A crashed run: VM, warden and shim killed, with a daemon of the worker left over.
   defp crashed(dir, options \\ []) do
     daemon = ~s|setsid sh -c 'echo ready $$; exec sleep 60' & wait|
     vm = VM.start(dir, [{"w", [command: "sh", args: ["-c", daemon]]}], options)
     on_exit(fn -> VM.stop(vm) end)
     [orphan] = vm.trees["w"]
-    both = [vm.identity | VM.shims(vm)]
-    # Stopped first, so that neither can react to the other's end.
-    for identity <- both, do: Observer.signal(identity, "STOP")
-    for identity <- both, do: Observer.signal(identity, "KILL")
-    assert Observer.eventually(5_000, fn -> not Enum.any?(both, &Observer.alive?/1) end)
+    everybody = VM.supervision(vm)
+    # Stopped first, so that none can react to another's end.
+    for identity <- everybody, do: Observer.signal(identity, "STOP")
+    for identity <- everybody, do: Observer.signal(identity, "KILL")
+    assert Observer.eventually(5_000, fn -> not Enum.any?(everybody, &Observer.alive?/1) end)
     assert Observer.alive?(orphan)
     %{run_id: vm.run_id, orphan: orphan}
   end

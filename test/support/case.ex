@@ -112,10 +112,10 @@ defmodule Leash.Test.Case do
     VM.await(booting)
   end
 
-  @doc "Kills a VM and its shims so that none can act on another's end; returns when all of it has happened."
+  @doc "Kills a VM, its warden and its shims so that none can act on another's end; returns when all of it has happened."
   @spec kill_all(VM.t()) :: :ok
   def kill_all(vm) do
-    everybody = [vm.identity | VM.shims(vm)]
+    everybody = VM.supervision(vm)
     # The parent death signal takes the leaders a moment later.
     leaders = for {_label, %{os: os}} <- vm.workers, do: os
     Observer.signal_all(everybody, "STOP")

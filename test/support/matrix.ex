@@ -44,20 +44,26 @@ defmodule Leash.Test.Matrix do
       {VmKill, "the VM gets SIGKILL", :worker, :vm_killed},
       {Halt, "System.halt", :worker, :halted},
       {ShimKill, "the shims get SIGKILL", :worker, :shims_killed},
-      {AllKill, "VM and shims get SIGKILL and a new VM starts", :worker, :all_killed},
+      {VmAndShimKill, "VM and shims get SIGKILL", :worker, :vm_and_shims_killed},
+      {WardenKill, "the warden gets SIGKILL, and VM and shims when there is another", :worker,
+       :warden_killed_first},
+      {AllKill, "VM, warden and shims get SIGKILL and a new VM starts", :worker, :all_killed},
       {CmdCallerKilled, "cmd: the caller is killed", :cmd, :owner_killed},
       {CmdCollectorRaises, "cmd: the Collectable raises", :cmd, :owner_raises},
       {CmdStopAll, "cmd: stop_all", :cmd, :all_stopped},
       {CmdHalt, "cmd: System.halt", :cmd, :halted},
       {CmdVmKill, "cmd: the VM gets SIGKILL", :cmd, :vm_killed},
       {CmdShimKill, "cmd: the shims get SIGKILL", :cmd, :shims_killed_going_on},
-      {CmdAllKill, "cmd: VM and shims get SIGKILL and a new VM starts", :cmd, :all_killed},
+      {CmdVmAndShimKill, "cmd: VM and shims get SIGKILL", :cmd, :vm_and_shims_killed},
+      {CmdAllKill, "cmd: VM, warden and shims get SIGKILL and a new VM starts", :cmd,
+       :all_killed},
       {StreamHalts, "stream: the consumer halts", :stream, :owner_halts},
       {StreamRaises, "stream: the consumer raises", :stream, :owner_raises},
       {StreamKilled, "stream: the consumer is killed", :stream, :owner_killed},
       {StreamHalt, "stream: System.halt", :stream, :halted},
       {StreamVmKill, "stream: the VM gets SIGKILL", :stream, :vm_killed},
       {StreamShimKill, "stream: the shims get SIGKILL", :stream, :shims_killed},
+      {StreamVmAndShimKill, "stream: VM and shims get SIGKILL", :stream, :vm_and_shims_killed},
       {PortClose, "open_port: Port.close", :open_port, :stopped},
       {PortStopAll, "open_port: stop_all", :open_port, :all_stopped},
       {PortOwnerExits, "open_port: the owner exits", :open_port, :owner_exits},
@@ -66,7 +72,9 @@ defmodule Leash.Test.Matrix do
       {PortVmTerm, "open_port: the VM gets SIGTERM", :open_port, :vm_terminated},
       {PortVmKill, "open_port: the VM gets SIGKILL", :open_port, :vm_killed},
       {PortShimKill, "open_port: the shims get SIGKILL", :open_port, :shims_killed},
-      {PortAllKill, "open_port: VM and shims get SIGKILL and a new VM starts", :open_port,
+      {PortVmAndShimKill, "open_port: VM and shims get SIGKILL", :open_port,
+       :vm_and_shims_killed},
+      {PortAllKill, "open_port: VM, warden and shims get SIGKILL and a new VM starts", :open_port,
        :all_killed},
       {DetachStop, "detach: stop", :detach, :stopped},
       {DetachStopAll, "detach: the Workers are killed, and stop_all", :detach, :left_and_stopped},
@@ -79,7 +87,8 @@ defmodule Leash.Test.Matrix do
       {AttachVmTerm, "attach: the VM gets SIGTERM", :attach, :vm_terminated},
       {AttachVmKill, "attach: the VM gets SIGKILL", :attach, :vm_killed},
       {AttachShimKill, "attach: the shims get SIGKILL", :attach, :shims_killed},
-      {AttachAllKill, "attach: VM and shims get SIGKILL and a new VM starts", :attach,
+      {AttachVmAndShimKill, "attach: VM and shims get SIGKILL", :attach, :vm_and_shims_killed},
+      {AttachAllKill, "attach: VM, warden and shims get SIGKILL and a new VM starts", :attach,
        :all_killed}
     ]
   end
@@ -117,6 +126,12 @@ defmodule Leash.Test.Matrix do
         test "#{path}: the sweep of the new VM left all of them", context do
           assert context.kept != %{}
           for {shape, kept?} <- context.kept, do: assert({shape, kept?} == {shape, true})
+        end
+      end
+
+      if act in [:vm_and_shims_killed, :warden_killed_first] do
+        test "#{path}: within 2 seconds", %{cells: cells} do
+          for {key, cell} <- cells, do: assert({key, cell.took < 2_000} == {key, true})
         end
       end
 
@@ -197,6 +212,7 @@ defmodule Leash.Test.Matrix do
 
   defp take(act, vm, carriers, before, bound) do
     shims = VM.shims(vm)
+    wardens = VM.wardens(vm)
     {began, extra} = act(act, vm, carriers)
     known = Map.new(before, fn {key, members} -> {key, members ++ (vm.trees["#{key}"] || [])} end)
     times = watch(carriers, known, began, began + bound, %{})
@@ -208,6 +224,8 @@ defmodule Leash.Test.Matrix do
         {key, %{before: before[key], left: Enum.map(left, &Observer.describe/1), took: took}}
       end)
 
+    # The warden goes last.
+    shims = if vm_ends?(act), do: Enum.uniq(shims ++ wardens ++ VM.wardens(vm)), else: shims
     gone = fn -> not Enum.any?(shims, &Observer.alive?/1) end
     Observer.eventually(max(began + bound - now(), 0), gone)
 
@@ -218,6 +236,17 @@ defmodule Leash.Test.Matrix do
     |> Map.take([:reused, :orphans, :kept])
     |> Map.merge(%{cells: cells, shims_left: shims_left})
   end
+
+  defp vm_ends?(act),
+    do:
+      act in [
+        :vm_terminated,
+        :vm_killed,
+        :halted,
+        :vm_and_shims_killed,
+        :warden_killed_first,
+        :all_killed
+      ]
 
   # By the carrier, and by identity: each of them could miss one that the other sees.
   defp left(carrier, known),
@@ -269,10 +298,28 @@ defmodule Leash.Test.Matrix do
     act(:shims_killed, vm, carriers)
   end
 
+  # The warden is left, and nobody starts anew.
+  defp act(:vm_and_shims_killed, vm, _carriers),
+    do: timed(fn -> Observer.signal_all([vm.identity | VM.shims(vm)], "KILL") end)
+
+  defp act(:warden_killed_first, vm, carriers) do
+    [first] = VM.wardens(vm)
+    Observer.signal(first, "KILL")
+    # Its number alone would be known before it is at its post.
+    at_post? = "Leash.capabilities().warden == :ok"
+
+    another? = fn ->
+      match?([other] when other != first, VM.wardens(vm)) and VM.eval(vm, at_post?)
+    end
+
+    true = Observer.eventually(10_000, another?) != nil
+    act(:vm_and_shims_killed, vm, carriers)
+  end
+
   # Nobody is left to end anything: the next start has to. Processes that had nothing to do with the run
   # have meanwhile got the numbers of its VM, of a shim and of a worker.
   defp act(:all_killed, vm, carriers) do
-    everybody = [vm.identity | VM.shims(vm)]
+    everybody = VM.supervision(vm)
     # Stopped first, so that none can act on the end of another.
     Observer.signal_all(everybody, "STOP")
     Observer.signal_all(everybody, "KILL")

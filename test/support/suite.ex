@@ -105,9 +105,18 @@ defmodule Leash.Test.Suite do
   defp fixture?(pid), do: Enum.any?(Observer.argv(pid), &String.contains?(&1, "test/fixtures/"))
 
   defp ours?({pid, _ticks}) do
-    name = pid |> Observer.argv() |> hd_or("") |> Path.basename()
-    "#{pid}" == System.pid() or Enum.any?(@kept, &String.starts_with?(name, &1))
+    argv = Observer.argv(pid)
+    name = argv |> hd_or("") |> Path.basename()
+
+    "#{pid}" == System.pid() or own_warden?(argv) or
+      Enum.any?(@kept, &String.starts_with?(name, &1))
   end
+
+  # That of the application in this VM, which is still up.
+  defp own_warden?([_shim, _run_id, "--warden" | options]),
+    do: Enum.any?(options, &String.starts_with?(&1, "--owner=#{System.pid()}:"))
+
+  defp own_warden?(_argv), do: false
 
   defp hd_or([], default), do: default
   defp hd_or([first | _], _default), do: first

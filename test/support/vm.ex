@@ -162,6 +162,20 @@ defmodule Leash.Test.VM do
   @spec shims(t()) :: [Observer.identity()]
   def shims(vm), do: for({_label, %{shim: shim}} <- vm.workers, do: shim)
 
+  @doc "The wardens of its run, as the process table shows them: one, but for the moment in which it is replaced."
+  @spec wardens(t()) :: [Observer.identity()]
+  def wardens(%{run_id: run_id}) do
+    argument = "--run-id=#{run_id}"
+
+    for {pid, _ticks} = identity <- Observer.with_argument("--warden"),
+        match?([_shim, ^argument, "--warden" | _], Observer.argv(pid)),
+        do: identity
+  end
+
+  @doc "Everybody who would end its trees: the VM, the run's warden and the shims, in this order."
+  @spec supervision(t()) :: [Observer.identity()]
+  def supervision(vm), do: [vm.identity | wardens(vm)] ++ shims(vm)
+
   @doc "Ends the VM and, whatever became of it, everything that is still in its carrier."
   @spec stop(t()) :: :ok
   def stop(vm) do

@@ -22,6 +22,8 @@ pub(crate) struct ProcessView {
     pub(crate) rss_bytes: Option<u64>,
     pub(crate) command: String,
     pub(crate) shim: bool,
+    /// Whether that shim is the run's warden.
+    pub(crate) warden: bool,
     pub(crate) carriers: Vec<&'static str>,
     /// What a sweep would say of it.
     pub(crate) verdict: Verdict,
@@ -43,6 +45,7 @@ impl ProcessView {
             rss_bytes: vitals.rss_bytes,
             command: found.command.clone(),
             shim: found.shim,
+            warden: found.warden,
             carriers: found.carriers.clone(),
             verdict: found.verdict,
             why: found.why.clone(),

@@ -98,6 +98,7 @@ mod tests {
             rss_bytes: Some(24 << 20),
             command: "python3 worker.py".into(),
             shim: false,
+            warden: false,
             carriers: vec!["mark", "env"],
             verdict,
             why: "its owner lives".into(),

@@ -145,6 +145,7 @@ mod tests {
             worker: Some(1),
             carriers: vec!["mark"],
             shim: false,
+            warden: false,
             verdict,
             why: "its run is dead".into(),
             action,

@@ -114,6 +114,9 @@ fn label(process: &ProcessView) -> String {
     let worker = or_dash(process.worker);
     let ProcessView { pid, state, .. } = process;
     // The shim's own arguments repeat what the rest of the tree shows.
+    if process.warden {
+        return format!("{pid} {state} warden");
+    }
     if process.shim {
         return format!("{pid} {state} shim of worker {worker}");
     }
@@ -160,6 +163,7 @@ mod tests {
             rss_bytes: Some(2048),
             command: format!("c{pid}"),
             shim,
+            warden: false,
             carriers: Vec::new(),
             verdict: Verdict::Live,
             why: String::new(),
@@ -184,6 +188,16 @@ mod tests {
                 "   │  └─ 12 S [1, live, 5s, 2K] c12",
                 "   └─ 13 S [1, live, 5s, 2K] c13",
             ]
+        );
+    }
+
+    #[test]
+    fn a_warden_is_nobody_s_shim() {
+        let warden = ProcessView { worker: None, warden: true, ..process(9, 90, true) };
+        let lines = drawn(&[warden, process(10, 90, true)]);
+        assert_eq!(
+            lines.get(1..),
+            Some(&["├─ 9 S warden".to_owned(), "└─ 10 S shim of worker 1".to_owned()][..])
         );
     }
 

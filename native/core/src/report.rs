@@ -72,6 +72,8 @@ pub struct Match {
     pub carriers: Vec<&'static str>,
     /// Whether it is a shim.
     pub shim: bool,
+    /// Whether that shim is the run's warden.
+    pub warden: bool,
     /// What was decided.
     pub verdict: Verdict,
     /// Why.
@@ -228,6 +230,7 @@ impl Match {
             worker: run.and_then(|run| seen.worker_in(run)),
             carriers: seen.carrier_names(),
             shim: seen.shim.is_some(),
+            warden: seen.shim.as_ref().is_some_and(|shim| shim.args.warden),
             verdict,
             why,
             action: Action::Kept,

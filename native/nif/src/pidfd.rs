@@ -26,7 +26,7 @@ const CMDLINE_MAX: u64 = 8 * 1024;
 fn shim_open<'a>(env: Env<'a>, os_pid: i32, run_id: Binary<'a>, worker: u16) -> Term<'a> {
     let expected = RunId::parse(&run_id).zip(WorkerNumber::new(worker));
     let Some((run, worker)) = expected else { return error(env, atoms::not_ours()) };
-    match verified_shim(os_pid, ShimArgs { run, worker: Some(worker) }) {
+    match verified_shim(os_pid, ShimArgs { run, worker: Some(worker), warden: false }) {
         Ok(Some(pidfd)) => new_fd(env, pidfd),
         Ok(None) => error(env, atoms::not_ours()),
         Err(reason) => errno(env, reason),

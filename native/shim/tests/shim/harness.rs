@@ -224,6 +224,14 @@ impl Plan {
         self
     }
 
+    /// Another worker's number than 1.
+    pub fn number(mut self, number: u16) -> Self {
+        for option in self.options.iter_mut().filter(|option| option.starts_with("--worker=")) {
+            *option = format!("--worker={number}");
+        }
+        self
+    }
+
     /// The next command of the ladder.
     pub fn step(mut self, command: &[&str]) -> Self {
         self.steps.push(format!("--step={}", command.len()));
@@ -344,6 +352,12 @@ impl Tree {
     /// Waits for the shim's end, and sees that at this very moment nothing of its tree is left.
     #[track_caller]
     pub fn ended(&mut self) -> Ended {
+        self.ended_beside(0)
+    }
+
+    /// The same, where another process of the run may go on.
+    #[track_caller]
+    pub fn ended_beside(&mut self, other: i32) -> Ended {
         let deadline = Instant::now() + BOUND;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -352,7 +366,8 @@ impl Tree {
             assert!(Instant::now() < deadline, "the shim did not end; left: {:?}", self.members());
             std::thread::sleep(Duration::from_millis(1));
         };
-        let left = bearers(self.run);
+        let mut left = bearers(self.run);
+        left.retain(|&pid| pid != other);
         assert!(left.is_empty(), "left: {:?}", left.iter().map(|&pid| cmdline(pid)).collect::<Vec<_>>());
         self.decoy.assert_alive();
         let mut output = Vec::new();

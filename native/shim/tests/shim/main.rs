@@ -23,4 +23,5 @@ mod stdio;
 mod step_command;
 mod stop;
 mod terminal;
+mod warden;
 mod watch;

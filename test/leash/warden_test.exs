@@ -1,0 +1,149 @@
+defmodule Leash.WardenTest do
+  # The run's warden from outside. What it does when VM and shims are killed is the fault matrix's, and its own rules
+  # are in native/shim/tests/shim/warden.rs.
+  use Leash.Test.Case, async: false
+
+  import ExUnit.CaptureLog
+
+  @moduletag timeout: 120_000
+
+  setup do
+    {:ok, dir: tmp_dir!()}
+  end
+
+  @daemon ~s|setsid sh -c 'echo ready $$; exec sleep 60' & wait|
+
+  defp workers, do: [{"w", [command: "sh", args: ["-c", @daemon]]}]
+
+  defp vm(dir, workers, options \\ []), do: start_vm(workers, [run_dir: dir] ++ options)
+
+  defp capability(vm), do: VM.eval(vm, "Leash.capabilities().warden")
+
+  defp await_other_than(vm, former) do
+    assert_eventually(fn ->
+      length(VM.wardens(vm) -- former) == 1 and length(VM.wardens(vm)) == 1 and
+        capability(vm) == :ok
+    end)
+
+    [warden] = VM.wardens(vm)
+    warden
+  end
+
+  test "is one process, marked and small, that no list of workers shows", %{dir: dir} do
+    vm = vm(dir, workers())
+    assert [{pid, _ticks} = warden] = VM.wardens(vm)
+    assert VM.eval(vm, "Leash.Warden.os_pid()") == pid
+    assert capability(vm) == :ok
+    assert Tag.marked_run(pid) == vm.run_id
+    assert Observer.parent(pid) != elem(vm.identity, 0), "its parent is the VM's fork server"
+
+    assert VM.eval(vm, "for %{os_pid: os, shim_pid: shim} <- Leash.list(), do: [os, shim]")
+           |> List.flatten()
+           |> Enum.member?(pid) == false
+
+    refute VM.eval(vm, "inspect(Leash.tree())") =~ "#{pid}"
+
+    rollup = File.read!("/proc/#{pid}/smaps_rollup")
+    assert [_, kb] = Regex.run(~r/^Private_Dirty:\s+(\d+) kB/m, rollup)
+    assert String.to_integer(kb) <= 50
+    assert Observer.alive?(warden)
+  end
+
+  test "is replaced when it is killed, and the workers hear nothing of it", %{dir: dir} do
+    vm = vm(dir, workers())
+    tree = [vm.workers["w"].os, vm.workers["w"].shim | vm.trees["w"]]
+
+    former =
+      for _ <- 1..3, reduce: [] do
+        former ->
+          [warden] = VM.wardens(vm)
+          Observer.signal(warden, "KILL")
+          await_other_than(vm, [warden | former])
+          [warden | former]
+      end
+
+    assert length(Enum.uniq(former)) == 3
+    assert Enum.all?(tree, &Observer.alive?/1)
+  end
+
+  test "is missed in the log when it is killed" do
+    former = Leash.Warden.os_pid()
+    assert is_integer(former)
+
+    log =
+      capture_log(fn ->
+        former |> Observer.identity() |> Observer.signal("KILL")
+        assert_eventually(fn -> Leash.Warden.os_pid() not in [nil, former] end)
+      end)
+
+    assert log =~ "the run's warden, #{former}, was killed"
+  end
+
+  test "survives the crash of the process that keeps it, until another is at its post", %{
+    dir: dir
+  } do
+    vm = vm(dir, workers())
+    [first] = VM.wardens(vm)
+    true = VM.eval(vm, "Process.exit(Process.whereis(Leash.Warden), :kill)")
+    await_other_than(vm, [first])
+    # The younger of the two stays.
+    assert_eventually(fn -> not Observer.alive?(first) end)
+    assert Enum.all?(vm.trees["w"], &Observer.alive?/1)
+
+    kept = [vm.identity | VM.shims(vm)]
+    Observer.signal_all(kept, "KILL")
+
+    assert_eventually(fn -> not Enum.any?(vm.trees["w"] ++ VM.wardens(vm), &Observer.alive?/1) end)
+  end
+
+  test "goes with the application, and with a VM that leaves nothing", %{dir: dir} do
+    vm = vm(dir, workers())
+    [warden] = VM.wardens(vm)
+    assert VM.ask(vm, "app_stop") == ":ok"
+    assert_eventually(fn -> not Observer.alive?(warden) end)
+    assert Observer.alive?(vm.identity)
+    assert VM.eval(vm, "Leash.Warden.status()") == {:error, :not_running}
+
+    empty = vm(dir, [])
+    [warden] = VM.wardens(empty)
+    VM.signal(empty, "KILL")
+    assert_eventually(fn -> not Observer.alive?(warden) end)
+  end
+
+  test "is not there where it is configured so", %{dir: dir} do
+    vm = vm(dir, workers(), env: [warden: false])
+    assert VM.wardens(vm) == []
+    assert capability(vm) == {:error, :off}
+    assert Enum.all?(vm.trees["w"], &Observer.alive?/1)
+  end
+
+  test "of a dead run is waited for, and continued, by the next start", %{dir: dir} do
+    decoy = start_decoy("beside it")
+    vm = vm(dir, workers())
+    [warden] = VM.wardens(vm)
+    Observer.signal(warden, "STOP")
+    Observer.signal_all([vm.identity | VM.shims(vm)], "KILL")
+    assert_eventually(fn -> not Enum.any?([vm.identity | VM.shims(vm)], &Observer.alive?/1) end)
+    assert Enum.all?(vm.trees["w"], &Observer.alive?/1), "it is stopped"
+
+    next = vm(dir, [])
+    refute Enum.any?([warden | vm.trees["w"]], &Observer.alive?/1)
+
+    assert_eventually(fn ->
+      Path.wildcard(Path.join(dir, "*.json")) == [Path.join(dir, next.run_id <> ".json")]
+    end)
+
+    assert_unharmed(decoy)
+  end
+
+  test "keeps to its own run", %{dir: dir} do
+    neighbour = vm(dir, workers())
+    vm = vm(dir, workers())
+    theirs = [neighbour.workers["w"].os | neighbour.trees["w"] ++ VM.supervision(neighbour)]
+    Observer.signal_all([vm.identity | VM.shims(vm)], "KILL")
+
+    assert_eventually(fn -> not Enum.any?(vm.trees["w"] ++ VM.wardens(vm), &Observer.alive?/1) end)
+
+    assert Enum.all?(theirs, &Observer.alive?/1)
+  end
+end
