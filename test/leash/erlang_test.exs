@@ -287,7 +287,7 @@ defmodule Leash.ErlangTest do
       ]
 
       assert {:ok, attachment} =
-               :leash.attach(pid, %{stop: [{:cmd, [~c"false"], 10} | stop], group: ~c"erl"})
+               :leash.attach(pid, %{stop: [{:cmd, [~c"false"], 2_000} | stop], group: ~c"erl"})
 
       assert :leash.tree(~c"erl") =~ "sleep 60"
 
