@@ -120,7 +120,7 @@ const SHAPES: [(&str, usize); 9] = [
     ("fan:40", 41),
     ("hoppers:4", 1),
     ("scattered-hoppers:4", 1),
-    ("scattered-bomb", 50),
+    ("scattered-bomb", 2),
     ("clone-parent", 1),
     ("subreaper", 11),
     ("stopped:3", 4),
