@@ -172,7 +172,7 @@ defmodule Leash.Worker do
       if is_map(options), do: options[key], else: is_list(options) && options[key]
     end
 
-    stop = fetch.(:stop) || [sigterm: 2_000]
+    stop = fetch.(:stop) || Ladder.default()
 
     %{
       id: fetch.(:name) || {__MODULE__, fetch.(:command) || fetch.(:shell)},
