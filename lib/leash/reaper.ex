@@ -113,9 +113,16 @@ defmodule Leash.Reaper do
     if Process.whereis(__MODULE__) do
       {:ok, Process.monitor(__MODULE__)}
     else
-      Process.send_after(self(), {:leash, {:reattach, tries - 1}}, @reattach_ms)
+      look_again_in_a_while({:leash, {:reattach, tries - 1}})
       :later
     end
+  end
+
+  @doc "The caller gets the message when it is time to look once more whether the Reaper is back."
+  @spec look_again_in_a_while(term()) :: :ok
+  def look_again_in_a_while(message) do
+    _timer = Process.send_after(self(), message, @reattach_ms)
+    :ok
   end
 
   @doc "Opens again what the caller closed."
