@@ -15,7 +15,7 @@ use crate::args::{Config, MAX_STEPS, To};
 use crate::command::{Commands, Launch, Outcome};
 use crate::ladder::{Cause, Deed, Ladder};
 use crate::marked::{Bearers, Calm, Pass, send};
-use crate::marking::{self, Marking, Tag};
+use crate::marking::{self, Marker, Marking, Tag};
 use crate::prepare::{self, Owner};
 use crate::proc_file::{Proc, Stat, own_pid};
 use crate::report::{End, Ended, Failed, Report, Stage};
@@ -45,7 +45,7 @@ pub(crate) struct Attached<'a> {
     watched: Watched,
     proc: Proc,
     table: OwnedFd,
-    tag: Tag,
+    marker: Marker,
     pid: Pid,
     /// Its last known process group.
     pgrp: i32,
@@ -76,7 +76,8 @@ pub(crate) fn begin<'a>(
 ) -> Result<Attached<'a>, Failed> {
     let at = |errno| (Stage::Attach, errno);
     let shim = rustix::process::getpid();
-    let tag = Tag { run: config.run, worker: config.worker, inherited: sys::locks_limits(shim).map_err(at)? };
+    let tag = Tag { run: config.run, worker: config.worker };
+    let marker = Marker { tag, inherited: sys::locks_limits(shim).map_err(at)? };
     let mark = prepare::mark(config);
     let _ = rustix::process::setsid();
     for fd in [config.leash, config.report].into_iter().flatten().filter(|&fd| fd > 2) {
@@ -103,7 +104,7 @@ pub(crate) fn begin<'a>(
     }
     let Target { pid, fd, pgrp } = Target::open(target, &proc).map_err(at)?;
     // From here on there is something to undo, and so to supervise.
-    match marking::mark(pid, fd.as_fd(), tag) {
+    match marking::mark(pid, fd.as_fd(), marker) {
         Marking::Done | Marking::Before => {}
         Marking::Others => return Err(at(Errno::BUSY)),
         Marking::Gone => return Err(at(Errno::SRCH)),
@@ -111,7 +112,7 @@ pub(crate) fn begin<'a>(
     }
     let flags = u8::from(watched.owner.is_some()) << 1 | u8::from(watched.leash.is_some()) << 2;
     report.ready(shim.as_raw_pid(), 0, 0, flags);
-    let (marked, unmarked) = mark_tree(&proc, (pid, fd.as_fd()), tag);
+    let (marked, unmarked) = mark_tree(&proc, (pid, fd.as_fd()), marker);
     report.attached(pid.as_raw_pid(), marked, unmarked);
     run::let_go_of_streams(config);
     let _ = rustix::process::chdir(c"/");
@@ -126,7 +127,7 @@ pub(crate) fn begin<'a>(
         watched,
         proc,
         table,
-        tag,
+        marker,
         pid,
         pgrp,
         lives: true,
@@ -144,11 +145,11 @@ pub(crate) fn begin<'a>(
 /// Nobody is stopped for it: his parent would be told. So whoever is started and left behind by his parent within a
 /// walk is missed. A child whose fork had begun when its parent was marked comes to light later, with the limits of
 /// before: hence a second look, and the later ones of [`Attached::mark_again`].
-fn mark_tree(proc: &Proc, target: (Pid, BorrowedFd<'_>), tag: Tag) -> (u32, u32) {
+fn mark_tree(proc: &Proc, target: (Pid, BorrowedFd<'_>), marker: Marker) -> (u32, u32) {
     let deadline = sys::now_ms().saturating_add(MARKING_MS);
     let (mut marked, mut calm) = (1u32, false);
     loop {
-        let (new, unmarked) = mark_once(proc, target, tag);
+        let (new, unmarked) = mark_once(proc, target, marker);
         marked = marked.saturating_add(new);
         if (new == 0 && calm) || sys::now_ms() >= deadline {
             return (marked, unmarked);
@@ -161,11 +162,11 @@ fn mark_tree(proc: &Proc, target: (Pid, BorrowedFd<'_>), tag: Tag) -> (u32, u32)
 }
 
 /// One walk: who got the mark, and who cannot have it.
-fn mark_once(proc: &Proc, target: (Pid, BorrowedFd<'_>), tag: Tag) -> (u32, u32) {
+fn mark_once(proc: &Proc, target: (Pid, BorrowedFd<'_>), marker: Marker) -> (u32, u32) {
     let (mut new, mut unmarked) = (0u32, 0u32);
     let walked = tree::walk_below(proc, target, Order::ParentsFirst, &mut |met| {
         let Some(fd) = met.pidfd() else { return };
-        match marking::mark(met.pid(), fd, tag) {
+        match marking::mark(met.pid(), fd, marker) {
             Marking::Done => new = new.saturating_add(1),
             Marking::Never(_) => unmarked = unmarked.saturating_add(1),
             Marking::Before | Marking::Others | Marking::Gone => {}
@@ -216,7 +217,7 @@ impl Attached<'_> {
     fn mark_again(&mut self, now: u64) {
         self.mark = match (self.leader(), self.mark) {
             (Some(leader), Some((_, pause))) => {
-                mark_once(&self.proc, (self.pid, leader), self.tag);
+                mark_once(&self.proc, (self.pid, leader), self.marker);
                 Some(pause.saturating_mul(4))
                     .filter(|&pause| pause <= MARK_MS.1)
                     .map(|pause| (now.saturating_add(pause), pause))
@@ -231,7 +232,7 @@ impl Attached<'_> {
     }
 
     fn bearers(&self) -> Bearers<'_, impl Fn(leash_tag::Mark) -> bool + use<>> {
-        let tag = self.tag;
+        let tag = self.marker.tag;
         Bearers { proc: &self.proc, table: &self.table, wanted: move |mark| tag.is_on(mark) }
     }
 

@@ -4,8 +4,9 @@ use rustix::io::Errno;
 
 use crate::args::{Config, MAX_STEPS, To};
 use crate::command::{Launch, Outcome};
-use crate::keep::{self, Tag};
+use crate::keep;
 use crate::ladder::{Cause, Deed, Ladder};
+use crate::marking::Tag;
 use crate::proc_file::{Proc, own_pid};
 use crate::reap::{Leader, Reaper};
 use crate::report::{End, Ended, Report, Stage};
