@@ -6,7 +6,7 @@ defmodule Leash.ReadyTest do
   alias Leash.Worker.HttpGet
 
   setup do
-    on_exit(fn -> assert_eventually(fn -> Leash.list() == [] end) end)
+    nothing_is_listed_after()
     %{decoy: start_decoy("lives beside them"), port: Ports.free()}
   end
 

@@ -273,13 +273,7 @@ defmodule Leash.Test.Matrix do
   # have meanwhile got the numbers of its VM, of a shim and of a worker.
   defp act(:all_killed, vm, carriers) do
     everybody = [vm.identity | VM.shims(vm)]
-    # Stopped first, so that none can act on the end of another.
-    Observer.signal_all(everybody, "STOP")
-    Observer.signal_all(everybody, "KILL")
-
-    true =
-      Observer.eventually(5_000, fn -> not Enum.any?(everybody, &Observer.alive?/1) end) != nil
-
+    Observer.kill_together(everybody)
     reused = if Decoys.root?(), do: reuse(vm), else: []
     orphans = Enum.flat_map(carriers, fn {_key, carrier} -> Carrier.members(carrier) end)
     {began, _} = timed(fn -> :ok end)
