@@ -32,7 +32,7 @@ defmodule Leash do
   #{Leash.Schema.docs(Leash.Config.schema())}
   """
 
-  alias Leash.{Cmd, Command, Detached, Hunt, Native, Run, RunId, StopAll, Sweep}
+  alias Leash.{Cmd, Command, Detached, Hunt, Ladder, Native, Run, RunId, StopAll, Sweep}
 
   @doc """
   This run's id. Raises while the `:leash` application is stopped.
@@ -514,7 +514,7 @@ defmodule Leash do
       run_dir: run.config.run_dir,
       app: run.config.app,
       deadline: 10_000,
-      ladder: Sweep.ladder(sigterm: 2_000)
+      ladder: Sweep.ladder(Ladder.default())
     }
   end
 

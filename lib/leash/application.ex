@@ -22,7 +22,7 @@ defmodule Leash.Application do
   end
 
   @impl true
-  def stop(run), do: Run.close(run, Reaper.all_gone?())
+  def stop(run), do: Run.close(run, Reaper.Shutdown.all_gone?())
 
   defp warn_of_lost_record(%Run{lock: {:ok, _lock}}), do: :ok
 

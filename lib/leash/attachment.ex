@@ -32,11 +32,7 @@ defmodule Leash.Attachment do
         ),
       doc: "Registers the process that is returned under this name."
     ],
-    stop: [
-      type: Schema.custom(&Ladder.valid?/1, Ladder.expected(), quote(do: Leash.Ladder.t())),
-      default: [sigterm: 2_000],
-      doc: "The steps that end the tree, see `Leash.Ladder`; SIGKILL always comes last."
-    ],
+    stop: Ladder.option(),
     linger: [
       type: Schema.milliseconds(),
       default: 200,

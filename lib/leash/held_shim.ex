@@ -30,4 +30,15 @@ defmodule Leash.HeldShim do
       {:ok, fd}
     end
   end
+
+  @doc "The row with its shim held, where that lives."
+  @spec of_row(Workers.row(), Leash.Run.t()) :: Workers.row()
+  def of_row(%{shim_fd: nil, shim: pid} = row, run) when pid != nil do
+    case open(pid, run.id, row.number) do
+      {:ok, fd} -> %{row | shim_fd: fd}
+      {:error, _gone} -> row
+    end
+  end
+
+  def of_row(row, _run), do: row
 end

@@ -48,7 +48,7 @@ defmodule Leash.Ladder do
   of runs that are gone. A container is not a child of `docker run`, so neither SIGKILL nor a sweep ends it.
   """
 
-  alias Leash.{OptionsError, Signal, StopCommand}
+  alias Leash.{OptionsError, Schema, Signal, StopCommand}
 
   # The shim's table has room for this many steps.
   @max_steps 8
@@ -72,16 +72,37 @@ defmodule Leash.Ladder do
   # process is stuck in the kernel.
   @kill_phase_ms 2_000
 
+  @default [sigterm: 2_000]
+
   @doc false
-  @spec expected() :: String.t()
-  def expected do
+  # The ladder of who names none.
+  @spec default() :: signals()
+  def default, do: @default
+
+  @doc false
+  # The option `:stop` of those whose shim goes through the ladder.
+  @spec option() :: keyword()
+  def option do
+    [
+      type: Schema.custom(&__MODULE__.valid?/1, expected(), quote(do: Leash.Ladder.t())),
+      default: default(),
+      doc: "The steps that end the tree, see `Leash.Ladder`; SIGKILL always comes last."
+    ]
+  end
+
+  @doc false
+  # Only the signals of a ladder, for those who have no shim.
+  @spec signals_type() :: Schema.type()
+  def signals_type do
+    Schema.custom(&__MODULE__.signals?/1, expected_signals(), quote(do: Leash.Ladder.signals()))
+  end
+
+  defp expected do
     "a list of at most #{@max_steps} steps {signal, milliseconds | :infinity}, " <>
       "{signal, milliseconds, to: :leader | :group | :tree} or {:cmd, [program | args], milliseconds > 0 | :infinity}"
   end
 
-  @doc false
-  @spec expected_signals() :: String.t()
-  def expected_signals do
+  defp expected_signals do
     "a list of at most #{@max_steps} steps {signal, milliseconds | :infinity} " <>
       "(a command, {:cmd, _, _}, is run by a worker's own shim only)"
   end

@@ -50,10 +50,7 @@ defmodule Leash.Limits do
 
   @doc false
   @spec valid?(term()) :: boolean()
-  def valid?(limits) do
-    Keyword.keyword?(limits) and Enum.all?(limits, &valid_limit?/1) and
-      limits == Enum.uniq_by(limits, &elem(&1, 0))
-  end
+  def valid?(limits), do: Leash.Schema.each_once?(limits, &valid_limit?/1)
 
   defp valid_limit?({:nice, value}), do: is_integer(value) and value in -20..19
 

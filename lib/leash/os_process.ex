@@ -40,7 +40,7 @@ defmodule Leash.OSProcess do
   `Leash.Worker` started, stop the worker.
   """
 
-  alias Leash.{Native, Signal}
+  alias Leash.{Ladder, Native, Signal}
   alias Leash.OSProcess.Watcher
 
   @enforce_keys [:pid, :start_ticks]
@@ -85,8 +85,6 @@ defmodule Leash.OSProcess do
 
   # How long SIGKILL may take: milliseconds, unless the process hangs in the kernel or dumps core.
   @kill_ms 5_000
-
-  @default_ladder [sigterm: 2_000]
 
   @doc """
   The handle of whoever has a number now.
@@ -351,7 +349,7 @@ defmodule Leash.OSProcess do
     steps
   end
 
-  defp stop!([]), do: @default_ladder
+  defp stop!([]), do: Ladder.default()
   defp stop!(stop: steps) when is_list(steps), do: steps
 
   defp stop!(other) do

@@ -174,6 +174,13 @@ defmodule Leash.Schema do
   @spec boolean() :: type()
   def boolean, do: {&:erlang.is_boolean/1, "true or false", quote(do: boolean())}
 
+  @doc "Whether it is a keyword list of pairs that pass a test, each key at most once: an option made of options."
+  @spec each_once?(term(), ({atom(), term()} -> boolean())) :: boolean()
+  def each_once?(options, test) do
+    Keyword.keyword?(options) and Enum.all?(options, test) and
+      options == Enum.uniq_by(options, &elem(&1, 0))
+  end
+
   @doc "What the test accepts."
   @spec custom(test(), String.t(), Macro.t()) :: type()
   def custom(test, expected, spec), do: {test, expected, spec}

@@ -23,8 +23,6 @@ defmodule Leash.StopAll do
   @stuck_ms 1_000
   # What a hunt gets to see the end of whom it killed: whoever calls has a deadline, and the Reaper goes on.
   @hunt_ms 1_500
-  # How often a Reaper that is away (it restarts at once) is looked for.
-  @reattach_ms 100
 
   @schema Schema.new(
             deadline: [
@@ -116,7 +114,7 @@ defmodule Leash.StopAll do
         state |> worker_down(state.refs[ref]) |> loop()
 
       {:DOWN, monitor, :process, _pid, _reason} when monitor == state.reaper ->
-        Process.send_after(self(), {:leash, :attach}, @reattach_ms)
+        Reaper.look_again_in_a_while({:leash, :attach})
         loop(%{state | reaper: nil})
 
       {:DOWN, monitor, :process, _pid, reason} ->
@@ -156,7 +154,7 @@ defmodule Leash.StopAll do
         %{state | reaper: Process.monitor(Reaper)}
 
       {:error, :not_running} ->
-        Process.send_after(self(), {:leash, :attach}, @reattach_ms)
+        Reaper.look_again_in_a_while({:leash, :attach})
         state
     end
   end

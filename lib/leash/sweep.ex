@@ -88,13 +88,8 @@ defmodule Leash.Sweep do
           "Milliseconds for everything; shims of a dead run get what their own ladder takes, at most this."
       ],
       stop: [
-        type:
-          Schema.custom(
-            &Leash.Ladder.signals?/1,
-            Leash.Ladder.expected_signals(),
-            quote(do: Leash.Ladder.signals())
-          ),
-        default: [sigterm: 2_000],
+        type: Leash.Ladder.signals_type(),
+        default: Leash.Ladder.default(),
         doc: "The steps for processes without a living shim."
       ]
     ]

@@ -241,12 +241,6 @@ defmodule Leash.AttachTest do
       {vm, %{shim: shim}}
     end
 
-    defp kill_both(vm, shim) do
-      Observer.signal_all([vm.identity, shim], "STOP")
-      Observer.signal_all([vm.identity, shim], "KILL")
-      assert_eventually(fn -> not Enum.any?([vm.identity, shim], &Observer.alive?/1) end)
-    end
-
     test "that is killed takes it along, and so does the stop of its application" do
       for act <- [:kill, :app_stop] do
         target = target(:daemon)
@@ -274,7 +268,7 @@ defmodule Leash.AttachTest do
       decoy = start_decoy("beside")
       {vm, attachment} = guest_with(target)
       tree = go(target)
-      kill_both(vm, attachment.shim)
+      Observer.kill_together([vm.identity, attachment.shim])
       assert Enum.all?(tree, &Observer.alive?/1), "nobody was there to end it"
       assert {:ok, %{survivors: []} = report} = Leash.sweep(stop: [sigterm: 300])
       assert_gone(target.carrier)
@@ -286,7 +280,7 @@ defmodule Leash.AttachTest do
       target = target(:daemon)
       {vm, attachment} = guest_with(target)
       go(target)
-      kill_both(vm, attachment.shim)
+      Observer.kill_together([vm.identity, attachment.shim])
       File.rm!(Path.join(Decoys.run_dir(), vm.run_id <> ".json"))
       assert {:ok, report} = Leash.sweep(stop: [sigterm: 300])
       assert %{action: :kept, verdict: :unknown_owner} = match_of(report, target.os)

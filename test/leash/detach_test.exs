@@ -84,9 +84,7 @@ defmodule Leash.DetachTest do
 
     # Of the worker beside it only its shim would end what it left.
     [shim] = VM.shims(vm)
-    Observer.signal_all([vm.identity, shim], "STOP")
-    Observer.signal_all([vm.identity, shim], "KILL")
-    assert_eventually(fn -> not Enum.any?([vm.identity, shim], &Observer.alive?/1) end)
+    Observer.kill_together([vm.identity, shim])
     assert Carrier.members(other) != []
     assert_alive(tree)
 

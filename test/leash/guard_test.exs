@@ -9,7 +9,7 @@ defmodule Leash.GuardTest do
   @every 100
 
   setup do
-    on_exit(fn -> assert_eventually(fn -> Leash.list() == [] end) end)
+    nothing_is_listed_after()
     %{decoy: start_decoy("lives beside them")}
   end
 

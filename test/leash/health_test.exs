@@ -5,7 +5,7 @@ defmodule Leash.HealthTest do
   alias Leash.Test.Ports
 
   setup do
-    on_exit(fn -> assert_eventually(fn -> Leash.list() == [] end) end)
+    nothing_is_listed_after()
     %{decoy: start_decoy("lives beside them"), port: Ports.free()}
   end
 

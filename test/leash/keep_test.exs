@@ -132,10 +132,7 @@ defmodule Leash.KeepTest do
 
     assert_eventually(fn -> length(Carrier.members(other)) == 3 end)
     [%{shim_pid: shim}] = VM.eval(vm, "Leash.list()")
-    both = [vm.identity, Observer.identity(shim)]
-    Observer.signal_all(both, "STOP")
-    Observer.signal_all(both, "KILL")
-    assert_eventually(fn -> not Enum.any?(both, &Observer.alive?/1) end)
+    Observer.kill_together([vm.identity, Observer.identity(shim)])
     assert Carrier.members(other) != []
 
     next = start_vm([], run_dir: run_dir)

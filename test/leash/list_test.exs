@@ -4,7 +4,7 @@ defmodule Leash.ListTest do
   alias Leash.LastExits
 
   setup do
-    on_exit(fn -> assert_eventually(fn -> Leash.list() == [] end) end)
+    nothing_is_listed_after()
     %{decoy: start_decoy("lives beside them")}
   end
 

@@ -6,7 +6,7 @@ defmodule Leash.ReadyTest do
   alias Leash.Worker.HttpGet
 
   setup do
-    on_exit(fn -> assert_eventually(fn -> Leash.list() == [] end) end)
+    nothing_is_listed_after()
     %{decoy: start_decoy("lives beside them"), port: Ports.free()}
   end
 
@@ -64,10 +64,19 @@ defmodule Leash.ReadyTest do
       end
     end
 
-    test "where somebody answers already nothing is started", %{port: port} do
-      {:ok, listener} = :gen_tcp.listen(port, ip: {127, 0, 0, 1})
+    for {family, address, targets} <- [
+          {:inet, {127, 0, 0, 1}, ["port", "path", "localhost"]},
+          {:inet6, {0, 0, 0, 0, 0, 0, 0, 1}, ["localhost", "[::1]"]}
+        ] do
+      test "where somebody answers already nothing is started (#{family})", %{port: port} do
+        refuses(port, unquote(family), unquote(Macro.escape(address)), unquote(targets))
+      end
+    end
 
-      for target <- [port, {port, "/x"}, "http://localhost:#{port}/"] do
+    defp refuses(port, family, address, targets) do
+      {:ok, listener} = :gen_tcp.listen(port, [family, ip: address])
+
+      for target <- Enum.map(targets, &asked(&1, port)) do
         assert {carrier, {:error, {:port_in_use, ^port}}} =
                  start("sleep 60", ready: {:http, target})
 
@@ -76,6 +85,10 @@ defmodule Leash.ReadyTest do
 
       :gen_tcp.close(listener)
     end
+
+    defp asked("port", port), do: port
+    defp asked("path", port), do: {port, "/x"}
+    defp asked(host, port), do: "http://#{host}:#{port}/"
 
     test "targets that are none are refused" do
       for target <- [

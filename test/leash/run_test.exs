@@ -1,27 +1,12 @@
 defmodule Leash.RunTest do
   # Serial: each test boots VMs of its own and looks at their records.
-  use ExUnit.Case, async: false
-
-  alias Leash.Test.{Observer, VM}
+  use Leash.Test.Case, async: false
 
   @moduletag timeout: 60_000
 
-  setup do
-    dir =
-      Path.join(
-        System.tmp_dir!(),
-        Leash.Test.Name.unique("leash-run")
-      )
+  setup do: {:ok, dir: tmp_dir!()}
 
-    on_exit(fn -> File.rm_rf!(dir) end)
-    {:ok, dir: dir}
-  end
-
-  defp start(dir, workers \\ [], options \\ []) do
-    vm = VM.start(dir, workers, options)
-    on_exit(fn -> VM.stop(vm) end)
-    vm
-  end
+  defp start(dir, workers \\ []), do: start_vm(workers, run_dir: dir)
 
   defp record(vm, dir), do: Path.join(dir, vm.run_id <> ".json")
 
@@ -128,6 +113,7 @@ defmodule Leash.RunTest do
   end
 
   test "record: :required does not start without one", %{dir: dir} do
+    dir = Path.join(dir, "run")
     File.write!(dir, "a file, not a directory")
     vm = VM.boot(dir, [], env: [record: :required])
     assert_raise RuntimeError, ~r/the VM exited with 1.*record/s, fn -> VM.await(vm) end

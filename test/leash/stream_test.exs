@@ -4,7 +4,7 @@ defmodule Leash.StreamTest do
   alias Leash.CommandError
 
   setup do
-    on_exit(fn -> assert_eventually(fn -> Leash.list() == [] end) end)
+    nothing_is_listed_after()
   end
 
   # A line of shell inside a carrier, as arguments of stream!/3.

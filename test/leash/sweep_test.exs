@@ -1,42 +1,23 @@
 defmodule Leash.SweepTest do
   # Serial: sweeps look at everything that runs.
-  use ExUnit.Case, async: false
-
-  alias Leash.Test.{Observer, VM}
+  use Leash.Test.Case, async: false
 
   @moduletag timeout: 60_000
 
-  setup do
-    dir =
-      Path.join(
-        System.tmp_dir!(),
-        Leash.Test.Name.unique("leash-sweep")
-      )
-
-    on_exit(fn -> File.rm_rf!(dir) end)
-    {:ok, dir: dir}
-  end
+  setup do: {:ok, dir: tmp_dir!()}
 
   # A crashed run: VM, warden and shim killed, with a daemon of the worker left over.
   defp crashed(dir, options \\ []) do
     daemon = ~s|setsid sh -c 'echo ready $$; exec sleep 60' & wait|
-    vm = VM.start(dir, [{"w", [command: "sh", args: ["-c", daemon]]}], options)
-    on_exit(fn -> VM.stop(vm) end)
+    workers = [{"w", [command: "sh", args: ["-c", daemon]]}]
+    vm = start_vm(workers, [run_dir: dir] ++ options)
     [orphan] = vm.trees["w"]
-    everybody = VM.supervision(vm)
-    # Stopped first, so that none can react to another's end.
-    for identity <- everybody, do: Observer.signal(identity, "STOP")
-    for identity <- everybody, do: Observer.signal(identity, "KILL")
-    assert Observer.eventually(5_000, fn -> not Enum.any?(everybody, &Observer.alive?/1) end)
+    Observer.kill_together(VM.supervision(vm))
     assert Observer.alive?(orphan)
     %{run_id: vm.run_id, orphan: orphan}
   end
 
-  defp sweeper(dir, options \\ []) do
-    vm = VM.start(dir, [], options)
-    on_exit(fn -> VM.stop(vm) end)
-    vm
-  end
+  defp sweeper(dir, options \\ []), do: start_vm([], [run_dir: dir] ++ options)
 
   test "report mode explains every match and touches nothing", %{dir: dir} do
     %{run_id: id, orphan: {pid, _} = orphan} = crashed(dir)
@@ -83,11 +64,11 @@ defmodule Leash.SweepTest do
     %{run_id: id, orphan: orphan} = crashed(dir)
 
     live =
-      VM.start(dir, [{"w", [command: "sh", args: ["-c", "echo ready; exec sleep 60"]]}],
+      start_vm([{"w", [command: "sh", args: ["-c", "echo ready; exec sleep 60"]]}],
+        run_dir: dir,
         env: [sweep: false]
       )
 
-    on_exit(fn -> VM.stop(live) end)
     vm = sweeper(dir, env: [sweep: false])
 
     assert VM.eval(vm, "Leash.kill_run(#{inspect(live.run_id)})") == {:error, :live}
@@ -139,11 +120,11 @@ defmodule Leash.SweepTest do
       "trap 'sleep 1; echo bye > #{said}; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
 
     vm =
-      VM.start(dir, [
-        {"w", [command: "sh", args: ["-c", script], stderr: :null, stop: [sigterm: 5_000]]}
-      ])
+      start_vm(
+        [{"w", [command: "sh", args: ["-c", script], stderr: :null, stop: [sigterm: 5_000]]}],
+        run_dir: dir
+      )
 
-    on_exit(fn -> VM.stop(vm) end)
     VM.signal(vm, "KILL")
     assert Observer.eventually(5_000, fn -> not Observer.alive?(vm.identity) end)
     sweeper(dir)
@@ -152,8 +133,8 @@ defmodule Leash.SweepTest do
   end
 
   test "a stopped shim of a dead run is woken and its tree ended", %{dir: dir} do
-    vm = VM.start(dir, [{"w", [command: "sh", args: ["-c", "echo ready; exec sleep 60"]]}])
-    on_exit(fn -> VM.stop(vm) end)
+    workers = [{"w", [command: "sh", args: ["-c", "echo ready; exec sleep 60"]]}]
+    vm = start_vm(workers, run_dir: dir)
     [shim] = VM.shims(vm)
     Observer.signal(shim, "STOP")
     VM.signal(vm, "KILL")

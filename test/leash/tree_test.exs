@@ -4,7 +4,7 @@ defmodule Leash.TreeTest do
   alias Leash.TreeDrawing
 
   setup do
-    on_exit(fn -> assert_eventually(fn -> Leash.list() == [] end) end)
+    nothing_is_listed_after()
   end
 
   # Who has just woken up sleeps as well.

@@ -118,10 +118,7 @@ defmodule Leash.Test.Case do
     everybody = VM.supervision(vm)
     # The parent death signal takes the leaders a moment later.
     leaders = for {_label, %{os: os}} <- vm.workers, do: os
-    Observer.signal_all(everybody, "STOP")
-    Observer.signal_all(everybody, "KILL")
-    assert_eventually(fn -> not Enum.any?(everybody ++ leaders, &Observer.alive?/1) end)
-    :ok
+    Observer.kill_together(everybody, leaders)
   end
 
   @doc "A decoy that is ended after the test."
@@ -131,6 +128,11 @@ defmodule Leash.Test.Case do
     on_exit(fn -> Decoy.stop(decoy) end)
     decoy
   end
+
+  @doc "After the test nothing may be listed any more."
+  @spec nothing_is_listed_after() :: :ok
+  def nothing_is_listed_after,
+    do: on_exit(fn -> assert_eventually(fn -> Leash.list() == [] end) end)
 
   @doc "A directory that is removed after the test."
   @spec tmp_dir!() :: String.t()

@@ -319,14 +319,7 @@ defmodule Leash.Test.Matrix do
   # Nobody is left to end anything: the next start has to. Processes that had nothing to do with the run
   # have meanwhile got the numbers of its VM, of a shim and of a worker.
   defp act(:all_killed, vm, carriers) do
-    everybody = VM.supervision(vm)
-    # Stopped first, so that none can act on the end of another.
-    Observer.signal_all(everybody, "STOP")
-    Observer.signal_all(everybody, "KILL")
-
-    true =
-      Observer.eventually(5_000, fn -> not Enum.any?(everybody, &Observer.alive?/1) end) != nil
-
+    Observer.kill_together(VM.supervision(vm))
     reused = if Decoys.root?(), do: reuse(vm), else: []
     orphans = Enum.flat_map(carriers, fn {_key, carrier} -> Carrier.members(carrier) end)
     {began, _} = timed(fn -> :ok end)

@@ -115,6 +115,23 @@ defmodule Leash.Test.Observer do
     :ok
   end
 
+  @doc """
+  Kills processes so that none can act on the end of another, by stopping all of them first; returns when they are gone.
+
+  `ended_with` are those whom their end takes along, a moment later.
+  """
+  @spec kill_together([identity()], [identity()]) :: :ok
+  def kill_together(identities, ended_with \\ []) do
+    signal_all(identities, "STOP")
+    signal_all(identities, "KILL")
+    gone? = fn -> not Enum.any?(identities ++ ended_with, &alive?/1) end
+
+    if eventually(5_000, gone?) == nil,
+      do: raise("not gone: #{inspect(identities ++ ended_with)}")
+
+    :ok
+  end
+
   @doc "Waits until the condition holds: the milliseconds that took, `nil` when it did not within `ms`."
   @spec eventually(non_neg_integer(), (() -> as_boolean(term()))) :: non_neg_integer() | nil
   def eventually(ms, condition) do

@@ -2,7 +2,7 @@ defmodule Leash.Guard.Options do
   # What `guard:` of a Worker may say, and what a guard makes of it.
   @moduledoc false
 
-  alias Leash.Guard
+  alias Leash.{Guard, Schema}
 
   @limits [:processes, :rss, :lifetime, :idle]
 
@@ -52,9 +52,8 @@ defmodule Leash.Guard.Options do
   def valid?(nil), do: true
 
   def valid?(options) do
-    Keyword.keyword?(options) and Enum.all?(options, &valid_option?/1) and
-      Enum.any?(@limits, &Keyword.has_key?(options, &1)) and
-      options == Enum.uniq_by(options, &elem(&1, 0))
+    Schema.each_once?(options, &valid_option?/1) and
+      Enum.any?(@limits, &Keyword.has_key?(options, &1))
   end
 
   defp valid_option?({:processes, number}), do: is_integer(number) and number > 0

@@ -2,7 +2,7 @@ defmodule Leash.Worker.Check do
   # One question to a worker: does it answer? Asked for `ready:` until it does, and for `health:` again and again.
   @moduledoc false
 
-  alias Leash.Worker.HttpGet
+  alias Leash.Worker.{Address, HttpGet}
 
   @type t ::
           {:tcp, :inet.port_number()}
@@ -36,7 +36,7 @@ defmodule Leash.Worker.Check do
   """
   @spec run(t(), non_neg_integer()) :: :ok | {:error, reason()}
   def run({:tcp, port}, ms) do
-    with {:ok, socket} <- :gen_tcp.connect({127, 0, 0, 1}, port, [], ms),
+    with {:ok, socket} <- Address.connect(Address.this_machine(), port, [], fn -> ms end),
          do: :gen_tcp.close(socket)
   end
 

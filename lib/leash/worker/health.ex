@@ -5,7 +5,7 @@ defmodule Leash.Worker.Health do
   # code, and a worker that hangs is just what it is there to find.
   @moduledoc false
 
-  alias Leash.{Telemetry, Workers}
+  alias Leash.{Schema, Telemetry, Workers}
   alias Leash.Worker.{Check, HttpGet}
 
   @longest_ms 0x7FFFFFFF
@@ -40,10 +40,8 @@ defmodule Leash.Worker.Health do
   @spec valid?(term()) :: boolean()
   def valid?(nil), do: true
 
-  def valid?(options) do
-    Keyword.keyword?(options) and Keyword.has_key?(options, :check) and
-      Enum.all?(options, &valid_option?/1) and options == Enum.uniq_by(options, &elem(&1, 0))
-  end
+  def valid?(options),
+    do: Schema.each_once?(options, &valid_option?/1) and Keyword.has_key?(options, :check)
 
   defp valid_option?({:check, check}), do: Check.valid?(check)
 

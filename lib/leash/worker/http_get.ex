@@ -5,12 +5,14 @@ defmodule Leash.Worker.HttpGet do
   # status line. No TLS, no redirects, no proxy: what is asked is the worker itself.
   @moduledoc false
 
+  alias Leash.Worker.Address
+
   @typedoc "A port of this machine, with or without a path, or an address."
   @type target :: :inet.port_number() | {:inet.port_number(), String.t()} | String.t()
 
   @type parsed :: %{
           host: String.t(),
-          address: :inet.ip_address() | nil,
+          addresses: [Address.t()],
           port: :inet.port_number(),
           path: String.t()
         }
@@ -33,7 +35,7 @@ defmodule Leash.Worker.HttpGet do
 
   def parse({port, path}) when is_integer(port) and port in 1..65_535 do
     if path?(path),
-      do: {:ok, %{host: "127.0.0.1", address: {127, 0, 0, 1}, port: port, path: path}},
+      do: {:ok, %{host: "127.0.0.1", addresses: Address.this_machine(), port: port, path: path}},
       else: :error
   end
 
@@ -43,7 +45,7 @@ defmodule Leash.Worker.HttpGet do
            uri,
          path = (uri.path || "/") <> if(uri.query, do: "?" <> uri.query, else: ""),
          true <- path?(path) do
-      {:ok, %{host: host, address: address(host), port: port, path: path}}
+      {:ok, %{host: host, addresses: Address.of(host), port: port, path: path}}
     else
       _no_target -> :error
     end
@@ -53,13 +55,6 @@ defmodule Leash.Worker.HttpGet do
 
   # It goes into the request line as it is.
   defp path?(path), do: is_binary(path) and path =~ ~r/\A\/[!-~]*\z/
-
-  defp address(host) do
-    case :inet.parse_strict_address(String.to_charlist(host)) do
-      {:ok, address} -> address
-      {:error, :einval} -> nil
-    end
-  end
 
   @doc "The status of the answer, within so many milliseconds."
   @spec status(parsed(), non_neg_integer()) :: {:ok, 100..999} | {:error, term()}
@@ -75,26 +70,9 @@ defmodule Leash.Worker.HttpGet do
     end
   end
 
-  # What it means is fixed (RFC 6761, 6.3), and a container may have no /etc/hosts to say so.
-  defp connect(%{host: "localhost"} = target, deadline) do
-    with {:error, _reason} <- connect({127, 0, 0, 1}, :inet, target, deadline),
-         do: connect({0, 0, 0, 0, 0, 0, 0, 1}, :inet6, target, deadline)
-  end
-
-  # A name may stand for both kinds of addresses, and the worker listen on one.
-  defp connect(%{address: nil} = target, deadline) do
-    with {:error, _reason} <- connect(String.to_charlist(target.host), :inet, target, deadline),
-         do: connect(String.to_charlist(target.host), :inet6, target, deadline)
-  end
-
-  defp connect(%{address: address} = target, deadline) do
-    family = if tuple_size(address) == 4, do: :inet, else: :inet6
-    connect(address, family, target, deadline)
-  end
-
-  defp connect(address, family, target, deadline) do
-    options = [family, :binary, active: false, packet: :http_bin, send_timeout: left(deadline)]
-    :gen_tcp.connect(address, target.port, options, left(deadline))
+  defp connect(target, deadline) do
+    options = [:binary, active: false, packet: :http_bin, send_timeout: left(deadline)]
+    Address.connect(target.addresses, target.port, options, fn -> left(deadline) end)
   end
 
   defp request(target) do

@@ -108,11 +108,7 @@ defmodule Leash.Worker.Options do
           "waiting for just that; and not for a pid of another node, whose mailbox cannot be measured: there the connection's own " <>
           "buffer holds back."
     ],
-    stop: [
-      type: Schema.custom(&Ladder.valid?/1, Ladder.expected(), quote(do: Leash.Ladder.t())),
-      default: [sigterm: 2_000],
-      doc: "The steps that end the tree, see `Leash.Ladder`; SIGKILL always comes last."
-    ],
+    stop: Ladder.option(),
     linger: [
       type: Schema.milliseconds(),
       default: 200,

@@ -2,7 +2,10 @@ defmodule Leash.Worker.ReadyProbe do
   # Waiting until a worker answers, where no line of its output says so.
   @moduledoc false
 
-  alias Leash.Worker.{Check, HttpGet}
+  alias Leash.Worker.{Address, Check, HttpGet}
+
+  # How long somebody else may take to answer where the worker will.
+  @free_ms 500
 
   # How long one question may take; then the next one is asked.
   @ask_ms 1_000
@@ -19,24 +22,19 @@ defmodule Leash.Worker.ReadyProbe do
 
   @doc "Whether nobody answers yet where a worker will, which could not be told from it."
   @spec free(term()) :: :ok | {:error, {:port_in_use, :inet.port_number()}}
-  def free({:tcp, port}), do: free({127, 0, 0, 1}, port)
+  def free({:tcp, port}), do: free(Address.this_machine(), port)
 
   def free({:http, target}) do
-    case HttpGet.parse(target) do
-      {:ok, %{address: {127, _, _, _} = address, port: port}} -> free(address, port)
-      {:ok, %{address: {0, 0, 0, 0, 0, 0, 0, 1} = address, port: port}} -> free(address, port)
-      {:ok, %{host: "localhost", port: port}} -> free({127, 0, 0, 1}, port)
-      # Of another host, or of a name for whatever address, a front may answer before the worker does.
-      _elsewhere -> :ok
-    end
+    {:ok, %{addresses: addresses, port: port}} = HttpGet.parse(target)
+
+    # Of another host, or of a name for whatever address, a front may answer before the worker does.
+    addresses |> Enum.filter(&Address.loopback?/1) |> free(port)
   end
 
   def free(_no_port), do: :ok
 
-  defp free(address, port) do
-    family = if tuple_size(address) == 4, do: :inet, else: :inet6
-
-    case :gen_tcp.connect(address, port, [family], 500) do
+  defp free(addresses, port) do
+    case Address.connect(addresses, port, [], fn -> @free_ms end) do
       {:ok, socket} ->
         :ok = :gen_tcp.close(socket)
         {:error, {:port_in_use, port}}

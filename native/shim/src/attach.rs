@@ -11,14 +11,15 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-use crate::args::{Config, MAX_STEPS, To};
-use crate::command::{Commands, Launch, Outcome};
-use crate::ladder::{Cause, Deed, Ladder};
+use crate::args::{Config, To};
+use crate::climb::{self, Climb, Next};
+use crate::command::Commands;
+use crate::ladder::Cause;
 use crate::marked::{Bearers, Calm, Pass, send};
-use crate::marking::{self, Marking, Tag};
+use crate::marking::{self, Marker, Marking, Tag};
 use crate::prepare::{self, Owner};
-use crate::proc_file::{Proc, Stat, own_pid};
-use crate::report::{End, Ended, Failed, Report, Stage};
+use crate::proc_file::{Proc, Stat};
+use crate::report::{Ended, Failed, Report, Stage};
 use crate::run;
 use crate::sys::{self, Vectors, signal};
 use crate::target::Target;
@@ -39,19 +40,16 @@ const PATIENT_PASSES: u32 = 20;
 
 /// One attached tree.
 pub(crate) struct Attached<'a> {
-    config: &'a Config<'static>,
-    vectors: Vectors,
-    report: Report<'a>,
+    climb: Climb<'a>,
     watched: Watched,
     proc: Proc,
     table: OwnedFd,
-    tag: Tag,
+    marker: Marker,
     pid: Pid,
     /// Its last known process group.
     pgrp: i32,
     /// The process itself has not ended, and is the witness.
     lives: bool,
-    ladder: Ladder,
     /// Of the ladder: the only children that we have. They carry the mark, so that they count as the tree's.
     commands: Commands,
     calm: Calm,
@@ -59,8 +57,6 @@ pub(crate) struct Attached<'a> {
     look: (u64, u64),
     /// When to walk for late comers once more, and the pause after it.
     mark: Option<(u64, u64)>,
-    /// Taken or not, each step; the last place is the final phase's.
-    steps: [bool; MAX_STEPS + 1],
 }
 
 /// Takes a process and its tree over.
@@ -76,7 +72,8 @@ pub(crate) fn begin<'a>(
 ) -> Result<Attached<'a>, Failed> {
     let at = |errno| (Stage::Attach, errno);
     let shim = rustix::process::getpid();
-    let tag = Tag { run: config.run, worker: config.worker, inherited: sys::locks_limits(shim).map_err(at)? };
+    let tag = Tag { run: config.run, worker: config.worker };
+    let marker = Marker { tag, inherited: sys::locks_limits(shim).map_err(at)? };
     let mark = prepare::mark(config);
     let _ = rustix::process::setsid();
     for fd in [config.leash, config.report].into_iter().flatten().filter(|&fd| fd > 2) {
@@ -103,7 +100,7 @@ pub(crate) fn begin<'a>(
     }
     let Target { pid, fd, pgrp } = Target::open(target, &proc).map_err(at)?;
     // From here on there is something to undo, and so to supervise.
-    match marking::mark(pid, fd.as_fd(), tag) {
+    match marking::mark(pid, fd.as_fd(), marker) {
         Marking::Done | Marking::Before => {}
         Marking::Others => return Err(at(Errno::BUSY)),
         Marking::Gone => return Err(at(Errno::SRCH)),
@@ -111,31 +108,27 @@ pub(crate) fn begin<'a>(
     }
     let flags = u8::from(watched.owner.is_some()) << 1 | u8::from(watched.leash.is_some()) << 2;
     report.ready(shim.as_raw_pid(), 0, 0, flags);
-    let (marked, unmarked) = mark_tree(&proc, (pid, fd.as_fd()), tag);
+    let (marked, unmarked) = mark_tree(&proc, (pid, fd.as_fd()), marker);
     report.attached(pid.as_raw_pid(), marked, unmarked);
     run::let_go_of_streams(config);
     let _ = rustix::process::chdir(c"/");
 
     watched.witness = Some(fd);
-    let mut ladder = Ladder::new(config.stop, config.linger);
-    ladder.started();
+    let mut climb = Climb::new(config, vectors, report);
+    climb.ladder.started();
     Ok(Attached {
-        config,
-        vectors,
-        report,
+        climb,
         watched,
         proc,
         table,
-        tag,
+        marker,
         pid,
         pgrp,
         lives: true,
-        ladder,
         commands: Commands::new(),
         calm: Calm::default(),
         look: (0, LOOK_MS.0),
         mark: Some((sys::now_ms().saturating_add(MARK_MS.0), MARK_MS.0)),
-        steps: [false; MAX_STEPS + 1],
     })
 }
 
@@ -144,11 +137,11 @@ pub(crate) fn begin<'a>(
 /// Nobody is stopped for it: his parent would be told. So whoever is started and left behind by his parent within a
 /// walk is missed. A child whose fork had begun when its parent was marked comes to light later, with the limits of
 /// before: hence a second look, and the later ones of [`Attached::mark_again`].
-fn mark_tree(proc: &Proc, target: (Pid, BorrowedFd<'_>), tag: Tag) -> (u32, u32) {
+fn mark_tree(proc: &Proc, target: (Pid, BorrowedFd<'_>), marker: Marker) -> (u32, u32) {
     let deadline = sys::now_ms().saturating_add(MARKING_MS);
     let (mut marked, mut calm) = (1u32, false);
     loop {
-        let (new, unmarked) = mark_once(proc, target, tag);
+        let (new, unmarked) = mark_once(proc, target, marker);
         marked = marked.saturating_add(new);
         if (new == 0 && calm) || sys::now_ms() >= deadline {
             return (marked, unmarked);
@@ -161,11 +154,11 @@ fn mark_tree(proc: &Proc, target: (Pid, BorrowedFd<'_>), tag: Tag) -> (u32, u32)
 }
 
 /// One walk: who got the mark, and who cannot have it.
-fn mark_once(proc: &Proc, target: (Pid, BorrowedFd<'_>), tag: Tag) -> (u32, u32) {
+fn mark_once(proc: &Proc, target: (Pid, BorrowedFd<'_>), marker: Marker) -> (u32, u32) {
     let (mut new, mut unmarked) = (0u32, 0u32);
     let walked = tree::walk_below(proc, target, Order::ParentsFirst, &mut |met| {
         let Some(fd) = met.pidfd() else { return };
-        match marking::mark(met.pid(), fd, tag) {
+        match marking::mark(met.pid(), fd, marker) {
             Marking::Done => new = new.saturating_add(1),
             Marking::Never(_) => unmarked = unmarked.saturating_add(1),
             Marking::Before | Marking::Others | Marking::Gone => {}
@@ -186,24 +179,11 @@ impl Attached<'_> {
             if self.mark.is_some_and(|(at, _)| now >= at) {
                 self.mark_again(now);
             }
-            match self.ladder.due(now, self.lives) {
-                Deed::Finish => return self.finish(),
-                Deed::Signal { index, number, to } => {
-                    self.take(usize::from(index), index, number);
-                    self.address(number, to);
-                }
-                Deed::Run { index } => {
-                    self.take(usize::from(index), index, 0);
-                    self.start_command(index);
-                }
-                Deed::Look { number, to } => self.widen(number, to),
-                Deed::Kill { first, stop_first } => {
-                    if first {
-                        self.take(MAX_STEPS, Ladder::FINAL, signal::KILL);
-                    }
-                    self.kill_pass(stop_first);
-                }
-                Deed::Wait(until) => {
+            let lives = self.lives;
+            match climb::next(self, now, lives) {
+                Next::Done => {}
+                Next::Finish => return self.finish(),
+                Next::Wait(until) => {
                     let look = self.is_unwitnessed().then_some(self.look.0);
                     let until = until.into_iter().chain(look).chain(self.mark.map(|(at, _)| at)).min();
                     self.wait(until.map(|until| until.saturating_sub(sys::now_ms())));
@@ -216,7 +196,7 @@ impl Attached<'_> {
     fn mark_again(&mut self, now: u64) {
         self.mark = match (self.leader(), self.mark) {
             (Some(leader), Some((_, pause))) => {
-                mark_once(&self.proc, (self.pid, leader), self.tag);
+                mark_once(&self.proc, (self.pid, leader), self.marker);
                 Some(pause.saturating_mul(4))
                     .filter(|&pause| pause <= MARK_MS.1)
                     .map(|pause| (now.saturating_add(pause), pause))
@@ -231,7 +211,7 @@ impl Attached<'_> {
     }
 
     fn bearers(&self) -> Bearers<'_, impl Fn(leash_tag::Mark) -> bool + use<>> {
-        let tag = self.tag;
+        let tag = self.marker.tag;
         Bearers { proc: &self.proc, table: &self.table, wanted: move |mark| tag.is_on(mark) }
     }
 
@@ -248,35 +228,26 @@ impl Attached<'_> {
         // What has ended stays readable and would wake us for ever.
         if woken.leash {
             self.watched.leash = None;
-            self.ladder.end(Cause::Leash, sys::now_ms());
+            self.climb.ladder.end(Cause::Leash, sys::now_ms());
         }
         if woken.owner {
             self.watched.owner = None;
-            self.ladder.end(Cause::Owner, sys::now_ms());
+            self.climb.ladder.end(Cause::Owner, sys::now_ms());
         }
         if woken.witness {
             self.watched.witness = None;
             if core::mem::take(&mut self.lives) {
                 self.calm = Calm::default();
-                self.report.exited(Ended::UNKNOWN);
-                self.ladder.worker_ended(sys::now_ms());
+                self.climb.report.exited(Ended::UNKNOWN);
+                self.climb.ladder.worker_ended(sys::now_ms());
             }
         }
     }
 
     fn signalled(&mut self, number: u8, sender: u32) {
-        let now = sys::now_ms();
-        match number {
-            signal::CHLD => {}
-            // We wrote where nobody reads.
-            signal::PIPE if i64::from(sender) == i64::from(own_pid()) => {}
-            signal::QUIT => self.ladder.kill_now(now),
-            // Everybody was signalled at once: see the supervisor of a command.
-            signal::TERM
-                if sender <= 1 && self.watched.leash.is_some() && !self.config.ladder_on_any_term => {}
-            signal::TERM | signal::HUP | signal::INT => self.ladder.asked(now),
-            other if self.config.leash.is_none() && self.lives => self.signal_leader(&[other]),
-            _ => {}
+        let leashed = self.watched.leash.is_some();
+        if number != signal::CHLD && self.climb.signalled(number, sender, leashed) && self.lives {
+            self.signal_leader(&[number]);
         }
     }
 
@@ -296,7 +267,7 @@ impl Attached<'_> {
 
     fn note(&mut self, pass: Pass) {
         if self.calm.proven(pass) && !self.lives && self.is_unwitnessed() {
-            self.ladder.gone();
+            self.climb.ladder.gone();
         }
     }
 
@@ -304,52 +275,7 @@ impl Attached<'_> {
 
     fn reap_commands(&mut self) {
         self.commands.reap_all();
-        while let Some((index, outcome)) = self.commands.take_ended() {
-            self.command_ended(index, outcome);
-        }
-    }
-
-    fn start_command(&mut self, index: u8) {
-        let Some(launch) = Launch::of(self.config, self.vectors, index) else { return };
-        if let Err(errno) = self.commands.start(index, launch) {
-            self.command_ended(index, Outcome::not_started(errno));
-        }
-    }
-
-    fn command_ended(&mut self, index: u8, outcome: Outcome) {
-        outcome.tell(index, self.report, self.config, self.vectors);
-        if !outcome.succeeded() {
-            self.ladder.command_failed(index, sys::now_ms());
-        }
-    }
-
-    fn take(&mut self, place: usize, index: u8, number: u8) {
-        // Whatever command an earlier step started has had its time.
-        self.commands.kill();
-        if let Some(step) = self.steps.get_mut(place) {
-            *step = true;
-        }
-        let elapsed = self.ladder.elapsed(sys::now_ms);
-        self.report.step(self.ladder.cause() as u8, index, number, elapsed);
-    }
-
-    /// Signals those whom a step addresses; each signal is followed by CONT, so that a stopped process can
-    /// heed it.
-    fn address(&mut self, number: u8, to: To) {
-        let signals = [number, signal::CONT];
-        match to {
-            To::Leader => self.signal_leader(&signals),
-            To::Tree => {
-                self.everybody(Order::ChildrenFirst, None, &signals);
-            }
-            To::Group => {
-                // It may have made itself another since.
-                if let Some(stat) = self.proc.stat(self.pid).ok().filter(|_| self.leader().is_some()) {
-                    self.pgrp = stat.pgrp;
-                }
-                self.everybody(Order::ChildrenFirst, Some(self.pgrp), &signals);
-            }
-        }
+        climb::commands_ended(self, false);
     }
 
     fn leader(&self) -> Option<BorrowedFd<'_>> {
@@ -394,29 +320,6 @@ impl Attached<'_> {
 
     fn is_in(&self, group: i32, pid: Pid, fd: BorrowedFd<'_>) -> bool {
         self.proc.stat(pid).is_ok_and(|stat| stat.pgrp == group) && !tree::ended(fd)
-    }
-
-    /// Once none of those addressed lives, whoever lives on gets the step's signal too.
-    fn widen(&mut self, number: u8, to: To) {
-        let mut addressed_live = false;
-        if to == To::Group {
-            self.bearers().pass(&mut |pid, fd| addressed_live |= self.is_in(self.pgrp, pid, fd.as_fd()));
-        }
-        if !addressed_live {
-            self.everybody(Order::ChildrenFirst, None, &[number, signal::CONT]);
-            self.ladder.widened();
-        }
-    }
-
-    fn kill_pass(&mut self, stop_first: bool) {
-        if self.ladder.passes() < PATIENT_PASSES && !self.has_ended_the_unmarked() {
-            return;
-        }
-        if stop_first {
-            self.everybody(Order::ParentsFirst, None, &[signal::STOP]);
-        }
-        let pass = self.everybody(Order::ChildrenFirst, None, &[signal::KILL]);
-        self.note(pass);
     }
 
     /// Ends whoever is below without the mark, and says whether nobody of them is left.
@@ -464,22 +367,56 @@ impl Attached<'_> {
 
     fn finish(&mut self) -> u8 {
         self.reap_commands();
-        let steps = self.steps.iter().enumerate().filter(|(_, taken)| **taken).filter_map(|(place, _)| {
-            let (index, number) = match self.config.stop.get(place) {
-                Some(step) if place < MAX_STEPS => (u8::try_from(place).ok()?, step.number()),
-                _ => (Ladder::FINAL, signal::KILL),
-            };
-            Some((index, number, 0))
-        });
-        let end = End {
-            with_exit: false,
-            ended: Ended::UNKNOWN,
-            cause: self.ladder.cause() as u8,
-            last: self.ladder.last(),
-            elapsed: self.ladder.elapsed(sys::now_ms),
-            passes: self.ladder.passes(),
-        };
-        self.report.gone(&end, steps);
+        self.climb.gone(Ended::UNKNOWN, false);
         0
+    }
+}
+
+impl<'a> climb::Tree<'a> for Attached<'a> {
+    fn climb(&mut self) -> &mut Climb<'a> {
+        &mut self.climb
+    }
+
+    fn commands(&mut self) -> &mut Commands {
+        &mut self.commands
+    }
+
+    fn address(&mut self, number: u8, to: To) {
+        let signals = [number, signal::CONT];
+        match to {
+            To::Leader => self.signal_leader(&signals),
+            To::Tree => {
+                self.everybody(Order::ChildrenFirst, None, &signals);
+            }
+            To::Group => {
+                // It may have made itself another since.
+                if let Some(stat) = self.proc.stat(self.pid).ok().filter(|_| self.leader().is_some()) {
+                    self.pgrp = stat.pgrp;
+                }
+                self.everybody(Order::ChildrenFirst, Some(self.pgrp), &signals);
+            }
+        }
+    }
+
+    fn widen(&mut self, number: u8, to: To) {
+        let mut addressed_live = false;
+        if to == To::Group {
+            self.bearers().pass(&mut |pid, fd| addressed_live |= self.is_in(self.pgrp, pid, fd.as_fd()));
+        }
+        if !addressed_live {
+            self.everybody(Order::ChildrenFirst, None, &[number, signal::CONT]);
+            self.climb.ladder.widened();
+        }
+    }
+
+    fn kill_pass(&mut self, stop_first: bool) {
+        if self.climb.ladder.passes() < PATIENT_PASSES && !self.has_ended_the_unmarked() {
+            return;
+        }
+        if stop_first {
+            self.everybody(Order::ParentsFirst, None, &[signal::STOP]);
+        }
+        let pass = self.everybody(Order::ChildrenFirst, None, &[signal::KILL]);
+        self.note(pass);
     }
 }

@@ -4,11 +4,12 @@
 //! set any earlier, because whoever is left by a command that was killed is not left on purpose. The mark is
 //! one level deeper than the command's: hard limits can only be lowered (getrlimit(2)).
 
-use leash_tag::{Limits, Mark, RunId, WorkerNumber};
+use leash_tag::{Limits, Mark};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
 use crate::foreign::Foreign;
+use crate::marking::{self, Tag};
 use crate::proc_file::Proc;
 use crate::sys::{self, signal};
 use crate::tree::{self, Met, Order, Walked};
@@ -20,13 +21,6 @@ const PATIENCE_MS: u64 = 2_000;
 /// Who waits that long in the kernel after everybody else was stopped waits for one of them: after vfork(2) for a
 /// child that is stopped before its exec. It cannot fork, and has the mark.
 const BLOCKED_MS: u64 = 50;
-
-/// What all processes of a tree carry.
-#[derive(Clone, Copy)]
-pub(crate) struct Tag {
-    pub(crate) run: RunId,
-    pub(crate) worker: Option<WorkerNumber>,
-}
 
 /// Marks everybody below this process as kept. `false` where that cannot be done for all of them.
 ///
@@ -116,14 +110,8 @@ fn keep(proc: &Proc, met: &Met<'_>, tag: Tag) -> Look {
 
 fn mark_kept(pid: Pid, limits: Limits, tag: Tag) -> Look {
     let Ok(mark) = Mark::nested_in(limits, tag.run, tag.worker, true) else { return Look::Never };
-    match sys::swap_locks_limits(pid, mark.limits()) {
-        Ok(old) if old == limits => Look::Again,
-        // The number was another's by then: that one gets back what it had.
-        Ok(old) => {
-            let _ = sys::swap_locks_limits(pid, old);
-            Look::Again
-        }
-        Err(Errno::SRCH) => Look::Again,
+    match marking::replace(pid, limits, mark) {
+        Ok(_) | Err(Errno::SRCH) => Look::Again,
         Err(_) => Look::Never,
     }
 }

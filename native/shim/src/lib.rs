@@ -27,6 +27,7 @@ extern crate std;
 pub mod args;
 mod attach;
 pub mod blocks;
+mod climb;
 mod command;
 mod foreign;
 pub mod help;

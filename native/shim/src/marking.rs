@@ -12,19 +12,25 @@ use rustix::process::Pid;
 use crate::sys;
 use crate::tree::ended;
 
-/// What all processes of the tree are to carry.
+/// What all processes of a tree carry.
 #[derive(Clone, Copy)]
 pub(crate) struct Tag {
     pub(crate) run: RunId,
     pub(crate) worker: Option<WorkerNumber>,
-    /// What we ourselves had inherited: a run around all of us is no supervisor of that process.
-    pub(crate) inherited: Limits,
 }
 
 impl Tag {
     pub(crate) fn is_on(self, mark: Mark) -> bool {
         mark.run() == self.run && mark.worker() == self.worker && !mark.outlives()
     }
+}
+
+/// Gives the tag to those who are there.
+#[derive(Clone, Copy)]
+pub(crate) struct Marker {
+    pub(crate) tag: Tag,
+    /// What we ourselves had inherited: a run around all of us is no supervisor of that process.
+    pub(crate) inherited: Limits,
 }
 
 /// What became of it.
@@ -43,7 +49,8 @@ pub(crate) enum Marking {
 }
 
 /// Marks the process of a pidfd.
-pub(crate) fn mark(pid: Pid, fd: BorrowedFd<'_>, tag: Tag) -> Marking {
+pub(crate) fn mark(pid: Pid, fd: BorrowedFd<'_>, marker: Marker) -> Marking {
+    let Marker { tag, inherited } = marker;
     let limits = match sys::locks_limits(pid) {
         Ok(limits) => limits,
         Err(Errno::SRCH) => return Marking::Gone,
@@ -51,7 +58,7 @@ pub(crate) fn mark(pid: Pid, fd: BorrowedFd<'_>, tag: Tag) -> Marking {
     };
     match Mark::decode(limits) {
         Some(mark) if tag.is_on(mark) => return Marking::Before,
-        Some(_) if limits != tag.inherited => return Marking::Others,
+        Some(_) if limits != inherited => return Marking::Others,
         _ => {}
     }
     let Ok(mark) = Mark::nested_in(limits, tag.run, tag.worker, false) else {
@@ -60,20 +67,29 @@ pub(crate) fn mark(pid: Pid, fd: BorrowedFd<'_>, tag: Tag) -> Marking {
     if ended(fd) {
         return Marking::Gone;
     }
-    match sys::swap_locks_limits(pid, mark.limits()) {
-        Ok(_) if ended(fd) => {
-            take_back(pid, limits);
+    match replace(pid, limits, mark) {
+        Ok(replaced) if ended(fd) => {
+            if replaced {
+                take_back(pid, limits);
+            }
             Marking::Gone
         }
-        Ok(old) if old == limits => Marking::Done,
+        Ok(true) => Marking::Done,
         // Somebody else marked it in this very moment.
-        Ok(old) => {
-            take_back(pid, old);
-            Marking::Others
-        }
+        Ok(false) => Marking::Others,
         Err(Errno::SRCH) => Marking::Gone,
         Err(errno) => Marking::Never(errno),
     }
+}
+
+/// Marks whoever has a number and still the limits that were seen. Who has others gets them back: the number is
+/// somebody else's by now, or he was marked in this very moment.
+pub(crate) fn replace(pid: Pid, seen: Limits, mark: Mark) -> Result<bool, Errno> {
+    let old = sys::swap_locks_limits(pid, mark.limits())?;
+    if old != seen {
+        take_back(pid, old);
+    }
+    Ok(old == seen)
 }
 
 /// A hard limit is raised with CAP_SYS_RESOURCE only; without it, it is lowered to the highest that is no mark. The
@@ -102,7 +118,8 @@ mod tests {
         }
 
         fn mark(&self, tag: Tag) -> Marking {
-            mark(self.1, self.2.as_fd(), tag)
+            let inherited = sys::locks_limits(rustix::process::getpid()).unwrap();
+            mark(self.1, self.2.as_fd(), Marker { tag, inherited })
         }
 
         fn limits(&self) -> Limits {
@@ -118,8 +135,7 @@ mod tests {
     }
 
     fn tag(run: u64, worker: u16) -> Tag {
-        let inherited = sys::locks_limits(rustix::process::getpid()).unwrap();
-        Tag { run: RunId::from_number(run).unwrap(), worker: WorkerNumber::new(worker), inherited }
+        Tag { run: RunId::from_number(run).unwrap(), worker: WorkerNumber::new(worker) }
     }
 
     #[test]
@@ -142,6 +158,20 @@ mod tests {
         let before = process.limits();
         assert_eq!(process.mark(tag(7, 3)), Marking::Gone);
         assert_eq!(process.limits(), before);
+    }
+
+    #[test]
+    fn who_is_not_who_was_seen_keeps_what_he_has() {
+        let process = Process::start();
+        let seen = process.limits();
+        assert_eq!(process.mark(tag(7, 3)), Marking::Done);
+        let theirs = process.limits();
+        // Without CAP_SYS_RESOURCE only a lower hard limit can be set, and then not be taken back.
+        let ours =
+            [6, 8].map(|run| Mark::nested_in(seen, tag(run, 4).run, tag(run, 4).worker, false).unwrap());
+        let mark = ours.into_iter().find(|mark| mark.limits().hard < theirs.hard).unwrap();
+        assert_eq!(replace(process.1, seen, mark), Ok(false));
+        assert!(process.limits() == theirs || Mark::decode(process.limits()).is_none());
     }
 
     #[test]

@@ -2,13 +2,15 @@
 
 use rustix::io::Errno;
 
-use crate::args::{Config, MAX_STEPS, To};
-use crate::command::{Launch, Outcome};
-use crate::keep::{self, Tag};
-use crate::ladder::{Cause, Deed, Ladder};
-use crate::proc_file::{Proc, own_pid};
+use crate::args::{Config, To};
+use crate::climb::{self, Climb, Next};
+use crate::command::Commands;
+use crate::keep;
+use crate::ladder::Cause;
+use crate::marking::Tag;
+use crate::proc_file::Proc;
 use crate::reap::{Leader, Reaper};
-use crate::report::{End, Ended, Report, Stage};
+use crate::report::{Ended, Report, Stage};
 use crate::sys::{self, Child, Vectors, Waited, signal};
 use crate::tree::{self, Order, Walked};
 use crate::watched::Watched;
@@ -18,20 +20,15 @@ const SETTLE_MS: u64 = 20;
 
 /// One tree.
 pub(crate) struct Supervisor<'a> {
-    config: &'a Config<'static>,
-    vectors: Vectors,
-    report: Report<'a>,
+    climb: Climb<'a>,
     watched: Watched,
     child: Child,
     reaper: Reaper,
-    ladder: Ladder,
     started: bool,
     /// The worker's end is to be told together with its tree's.
     exit_untold: bool,
     /// This long nothing has happened; what is needed for the end has been opened.
     settled: bool,
-    /// Taken or not, and processes reaped, in each step; the last place is the final phase's.
-    steps: [Option<u32>; MAX_STEPS + 1],
 }
 
 impl<'a> Supervisor<'a> {
@@ -43,46 +40,21 @@ impl<'a> Supervisor<'a> {
         child: Child,
         reaper: Reaper,
     ) -> Self {
-        let ladder = Ladder::new(config.stop, config.linger);
-        Self {
-            config,
-            vectors,
-            report,
-            watched,
-            child,
-            reaper,
-            ladder,
-            started: false,
-            exit_untold: false,
-            settled: false,
-            steps: [None; MAX_STEPS + 1],
-        }
+        let climb = Climb::new(config, vectors, report);
+        Self { climb, watched, child, reaper, started: false, exit_untold: false, settled: false }
     }
 
     /// Supervises until nothing is left; the result is the exit status.
     pub(crate) fn run(&mut self) -> u8 {
         loop {
             let more = self.reap();
-            let now = if self.ladder.is_timed() { sys::now_ms() } else { 0 };
-            match self.ladder.due(now, self.reaper.leader() == Leader::Lives) {
-                Deed::Finish => return self.finish(),
-                Deed::Signal { index, number, to } => {
-                    self.take(usize::from(index), index, number);
-                    self.address(number, to);
-                }
-                Deed::Run { index } => {
-                    self.take(usize::from(index), index, 0);
-                    self.start_command(index);
-                }
-                Deed::Look { number, to } => self.widen(number, to),
-                Deed::Kill { first, stop_first } => {
-                    if first {
-                        self.take(MAX_STEPS, Ladder::FINAL, signal::KILL);
-                    }
-                    self.kill_pass(stop_first);
-                }
-                Deed::Wait(_) if more => self.wait(Some(0)),
-                Deed::Wait(until) => self.wait(until.map(|until| until.saturating_sub(sys::now_ms()))),
+            let now = if self.climb.ladder.is_timed() { sys::now_ms() } else { 0 };
+            let leader_lives = self.reaper.leader() == Leader::Lives;
+            match climb::next(self, now, leader_lives) {
+                Next::Done => {}
+                Next::Finish => return self.finish(),
+                Next::Wait(_) if more => self.wait(Some(0)),
+                Next::Wait(until) => self.wait(until.map(|until| until.saturating_sub(sys::now_ms()))),
             }
         }
     }
@@ -115,8 +87,8 @@ impl<'a> Supervisor<'a> {
     }
 
     fn let_go(&mut self, cause: Cause) {
-        if !self.config.detach {
-            self.ladder.end(cause, sys::now_ms());
+        if !self.climb.config.detach {
+            self.climb.ladder.end(cause, sys::now_ms());
         }
     }
 
@@ -132,20 +104,9 @@ impl<'a> Supervisor<'a> {
         if number == signal::CHLD || (number == signal::URG && code > 0) {
             return;
         }
-        let now = sys::now_ms();
-        match number {
-            // We wrote where nobody reads.
-            signal::PIPE if i64::from(sender) == i64::from(own_pid()) => {}
-            signal::QUIT => self.ladder.kill_now(now),
-            // Everybody was signalled at once (systemd, container runtimes): the VM is draining and still
-            // needs its workers; if it dies, the leash says so.
-            signal::TERM
-                if sender <= 1 && self.watched.leash.is_some() && !self.config.ladder_on_any_term => {}
-            signal::TERM | signal::HUP | signal::INT => self.ladder.asked(now),
-            other if self.config.leash.is_none() && self.reaper.leader() == Leader::Lives => {
-                let _ = sys::kill(self.reaper.pid(), other);
-            }
-            _ => {}
+        let leashed = self.watched.leash.is_some();
+        if self.climb.signalled(number, sender, leashed) && self.reaper.leader() == Leader::Lives {
+            let _ = sys::kill(self.reaper.pid(), number);
         }
     }
 
@@ -162,18 +123,18 @@ impl<'a> Supervisor<'a> {
             }
             _ => {
                 self.started = true;
-                self.report.started(self.reaper.pid().as_raw_pid());
-                self.ladder.started();
+                self.climb.report.started(self.reaper.pid().as_raw_pid());
+                self.climb.ladder.started();
             }
         }
         self.watched.exec = None;
     }
 
     fn start_failed(&mut self, stage: u8, errno: u16) {
-        self.ladder.start_failed();
-        self.report.start_failed(stage, errno);
-        if self.config.report.is_none() {
-            crate::say::start_failed(self.config.command.to_bytes(), stage, errno);
+        self.climb.ladder.start_failed();
+        self.climb.report.start_failed(stage, errno);
+        if self.climb.config.report.is_none() {
+            crate::say::start_failed(self.climb.config.command.to_bytes(), stage, errno);
         }
     }
 
@@ -182,7 +143,7 @@ impl<'a> Supervisor<'a> {
         if self.watched.exec.is_some() {
             if sys::peek(self.reaper.pid()) == Waited::NotYet {
                 self.reaper.commands().reap_all();
-                self.commands_ended(false);
+                climb::commands_ended(self, false);
                 return false;
             }
             self.take_exec();
@@ -191,7 +152,7 @@ impl<'a> Supervisor<'a> {
             }
         }
         let before = self.reaper.leader();
-        let place = self.ladder.current();
+        let step = self.climb.ladder.current();
         let found = self.reaper.reap();
 
         if let (Leader::Lives, Leader::Zombie(ended) | Leader::Reaped(ended)) = (before, self.reaper.leader())
@@ -200,84 +161,29 @@ impl<'a> Supervisor<'a> {
                 self.exit_untold = self.started;
             } else {
                 if self.started {
-                    self.report.exited(ended);
+                    self.climb.report.exited(ended);
                 }
-                self.ladder.worker_ended(sys::now_ms());
+                self.climb.ladder.worker_ended(sys::now_ms());
             }
         }
-        if let Some(place) = place {
-            let place = usize::from(place).min(MAX_STEPS);
-            if let Some(Some(count)) = self.steps.get_mut(place) {
-                *count = count.saturating_add(found.reaped - found.commands);
-            }
+        if let Some(index) = step {
+            self.climb.count(index, found.reaped - found.commands);
         }
-        self.commands_ended(found.gone);
+        climb::commands_ended(self, found.gone);
         if found.gone {
-            self.ladder.gone();
-        } else if self.config.keep && self.started && self.ladder.lingers() && self.keep() {
-            self.ladder.kept();
+            self.climb.ladder.gone();
+        } else if self.climb.config.keep && self.started && self.climb.ladder.lingers() && self.keep() {
+            self.climb.ladder.kept();
         }
         found.more
     }
 
     fn keep(&self) -> bool {
-        let tag = Tag { run: self.config.run, worker: self.config.worker };
+        let tag = Tag { run: self.climb.config.run, worker: self.climb.config.worker };
         self.reaper.proc().is_some_and(|proc| keep::everybody(proc, self.reaper.foreign(), tag))
     }
 
-    fn commands_ended(&mut self, all_gone: bool) {
-        while let Some((index, outcome)) = self.reaper.commands().take_ended() {
-            self.command_ended(index, outcome, all_gone);
-        }
-    }
-
-    fn command_ended(&mut self, index: u8, outcome: Outcome, all_gone: bool) {
-        outcome.tell(index, self.report, self.config, self.vectors);
-        if !all_gone && !outcome.succeeded() {
-            self.ladder.command_failed(index, sys::now_ms());
-        }
-    }
-
     // What is done
-
-    fn start_command(&mut self, index: u8) {
-        let Some(launch) = Launch::of(self.config, self.vectors, index) else { return };
-        if let Err(errno) = self.reaper.commands().start(index, launch) {
-            self.command_ended(index, Outcome::not_started(errno), false);
-        }
-    }
-
-    fn take(&mut self, place: usize, index: u8, number: u8) {
-        // Whatever command an earlier step started has had its time.
-        self.reaper.commands().kill();
-        if let Some(step) = self.steps.get_mut(place) {
-            *step = Some(0);
-        }
-        let elapsed = self.ladder.elapsed(sys::now_ms);
-        self.report.step(self.ladder.cause() as u8, index, number, elapsed);
-    }
-
-    /// Signals those whom a step addresses; each signal is followed by CONT, so that a stopped process can
-    /// heed it.
-    fn address(&self, number: u8, to: To) {
-        match (to, self.reaper.unreaped()) {
-            (To::Tree, _) => self.signal_tree(number),
-            (To::Leader, Some(leader)) => {
-                let _ = sys::kill(leader, number);
-                let _ = sys::kill(leader, signal::CONT);
-            }
-            (To::Group, Some(leader)) => {
-                for number in [number, signal::CONT] {
-                    // Before its setsid the child is in our group and leads none.
-                    if sys::kill_group(leader, number).is_err() {
-                        let _ = sys::kill(leader, number);
-                    }
-                }
-            }
-            // Those are gone; `widen` tells the others.
-            (_, None) => {}
-        }
-    }
 
     fn signal_tree(&self, number: u8) {
         self.everybody(Order::ChildrenFirst, &[number, signal::CONT]);
@@ -304,8 +210,50 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Once none of those addressed lives, whoever lives on gets the step's signal too: a daemon that left the
-    /// group would otherwise be waited for without ever having been told.
+    fn finish(&self) -> u8 {
+        let ended = match self.reaper.leader() {
+            Leader::Zombie(ended) | Leader::Reaped(ended) => ended,
+            // ECHILD without having seen the worker end: somebody made the kernel reap for us.
+            Leader::Lives => Ended { how: Ended::KILLED, value: signal::KILL },
+        };
+        self.climb.gone(ended, self.exit_untold);
+        if self.climb.config.foreground {
+            // Whoever started us gets the terminal back; SIGTTOU is blocked.
+            let _ = rustix::termios::tcsetpgrp(sys::borrow(0), rustix::process::getpgrp());
+        }
+        ended.exit_status()
+    }
+}
+
+impl<'a> climb::Tree<'a> for Supervisor<'a> {
+    fn climb(&mut self) -> &mut Climb<'a> {
+        &mut self.climb
+    }
+
+    fn commands(&mut self) -> &mut Commands {
+        self.reaper.commands()
+    }
+
+    fn address(&mut self, number: u8, to: To) {
+        match (to, self.reaper.unreaped()) {
+            (To::Tree, _) => self.signal_tree(number),
+            (To::Leader, Some(leader)) => {
+                let _ = sys::kill(leader, number);
+                let _ = sys::kill(leader, signal::CONT);
+            }
+            (To::Group, Some(leader)) => {
+                for number in [number, signal::CONT] {
+                    // Before its setsid the child is in our group and leads none.
+                    if sys::kill_group(leader, number).is_err() {
+                        let _ = sys::kill(leader, number);
+                    }
+                }
+            }
+            // Those are gone; `widen` tells the others.
+            (_, None) => {}
+        }
+    }
+
     fn widen(&mut self, number: u8, to: To) {
         let group = self.reaper.pid().as_raw_pid();
         let mut addressed_live = false;
@@ -317,11 +265,11 @@ impl<'a> Supervisor<'a> {
         }
         if !addressed_live {
             self.signal_tree(number);
-            self.ladder.widened();
+            self.climb.ladder.widened();
         }
     }
 
-    fn kill_pass(&self, stop_first: bool) {
+    fn kill_pass(&mut self, stop_first: bool) {
         if let Some(leader) = self.reaper.unreaped() {
             let _ = sys::kill_group(leader, signal::KILL);
             let _ = sys::kill(leader, signal::KILL);
@@ -330,34 +278,5 @@ impl<'a> Supervisor<'a> {
             self.everybody(Order::ParentsFirst, &[signal::STOP]);
         }
         self.everybody(Order::ChildrenFirst, &[signal::KILL]);
-    }
-
-    fn finish(&self) -> u8 {
-        let ended = match self.reaper.leader() {
-            Leader::Zombie(ended) | Leader::Reaped(ended) => ended,
-            // ECHILD without having seen the worker end: somebody made the kernel reap for us.
-            Leader::Lives => Ended { how: Ended::KILLED, value: signal::KILL },
-        };
-        let steps = self.steps.iter().enumerate().filter_map(|(place, reaped)| {
-            let (index, number) = match self.config.stop.get(place) {
-                Some(step) if place < MAX_STEPS => (u8::try_from(place).ok()?, step.number()),
-                _ => (Ladder::FINAL, signal::KILL),
-            };
-            Some((index, number, (*reaped)?))
-        });
-        let end = End {
-            with_exit: self.exit_untold,
-            ended,
-            cause: self.ladder.cause() as u8,
-            last: self.ladder.last(),
-            elapsed: self.ladder.elapsed(sys::now_ms),
-            passes: self.ladder.passes(),
-        };
-        self.report.gone(&end, steps);
-        if self.config.foreground {
-            // Whoever started us gets the terminal back; SIGTTOU is blocked.
-            let _ = rustix::termios::tcsetpgrp(sys::borrow(0), rustix::process::getpgrp());
-        }
-        ended.exit_status()
     }
 }

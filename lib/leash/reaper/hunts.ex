@@ -1,0 +1,125 @@
+defmodule Leash.Reaper.Hunts do
+  # The proof that nothing of a number is left, after which it is free: one hunt for its tags.
+  @moduledoc false
+
+  alias Leash.{Hunt, Native, Telemetry, Workers}
+  alias Leash.Reaper.{Numbers, State}
+
+  require Logger
+
+  @doc "A number that is to be proven gone."
+  @spec verify(pos_integer(), State.t()) :: State.t()
+  def verify(number, state) do
+    hunt(%{
+      state
+      | to_verify: MapSet.put(state.to_verify, number),
+        ending: Map.delete(state.ending, number),
+        left: MapSet.delete(state.left, number)
+    })
+  end
+
+  @doc """
+  Looks for what is to be verified.
+
+  One hunt at a time, for all numbers that came up meanwhile: a thousand Workers killed at once cost a few passes over `/proc`
+  and not a thousand.
+  """
+  @spec hunt(State.t()) :: State.t()
+  def hunt(%{hunting: nil} = state) do
+    if MapSet.size(state.to_verify) == 0 do
+      state
+    else
+      numbers = MapSet.to_list(state.to_verify)
+      {pid, monitor} = Hunt.start(Hunt.of_workers(state.run, numbers))
+      %{state | hunting: {pid, monitor, numbers}, to_verify: MapSet.new(), hunt_began: now()}
+    end
+  end
+
+  def hunt(state), do: state
+
+  @doc "The hunt under way has ended."
+  @spec hunted(term(), State.t()) :: State.t()
+  def hunted(reason, %{hunting: {_pid, _monitor, numbers}} = state) do
+    state = %{state | hunting: nil, hunt_took: now() - state.hunt_began}
+    hunted(reason, numbers, state)
+  end
+
+  defp hunted({:shutdown, {:ok, report}}, numbers, state) do
+    left = MapSet.new(report.survivors, & &1.worker)
+    {kept, freed} = Enum.split_with(numbers, &(&1 in left or nil in left))
+
+    if kept != [] do
+      log_survivors(report.survivors)
+      State.tell_closers(state, {:leash_left, kept, report.survivors})
+    end
+
+    # An unfinished tree keeps its number: nobody else's mark may ever equal it.
+    state = Enum.reduce(freed, state, &free/2)
+    numbers |> Numbers.inherit(state) |> hunt()
+  end
+
+  defp hunted(failure, numbers, state) do
+    Logger.error(
+      "Leash could not verify that workers #{inspect(numbers)} are gone: #{inspect(failure)}"
+    )
+
+    numbers |> Numbers.inherit(state) |> hunt()
+  end
+
+  @doc """
+  Looks once more for what ended in order, so many milliseconds later at the latest.
+
+  The shim's proof covers what can be reparented to it; a process that moved into another pid namespace has its own reaper there,
+  and only its tag tells. One look for all that ended within a second.
+  """
+  @spec look_again(Workers.row(), non_neg_integer(), State.t()) :: State.t()
+  def look_again(row, ms, state) do
+    close_fd(row)
+    Workers.change(row.number, shim_fd: nil)
+    state = %{state | later: MapSet.put(state.later, row.number)}
+    if due_within?(state.look_again, ms), do: state, else: look_after(ms, state)
+  end
+
+  defp due_within?(nil, _ms), do: false
+  defp due_within?(timer, ms), do: (Process.read_timer(timer) || 0) <= ms
+
+  defp look_after(ms, state) do
+    _ = state.look_again && Process.cancel_timer(state.look_again)
+    %{state | look_again: Process.send_after(self(), :look_again, ms)}
+  end
+
+  @doc "It is time for that look."
+  @spec look_at_later(State.t()) :: State.t()
+  def look_at_later(state) do
+    to_verify = MapSet.union(state.to_verify, state.later)
+    hunt(%{state | look_again: nil, later: MapSet.new(), to_verify: to_verify})
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
+
+  defp free(number, state) do
+    with {:ok, row} <- Workers.fetch(number) do
+      close_fd(row)
+      if unseen_end?(row), do: Telemetry.worker_stop(number, nil)
+    end
+
+    Workers.delete(number)
+    State.tell_closers(state, {:leash_free, number})
+    state
+  end
+
+  # Of what ran and whose Worker did not live to say so.
+  defp unseen_end?(row), do: row.tree != :gone and (row.os_pid != nil or row.kind == :port)
+
+  defp close_fd(%{shim_fd: nil}), do: :ok
+  defp close_fd(%{shim_fd: fd}), do: Native.fd_close(fd)
+
+  @doc "Says who could not be ended."
+  @spec log_survivors([map()]) :: :ok
+  def log_survivors(survivors) do
+    Logger.error([
+      "Leash could not end: ",
+      Enum.map_join(survivors, ", ", &"#{&1.pid} (#{&1.command}): #{inspect(&1.why)}")
+    ])
+  end
+end

@@ -1,0 +1,152 @@
+defmodule Leash.Reaper.Orphans do
+  # A tree whose Worker is gone: how hard it is ended, and when its shim is taken for stuck.
+  @moduledoc false
+
+  alias Leash.{HeldShim, Ladder, LastExits, Native, Reaper, Workers}
+  alias Leash.Reaper.{Hunts, State}
+
+  # What a ladder may take beyond its own steps before the shim is taken for stuck.
+  @slack_ms 1_000
+  # From QUIT to KILL of a shim, and from there to looking at what it left.
+  @stuck_ms 1_000
+  # A shim whose exec is still under way carries no tag yet; it ends at once by itself, since its
+  # leash is closed, but the proof has to wait until it could be seen.
+  @unseen_shim_ms 1_000
+  # How long a number may stay taken after its tree is gone.
+  @look_again_ms 1_000
+  # How long what a shim of a port left may live, when it was killed; and what part of the time looking may take
+  # while short programs end one after the other.
+  @look_soon_ms 50
+  @looking_share 10
+
+  @doc "A Worker or keeper is gone, for this reason."
+  @spec worker_down(pos_integer(), term(), State.t()) :: State.t()
+  def worker_down(number, {:shutdown, :shim_ended}, state) do
+    # A shim without reports: its end is the proof where it ended by itself, and where it was killed it is not.
+    # Nobody can tell these apart, so the tags are looked for.
+    case Workers.fetch(number) do
+      :error ->
+        state
+
+      {:ok, row} ->
+        Hunts.look_again(row, max(@look_soon_ms, state.hunt_took * @looking_share), state)
+    end
+  end
+
+  def worker_down(number, reason, state) do
+    case Workers.fetch(number) do
+      :error ->
+        state
+
+      {:ok, %{tree: :gone} = row} ->
+        Hunts.look_again(row, @look_again_ms, state)
+
+      {:ok, %{outlives: nil} = row} ->
+        # Its Worker could not say how it ended.
+        LastExits.put(row.name, nil, reason)
+        end_orphan(HeldShim.of_row(row, state.run), Reaper.how(reason), state)
+
+      {:ok, row} ->
+        outlived(row, state)
+    end
+  end
+
+  # Of another run: its number here means nothing to anybody.
+  defp outlived(%{outlives: tree, number: number}, state) when is_map(tree) do
+    Workers.delete(number)
+    state
+  end
+
+  # It was told before, and is through when its shim is.
+  defp outlived(%{tree: :ending} = row, state),
+    do: end_orphan(HeldShim.of_row(row, state.run), :ladder, state)
+
+  defp outlived(row, state), do: leave(row, 1, state)
+
+  @doc "The time of a shim that was not seen yet is over, whose tree is to go on."
+  @spec leave(pos_integer(), State.t()) :: State.t()
+  def leave(number, state) do
+    case MapSet.member?(state.left, number) && Workers.fetch(number) do
+      {:ok, %{shim_fd: nil} = row} -> leave(row, 0, state)
+      _held_or_taken_over -> state
+    end
+  end
+
+  # It goes on, and so does its number, until its shim ends. A shim that is not executed yet sees its leash hung up, and
+  # starts nothing.
+  defp leave(%{number: number} = row, tries, state) do
+    left = %{state | left: MapSet.put(state.left, number)}
+
+    case HeldShim.of_row(row, state.run) do
+      %{shim_fd: nil} when tries > 0 ->
+        Process.send_after(self(), {:leave, number}, @unseen_shim_ms)
+        left
+
+      %{shim_fd: nil} ->
+        Hunts.verify(number, state)
+
+      %{shim_fd: fd} ->
+        if Native.pidfd_monitor(fd, {:shim_ended, number}) == :ok,
+          do: left,
+          else: Hunts.verify(number, state)
+    end
+  end
+
+  # It may be about to start, or has ended.
+  defp end_orphan(%{shim_fd: nil, number: number}, _how, state),
+    do: wait(number, {:verify, number}, @unseen_shim_ms, state)
+
+  defp end_orphan(row, how, state) do
+    # The port is closed, so the ladder has begun; it has to be told only to hurry, or to wake up.
+    Reaper.signal_shim(row.shim_fd, if(how == :kill, do: :kill, else: :wake))
+
+    case Native.pidfd_monitor(row.shim_fd, {:shim_ended, row.number}) do
+      :ok -> wait(row.number, {:stuck, row.number, how}, patience(row, how), state)
+      {:error, _ended} -> shim_ended(row.number, state)
+    end
+  end
+
+  @doc "How long a shim may take until it is taken for stuck."
+  @spec patience(Workers.row(), :ladder | :kill) :: timeout()
+  def patience(_row, :kill), do: @stuck_ms
+
+  def patience(row, :ladder) do
+    case Ladder.duration(row.stop) do
+      :infinity -> :infinity
+      ms -> ms + @slack_ms
+    end
+  end
+
+  defp wait(number, _message, :infinity, state), do: put_in(state.ending[number], nil)
+
+  defp wait(number, message, ms, state),
+    do: put_in(state.ending[number], Process.send_after(self(), message, ms))
+
+  @doc "The time of that way of ending is over."
+  @spec stuck(pos_integer(), :ladder | :kill | :sigkill, State.t()) :: State.t()
+  def stuck(number, how, state) do
+    {:ok, row} = Workers.fetch(number)
+
+    case how do
+      :ladder ->
+        Reaper.signal_shim(row.shim_fd, :kill)
+        wait(number, {:stuck, number, :kill}, @stuck_ms, state)
+
+      :kill ->
+        Reaper.signal_shim(row.shim_fd, :sigkill)
+        wait(number, {:stuck, number, :sigkill}, @stuck_ms, state)
+
+      :sigkill ->
+        # Not even SIGKILL ended it within a second: look at what is left all the same.
+        Hunts.verify(number, state)
+    end
+  end
+
+  @doc "The shim of a tree that was left, or is being ended, is gone."
+  @spec shim_ended(pos_integer(), State.t()) :: State.t()
+  def shim_ended(number, state) do
+    {timer, ending} = Map.pop(state.ending, number)
+    _ = timer && Process.cancel_timer(timer)
+    Hunts.verify(number, %{state | ending: ending})
+  end
+end

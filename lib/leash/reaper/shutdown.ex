@@ -1,0 +1,93 @@
+defmodule Leash.Reaper.Shutdown do
+  # The application stops, after every application that depends on it: whatever is left ends now, in parallel and under one
+  # deadline.
+  @moduledoc false
+
+  alias Leash.{HeldShim, Hunt, Native, Reaper, Run, Workers}
+  alias Leash.Reaper.{Hunts, Orphans}
+
+  # From QUIT to KILL of a shim, and from there to looking at what it left.
+  @stuck_ms 1_000
+
+  @doc "Ends everything; whether that was proven is asked with `all_gone?/0`."
+  @spec run(Run.t()) :: :ok
+  def run(run) do
+    living = for row <- Workers.all(), row.tree != :gone, do: HeldShim.of_row(row, run)
+    {lasting, rows} = Enum.split_with(living, &lasts?/1)
+    fds = for %{shim_fd: fd, number: number} <- rows, fd != nil, do: {number, fd}
+
+    longest = rows |> Enum.map(&Orphans.patience(&1, :ladder)) |> Enum.max(fn -> 0 end)
+    bound = min(longest, run.config.stop_timeout)
+
+    for %{tree: :alive, shim_fd: fd, number: number} <- rows,
+        fd != nil,
+        do: Reaper.tell_shim(number, fd, :ladder)
+
+    waiting = for {number, fd} <- fds, monitored?(number, fd), into: %{}, do: {number, fd}
+
+    _stuck =
+      waiting
+      |> await_shims(bound)
+      |> signal_all(:kill)
+      |> await_shims(@stuck_ms)
+      |> signal_all(:sigkill)
+      |> await_shims(@stuck_ms)
+
+    # Unseen shims, dead shims and their orphans: everything of this run that still carries a tag.
+    lasting_numbers = for %{number: number} <- lasting, do: number
+    numbers = for(%{number: number} <- Workers.all(), do: number) -- lasting_numbers
+    gone? = numbers == [] or verified?(run, numbers)
+    # The record stays as long as something of the run does.
+    gone? = gone? and not Enum.any?(lasting, &(&1.outlives == :own))
+    :persistent_term.put({__MODULE__, :all_gone?}, gone?)
+  end
+
+  # What outlives this run on purpose, and nobody has begun to end.
+  defp lasts?(%{outlives: nil}), do: false
+  defp lasts?(%{outlives: :own, tree: :ending}), do: false
+  defp lasts?(%{outlives: :own, shim_fd: nil}), do: false
+  defp lasts?(%{outlives: :own, shim_fd: fd}), do: Native.pidfd_ended?(fd) == false
+  defp lasts?(_of_another_run), do: true
+
+  defp monitored?(number, fd), do: Native.pidfd_monitor(fd, {:shim_ended, number}) == :ok
+
+  defp signal_all(waiting, how) do
+    Enum.each(waiting, fn {_number, fd} -> Reaper.signal_shim(fd, how) end)
+    waiting
+  end
+
+  defp await_shims(waiting, ms),
+    do: await_until(waiting, System.monotonic_time(:millisecond) + ms)
+
+  defp await_until(waiting, _deadline) when map_size(waiting) == 0, do: waiting
+
+  defp await_until(waiting, deadline) do
+    receive do
+      {:shim_ended, number} -> waiting |> Map.delete(number) |> await_until(deadline)
+    after
+      max(0, deadline - System.monotonic_time(:millisecond)) -> waiting
+    end
+  end
+
+  defp verified?(run, numbers) do
+    case Hunt.run(Hunt.of_workers(run, numbers)) do
+      {:ok, %{survivors: [], complete: complete?}} ->
+        complete?
+
+      {:ok, %{survivors: survivors}} ->
+        Hunts.log_survivors(survivors)
+        false
+
+      {:error, _reason} ->
+        false
+    end
+  end
+
+  @doc "Whether the last stop proved that nothing of the run is left; asked once."
+  @spec all_gone?() :: boolean()
+  def all_gone? do
+    gone? = :persistent_term.get({__MODULE__, :all_gone?}, false)
+    _ = :persistent_term.erase({__MODULE__, :all_gone?})
+    gone?
+  end
+end

@@ -1,0 +1,55 @@
+defmodule Leash.Reaper.State do
+  # What the Reaper knows of the trees, beyond the table of Workers.
+  @moduledoc false
+
+  alias Leash.{Group, Run, Workers}
+
+  @type t :: %{
+          run: Run.t(),
+          last: non_neg_integer(),
+          monitors: %{optional(reference()) => pos_integer()},
+          ending: %{optional(pos_integer()) => reference() | nil},
+          hunting: {pid(), reference(), [pos_integer()]} | nil,
+          to_verify: MapSet.t(pos_integer()),
+          look_again: reference() | nil,
+          later: MapSet.t(pos_integer()),
+          hunt_began: integer(),
+          hunt_took: integer(),
+          closers: %{optional(reference()) => {pid(), Group.t() | :all}},
+          left: MapSet.t(pos_integer()),
+          heirs: [{pos_integer(), Workers.description(), GenServer.from()}]
+        }
+
+  @doc "Of a run that has no trees yet."
+  @spec new(Run.t()) :: t()
+  def new(run) do
+    %{
+      run: run,
+      last: 0,
+      # monitor => number, while the Worker lives
+      monitors: %{},
+      # numbers whose shim is being waited for => its timer
+      ending: %{},
+      # numbers to be proven gone, by the hunt under way and by the next
+      hunting: nil,
+      to_verify: MapSet.new(),
+      # the timer of the next look at what ended in order, and the numbers that wait for it
+      look_again: nil,
+      later: MapSet.new(),
+      # when the hunt under way began, and how long the last one took
+      hunt_began: 0,
+      hunt_took: 0,
+      # who stops a group at the moment: monitor => {pid, group}
+      closers: %{},
+      # detached trees that live on without a Worker
+      left: MapSet.new(),
+      # who is to have the name of a tree that is still ending: {its number, description, from}
+      heirs: []
+    }
+  end
+
+  @doc "Tells those who are stopping groups."
+  @spec tell_closers(t(), term()) :: :ok
+  def tell_closers(state, message),
+    do: Enum.each(state.closers, fn {_monitor, {pid, _group}} -> send(pid, message) end)
+end

@@ -1,0 +1,80 @@
+defmodule Leash.Worker.Aftermath do
+  # From the end of the shim to the end of this process: proof that nothing is left, and what the pipes still hold.
+  @moduledoc false
+
+  alias Leash.{Exit, Hunt}
+  alias Leash.Worker.{Pipes, Result, State}
+
+  require Logger
+
+  # How long this process waits for handlers to take what the pipes still hold after the end; they
+  # go on by themselves afterwards.
+  @drain_ms 1_000
+
+  @doc """
+  The shim is gone.
+
+  Its last report is the kernel's word that the tree is; without it, the tags have to be looked for.
+  """
+  @spec shim_gone(State.t(), :shim_died | :port_closed) :: State.t()
+  def shim_gone(%{phase: phase} = state, _why) when phase in [:hunting, :draining, :done],
+    do: state
+
+  def shim_gone(%{result: {:ok, _exit}} = state, _why), do: drain(state)
+
+  def shim_gone(state, why) do
+    hunt = Hunt.start(Hunt.of_workers(state.run, [state.number]))
+    %{state | phase: :hunting, hunt: hunt, failure: state.failure || why}
+  end
+
+  @doc "What the hunt for the tree's tags ended with."
+  @spec hunted(State.t(), term()) :: State.t()
+  def hunted(state, {:shutdown, {:ok, %{survivors: []}}}) do
+    exit = %Exit{
+      cause: if(state.failure == :port_closed, do: :leash, else: :shim_died),
+      os_pid: state.os_pid
+    }
+
+    exit =
+      case state.exited do
+        {:status, status} -> %Exit{exit | status: status}
+        {:signal, signal} -> %Exit{exit | signal: signal}
+        :unknown -> exit
+        nil -> %Exit{exit | signal: :sigkill}
+      end
+
+    drain(%{state | hunt: nil, result: {:ok, exit}})
+  end
+
+  def hunted(state, {:shutdown, {:ok, %{survivors: survivors}}}),
+    do: left(state, survivors)
+
+  def hunted(state, failure) do
+    Logger.error("Leash could not look for what worker #{state.label} left: #{inspect(failure)}")
+    left(state, [])
+  end
+
+  defp left(state, survivors) do
+    drain(%{
+      state
+      | hunt: nil,
+        result: {:error, %{survivors: survivors}},
+        failure: {:survivors, survivors}
+    })
+  end
+
+  defp drain(state) do
+    state = Pipes.accept(state)
+    gone? = match?({:ok, _}, state.result)
+    state = if gone?, do: Result.gone(state), else: state
+    Process.send_after(self(), {:leash, :drained}, @drain_ms)
+    drained(%{Pipes.finish_outputs(state) | phase: :draining})
+  end
+
+  @doc "One of the pipes is empty; or not yet."
+  @spec drained(State.t()) :: State.t()
+  def drained(%{phase: :draining, outputs: outputs} = state) when map_size(outputs) == 0,
+    do: %{state | phase: :done}
+
+  def drained(state), do: state
+end

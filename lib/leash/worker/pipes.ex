@@ -1,0 +1,110 @@
+defmodule Leash.Worker.Pipes do
+  # The VM's ends of the program's pipes: taken from the shim, and given to whoever reads and writes them.
+  @moduledoc false
+
+  alias Leash.{Command, Native}
+  alias Leash.Worker.{Client, Ending, Input, Output, State}
+
+  @doc "Takes the ends that the shim has sent, if they are there."
+  @spec accept(State.t()) :: State.t()
+  def accept(%{listener: nil} = state), do: state
+  def accept(%{shim_pid: nil} = state), do: state
+
+  def accept(state) do
+    case Native.accept(state.listener, state.shim_pid, state.number) do
+      {:ok, ends} ->
+        _ = Native.fd_close(state.listener)
+        %{state | listener: nil} |> start_input(ends.stdin) |> start_outputs(ends)
+
+      :again ->
+        state
+
+      {:error, reason} when state.client != nil ->
+        state |> Client.tell({:streams, []}) |> Ending.fail({:stdio, reason})
+
+      {:error, _reason} ->
+        state
+    end
+  end
+
+  ## Input
+
+  defp start_input(state, nil), do: state
+
+  defp start_input(%{client: client} = state, fd) when client != nil do
+    state = %{state | input: Command.Feeder.start_link(fd, state.options.input)}
+    if state.os_pid, do: feed(state), else: state
+  end
+
+  defp start_input(state, fd) do
+    {:ok, pid} = Input.start_link(fd)
+    %{state | input: pid}
+  end
+
+  @doc "The program runs. Not before: what the source of a command's input does is done for nothing otherwise."
+  @spec feed(State.t()) :: State.t()
+  def feed(%{client: client, input: feeder} = state) when client != nil and feeder != nil do
+    Command.Feeder.feed(feeder)
+    state
+  end
+
+  def feed(state), do: state
+
+  @doc "The process that writes to the program is gone. A source of input that failed ends the command."
+  @spec input_ended(State.t(), term()) :: State.t()
+  def input_ended(%{client: client} = state, {:shutdown, {:input, _, _, _} = failed})
+      when client != nil,
+      do: %{state | input: nil} |> Client.tell(failed) |> Ending.begin(:ladder)
+
+  def input_ended(state, _reason), do: %{state | input: nil}
+
+  @doc "Why nothing can be written."
+  @spec no_input(State.t()) :: :epipe | :not_piped
+  def no_input(%{options: %{stdin: :pipe}}), do: :epipe
+  def no_input(_state), do: :not_piped
+
+  ## Output
+
+  defp start_outputs(%{client: client} = state, ends) when client != nil do
+    streams = for stream <- [:stdout, :stderr], fd = ends[stream], do: {stream, fd}
+    # A client that is gone needs no pipes.
+    Enum.each(streams, fn {_stream, fd} -> Native.fd_give(fd, client.pid) end)
+    Client.tell(state, {:streams, streams})
+  end
+
+  defp start_outputs(state, ends) do
+    options = %{
+      label: state.label,
+      ready: if(is_struct(state.options.ready, Regex), do: state.options.ready),
+      window: state.options.output_window,
+      limited?: state.ready?,
+      traffic: state.traffic
+    }
+
+    outputs =
+      for stream <- [:stdout, :stderr], fd = ends[stream], into: %{} do
+        options = Map.put(options, :handler, handler(state.options, stream))
+        {:ok, pid} = Output.start_link(fd, stream, options)
+        {pid, stream}
+      end
+
+    %{state | outputs: outputs}
+  end
+
+  defp handler(%{on_stderr: handler}, :stderr) when handler != nil, do: handler
+  defp handler(%{on_output: handler}, _stream), do: handler
+
+  @doc "The worker is ready: from now on its output is held back where nobody takes it."
+  @spec limit_outputs(State.t()) :: State.t()
+  def limit_outputs(state) do
+    Enum.each(Map.keys(state.outputs), &Output.limit/1)
+    state
+  end
+
+  @doc "The tree is gone: what the pipes still hold is read without waiting for more."
+  @spec finish_outputs(State.t()) :: State.t()
+  def finish_outputs(state) do
+    Enum.each(Map.keys(state.outputs), &Output.finish/1)
+    state
+  end
+end

@@ -1,0 +1,63 @@
+defmodule Leash.Worker.Report do
+  # What the shim reports, and what follows from it.
+  @moduledoc false
+
+  alias Leash.{Attachment, Exit, Guard, Posix, Shim, StopCommand, Telemetry}
+  alias Leash.Worker.{Client, Ending, Hold, Pipes, Result, State}
+
+  @doc "Takes one frame."
+  @spec take(State.t(), binary()) :: State.t()
+  def take(state, frame) do
+    report = StopCommand.named(Shim.report(frame), state.options.stop, state.commands)
+    report(state, report)
+  end
+
+  defp report(state, {:ready, %{mark: mark, shim: shim_pid}}) do
+    # A shim that ends at once may be gone before the port could be asked for its number.
+    state = %{state | mark: mark, shim_pid: state.shim_pid || shim_pid}
+
+    state = State.update_row(state, shim: state.shim_pid)
+
+    cond do
+      state.ending ->
+        Ending.signal(state)
+
+      # Nobody would find its processes again, or know that they are to be left alone.
+      state.options.on_exit == :detach and mark != :set ->
+        Ending.fail(state, {:mark, with({:error, errno} <- mark, do: Posix.name(errno))})
+
+      true ->
+        Hold.later(state)
+    end
+  end
+
+  defp report(state, {:started, os_pid}) do
+    state = State.update_row(Pipes.accept(%{state | os_pid: os_pid}), os_pid: os_pid)
+    Telemetry.worker(:start, state.number)
+    Guard.watch(state.number, state.options[:guard], state.traffic)
+    state = Pipes.feed(state)
+    if state.phase == :launching, do: %{state | phase: :running}, else: state
+  end
+
+  defp report(state, {:attached, os_pid, _marked, _unmarked}) do
+    attachment = Attachment.attached(state.attachment, state.run, state.number)
+    report(%{state | attachment: attachment}, {:started, os_pid})
+  end
+
+  defp report(state, {:start_failed, stage, errno}),
+    do: %{state | failure: state.failure || {stage, Posix.name(errno)}}
+
+  defp report(state, {:exited, how}), do: Client.end_rest(%{state | exited: how})
+
+  defp report(state, {:gone, exit}),
+    do: Result.answer_client(%{state | result: {:ok, %Exit{exit | os_pid: state.os_pid}}})
+
+  defp report(state, {:step, cause, step, elapsed}) do
+    Telemetry.step(state.number, cause, step, elapsed)
+    state
+  end
+
+  defp report(state, {:command, index, result}), do: put_in(state.commands[index], result)
+
+  defp report(state, _unknown), do: state
+end

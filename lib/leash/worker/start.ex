@@ -1,0 +1,53 @@
+defmodule Leash.Worker.Start do
+  # The start of a Worker process: it is through when the program is executed and, with `:ready`, ready.
+  @moduledoc false
+
+  alias Leash.Telemetry
+  alias Leash.Worker.{Await, Client, Health, Launch, Pipes, ReadyProbe, Result, State}
+
+  @doc "Starts it all, and leaves nothing behind where that fails. What is returned is what `init/1` returns."
+  @spec run(map(), Client.t() | nil) ::
+          {:ok, State.t()} | {:ok, State.t(), {:continue, :over}} | {:stop, term()}
+  def run(options, client) do
+    Process.flag(:trap_exit, true)
+
+    case Launch.run(options, client) do
+      {:ok, state} -> state |> launched() |> started()
+      {:error, reason} -> {:stop, reason}
+    end
+  end
+
+  defp launched(state) do
+    state
+    |> Pipes.accept()
+    |> Await.until(state.options.start_timeout, :start_timeout, &(&1.phase != :launching))
+  end
+
+  defp started(%{failure: nil, phase: :running} = state) do
+    ReadyProbe.start(state.options.ready, fn -> State.info(state) end)
+
+    state
+    |> Await.until(state.options.ready_timeout, :ready_timeout, & &1.ready?)
+    |> ready()
+  end
+
+  # The program ran: what came of it is an answer to its client, and no error of the start.
+  defp started(%{client: client, os_pid: pid} = state) when client != nil and pid != nil,
+    do: {:ok, state, {:continue, :over}}
+
+  defp started(state), do: failed(state, Result.reason(state))
+
+  defp ready(%{failure: nil, phase: :running, ready?: true} = state) do
+    Telemetry.worker(:ready, state.number)
+    Health.start(state.options[:health], state.number)
+    {:ok, state}
+  end
+
+  defp ready(%{failure: nil, result: {:ok, exit}} = state), do: failed(state, {:exited, exit})
+  defp ready(state), do: failed(state, Result.reason(state))
+
+  defp failed(state, reason) do
+    state |> Result.note(reason) |> Result.answer_stoppers()
+    {:stop, reason}
+  end
+end
