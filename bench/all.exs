@@ -1,7 +1,7 @@
 # Prints the tables, and writes them as files; see bench/run.
 
 for file <-
-      ~w(stats json peers/peers row alone count muster herd pauses start many stop monitor kill memory scan plot throughput list io),
+      ~w(stats json count peers/peers row alone muster herd pauses start many stop monitor kill memory scan plot throughput list io),
     do: Code.require_file("#{file}.exs", __DIR__)
 
 alias Bench.{Json, Peers, Plot, Row}

@@ -37,7 +37,7 @@ defmodule Bench.Alone do
   def cell(samples, unit \\ 1) do
     case Enum.filter(samples, &is_number/1) do
       [] ->
-        "failed"
+        "not once"
 
       good ->
         median = Bench.Stats.median(good) / unit
@@ -45,7 +45,7 @@ defmodule Bench.Alone do
 
         if lost == 0,
           do: median,
-          else: "#{Bench.Row.digits(median)} (#{lost} of #{length(samples)} failed)"
+          else: "#{Bench.Row.digits(median)} (#{lost} of #{length(samples)} not)"
     end
   end
 end

@@ -6,7 +6,7 @@
  *   muster member FIFO [stubborn|stdin]   one; `stubborn` ignores SIGTERM, `stdin` ends with its stdin
  *   muster tree FIFO N              N members below one process, which itself is none
  *
- * All end by themselves after three minutes. */
+ * All end by themselves after three minutes, a stubborn one after twelve seconds. */
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -59,7 +59,10 @@ static int await(const char *path, long count) {
 static int member(const char *path, const char *how) {
     char line[32];
     alarm(180);
-    if (strcmp(how, "stubborn") == 0) signal(SIGTERM, SIG_IGN);
+    if (strcmp(how, "stubborn") == 0) {
+        signal(SIGTERM, SIG_IGN);
+        alarm(12);
+    }
     int fifo = open(path, O_WRONLY | O_CLOEXEC);
     if (fifo < 0) return fail("muster: open");
     int length = snprintf(line, sizeof line, "%d\n", (int)getpid());
