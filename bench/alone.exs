@@ -33,6 +33,13 @@ defmodule Bench.Alone do
     end
   end
 
+  @doc "Closes a port whose program may be ending, and the port with it."
+  def close(port) do
+    Port.close(port)
+  rescue
+    ArgumentError -> true
+  end
+
   @doc "What stands in a peer's cell: its median, or what became of it."
   def cell(samples, unit \\ 1) do
     case Enum.filter(samples, &is_number/1) do

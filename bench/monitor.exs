@@ -57,7 +57,7 @@ defmodule Bench.Monitor do
       end)
 
     Native.fd_close(fd)
-    if Port.info(port) != nil, do: Port.close(port)
+    Alone.close(port)
     took
   end
 end

@@ -84,7 +84,7 @@ defmodule Bench.Stop do
 
     Muster.gone(muster)
     Native.fd_close(fd)
-    if is_port(handle) and Port.info(handle) != nil, do: Port.close(handle)
+    if is_port(handle), do: Alone.close(handle)
     took
   end
 

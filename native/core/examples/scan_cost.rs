@@ -8,34 +8,45 @@ use rustix::fs::{Mode, OFlags, RawDir};
 use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 16;
 
 fn main() -> Result<(), leash_core::Error> {
     let host = Host::current()?;
     let (processes, marked) = count_marked(&host)?;
     println!("{processes} processes, {marked} marked; medians of {ROUNDS}");
-    let mut looks: [(&str, &mut dyn FnMut()); 4] = [
-        ("floor", &mut || {
-            let _ = floor();
-        }),
-        ("marks", &mut || drop(count_marked(&host))),
-        ("marked", &mut || drop(scan(&host, &ScanOptions::MARKED))),
-        ("all", &mut || drop(scan(&host, &ScanOptions::ALL))),
-    ];
-    let mut times: [Vec<Duration>; 4] = Default::default();
-    // In turn, so that whatever else the machine does falls on each alike.
-    for _ in 0..ROUNDS {
-        for ((_, look), times) in looks.iter_mut().zip(&mut times) {
-            let began = Instant::now();
-            look();
-            times.push(began.elapsed());
+    let marks = || drop(count_marked(&host));
+    let floor = || {
+        let _ = floor();
+    };
+    in_turn(("floor", &floor), ("marks", &marks));
+    let marked = || drop(scan(&host, &ScanOptions::MARKED));
+    let all = || drop(scan(&host, &ScanOptions::ALL));
+    in_turn(("marked", &marked), ("all", &all));
+    Ok(())
+}
+
+/// So that whatever else the machine does falls on both alike, and neither always finds the caches as the other left them.
+fn in_turn(one: (&str, &dyn Fn()), other: (&str, &dyn Fn())) {
+    let (mut ones, mut others) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        if round % 2 == 0 {
+            ones.push(time(one.1));
+            others.push(time(other.1));
+        } else {
+            others.push(time(other.1));
+            ones.push(time(one.1));
         }
     }
-    for ((name, _), times) in looks.iter().zip(&mut times) {
+    for (name, mut times) in [(one.0, ones), (other.0, others)] {
         times.sort_unstable();
         println!("{name}_us {}", times.get(ROUNDS / 2).copied().unwrap_or_default().as_micros());
     }
-    Ok(())
+}
+
+fn time(look: &dyn Fn()) -> Duration {
+    let began = Instant::now();
+    look();
+    began.elapsed()
 }
 
 /// How many limits could be read.
