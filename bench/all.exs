@@ -70,12 +70,36 @@ sentence =
 
 say.(sentence <> "\n")
 
+# One part that fails does not take the others' minutes with it; the exit status says so.
+measure = fn {name, rows} ->
+  try do
+    {rows.(), nil}
+  catch
+    kind, reason ->
+      IO.puts(:stderr, Exception.format(kind, reason, __STACKTRACE__))
+      {[], name}
+  end
+end
+
+failed = :counters.new(1, [])
+
+rows_of = fn part ->
+  {rows, failure} = measure.(part)
+
+  if failure do
+    :counters.add(failed, 1, 1)
+    say.("\n**#{failure} could not be measured**\n")
+  end
+
+  rows
+end
+
 rows =
   if Enum.any?(aims, wanted?) do
     line.(Row.heads())
     rule.(Row.heads())
 
-    for part <- aims, wanted?.(part), row <- elem(part, 1).() do
+    for part <- aims, wanted?.(part), row <- rows_of.(part) do
       line.(Row.cells(row))
       row
     end
@@ -100,7 +124,7 @@ if Enum.any?(others, wanted?) do
 
   for part <- others,
       wanted?.(part),
-      row <- elem(part, 1).(),
+      row <- rows_of.(part),
       do: line.([row.what, row.ours, row.beside, row.ratio, row.aim])
 end
 
@@ -122,3 +146,5 @@ if wanted == [] or "nif" in wanted do
   IO.puts("")
   Code.require_file("nif_latency.exs", __DIR__)
 end
+
+if :counters.get(failed, 1) > 0, do: exit({:shutdown, 1})

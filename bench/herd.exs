@@ -17,10 +17,15 @@ defmodule Bench.Herd do
     end
 
     try do
-      function.()
+      rows = function.()
+
+      if Port.info(port) == nil,
+        do: raise("the herd of #{size} ended before its figures were taken")
+
+      rows
     after
       # Its stdin ends, and with it the herd; the next one must not meet its remains.
-      Port.close(port)
+      Bench.Alone.close(port)
       Process.sleep(2_000)
     end
   end

@@ -114,7 +114,14 @@ defmodule Bench.Io do
 
   defp read(contestants) do
     head = System.find_executable("head")
-    samples(contestants, :read, 1, @rounds, &rate(fn -> &1.(head, @head) end, @gigabyte))
+
+    samples(
+      contestants,
+      :read,
+      1,
+      Stats.rounds(@rounds),
+      &rate(fn -> &1.(head, @head) end, @gigabyte)
+    )
   end
 
   defp cat(contestants, input) do
@@ -124,7 +131,7 @@ defmodule Bench.Io do
       contestants,
       :cat,
       1,
-      @rounds,
+      Stats.rounds(@rounds),
       &rate(fn -> &1.(cat, input) end, @blocks * @block_bytes)
     )
   end
@@ -274,7 +281,7 @@ defmodule Bench.Io do
       |> Enum.map(fn {name, function} ->
         {name, fn -> Pauses.during(fn -> {:ok, _} = Alone.run(function) end) end}
       end)
-      |> Stats.interleave(@pauses)
+      |> Stats.interleave(Stats.rounds(@pauses))
       |> Map.new(fn {name, rounds} -> {name, Pauses.merge(rounds)} end)
 
     for {what, {label, _}, {rival, _}} <- pairs,

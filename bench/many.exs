@@ -92,7 +92,7 @@ defmodule Bench.Many do
         Muster.gone(muster)
       end)
 
-    if it.stop == nil, do: Enum.each(owners, &send(&1, :done))
+    Enum.each(owners, &send(&1, :done))
     for monitor <- monitors, do: receive(do: ({:DOWN, ^monitor, _, _, _} -> :ok))
     {started, stopped}
   end
@@ -101,10 +101,17 @@ defmodule Bench.Many do
     Process.flag(:trap_exit, true)
     receive do: (:start -> :ok)
     handle = it.daemon.(program)
+    leftover = it[:leftover] && it.leftover.(handle)
 
     receive do
-      :stop -> it.stop.(handle)
-      :done -> :ok
+      :stop ->
+        it.stop.(handle)
+        receive do: (:done -> :ok)
+
+      :done ->
+        :ok
     end
+
+    if leftover, do: Process.exit(leftover, :kill)
   end
 end

@@ -72,6 +72,7 @@ defmodule Bench.Stop do
     muster = Muster.open(1)
     handle = it.daemon.(Muster.member(muster, how))
     [pid] = Muster.up(muster)
+    leftover = it[:leftover] && it.leftover.(handle)
     {:ok, process} = Leash.OSProcess.identify(pid)
     {:ok, fd} = Native.process_open(process.pid, process.start_ticks, process.pidfs_inode)
     :ok = Native.pidfd_monitor(fd, :ended)
@@ -84,6 +85,7 @@ defmodule Bench.Stop do
 
     Muster.gone(muster)
     Native.fd_close(fd)
+    if leftover, do: Process.exit(leftover, :kill)
     if is_port(handle), do: Alone.close(handle)
     took
   end

@@ -4,7 +4,7 @@ defmodule Bench.Peers do
   # A contestant has the functions `read`, `cat` and `start`, or nil for what it cannot do: bytes of a program's
   # stdout, bytes that went through cat, and the status of a program that only ends. Those that supervise have more:
   # `daemon` starts a program for the calling process, which learns no more than that it was asked to, `stop` ends it by the
-  # library's own means and returns when the library says so, `grace` is the time in ms between SIGTERM and SIGKILL
+  # library's own means and returns when the library says so, `leftover` (only where there is one) is the process that stays, `grace` is the time in ms between SIGTERM and SIGKILL
   # that `daemon` was given, and `supervisor` the program that stands beside each worker.
   @moduledoc false
 
@@ -185,6 +185,8 @@ defmodule Bench.Peers do
       stop: &GenServer.stop(&1, :normal, :infinity),
       # Not to be chosen.
       grace: 5_000,
+      # Stays with all its descriptors when its daemon was stopped: killed after the measurement.
+      leftover: fn daemon -> :sys.get_state(daemon).proc end,
       supervisor: priv(:net_runner, "shepherd")
     }
   end
