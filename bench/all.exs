@@ -117,6 +117,19 @@ if rows != [] do
   for {name, what} <- Enum.sort(peers), do: say.("* #{name}: #{what}")
 end
 
+# Before the rest, so that they are there whatever becomes of it.
+if rows != [] do
+  json = %{machine: machine, peers: peers, rows: Enum.map(rows, &Row.to_map/1)}
+  File.write!(Path.join(out, "figures.json"), Json.encode(json))
+
+  versions =
+    for {name, label, %{}} <- Peers.columns(),
+        do: "#{name} #{label |> String.split() |> List.last()}"
+
+  svg = Plot.svg(rows, Enum.join(versions, ", "), String.replace(sentence, ~r/ Medians.*/, ""))
+  File.write!(Path.join(out, "figures.svg"), svg)
+end
+
 if Enum.any?(others, wanted?) do
   say.("")
   line.(~w(what Leash beside ratio aim))
@@ -129,18 +142,6 @@ if Enum.any?(others, wanted?) do
 end
 
 File.close(table)
-
-if rows != [] do
-  json = %{machine: machine, peers: peers, rows: Enum.map(rows, &Row.to_map/1)}
-  File.write!(Path.join(out, "figures.json"), Json.encode(json))
-
-  versions =
-    for {name, label, %{}} <- Peers.columns(),
-        do: "#{name} #{label |> String.split() |> List.last()}"
-
-  svg = Plot.svg(rows, Enum.join(versions, ", "), String.replace(sentence, ~r/ Medians.*/, ""))
-  File.write!(Path.join(out, "figures.svg"), svg)
-end
 
 if wanted == [] or "nif" in wanted do
   IO.puts("")
