@@ -1,5 +1,5 @@
 /* `herd N`: N processes that do nothing, for a process table of some size. Says "up" when all are there and
- * ends them when its stdin does; without that they end by themselves after three minutes. */
+ * ends them when its stdin does; without that they end by themselves after ten minutes. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +12,7 @@ int main(int argc, char **argv) {
         fputs("usage: herd N (1 to 20000)\n", stderr);
         return 2;
     }
-    alarm(180);
+    alarm(600);
     for (long i = 0; i < count; i++) {
         pid_t child = fork();
         if (child < 0) {
@@ -21,7 +21,7 @@ int main(int argc, char **argv) {
         }
         if (child == 0) {
             prctl(PR_SET_PDEATHSIG, SIGKILL);
-            alarm(180);
+            alarm(600);
             for (;;) pause();
         }
     }

@@ -1,24 +1,21 @@
 defmodule Bench.Io do
   # `Leash.cmd`, `Leash.stream!` and `Leash.open_port` beside what is used for the same work: how much goes through
-  # them, how long /bin/true takes, and how long they keep other processes waiting.
+  # them, and how long they keep other processes waiting.
   #
   # Bytes are counted and not kept, each library reads in its own portions, and each sample has a new process, so
   # that nobody runs on another's heap or finds another's messages.
   @moduledoc false
 
-  alias Bench.{Count, Pauses, Peers, Stats}
+  alias Bench.{Alone, Count, Pauses, Peers, Stats}
 
   @gigabyte 1_073_741_824
   @head ["-c", "1G", "/dev/zero"]
   @blocks 4_096
   @block_bytes 65_536
   @rounds 7
-  @starts 300
   @pauses 4
 
   def rows do
-    Code.ensure_loaded!(Leash)
-    Count.consolidate(Peers.load())
     contestants = ours() ++ others() ++ Peers.all()
 
     rates("1 GiB from `head`", contestants, read(contestants)) ++
@@ -32,7 +29,6 @@ defmodule Bench.Io do
         contestants,
         cat(contestants, Enum.to_list(blocks()))
       ) ++
-      times("start to exit, `/bin/true`", contestants, start(contestants)) ++
       pauses()
   end
 
@@ -40,7 +36,7 @@ defmodule Bench.Io do
     [
       {"`Leash.cmd`",
        %{
-         aim: "≤ 1.30",
+         ours: true,
          read: fn program, args ->
            {bytes, 0} = Leash.cmd(program, args, into: %Count{})
            bytes
@@ -48,19 +44,17 @@ defmodule Bench.Io do
          cat: fn cat, input ->
            {bytes, 0} = Leash.cmd(cat, [], into: %Count{}, input: input)
            bytes
-         end,
-         start: fn program -> {"", 0} = Leash.cmd(program, []) end
+         end
        }},
       {"`Leash.stream!`",
        %{
-         aim: "≤ 1.30",
+         ours: true,
          read: fn program, args -> bytes(Leash.stream!(program, args)) end,
-         cat: fn cat, input -> bytes(Leash.stream!(cat, [], input: input)) end,
-         start: fn program -> Stream.run(Leash.stream!(program, [])) end
+         cat: fn cat, input -> bytes(Leash.stream!(cat, [], input: input)) end
        }}
     ] ++
       if function_exported?(Leash, :open_port, 3),
-        do: [{"`Leash.open_port`", port(&open_leashed/2) |> Map.put(:aim, "≤ 1.20")}],
+        do: [{"`Leash.open_port`", port(&open_leashed/2) |> Map.put(:ours, true)}],
         else: []
   end
 
@@ -72,8 +66,7 @@ defmodule Bench.Io do
            {bytes, 0} = System.cmd(program, args, into: %Count{})
            bytes
          end,
-         cat: nil,
-         start: fn program -> {"", 0} = System.cmd(program, []) end
+         cat: nil
        }},
       {"bare `Port`", port(&open_bare/2)}
     ]
@@ -89,8 +82,7 @@ defmodule Bench.Io do
         bytes = await_bytes(port, 0)
         Port.close(port)
         bytes
-      end,
-      start: fn program -> 0 = await_exit(open.(program, []), 0) end
+      end
     }
   end
 
@@ -122,7 +114,14 @@ defmodule Bench.Io do
 
   defp read(contestants) do
     head = System.find_executable("head")
-    samples(contestants, :read, 1, @rounds, &rate(fn -> &1.(head, @head) end, @gigabyte))
+
+    samples(
+      contestants,
+      :read,
+      1,
+      Stats.rounds(@rounds),
+      &rate(fn -> &1.(head, @head) end, @gigabyte)
+    )
   end
 
   defp cat(contestants, input) do
@@ -132,13 +131,10 @@ defmodule Bench.Io do
       contestants,
       :cat,
       1,
-      @rounds,
+      Stats.rounds(@rounds),
       &rate(fn -> &1.(cat, input) end, @blocks * @block_bytes)
     )
   end
-
-  defp start(contestants),
-    do: samples(contestants, :start, 20, @starts, &Stats.time(fn -> &1.("/bin/true") end))
 
   # Lazy, as what is too large to be kept comes. A library may treat a list as a whole.
   defp blocks do
@@ -157,7 +153,7 @@ defmodule Bench.Io do
 
   # Some peers can take their caller with them; the table counts it. Nobody else may.
   defp sample(label, function) do
-    case alone(function) do
+    case Alone.run(function) do
       {:ok, sample} ->
         sample
 
@@ -170,20 +166,6 @@ defmodule Bench.Io do
   defp rate(function, bytes) do
     {microseconds, arrived} = :timer.tc(function)
     {arrived / microseconds, bytes - arrived}
-  end
-
-  defp alone(function) do
-    parent = self()
-    {pid, monitor} = spawn_monitor(fn -> send(parent, {self(), function.()}) end)
-
-    receive do
-      {^pid, result} ->
-        # Its end, too, is not to fall on the next.
-        receive do: ({:DOWN, ^monitor, _, _, _} -> {:ok, result})
-
-      {:DOWN, ^monitor, :process, ^pid, reason} ->
-        {:exit, reason}
-    end
   end
 
   # Ours beside the best of the others, or beside the bare port, and then `Leash.cmd` beside each of the others.
@@ -203,9 +185,6 @@ defmodule Bench.Io do
 
     table(what, contestants, samples, best, fn _contestant -> "≥ 1.00" end, &rate_texts/2)
   end
-
-  defp times(what, contestants, samples),
-    do: table(what, contestants, samples, "bare `Port`", & &1.aim, &time_texts/2)
 
   defp table(what, contestants, samples, rival, aim, texts) do
     for {label, contestant} <- contestants, ours?(contestant) do
@@ -269,17 +248,7 @@ defmodule Bench.Io do
   defp median_rate(samples), do: samples |> Enum.map(&elem(&1, 0)) |> Stats.median()
   defp lost(samples), do: samples |> Enum.map(&elem(&1, 1)) |> Enum.max()
 
-  defp time_texts(samples, others) do
-    ratio = fn percent ->
-      Stats.round_to(Stats.percentile(samples, percent) / Stats.percentile(others, percent), 2)
-    end
-
-    {"#{ms(samples, 50)} ms (p10 #{ms(samples, 10)})", "#{ratio.(50)} (p10 #{ratio.(10)})"}
-  end
-
-  defp ms(samples, percent), do: Stats.round_to(Stats.percentile(samples, percent) / 1_000, 3)
-
-  defp ours?(contestant), do: is_map(contestant) and Map.has_key?(contestant, :aim)
+  defp ours?(contestant), do: is_map(contestant) and Map.has_key?(contestant, :ours)
 
   # The same work by us and without us, and an idle VM for as long.
 
@@ -310,9 +279,9 @@ defmodule Bench.Io do
       [idle | contestants]
       |> Enum.uniq_by(&elem(&1, 0))
       |> Enum.map(fn {name, function} ->
-        {name, fn -> Pauses.during(fn -> {:ok, _} = alone(function) end) end}
+        {name, fn -> Pauses.during(fn -> {:ok, _} = Alone.run(function) end) end}
       end)
-      |> Stats.interleave(@pauses)
+      |> Stats.interleave(Stats.rounds(@pauses))
       |> Map.new(fn {name, rounds} -> {name, Pauses.merge(rounds)} end)
 
     for {what, {label, _}, {rival, _}} <- pairs,

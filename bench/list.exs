@@ -38,7 +38,7 @@ defmodule Bench.List do
     samples =
       calls
       |> Enum.map(fn {name, call} -> {name, fn -> Stats.time(call) end} end)
-      |> Stats.interleave(@rounds)
+      |> Stats.interleave(Stats.rounds(@rounds))
 
     pauses = Pauses.during(fn -> for _ <- 1..@rounds, {_name, call} <- calls, do: call.() end)
     idle = Pauses.during(fn -> Process.sleep(1_000) end)

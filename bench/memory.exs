@@ -1,76 +1,103 @@
 defmodule Bench.Memory do
-  # What one supervisor of an idle worker takes, beside two others that do part of its work.
+  # What stands beside an idle worker takes: the program that each library starts for it, and two others that do part
+  # of the work.
   @moduledoc false
 
-  alias Bench.Stats
+  alias Bench.{Alone, Muster, Peers, Row, Stats}
 
   @many 20
 
   def rows do
-    shim = measure(Leash.Shim.path(), &["--run-id=b3nc400", "--worker=#{&1}", "--leash=0", "--"])
+    ours = Alone.run!(fn -> measure(&worker/1, Leash.Shim.path()) end)
 
-    others =
-      for {name, args} <- [{"tini", ["-s", "--"]}, {"dumb-init", []}] do
-        case System.find_executable(name) do
-          nil -> {name, "#{name} is not installed"}
-          path -> {name, measure(path, fn _number -> args end)}
-        end
+    beside =
+      for {name, args} <- [{"tini", ["-s", "--"]}, {"dumb-init", []}],
+          path = System.find_executable(name) do
+        {"`#{name}`", Alone.run!(fn -> measure(&bare(&1, path, args), path) end)}
       end
 
-    for {field, aim} <- [{"Rss", "—"}, {"Pss", "—"}, {"Private_Dirty", "≤ 24 kB"}] do
-      %{
-        what: "memory of an idle shim, #{label(field)}",
-        ours: "#{shim[field]} kB",
-        beside: Enum.map_join(others, ", ", &beside(&1, field)),
-        ratio: "—",
-        aim: aim
+    missing = for name <- ["tini", "dumb-init"], !System.find_executable(name), do: name
+
+    peers =
+      for {name, _label, %{supervisor: supervisor} = it} <- Peers.columns(), into: %{} do
+        if supervisor,
+          do: {name, Alone.run!(fn -> measure(it.daemon, supervisor) end)},
+          else: {name, "one for all"}
+      end
+
+    for {field, label, aims} <- [
+          {"Private_Dirty", "private dirty", [{:at_most, 20}, :below_all]},
+          {"Pss", "PSS", [{:at_most, 24}, :below_all]},
+          {"Rss", "RSS", []}
+        ] do
+      %Row{
+        key: :"memory_#{String.downcase(field)}",
+        what: "memory beside an idle worker, #{label}",
+        unit: "kB",
+        ours: ours[field],
+        beside: for({name, sizes} <- beside, do: {name, sizes[field]}),
+        note: if(missing != [], do: "#{Enum.join(missing, " and ")} not installed"),
+        aims: aims,
+        peers:
+          for({name, it} <- peers, into: %{}, do: {name, if(is_map(it), do: it[field], else: it)})
       }
     end
   end
 
-  defp label("Private_Dirty"), do: "private dirty"
-  defp label(field), do: String.upcase(field)
-
-  defp beside({_name, why}, _field) when is_binary(why), do: why
-  defp beside({name, values}, field), do: "`#{name}` #{values[field]} kB"
-
   # The median of some of them, side by side, as they share their pages.
-  defp measure(program, args) do
-    ports =
-      for number <- 1..@many do
-        Port.open({:spawn_executable, program}, [
-          :binary,
-          :exit_status,
-          args: args.(number) ++ ["sleep", "60"]
-        ])
-      end
-
+  defp measure(daemon, path) do
+    Process.flag(:trap_exit, true)
+    muster = Muster.open(@many)
+    handles = for _ <- 1..@many, do: daemon.(Muster.member(muster))
+    Muster.up(muster)
+    # A supervisor may still be busy with the start when its program runs already.
     Process.sleep(300)
-    rollups = for port <- ports, do: rollup(Port.info(port, :os_pid))
-    Enum.each(ports, &finish/1)
-
-    Map.new(
-      ["Rss", "Pss", "Private_Dirty"],
-      &{&1, Stats.median(Enum.map(rollups, fn r -> r[&1] end))}
-    )
+    rollups = for pid <- running(path), do: rollup(pid)
+    if length(rollups) != @many, do: raise("#{length(rollups)} of #{path} in place of #{@many}")
+    Enum.each(handles, &finish/1)
+    for pid <- running(path), do: System.cmd("kill", ["-TERM", "#{pid}"], stderr_to_stdout: true)
+    Muster.gone(muster)
+    for field <- ["Rss", "Pss", "Private_Dirty"], into: %{}, do: {field, median(rollups, field)}
   end
 
-  defp rollup({:os_pid, pid}) do
+  defp median(rollups, field), do: Stats.median(Enum.map(rollups, & &1[field]))
+
+  defp finish(port) when is_port(port), do: :ok
+  defp finish(pid) when is_pid(pid), do: GenServer.stop(pid, :normal, :infinity)
+
+  defp worker({program, args}) do
+    {:ok, worker} = Leash.Worker.start_link(command: program, args: args)
+    worker
+  end
+
+  defp bare({program, args}, supervisor, options) do
+    Port.open({:spawn_executable, supervisor}, [
+      :binary,
+      :exit_status,
+      args: options ++ [program | args]
+    ])
+  end
+
+  # Children of the VM's fork server that run this file.
+  defp running(path) do
+    {:ok, wanted} = file_id(path)
+    {:ok, children} = Leash.OSProcess.children(String.to_integer(System.pid()))
+
+    for server <- children,
+        {:ok, supervisors} = Leash.OSProcess.children(server),
+        %{pid: pid} <- supervisors,
+        file_id("/proc/#{pid}/exe") == {:ok, wanted},
+        do: pid
+  end
+
+  defp file_id(path) do
+    with {:ok, stat} <- File.stat(path), do: {:ok, {stat.major_device, stat.inode}}
+  end
+
+  defp rollup(pid) do
     for [_all, field, kb] <-
           Regex.scan(~r/^(\w+): +(\d+) kB$/m, File.read!("/proc/#{pid}/smaps_rollup")),
         into: %{},
         do: {field, String.to_integer(kb)}
-  end
-
-  # Only the shim sees its port close: the others are told.
-  defp finish(port) do
-    {:os_pid, pid} = Port.info(port, :os_pid)
-    System.cmd("kill", ["-TERM", "#{pid}"])
-
-    receive do
-      {^port, {:exit_status, _status}} -> :ok
-    after
-      5_000 -> raise "#{pid} did not end"
-    end
   end
 end

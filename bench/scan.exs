@@ -1,32 +1,51 @@
 defmodule Bench.Scan do
-  # One look at every process for its mark, beside `pgrep -f`, which reads every command line.
+  # One look at every process for its mark, beside the system calls that it cannot do without and `pgrep -f`, which
+  # reads every command line; and how long others wait in a VM that sweeps.
   @moduledoc false
 
-  alias Bench.Stats
+  alias Bench.{Alone, Herd, Pauses, Row, Stats}
 
-  @sizes [1_000, 5_000]
+  @sizes [1_000, 5_000, 20_000]
   @rounds 5
+  @pauses 9
 
-  def rows, do: Enum.map(@sizes, &with_herd(&1, fn -> row(&1) end))
+  def rows, do: Enum.flat_map(@sizes, &Herd.with_herd(size(&1), fn -> rows(&1) end))
 
-  defp row(size) do
-    samples = Stats.interleave([ours: &scan/0, pgrep: &pgrep/0], @rounds)
-    {ours, theirs} = {Stats.median(samples.ours), Stats.median(samples.pgrep)}
+  # The herd of a trial is smaller than the row says.
+  defp size(size), do: if(Stats.rounds(50) == 50, do: size, else: div(size, 20))
 
-    %{
-      what: "mark scan, #{size} processes and the machine's own",
-      ours: "#{Stats.round_to(ours / 1_000, 2)} ms",
-      beside: "`pgrep -f` #{Stats.round_to(theirs / 1_000, 1)} ms",
-      ratio: "#{Stats.round_to(theirs / ours, 1)} × faster",
-      aim: "≥ 25 ×"
-    }
+  defp rows(size) do
+    samples = Stats.interleave([ours: &scan/0, pgrep: &pgrep/0], Stats.rounds(@rounds))
+    median = fn field -> Stats.median(Enum.map(samples.ours, & &1[field])) / 1_000 end
+
+    [
+      %Row{
+        key: :"scan_#{size}",
+        what: "mark scan, #{size} processes and the machine's own",
+        unit: "ms",
+        ours: median.("marks_us"),
+        beside: [
+          {"getdents + prlimit", median.("floor_us")},
+          {"`pgrep -f`", Stats.median(samples.pgrep) / 1_000}
+        ],
+        aims: [{:ratio, 1.15}, {:faster_than, "`pgrep -f`", 25}]
+      },
+      %Row{
+        key: :"scan_all_#{size}",
+        what: "a look of the start-up sweep, which reads argv and environ too, #{size} processes",
+        unit: "ms",
+        ours: median.("all_us")
+      }
+    ] ++ if(size == List.last(@sizes), do: [pause(size)], else: [])
   end
 
   # The core's own example, which does nothing else; its start is not counted, that of pgrep is what one pays.
   defp scan do
     {text, 0} = System.cmd(System.fetch_env!("LEASH_BENCH_SCAN"), [])
-    [_all, microseconds] = Regex.run(~r/^marks_us (\d+)$/m, text)
-    String.to_integer(microseconds)
+
+    for [_all, name, value] <- Regex.scan(~r/^(\w+_us) (\d+)$/m, text),
+        into: %{},
+        do: {name, String.to_integer(value)}
   end
 
   defp pgrep do
@@ -34,39 +53,36 @@ defmodule Bench.Scan do
       System.find_executable("pgrep") || raise "pgrep is not installed: apt-get install procps"
 
     Stats.time(fn ->
-      port =
-        Port.open({:spawn_executable, pgrep}, [
-          :binary,
-          :exit_status,
-          args: ["-f", "--", "--run-id=n0thing"]
-        ])
-
       # 1: nothing found.
-      receive do
-        {^port, {:exit_status, 1}} -> :ok
-      end
+      {"", 1} = System.cmd(pgrep, ["-f", "--", "--run-id=n0thing"])
     end)
   end
 
-  defp with_herd(size, function) do
-    port =
-      Port.open({:spawn_executable, System.fetch_env!("LEASH_BENCH_HERD")}, [
-        :binary,
-        :exit_status,
-        args: ["#{size}"]
-      ])
-
-    receive do
-      {^port, {:data, "up" <> _rest}} -> :ok
-      {^port, {:exit_status, status}} -> raise "no herd of #{size}: status #{status}"
+  # The longest that somebody else was kept waiting, in the median of the rounds: the kernel takes a CPU away now and then
+  # from an idle VM, too.
+  defp pause(size) do
+    sweep = fn ->
+      {:ok, _report} = Leash.sweep(mode: :report)
+      :ok
     end
 
-    try do
-      function.()
-    after
-      # Its stdin ends, and with it the herd; the next one must not meet its remains.
-      Port.close(port)
-      Process.sleep(2_000)
-    end
+    took = max(round(Stats.time(sweep) / 1_000), 1)
+
+    samples =
+      [sweep: sweep, idle: fn -> Process.sleep(took) end]
+      |> Enum.map(fn {name, function} ->
+        {name, fn -> Alone.run!(fn -> Enum.max(Pauses.during(function).late) end) end}
+      end)
+      |> Stats.interleave(Stats.rounds(@pauses))
+
+    %Row{
+      key: :pause,
+      what: "longest wait of others during a sweep at #{size} processes",
+      unit: "ms",
+      ours: Stats.median(samples.sweep) / 1_000,
+      beside: [{"idle VM for as long", Stats.median(samples.idle) / 1_000}],
+      note: "the sweep takes #{took} ms",
+      aims: [{:more, 1}]
+    }
   end
 end

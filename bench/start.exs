@@ -2,39 +2,65 @@ defmodule Bench.Start do
   # From the start of /bin/true to the news of its exit.
   @moduledoc false
 
-  alias Bench.Stats
+  alias Bench.{Alone, Peers, Row, Stats}
 
   @rounds 300
 
   def rows do
-    contestants = [port: &port/0, shim: &shim/0, worker: &worker/0]
-    Stats.interleave(contestants, 20)
-    samples = Stats.interleave(contestants, @rounds)
+    peers =
+      for {name, _label, %{start: start}} <- Peers.columns(),
+          do: {name, fn -> Alone.sample(fn -> Stats.time(fn -> start.("/bin/true") end) end) end}
 
-    for {name, label, aim} <- [
-          {:shim, "`/bin/true` through the shim", "≤ 1.20"},
-          {:worker, "`/bin/true` as a `Leash.Worker`", "—"}
-        ] do
-      {ours, theirs} = {samples[name], samples.port}
+    ours =
+      for {name, function} <- [
+            port: &port/0,
+            cmd: fn -> {"", 0} = Leash.cmd("/bin/true", []) end,
+            system_cmd: fn -> {"", 0} = System.cmd("/bin/true", []) end,
+            open_port: &open_port/0,
+            worker: &worker/0,
+            shim: &shim/0
+          ],
+          do: {name, fn -> Alone.run!(fn -> Stats.time(function) end) end}
 
-      %{
-        what: "start to exit, #{label}",
-        ours: "#{ms(Stats.median(ours))} ms (p10 #{ms(Stats.percentile(ours, 10))})",
-        beside:
-          "bare `Port` #{ms(Stats.median(theirs))} ms (p10 #{ms(Stats.percentile(theirs, 10))})",
-        ratio: "#{ratio(ours, theirs, 50)} (p10 #{ratio(ours, theirs, 10)})",
-        aim: aim
-      }
-    end
+    Stats.interleave(ours ++ peers, 20)
+    samples = Stats.interleave(ours ++ peers, Stats.rounds(@rounds))
+
+    cells =
+      for {name, _function} <- peers, into: %{}, do: {name, Alone.cell(samples[name], 1_000)}
+
+    [
+      row(:start_open_port, "`Leash.open_port`", :open_port, samples, aims: [{:ratio, 1.15}]),
+      row(:start_cmd, "`Leash.cmd`", :cmd, samples, peers: cells),
+      row(:start_worker, "`Leash.Worker`", :worker, samples, []),
+      row(:start_shim, "the shim in a bare port", :shim, samples, [])
+    ]
   end
 
-  defp ratio(ours, theirs, percent) do
-    Stats.round_to(Stats.percentile(ours, percent) / Stats.percentile(theirs, percent), 2)
+  defp row(key, label, name, samples, fields) do
+    {ours, port} = {samples[name], samples.port}
+    p10 = Stats.percentile(ours, 10) / Stats.percentile(port, 10)
+
+    beside =
+      [{"bare `Port`", ms(port)}] ++
+        if(name == :cmd, do: [{"`System.cmd`", ms(samples.system_cmd)}], else: [])
+
+    struct!(
+      %Row{
+        key: key,
+        what: "start to exit of `/bin/true`, #{label}",
+        unit: "ms",
+        ours: ms(ours),
+        beside: beside,
+        note: "ratio of the p10: #{Stats.round_to(p10, 2)}"
+      },
+      fields
+    )
   end
 
-  defp ms(microseconds), do: Stats.round_to(microseconds / 1_000, 3)
+  defp ms(samples), do: Stats.median(samples) / 1_000
 
-  defp port, do: Stats.time(fn -> wait(open("/bin/true", [])) end)
+  defp port, do: wait(open("/bin/true", []))
+  defp open_port, do: wait(Leash.open_port("/bin/true", [], [:binary, :exit_status, :hide]))
 
   # The options that the VM passes; fd 1 takes the reports, which arrive as data.
   defp shim do
@@ -44,19 +70,13 @@ defmodule Bench.Start do
       ~w(--run-id=#{run.id} --worker=32000 --leash=0 --report=1 --stdin=null --stdout=null --stderr=null) ++
         ["--owner=#{run.owner.pid}:#{run.owner.start_ticks}", "--", "/bin/true"]
 
-    Stats.time(fn -> wait(open(Leash.Shim.path(), args)) end)
+    wait(open(Leash.Shim.path(), args))
   end
 
   defp worker do
     Process.flag(:trap_exit, true)
-
-    Stats.time(fn ->
-      {:ok, worker} = Leash.Worker.start_link(command: "/bin/true", stdout: :null, stderr: :null)
-
-      receive do
-        {:EXIT, ^worker, _reason} -> :ok
-      end
-    end)
+    {:ok, worker} = Leash.Worker.start_link(command: "/bin/true", stdout: :null, stderr: :null)
+    receive do: ({:EXIT, ^worker, _reason} -> :ok)
   end
 
   defp open(program, args) do

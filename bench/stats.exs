@@ -3,6 +3,11 @@ defmodule Bench.Stats do
   # each of them alike.
   @moduledoc false
 
+  @doc "How many rounds, or workers: few where `LEASH_BENCH_QUICK` says that the bench itself is tried."
+  def rounds(number) do
+    if System.get_env("LEASH_BENCH_QUICK", "") == "", do: number, else: max(div(number, 50), 1)
+  end
+
   @doc "Runs every function once a round, in another order each time, and returns its samples."
   def interleave(contestants, rounds) do
     for(

@@ -1,115 +1,124 @@
 defmodule Bench.Stop do
-  # How long it takes to end many programs at once, all of them gone.
+  # How long the end of one program takes, until its pidfd says so and whoever was asked has answered.
   @moduledoc false
 
-  alias Bench.Stats
-  alias Leash.OSProcess
+  alias Bench.{Alone, Muster, Peers, Row, Stats}
+  alias Leash.Native
 
-  @many 1_000
-  @rounds 3
-  @stubborn 200
-  @deadline 1_000
+  @rounds 100
+  @stubborn_rounds 5
+  @grace 200
+  # µs: such a program was not ended at all, but by itself (bench/muster.c).
+  @forgotten 11_000_000
 
-  def rows do
-    Process.flag(:trap_exit, true)
-    samples = Stats.interleave([stop_all: &stop_all/0, ports: &ports/0], @rounds)
-    {ours, theirs} = {Stats.median(samples.stop_all), Stats.median(samples.ports)}
-    stubborn = Stats.median(for _ <- 1..@rounds, do: stubborn())
+  def rows, do: [cooperative(), stubborn()]
 
-    [
-      %{
-        what: "end of #{@many} workers that end on SIGTERM, `Leash.stop_all`",
-        ours: "#{ms(ours)} ms",
-        beside: "#{@many} bare ports, `Port.close` #{ms(theirs)} ms",
-        ratio: Stats.round_to(ours / theirs, 2),
-        aim: "< 2000 ms"
-      },
-      %{
-        what:
-          "end of #{@stubborn} workers that ignore SIGTERM, past the deadline of #{@deadline} ms",
-        ours: "#{ms(stubborn - @deadline * 1_000)} ms",
-        beside: "—",
-        ratio: "—",
-        aim: "≤ 500 ms"
-      }
-    ]
+  defp cooperative do
+    contestants = [leash: leash(), signal: signal(), command: command()] ++ peers()
+    samples = interleave(contestants, "", Stats.rounds(@rounds))
+
+    %Row{
+      key: :stop_cooperative,
+      what: "stop of a worker that ends on SIGTERM",
+      unit: "ms",
+      ours: ms(samples.leash),
+      beside: [
+        {"pidfd_send_signal(2) and pidfd wait", ms(samples.signal)},
+        {"`kill` and pidfd wait", ms(samples.command)}
+      ],
+      aims: [{:ratio, 1.2}],
+      peers: for({name, _it} <- peers(), into: %{}, do: {name, Alone.cell(samples[name], 1_000)})
+    }
   end
 
-  defp ms(microseconds), do: Stats.round_to(microseconds / 1_000, 0)
-
-  defp stop_all do
-    start(@many, command: "sleep", args: ["1000"])
-    timed_stop(@many, [])
-  end
-
+  # What is left when the grace is taken off.
   defp stubborn do
-    line = "trap '' TERM; echo ready; exec sleep 1000"
-    start(@stubborn, shell: line, ready: ~r/ready/, stop: [sigterm: 60_000])
-    timed_stop(@stubborn, deadline: @deadline)
-  end
+    ours = for number <- 1..4, do: {{:leash, number}, leash()}
+    samples = interleave(ours ++ peers(), "stubborn", Stats.rounds(@stubborn_rounds))
+    ours = for {{:leash, _number}, list} <- samples, sample <- list, do: sample
 
-  defp start(count, options) do
-    options = options ++ [group: __MODULE__, on_output: fn _stream, _text -> :ok end]
-    for _ <- 1..count, do: {:ok, _worker} = Leash.Worker.start_link(options)
-  end
-
-  defp timed_stop(count, options) do
-    test = self()
-
-    took = Stats.time(fn -> send(test, {:stopped, Leash.stop_all(__MODULE__, options)}) end)
-
-    receive do
-      {:stopped, {:ok, stopped}} -> ^count = length(stopped)
+    past = fn sample, grace ->
+      if is_number(sample) and sample < @forgotten,
+        do: sample - grace * 1_000,
+        else: {:failed, sample}
     end
 
-    for _ <- 1..count do
-      receive do
-        {:EXIT, worker, :normal} when is_pid(worker) -> :ok
-      end
-    end
+    late = Enum.map(ours, &past.(&1, @grace))
 
-    took
+    %Row{
+      key: :stop_stubborn,
+      what: "stop of a worker that ignores SIGTERM, past its grace",
+      unit: "ms",
+      ours: ms(late),
+      note: "longest #{Row.digits(Enum.max(late) / 1_000)}",
+      aims: [{:at_most, 5}],
+      peers:
+        for {name, %{grace: grace}} <- peers(), into: %{} do
+          {name, samples[name] |> Enum.map(&past.(&1, grace)) |> Alone.cell(1_000)}
+        end
+    }
   end
 
-  # Programs that end when their stdin does, which is all that a port can do; the kernel says when they have.
-  defp ports do
-    cat = System.find_executable("cat")
+  defp ms(samples), do: Stats.median(samples) / 1_000
 
-    ports =
-      for _ <- 1..@many do
-        port = Port.open({:spawn_executable, cat}, [:binary])
-        {:os_pid, pid} = Port.info(port, :os_pid)
-        {:ok, process} = OSProcess.identify(pid)
-        monitor = OSProcess.monitor(process)
-        {port, monitor}
-      end
+  defp interleave(contestants, how, rounds) do
+    contestants
+    |> Enum.map(fn {name, it} -> {name, fn -> Alone.sample(fn -> sample(it, how) end) end} end)
+    |> Stats.interleave(rounds)
+  end
 
-    # All of them run.
-    for {port, _monitor} <- ports, do: Port.command(port, "x")
-
-    for {port, _monitor} <- ports do
-      receive do
-        {^port, {:data, "x"}} -> :ok
-      end
-    end
+  defp sample(it, how) do
+    Process.flag(:trap_exit, true)
+    muster = Muster.open(1)
+    handle = it.daemon.(Muster.member(muster, how))
+    [pid] = Muster.up(muster)
+    leftover = it[:leftover] && it.leftover.(handle)
+    {:ok, process} = Leash.OSProcess.identify(pid)
+    {:ok, fd} = Native.process_open(process.pid, process.start_ticks, process.pidfs_inode)
+    :ok = Native.pidfd_monitor(fd, :ended)
 
     took =
       Stats.time(fn ->
-        for {port, _monitor} <- ports, do: Port.close(port)
-
-        for {_port, monitor} <- ports do
-          receive do
-            message when elem(message, 1) == monitor -> :ok
-          end
-        end
+        it.stop.(handle, fd)
+        receive do: (:ended -> :ok)
       end)
 
-    for {port, _monitor} <- ports do
-      receive do
-        {:EXIT, ^port, _reason} -> :ok
-      end
-    end
-
+    Muster.gone(muster)
+    Native.fd_close(fd)
+    if leftover, do: Process.exit(leftover, :kill)
+    if is_port(handle), do: Alone.close(handle)
     took
   end
+
+  defp peers do
+    for {name, _label, %{daemon: _, stop: stop} = it} <- Peers.columns(),
+        do: {name, %{it | stop: fn handle, _fd -> stop.(handle) end}}
+  end
+
+  defp leash do
+    %{
+      daemon: fn {program, args} ->
+        output = fn _stream, _text -> :ok end
+        options = [command: program, args: args, stop: [sigterm: @grace], on_output: output]
+        {:ok, worker} = Leash.Worker.start_link(options)
+        worker
+      end,
+      stop: fn worker, _fd -> {:ok, _exit} = Leash.Worker.stop(worker) end
+    }
+  end
+
+  # The least that can be done, from inside the VM; and the program that people use.
+  defp signal, do: %{daemon: &bare/1, stop: fn _port, fd -> :ok = Native.pidfd_signal(fd, 15) end}
+
+  defp command do
+    %{
+      daemon: &bare/1,
+      stop: fn port, _fd ->
+        {:os_pid, pid} = Port.info(port, :os_pid)
+        {"", 0} = System.cmd("kill", ["-TERM", "#{pid}"])
+      end
+    }
+  end
+
+  defp bare({program, args}), do: Port.open({:spawn_executable, program}, [:binary, args: args])
 end

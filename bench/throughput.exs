@@ -34,7 +34,7 @@ defmodule Bench.Throughput do
   end
 
   defp row(what, contestants) do
-    samples = Stats.interleave(contestants, @rounds)
+    samples = Stats.interleave(contestants, Stats.rounds(@rounds))
     {ours, theirs} = {Stats.median(samples.worker), Stats.median(samples.port)}
 
     %{

@@ -2,11 +2,18 @@ defmodule Bench.Peers do
   # What others measure up to, each in the shape that its documentation recommends; built by bench/peers/build.
   #
   # A contestant has the functions `read`, `cat` and `start`, or nil for what it cannot do: bytes of a program's
-  # stdout, bytes that went through cat, and the status of a program that only ends.
+  # stdout, bytes that went through cat, and the status of a program that only ends. Those that supervise have more:
+  # `daemon` starts a program for the calling process, which learns no more than that it was asked to, `stop` ends it by the
+  # library's own means and returns when the library says so, `leftover` (only where there is one) is the process that stays, `grace` is the time in ms between SIGTERM and SIGKILL
+  # that `daemon` was given, and `supervisor` the program that stands beside each worker.
   @moduledoc false
 
-  @peers ~w(exile ex_cmd muontrap erlexec)a
-  @compile {:no_warn_undefined, [Exile, ExCmd, MuonTrap, :exec]}
+  @peers ~w(forcola muontrap erlexec net_runner exile ex_cmd)a
+  @compile {:no_warn_undefined,
+            [Exile, ExCmd, MuonTrap, MuonTrap.Daemon, :exec] ++
+              [Forcola, Forcola.Daemon, NetRunner, NetRunner.Daemon]}
+
+  @grace 200
 
   # The largest message of erlexec's {packet, 2}, with room for its header.
   @erlexec_bytes 32_768
@@ -32,6 +39,19 @@ defmodule Bench.Peers do
     end
   end
 
+  @doc "The columns of the table: `{name, label, contestant | :not_built}`."
+  def columns, do: Enum.zip_with(@peers, all(), fn name, {label, it} -> {name, label, it} end)
+
+  @doc "Why there is no figure of this one."
+  def why_not(name) do
+    with dir when dir not in [nil, ""] <- System.get_env("LEASH_BENCH_PEERS"),
+         {:ok, why} <- File.read(Path.join(dir, "#{name}.why")) do
+      String.trim(why)
+    else
+      _nobody_tried -> "not built, see bench/peers/build"
+    end
+  end
+
   defp ebin(name) do
     with dir when dir not in [nil, ""] <- System.get_env("LEASH_BENCH_PEERS"),
          do: Path.join([Path.expand(dir), "#{name}", "ebin"]),
@@ -44,6 +64,8 @@ defmodule Bench.Peers do
   defp label(:ex_cmd, version), do: label("`ExCmd.stream!`", version)
   defp label(:muontrap, version), do: label("`MuonTrap.cmd`", version)
   defp label(:erlexec, version), do: label("erlexec `:exec.run`", version)
+  defp label(:forcola, version), do: label("`Forcola.run`", version)
+  defp label(:net_runner, version), do: label("`NetRunner.run`", version)
   defp label(text, nil), do: text
   defp label(text, version), do: "#{text} #{String.trim(version)}"
 
@@ -57,8 +79,13 @@ defmodule Bench.Peers do
     if System.get_env("SHELL") in [nil, ""], do: System.put_env("SHELL", "/bin/sh")
   end
 
+  # It needs a module of OTP 27.
+  defp configure(:forcola) do
+    if not Code.ensure_loaded?(:json), do: Code.require_file("json.exs", __DIR__)
+  end
+
   # From Elixir 1.15 on Mix takes what the project does not use off the code path.
-  defp configure(:exile) do
+  defp configure(name) when name in [:exile, :net_runner] do
     if function_exported?(Mix, :ensure_application!, 1),
       do: apply(Mix, :ensure_application!, [:crypto])
   end
@@ -88,7 +115,14 @@ defmodule Bench.Peers do
         bytes
       end,
       cat: nil,
-      start: fn program -> {"", 0} = MuonTrap.cmd(program, []) end
+      start: fn program -> {"", 0} = MuonTrap.cmd(program, []) end,
+      daemon: fn {program, args} ->
+        {:ok, pid} = MuonTrap.Daemon.start_link(program, args, delay_to_sigkill: @grace)
+        pid
+      end,
+      stop: &GenServer.stop(&1, :normal, :infinity),
+      grace: @grace,
+      supervisor: priv(:muontrap, "muontrap")
     }
   end
 
@@ -106,9 +140,58 @@ defmodule Bench.Peers do
       start: fn program ->
         {:ok, _pid, os_pid} = :exec.run([program], [{:stdout, self()}, :monitor])
         0 = count_erlexec(os_pid, 0)
-      end
+      end,
+      # Its grace is in seconds.
+      daemon: fn {program, args} ->
+        {:ok, _pid, os_pid} = :exec.run([program | args], [:monitor, kill_timeout: 1])
+        os_pid
+      end,
+      stop: fn os_pid ->
+        :ok = :exec.stop(os_pid)
+        receive do: ({:DOWN, ^os_pid, :process, _pid, _why} -> :ok)
+      end,
+      grace: 1_000,
+      # One for all of them.
+      supervisor: nil
     }
   end
+
+  defp contestant(:forcola) do
+    %{
+      # Keeps all output: there is no way to count it as it comes but by lines.
+      read: nil,
+      cat: nil,
+      start: fn program -> {:ok, %{status: 0}} = Forcola.run([program], timeout_ms: 10_000) end,
+      daemon: fn {program, args} ->
+        options = [argv: [program | args], kill_grace_ms: @grace, output: fn _, _ -> :ok end]
+        {:ok, pid} = Forcola.Daemon.start_link(options)
+        pid
+      end,
+      stop: &GenServer.stop(&1, :normal, :infinity),
+      grace: @grace,
+      supervisor: priv(:forcola, "forcola_shim")
+    }
+  end
+
+  defp contestant(:net_runner) do
+    %{
+      read: fn program, args -> bytes(NetRunner.stream!([program | args])) end,
+      cat: fn cat, input -> bytes(NetRunner.stream!([cat], input: input)) end,
+      start: fn program -> {"", 0} = NetRunner.run([program]) end,
+      daemon: fn {program, args} ->
+        {:ok, pid} = NetRunner.Daemon.start_link(cmd: program, args: args)
+        pid
+      end,
+      stop: &GenServer.stop(&1, :normal, :infinity),
+      # Not to be chosen.
+      grace: 5_000,
+      # Stays with all its descriptors when its daemon was stopped: killed after the measurement.
+      leftover: fn daemon -> :sys.get_state(daemon).proc end,
+      supervisor: priv(:net_runner, "shepherd")
+    }
+  end
+
+  defp priv(name, program), do: Path.join([Path.dirname(ebin(name)), "priv", program])
 
   defp bytes(stream), do: Enum.reduce(stream, 0, &(byte_size(&1) + &2))
 

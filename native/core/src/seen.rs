@@ -128,10 +128,6 @@ impl<'a> Examiner<'a> {
                 return Err(Skipped::Untagged);
             }
         }
-        // Of marked processes the zombies, of which there may be thousands, are told apart first.
-        if marked && self.is_zombie(pid)? {
-            return Err(Skipped::Zombie);
-        }
         let line = self.host.proc().read_of(pid, "cmdline", cmdline::READ_LIMIT, &mut self.cmdline);
         let whole_line = match line {
             Ok(read) => read == Read::Whole,
@@ -139,6 +135,11 @@ impl<'a> Examiner<'a> {
         };
         if !marked && self.cmdline.is_empty() && self.is_thread_or_zombie(pid)? {
             return Err(Skipped::Untagged);
+        }
+        // Of marked processes the zombies, of which there may be thousands, are told apart before the rest is read. A
+        // zombie has no memory left that a command line could stand in; whoever has one is looked at last, and once.
+        if marked && self.cmdline.is_empty() && self.is_zombie(pid)? {
+            return Err(Skipped::Zombie);
         }
         let args = ShimArgs::parse(&self.cmdline);
         let recorded = if whole_line { self.recorded_run() } else { None };

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 pub(crate) const SHIM_GRACE: Duration = Duration::from_secs(1);
 pub(crate) const QUIT_GRACE: Duration = Duration::from_millis(500);
 pub(crate) const UNHELD_LOOK: Duration = Duration::from_millis(20);
+const UNHELD_HARVEST: Duration = Duration::from_millis(5);
 // One step makes so many passes at most while each finds new processes, so that a step has an end.
 const PASSES_A_STEP: u32 = 8;
 // On a host where processes end all the time no pass is ever calm; so many that kill nothing are enough.
@@ -41,6 +42,8 @@ pub(crate) struct Work {
     pub(crate) held: usize,
     pub(crate) began: Instant,
     pub(crate) next_pass: Instant,
+    // When targets without a descriptor are looked at again.
+    next_look: Instant,
     // Of the last pass of all carriers.
     pub(crate) named: Vec<RunId>,
     pub(crate) clean: bool,
@@ -89,6 +92,7 @@ impl Work {
             held: 0,
             began: now,
             next_pass: now,
+            next_look: now,
             named: Vec::new(),
             clean: false,
             calm: 0,
@@ -234,13 +238,21 @@ impl Work {
     }
 
     /// Takes out the targets that have ended.
+    ///
+    /// Each descriptor's end wakes the driver, and those without one cost a look each: all of them anew at every such
+    /// wake-up was most of what the kill of a large tree cost.
     fn harvest(&mut self) {
         let host = &self.host;
+        let now = Instant::now();
+        let looks = now >= self.next_look;
+        if looks {
+            self.next_look = now + UNHELD_HARVEST;
+        }
         let mut ended = Vec::new();
         for (key, target) in &self.targets {
             let over = match &target.pidfd {
                 Some(pidfd) => pidfd.is_ended(),
-                None => host.open(&target.identity()).is_err_and(|error| error.is_gone()),
+                None => looks && host.open(&target.identity()).is_err_and(|error| error.is_gone()),
             };
             if over {
                 ended.push(*key);
@@ -313,6 +325,8 @@ impl Work {
 
     /// What still may live is named; what was seen is listed.
     fn finish(&mut self) {
+        // Nobody is to be called a survivor because of a look that was not due.
+        self.next_look = Instant::now();
         self.harvest();
         if is_scarce() {
             reserve_descriptors();

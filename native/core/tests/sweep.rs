@@ -392,6 +392,30 @@ fn a_leader_that_ended_before_its_threads_is_alive_and_is_ended() {
 }
 
 #[test]
+fn more_than_a_sweep_holds_descriptors_of_are_seen_to_end_within_their_grace() {
+    isolated("more_than_a_sweep_holds_descriptors_of_are_seen_to_end_within_their_grace", || {
+        let dir = TestDir::new();
+        let vm = Vm::dead(&dir);
+        let mut shell = start(
+            vm.worker(1, "sh").args(["-c", "for i in $(seq 300); do sleep 60 & done; trap '' TERM; wait"]),
+        );
+        wait_until("all to begin", || marked_and_running(vm.run).len() == 301);
+        shell.die();
+        let kind = HuntKind::Sweep { own_run: None, app: None, mode: Mode::End };
+        let ladder = leash_core::Ladder::new(vec![(leash_core::Signal::TERM, ms(6_000))]);
+        let report =
+            Hunt::new(leash_core::HuntSpec { ladder, deadline: ms(20_000), ..spec(&dir.path, kind) })
+                .unwrap()
+                .run();
+        assert_eq!(marked_and_running(vm.run), [] as [u32; 0]);
+        assert!(report.survivors.is_empty() && report.complete, "{:?}", report.survivors);
+        let ended = report.matches.iter().filter(|found| found.ended_by == Some("SIGTERM")).count();
+        assert_eq!(ended, 300);
+        assert!(report.elapsed_ms < 5_000, "it waited for the next signal: {} ms", report.elapsed_ms);
+    });
+}
+
+#[test]
 fn two_sweeps_at_once_end_everything_and_report_no_survivor() {
     isolated("two_sweeps_at_once_end_everything_and_report_no_survivor", || {
         let dir = TestDir::new();
