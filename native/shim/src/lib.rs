@@ -28,6 +28,9 @@ mod attach;
 pub mod blocks;
 mod command;
 mod foreign;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod help;
 mod keep;
 mod ladder;
