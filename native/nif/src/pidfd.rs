@@ -34,7 +34,10 @@ fn shim_open<'a>(env: Env<'a>, os_pid: i32, run_id: Binary<'a>, worker: u16) -> 
 }
 
 fn verified_shim(os_pid: i32, expected: ShimArgs) -> Result<Option<OwnedFd>, Errno> {
-    let Some(pid) = Pid::from_raw(os_pid).filter(|_| os_pid > 1) else { return Ok(None) };
+    // Looked at first: rustix asserts in a debug build that it is not negative.
+    let Some(pid) = Some(os_pid).filter(|&number| number > 1).and_then(Pid::from_raw) else {
+        return Ok(None);
+    };
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     let ours = is_shim(os_pid, expected);
     // Only now: as long as the pidfd's process lives, nobody else had its number.

@@ -4,7 +4,7 @@ use crate::failure::of_file;
 use crate::reply::{atoms, error};
 use leash_core::{About, Host, Owner, RecordedAttachment, RunDir, RunLock};
 use leash_tag::BootTag;
-use rustler::{Binary, Encoder, Env, NifMap, Resource, ResourceArc, Term};
+use rustler::{Binary, Encoder, Env, NifMap, NifResult, Resource, ResourceArc, Term};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -79,18 +79,19 @@ fn boot_id(env: Env<'_>) -> Term<'_> {
 ///
 /// Dirty I/O: creates, locks and syncs a file.
 #[rustler::nif(schedule = "DirtyIo")]
-fn run_open<'a>(env: Env<'a>, run_dir: Binary<'a>, fields: Fields) -> Term<'a> {
-    let Fields { node, app, version } = fields;
+fn run_open<'a>(env: Env<'a>, run_dir: Binary<'a>, fields: Term<'a>) -> NifResult<Term<'a>> {
+    // Decoded here: rustler's error names the field and is no ArgumentError.
+    let Fields { node, app, version } = fields.decode().map_err(|_| rustler::Error::BadArg)?;
     let about = About { node, app, started_at: now_iso8601(), version };
     let lock =
         Host::current().and_then(|host| RunLock::create_any(&RunDir::open(path(&run_dir))?, &host, &about));
-    match lock {
+    Ok(match lock {
         Ok(lock) => {
             let run = lock.run().to_string();
             (atoms::ok(), ResourceArc::new(HeldRun(lock)), run).encode(env)
         }
         Err(failure) => of_file(env, &failure),
-    }
+    })
 }
 
 /// `run_ensure(lock) :: :ok | {:error, reason | {reason, path}}`: puts a lost record back.

@@ -30,6 +30,9 @@ pub mod blocks;
 mod climb;
 mod command;
 mod foreign;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod help;
 mod keep;
 mod ladder;

@@ -220,7 +220,7 @@ impl Stat {
 }
 
 /// Those of "Max file locks  SOFT  HARD  locks".
-fn locks_in(limits: &[u8]) -> Option<Limits> {
+pub(crate) fn locks_in(limits: &[u8]) -> Option<Limits> {
     let line = limits.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Max file locks"))?;
     let mut fields = line.split(|&byte| byte == b' ').filter(|field| !field.is_empty());
     let mut next = || {
