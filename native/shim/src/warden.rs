@@ -69,23 +69,27 @@ pub(crate) fn begin(config: &Config<'_>, report: Report<'_>) -> Result<Warden, F
     let proc = Proc::open(own).ok_or(at(Errno::NOENT))?;
     let table = proc.table().map_err(at)?;
     let age = (proc.stat(own).map_err(at)?.start_ticks, own.as_raw_pid());
-    let owner = match prepare::owner(config.owner, Some(&proc)) {
-        Owner::Watched(fd) => fd,
-        Owner::Unwatched => return Err(at(Errno::NOSYS)),
-        Owner::Gone => return Err((Stage::OwnerGone, Errno::SRCH)),
-    };
     let leash = config.leash.map(sys::borrow);
-    report.ready(own.as_raw_pid(), 0, 0, 1 << 1 | u8::from(leash.is_some()) << 2);
+    let mut watched = Watched { signals, leash, owner: None, exec: None, witness: None };
+    match prepare::owner(config.owner, Some(&proc)) {
+        Owner::Watched(fd) => watched.owner = Some(fd),
+        Owner::Unwatched => return Err(at(Errno::NOSYS)),
+        // It ended while we started, and an older warden may have left for us: the mark is there. A leash that holds
+        // says that the owner is not the one that is meant.
+        Owner::Gone if watched.leash_let_go() => {}
+        Owner::Gone => return Err((Stage::OwnerGone, Errno::SRCH)),
+    }
+    let flags = u8::from(watched.owner.is_some()) << 1 | u8::from(leash.is_some()) << 2;
+    report.ready(own.as_raw_pid(), 0, 0, flags);
     crate::run::let_go_of_streams(config);
     let _ = rustix::process::chdir(c"/");
-    let watched = Watched { signals, leash, owner: Some(owner), exec: None, witness: None };
     Ok(Warden { run: config.run, age, watched, proc, table })
 }
 
 impl Warden {
     /// Keeps the run until nobody needs us; the result is the exit status.
     pub(crate) fn run(&mut self) -> u8 {
-        if self.outlives_owner() {
+        if self.watched.owner.is_none() || self.outlives_owner() {
             sys::pause_ms(HEADSTART_MS);
             self.clear();
         }

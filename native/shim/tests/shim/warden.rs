@@ -283,6 +283,23 @@ fn two_do_not_wait_for_each_other() {
 }
 
 #[test]
+fn one_that_finds_its_owner_gone_does_its_work() {
+    let (mut owner, run) = (Owner::start(), new_run());
+    let option = owner.option();
+    let tree = worker(run, 1, &owner).sh("setsid sleep 45 & exec sleep 46");
+    tree.member("sleep 45");
+    orphan(&tree);
+    owner.end();
+    owner.0.wait().unwrap();
+    let (leash, _) = std::os::unix::net::UnixStream::pair().unwrap();
+    let options = [&format!("--run-id={run}"), "--warden", "--leash=0", "--report=1", &option];
+    let mut command = Command::new(binary());
+    command.args(options).stdin(std::os::fd::OwnedFd::from(leash)).stdout(Stdio::piped());
+    Warden(command.spawn().unwrap()).ended();
+    assert_eq!(bearers(run), []);
+}
+
+#[test]
 fn what_is_to_outlive_its_owner_is_spared() {
     let (mut owner, run) = (Owner::start(), new_run());
     let mut warden = Warden::start(run, &owner);
