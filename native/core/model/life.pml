@@ -10,8 +10,9 @@
  *   complete  shim and wardens come to their ends, and then nothing of the run lives: where a start has swept since the VM's end; and
  *             without any start, where the VM had a warden and nobody from outside killed the last one after the VM's end
  *
- * Each transition names the function that it stands for. A pid is a number that may be used again; a pidfd means one process and goes
- * stale with it. Forks, foreign starts, kills of wardens and crashes are bounded, so every execution comes to an end.
+ * Each transition names the function that it stands for; script/model sees that there is one of that name. A pid is a number that may
+ * be used again; a pidfd means one process and goes stale with it. Forks, foreign starts, kills of wardens and crashes are bounded, so
+ * every execution comes to an end.
  *
  * Mutations, each of which has to fail:
  *
@@ -220,7 +221,7 @@ inline is_killed(w) {
 }
 #endif
 
-/* RunLock::create (native/core/src/run_lock.rs), then Leash.Warden, then Leash.Worker starts a shim; at any time an orderly stop. */
+/* RunLock::create (run_lock.rs), then Leash.Warden, then Leash.Shim.open/4 for a worker; at any time an orderly stop. */
 active proctype Vm() {
 #ifdef RECORD_FIRST
 end_killed_0:
@@ -419,7 +420,7 @@ end_never:
   od
 }
 
-/* Leash.Warden.open/1 (lib/leash/warden.ex): one that ended, or that nobody holds any more, is replaced. */
+/* Leash.Warden.open/1: one that ended, or that nobody holds any more, is replaced. */
 active proctype LeashWarden() {
 end_idle:
   do
@@ -483,7 +484,7 @@ end_away:
 #ifdef WARDEN_LEAVES_IF_LATE
   :: atomic { warden[w] == FORKED && !vm -> warden[w] = ENDED; goto ended }
 #endif
-  /* warden::begin: it marks itself, and says that it is ready */
+  /* warden::begin: it marks itself, and says that it is ready; also where the VM has ended meanwhile */
   :: d_step { warden[w] == FORKED ->
        warden[w] = KEEPS;
        if :: acts && leashed == w -> to_start = false :: else fi }
@@ -580,7 +581,7 @@ ended:
 #endif
 
 #if STARTS > 0
-/* The start of another VM: Work::step (native/core/src/work.rs). It may come at any moment, also before the lock is taken, and end at any. */
+/* The start of another VM: Work::step (work.rs). It may come at any moment, also before the lock is taken, and end at any. */
 active proctype Sweep() {
   byte p = 0, calm = 0;
   bool found = false;
