@@ -28,7 +28,7 @@ defmodule Bench.Many do
         what: what,
         unit: "ms",
         ours: ms(samples.leash, index),
-        beside: [{"bare `Port`s of programs that end with their stdin", ms(samples.port, index)}],
+        beside: [{"bare `Port`s, of programs that end with their stdin", ms(samples.port, index)}],
         aims: aims,
         peers: cells
       }

@@ -91,7 +91,7 @@ defmodule Bench.Plot do
   defp short(label) do
     label
     |> String.replace("`", "")
-    |> String.replace("s of programs that end with their stdin", ", close")
+    |> String.replace("s, of programs that end with their stdin", "s")
     |> String.replace("pidfd_send_signal(2) and pidfd wait", "signal + pidfd wait")
     |> String.replace("kill and pidfd wait", "kill + pidfd wait")
     |> String.replace("Leash.Worker.stop(worker, kill: true)", "by its living shim")
