@@ -107,6 +107,17 @@ class Guest:
                 return seen
             time.sleep(0.2)
 
+    def calm(self):
+        """What is still ending after the warm-up, and what the look itself loads, is no measure: until two looks count the same."""
+        until = time.monotonic() + PATIENCE
+        seen = self.look()
+        while time.monotonic() < until:
+            time.sleep(0.5)
+            before, seen = seen, self.look()
+            if not growth(before, seen, memory=False) and not growth(seen, before, memory=False):
+                break
+        return seen
+
 
 def growth(first, last, memory=True):
     grown = []
@@ -126,11 +137,11 @@ def phase(guest, name, steps):
     first = seen = None
     for index, step in enumerate(steps):
         said = step()
-        seen = guest.look() if first is None else guest.settled(first)
+        seen = guest.settled(first) if first else guest.calm()
+        first = first or seen
         shown = " ".join(f"{key}={seen.get(key, 0)}" for key in ("rss_kb", "atoms", "ports", "processes", "leash_ets_objects", "other_ets_objects"))
         fds = sum(count for key, count in seen.items() if key.startswith("fd "))
         print(f"soak {name} {index + 1}/{len(steps)}: {said}; {shown} descriptors={fds}", flush=True)
-        first = first or guest.settled(seen)
     return [f"{name}: {line}" for line in growth(first, seen)]
 
 
