@@ -87,7 +87,14 @@ defmodule Bench.Memory do
         {:ok, supervisors} = Leash.OSProcess.children(server),
         %{pid: pid} <- supervisors,
         file_id("/proc/#{pid}/exe") == {:ok, wanted},
+        not warden?(pid),
         do: pid
+  end
+
+  # The run's own, the same program.
+  defp warden?(pid) do
+    {:ok, line} = File.read("/proc/#{pid}/cmdline")
+    "--warden" in String.split(line, <<0>>)
   end
 
   defp file_id(path) do
