@@ -69,20 +69,20 @@ defmodule Leash.Reaper do
   @doc """
   Signals a shim, and wakes it if it is stopped.
 
-  `:ladder` is for once only: a second one means SIGKILL to the shim's tree.
+  `:ladder` is for once only: a second one means SIGKILL to the shim's tree. A shim that is gone has done what it was to do, so
+  an error is one of the machine: it refuses such signals.
   """
-  @spec signal_shim(Native.fd(), :wake | :ladder | :kill | :sigkill) :: :ok
+  @spec signal_shim(Native.fd(), :wake | :ladder | :kill | :sigkill) :: :ok | {:error, term()}
   def signal_shim(fd, how) do
     signal = %{wake: @sigcont, ladder: @sigint, kill: @sigquit, sigkill: @sigkill}[how]
 
-    # A shim that is gone has done what it was to do: esrch is no error.
-    _ = Native.pidfd_signal(fd, signal)
+    sent = Native.pidfd_signal(fd, signal)
     _ = Native.pidfd_signal(fd, @sigcont)
-    :ok
+    with {:error, reason} when reason in [:esrch, :closed] <- sent, do: :ok
   end
 
   @doc "Like `signal_shim/2`, but that a shim whose ladder somebody else has begun is only woken."
-  @spec tell_shim(pos_integer(), Native.fd(), :ladder | :kill) :: :ok
+  @spec tell_shim(pos_integer(), Native.fd(), :ladder | :kill) :: :ok | {:error, term()}
   def tell_shim(number, fd, :ladder),
     do: signal_shim(fd, if(Workers.first_to_tell?(number), do: :ladder, else: :wake))
 
@@ -434,7 +434,7 @@ defmodule Leash.Reaper do
 
   defp end_orphan(row, how, state) do
     # The port is closed, so the ladder has begun; it has to be told only to hurry, or to wake up.
-    signal_shim(row.shim_fd, if(how == :kill, do: :kill, else: :wake))
+    _ = signal_shim(row.shim_fd, if(how == :kill, do: :kill, else: :wake))
 
     case Native.pidfd_monitor(row.shim_fd, {:shim_ended, row.number}) do
       :ok -> wait(row.number, {:stuck, row.number, how}, patience(row, how), state)
@@ -461,11 +461,11 @@ defmodule Leash.Reaper do
 
     case how do
       :ladder ->
-        signal_shim(row.shim_fd, :kill)
+        _ = signal_shim(row.shim_fd, :kill)
         wait(number, {:stuck, number, :kill}, @stuck_ms, state)
 
       :kill ->
-        signal_shim(row.shim_fd, :sigkill)
+        _ = signal_shim(row.shim_fd, :sigkill)
         wait(number, {:stuck, number, :sigkill}, @stuck_ms, state)
 
       :sigkill ->
@@ -617,8 +617,9 @@ defmodule Leash.Reaper do
 
   defp verified?(run, numbers) do
     case Hunt.run(Hunt.of_workers(run, numbers)) do
-      {:ok, %{survivors: [], complete: complete?}} ->
-        complete?
+      {:ok, %{survivors: []} = report} ->
+        # Those whom `/proc` hides are no reason to keep the record: every shim has ended, which says that its tree has.
+        report.complete or report.incomplete_because == [:hidepid]
 
       {:ok, %{survivors: survivors}} ->
         log_survivors(survivors)

@@ -81,6 +81,7 @@ defmodule Leash.Worker do
     * `{:detached_elsewhere, map}` - another VM that lives (`:owner_pid`) has started it: two VMs must not both
       think that it is theirs
     * `{:mark, why}` - the mark could not be set, so that nobody would find it again
+    * `:no_pidfd` - this machine has no pidfds or no `/proc`, so that nobody could ever end it
     * `:no_proc`, `:incomplete` - `/proc` cannot be read, so whether one lives is not known
   """
 
@@ -117,6 +118,11 @@ defmodule Leash.Worker do
 
   # Beyond its ladder, until a shim is taken for stuck; then from step to step.
   @slack_ms 1_000
+
+  # Between two looks whether a shim has ended that was let go, and how long it is waited for beyond its ladder: without /proc
+  # it finds its tree by trying numbers.
+  @look_for_shim_ms 10
+  @let_go_ms 10_000
 
   @typedoc "An option of `start_link/1`."
   @type option :: unquote(Schema.typespec(Options.schema()))
@@ -328,7 +334,8 @@ defmodule Leash.Worker do
   defp launch(options, client) do
     label = label(options)
 
-    with {:ok, options} <- Attachment.watch(options),
+    with :ok <- holdable(options),
+         {:ok, options} <- Attachment.watch(options),
          {:ok, number} <-
            Reaper.register(%{
              kind: kind(options, client),
@@ -379,11 +386,19 @@ defmodule Leash.Worker do
          hunt: nil,
          gone?: false,
          shim_ended?: false,
+         # the leash was let go, where the shim cannot be signalled: until when it is waited for
+         let_go: nil,
          parent: parent(),
          reaper: Process.monitor(Reaper)
        }}
     end
   end
+
+  # What outlives its leash is ended by a signal to its shim, or never.
+  defp holdable(%{on_exit: :detach}),
+    do: if(HeldShim.possible?(), do: :ok, else: {:error, :no_pidfd})
+
+  defp holdable(_options), do: :ok
 
   defp kind(%{attach: _target}, _client), do: :attachment
   defp kind(_options, nil), do: :worker
@@ -694,19 +709,28 @@ defmodule Leash.Worker do
        when phase in [:launching, :running, :ending] do
     state = hold(%{state | port: nil})
 
-    if state.shim_fd == nil or state.shim_ended? do
-      shim_gone(state, :port_closed)
-    else
-      stuck_after(:ladder, patience(state))
+    cond do
+      never_held?(state) ->
+        let_go(%{state | failure: state.failure || :port_closed})
 
-      %{
-        state
-        | phase: :ending,
-          ending: state.ending || :ladder,
-          failure: state.failure || :port_closed
-      }
+      state.shim_fd == nil or state.shim_ended? ->
+        shim_gone(state, :port_closed)
+
+      true ->
+        stuck_after(:ladder, patience(state))
+
+        %{
+          state
+          | phase: :ending,
+            ending: state.ending || :ladder,
+            failure: state.failure || :port_closed
+        }
     end
   end
+
+  defp advance(%{let_go: until, phase: :ending} = state, {:leash, which})
+       when until != nil and which in [:look_for_shim, :shim_ended],
+       do: look_for_shim(state)
 
   defp advance(%{port: nil} = state, {:leash, :shim_ended}), do: shim_gone(state, :port_closed)
   # With the port open, its exit status comes behind the last report and says the same.
@@ -974,16 +998,49 @@ defmodule Leash.Worker do
   # Before the shim's first report there is nothing to signal: the report will find :ending set.
   defp signal_ending(state), do: state |> hold() |> signal_held()
 
+  defp signal_held(%{let_go: until} = state) when until != nil, do: state
+
   defp signal_held(%{shim_fd: nil} = state) do
-    stuck_after(state.ending, @slack_ms)
-    state
+    if state.exited == nil and never_held?(state) do
+      let_go(state)
+    else
+      stuck_after(state.ending, @slack_ms)
+      state
+    end
   end
 
   defp signal_held(state) do
-    Reaper.tell_shim(state.number, state.shim_fd, state.ending)
+    told = Reaper.tell_shim(state.number, state.shim_fd, state.ending)
     stuck_after(state.ending, patience(state))
     # Its client may go between the shim's last word and its exit.
-    if state.gone?, do: state, else: update_row(state, tree: :ending)
+    state = if state.gone?, do: state, else: update_row(state, tree: :ending)
+    if told == :ok or state.exited != nil, do: state, else: let_go(state)
+  end
+
+  # It has reported, and this machine is why it is not held.
+  defp never_held?(state),
+    do: state.shim_fd == nil and state.mark != nil and not HeldShim.possible?()
+
+  # No signal reaches the shim here, by which it could be told and would report. What is left is the leash, and with it goes
+  # the port that reports come by: nobody hears how the program ends, and `:kill` is the ladder.
+  defp let_go(state) do
+    close_port(state)
+    patience = patience(%{state | ending: :ladder})
+    until = if patience == :infinity, do: :infinity, else: now() + patience + @let_go_ms
+    look_for_shim(%{state | port: nil, let_go: until, phase: :ending})
+  end
+
+  # Its number is free when it has ended, whoever may have it by then: a sign that needs neither /proc nor pidfds.
+  defp look_for_shim(%{let_go: until} = state) do
+    ended? = not Native.number_taken?(state.shim_pid)
+
+    if ended? or now() >= until do
+      hunt = Hunt.start(Hunt.of_workers(state.run, [state.number]))
+      %{state | phase: :hunting, hunt: hunt, shim_ended?: ended?}
+    else
+      _timer = Process.send_after(self(), {:leash, :look_for_shim}, @look_for_shim_ms)
+      state
+    end
   end
 
   defp patience(%{ending: :kill}), do: @slack_ms
@@ -1002,6 +1059,8 @@ defmodule Leash.Worker do
   # A timer of a ladder that QUIT has overtaken.
   defp stuck(%{ending: :kill} = state, :ladder), do: state
   defp stuck(%{phase: phase} = state, _how) when phase not in [:launching, :ending], do: state
+  # The clock of its ladder is another one.
+  defp stuck(%{let_go: until} = state, _how) when until != nil, do: state
 
   defp stuck(%{shim_fd: nil} = state, _how) do
     # It never reported: let go of it, and look for what carries the tag.
@@ -1012,7 +1071,7 @@ defmodule Leash.Worker do
   defp stuck(state, :ladder), do: begin_end(state, :kill)
 
   defp stuck(state, :kill) do
-    Reaper.signal_shim(state.shim_fd, :sigkill)
+    _ = Reaper.signal_shim(state.shim_fd, :sigkill)
     stuck_after(:sigkill, @slack_ms)
     state
   end
@@ -1043,9 +1102,14 @@ defmodule Leash.Worker do
     %{state | phase: :hunting, hunt: hunt, failure: state.failure || why}
   end
 
+  # Without /proc nobody was looked for. What a shim that was let go says by its end is all there is.
+  defp hunted(state, {:shutdown, {:ok, %{incomplete_because: [:no_proc]}}})
+       when state.let_go == nil or not state.shim_ended?,
+       do: hunted(state, :no_proc)
+
   defp hunted(state, {:shutdown, {:ok, %{survivors: []}}}) do
     exit = %Exit{
-      cause: if(state.failure == :port_closed, do: :leash, else: :shim_died),
+      cause: if(state.failure == :port_closed or state.let_go, do: :leash, else: :shim_died),
       os_pid: state.os_pid
     }
 
@@ -1054,6 +1118,7 @@ defmodule Leash.Worker do
         {:status, status} -> %Exit{exit | status: status}
         {:signal, signal} -> %Exit{exit | signal: signal}
         :unknown -> exit
+        nil when state.let_go != nil -> exit
         nil -> %Exit{exit | signal: :sigkill}
       end
 
