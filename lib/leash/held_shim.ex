@@ -4,9 +4,13 @@ defmodule Leash.HeldShim do
   # What tells that a number is this very shim's reads `/proc` on another thread, which costs as much as a tenth of
   # a short program's life. So nobody holds a shim in its first milliseconds; who has to signal it by then opens
   # it at that moment.
+  #
+  # Where pidfds or `/proc` are refused no shim can be held at all, and none is ever signalled: its leash is let go instead.
   @moduledoc false
 
   alias Leash.{Native, Workers}
+
+  @key {__MODULE__, :possible?}
 
   # Most programs that end quickly have by then.
   @after_ms 20
@@ -14,6 +18,16 @@ defmodule Leash.HeldShim do
   @doc "How long a shim lives unheld where nobody needs it, in milliseconds."
   @spec after_ms() :: pos_integer()
   def after_ms, do: @after_ms
+
+  @doc "Whether this machine lets shims be held and signalled; asked only where one could not be."
+  @spec possible?() :: boolean()
+  def possible? do
+    with nil <- :persistent_term.get(@key, nil) do
+      %{proc: proc?, pidfd: pidfd?} = Native.capabilities("")
+      :persistent_term.put(@key, proc? and pidfd?)
+      proc? and pidfd?
+    end
+  end
 
   @doc """
   Opens the shim of a worker, and notes it in the worker's row.

@@ -130,6 +130,7 @@ impl Work {
             stage: Stage::New,
             last: None,
             blocked: None,
+            waited_for: false,
             pidfd: Some(pidfd),
             seen,
             found,
@@ -240,7 +241,7 @@ impl Work {
         for (key, target) in &self.targets {
             let over = match &target.pidfd {
                 Some(pidfd) => pidfd.is_ended(),
-                None => host.open(&target.identity()).is_err_and(|error| error.is_gone()),
+                None => host.is_over(&target.identity()),
             };
             if over {
                 ended.push(*key);
