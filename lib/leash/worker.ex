@@ -123,6 +123,8 @@ defmodule Leash.Worker do
   # it finds its tree by trying numbers.
   @look_for_shim_ms 10
   @let_go_ms 10_000
+  # From the exit of a program that left nothing to the word that its tree is gone.
+  @last_report_ms 100
 
   @typedoc "An option of `start_link/1`."
   @type option :: unquote(Schema.typespec(Options.schema()))
@@ -732,6 +734,10 @@ defmodule Leash.Worker do
        when until != nil and which in [:look_for_shim, :shim_ended],
        do: look_for_shim(state)
 
+  defp advance(%{let_go: nil, result: nil, phase: phase} = state, {:leash, :let_go})
+       when phase in [:launching, :running, :ending],
+       do: let_go(state)
+
   defp advance(%{port: nil} = state, {:leash, :shim_ended}), do: shim_gone(state, :port_closed)
   # With the port open, its exit status comes behind the last report and says the same.
   defp advance(state, {:leash, :shim_ended}), do: %{state | shim_ended?: true}
@@ -905,6 +911,7 @@ defmodule Leash.Worker do
 
   # Once: for a client at the shim's word, for everybody else when the shim is gone too.
   defp gone(%{gone?: true} = state), do: state
+  defp gone(%{result: {:error, _survivors}} = state), do: state
 
   defp gone(%{result: {:ok, exit}} = state) do
     if state.os_pid, do: Telemetry.worker_stop(state.number, exit)
@@ -1001,8 +1008,8 @@ defmodule Leash.Worker do
   defp signal_held(%{let_go: until} = state) when until != nil, do: state
 
   defp signal_held(%{shim_fd: nil} = state) do
-    if state.exited == nil and never_held?(state) do
-      let_go(state)
+    if never_held?(state) do
+      unsignalled(state)
     else
       stuck_after(state.ending, @slack_ms)
       state
@@ -1014,7 +1021,7 @@ defmodule Leash.Worker do
     stuck_after(state.ending, patience(state))
     # Its client may go between the shim's last word and its exit.
     state = if state.gone?, do: state, else: update_row(state, tree: :ending)
-    if told == :ok or state.exited != nil, do: state, else: let_go(state)
+    if told == :ok, do: state, else: unsignalled(state)
   end
 
   # It has reported, and this machine is why it is not held.
@@ -1023,6 +1030,14 @@ defmodule Leash.Worker do
 
   # No signal reaches the shim here, by which it could be told and would report. What is left is the leash, and with it goes
   # the port that reports come by: nobody hears how the program ends, and `:kill` is the ladder.
+  defp unsignalled(%{exited: nil} = state), do: let_go(state)
+
+  # Its program has exited. Where that left nothing, the last report is on its way.
+  defp unsignalled(state) do
+    _timer = Process.send_after(self(), {:leash, :let_go}, @last_report_ms)
+    state
+  end
+
   defp let_go(state) do
     close_port(state)
     patience = patience(%{state | ending: :ladder})
