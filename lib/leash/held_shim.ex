@@ -19,15 +19,19 @@ defmodule Leash.HeldShim do
   @spec after_ms() :: pos_integer()
   def after_ms, do: @after_ms
 
-  @doc "Whether this machine lets shims be held and signalled; asked only where one could not be."
-  @spec possible?() :: boolean()
-  def possible? do
-    with nil <- :persistent_term.get(@key, nil) do
-      %{proc: proc?, pidfd: pidfd?} = Native.capabilities("")
-      :persistent_term.put(@key, proc? and pidfd?)
-      proc? and pidfd?
-    end
+  @doc """
+  Finds out what this machine lets one do, while descriptors are plenty: without one it would look as if it had no pidfds.
+  """
+  @spec find_out() :: %{proc: boolean(), pidfd: boolean()}
+  def find_out do
+    found = "" |> Native.capabilities() |> Map.take([:proc, :pidfd])
+    :persistent_term.put(@key, found.proc and found.pidfd)
+    found
   end
+
+  @doc "Whether shims can be held and signalled here at all."
+  @spec possible?() :: boolean()
+  def possible?, do: :persistent_term.get(@key, true)
 
   @doc """
   Opens the shim of a worker, and notes it in the worker's row.

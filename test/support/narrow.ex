@@ -5,7 +5,7 @@ defmodule Leash.Test.Narrow do
   What is taken is really gone: a filter of system calls, a mount, a namespace, an id. Several are joined by `within/1`.
   """
 
-  alias Leash.Test.Python
+  alias Leash.Test.{Python, VM}
 
   @nobody 65_534
 
@@ -39,6 +39,19 @@ defmodule Leash.Test.Narrow do
   @doc "Root without a capability."
   @spec without_capabilities() :: String.t()
   def without_capabilities, do: "setpriv --bounding-set=-all --inh-caps=-all --no-new-privs"
+
+  @doc "What code logs in a VM."
+  @spec logged(VM.t(), String.t()) :: String.t()
+  def logged(vm, code) do
+    VM.eval(vm, """
+    {:ok, _} = Application.ensure_all_started(:ex_unit)
+    ExUnit.CaptureLog.capture_log(fn -> #{code} end)
+    """)
+  end
+
+  @doc "Code that starts the application once more."
+  @spec restart() :: String.t()
+  def restart, do: ":ok = Application.stop(:leash); Application.start(:leash)"
 
   defp shell(command, lines) do
     line = Enum.join(lines, "; ") <> "; exec \"$@\""

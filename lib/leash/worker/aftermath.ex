@@ -72,9 +72,7 @@ defmodule Leash.Worker.Aftermath do
   end
 
   defp drain(state) do
-    state = Pipes.accept(state)
-    gone? = match?({:ok, _}, state.result)
-    state = if gone?, do: Result.gone(state), else: state
+    state = state |> Pipes.accept() |> Result.gone()
     Process.send_after(self(), {:leash, :drained}, @drain_ms)
     drained(%{Pipes.finish_outputs(state) | phase: :draining})
   end

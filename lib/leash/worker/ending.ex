@@ -46,8 +46,8 @@ defmodule Leash.Worker.Ending do
   defp signal_held(%{let_go: until} = state) when until != nil, do: state
 
   defp signal_held(%{shim_fd: nil} = state) do
-    if state.exited == nil and LetGo.needed?(state),
-      do: LetGo.begin(state),
+    if LetGo.needed?(state),
+      do: LetGo.instead_of_a_signal(state),
       else: stuck_in_a_step(state, state.ending)
   end
 
@@ -56,7 +56,7 @@ defmodule Leash.Worker.Ending do
     state = stuck_in_its_time(state, state.ending)
     # Its client may go between the shim's last word and its exit.
     state = if state.gone?, do: state, else: State.update_row(state, tree: :ending)
-    if told == :ok or state.exited != nil, do: state, else: LetGo.begin(state)
+    if told == :ok, do: state, else: LetGo.instead_of_a_signal(state)
   end
 
   @doc "`{:leash, {:stuck, how}}` comes when all of the ladder's time is over."

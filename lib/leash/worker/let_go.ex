@@ -10,6 +10,8 @@ defmodule Leash.Worker.LetGo do
   # it finds its tree by trying numbers.
   @look_ms 10
   @beyond_ms 11_000
+  # From the exit of a program that left nothing to the word that its tree is gone.
+  @last_report_ms 100
 
   @doc "Whether a tree with these options could be ended here. What outlives its leash is ended by a signal to its shim, or never."
   @spec possible?(map()) :: boolean()
@@ -20,6 +22,16 @@ defmodule Leash.Worker.LetGo do
   @spec needed?(State.t()) :: boolean()
   def needed?(state),
     do: state.shim_fd == nil and state.mark != nil and not HeldShim.possible?()
+
+  @doc "Ends the tree of a shim that no signal reaches."
+  @spec instead_of_a_signal(State.t()) :: State.t()
+  def instead_of_a_signal(%{exited: nil} = state), do: begin(state)
+
+  # Its program has exited. Where that left nothing, the last report is on its way.
+  def instead_of_a_signal(state) do
+    _timer = Process.send_after(self(), {:leash, :let_go}, @last_report_ms)
+    state
+  end
 
   @doc "Lets go of the leash, and waits for the shim's end."
   @spec begin(State.t()) :: State.t()

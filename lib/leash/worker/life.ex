@@ -29,6 +29,10 @@ defmodule Leash.Worker.Life do
       when until != nil and which in [:look_for_shim, :shim_ended],
       do: LetGo.look(state)
 
+  def advance(%{let_go: nil, result: nil, phase: phase} = state, {:leash, :let_go})
+      when phase in [:launching, :running, :ending],
+      do: LetGo.begin(state)
+
   def advance(%{port: nil} = state, {:leash, :shim_ended}),
     do: Aftermath.shim_gone(state, :port_closed)
 

@@ -1,12 +1,12 @@
 //! The end of a sweep: which records may go, and the report's lists.
 
-use crate::Pid;
 use crate::host::Host;
 use crate::hunt::{HuntKind, Mode};
 use crate::report::{Report, RunReport};
 use crate::scan::Incomplete;
 use crate::verdict::Verdict;
 use crate::work::Work;
+use crate::{Pid, PidFd};
 use leash_tag::{Mark, RunId};
 
 impl Work {
@@ -71,5 +71,7 @@ fn has_hidden_bearer(host: &Host, run: RunId) -> bool {
     let Some(last) = host.pid_max() else { return true };
     (2..=last).filter_map(Pid::from_u32).any(|pid| {
         crate::sys::file_lock_limits(pid).ok().and_then(Mark::decode).is_some_and(|mark| mark.run() == run)
+            // What has just been ended may not be reaped yet.
+            && !PidFd::open(pid).is_ok_and(|pidfd| pidfd.is_ended())
     })
 }
