@@ -184,7 +184,7 @@ defmodule Leash.Adopted do
 
   defp begin_end(state, how) do
     Workers.change(state.number, tree: :ending)
-    Reaper.tell_shim(state.number, state.fd, how)
+    _ = Reaper.tell_shim(state.number, state.fd, how)
     stuck_after(how, if(how == :ladder, do: patience(state.tree), else: @slack_ms))
     %{state | phase: :ending, ending: how, began: state.began || now()}
   end
@@ -205,7 +205,7 @@ defmodule Leash.Adopted do
   defp stuck(state, :ladder), do: begin_end(state, :kill)
 
   defp stuck(state, :kill) do
-    Reaper.signal_shim(state.fd, :sigkill)
+    _ = Reaper.signal_shim(state.fd, :sigkill)
     stuck_after(:sigkill, @slack_ms)
     state
   end

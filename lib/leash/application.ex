@@ -6,18 +6,28 @@ defmodule Leash.Application do
 
   require Logger
 
-  alias Leash.{Config, Reaper, Run, Supervisor, Sweep}
+  alias Leash.{Config, HeldShim, Native, Reaper, Run, Supervisor, Sweep}
 
   @impl true
   def start(_type, _arguments) do
     # The record comes first, so that others see a living run from now on; the sweep comes before
     # the Reaper, without which no worker can start.
-    with {:ok, config} <- Config.load(),
+    with :ok <- load_library(),
+         {:ok, config} <- Config.load(),
          {:ok, run} <- Run.open(config) do
       warn_of_lost_record(run)
+      warn_of_narrow_place(HeldShim.find_out())
       sweep(config)
 
       with {:ok, pid} <- Supervisor.start_link(run), do: {:ok, pid, run}
+    end
+  end
+
+  # The reason as text, such as a file system that is mounted noexec, is what the code server logs.
+  defp load_library do
+    case Code.ensure_loaded(Native) do
+      {:module, Native} -> :ok
+      {:error, reason} -> {:error, {:native_library, reason}}
     end
   end
 
@@ -30,6 +40,15 @@ defmodule Leash.Application do
     Logger.warning(
       "Leash runs without a record, because #{config.run_dir} cannot be used (#{inspect(reason)}): " <>
         "after a crash only the environment of what is left says whose it was"
+    )
+  end
+
+  defp warn_of_narrow_place(%{proc: true, pidfd: true}), do: :ok
+
+  defp warn_of_narrow_place(%{proc: proc?}) do
+    Logger.warning(
+      "Leash cannot hold processes here, because #{if proc?, do: "pidfds are refused", else: "there is no /proc of this pid namespace"}: " <>
+        "workers are ended by letting go of them, which no crash hurries, and what a crash of VM and shims leaves is not ended"
     )
   end
 

@@ -4,11 +4,13 @@ defmodule Leash.Exit do
 
   A `Leash.Exit` exists only when the tree is gone: the shim, to which every orphan of the tree is
   reparented, was told by the kernel that it has no child left (`ECHILD` from waitid(2)); or, where
-  the shim was killed, no process with the worker's tag was found any more; or what is left was kept on purpose.
+  the shim was killed, no process with the worker's tag was found any more; or what is left was kept on purpose. Where `Leash.capabilities/0`
+  says `pidfd: false` or `proc: false` the shim was let go, and has ended.
 
     * `:status` - the worker's exit status, `nil` when a signal ended it
     * `:signal` - the signal that ended the worker, `nil` when it exited. Both are `nil` of a worker that was adopted (how it ended only
-      its shim saw), and of what `Leash.attach/2` took over (only its parent learns it)
+      its shim saw), of what `Leash.attach/2` took over (only its parent learns it), and where the shim had to be let go because it
+      cannot be signalled (no pidfds)
     * `:core_dumped?` - whether it left a core dump
     * `:cause` - why the tree was ended: `:exited` (the worker ended by itself), `:kept` (it ended by itself, and what
       it left goes on, as `on_exit: :keep` says), `:stop` (asked to

@@ -4,9 +4,13 @@ defmodule Leash.HeldShim do
   # What tells that a number is this very shim's reads `/proc` on another thread, which costs as much as a tenth of
   # a short program's life. So nobody holds a shim in its first milliseconds; who has to signal it by then opens
   # it at that moment.
+  #
+  # Where pidfds or `/proc` are refused no shim can be held at all, and none is ever signalled: its leash is let go instead.
   @moduledoc false
 
   alias Leash.{Native, Workers}
+
+  @key {__MODULE__, :possible?}
 
   # Most programs that end quickly have by then.
   @after_ms 20
@@ -14,6 +18,20 @@ defmodule Leash.HeldShim do
   @doc "How long a shim lives unheld where nobody needs it, in milliseconds."
   @spec after_ms() :: pos_integer()
   def after_ms, do: @after_ms
+
+  @doc """
+  Finds out what this machine lets one do, while descriptors are plenty: without one it would look as if it had no pidfds.
+  """
+  @spec find_out() :: %{proc: boolean(), pidfd: boolean()}
+  def find_out do
+    found = "" |> Native.capabilities() |> Map.take([:proc, :pidfd])
+    :persistent_term.put(@key, found.proc and found.pidfd)
+    found
+  end
+
+  @doc "Whether shims can be held and signalled here at all."
+  @spec possible?() :: boolean()
+  def possible?, do: :persistent_term.get(@key, true)
 
   @doc """
   Opens the shim of a worker, and notes it in the worker's row.

@@ -67,7 +67,11 @@ defmodule Leash.Native do
           {:ok, fd} | {:error, :esrch | :not_ours | posix}
   def shim_open(_os_pid, _run_id, _worker), do: stub()
 
-  @spec pidfd_signal(fd, pos_integer) :: :ok | {:error, :esrch | :eperm | :einval | :closed}
+  @spec number_taken?(pos_integer) :: boolean
+  def number_taken?(_os_pid), do: stub()
+
+  @spec pidfd_signal(fd, pos_integer) ::
+          :ok | {:error, :esrch | :eperm | :einval | :closed | posix}
   def pidfd_signal(_fd, _signo), do: stub()
 
   @spec pidfd_monitor(fd, term) :: :ok | {:error, :closed | :not_pollable}

@@ -53,20 +53,20 @@ defmodule Leash.Reaper do
   @doc """
   Signals a shim, and wakes it if it is stopped.
 
-  `:ladder` is for once only: a second one means SIGKILL to the shim's tree.
+  `:ladder` is for once only: a second one means SIGKILL to the shim's tree. A shim that is gone has done what it was to do, so
+  an error is one of the machine: it refuses such signals.
   """
-  @spec signal_shim(Native.fd(), :wake | :ladder | :kill | :sigkill) :: :ok
+  @spec signal_shim(Native.fd(), :wake | :ladder | :kill | :sigkill) :: :ok | {:error, term()}
   def signal_shim(fd, how) do
     signal = %{wake: @sigcont, ladder: @sigint, kill: @sigquit, sigkill: @sigkill}[how]
 
-    # A shim that is gone has done what it was to do: esrch is no error.
-    _ = Native.pidfd_signal(fd, signal)
+    sent = Native.pidfd_signal(fd, signal)
     _ = Native.pidfd_signal(fd, @sigcont)
-    :ok
+    with {:error, reason} when reason in [:esrch, :closed] <- sent, do: :ok
   end
 
   @doc "Like `signal_shim/2`, but that a shim whose ladder somebody else has begun is only woken."
-  @spec tell_shim(pos_integer(), Native.fd(), :ladder | :kill) :: :ok
+  @spec tell_shim(pos_integer(), Native.fd(), :ladder | :kill) :: :ok | {:error, term()}
   def tell_shim(number, fd, :ladder),
     do: signal_shim(fd, if(Workers.first_to_tell?(number), do: :ladder, else: :wake))
 

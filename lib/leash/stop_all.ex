@@ -195,7 +195,7 @@ defmodule Leash.StopAll do
         state
 
       {%{fd: fd}, state} ->
-        Reaper.tell_shim(number, fd, how)
+        _ = Reaper.tell_shim(number, fd, how)
         state
     end
   end

@@ -8,8 +8,11 @@ defmodule Leash.Sweep do
     * `:matches` - every process that carries a tag, see `t:match/0`
     * `:runs` - every run that was seen, with its verdict and why
     * `:survivors` - the matches that should have ended and live, with `:why`: `:eperm`,
-      `:uninterruptible` (state D), `:kill_pending`, `:deadline`, `:descriptors_exhausted`, `:unreadable` or `:tag_lost`
-    * `:complete` - whether all of `/proc` could be seen; `:incomplete_because` says what could not
+      `:uninterruptible` (state D), `:kill_pending`, `:deadline`, `:descriptors_exhausted`, `:no_pidfd` (the machine refuses pidfds, and nothing is
+      signalled by its number), `:unreadable` or `:tag_lost`
+    * `:complete` - whether all of `/proc` could be seen; `:incomplete_because` says what could not: `:no_proc`, `:hidepid`,
+      `:no_identity` (`subset=pid`: processes are seen, but not which boot this is, so no run is judged), `:descriptors_exhausted`,
+      `:unreadable`, `:records`, `:fleeting`
     * `:passes` - how many times the process table was read; the last one found nothing to end
     * `:elapsed_ms` - milliseconds in all
     * `:records_dropped` - ids of runs of which nothing is left

@@ -81,6 +81,7 @@ defmodule Leash.Worker do
     * `{:detached_elsewhere, map}` - another VM that lives (`:owner_pid`) has started it: two VMs must not both
       think that it is theirs
     * `{:mark, why}` - the mark could not be set, so that nobody would find it again
+    * `:no_pidfd` - this machine has no pidfds or no `/proc`, so that nobody could ever end it
     * `:no_proc`, `:incomplete` - `/proc` cannot be read, so whether one lives is not known
   """
 

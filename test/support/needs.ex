@@ -35,6 +35,17 @@ defmodule Leash.Test.Needs do
       {:operator_terminal, "tmux is not installed, or the command leash is not in priv",
        fn -> tmux?() and Leash.Operator.path() != nil end},
       {:node, "node is not installed", fn -> System.find_executable("node") != nil end},
+      {:seccomp, "no filter of system calls can be set", &seccomp?/0},
+      {:subset_pid, "no mount of /proc with subset=pid, or no root",
+       fn -> works?("unshare --mount mount -t proc -o subset=pid proc /proc") end},
+      {:hidepid_4, "no mount of /proc with hidepid=4, or no root",
+       fn -> works?("unshare --mount mount -t proc -o hidepid=4 proc /proc") end},
+      {:perl, "no perl, or no mount of /proc with hidepid=2",
+       fn -> System.find_executable("perl") != nil and hidepid?() end},
+      {:mounts, "no mount namespace, or no root",
+       fn -> works?("unshare --mount mount -t tmpfs none /tmp") end},
+      {:setpriv, "there is no setpriv, or no root",
+       fn -> works?("setpriv --bounding-set=-all --inh-caps=-all true") end},
       {:set_tid, "clone3 with set_tid is refused", &set_tid?/0}
     ]
   end
@@ -48,6 +59,8 @@ defmodule Leash.Test.Needs do
 
   defp cgroup?,
     do: match?(%{kind: :cgroup}, Leash.Test.Carrier.new() |> tap(&Leash.Test.Carrier.clear/1))
+
+  defp seccomp?, do: works?(Leash.Test.Narrow.without(kill: :eperm) <> " sh -c '! kill -0 $$'")
 
   defp cap_sys_resource? do
     [_line, effective] = Regex.run(~r/^CapEff:\s*([0-9a-f]+)/m, File.read!("/proc/self/status"))

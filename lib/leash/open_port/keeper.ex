@@ -196,7 +196,7 @@ defmodule Leash.OpenPort.Keeper do
     if Native.pidfd_ended?(state.fd) == true, do: exit({:shutdown, :shim_ended})
 
     # Where the pipe did hang up, the ladder has begun and this one signal changes nothing.
-    Reaper.tell_shim(state.number, state.fd, Reaper.how(reason))
+    _ = Reaper.tell_shim(state.number, state.fd, Reaper.how(reason))
     Workers.change(state.number, tree: :ending)
     leave(reason)
   end

@@ -98,7 +98,7 @@ defmodule Leash.Reaper.Orphans do
 
   defp end_orphan(row, how, state) do
     # The port is closed, so the ladder has begun; it has to be told only to hurry, or to wake up.
-    Reaper.signal_shim(row.shim_fd, if(how == :kill, do: :kill, else: :wake))
+    _ = Reaper.signal_shim(row.shim_fd, if(how == :kill, do: :kill, else: :wake))
 
     case Native.pidfd_monitor(row.shim_fd, {:shim_ended, row.number}) do
       :ok -> wait(row.number, {:stuck, row.number, how}, patience(row, how), state)
@@ -129,11 +129,11 @@ defmodule Leash.Reaper.Orphans do
 
     case how do
       :ladder ->
-        Reaper.signal_shim(row.shim_fd, :kill)
+        _ = Reaper.signal_shim(row.shim_fd, :kill)
         wait(number, {:stuck, number, :kill}, @stuck_ms, state)
 
       :kill ->
-        Reaper.signal_shim(row.shim_fd, :sigkill)
+        _ = Reaper.signal_shim(row.shim_fd, :sigkill)
         wait(number, {:stuck, number, :sigkill}, @stuck_ms, state)
 
       :sigkill ->

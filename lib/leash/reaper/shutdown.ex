@@ -19,9 +19,10 @@ defmodule Leash.Reaper.Shutdown do
     longest = rows |> Enum.map(&Orphans.patience(&1, :ladder)) |> Enum.max(fn -> 0 end)
     bound = min(longest, run.config.stop_timeout)
 
-    for %{tree: :alive, shim_fd: fd, number: number} <- rows,
-        fd != nil,
-        do: Reaper.tell_shim(number, fd, :ladder)
+    Enum.each(rows, fn row ->
+      if row.tree == :alive and row.shim_fd != nil,
+        do: Reaper.tell_shim(row.number, row.shim_fd, :ladder)
+    end)
 
     waiting = for {number, fd} <- fds, monitored?(number, fd), into: %{}, do: {number, fd}
 
@@ -71,8 +72,9 @@ defmodule Leash.Reaper.Shutdown do
 
   defp verified?(run, numbers) do
     case Hunt.run(Hunt.of_workers(run, numbers)) do
-      {:ok, %{survivors: [], complete: complete?}} ->
-        complete?
+      {:ok, %{survivors: []} = report} ->
+        # Those whom `/proc` hides are no reason to keep the record: every shim has ended, which says that its tree has.
+        report.complete or report.incomplete_because == [:hidepid]
 
       {:ok, %{survivors: survivors}} ->
         Hunts.log_survivors(survivors)

@@ -29,9 +29,16 @@ defmodule Leash.Worker.Aftermath do
 
   @doc "What the hunt for the tree's tags ended with."
   @spec hunted(State.t(), term()) :: State.t()
+  def hunted(state, result)
+
+  # Without /proc nobody was looked for. What a shim that was let go says by its end is all there is.
+  def hunted(state, {:shutdown, {:ok, %{incomplete_because: [:no_proc]}}})
+      when state.let_go == nil or not state.shim_ended?,
+      do: hunted(state, :no_proc)
+
   def hunted(state, {:shutdown, {:ok, %{survivors: []}}}) do
     exit = %Exit{
-      cause: if(state.failure == :port_closed, do: :leash, else: :shim_died),
+      cause: if(state.failure == :port_closed or state.let_go, do: :leash, else: :shim_died),
       os_pid: state.os_pid
     }
 
@@ -40,6 +47,7 @@ defmodule Leash.Worker.Aftermath do
         {:status, status} -> %Exit{exit | status: status}
         {:signal, signal} -> %Exit{exit | signal: signal}
         :unknown -> exit
+        nil when state.let_go != nil -> exit
         nil -> %Exit{exit | signal: :sigkill}
       end
 
@@ -64,9 +72,7 @@ defmodule Leash.Worker.Aftermath do
   end
 
   defp drain(state) do
-    state = Pipes.accept(state)
-    gone? = match?({:ok, _}, state.result)
-    state = if gone?, do: Result.gone(state), else: state
+    state = state |> Pipes.accept() |> Result.gone()
     Process.send_after(self(), {:leash, :drained}, @drain_ms)
     drained(%{Pipes.finish_outputs(state) | phase: :draining})
   end

@@ -4,7 +4,7 @@ defmodule Leash.Worker.Ending do
   @moduledoc false
 
   alias Leash.{Ladder, Reaper}
-  alias Leash.Worker.{Hold, State}
+  alias Leash.Worker.{Hold, LetGo, State}
 
   # Beyond its ladder, until a shim is taken for stuck; then from step to step.
   @slack_ms 1_000
@@ -43,13 +43,20 @@ defmodule Leash.Worker.Ending do
   @spec signal(State.t()) :: State.t()
   def signal(state), do: state |> Hold.open() |> signal_held()
 
-  defp signal_held(%{shim_fd: nil} = state), do: stuck_in_a_step(state, state.ending)
+  defp signal_held(%{let_go: until} = state) when until != nil, do: state
+
+  defp signal_held(%{shim_fd: nil} = state) do
+    if LetGo.needed?(state),
+      do: LetGo.instead_of_a_signal(state),
+      else: stuck_in_a_step(state, state.ending)
+  end
 
   defp signal_held(state) do
-    Reaper.tell_shim(state.number, state.shim_fd, state.ending)
+    told = Reaper.tell_shim(state.number, state.shim_fd, state.ending)
     state = stuck_in_its_time(state, state.ending)
     # Its client may go between the shim's last word and its exit.
-    if state.gone?, do: state, else: State.update_row(state, tree: :ending)
+    state = if state.gone?, do: state, else: State.update_row(state, tree: :ending)
+    if told == :ok, do: state, else: LetGo.instead_of_a_signal(state)
   end
 
   @doc "`{:leash, {:stuck, how}}` comes when all of the ladder's time is over."

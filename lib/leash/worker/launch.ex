@@ -3,14 +3,15 @@ defmodule Leash.Worker.Launch do
   @moduledoc false
 
   alias Leash.{Attachment, Native, Reaper, Run, Shim, Workers}
-  alias Leash.Worker.{Client, ReadyProbe, State}
+  alias Leash.Worker.{Client, LetGo, ReadyProbe, State}
 
   @doc "Starts the shim. What is owned (number, descriptors, port) is the calling process's, and goes with it."
   @spec run(map(), Client.t() | nil) :: {:ok, State.t()} | {:error, term()}
   def run(options, client) do
     label = label(options)
 
-    with {:ok, options} <- Attachment.watch(options),
+    with :ok <- endable(options),
+         {:ok, options} <- Attachment.watch(options),
          {:ok, number} <-
            Reaper.register(%{
              kind: kind(options, client),
@@ -39,6 +40,9 @@ defmodule Leash.Worker.Launch do
        })}
     end
   end
+
+  defp endable(options),
+    do: if(LetGo.possible?(options), do: :ok, else: {:error, :no_pidfd})
 
   defp kind(%{attach: _target}, _client), do: :attachment
   defp kind(_options, nil), do: :worker

@@ -3,7 +3,7 @@ defmodule Leash.Worker.Life do
   @moduledoc false
 
   alias Leash.{Posix, Reaper}
-  alias Leash.Worker.{Aftermath, Client, Ending, Hold, Pipes, Report, State, Stuck}
+  alias Leash.Worker.{Aftermath, Client, Ending, Hold, LetGo, Pipes, Report, State, Stuck}
 
   @doc "Takes one message."
   @spec advance(State.t(), term()) :: State.t()
@@ -24,6 +24,14 @@ defmodule Leash.Worker.Life do
 
   def advance(%{port: port} = state, {:EXIT, port, _reason}),
     do: port_closed(%{state | port: nil})
+
+  def advance(%{let_go: until, phase: :ending} = state, {:leash, which})
+      when until != nil and which in [:look_for_shim, :shim_ended],
+      do: LetGo.look(state)
+
+  def advance(%{let_go: nil, result: nil, phase: phase} = state, {:leash, :let_go})
+      when phase in [:launching, :running, :ending],
+      do: LetGo.begin(state)
 
   def advance(%{port: nil} = state, {:leash, :shim_ended}),
     do: Aftermath.shim_gone(state, :port_closed)
@@ -85,13 +93,19 @@ defmodule Leash.Worker.Life do
 
   defp port_closed(state), do: state
 
-  defp await_shim(%{shim_fd: fd, shim_ended?: ended?} = state) when fd == nil or ended?,
-    do: Aftermath.shim_gone(state, :port_closed)
-
   defp await_shim(state) do
-    state = Ending.stuck_in_its_time(state, :ladder)
-    ending = state.ending || :ladder
-    %{state | phase: :ending, ending: ending, failure: state.failure || :port_closed}
+    cond do
+      LetGo.needed?(state) ->
+        LetGo.begin(%{state | failure: state.failure || :port_closed})
+
+      state.shim_fd == nil or state.shim_ended? ->
+        Aftermath.shim_gone(state, :port_closed)
+
+      true ->
+        state = Ending.stuck_in_its_time(state, :ladder)
+        ending = state.ending || :ladder
+        %{state | phase: :ending, ending: ending, failure: state.failure || :port_closed}
+    end
   end
 
   # The Reaper restarts after a crash; if it stays away, so does the one who would answer for this

@@ -9,6 +9,7 @@ defmodule Leash.Worker.Result do
   @doc "Says once that nothing is left: for a client at the shim's word, for everybody else when the shim is gone too."
   @spec gone(State.t()) :: State.t()
   def gone(%{gone?: true} = state), do: state
+  def gone(%{result: {:error, _survivors}} = state), do: state
 
   def gone(%{result: {:ok, exit}} = state) do
     if state.os_pid, do: Telemetry.worker_stop(state.number, exit)

@@ -39,6 +39,7 @@ defmodule Leash.Worker.State do
           hunt: {pid(), reference()} | nil,
           gone?: boolean(),
           shim_ended?: boolean(),
+          let_go: nil | timeout() | integer(),
           parent: pid() | nil,
           reaper: reference()
         }
@@ -87,6 +88,8 @@ defmodule Leash.Worker.State do
       hunt: nil,
       gone?: false,
       shim_ended?: false,
+      # the leash was let go, where the shim cannot be signalled: until when it is waited for
+      let_go: nil,
       parent: parent(),
       reaper: Process.monitor(Reaper)
     }

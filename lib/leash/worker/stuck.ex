@@ -11,12 +11,15 @@ defmodule Leash.Worker.Stuck do
   def next(%{ending: :kill} = state, :ladder), do: state
   def next(%{phase: phase} = state, _how) when phase not in [:launching, :ending], do: state
 
+  # The clock of its ladder is another one.
+  def next(%{let_go: until} = state, _how) when until != nil, do: state
+
   # It never reported: let go of it, and look for what carries the tag.
   def next(%{shim_fd: nil} = state, _how), do: without_shim(state)
   def next(state, :ladder), do: Ending.begin(state, :kill)
 
   def next(state, :kill) do
-    Reaper.signal_shim(state.shim_fd, :sigkill)
+    _ = Reaper.signal_shim(state.shim_fd, :sigkill)
     Ending.stuck_in_a_step(state, :sigkill)
   end
 

@@ -23,6 +23,7 @@ pub(crate) fn incomplete(report: &Report) -> Option<String> {
         Incomplete::Unreadable => "a process could not be read",
         Incomplete::Records => "the run directory could not be read",
         Incomplete::Fleeting => "processes come and go faster than they are read",
+        Incomplete::NoIdentity => "/proc does not name boot and pid namespace",
         _ => "an unknown reason",
     });
     let why: Vec<_> = why.collect();

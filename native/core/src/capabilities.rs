@@ -12,11 +12,11 @@ use std::path::Path;
 pub struct Capabilities {
     /// `/proc` is there and shows this pid namespace.
     pub proc: bool,
-    /// Processes can be held by descriptor (Linux 5.3).
+    /// Processes can be held and signalled by descriptor (Linux 5.3, and no filter against it).
     pub pidfd: bool,
     /// Descriptors of processes have unique inodes (Linux 6.9).
     pub pidfs: bool,
-    /// This process's limit can be read, so marks can be.
+    /// Marks can be read and set.
     pub mark: bool,
     /// This process is marked itself: it is a worker of another run, which may nest so many more.
     pub nested_depth_left: Option<u8>,
@@ -43,13 +43,15 @@ pub fn capabilities(run_dir: Option<&Path>) -> Capabilities {
     let mut buffer = Vec::new();
     let dir: Option<Result<RunDir, Error>> = run_dir.map(RunDir::open);
     let limits = host.as_ref().and_then(|host| host.proc().limits(me, &mut buffer).ok());
+    let settable = limits.is_some_and(crate::sys::may_set_own_file_locks);
     let mut reads =
         |path: &str| host.as_ref().is_some_and(|host| host.proc().read(path, 4096, &mut buffer).is_ok());
     Capabilities {
         proc: host.is_some(),
         pidfs: pidfd.as_ref().is_some_and(|pidfd| pidfd.inode().is_some()),
-        pidfd: pidfd.is_some(),
-        mark: limits.is_some(),
+        // Signal 0 reaches nobody.
+        pidfd: pidfd.as_ref().is_some_and(PidFd::can_signal),
+        mark: settable,
         nested_depth_left: limits.and_then(leash_tag::Mark::decode).map(leash_tag::Mark::depth),
         environ: reads("self/environ"),
         children_file: reads("thread-self/children"),

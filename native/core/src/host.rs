@@ -131,6 +131,13 @@ impl Host {
         u32::try_from(crate::parse::decimal(crate::parse::words(&text).nth(4)?)?).ok()
     }
 
+    /// The highest number that a process can have.
+    pub(crate) fn pid_max(&self) -> Option<u32> {
+        let mut text = Vec::new();
+        self.proc.read("sys/kernel/pid_max", 32, &mut text).ok()?;
+        u32::try_from(crate::parse::decimal(text.trim_ascii())?).ok()
+    }
+
     /// A process's stat file, its start normalised to the machine's clock.
     pub(crate) fn stat(
         &self,

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
+use crate::proc_root::Holder;
 use crate::{Pid, PidFd};
 use serde::Serialize;
 
@@ -80,6 +81,23 @@ impl Host {
             return Err(Error::new(ErrorKind::Gone).about(pid));
         }
         Ok(pidfd)
+    }
+}
+
+impl Host {
+    /// Whether a process is known to have ended, its descriptor being out of reach.
+    pub(crate) fn is_over(&self, identity: &Identity) -> bool {
+        match self.open(identity) {
+            Ok(_) => false,
+            Err(error) if error.is_gone() => true,
+            Err(_) => match self.proc().holder(identity.pid) {
+                Holder::Nobody => true,
+                Holder::Unheld => self
+                    .stat(identity.pid, &mut Vec::new())
+                    .is_ok_and(|stat| stat.start_ticks != identity.start_ticks || stat.is_ended()),
+                Holder::Process(_) | Holder::Thread | Holder::Unknown => false,
+            },
+        }
     }
 }
 

@@ -62,6 +62,10 @@ impl Work {
         if !complete {
             result.incomplete.push(Incomplete::Records);
         }
+        let judges_owners = matches!(self.spec.kind, HuntKind::Run { .. } | HuntKind::Sweep { .. });
+        if judges_owners && (host.boot().is_none() || host.pid_ns().is_none()) {
+            result.incomplete.push(Incomplete::NoIdentity);
+        }
         self.shims_known |= !result.incomplete.contains(&Incomplete::Fleeting);
         self.judge.hear(&result);
         self.judgements.clear();
@@ -143,8 +147,10 @@ impl Work {
         let key = key(&seen.identity);
         let pidfd = if self.held < HELD { self.hold(epoll, seen, key, open) } else { None };
         let stage = Stage::New;
+        let waited_for = self.is_for_workers();
+        let (last, blocked) = (None, None);
         let target =
-            Target { seen: seen.clone(), found, tree, is_shim, pidfd, stage, last: None, blocked: None };
+            Target { seen: seen.clone(), found, tree, is_shim, pidfd, stage, last, blocked, waited_for };
         self.others.remove(&key);
         if !is_shim {
             self.ladders.entry(tree).or_insert_with(Instant::now);

@@ -70,6 +70,11 @@ impl PidFd {
         pidfd_send_signal(&self.fd, raw).map_err(Error::of_process)
     }
 
+    /// Whether the means to signal are there at all: signal 0 reaches nobody.
+    pub(crate) fn can_signal(&self) -> bool {
+        crate::sys::pidfd_signal_nothing(self.as_fd()).is_ok()
+    }
+
     /// The pidfs inode, unique for every process until reboot; `None` before Linux 6.9.
     #[must_use]
     pub fn inode(&self) -> Option<u64> {

@@ -36,6 +36,8 @@ pub(crate) enum Holder {
     Process(Option<PidFd>),
     /// A thread that leads no process.
     Thread,
+    /// A process or a thread, which cannot be held: pidfds are refused here.
+    Unheld,
     /// The call failed otherwise: nothing is known.
     Unknown,
 }
@@ -154,6 +156,7 @@ impl ProcRoot {
                 Err(Errno::SRCH) => Holder::Nobody,
                 // EINVAL, since Linux 6.15 ENOENT (pidfd_open(2)).
                 Err(Errno::INVAL | Errno::NOENT) => Holder::Thread,
+                Err(Errno::NOSYS | Errno::PERM) => without_pidfd(pid),
                 Err(_) => Holder::Unknown,
             },
             Kind::Image => self.image_holder(pid),
@@ -170,11 +173,11 @@ impl ProcRoot {
         if listed { Holder::Process(None) } else { Holder::Nobody }
     }
 
-    /// The limits that carry a mark: one system call, or the file where that is not permitted.
+    /// The limits that carry a mark: one system call, or the file where that is not permitted or not there.
     pub(crate) fn limits(&self, pid: Pid, buffer: &mut Vec<u8>) -> Result<Limits, Errno> {
         if self.kind == Kind::Kernel {
             match crate::sys::file_lock_limits(pid) {
-                Err(Errno::PERM) => {}
+                Err(Errno::PERM | Errno::NOSYS) => {}
                 other => return other,
             }
         }
@@ -191,6 +194,17 @@ impl ProcRoot {
 impl AsFd for ProcRoot {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
+    }
+}
+
+/// A kernel before 5.3, or a filter: signal 0, which reaches nobody, says whether a number is taken (kill(2)). It does not ask
+/// whether `/proc` shows him.
+fn without_pidfd(pid: Pid) -> Holder {
+    let Some(raw) = pid.raw() else { return Holder::Unknown };
+    match rustix::process::test_kill_process(raw) {
+        Err(Errno::SRCH) => Holder::Nobody,
+        Ok(()) | Err(Errno::PERM) => Holder::Unheld,
+        Err(_) => Holder::Unknown,
     }
 }
 

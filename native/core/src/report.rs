@@ -130,6 +130,8 @@ pub enum Reason {
     Deadline,
     /// No descriptor was left to hold it by.
     DescriptorsExhausted,
+    /// Pidfds are refused on this machine, and nothing is signalled by its number.
+    NoPidfd,
     /// It could not be looked at again.
     Unreadable,
     /// It no longer carries the tag by which it was found.

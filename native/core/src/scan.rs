@@ -34,6 +34,9 @@ pub enum Incomplete {
     Records,
     /// Processes come and go faster than they are read, and the pass was cut short.
     Fleeting,
+    /// Boot id or pid namespace are not known (`subset=pid`): everybody was seen, and whether a run's owner lives cannot be
+    /// told.
+    NoIdentity,
 }
 
 /// What a pass is to look at.
@@ -81,9 +84,11 @@ impl Scan {
         }
     }
 
-    fn failed(&mut self, errno: Errno) {
+    fn failed(&mut self, host: &Host, errno: Errno) {
         self.hole(match errno {
             Errno::MFILE | Errno::NFILE => Incomplete::DescriptorsExhausted,
+            // With hidepid=1 they are listed.
+            Errno::PERM | Errno::ACCESS if host.hides_processes() => Incomplete::Hidepid,
             _ => Incomplete::Unreadable,
         });
     }
@@ -129,7 +134,7 @@ pub(crate) fn scan_until(
         let mark = match examiner.mark(pid) {
             Ok(mark) => mark,
             Err(Skipped::Failed(errno)) => {
-                result.failed(errno);
+                result.failed(host, errno);
                 return ControlFlow::Continue(());
             }
             Err(_) => return ControlFlow::Continue(()),
@@ -157,12 +162,12 @@ pub(crate) fn scan_until(
                 }
             }
             Err(Skipped::Untagged) => {}
-            Err(Skipped::Failed(errno)) => result.failed(errno),
+            Err(Skipped::Failed(errno)) => result.failed(host, errno),
         }
         ControlFlow::Continue(())
     });
     if let Err(errno) = listing {
-        result.failed(errno);
+        result.failed(host, errno);
     }
     result
 }

@@ -311,6 +311,7 @@ pub(crate) fn is_dead(host: &Host, pid: Pid, state: char) -> bool {
         'Z' => match host.proc().holder(pid) {
             Holder::Process(Some(pidfd)) => pidfd.is_ended(),
             Holder::Process(None) | Holder::Nobody => true,
+            Holder::Unheld => host.stat(pid, &mut Vec::new()).is_ok_and(|stat| stat.is_ended()),
             Holder::Thread | Holder::Unknown => false,
         },
         _ => false,

@@ -8,7 +8,7 @@ use crate::seen::{Examiner, Skipped};
 use crate::target::{Key, Stage, Target, Tree};
 use crate::verdict::{Decision, Verdict};
 use crate::work::{QUIT_GRACE, SHIM_GRACE, Work, remembered};
-use crate::{Identity, PidFd, Signal};
+use crate::{ErrorKind, Identity, PidFd, Signal};
 use leash_tag::RunId;
 use rustix::io::Errno;
 use std::collections::HashSet;
@@ -111,6 +111,11 @@ impl Work {
             }
             Sent::Blocked(reason) => {
                 if let Some(target) = self.targets.get_mut(&key) {
+                    // A shim works whether or not it could be woken.
+                    if reason == Reason::NoPidfd && signal == Signal::CONT {
+                        target.stage = stage;
+                        return;
+                    }
                     target.blocked = Some(reason);
                 }
             }
@@ -151,6 +156,7 @@ impl Work {
                 Err(Errno::SRCH) => return Sent::Ended,
                 Err(Errno::MFILE | Errno::NFILE) => return Sent::Blocked(Reason::DescriptorsExhausted),
                 Err(Errno::INVAL | Errno::NOENT) => return Sent::Ended,
+                Err(Errno::NOSYS | Errno::PERM) => return Sent::Blocked(Reason::NoPidfd),
                 Err(_) => return Sent::Blocked(Reason::Unreadable),
             },
         };
@@ -200,6 +206,7 @@ impl Work {
             }
             Err(error) if error.is_gone() => Sent::Ended,
             Err(error) if error.is_not_permitted() => Sent::Blocked(Reason::Eperm),
+            Err(error) if error.kind() == ErrorKind::Unsupported => Sent::Blocked(Reason::NoPidfd),
             Err(_) => Sent::Blocked(Reason::Unreadable),
         }
     }

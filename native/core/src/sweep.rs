@@ -1,10 +1,13 @@
 //! The end of a sweep: which records may go, and the report's lists.
 
+use crate::host::Host;
 use crate::hunt::{HuntKind, Mode};
 use crate::report::{Report, RunReport};
+use crate::scan::Incomplete;
 use crate::verdict::Verdict;
 use crate::work::Work;
-use leash_tag::RunId;
+use crate::{Pid, PidFd};
+use leash_tag::{Mark, RunId};
 
 impl Work {
     /// Drops the records that nothing needs any more and fills in the report.
@@ -39,7 +42,7 @@ impl Work {
         }
     }
 
-    /// Dead or of another boot, nothing of it left, and the pass that says so complete.
+    /// Dead or of another boot, nothing of it left, and the pass that says so complete, as far as this user can see.
     fn may_drop(&self, run: RunId, verdict: Verdict, file: &crate::RecordFile) -> bool {
         let Ok(record) = &file.record else { return false };
         let (ends, app) = match &self.spec.kind {
@@ -49,9 +52,26 @@ impl Work {
         };
         ends && matches!(verdict, Verdict::Dead | Verdict::Stale)
             && self.report.refused.is_none()
-            && self.report.complete
+            && self.is_seen_through(run)
             && !self.named.contains(&run)
             && self.report.survivors.iter().all(|survivor| survivor.run_id != Some(run.to_string()))
             && app.is_none_or(|app| *app == record.about.app)
     }
+
+    /// Where `/proc` hides others from us, a record would stay for every start and for ever: nobody else reads it, and those
+    /// who are hidden could not be ended by this user. But for those who are not dumpable, whose marks prlimit(2) shows.
+    fn is_seen_through(&self, run: RunId) -> bool {
+        let only_hidden = self.report.incomplete_because == [Incomplete::Hidepid];
+        self.report.complete || (only_hidden && !has_hidden_bearer(&self.host, run))
+    }
+}
+
+/// Tries every number, which takes some tenths of a second where there are millions of them.
+fn has_hidden_bearer(host: &Host, run: RunId) -> bool {
+    let Some(last) = host.pid_max() else { return true };
+    (2..=last).filter_map(Pid::from_u32).any(|pid| {
+        crate::sys::file_lock_limits(pid).ok().and_then(Mark::decode).is_some_and(|mark| mark.run() == run)
+            // What has just been ended may not be reaped yet.
+            && !PidFd::open(pid).is_ok_and(|pidfd| pidfd.is_ended())
+    })
 }

@@ -36,6 +36,8 @@ pub(crate) struct Target {
     pub(crate) stage: Stage,
     pub(crate) last: Option<Signal>,
     pub(crate) blocked: Option<Reason>,
+    // It may end by itself: its shim was told, or sees that it is not held any more.
+    pub(crate) waited_for: bool,
 }
 
 impl Target {
@@ -43,9 +45,13 @@ impl Target {
         self.seen.identity
     }
 
-    /// Descriptors may come back before the deadline; permission and a lost tag will not.
+    /// Descriptors may come back before the deadline; permission, a lost tag and the means to signal will not.
     pub(crate) fn is_given_up(&self) -> bool {
-        matches!(self.blocked, Some(Reason::Eperm | Reason::TagLost))
+        match self.blocked {
+            Some(Reason::Eperm | Reason::TagLost) => true,
+            Some(Reason::NoPidfd) => !self.waited_for,
+            _ => false,
+        }
     }
 
     /// Whether a shim's own work on its tree is still waited for.

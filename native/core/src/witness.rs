@@ -2,6 +2,7 @@
 
 use crate::clock::{SameStart, same_start};
 use crate::host::Host;
+use crate::parse::stat::Stat;
 use crate::proc_root::Holder;
 use crate::record::Owner;
 use crate::{Pid, Seen};
@@ -98,12 +99,13 @@ impl Claim {
         let stat = match &holder {
             Holder::Nobody => return OwnerState::Gone,
             Holder::Unknown => return OwnerState::Unknown,
-            Holder::Process(_) | Holder::Thread => host.stat(self.pid, &mut Vec::new()).ok(),
+            Holder::Process(_) | Holder::Thread | Holder::Unheld => host.stat(self.pid, &mut Vec::new()).ok(),
         };
         // Ended is asked after the number was read: a descriptor that has not ended had the number all along.
         let ended = match &holder {
             Holder::Process(Some(pidfd)) => pidfd.is_ended(),
             Holder::Process(None) => stat.as_ref().is_some_and(|stat| matches!(stat.state, 'Z' | 'X')),
+            Holder::Unheld => stat.as_ref().is_some_and(Stat::is_ended),
             _ => false,
         };
         match stat.map(|stat| same_start(stat.start_ticks, self.start_ticks)) {

@@ -134,6 +134,7 @@ impl Work {
             stage: Stage::New,
             last: None,
             blocked: None,
+            waited_for: false,
             pidfd: Some(pidfd),
             seen,
             found,
@@ -252,7 +253,7 @@ impl Work {
         for (key, target) in &self.targets {
             let over = match &target.pidfd {
                 Some(pidfd) => pidfd.is_ended(),
-                None => looks && host.open(&target.identity()).is_err_and(|error| error.is_gone()),
+                None => looks && host.is_over(&target.identity()),
             };
             if over {
                 ended.push(*key);

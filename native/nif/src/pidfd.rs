@@ -33,6 +33,16 @@ fn shim_open<'a>(env: Env<'a>, os_pid: i32, run_id: Binary<'a>, worker: u16) -> 
     }
 }
 
+/// `number_taken?(os_pid) :: boolean`: whether anybody has a number, for where a shim cannot be held. Signal 0 reaches nobody,
+/// and asks neither `/proc` nor for pidfds.
+///
+/// Normal scheduler: one system call of constant time.
+#[rustler::nif(name = "number_taken?")]
+fn number_taken(os_pid: i32) -> bool {
+    let pid = Pid::from_raw(os_pid).filter(|_| os_pid > 1);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(Errno::SRCH))
+}
+
 fn verified_shim(os_pid: i32, expected: ShimArgs) -> Result<Option<OwnedFd>, Errno> {
     // Looked at first: rustix asserts in a debug build that it is not negative.
     let Some(pid) = Some(os_pid).filter(|&number| number > 1).and_then(Pid::from_raw) else {

@@ -18,12 +18,12 @@ use crate::ladder::Cause;
 use crate::marked::{Bearers, Calm, Pass, send};
 use crate::marking::{self, Marker, Marking, Tag};
 use crate::prepare::{self, Owner};
-use crate::proc_file::{Proc, Stat};
+use crate::proc_file::Proc;
 use crate::report::{Ended, Failed, Report, Stage};
 use crate::run;
 use crate::sys::{self, Vectors, signal};
 use crate::target::Target;
-use crate::tree::{self, Met, Order, Walked};
+use crate::tree::{self, Met, Order, Threads, Walked};
 use crate::watched::Watched;
 
 /// Between two passes that find somebody else each time: doubled from the first to the last.
@@ -337,7 +337,7 @@ impl Attached<'_> {
             send(leader, &[signal::STOP]);
         }
         tree::walk_below(&self.proc, (self.pid, leader), Order::ParentsFirst, &mut |met| {
-            if !bears(met.pid()) && met.stat(&self.proc).is_some_and(Stat::lives) {
+            if !bears(met.pid()) && tree::threads(&self.proc, met.pid()) != Threads::Ended {
                 left = true;
                 runs |= !self.is_halted(met.pid());
                 met.signal(signal::STOP);
@@ -355,14 +355,7 @@ impl Attached<'_> {
 
     /// Each of its threads by itself: one of them may still be in the middle of a fork.
     fn is_halted(&self, pid: Pid) -> bool {
-        let mut halted = true;
-        tree::each_thread(&self.proc, pid, &mut |thread| {
-            halted &= match self.proc.stat_of_thread(pid, thread) {
-                Ok(stat) => stat.stopped() || stat.blocked() || !stat.lives(),
-                Err(_) => true,
-            };
-        });
-        halted
+        tree::threads(&self.proc, pid) != Threads::Run
     }
 
     fn finish(&mut self) -> u8 {

@@ -12,7 +12,7 @@ use crate::foreign::Foreign;
 use crate::marking::{self, Tag};
 use crate::proc_file::Proc;
 use crate::sys::{self, signal};
-use crate::tree::{self, Met, Order, Walked};
+use crate::tree::{self, Met, Order, Threads, Walked};
 
 /// How long everybody gets to be stopped and marked: more than a loaded machine takes, and less than an operator
 /// would wait.
@@ -78,31 +78,31 @@ fn look(proc: &Proc, foreign: &Foreign, tag: Tag) -> Look {
 }
 
 fn keep(proc: &Proc, met: &Met<'_>, tag: Tag) -> Look {
-    let stat = || met.stat(proc).filter(|stat| stat.lives());
+    let threads = || tree::threads(proc, met.pid());
     let limits = match sys::locks_limits(met.pid()) {
         Ok(limits) => limits,
         Err(Errno::SRCH) => return Look::Again,
-        Err(_) => return if stat().is_some() { Look::Never } else { Look::All },
+        Err(_) => return if threads() == Threads::Ended { Look::All } else { Look::Never },
     };
     match Mark::decode(limits) {
         // Of a run inside this one, whose own VM answers for it.
         Some(mark) if mark.run() != tag.run => Look::All,
-        Some(mark) if mark.outlives() => match stat() {
-            Some(stat) if !stat.stopped() => {
+        Some(mark) if mark.outlives() => match threads() {
+            Threads::Ended | Threads::Stopped => Look::All,
+            blocked_or_not => {
                 met.signal(signal::STOP);
-                if stat.blocked() { Look::Blocked } else { Look::Wait }
+                if blocked_or_not == Threads::Blocked { Look::Blocked } else { Look::Wait }
             }
-            _ => Look::All,
         },
         Some(_) => {
             met.signal(signal::STOP);
             mark_kept(met.pid(), limits, tag)
         }
         None => {
-            if stat().is_some() {
-                Look::Never
-            } else {
+            if threads() == Threads::Ended {
                 Look::All
+            } else {
+                Look::Never
             }
         }
     }

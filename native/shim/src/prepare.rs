@@ -24,8 +24,15 @@ pub(crate) fn mark(config: &Config<'_>) -> MarkOutcome {
     if !config.mark {
         return MarkOutcome { code: 1, errno: 0, hard: None };
     }
-    let now = rustix::process::getrlimit(Resource::Locks);
-    let limits = Limits { soft: now.current.unwrap_or(u64::MAX), hard: now.maximum.unwrap_or(u64::MAX) };
+    let failed = |error: Errno| {
+        let errno = u16::try_from(error.raw_os_error()).unwrap_or(0);
+        MarkOutcome { code: 3, errno, hard: None }
+    };
+    // Not rustix's own limits, which it takes for infallible: a filter of system calls refuses them, too.
+    let limits = match sys::locks_limits(rustix::process::getpid()) {
+        Ok(limits) => limits,
+        Err(error) => return failed(error),
+    };
     let Ok(mark) = Mark::nested_in(limits, config.run, config.worker, config.detach) else {
         return MarkOutcome { code: 2, errno: 0, hard: None };
     };
@@ -33,9 +40,7 @@ pub(crate) fn mark(config: &Config<'_>) -> MarkOutcome {
     let new = Rlimit { current: Some(soft), maximum: Some(hard) };
     match rustix::process::prlimit(None, Resource::Locks, new) {
         Ok(_) => MarkOutcome { code: 0, errno: 0, hard: Some(hard) },
-        Err(error) => {
-            MarkOutcome { code: 3, errno: u16::try_from(error.raw_os_error()).unwrap_or(0), hard: None }
-        }
+        Err(error) => failed(error),
     }
 }
 

@@ -91,11 +91,11 @@ impl Proc {
         self.locks_limits(pid).ok().map(|limits| limits.hard)
     }
 
-    /// The limits that carry the mark. `prlimit64` refuses for another uid without CAP_SYS_RESOURCE;
-    /// the file is readable for everybody.
+    /// The limits that carry the mark. `prlimit64` refuses for another uid without CAP_SYS_RESOURCE, and
+    /// behind some filters; the file is readable for everybody.
     pub(crate) fn locks_limits(&self, pid: Pid) -> Result<Limits, Errno> {
         match crate::sys::locks_limits(pid) {
-            Err(Errno::PERM) => {}
+            Err(Errno::PERM | Errno::NOSYS) => {}
             other => return other,
         }
         let file = self.open_file(&Path::new().number(pid.as_raw_pid()).add(b"/limits"))?;

@@ -12,6 +12,7 @@ use core::mem::MaybeUninit;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::RawDir;
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::foreign::Foreign;
@@ -147,7 +148,7 @@ impl Walk<'_> {
         }
         let proc = self.proc;
         // Every thread has a list of its own.
-        each_thread(proc, parent, &mut |thread| {
+        let _ = each_thread(proc, parent, &mut |thread| {
             let _ = proc.each_child_of(parent, thread, &mut |pid| {
                 let Ok(fd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return };
                 let Ok(stat) = proc.stat(pid) else { return };
@@ -167,9 +168,41 @@ pub(crate) fn ended(pidfd: BorrowedFd<'_>) -> bool {
     !matches!(rustix::event::poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&now)), Ok(0))
 }
 
-pub(crate) fn each_thread(proc: &Proc, process: Pid, visit: &mut dyn FnMut(i32)) {
+/// What the threads of a process are at, all of them taken together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Threads {
+    /// Every one has ended.
+    Ended,
+    /// Those that live are stopped.
+    Stopped,
+    /// One waits in the kernel without heeding signals, and none runs.
+    Blocked,
+    /// One may run, or be in the middle of a fork.
+    Run,
+}
+
+/// Each thread by itself: the first one may have ended while others go on, or be stopped while another still forks.
+pub(crate) fn threads(proc: &Proc, process: Pid) -> Threads {
+    let gone = |errno| matches!(errno, Errno::SRCH | Errno::NOENT);
+    let mut all = Threads::Ended;
+    let listed = each_thread(proc, process, &mut |thread| {
+        all = all.max(match proc.stat_of_thread(process, thread) {
+            Ok(stat) if !stat.lives() => Threads::Ended,
+            Ok(stat) if stat.stopped() => Threads::Stopped,
+            Ok(stat) if stat.blocked() => Threads::Blocked,
+            Err(errno) if gone(errno) => Threads::Ended,
+            _ => Threads::Run,
+        });
+    });
+    match listed {
+        Err(errno) if !gone(errno) => Threads::Run,
+        _ => all,
+    }
+}
+
+fn each_thread(proc: &Proc, process: Pid, visit: &mut dyn FnMut(i32)) -> Result<(), Errno> {
     let path = Path::new().number(process.as_raw_pid()).add(b"/task");
-    let Ok(directory) = proc.open_file(&path) else { return };
+    let directory = proc.open_file(&path)?;
     let mut buffer = [MaybeUninit::<u8>::uninit(); 512];
     let mut entries = RawDir::new(&directory, &mut buffer);
     while let Some(Ok(entry)) = entries.next() {
@@ -178,4 +211,5 @@ pub(crate) fn each_thread(proc: &Proc, process: Pid, visit: &mut dyn FnMut(i32))
             visit(thread);
         }
     }
+    Ok(())
 }

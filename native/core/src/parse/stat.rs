@@ -25,6 +25,8 @@ pub struct Stat {
     pub kernel_thread: bool,
     /// Fields 14 to 17: CPU time of the process and of the children that it waited for, in clock ticks.
     pub cpu_ticks: u64,
+    /// Field 20: how many threads it has, a leader that has ended included while others run.
+    pub threads: u64,
     /// Field 22: start, in clock ticks since boot as *this reader's* time namespace counts it.
     pub start_ticks: u64,
     /// Field 24, in pages; kernels since 6.2 may be some pages behind (proc_pid_statm(5)).
@@ -35,6 +37,12 @@ pub struct Stat {
 }
 
 impl Stat {
+    /// Whether all of the process has ended. A leader shown as `Z` may have threads that run; they count as its.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        matches!(self.state, 'Z' | 'X' | 'x') && self.threads <= 1
+    }
+
     /// Reads a whole file. `comm` may hold anything, so the *last* `)` ends it.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
@@ -59,7 +67,8 @@ impl Stat {
         for _ in 15..=17 {
             cpu_ticks = cpu_ticks.saturating_add(decimal(fields.next()?)?);
         }
-        let start_ticks = decimal(fields.nth(4)?)?;
+        let threads = decimal(fields.nth(2)?)?;
+        let start_ticks = decimal(fields.nth(1)?)?;
         let rss_pages = fields.nth(1).and_then(decimal).unwrap_or(0);
         let env_start = fields.nth(25).and_then(decimal).unwrap_or(0);
         Some(Self {
@@ -71,6 +80,7 @@ impl Stat {
             session,
             kernel_thread: flags & KERNEL_THREAD != 0,
             cpu_ticks,
+            threads,
             start_ticks,
             rss_pages,
             env_start,
@@ -113,7 +123,7 @@ mod tests {
             let stat = Stat::parse(&line("42", comm, "S", "7")).unwrap();
             assert_eq!((stat.comm.as_slice(), stat.state, stat.parent), (comm, 'S', Pid::new(7)));
             assert_eq!((stat.start_ticks, stat.env_start), (987_654, 140_737), "{comm:?}");
-            assert_eq!((stat.cpu_ticks, stat.rss_pages), (6543, 2), "{comm:?}");
+            assert_eq!((stat.cpu_ticks, stat.rss_pages, stat.threads), (6543, 2, 1), "{comm:?}");
         }
     }
 

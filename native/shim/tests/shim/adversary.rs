@@ -27,6 +27,7 @@ fn adversary() {
         "stopped" => stopped(number),
         "threads" => threads(),
         "vfork" => vforking(),
+        "leaderless" => leaderless(),
         "counts" => counts(),
         "forks-slowly" => forks_slowly(number),
         "sheds" => sheds(number),
@@ -266,6 +267,50 @@ fn vforking() -> ! {
         )
     };
     exit()
+}
+
+/// An orphan that is shown as a zombie, since its first thread has ended. Of its others one waits in the kernel as after
+/// vfork(2), so that no stop signal gets through to the other, which forks on and on, and slowly.
+fn leaderless() -> ! {
+    let mut gate = [0; 2];
+    // SAFETY: the array has room for two descriptors.
+    unsafe { libc::pipe(gate.as_mut_ptr()) };
+    let [read, write] = gate;
+    if fork() != 0 {
+        // SAFETY: a descriptor of this process, a buffer of one byte.
+        unsafe { libc::read(read, [0u8; 1].as_mut_ptr().cast(), 1) };
+        exit();
+    }
+    let pages = vec![1u8; 256 << 20];
+    std::thread::spawn(|| {
+        let flags = i64::from(libc::CLONE_VFORK | libc::SIGCHLD);
+        // SAFETY: without CLONE_VM the child has a copy of everything.
+        if unsafe { libc::syscall(libc::SYS_clone, flags, 0i64, 0i64, 0i64, 0i64) } == 0 {
+            arm();
+            pause();
+        }
+    });
+    std::thread::spawn(move || {
+        let is_waiting = |thread: &std::fs::DirEntry| {
+            std::fs::read_to_string(thread.path().join("stat")).is_ok_and(|stat| stat.contains(") D "))
+        };
+        let ended = || std::fs::read_to_string("/proc/self/stat").is_ok_and(|stat| stat.contains(") Z "));
+        while !ended() || !std::fs::read_dir("/proc/self/task").unwrap().flatten().any(|it| is_waiting(&it)) {
+            std::thread::yield_now();
+        }
+        // SAFETY: a byte is written from one.
+        unsafe { libc::write(write, [WAITING].as_ptr().cast(), 1) };
+        for _ in 0..200 {
+            if fork() == 0 {
+                pause();
+            }
+        }
+        std::hint::black_box(&pages);
+        pause()
+    });
+    // SAFETY: only this thread ends, and nothing of its stack is lent to the others.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+    unreachable!()
 }
 
 /// Takes every orphan below it, so that the shim meets them late.

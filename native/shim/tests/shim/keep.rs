@@ -70,6 +70,20 @@ fn may_wait_for_its_child_in_the_kernel() {
 }
 
 #[test]
+fn is_not_let_go_while_a_thread_behind_a_dead_leader_forks() {
+    let mut tree = Plan::vm().option("--on-exit=keep").adversary("leaderless");
+    let cause = exited(&mut tree).gone().cause;
+    // A fork that was under way may come to light now.
+    for _ in 0..20 {
+        for pid in tree.members() {
+            assert!(mark(pid).is_none_or(Mark::outlives), "cause {cause}: {pid} {:?}", state(pid));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    end(tree.members());
+}
+
+#[test]
 fn is_nothing_where_nobody_is_left() {
     let mut tree = Plan::vm().option("--on-exit=keep").start(&["true"]);
     assert_eq!(tree.ended().gone().cause, 0);

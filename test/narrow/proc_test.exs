@@ -1,0 +1,190 @@
+defmodule Leash.Narrow.ProcTest do
+  @moduledoc "A /proc that shows less, or none: what is lost is said, nothing is guessed, and every end ends."
+
+  use Leash.Test.Case, async: false
+
+  alias Leash.Test.Narrow
+
+  # As an ordinary user, who cannot enter the control group himself: the VM is in one already.
+  @command [
+    command: "sh",
+    args: ["-c", "setsid sleep 65 & echo ready; wait"],
+    stop: [sigterm: 300]
+  ]
+
+  for level <- [1, 2, 4] do
+    describe "with hidepid=#{level} as an ordinary user" do
+      @describetag needs: if(level == 4, do: :hidepid_4, else: :hidepid), level: level
+
+      test "an orderly stop takes its record away", %{level: level} do
+        {vm, dir} = start_hidden(level, [{"one", @command}])
+        assert %{hidepid: true, record: :ok} = VM.eval(vm, "Leash.capabilities()")
+        VM.command(vm, "stop")
+        assert VM.await_line(vm, "stopped one ") =~ "cause: :stop"
+        assert sleepers(vm.carrier) == []
+        assert VM.ask(vm, "app_stop") == ":ok"
+        assert File.ls!(dir) == []
+      end
+
+      test "what VM and shim left is swept, nobody else is, and the record goes", %{level: level} do
+        decoys = Decoys.all()
+        {dead, dir} = start_hidden(level, [{"one", @command}])
+        kill_all(dead)
+        assert sleepers(dead.carrier) != []
+        {vm, ^dir} = start_hidden(level, [], dir)
+        assert sleepers(dead.carrier) == []
+        assert records(dir) == [vm.run_id]
+        {:ok, report} = VM.eval(vm, "Leash.sweep()")
+        assert {report.complete, report.incomplete_because} == {false, [:hidepid]}
+        VM.stop(vm)
+        assert Decoys.harmed(decoys) == []
+      end
+    end
+  end
+
+  describe "with hidepid=2, what is hidden although it is ours" do
+    @describetag needs: :perl
+
+    test "keeps its run's record for as long as it lives" do
+      # prctl(PR_SET_DUMPABLE, 0): its files in /proc are root's from then on.
+      number =
+        if to_string(:erlang.system_info(:system_architecture)) =~ "aarch64", do: 167, else: 157
+
+      hide = "setsid perl -e 'syscall(#{number}, 4, 0, 0, 0, 0) == 0 or die; sleep 66' hidden"
+      options = Keyword.put(@command, :args, ["-c", "#{hide} & echo ready; wait"])
+      {dead, dir} = start_hidden(2, [{"one", options}])
+
+      hidden? = fn {pid, _ticks} ->
+        "hidden" in Observer.argv(pid) and File.stat!("/proc/#{pid}/environ").uid == 0
+      end
+
+      hidden = fn -> Enum.filter(Carrier.members(dead.carrier), hidden?) end
+      assert_eventually(fn -> match?([_one], hidden.()) end)
+      [hidden] = hidden.()
+      kill_all(dead)
+
+      {vm, ^dir} = start_hidden(2, [], dir)
+      assert Observer.alive?(hidden)
+      assert dead.run_id in records(dir)
+      Observer.signal(hidden, "KILL")
+      assert_eventually(fn -> not Observer.alive?(hidden) end)
+      assert {:ok, report} = VM.eval(vm, "Leash.sweep()")
+      assert report.records_dropped == [dead.run_id]
+      assert records(dir) == [vm.run_id]
+    end
+  end
+
+  describe "with subset=pid" do
+    @describetag needs: :subset_pid
+
+    test "there is no record, no run is judged, others' records stay, and every stop is as ever" do
+      decoys = Decoys.all()
+      dir = tmp_dir!()
+      left = new_carrier()
+      dead = start_vm([{"one", command(:setsid_child, left)}], run_dir: dir)
+      kill_all(dead)
+      carrier = new_carrier()
+
+      vm =
+        start_vm([{"one", command(:setsid_child, carrier)}],
+          run_dir: dir,
+          prefix: Narrow.mounted(["mount -t proc -o subset=pid proc /proc"])
+        )
+
+      capabilities = VM.eval(vm, "Leash.capabilities()")
+
+      assert %{proc: true, pidfd: true, identity: false, record: {:error, :no_proc}} =
+               capabilities
+
+      {:ok, report} = VM.eval(vm, "Leash.sweep()")
+      assert {report.complete, report.incomplete_because} == {false, [:no_identity]}
+      assert %{verdict: :unknown_owner} = run_of(report, dead.run_id)
+      assert Enum.map(report.matches, & &1.action) |> Enum.uniq() == [:kept]
+      assert Carrier.members(left) != []
+      assert records(dir) == [dead.run_id]
+
+      VM.command(vm, "stop")
+      assert VM.await_line(vm, "stopped one ") =~ "cause: :stop"
+      assert_gone(carrier)
+      assert Narrow.logged(vm, Narrow.restart()) =~ "without a record"
+      VM.stop(vm)
+
+      start_vm([], run_dir: dir)
+      assert_gone(left)
+      assert Decoys.harmed(decoys) == []
+    end
+  end
+
+  for {title, line} <- [
+        {"without /proc", "umount -l /proc"},
+        {"with an empty directory for /proc", "mount -t tmpfs none /proc"}
+      ] do
+    describe title do
+      @describetag needs: :mounts, taken: line
+
+      test "a stop is through when the tree is gone", %{taken: line} do
+        decoys = Decoys.all()
+        carrier = new_carrier()
+
+        vm = start_vm([{"one", command(:setsid_child, carrier)}], prefix: Narrow.mounted([line]))
+
+        assert %{proc: false, record: {:error, _}} = VM.eval(vm, "Leash.capabilities()")
+        {:ok, report} = VM.eval(vm, "Leash.sweep()")
+        assert {report.complete, report.incomplete_because} == {false, [:no_proc]}
+        VM.command(vm, "stop")
+        assert VM.await_line(vm, "stopped one ") =~ "{:ok, %Leash.Exit{"
+        assert_gone(carrier)
+        assert Narrow.logged(vm, Narrow.restart()) =~ "there is no /proc of this pid namespace"
+        VM.stop(vm)
+        assert Decoys.harmed(decoys) == []
+      end
+
+      test "every other end works, too", %{taken: line} do
+        for fault <- ["owner_raises", "worker_killed", "port_closed"] do
+          carrier = new_carrier()
+
+          vm =
+            start_vm([{"one", command(:setsid_child, carrier)}], prefix: Narrow.mounted([line]))
+
+          VM.command(vm, fault)
+          assert_gone(carrier, 15_000)
+          VM.stop(vm)
+        end
+      end
+
+      test "of a shim that was killed nobody says that its tree is gone", %{taken: line} do
+        carrier = new_carrier()
+
+        vm = start_vm([{"one", command(:setsid_child, carrier)}], prefix: Narrow.mounted([line]))
+
+        code = """
+        [%{pid: pid}] = Leash.list()
+        monitor = Process.monitor(pid)
+        {_, 0} = System.cmd("kill", ["-KILL", "#{elem(vm.workers["one"].shim, 0)}"])
+        receive do {:DOWN, ^monitor, :process, _, reason} -> reason after 20_000 -> :none end
+        """
+
+        assert {:survivors, []} = VM.eval(vm, code)
+        # It is true: a session of its own outlived its shim.
+        assert Carrier.members(carrier) != []
+      end
+    end
+  end
+
+  defp start_hidden(level, workers, dir \\ nil) do
+    dir = dir || tmp_dir!()
+    File.chown!(dir, Narrow.nobody())
+    mounted = Narrow.mounted(["mount -t proc -o hidepid=#{level} proc /proc"])
+    prefix = mounted <> " " <> Narrow.as_nobody()
+    {start_vm(workers, run_dir: dir, prefix: prefix, os_env: %{"HOME" => "/tmp"}), dir}
+  end
+
+  defp sleepers(carrier) do
+    Enum.filter(Carrier.members(carrier), fn {pid, _ticks} ->
+      match?(["sleep", "65"], Observer.argv(pid))
+    end)
+  end
+
+  defp records(dir),
+    do: for(name <- File.ls!(dir), Path.extname(name) == ".json", do: Path.rootname(name))
+end
