@@ -185,10 +185,9 @@ defmodule Leash.Narrow.PlacesTest do
         dir = tmp_dir!()
         File.cp!(Cli.path(), Path.join(dir, "leash"))
 
-        {text, status} =
-          System.cmd("chroot", [dir, "/leash", "sweep", "--dry-run"], stderr_to_stdout: true)
+        {text, status} = System.cmd("chroot", [dir, "/leash", "ps"], stderr_to_stdout: true)
 
-        assert {text =~ "/proc", status != 0} == {true, true}
+        assert {text =~ "/proc is missing", status} == {true, 4}
       else
         IO.puts("Left out: the command in an empty root, since it was built against glibc")
       end
