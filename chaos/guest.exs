@@ -1,28 +1,49 @@
 # A VM under chaos: keeps a number of random trees running through every entry point of the library, ends some by itself, and
 # says nothing but its run's id. What it is and what it should have ended is judged from outside (judge.py).
 #
-#   guest.exs SEED COUNT DIR PREFIX SHAPES wild|calm      (SHAPES: the path of test/fixtures/shapes.py)
+#   guest.exs SEED COUNT DIR PREFIX FIXTURES wild|calm SECONDS      (FIXTURES: the path of test/fixtures)
 #
-# A calm one keeps what it has: shells with a child, under a Worker each.
+# A calm one keeps what it has: two processes under a Worker each, which note every signal that reaches them. They end by
+# themselves after so many seconds.
 
 defmodule Guest do
   @shapes ~w(plain shell ignores_term setsid_child daemon env_i stopped forks leader_dies_first never_reads overwritten)
   @entries [:worker, :worker, :worker, :open_port, :cmd, :stream]
-  @stops [[], [sigterm: 200], [sigint: 100, sigterm: 200], [{:sigterm, 150, to: :tree}], [sigterm: 400]]
+  @stops [
+    [],
+    [sigterm: 200],
+    [sigint: 100, sigterm: 200],
+    [{:sigterm, 150, to: :tree}],
+    [sigterm: 400],
+    [{:cmd, ["true"], 200}, {:sigterm, 100}]
+  ]
 
-  def main([seed, count, dir, prefix, shapes, temper]) do
+  def main([seed, count, dir, prefix, fixtures, temper, seconds]) do
     :rand.seed(:exsss, String.to_integer(seed))
     {:ok, _apps} = Application.ensure_all_started(:leash)
     IO.puts("run #{Leash.run_id()}")
     spawn_link(&commands/0)
-    state = %{dir: dir, prefix: prefix, shapes: shapes, next: 1, wanted: String.to_integer(count)}
+
+    state = %{
+      dir: dir,
+      prefix: prefix,
+      shapes: Path.join(fixtures, "shapes.py"),
+      decoy: Path.join(fixtures, "decoy.py"),
+      seconds: seconds,
+      next: 1,
+      pending: :counters.new(1, []),
+      wanted: String.to_integer(count)
+    }
+
     Process.flag(:trap_exit, true)
     if temper == "calm", do: calm(state), else: state |> fill() |> churn()
   end
 
   defp calm(state) do
     for n <- 1..state.wanted do
-      line = "exec 9<>#{Path.join(state.dir, "#{state.prefix}-#{n}")}; sleep 100000 & wait"
+      carrier = Path.join(state.dir, "#{state.prefix}-#{n}")
+      decoy = "python3 -E -s -S -B #{state.decoy} #{carrier}.signals #{state.seconds}"
+      line = "exec 9<>#{carrier} >/dev/null; #{decoy} & exec #{decoy}"
       {:ok, _worker} = Leash.Worker.start_link(shell: line, stop: [sigterm: 200])
     end
 
@@ -38,11 +59,27 @@ defmodule Guest do
         commands()
 
       "count\n" ->
-        IO.puts("count #{length(Leash.list())} #{length(Port.list())} #{:erlang.system_info(:process_count)}")
+        IO.puts(
+          "count #{length(Leash.list())} #{length(Port.list())} #{:erlang.system_info(:process_count)}"
+        )
+
         commands()
 
       "report\n" ->
-        IO.puts("report #{inspect(Leash.sweep(mode: :report), limit: :infinity, width: :infinity)}")
+        IO.puts(
+          "report #{inspect(Leash.sweep(mode: :report), limit: :infinity, width: :infinity)}"
+        )
+
+        commands()
+
+      "sweep\n" ->
+        IO.puts("swept #{inspect(Leash.sweep(), limit: :infinity, width: :infinity)}")
+        commands()
+
+      # A mistake on purpose, for the judge's own test.
+      "leak\n" ->
+        :persistent_term.put(:leak, for(_ <- 1..40, do: File.open!("/dev/null", [:raw])))
+        IO.puts("leaked")
         commands()
 
       "hold\n" ->
@@ -50,8 +87,9 @@ defmodule Guest do
         IO.puts("held")
         commands()
 
+      # "halt", or the end of stdin. Unflushed: a VM waits for ever for a program that does not read what is in its port's queue.
       _end ->
-        System.halt(0)
+        :erlang.halt(0, flush: false)
     end
   end
 
@@ -68,7 +106,8 @@ defmodule Guest do
   defp held?, do: :persistent_term.get(:hold, false)
 
   defp fill(state) do
-    missing = state.wanted - length(Leash.list())
+    # Those that are on their way are not in the list yet, and on a loaded machine they would become more and more.
+    missing = state.wanted - length(Leash.list()) - :counters.get(state.pending, 1)
 
     if missing > 0 and not held?(),
       do: Enum.reduce(1..min(missing, 8), state, fn _, state -> start(state) end),
@@ -82,34 +121,45 @@ defmodule Guest do
     group = Enum.random([nil, :red, "blue", {:green, 1}])
     stop = Enum.random(@stops)
     # Owned by a process of its own that may be killed.
-    spawn(fn -> run(entry, line, stop: stop, group: group) end)
+    :counters.add(state.pending, 1, 1)
+    spawn(fn -> run(entry, line, state.pending, stop: stop, group: group) end)
     %{state | next: state.next + 1}
   end
 
   defp body("shell", _shapes), do: "sleep 80 & sleep 80 & wait"
   defp body(shape, shapes), do: "exec python3 -E -s -S -B #{shapes} #{shape}"
 
-  defp run(:worker, line, options) do
-    {:ok, _worker} =
-      Leash.Worker.start_link(
-        [command: "sh", args: ["-c", line], on_output: fn _stream, _text -> :ok end] ++
-          [linger: Enum.random([0, 50, 200]), stdin: Enum.random([:null, :pipe])] ++ options
-      )
+  defp run(:worker, line, pending, options) do
+    mine = [linger: Enum.random([0, 50, 200]), stdin: Enum.random([:null, :pipe])]
 
+    options =
+      [command: "sh", args: ["-c", line], on_output: fn _, _ -> :ok end] ++ mine ++ options
+
+    {:ok, _worker} = begun(pending, fn -> Leash.Worker.start_link(options) end)
     Process.sleep(:infinity)
   end
 
-  defp run(:open_port, line, options) do
-    port = Leash.open_port("sh", ["-c", line], [:binary | options])
+  defp run(:open_port, line, pending, options) do
+    port = begun(pending, fn -> Leash.open_port("sh", ["-c", line], [:binary | options]) end)
     if :rand.uniform(3) == 1, do: spawn(fn -> Port.command(port, :binary.copy("x", 200_000)) end)
     Process.sleep(:infinity)
   end
 
-  defp run(:cmd, line, options),
-    do: Leash.cmd("sh", ["-c", line], [timeout: Enum.random([300, 2_000, 60_000])] ++ options)
+  defp run(:cmd, line, pending, options) do
+    :counters.sub(pending, 1, 1)
+    Leash.cmd("sh", ["-c", line], [timeout: Enum.random([300, 2_000, 60_000])] ++ options)
+  end
 
-  defp run(:stream, line, options),
-    do: "sh" |> Leash.stream(["-c", line], options) |> Enum.take(Enum.random([1, 2, 1_000]))
+  defp run(:stream, line, pending, options) do
+    :counters.sub(pending, 1, 1)
+    "sh" |> Leash.stream(["-c", line], options) |> Enum.take(Enum.random([1, 2, 1_000]))
+  end
+
+  defp begun(pending, start) do
+    start.()
+  after
+    :counters.sub(pending, 1, 1)
+  end
 
   # What applications do to their workers, and what they should not do.
   defp disturb do
@@ -117,13 +167,26 @@ defmodule Guest do
       row = Enum.random(list)
 
       case :rand.uniform(40) do
-        n when n <= 6 -> spawn(fn -> Leash.Worker.stop(row.pid) end)
-        n when n <= 9 -> Process.exit(row.pid, :kill)
-        n when n <= 11 -> Process.exit(row.pid, :shutdown)
-        12 -> spawn(fn -> Leash.stop_all(Enum.random([:red, "blue", {:green, 1}]), deadline: 500) end)
-        13 -> kill(Leash.Reaper)
-        14 -> for port <- Enum.take_random(Port.list(), 1), port != hd(Port.list()), do: close(port)
-        _ -> :ok
+        n when n <= 6 ->
+          spawn(fn -> Leash.Worker.stop(row.pid) end)
+
+        n when n <= 9 ->
+          Process.exit(row.pid, :kill)
+
+        n when n <= 11 ->
+          Process.exit(row.pid, :shutdown)
+
+        12 ->
+          spawn(fn -> Leash.stop_all(Enum.random([:red, "blue", {:green, 1}]), deadline: 500) end)
+
+        13 ->
+          kill(Leash.Reaper)
+
+        14 ->
+          for port <- Enum.take_random(Port.list(), 1), port != hd(Port.list()), do: close(port)
+
+        _ ->
+          :ok
       end
     end
   rescue
@@ -133,10 +196,19 @@ defmodule Guest do
     :exit, _reason -> :ok
   end
 
-  defp kill(name), do: with(pid when is_pid(pid) <- Process.whereis(name), do: Process.exit(pid, :kill))
+  defp kill(name),
+    do: with(pid when is_pid(pid) <- Process.whereis(name), do: Process.exit(pid, :kill))
 
+  # The console's port has a pid of `:undefined`, and is what the judge talks to. A warden's is spared: after each loss the next one
+  # waits longer, and here it would be lost all the time.
   defp close(port) do
-    if match?({:os_pid, _}, Port.info(port, :os_pid)), do: Port.close(port)
+    with {:os_pid, pid} when is_integer(pid) <- Port.info(port, :os_pid),
+         false <- pid == warden(),
+         do: Port.close(port)
+  end
+
+  defp warden do
+    if Code.ensure_loaded?(Leash.Warden), do: apply(Leash.Warden, :os_pid, [])
   end
 end
 

@@ -147,7 +147,7 @@ impl RunLock {
         file.write_all(line).map_err(|error| self.error(errno_of(&error)))
     }
 
-    /// Puts the record back where it was deleted, or replaced by a copy that nobody locks.
+    /// Puts the record back where it was deleted, cut, or replaced by a copy that nobody locks.
     ///
     /// Returns whether anything had to be done. Nothing but what stands under this very name is replaced.
     ///
@@ -159,8 +159,11 @@ impl RunLock {
         let Some(file) = &held.file else { return Ok(false) };
         let dir = RunDir::open(&self.path)?;
         let ours = rustix::fs::fstat(file).map_err(|errno| self.error(errno))?;
+        // Shorter than what was written: somebody cut it, or a full disk took a line only in part.
+        let written = self.head.len().saturating_add(held.lines.len());
+        let whole = usize::try_from(ours.st_size).is_ok_and(|size| size >= written);
         let name = match rustix::fs::statat(&dir, file_name(self.run), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(there) if inode(&there) == inode(&ours) => return Ok(false),
+            Ok(there) if inode(&there) == inode(&ours) && whole => return Ok(false),
             Ok(_) => Name::Replace,
             Err(Errno::NOENT) => Name::New,
             Err(errno) => return Err(self.error(errno)),

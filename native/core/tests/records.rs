@@ -105,6 +105,8 @@ fn a_lost_or_replaced_record_comes_back_locked() {
     std::fs::copy(&path, made.join("copy")).unwrap();
     std::fs::rename(made.join("copy"), &path).unwrap();
     restored();
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(7).unwrap();
+    restored();
     std::fs::remove_file(&path).unwrap();
     symlink("/etc/passwd", &path).unwrap();
     restored();
