@@ -90,7 +90,7 @@ defmodule Bench.Kill do
       Port.open({:spawn_executable, Leash.Shim.path()}, [
         :exit_status,
         args: options ++ ["--", program | args],
-        env: [{'LEASH_RUN', (tag && String.to_charlist(tag)) || false}]
+        env: [{~c"LEASH_RUN", if(tag, do: String.to_charlist(tag), else: false)}]
       ])
 
     {:os_pid, shim} = Port.info(port, :os_pid)
