@@ -137,8 +137,10 @@ def phase(guest, name, steps):
     first = seen = None
     for index, step in enumerate(steps):
         said = step()
-        seen = guest.settled(first) if first else guest.calm()
-        first = first or seen
+        if first is None:
+            first = seen = guest.calm()
+        else:
+            seen = guest.settled(first) if index + 1 == len(steps) else guest.look()
         shown = " ".join(f"{key}={seen.get(key, 0)}" for key in ("rss_kb", "atoms", "ports", "processes", "leash_ets_objects", "other_ets_objects"))
         fds = sum(count for key, count in seen.items() if key.startswith("fd "))
         print(f"soak {name} {index + 1}/{len(steps)}: {said}; {shown} descriptors={fds}", flush=True)
