@@ -23,6 +23,7 @@ defmodule Leash.Test.NativeTerms do
     pidfd_monitor: [:fd, :any],
     pidfd_demonitor: [:fd],
     pidfd_ended?: [:fd],
+    number_taken?: [:pid],
     process_identify: [:pid],
     process_open: [:identity],
     process_alive: [:identity],
