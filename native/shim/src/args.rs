@@ -283,6 +283,10 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
         if config.step.take(index, arg, &mut args)? {
             continue;
         }
+        // Where others look for it: one who is not known for a warden would be waited for like a shim.
+        if arg.to_bytes() == b"--warden" && index != 2 {
+            return Err(Wrong { option: b"--warden", expected: "to be the second argument", value: b"" });
+        }
         if config.step.count() > 0 {
             let expected = "another one, or --, after its arguments";
             return Err(Wrong { option: b"--step", expected, value: arg.to_bytes() });
@@ -695,6 +699,7 @@ mod tests {
             (&["--run-id=s59m65f", "--stdin=null", "--attach=7"], "stdin"),
             (&["--run-id=s59m65f", "--attach=7", "--on-hangup=detach"], "on-hangup"),
             (&["--run-id=s59m65f", "--warden"], "owner"),
+            (&["--run-id=s59m65f", "--owner=7:1", "--warden"], "--warden"),
             (&["--run-id=s59m65f", "--warden=1", "--owner=7:1"], "--warden"),
             (&["--run-id=s59m65f", "--warden", "--owner=7:1", "--worker=1"], "worker"),
             (&["--run-id=s59m65f", "--warden", "--owner=7:1", "--no-mark"], "no-mark"),

@@ -31,7 +31,8 @@ fuzz_target!(|text: &[u8]| {
         assert_eq!(Some(name), config.name);
     }
 
-    if config.attach.is_none() {
+    assert_eq!(outside.warden, config.warden);
+    if config.attach.is_none() && !config.warden {
         assert_eq!(words.get(config.command_index).map(CString::as_c_str), Some(config.command));
     }
     for number in 0..=config.step.count() {
