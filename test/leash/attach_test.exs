@@ -268,7 +268,7 @@ defmodule Leash.AttachTest do
       decoy = start_decoy("beside")
       {vm, attachment} = guest_with(target)
       tree = go(target)
-      Observer.kill_together([vm.identity, attachment.shim])
+      Observer.kill_together([vm.identity, attachment.shim | VM.wardens(vm)])
       assert Enum.all?(tree, &Observer.alive?/1), "nobody was there to end it"
       assert {:ok, %{survivors: []} = report} = Leash.sweep(stop: [sigterm: 300])
       assert_gone(target.carrier)
@@ -280,7 +280,7 @@ defmodule Leash.AttachTest do
       target = target(:daemon)
       {vm, attachment} = guest_with(target)
       go(target)
-      Observer.kill_together([vm.identity, attachment.shim])
+      Observer.kill_together([vm.identity, attachment.shim | VM.wardens(vm)])
       File.rm!(Path.join(Decoys.run_dir(), vm.run_id <> ".json"))
       assert {:ok, report} = Leash.sweep(stop: [sigterm: 300])
       assert %{action: :kept, verdict: :unknown_owner} = match_of(report, target.os)

@@ -258,7 +258,7 @@ defmodule Leash.Test.NativeTerms do
 
   # Of a shell, which stays when they end, and waits first: whoever starts at the same moment has the same start.
   defp sacrifices do
-    line = "sleep 0.2; for each in 1 2 3; do sleep 600 & echo $!; done; echo; cat"
+    line = "sleep 0.2; for each in 1 2 3; do sleep 600 & echo $!; done; echo; exec cat"
     port = Port.open({:spawn_executable, "/bin/sh"}, [:binary, line: 80, args: ["-c", line]])
     port |> pids() |> Enum.map(&Observer.identity/1)
   end
