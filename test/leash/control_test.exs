@@ -11,7 +11,16 @@ defmodule Leash.ControlTest do
 
   defp connect do
     {:ok, socket} = :gen_tcp.connect({:local, socket()}, 0, [:binary, active: false], 1_000)
-    socket
+
+    # A connect(2) that finds the listener's queue full says EAGAIN (unix(7)), which gen_tcp takes for a connection.
+    case :inet.peername(socket) do
+      {:ok, _listener} ->
+        socket
+
+      {:error, :enotconn} ->
+        :gen_tcp.close(socket)
+        receive(after: (5 -> connect()))
+    end
   end
 
   defp ask(request, ms \\ 10_000) do
@@ -134,9 +143,10 @@ defmodule Leash.ControlTest do
   end
 
   test "who says nothing, or goes, costs nothing" do
-    silent = for _ <- 1..40, do: connect()
+    # More than are served at a time, and no more than then wait in the listener's queue.
+    silent = for _ <- 1..35, do: connect()
 
-    # More than are served at a time; they are let go after a while, and whoever came later is served.
+    # They are let go after a while, and whoever came later is served.
     Enum.each(silent, &:gen_tcp.close/1)
     assert ask("find nobody\n") == []
     socket = connect()
