@@ -122,8 +122,7 @@ defmodule Leash.WardenTest do
     vm = vm(dir, workers())
     [warden] = VM.wardens(vm)
     Observer.signal(warden, "STOP")
-    Observer.signal_all([vm.identity | VM.shims(vm)], "KILL")
-    assert_eventually(fn -> not Enum.any?([vm.identity | VM.shims(vm)], &Observer.alive?/1) end)
+    Observer.kill_together([vm.identity | VM.shims(vm)])
     assert Enum.all?(vm.trees["w"], &Observer.alive?/1), "it is stopped"
 
     next = vm(dir, [])

@@ -298,9 +298,12 @@ defmodule Leash.Test.Matrix do
     act(:shims_killed, vm, carriers)
   end
 
-  # The warden is left, and nobody starts anew.
-  defp act(:vm_and_shims_killed, vm, _carriers),
-    do: timed(fn -> Observer.signal_all([vm.identity | VM.shims(vm)], "KILL") end)
+  # The warden is left, and nobody starts anew. Stopped first, so that no shim can act on the VM's end.
+  defp act(:vm_and_shims_killed, vm, _carriers) do
+    everybody = [vm.identity | VM.shims(vm)]
+    Observer.signal_all(everybody, "STOP")
+    timed(fn -> Observer.signal_all(everybody, "KILL") end)
+  end
 
   defp act(:warden_killed_first, vm, carriers) do
     [first] = VM.wardens(vm)
