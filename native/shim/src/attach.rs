@@ -170,6 +170,7 @@ fn mark_once(proc: &Proc, target: (Pid, BorrowedFd<'_>), marker: Marker) -> (u32
 
 impl Attached<'_> {
     /// Supervises until nothing is left; the result is the exit status.
+    #[inline(never)]
     pub(crate) fn run(&mut self) -> u8 {
         loop {
             let now = sys::now_ms();

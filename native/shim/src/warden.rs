@@ -54,6 +54,7 @@ pub(crate) struct Warden {
 /// # Errors
 ///
 /// Where it could not do what it is for: no `/proc` of this pid namespace, no mark, no pidfd of the owner.
+#[inline(never)]
 pub(crate) fn begin(config: &Config<'_>, report: Report<'_>) -> Result<Warden, Failed> {
     let at = |errno| (Stage::Warden, errno);
     let own = rustix::process::getpid();
@@ -88,6 +89,9 @@ pub(crate) fn begin(config: &Config<'_>, report: Report<'_>) -> Result<Warden, F
 
 impl Warden {
     /// Keeps the run until nobody needs us; the result is the exit status.
+    ///
+    /// Never a part of its caller: what it has on its stack would be a page or two of every shim's.
+    #[inline(never)]
     pub(crate) fn run(&mut self) -> u8 {
         if self.watched.owner.is_none() || self.outlives_owner() {
             sys::pause_ms(HEADSTART_MS);
@@ -232,6 +236,7 @@ impl Warden {
         Ok(Mark::decode(self.proc.locks_limits(pid)?).and_then(Mark::worker))
     }
 
+    #[inline(never)]
     fn role(&self, pid: Pid) -> Result<Role, Errno> {
         let mut buffer = [0u8; COMMAND_LINE];
         let line = self.proc.read_cmdline(pid, &mut buffer)?;
