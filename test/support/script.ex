@@ -29,7 +29,7 @@ defmodule Leash.Test.Script do
       {^port, {:data, _other}} -> await_ready(port)
       {^port, {:exit_status, status}} -> raise "the script ended with #{status}"
     after
-      10_000 -> raise "the script was not ready"
+      60_000 -> raise "the script was not ready"
     end
   end
 
