@@ -106,7 +106,7 @@ defmodule Leash.Faults.StopPathTest do
   end
 
   test "10: what a worker leaves behind when it exits with 0 ends after the linger time" do
-    tree = start_tree([:leaves_child, 0], linger: 100)
+    tree = start_tree([:leaves_child, 0], linger: 1_000)
     monitor = Process.monitor(tree.worker)
     assert_receive {:DOWN, ^monitor, :process, _, reason}, 3_000
     assert reason in [:normal, :noproc]
