@@ -51,6 +51,8 @@ defmodule Leash.Cli.TerminalTest do
       |> String.replace(~r/(?<=\s|\[|, )\d+s(?=\s|,)/, "AGE")
       |> String.replace(~r/(?<=\s)\d+[KM](?=\s|\])/, "RSS")
       |> String.replace(~r/(?<=\S) {2,}/, "  ")
+      # Whoever is at work at this very moment.
+      |> String.replace(~r/(?<=[A-Z] )[RD](?= (shim|warden|\[))/, "S")
     end
   end
 
