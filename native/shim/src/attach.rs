@@ -93,11 +93,7 @@ pub(crate) fn begin<'a>(
     if watched.let_go_within(0) {
         return Err((Stage::OwnerGone, Errno::PIPE));
     }
-    match mark.code {
-        0 => {}
-        2 => return Err(at(Errno::LOOP)),
-        _ => return Err(at(Errno::from_raw_os_error(i32::from(mark.errno)))),
-    }
+    mark.required().map_err(at)?;
     let Target { pid, fd, pgrp } = Target::open(target, &proc).map_err(at)?;
     // From here on there is something to undo, and so to supervise.
     match marking::mark(pid, fd.as_fd(), marker) {
@@ -255,7 +251,7 @@ impl Attached<'_> {
     /// Whoever is found to live is a witness; several passes that find nobody are the proof.
     fn look_for_witness(&mut self, now: u64) {
         let mut witness = None;
-        let pass = self.bearers().pass(&mut |_, fd| witness = Some(fd));
+        let pass = self.bearers().pass(&mut |_, _, fd| witness = Some(fd));
         self.watched.witness = witness;
         let (_, pause) = self.look;
         self.look = if pass.living > 0 || pass.hole {
@@ -307,7 +303,7 @@ impl Attached<'_> {
             });
         }
         let mut told = false;
-        let pass = bearers.pass(&mut |pid, fd| {
+        let pass = bearers.pass(&mut |pid, _, fd| {
             told |= self.lives && pid == self.pid;
             if group.is_none_or(|group| self.is_in(group, pid, fd.as_fd())) {
                 send(fd.as_fd(), signals);
@@ -395,7 +391,7 @@ impl<'a> climb::Tree<'a> for Attached<'a> {
     fn widen(&mut self, number: u8, to: To) {
         let mut addressed_live = false;
         if to == To::Group {
-            self.bearers().pass(&mut |pid, fd| addressed_live |= self.is_in(self.pgrp, pid, fd.as_fd()));
+            self.bearers().pass(&mut |pid, _, fd| addressed_live |= self.is_in(self.pgrp, pid, fd.as_fd()));
         }
         if !addressed_live {
             self.everybody(Order::ChildrenFirst, None, &[number, signal::CONT]);

@@ -39,11 +39,15 @@ pub(crate) struct Bearers<'a, F: Fn(Mark) -> bool> {
 impl<F: Fn(Mark) -> bool> Bearers<'_, F> {
     /// Whether limits are those of a bearer.
     pub(crate) fn includes(&self, limits: Limits) -> bool {
-        Mark::decode(limits).is_some_and(&self.wanted)
+        self.mark(limits).is_some()
     }
 
-    /// Calls `visit` with each living bearer but this process.
-    pub(crate) fn pass(&self, visit: &mut dyn FnMut(Pid, OwnedFd)) -> Pass {
+    fn mark(&self, limits: Limits) -> Option<Mark> {
+        Mark::decode(limits).filter(|mark| (self.wanted)(*mark))
+    }
+
+    /// Calls `visit` with each living bearer but this process, and the mark that was read while the pidfd held him.
+    pub(crate) fn pass(&self, visit: &mut dyn FnMut(Pid, Mark, OwnedFd)) -> Pass {
         let mut pass = Pass::default();
         let own = own_pid();
         let listed = Proc::each_process(self.table, &mut |pid| {
@@ -53,9 +57,9 @@ impl<F: Fn(Mark) -> bool> Bearers<'_, F> {
             match self.look(pid) {
                 Ok(Look::Other) => {}
                 Ok(Look::Zombie) => pass.zombies += 1,
-                Ok(Look::Lives(fd)) => {
+                Ok(Look::Lives(mark, fd)) => {
                     pass.living += 1;
-                    visit(pid, fd);
+                    visit(pid, mark, fd);
                 }
                 Err(Errno::SRCH | Errno::NOENT) => pass.fleeting = true,
                 // Who hides what he is (hidepid) says nothing in any number of passes.
@@ -72,17 +76,15 @@ impl<F: Fn(Mark) -> bool> Bearers<'_, F> {
             return Ok(Look::Other);
         }
         let fd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-        if !self.includes(self.proc.locks_limits(pid)?) {
-            return Err(Errno::SRCH);
-        }
-        Ok(if ended(fd.as_fd()) { Look::Zombie } else { Look::Lives(fd) })
+        let mark = self.mark(self.proc.locks_limits(pid)?).ok_or(Errno::SRCH)?;
+        Ok(if ended(fd.as_fd()) { Look::Zombie } else { Look::Lives(mark, fd) })
     }
 }
 
 enum Look {
     Other,
     Zombie,
-    Lives(OwnedFd),
+    Lives(Mark, OwnedFd),
 }
 
 /// Passes that found nobody: what one of them proves, and what it takes to be sure.

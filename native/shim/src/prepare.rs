@@ -19,6 +19,17 @@ pub(crate) struct MarkOutcome {
     pub(crate) hard: Option<u64>,
 }
 
+impl MarkOutcome {
+    /// For those who could do nothing without a mark: `ELOOP` where no depth is left, or what prlimit(2) says.
+    pub(crate) fn required(self) -> Result<(), Errno> {
+        match self.code {
+            0 => Ok(()),
+            2 => Err(Errno::LOOP),
+            _ => Err(Errno::from_raw_os_error(i32::from(self.errno))),
+        }
+    }
+}
+
 /// Marks this process; its children inherit. A mark that cannot be set costs a carrier, not the start.
 pub(crate) fn mark(config: &Config<'_>) -> MarkOutcome {
     if !config.mark {

@@ -17,7 +17,7 @@ use crate::args::Config;
 use crate::ladder::{STOP_FIRST_AFTER, pause_after};
 use crate::marked::{Bearers, Calm, Pass};
 use crate::prepare::{self, Owner};
-use crate::proc_file::{Proc, own_pid};
+use crate::proc_file::Proc;
 use crate::report::{Failed, Report, Stage};
 use crate::sys::{self, signal};
 use crate::tree::ended;
@@ -60,11 +60,7 @@ pub(crate) fn begin(config: &Config<'_>, report: Report<'_>) -> Result<Warden, F
     let own = rustix::process::getpid();
     let mark = prepare::mark(config);
     let _ = rustix::process::setsid();
-    match mark.code {
-        0 => {}
-        2 => return Err(at(Errno::LOOP)),
-        _ => return Err(at(Errno::from_raw_os_error(i32::from(mark.errno)))),
-    }
+    mark.required().map_err(at)?;
     // Every signal is blocked, and none is read.
     let signals = sys::signal_fd(0).map_err(at)?;
     let proc = Proc::open(own).ok_or(at(Errno::NOENT))?;
@@ -184,8 +180,8 @@ impl Warden {
         let mut found = Found::default();
         let mut unread = false;
         let mut wardens = 0u32;
-        let mut pass = self.bearers().pass(&mut |pid, fd| {
-            let Ok(worker) = self.worker(pid) else { return };
+        let mut pass = self.bearers().pass(&mut |pid, mark, fd| {
+            let worker = mark.worker();
             // Most of a tree have higher numbers than their shim, and then need not be looked at.
             if worker.is_some_and(|worker| found.shims.has(worker)) {
                 found.others = found.others.saturating_add(1);
@@ -215,9 +211,8 @@ impl Warden {
     /// Signals everybody whose shim is gone.
     fn strike(&self, shims: &Shims, number: u8) -> Struck {
         let mut struck = Struck::default();
-        self.bearers().pass(&mut |pid, fd| {
-            let Ok(worker) = self.worker(pid) else { return };
-            if shims.cover(worker) || !matches!(self.role(pid), Ok(Role::Other)) || ended(fd.as_fd()) {
+        self.bearers().pass(&mut |pid, mark, fd| {
+            if shims.cover(mark.worker()) || !matches!(self.role(pid), Ok(Role::Other)) || ended(fd.as_fd()) {
                 return;
             }
             match sys::pidfd_signal(fd.as_fd(), number) {
@@ -230,10 +225,6 @@ impl Warden {
             }
         });
         struck
-    }
-
-    fn worker(&self, pid: Pid) -> Result<Option<WorkerNumber>, Errno> {
-        Ok(Mark::decode(self.proc.locks_limits(pid)?).and_then(Mark::worker))
     }
 
     #[inline(never)]
@@ -249,7 +240,7 @@ impl Warden {
 
     fn is_younger(&self, pid: Pid, fd: BorrowedFd<'_>) -> bool {
         let Ok(stat) = self.proc.stat(pid) else { return false };
-        (stat.start_ticks, pid.as_raw_pid()) > self.age && !ended(fd) && pid.as_raw_pid() != own_pid()
+        (stat.start_ticks, pid.as_raw_pid()) > self.age && !ended(fd)
     }
 }
 
