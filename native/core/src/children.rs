@@ -6,7 +6,7 @@ use crate::host::Host;
 use crate::scan::{LISTING, each_process};
 
 impl Host {
-    /// Direct children, from each thread's `children` file, or by every process's parent where the kernel lacks it.
+    /// Direct children in ascending order, from each thread's `children` file, or by every process's parent where the kernel lacks it.
     ///
     /// Exact only while nothing forks (proc(5)); a snapshot otherwise.
     ///

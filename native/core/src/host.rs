@@ -7,24 +7,28 @@ use crate::proc_root::ProcRoot;
 use crate::{Identity, Pid};
 use leash_tag::BootTag;
 use std::path::Path;
+use std::sync::OnceLock;
 
 const DEPTH: usize = 256;
 
 /// This process, its ancestors, its boot and its namespaces.
+///
+/// What only a judgement of runs needs is read when it is asked for first: most who ask want to know one process.
 #[derive(Debug)]
 pub struct Host {
     proc: ProcRoot,
     me: Identity,
-    ancestors: Vec<Pid>,
-    boot_id: Option<String>,
-    pid_ns: Option<u64>,
+    parent: Option<Pid>,
     clock: BootClock,
     uid: u32,
-    hides: bool,
+    ancestors: OnceLock<Vec<Pid>>,
+    boot_id: OnceLock<Option<String>>,
+    pid_ns: OnceLock<Option<u64>>,
+    hides: OnceLock<bool>,
 }
 
 impl Host {
-    /// Reads everything anew.
+    /// Reads anew.
     ///
     /// # Errors
     ///
@@ -58,16 +62,17 @@ impl Host {
             if proc.is_image() { None } else { crate::PidFd::open(me).ok().and_then(|fd| fd.inode()) };
         let identity =
             Identity { pid: me, start_ticks: clock.to_machine(stat.start_ticks), pidfs_inode: inode };
-        let boot_id = proc
-            .read("sys/kernel/random/boot_id", 64, &mut text)
-            .ok()
-            .and_then(|_| String::from_utf8(text.trim_ascii().to_vec()).ok())
-            .filter(|id| BootTag::of_boot_id(id.as_bytes()).is_some());
-        let pid_ns = proc.namespace("self/ns/pid").ok();
-        let hides = hides_processes(&proc, uid);
-        let mut host = Self { proc, me: identity, ancestors: Vec::new(), boot_id, pid_ns, clock, uid, hides };
-        host.ancestors = host.ancestors_of(stat.parent);
-        Ok(host)
+        Ok(Self {
+            proc,
+            me: identity,
+            parent: stat.parent,
+            clock,
+            uid,
+            ancestors: OnceLock::new(),
+            boot_id: OnceLock::new(),
+            pid_ns: OnceLock::new(),
+            hides: OnceLock::new(),
+        })
     }
 
     /// Where `/proc` is.
@@ -85,13 +90,20 @@ impl Host {
     /// Parent, grandparent and so on, as far as this namespace shows them.
     #[must_use]
     pub fn ancestors(&self) -> &[Pid] {
-        &self.ancestors
+        self.ancestors.get_or_init(|| self.read_ancestors())
     }
 
     /// `/proc/sys/kernel/random/boot_id`.
     #[must_use]
     pub fn boot_id(&self) -> Option<&str> {
-        self.boot_id.as_deref()
+        let read = || {
+            let mut text = Vec::new();
+            self.proc.read("sys/kernel/random/boot_id", 64, &mut text).ok()?;
+            String::from_utf8(text.trim_ascii().to_vec())
+                .ok()
+                .filter(|id| BootTag::of_boot_id(id.as_bytes()).is_some())
+        };
+        self.boot_id.get_or_init(read).as_deref()
     }
 
     /// The first eight digits of the boot id.
@@ -103,7 +115,7 @@ impl Host {
     /// The inode of this process's pid namespace.
     #[must_use]
     pub fn pid_ns(&self) -> Option<u64> {
-        self.pid_ns
+        *self.pid_ns.get_or_init(|| self.proc.namespace("self/ns/pid").ok())
     }
 
     /// How start times read here relate to the machine's.
@@ -121,7 +133,7 @@ impl Host {
     /// Whether `/proc` keeps other users' processes from us.
     #[must_use]
     pub fn hides_processes(&self) -> bool {
-        self.hides
+        *self.hides.get_or_init(|| hides_processes(&self.proc, self.uid))
     }
 
     /// The number last given to a process of this namespace (proc_loadavg(5)).
@@ -150,10 +162,10 @@ impl Host {
         Ok(stat)
     }
 
-    fn ancestors_of(&self, parent: Option<Pid>) -> Vec<Pid> {
+    fn read_ancestors(&self) -> Vec<Pid> {
         let mut found = Vec::new();
         let mut buffer = Vec::new();
-        let mut next = parent;
+        let mut next = self.parent;
         while let Some(pid) = next {
             if found.len() >= DEPTH || found.contains(&pid) {
                 break;

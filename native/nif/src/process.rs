@@ -94,10 +94,10 @@ fn process_children(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>
 /// Identified by number, then looked at again: who still is a child then was one all along.
 fn children(parent: Pid) -> leash_core::Result<Vec<Identity>> {
     let host = Host::current()?;
-    let identified = host.children(parent)?.into_iter().filter_map(|pid| leash_core::identify(pid).ok());
+    let identified = host.children(parent)?.into_iter().filter_map(|pid| Some(host.identify(pid).ok()?.0));
     let identified: Vec<_> = identified.collect();
     let still = host.children(parent)?;
-    Ok(identified.into_iter().filter(|child| still.contains(&child.pid)).collect())
+    Ok(identified.into_iter().filter(|child| still.binary_search(&child.pid).is_ok()).collect())
 }
 
 type Parts = (u32, u64, Option<u64>);
