@@ -4,6 +4,7 @@
  *   muster await FIFO N             makes the FIFO and says "ready", the number of each of a few members, "up" when N are there and
  *                                   "gone" when the last has ended; ends with its stdin
  *   muster member FIFO [stubborn|stdin]   one; `stubborn` ignores SIGTERM, `stdin` ends with its stdin
+ *   muster relay FIFO               one, below a process that on SIGTERM passes that on, reaps it and ends: the least a supervisor does
  *   muster tree FIFO N              N members below one process, which itself is none
  *
  * All end by themselves after three minutes, a stubborn one after twelve seconds. */
@@ -14,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static int fail(const char *what) {
@@ -75,6 +77,25 @@ static int member(const char *path, const char *how) {
     for (;;) pause();
 }
 
+static int relay(const char *path) {
+    sigset_t term;
+    int number;
+    alarm(180);
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
+    sigprocmask(SIG_BLOCK, &term, NULL);
+    pid_t child = fork();
+    if (child < 0) return fail("muster: fork");
+    if (child == 0) {
+        sigprocmask(SIG_UNBLOCK, &term, NULL);
+        return member(path, "");
+    }
+    sigwait(&term, &number);
+    kill(child, SIGTERM);
+    waitpid(child, NULL, 0);
+    return 0;
+}
+
 static int tree(const char *path, long count) {
     alarm(180);
     for (long i = 0; i < count; i++) {
@@ -88,7 +109,8 @@ static int tree(const char *path, long count) {
 int main(int argc, char **argv) {
     if (argc == 4 && strcmp(argv[1], "await") == 0) return await(argv[2], strtol(argv[3], NULL, 10));
     if (argc == 4 && strcmp(argv[1], "tree") == 0) return tree(argv[2], strtol(argv[3], NULL, 10));
+    if (argc == 3 && strcmp(argv[1], "relay") == 0) return relay(argv[2]);
     if ((argc == 3 || argc == 4) && strcmp(argv[1], "member") == 0) return member(argv[2], argc == 4 ? argv[3] : "");
-    fputs("usage: muster await FIFO N | member FIFO [stubborn|stdin] | tree FIFO N\n", stderr);
+    fputs("usage: muster await FIFO N | member FIFO [stubborn|stdin] | relay FIFO | tree FIFO N\n", stderr);
     return 2;
 }

@@ -14,7 +14,9 @@ defmodule Bench.Stop do
   def rows, do: [cooperative(), stubborn()]
 
   defp cooperative do
-    contestants = [leash: leash(), signal: signal(), command: command()] ++ peers()
+    contestants =
+      [leash: leash(), signal: signal(), relay: relay(), command: command()] ++ peers()
+
     samples = interleave(contestants, "", Stats.rounds(@rounds))
 
     %Row{
@@ -24,6 +26,7 @@ defmodule Bench.Stop do
       ours: ms(samples.leash),
       beside: [
         {"pidfd_send_signal(2) and pidfd wait", ms(samples.signal)},
+        {"the same through one process between, in C, until that has ended", ms(samples.relay)},
         {"`kill` and pidfd wait", ms(samples.command)}
       ],
       aims: [{:ratio, 1.2}],
@@ -109,6 +112,23 @@ defmodule Bench.Stop do
 
   # The least that can be done, from inside the VM; and the program that people use.
   defp signal, do: %{daemon: &bare/1, stop: fn _port, fd -> :ok = Native.pidfd_signal(fd, 15) end}
+
+  # The least that anybody can do who supervises it by a process of its own.
+  defp relay do
+    %{
+      daemon: fn {program, ["member", fifo, ""]} ->
+        {:os_pid, pid} = {program, ["relay", fifo]} |> bare() |> Port.info(:os_pid)
+        {:ok, process} = Leash.OSProcess.identify(pid)
+        {:ok, fd} = Native.process_open(process.pid, process.start_ticks, process.pidfs_inode)
+        :ok = Native.pidfd_monitor(fd, :relay_ended)
+        fd
+      end,
+      stop: fn relay, _fd ->
+        :ok = Native.pidfd_signal(relay, 15)
+        receive do: (:relay_ended -> :ok)
+      end
+    }
+  end
 
   defp command do
     %{
