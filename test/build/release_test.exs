@@ -105,10 +105,13 @@ defmodule Leash.Build.ReleaseTest do
     assert_started_anew(context)
   end
 
-  test "when the shims are killed, too, the next start ends what is left", context do
+  test "when shims and warden are killed, too, the next start ends what is left", context do
     release = start_release(context)
-    everybody = [release.vm | release.shims]
-    orphans = Carrier.members(release.carrier) -- (everybody ++ release.programs)
+    members = Carrier.members(release.carrier)
+    wardens = Enum.filter(members, fn {pid, _ticks} -> "--warden" in Observer.argv(pid) end)
+    assert [_warden] = wardens
+    everybody = [release.vm | release.shims ++ wardens]
+    orphans = members -- (everybody ++ release.programs)
     Observer.signal_all(everybody, "STOP")
     Observer.signal_all(everybody, "KILL")
     assert List.last(said(release.port)) == 128 + 9

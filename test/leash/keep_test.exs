@@ -132,7 +132,7 @@ defmodule Leash.KeepTest do
 
     assert_eventually(fn -> length(Carrier.members(other)) == 3 end)
     [%{shim_pid: shim}] = VM.eval(vm, "Leash.list()")
-    Observer.kill_together([vm.identity, Observer.identity(shim)])
+    Observer.kill_together([vm.identity, Observer.identity(shim) | VM.wardens(vm)])
     assert Carrier.members(other) != []
 
     next = start_vm([], run_dir: run_dir)

@@ -15,8 +15,12 @@ defmodule Leash.Test.Decoy do
           port: port() | nil
         }
 
-  # Longer than any suite; it ends earlier with the calling process, which owns its port.
-  @life "900"
+  # Longer than any suite on any machine; it ends earlier with the calling process, which owns its port.
+  @life "7200"
+
+  @doc "Seconds that one lives at most."
+  @spec life() :: String.t()
+  def life, do: @life
 
   @doc """
   Starts one and waits until it notes signals.

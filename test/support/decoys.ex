@@ -106,7 +106,7 @@ defmodule Leash.Test.Decoys do
 
   defp boot(name, log) do
     prefix = if name == :inner, do: "unshare --pid --fork --kill-child --mount-proc", else: ""
-    [python | args] = Python.argv("decoy.py", [log, "900"])
+    [python | args] = Python.argv("decoy.py", [log, Decoy.life()])
     VM.boot(run_dir(), [{"decoy", [command: python, args: args]}], prefix: prefix)
   end
 
