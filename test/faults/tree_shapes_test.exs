@@ -142,7 +142,8 @@ defmodule Leash.Faults.TreeShapesTest do
         assert_alive(tree)
         monitor = Process.monitor(tree.worker)
         Observer.signal(tree.shim, "KILL")
-        assert_gone(tree, 3_000)
+        # Hoppers get their share of a machine under load, too, and use it to hop.
+        assert_gone(tree, 15_000)
         assert_receive {:DOWN, ^monitor, :process, _, :shim_died}, 3_000
       end
     end
