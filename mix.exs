@@ -37,7 +37,7 @@ defmodule Leash.MixProject do
       licenses: ["Apache-2.0"],
       links: %{},
       files:
-        ~w(lib src mix mix.exs native Cargo.toml Cargo.lock .formatter.exs) ++
+        ~w(lib src mix mix.exs native .cargo Cargo.toml Cargo.lock .formatter.exs) ++
           ~w(README.md DESIGN.md CHANGELOG.md LICENSE guides) ++
           ~w(examples/*.exs examples/erlang examples/release/mix.exs examples/release/lib examples/release/rel)
     ]

@@ -38,6 +38,16 @@ def cmdline(pid):
         return []
 
 
+def has_tag(pid):
+    """Whether its environment or its argv names a run; of one that cannot be read, too."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            environment = file.read()
+    except OSError:
+        return True
+    return environment.startswith(b"LEASH_RUN=") or b"\0LEASH_RUN=" in environment or any(word.startswith(b"--run-id=") for word in cmdline(pid))
+
+
 def carrier(pid):
     try:
         return os.readlink(f"/proc/{pid}/fd/{CARRIER_FD}")
