@@ -39,15 +39,16 @@ fn shim_open<'a>(env: Env<'a>, os_pid: i32, run_id: Binary<'a>, worker: u16) -> 
 /// Normal scheduler: one system call of constant time.
 #[rustler::nif(name = "number_taken?")]
 fn number_taken(os_pid: i32) -> bool {
-    let pid = Pid::from_raw(os_pid).filter(|_| os_pid > 1);
-    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(Errno::SRCH))
+    not_init(os_pid).is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(Errno::SRCH))
+}
+
+/// The number of one process that is not pid 1. Looked at first: rustix asserts in a debug build that it is not negative.
+fn not_init(os_pid: i32) -> Option<Pid> {
+    Some(os_pid).filter(|&number| number > 1).and_then(Pid::from_raw)
 }
 
 fn verified_shim(os_pid: i32, expected: ShimArgs) -> Result<Option<OwnedFd>, Errno> {
-    // Looked at first: rustix asserts in a debug build that it is not negative.
-    let Some(pid) = Some(os_pid).filter(|&number| number > 1).and_then(Pid::from_raw) else {
-        return Ok(None);
-    };
+    let Some(pid) = not_init(os_pid) else { return Ok(None) };
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     let ours = is_shim(os_pid, expected);
     // Only now: as long as the pidfd's process lives, nobody else had its number.
