@@ -14,7 +14,7 @@ end what they left within two seconds. Then another VM starts, which sweeps, and
   a VM that lived through it has its warden; told to end everything, it has nothing left, and no more descriptors than an idle one
   the run directory holds records and sockets of living runs only; what is left of a run whose record a fault had damaged is counted
     and told, since what cannot be believed is not deleted either; and so is a process of such a run of which VM, shim and warden were
-    killed, too, and that has nothing but the mark: nobody can prove whose it is
+    killed, too, and that has nothing else that says whose it is
 
 The same seed makes the same plan; what the machine makes of it differs.
 """
@@ -31,7 +31,7 @@ import time
 
 from decoys import Decoys, mark, own_tag
 from faults import Faults, end_together
-from look import carrier, carriers, describe, has_tag, identity, living, pids, send, shims, wardens
+from look import carrier, carriers, cmdline, describe, has_tag, identity, living, pids, send, shims, wardens
 from pids_cgroup import Cgroups
 from vm import VM, shift_works
 
@@ -220,9 +220,13 @@ class Chaos:
         return found
 
     def is_unprovable(self, label, who):
-        """Whether the mark is its last carrier, and a fault damaged the record that would say whose mark that is."""
-        runs = [vm.run_id for vm in self.dead if label.startswith(vm.prefix + "-") or label == f"cgroup of {vm.prefix}"]
-        return bool(runs) and runs[0] in self.damaged and not has_tag(who[0])
+        """Whether a fault damaged the record that would say whose it is, and nothing else says so.
+
+        The environment would; of shims and wardens the argv, too, unless its times are those of another clock.
+        """
+        vms = [vm for vm in self.dead if label.startswith(vm.prefix + "-") or label.endswith(f" of {vm.prefix}")]
+        in_argv = any(word.startswith(b"--run-id=") for word in cmdline(who[0]))
+        return any(vm.run_id in self.damaged and not has_tag(who[0]) and (vm.shifted or not in_argv) for vm in vms)
 
     def warden_ends_it(self, number, slot):
         """The VM and all its shims killed at once, and nobody started: its warden is alone with what they left."""
@@ -413,7 +417,7 @@ class Chaos:
         if self.damaged_files:
             print(f"chaos: {self.damaged_files} files were left of {len(self.damaged)} runs whose record was damaged")
         if self.unprovable:
-            print(f"chaos: {self.unprovable} processes of such runs had nothing but their mark, and were left alone")
+            print(f"chaos: {self.unprovable} processes of such runs had nothing that says whose they are, and were left alone")
         if lacks:
             print(f"chaos: not here: {', '.join(lacks)}")
         if self.failures:

@@ -39,13 +39,13 @@ def cmdline(pid):
 
 
 def has_tag(pid):
-    """Whether its environment or its argv names a run; of one that cannot be read, too."""
+    """Whether its environment names a run; of one that cannot be read, too."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             environment = file.read()
     except OSError:
         return True
-    return environment.startswith(b"LEASH_RUN=") or b"\0LEASH_RUN=" in environment or any(word.startswith(b"--run-id=") for word in cmdline(pid))
+    return environment.startswith(b"LEASH_RUN=") or b"\0LEASH_RUN=" in environment
 
 
 def carrier(pid):

@@ -28,6 +28,7 @@ class VM:
     def __init__(self, chaos, workers, name, temper="wild", seed=0, shifted=False):
         VM.count += 1
         self.slot, self.prefix = name, f"{name}.{VM.count}"
+        self.shifted = shifted
         self.cgroup = chaos.cgroups.make(self.prefix)
         self.log_path = os.path.join(chaos.work, f"{self.prefix}.log")
         self.dump = os.path.join(chaos.work, f"{self.prefix}.dump")
