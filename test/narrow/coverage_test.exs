@@ -20,7 +20,9 @@ defmodule Leash.Narrow.CoverageTest do
     assert length(rows) > 20
 
     for {what, where} <- rows do
-      paths = for [_all, path] <- Regex.scan(~r/`((?:test|native|script)\/[^`]+)`/, where), do: path
+      paths =
+        for [_all, path] <- Regex.scan(~r/`((?:test|native|script)\/[^`]+)`/, where), do: path
+
       assert paths != [] or what =~ "control groups", "no test of: #{what}"
       for path <- paths, do: assert(File.exists?(Path.join(@root, path)), "#{what}: no #{path}")
     end
