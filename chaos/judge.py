@@ -19,6 +19,7 @@ end what they left within two seconds. Then another VM starts, which sweeps, and
 The same seed makes the same plan; what the machine makes of it differs.
 """
 
+import json
 import os
 import random
 import resource
@@ -122,8 +123,17 @@ class Chaos:
 
     def replace(self, vm):
         slot = self.vms.index(vm)
+        # Nobody writes it again from now on.
+        vm.record_lost = vm.run_id in self.damaged and not self.has_record(vm)
         self.vms[slot] = self.wild(slot)
         self.dead.append(vm)
+
+    def has_record(self, vm):
+        try:
+            with open(os.path.join(self.run_dir, f"{vm.run_id}.json"), "rb") as record:
+                return "owner" in json.loads(record.readline())
+        except (OSError, ValueError):
+            return False
 
     def living(self, prefix):
         return {label: who for label, who in carriers(self.carriers).items() if label.startswith(prefix)}
@@ -220,13 +230,13 @@ class Chaos:
         return found
 
     def is_unprovable(self, label, who):
-        """Whether a fault damaged the record that would say whose it is, and nothing else says so.
+        """Whether the VM ended before it had put back the record that a fault had damaged, and nothing else says whose it is.
 
-        The environment would; of shims and wardens the argv, too, unless its times are those of another clock.
+        The environment would; of shims and wardens the argv, too.
         """
         vms = [vm for vm in self.dead if label.startswith(vm.prefix + "-") or label.endswith(f" of {vm.prefix}")]
         in_argv = any(word.startswith(b"--run-id=") for word in cmdline(who[0]))
-        return any(vm.run_id in self.damaged and not has_tag(who[0]) and (vm.shifted or not in_argv) for vm in vms)
+        return any(vm.record_lost and not has_tag(who[0]) and not in_argv for vm in vms)
 
     def warden_ends_it(self, number, slot):
         """The VM and all its shims killed at once, and nobody started: its warden is alone with what they left."""

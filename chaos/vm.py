@@ -48,6 +48,8 @@ class VM:
         shift = SHIFT_SECONDS * TICKS if shifted else 0
         self.owner = (self.identity[0], self.identity[1] + shift)
         self.run_id = None
+        # Whether it ended without a record, since a fault had damaged it.
+        self.record_lost = False
         self.said = b""
 
     def line(self, beginning, seconds=60):

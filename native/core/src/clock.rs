@@ -27,19 +27,22 @@ impl BootClock {
     /// The clock that `/proc/self/timens_offsets` describes; a missing file (before Linux 5.5) is no shift.
     #[must_use]
     pub fn new(timens_offsets: &[u8], ticks_per_second: u64) -> Self {
-        let offset = timens_offsets
-            .split(|&byte| byte == b'\n')
-            .find_map(|line| {
-                let mut fields = words(line);
-                // "boottime"; older kernels print the clock's number, CLOCK_BOOTTIME = 7.
-                matches!(fields.next()?, b"boottime" | b"7").then_some(())?;
-                Some((signed(fields.next()?)?, signed(fields.next()?)?))
-            })
-            .unwrap_or((0, 0));
-        let per_second = i128::from(ticks_per_second);
-        let nanoseconds = i128::from(offset.0) * 1_000_000_000 + i128::from(offset.1);
-        let ticks = (nanoseconds * per_second).div_euclid(1_000_000_000);
-        Self { offset_ticks: i64::try_from(ticks).unwrap_or(0), per_second: ticks_per_second }
+        Self::parse(timens_offsets, ticks_per_second)
+            .unwrap_or(Self { offset_ticks: 0, per_second: ticks_per_second })
+    }
+
+    /// As [`BootClock::new`], for who must not take an unreadable file for no shift.
+    #[must_use]
+    pub fn parse(timens_offsets: &[u8], ticks_per_second: u64) -> Option<Self> {
+        let (seconds, nanoseconds) = timens_offsets.split(|&byte| byte == b'\n').find_map(|line| {
+            let mut fields = words(line);
+            // "boottime"; older kernels print the clock's number, CLOCK_BOOTTIME = 7.
+            matches!(fields.next()?, b"boottime" | b"7").then_some(())?;
+            Some((signed(fields.next()?)?, signed(fields.next()?)?))
+        })?;
+        let nanoseconds = i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+        let ticks = (nanoseconds * i128::from(ticks_per_second)).div_euclid(1_000_000_000);
+        Some(Self { offset_ticks: i64::try_from(ticks).ok()?, per_second: ticks_per_second })
     }
 
     /// Ticks as read here, as the machine's own clock counts them.
@@ -106,6 +109,8 @@ mod tests {
         assert_eq!(shifted.to_local(7), 8_640_057);
         assert_eq!(clock("boottime -10 0\n").to_machine(5), 1_005);
         assert_eq!(clock("boottime x 0\n").to_machine(5), 5);
+        assert_eq!(BootClock::parse(b"boottime x 0\n", 100), None);
+        assert_eq!(BootClock::parse(b"", 100), None);
     }
 
     #[test]

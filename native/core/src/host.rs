@@ -6,6 +6,7 @@ use crate::parse::stat::Stat;
 use crate::proc_root::ProcRoot;
 use crate::{Identity, Pid};
 use leash_tag::BootTag;
+use rustix::io::Errno;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -122,6 +123,27 @@ impl Host {
     #[must_use]
     pub fn clock(&self) -> BootClock {
         self.clock
+    }
+
+    /// The clock by which a process counts, `None` where that cannot be told.
+    pub(crate) fn clock_of(&self, pid: Pid) -> Option<BootClock> {
+        let theirs = self.proc.link(&format!("{pid}/ns/time"));
+        match (theirs, self.proc.link("self/ns/time")) {
+            (Ok(theirs), Ok(ours)) if theirs == ours => Some(self.clock),
+            (Ok(theirs), Ok(_)) => {
+                // `timens_offsets` is of the namespace that its *children* enter (time_namespaces(7)), so it counts only where
+                // that is the process's own. And an owner misread is an owner taken for dead: no shift is ever guessed.
+                let children = self.proc.link(&format!("{pid}/ns/time_for_children"));
+                let mut text = Vec::new();
+                let read = self.proc.read_of(pid, "timens_offsets", 4096, &mut text);
+                (children == Ok(theirs) && read.is_ok())
+                    .then(|| BootClock::parse(&text, self.clock.ticks(1)))
+                    .flatten()
+            }
+            // Before Linux 5.6 there was one clock for all.
+            (Err(Errno::NOENT), Err(Errno::NOENT)) => Some(self.clock),
+            _ => None,
+        }
     }
 
     /// The effective user id.

@@ -1,6 +1,7 @@
 //! A process held by descriptor: the number cannot be reused under it.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::parse::status::Uids;
 use crate::reserve::with_reserve;
 use crate::{Pid, Signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -73,6 +74,11 @@ impl PidFd {
     /// Whether the means to signal are there at all: signal 0 reaches nobody.
     pub(crate) fn can_signal(&self) -> bool {
         crate::sys::pidfd_signal_nothing(self.as_fd()).is_ok()
+    }
+
+    /// The user ids; `None` before Linux 6.13.
+    pub(crate) fn uids(&self) -> Option<Uids> {
+        crate::sys::pidfd_uids(self.as_fd())
     }
 
     /// The pidfs inode, unique for every process until reboot; `None` before Linux 6.9.

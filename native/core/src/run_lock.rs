@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -147,7 +148,7 @@ impl RunLock {
         file.write_all(line).map_err(|error| self.error(errno_of(&error)))
     }
 
-    /// Puts the record back where it was deleted, cut, or replaced by a copy that nobody locks.
+    /// Puts the record back where it was deleted, cut, overwritten, or replaced by a copy that nobody locks.
     ///
     /// Returns whether anything had to be done. Nothing but what stands under this very name is replaced.
     ///
@@ -159,9 +160,13 @@ impl RunLock {
         let Some(file) = &held.file else { return Ok(false) };
         let dir = RunDir::open(&self.path)?;
         let ours = rustix::fs::fstat(file).map_err(|errno| self.error(errno))?;
-        // Shorter than what was written: somebody cut it, or a full disk took a line only in part.
+        // Shorter than what was written: somebody cut it, or a full disk took a line only in part. Of what was overwritten in place the
+        // head counts: it names the owner.
         let written = self.head.len().saturating_add(held.lines.len());
-        let whole = usize::try_from(ours.st_size).is_ok_and(|size| size >= written);
+        let mut head = vec![0; self.head.len()];
+        let whole = usize::try_from(ours.st_size).is_ok_and(|size| size >= written)
+            && file.read_exact_at(&mut head, 0).is_ok()
+            && head == self.head;
         let name = match rustix::fs::statat(&dir, file_name(self.run), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(there) if inode(&there) == inode(&ours) && whole => return Ok(false),
             Ok(_) => Name::Replace,

@@ -1,13 +1,15 @@
 //! The kernel calls that neither rustix nor nix wraps.
 //!
 //! rustix's `prlimit` always *sets*, and a mark must be read without touching it; its `pidfd_send_signal` knows no signal 0, and
-//! its limits of one's own cannot fail, which under a filter of system calls they do.
+//! its limits of one's own cannot fail, which under a filter of system calls they do. Both know nothing of what a pidfd tells.
 #![allow(unsafe_code)]
 
 use crate::Pid;
+use crate::parse::status::Uids;
 use leash_tag::Limits;
 use nix::libc;
 use rustix::io::Errno;
+use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 /// `prlimit(pid, RLIMIT_LOCKS, NULL, &old)`: soft and hard limit of a process or of a thread.
@@ -39,4 +41,69 @@ pub(crate) fn pidfd_signal_nothing(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: no memory is passed.
     let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), 0, no_info, 0) };
     if result == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(nix::errno::Errno::last_raw())) }
+}
+
+/// `struct pidfd_info` in its first version, 64 bytes (<linux/pidfd.h>).
+#[repr(C)]
+#[derive(Default)]
+struct PidfdInfo {
+    mask: u64,
+    cgroup: u64,
+    pid: u32,
+    tgid: u32,
+    ppid: u32,
+    ruid: u32,
+    rgid: u32,
+    euid: u32,
+    egid: u32,
+    suid: u32,
+    sgid: u32,
+    fsuid: u32,
+    fsgid: u32,
+    exit_code: i32,
+}
+
+const PIDFD_GET_INFO: Opcode = opcode::read_write::<PidfdInfo>(0xff, 11);
+const PIDFD_INFO_CREDS: u64 = 1 << 1;
+
+/// `ioctl(pidfd, PIDFD_GET_INFO)`, since Linux 6.13: the user ids as the caller's user namespace sees them, like `status` of a `/proc`
+/// that it opens. `None` before, where it is refused, and of a process that has ended.
+pub(crate) fn pidfd_uids(pidfd: BorrowedFd<'_>) -> Option<Uids> {
+    let mut info = PidfdInfo { mask: PIDFD_INFO_CREDS, ..PidfdInfo::default() };
+    // SAFETY: the operation reads and writes one `struct pidfd_info`, of the size that its number says; any bytes are one.
+    unsafe { ioctl(pidfd, Updater::<PIDFD_GET_INFO, PidfdInfo>::new(&mut info)) }.ok()?;
+    (info.mask & PIDFD_INFO_CREDS != 0).then_some(Uids {
+        real: info.ruid,
+        effective: info.euid,
+        saved: info.suid,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Pid, PidFd};
+    use std::process::Command;
+
+    #[test]
+    fn a_pidfd_tells_the_ids_that_the_file_tells() {
+        // Three ids where that is permitted; exec sets the saved one to the effective.
+        let mut command = Command::new("setpriv");
+        if rustix::process::geteuid().is_root() {
+            command.args(["--ruid=65534", "--euid=65533", "--clear-groups"]);
+        }
+        let mut child = command.args(["sleep", "60"]).spawn().unwrap();
+        let status = || std::fs::read(format!("/proc/{}/status", child.id())).unwrap();
+        while !status().starts_with(b"Name:\tsleep\n") {
+            std::thread::yield_now();
+        }
+        let told = PidFd::open(Pid::from_u32(child.id()).unwrap()).unwrap().uids();
+        let read = crate::parse::status::uids(&status());
+        let _ = child.kill();
+        let _ = child.wait();
+        assert!(read.is_some());
+        match told {
+            None => println!("skipped: no PIDFD_GET_INFO here"),
+            told => assert_eq!(told, read),
+        }
+    }
 }

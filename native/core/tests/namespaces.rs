@@ -4,6 +4,8 @@
 mod common;
 
 use common::*;
+use leash_core::Pid;
+use leash_tag::{Limits, Mark, WorkerNumber};
 use std::process::Command;
 
 const PARENT: &str = "LEASH_CORE_TEST_PARENT";
@@ -33,6 +35,54 @@ fn an_identity_means_the_same_in_another_time_namespace() {
         .env(PARENT, format!("{}:{}", identity.pid, identity.start_ticks))
         .status();
     assert!(status.is_ok_and(|status| status.success()));
+}
+
+#[test]
+fn a_shim_in_another_time_namespace_names_its_owner_by_its_own_clock() {
+    const AHEAD: u64 = 100_000;
+    isolated("a_shim_in_another_time_namespace_names_its_owner_by_its_own_clock", || {
+        let ahead = AHEAD.to_string();
+        let unshare = ["--time", "--fork", "--kill-child", "--boottime", &ahead];
+        if !Command::new("unshare").args(unshare).arg("true").status().is_ok_and(|status| status.success()) {
+            return println!("skipped: no time namespace can be made here");
+        }
+        let ticks = leash_core::Host::current().unwrap().clock().ticks(AHEAD);
+        let start_shim = |vm: &Vm, children: Option<u64>| {
+            let Limits { soft, hard } =
+                Mark::nested_in(Limits::UNLIMITED, vm.run, WorkerNumber::new(1), false).unwrap().limits();
+            let script = format!(
+                "exec -a leash-shim {} --run-id={} --worker=1 --owner={}:{} --stop= --linger=0 -- 40000 sleep 50",
+                fake_shim().display(),
+                vm.run,
+                vm.owner.pid,
+                vm.owner.start_ticks + ticks
+            );
+            let mut command = Command::new("unshare");
+            command.args(unshare).args(["prlimit", &format!("--locks={soft}:{hard}"), "bash", "-c", &script]);
+            command.envs(children.map(|seconds| ("CHILDREN_BOOTTIME", seconds.to_string())));
+            let unshare = start(&mut command);
+            // Shim and program.
+            wait_until("the shim and its program", || marked_and_running(vm.run).len() == 2);
+            unshare
+        };
+        let dir = TestDir::new();
+        let (mut dead, live, ambiguous) = (Vm::start(), Vm::start(), Vm::start());
+        let _shims =
+            [start_shim(&dead, None), start_shim(&live, None), start_shim(&ambiguous, Some(2 * AHEAD))];
+        // There is no record, and no environment: nothing else names an owner.
+        dead.process.die();
+        let report = sweep(&dir);
+        assert_eq!(marked_and_running(dead.run), [] as [u32; 0], "{report:?}");
+        let verdicts = |vm: &Vm| {
+            let pids = marked_and_running(vm.run);
+            pids.iter()
+                .map(|&pid| found(&report, Pid::from_u32(pid).unwrap()).unwrap().verdict)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(verdicts(&live), [leash_core::Verdict::Live; 2]);
+        // Its file of offsets is of a namespace in which it is not: taken for its own it would make of the living owner a dead one.
+        assert_eq!(verdicts(&ambiguous), [leash_core::Verdict::UnknownOwner; 2]);
+    });
 }
 
 #[test]

@@ -107,6 +107,8 @@ fn a_lost_or_replaced_record_comes_back_locked() {
     restored();
     std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(7).unwrap();
     restored();
+    std::fs::write(&path, vec![b'x'; text.len()]).unwrap();
+    restored();
     std::fs::remove_file(&path).unwrap();
     symlink("/etc/passwd", &path).unwrap();
     restored();
