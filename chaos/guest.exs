@@ -19,6 +19,7 @@ defmodule Guest do
   ]
 
   def main([seed, count, dir, prefix, fixtures, temper, seconds]) do
+    log_to_stderr()
     :rand.seed(:exsss, String.to_integer(seed))
     {:ok, _apps} = Application.ensure_all_started(:leash)
     IO.puts("run #{Leash.run_id()}")
@@ -37,6 +38,21 @@ defmodule Guest do
 
     Process.flag(:trap_exit, true)
     if temper == "calm", do: calm(state), else: state |> fill() |> churn()
+  end
+
+  # Which is a file. Nobody reads stdout but who waits for an answer, and what is logged of an hour of faults fills a pipe: then
+  # no command is read any more either.
+  defp log_to_stderr do
+    case :logger.get_handler_config(:default) do
+      {:ok, %{module: module, config: config} = handler} ->
+        :ok = :logger.remove_handler(:default)
+        config = %{config | type: :standard_error}
+        :ok = :logger.add_handler(:default, module, %{handler | config: config})
+
+      # Before Elixir 1.15 its own takes the place of that.
+      {:error, _not_there} ->
+        Logger.configure_backend(:console, device: :standard_error)
+    end
   end
 
   defp calm(state) do

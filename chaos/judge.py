@@ -275,10 +275,7 @@ class Chaos:
         for vm in self.dead:
             if not self.eventually(self.bound, lambda vm=vm: not vm.alive()):
                 self.fail(number, f"{vm.prefix} did not end, see its dump", [describe(vm.identity)])
-                # SIGUSR1 is for a crash dump (erl(1)).
-                send(vm.identity, signal.SIGUSR1)
-                self.eventually(10, lambda vm=vm: not vm.alive())
-                send(vm.identity, signal.SIGKILL)
+                self.dump(vm)
         if self.eventually(self.bound, lambda: not self.left(self.dead)):
             return
         left = self.left(self.dead)
@@ -290,6 +287,12 @@ class Chaos:
             self.fail(number, "a dead run's processes live", details + ["what a sweep says of them: " + " ".join(said or [])])
         for _label, who in left:
             send(who, signal.SIGKILL)
+
+    def dump(self, vm):
+        # SIGUSR1 is for a crash dump (erl(1)).
+        send(vm.identity, signal.SIGUSR1)
+        self.eventually(10, lambda: not vm.alive())
+        send(vm.identity, signal.SIGKILL)
 
     def neighbours_are_whole(self, number):
         for vm in self.neighbours:
@@ -319,13 +322,16 @@ class Chaos:
                 continue
             self.has_warden(number, vm)
             if not vm.ask("hold", "held", self.answer):
-                self.fail(number, f"{vm.prefix} does not answer", [describe(vm.identity)])
+                self.fail(number, f"{vm.prefix} does not answer, see its dump", [describe(vm.identity)])
+                self.dump(vm)
                 vm.end()
                 self.replace(vm)
                 continue
             answer = vm.ask("stop_all", "stopped ", self.answer)
             if not answer or answer[1] != "ok":
-                self.fail(number, f"{vm.prefix}: stop_all said {answer}", [])
+                self.fail(number, f"{vm.prefix}: stop_all said {answer}", [describe(vm.identity)])
+            if not answer and vm.alive():
+                self.dump(vm)
             self.nothing_is_left(number, vm, idle)
             # Its churn is over; another takes its place.
             vm.end()

@@ -383,7 +383,7 @@ defmodule Leash do
   gets SIGKILL.
 
   `{:ok, stopped}` means that nothing is left of any of them, also when there were none or the `:leash` application is not started;
-  `{:error, stopped}` that something of at least one is. Both lists hold one `t:stopped/0` per worker, by number. The call
+  `{:error, stopped}` that something of at least one is, or that a port whose start is stuck may still come (no survivors). Both lists hold one `t:stopped/0` per worker, by number. The call
   takes at most the deadline and some milliseconds for SIGKILL; four seconds more where a shim or a process in the kernel is stuck.
 
   What others see meanwhile:

@@ -7,7 +7,8 @@ defmodule Leash.StopAll do
   #   group closed ──▶ every Worker asked ──▶ answers, or the Reaper says that a number is free
   #                         │ no sign of a beginning: its shim is told directly
   #                         │ deadline: the shims are told to kill
-  #                         └ + 1 s: what carries the tags is hunted, stuck shims too
+  #                         └ + 1 s: what carries the tags is hunted, stuck shims too; a Worker that is still
+  #                                  starting then is killed, so that nothing starts later
   #
   # What is believed is a Worker's answer (the kernel's proof, or its own hunt), a number the Reaper has freed, a row that says
   # so, or a hunt of our own where the Worker does not answer.
@@ -187,6 +188,31 @@ defmodule Leash.StopAll do
   defp advance(state, :hunt), do: verify(state, Map.keys(state.waiting))
   defp advance(state, {:verify, numbers}), do: verify(state, numbers)
 
+  defp advance(state, {:unbegun, number}) when is_map_key(state.waiting, number) do
+    cond do
+      not unbegun?(state, number) -> state |> tell_shim(number, :kill) |> verify([number])
+      # Port.open/2 is somebody else's call, who is not ours to kill.
+      match?(%{kind: :port}, state.waiting[number].row) -> left(state, number, [])
+      true -> give_up(state, number)
+    end
+  end
+
+  defp advance(state, {:unbegun, _done}), do: state
+
+  # Its port goes with it, and a shim that is executed later finds its leash hung up and starts nothing. The Reaper says when that is
+  # proven.
+  defp give_up(state, number) do
+    Process.exit(state.waiting[number].row.pid, :kill)
+    state
+  end
+
+  defp unbegun?(state, number),
+    do:
+      match?({:ok, %{shim: nil, outlives: nil, tree: :alive}}, fetch(state, number)) and
+        alive?(state, number)
+
+  defp alive?(state, number), do: Process.alive?(state.waiting[number].row.pid)
+
   # The descriptors that the table names are the Worker's and the Reaper's, who may close them, and of which one
   # process at a time is told.
   defp tell_shim(state, number, how) do
@@ -220,18 +246,19 @@ defmodule Leash.StopAll do
     end
   end
 
-  defp open_shim(state, number, nil) do
-    with {:ok, %{shim: shim}} when shim != nil <- fetch(state, number),
-         do: Native.shim_open(shim, state.run.id, number)
-  end
+  defp open_shim(_state, _number, tree) when is_map(tree), do: Detached.open(tree)
 
-  # Its row may have passed to another process meanwhile.
-  defp open_shim(state, number, :own) do
-    with {:ok, %{outlives: :own, shim: shim}} when shim != nil <- Workers.fetch(number),
-         do: Native.shim_open(shim, state.run.id, number)
-  end
+  defp open_shim(state, number, outlives) do
+    # The row of one that outlives its Worker may have passed to another process meanwhile.
+    row = if outlives == :own, do: Workers.fetch(number), else: fetch(state, number)
 
-  defp open_shim(_state, _number, tree), do: Detached.open(tree)
+    case row do
+      {:ok, %{shim: nil}} -> {:error, :not_started}
+      {:ok, %{outlives: now}} when outlives == :own and now != :own -> {:error, :freed}
+      {:ok, %{shim: shim}} -> Native.shim_open(shim, state.run.id, number)
+      :error -> {:error, :freed}
+    end
+  end
 
   ## What came of it
 
@@ -345,13 +372,23 @@ defmodule Leash.StopAll do
 
   defp found(state, number, {:shutdown, {:ok, %{survivors: survivors, complete: complete?}}}) do
     case of(survivors, tagged(state, number)) do
-      [] when complete? -> gone(state, number)
+      [] when complete? -> proven(state, number)
       # Nobody was found, and not everybody could be looked at.
       survivors -> left(state, number, survivors)
     end
   end
 
   defp found(state, number, _failed), do: left(state, number, [])
+
+  # That nobody has its tag proves the end of a tree that has begun; where no shim was there yet, a start may be under way.
+  defp proven(state, number) do
+    if unbegun?(state, number) do
+      Process.send_after(self(), {:leash, {:unbegun, number}}, @last_word_ms)
+      state
+    else
+      gone(state, number)
+    end
+  end
 
   defp tagged(state, number) do
     case state.waiting do
