@@ -334,6 +334,11 @@ defmodule Leash.NativeTest do
       refute lockable?(path)
 
       assert Native.run_append_command(lock, 3, "--id", ["python3", <<255>>, id]) == :ok
+
+      assert_raise ArgumentError, fn ->
+        Native.run_append_command(lock, 3, "--id", ["python3" | "-u"])
+      end
+
       assert File.read!(path) =~ ~s("command":["python3",[255],"#{id}"])
 
       assert Native.run_close(lock, false) == :ok
@@ -401,6 +406,10 @@ defmodule Leash.NativeTest do
       assert running?(target)
     end
 
+    test "an improper list is no list" do
+      assert_raise ArgumentError, fn -> Native.census(@run, [{3, nil} | {4, nil}], 0) end
+    end
+
     test "a specification that is not understood names the key" do
       for {spec, key} <- [
             {%{}, :kind},
@@ -409,9 +418,11 @@ defmodule Leash.NativeTest do
             {%{kind: :workers, run_id: "S59M65F", workers: [3]}, :run_id},
             {%{kind: :workers, run_id: @run, workers: [-1]}, :workers},
             {%{kind: :workers, run_id: @run}, :workers},
+            {%{kind: :workers, run_id: @run, workers: [3 | 4]}, :workers},
             {%{kind: :sweep, mode: :maybe}, :mode},
             {%{kind: :sweep, scope: :app}, :app},
             {%{kind: :sweep, ladder: [{0, 5}]}, :ladder},
+            {%{kind: :sweep, ladder: [{15, 5} | 0]}, :ladder},
             {%{kind: :sweep, deadline: -1}, :deadline},
             {%{kind: :process, pid: -1, start_ticks: 5}, :pid}
           ] do

@@ -84,7 +84,7 @@ defmodule Leash.Narrow.LimitsTest do
       Leash.Worker.start_link(#{inspect(command(:plain, carrier))})
       """
 
-      assert {:error, _reason} = VM.eval(vm, code)
+      assert {:error, {_stage, :enosys}} = VM.eval(vm, code)
       assert_gone(carrier)
       assert VM.eval(vm, "Leash.list()") == []
     end

@@ -1,6 +1,7 @@
 //! What the trees of this run consist of, for `Leash.list/1` and for guards.
 
 use crate::failure::of_file;
+use crate::list::List;
 use crate::reply::{atoms, error, ok};
 use leash_core::{Census, Host, Member, Pid};
 use leash_tag::RunId;
@@ -12,7 +13,7 @@ use rustler::{Binary, Encoder, Env, NewBinary, Term};
 ///
 /// Dirty I/O: passes over `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
-fn census<'a>(env: Env<'a>, run: Binary<'a>, workers: Vec<(u16, Option<i32>)>, commands: usize) -> Term<'a> {
+fn census<'a>(env: Env<'a>, run: Binary<'a>, workers: List<(u16, Option<i32>)>, commands: usize) -> Term<'a> {
     let Some(run) = RunId::parse(&run) else { return error(env, (atoms::invalid(), atoms::run_id())) };
     let shims = workers.iter().filter_map(|&(worker, pid)| Some((Pid::new(pid?)?, worker))).collect();
     let workers = workers.iter().map(|&(worker, _)| worker).collect();

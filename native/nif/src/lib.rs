@@ -12,6 +12,7 @@ mod executable;
 mod failure;
 mod hunt;
 mod info;
+mod list;
 mod pidfd;
 mod pipe_room;
 mod process;

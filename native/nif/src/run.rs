@@ -1,6 +1,7 @@
 //! This run: its id, its owner and the lock on its record.
 
 use crate::failure::of_file;
+use crate::list::List;
 use crate::reply::{atoms, error};
 use leash_core::{About, Host, Owner, RecordedAttachment, RunDir, RunLock};
 use leash_tag::BootTag;
@@ -111,7 +112,7 @@ fn run_append_command<'a>(
     lock: ResourceArc<HeldRun>,
     worker: u16,
     flag: String,
-    command: Vec<Binary<'a>>,
+    command: List<Binary<'a>>,
 ) -> Term<'a> {
     let command: Vec<Vec<u8>> = command.iter().map(|arg| arg.to_vec()).collect();
     done(env, lock.0.append_command(Some(worker), &flag, &command))

@@ -1,5 +1,6 @@
 //! What a hunt is asked for, from a map with atom keys. A missing key has a default where there is a harmless one.
 
+use crate::list::List;
 use crate::reply::atoms;
 use crate::run::path;
 use leash_core::{Adopted, Error, HuntKind, HuntSpec, Identity, Ladder, Mode, Pid, RunDir, Signal, Workers};
@@ -67,13 +68,13 @@ impl<'a> Map<'a> {
     }
 
     fn workers(&self) -> Result<Workers, Wrong> {
-        let numbers: Vec<u16> = self.require(atoms::workers())?;
+        let numbers: List<u16> = self.require(atoms::workers())?;
         Ok(Workers {
             run: self.run(atoms::run_id())?.ok_or(Wrong::Key(atoms::run_id()))?,
             numbers: HashSet::from_iter(numbers),
-            outliving: HashSet::from_iter(self.get::<Vec<u16>>(atoms::outliving())?.unwrap_or_default()),
+            outliving: HashSet::from_iter(self.get::<List<u16>>(atoms::outliving())?.unwrap_or_default()),
             adopted: self.adopted()?,
-            attached: HashSet::from_iter(self.get::<Vec<u16>>(atoms::attached())?.unwrap_or_default()),
+            attached: HashSet::from_iter(self.get::<List<u16>>(atoms::attached())?.unwrap_or_default()),
         })
     }
 
@@ -115,7 +116,9 @@ impl<'a> Map<'a> {
 
     fn ladder(&self) -> Result<Ladder, Wrong> {
         let wrong = || Wrong::Key(atoms::ladder());
-        let Some(steps) = self.get::<Vec<(i32, u64)>>(atoms::ladder())? else { return Ok(Ladder::default()) };
+        let Some(steps) = self.get::<List<(i32, u64)>>(atoms::ladder())? else {
+            return Ok(Ladder::default());
+        };
         let steps = steps.into_iter().map(|(signal, wait)| {
             Signal::from_number(signal).map(|signal| (signal, Duration::from_millis(wait))).ok_or_else(wrong)
         });

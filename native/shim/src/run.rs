@@ -105,6 +105,7 @@ fn launch<'a>(
     if nobody_asks {
         return Err((Stage::OwnerGone, Errno::PIPE));
     }
+    sys::can_wait().map_err(|errno| (Stage::Fork, errno))?;
     let foreign = Foreign::find(proc.as_ref(), mark.hard).map_err(|_| (Stage::Fork, Errno::CHILD))?;
 
     let flags =

@@ -442,6 +442,19 @@ fn waitid(kind: usize, number: i32, options: usize) -> Waited {
     }
 }
 
+/// Whether waitid(2) works here: of what it refuses nobody could say that it has ended.
+///
+/// # Errors
+///
+/// `ENOSYS`, `EPERM`, whatever a filter of system calls has in its place.
+pub fn can_wait() -> Result<(), Errno> {
+    // SAFETY: no memory is passed, and nothing is reaped.
+    match unsafe { syscall!(Sysno::waitid, P_ALL, 0, 0, WNOHANG | WEXITED | WNOWAIT, 0) } {
+        Ok(_) | Err(syscalls::Errno::ECHILD | syscalls::Errno::EINTR) => Ok(()),
+        Err(refused) => Err(errno(refused)),
+    }
+}
+
 /// Looks for any child that has ended, without reaping it.
 #[must_use]
 pub fn peek_any() -> Waited {

@@ -1,0 +1,36 @@
+//! Lists as arguments.
+
+use rustler::{Decoder, NifResult, Term};
+
+/// The elements of a proper list; anything else is a bad argument.
+///
+/// rustler's own iterator panics where an improper list ends.
+pub(crate) struct List<T>(Vec<T>);
+
+impl<T> List<T> {
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, T> {
+        self.0.iter()
+    }
+}
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T> IntoIterator for List<T> {
+    type Item = T;
+    type IntoIter = std::vec::IntoIter<T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<'a, T: Decoder<'a>> Decoder<'a> for List<T> {
+    fn decode(term: Term<'a>) -> NifResult<Self> {
+        term.list_length()?;
+        term.decode().map(Self)
+    }
+}
