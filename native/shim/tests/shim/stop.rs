@@ -94,8 +94,9 @@ fn the_steps_come_in_their_order() {
 fn a_step_to_the_leader_leaves_the_others_to_it() {
     let dir = Dir::new();
     let script = format!(
-        "sh -c 'trap \"echo child >> {0}; exit\" TERM; echo up > {0}; i=0; while [ $i -lt 2000 ]; do i=$((i+1)); sleep 0.02; done' & \
-         trap 'sleep 0.3; echo leader >> {0}; exit 0' TERM; i=0; while [ $i -lt 2000 ]; do i=$((i+1)); sleep 0.02; done",
+        "trap 'sleep 0.3; echo leader >> {0}; exit 0' TERM; \
+         sh -c 'trap \"echo child >> {0}; exit\" TERM; echo up > {0}; i=0; while [ $i -lt 2000 ]; do i=$((i+1)); sleep 0.02; done' & \
+         i=0; while [ $i -lt 2000 ]; do i=$((i+1)); sleep 0.02; done",
         dir.path("log")
     );
     let mut tree = Plan::vm().option("--stop=TERM:10000@leader").sh(&script);
