@@ -383,13 +383,15 @@ defmodule Leash do
   gets SIGKILL.
 
   `{:ok, stopped}` means that nothing is left of any of them, also when there were none or the `:leash` application is not started;
-  `{:error, stopped}` that something of at least one is, or that a port whose start is stuck may still come (no survivors). Both lists hold one `t:stopped/0` per worker, by number. The call
-  takes at most the deadline and some milliseconds for SIGKILL; four seconds more where a shim or a process in the kernel is stuck.
+  `{:error, stopped}` that something of at least one is, or that a port whose start is stuck may still come (no survivors). Both lists
+  hold one `t:stopped/0` per worker, by number. The call takes at most the deadline and some milliseconds for SIGKILL; four seconds more
+  where a shim or a process in the kernel is stuck.
 
   What others see meanwhile:
 
     * A start in the group is refused until the call returns: `{:error, :stopping}` from `Leash.Worker`, a `RuntimeError` from the
-      others; one under way fails the same way, and one that is stuck a second after the deadline with `:killed`. So a supervisor cannot put back what is being ended. `:all` refuses every start
+      others; one under way fails the same way, and one that is stuck a second after the deadline with `:killed`. So a supervisor
+      cannot put back what is being ended. `:all` refuses every start
     * A Worker exits with `:normal`, as by `Leash.Worker.stop/2`: a `:transient` one is not restarted. The supervisor of a
       `:permanent` one tries, fails, and by its `max_restarts` may end itself; and tries with success where the call is already over. Stop that
       supervisor instead (which ends its workers in parallel, too), or first

@@ -206,12 +206,10 @@ defmodule Leash.StopAll do
     state
   end
 
-  defp unbegun?(state, number),
-    do:
-      match?({:ok, %{shim: nil, outlives: nil, tree: :alive}}, fetch(state, number)) and
-        alive?(state, number)
-
-  defp alive?(state, number), do: Process.alive?(state.waiting[number].row.pid)
+  defp unbegun?(state, number) do
+    match?({:ok, %{shim: nil, outlives: nil, tree: :alive}}, fetch(state, number)) and
+      Process.alive?(state.waiting[number].row.pid)
+  end
 
   # The descriptors that the table names are the Worker's and the Reaper's, who may close them, and of which one
   # process at a time is told.

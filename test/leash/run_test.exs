@@ -75,6 +75,7 @@ defmodule Leash.RunTest do
     assert back?.()
 
     File.cp!(path, path <> ".copy")
+    refute locked?(path <> ".copy")
     File.rename!(path <> ".copy", path)
     assert back?.()
   end

@@ -159,18 +159,18 @@ defmodule Leash.StopAllTest do
   end
 
   describe "what cannot start before the deadline:" do
-    # Starts whose shims are not there yet: the process that forks for the VM is stopped.
+    # Starts whose shims are not there yet: the process that forks for the VM is stopped. Beside them a worker of another group.
     setup do
-      vm = start_vm([])
-      [{forker, _ticks} = os] = Enum.filter(Carrier.members(vm.carrier), &forker?/1)
-      Observer.signal(os, "STOP")
-      assert Observer.state(forker) == "T"
-      {:ok, vm: vm, forker: os}
+      vm = start_vm([{"other", command(:plain, new_carrier())}])
+      {pid, _ticks} = forker = VM.fork_server(vm)
+      Observer.signal(forker, "STOP")
+      assert_eventually(fn -> Observer.state(pid) == "T" end)
+      {:ok, vm: vm, forker: forker}
     end
 
     for {kind, start} <- [
-          Worker: "Leash.Worker.start_link(command: command, args: args)",
-          command: "Leash.cmd(command, args)"
+          Worker: "Leash.Worker.start_link(command: command, args: args, group: :g)",
+          command: "Leash.cmd(command, args, group: :g)"
         ] do
       test "a #{kind} is given up, and nothing of it starts later", %{vm: vm, forker: forker} do
         trace = Path.join(tmp_dir!(), "started")
@@ -182,38 +182,38 @@ defmodule Leash.StopAllTest do
         Observer.signal(forker, "CONT")
         # The fork server takes its orders one by one: what it was told before is through now.
         assert VM.eval(vm, ~s|Leash.cmd("true", [])|) == {"", 0}
-        assert_eventually(fn -> VM.eval(vm, "Leash.list(vitals: false)") == [] end)
+        assert_eventually(fn -> VM.eval(vm, "length(Leash.list(vitals: false))") == 1 end)
         refute File.exists?(trace)
+        assert Observer.alive?(vm.workers["other"].os)
       end
     end
 
     test "a port is named, since its caller may still get it", %{vm: vm, forker: forker} do
       program = command(:plain, carrier = new_carrier())
-      start = stopped_at_start("Leash.open_port(command, args, [])", program)
+      start = stopped_at_start("Leash.open_port(command, args, group: :g)", program)
 
       assert {took, {:error, [%{result: {:error, %{survivors: []}}}]}, [_row]} =
                VM.eval(vm, start)
 
       assert took < 5_000
       Observer.signal(forker, "CONT")
-      assert_eventually(fn -> VM.eval(vm, "Leash.list(vitals: false)") == [] end)
+      assert_eventually(fn -> VM.eval(vm, "length(Leash.list(vitals: false))") == 1 end)
       assert_gone(carrier, 5_000)
+      assert Observer.alive?(vm.workers["other"].os)
     end
 
-    # Code that has a start under way, stops all, and says what came of it.
+    # Code that has a start under way, stops its group, and says what came of it.
     defp stopped_at_start(call, program) do
       """
       {command, args} = #{inspect({program[:command], program[:args]}, limit: :infinity)}
       spawn(fn -> #{call}; Process.sleep(:infinity) end)
-      true = Leash.Test.Observer.eventually(5_000, fn -> Leash.list() != [] end) != nil
+      listed = fn -> for(row <- Leash.list(vitals: false), row.group == :g, do: row) end
+      true = Leash.Test.Observer.eventually(5_000, fn -> listed.() != [] end) != nil
       began = System.monotonic_time(:millisecond)
-      stopped = Leash.stop_all(:all, deadline: 200)
-      {System.monotonic_time(:millisecond) - began, stopped, Leash.list(vitals: false)}
+      stopped = Leash.stop_all(:g, deadline: 200)
+      {System.monotonic_time(:millisecond) - began, stopped, listed.()}
       """
     end
-
-    defp forker?({pid, _ticks}),
-      do: pid |> Observer.argv() |> hd() |> Path.basename() == "erl_child_setup"
   end
 
   describe "how it ends:" do

@@ -98,7 +98,7 @@ defmodule Leash.Narrow.LimitsTest do
       File.chown!(dir, Narrow.nobody())
       options = [run_dir: dir, prefix: Narrow.as_nobody(), os_env: %{"HOME" => "/tmp"}]
       vm = start_vm([], options)
-      [{forker, _ticks}] = Enum.filter(Carrier.members(vm.carrier), &forker?/1)
+      {forker, _ticks} = VM.fork_server(vm)
 
       # By its own user: of another's it takes a capability.
       user = ~w(--reuid=#{Narrow.nobody()} --regid=#{Narrow.nobody()} --clear-groups prlimit)
@@ -120,7 +120,4 @@ defmodule Leash.Narrow.LimitsTest do
       assert {:ok, %Exit{signal: :sigterm}} = VM.eval(vm, start)
     end
   end
-
-  defp forker?({pid, _ticks}),
-    do: pid |> Observer.argv() |> hd() |> Path.basename() == "erl_child_setup"
 end

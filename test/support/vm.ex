@@ -162,6 +162,17 @@ defmodule Leash.Test.VM do
   @spec shims(t()) :: [Observer.identity()]
   def shims(vm), do: for({_label, %{shim: shim}} <- vm.workers, do: shim)
 
+  @doc "The process that forks for the VM."
+  @spec fork_server(t()) :: Observer.identity()
+  def fork_server(vm) do
+    [forker] =
+      Enum.filter(Carrier.members(vm.carrier), fn {pid, _ticks} ->
+        pid |> Observer.argv() |> hd() |> Path.basename() == "erl_child_setup"
+      end)
+
+    forker
+  end
+
   @doc "The wardens of its run, as the process table shows them: one, but for the moment in which it is replaced."
   @spec wardens(t()) :: [Observer.identity()]
   def wardens(%{run_id: run_id}) do

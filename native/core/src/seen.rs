@@ -244,16 +244,7 @@ impl<'a> Examiner<'a> {
     }
 
     fn uids(&mut self, pid: Pid) -> Result<Option<Uids>, Skipped> {
-        // A third of the time that the file takes.
-        if let Holder::Process(Some(pidfd)) = self.host.proc().holder(pid)
-            && let Some(uids) = pidfd.uids()
-        {
-            return Ok(Some(uids));
-        }
-        match self.host.proc().read_of(pid, "status", 8192, &mut self.small) {
-            Ok(_) => Ok(parse::status::uids(&self.small)),
-            Err(errno) => unreadable::<()>(errno).map(|_| None),
-        }
+        self.host.proc().uids(pid, &mut self.small).or_else(|errno| unreadable::<()>(errno).map(|_| None))
     }
 
     fn recorded_run(&self) -> Option<Recorded> {

@@ -83,6 +83,7 @@ pub(crate) fn pidfd_uids(pidfd: BorrowedFd<'_>) -> Option<Uids> {
 mod tests {
     use crate::{Pid, PidFd};
     use std::process::Command;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn a_pidfd_tells_the_ids_that_the_file_tells() {
@@ -93,14 +94,17 @@ mod tests {
         }
         let mut child = command.args(["sleep", "60"]).spawn().unwrap();
         let status = || std::fs::read(format!("/proc/{}/status", child.id())).unwrap();
-        while !status().starts_with(b"Name:\tsleep\n") {
+        let end = Instant::now() + Duration::from_secs(10);
+        let begun = || status().starts_with(b"Name:\tsleep\n");
+        while !begun() && Instant::now() < end {
             std::thread::yield_now();
         }
+        let begun = begun();
         let told = PidFd::open(Pid::from_u32(child.id()).unwrap()).unwrap().uids();
         let read = crate::parse::status::uids(&status());
         let _ = child.kill();
         let _ = child.wait();
-        assert!(read.is_some());
+        assert!(begun && read.is_some());
         match told {
             None => println!("skipped: no PIDFD_GET_INFO here"),
             told => assert_eq!(told, read),

@@ -4,10 +4,11 @@
 //! end. A process of the tree carries our mark or, in a nested run, a lower one; what an inherited child
 //! forks still has the higher limit that we had before.
 
+use rustix::io::Errno;
 use rustix::process::Pid;
 
 use crate::proc_file::Proc;
-use crate::sys::{self, Waited};
+use crate::sys;
 
 /// Whom not to touch.
 pub(crate) struct Foreign {
@@ -18,20 +19,22 @@ pub(crate) struct Foreign {
     mark: Option<u64>,
 }
 
-/// More children than can be remembered: starting a worker would mean to end some of them with it.
-pub(crate) struct TooMany;
-
 impl Foreign {
     /// As many as fit without costing a page.
     const MAX: usize = 64;
 
     /// Looks for children; called before there is a worker.
-    pub(crate) fn find(proc: Option<&Proc>, mark: Option<u64>) -> Result<Self, TooMany> {
-        let mut found = Self { present: false, pids: [0; Self::MAX], len: 0, mark };
-        if matches!(sys::peek_any(), Waited::NoChild) {
+    ///
+    /// # Errors
+    ///
+    /// `ECHILD` for more than can be remembered: starting a worker would mean to end some of them with it. Otherwise nobody could
+    /// wait for a worker here.
+    pub(crate) fn find(proc: Option<&Proc>, mark: Option<u64>) -> Result<Self, Errno> {
+        let present = sys::has_children()?;
+        let mut found = Self { present, pids: [0; Self::MAX], len: 0, mark };
+        if !present {
             return Ok(found);
         }
-        found.present = true;
         let mut missed = false;
         let mut note = |pid: Pid| match found.pids.get_mut(found.len) {
             Some(place) => {
@@ -44,7 +47,7 @@ impl Foreign {
             Some(proc) if proc.each_own_child(&mut note).is_ok() => {}
             _ => sys::each_child_by_number(&mut note),
         }
-        if missed { Err(TooMany) } else { Ok(found) }
+        if missed { Err(Errno::CHILD) } else { Ok(found) }
     }
 
     /// Whether there ever were any.

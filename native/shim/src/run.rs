@@ -105,8 +105,7 @@ fn launch<'a>(
     if nobody_asks {
         return Err((Stage::OwnerGone, Errno::PIPE));
     }
-    sys::can_wait().map_err(|errno| (Stage::Fork, errno))?;
-    let foreign = Foreign::find(proc.as_ref(), mark.hard).map_err(|_| (Stage::Fork, Errno::CHILD))?;
+    let foreign = Foreign::find(proc.as_ref(), mark.hard).map_err(|errno| (Stage::Fork, errno))?;
 
     let flags =
         u8::from(subreaper) | u8::from(watched.owner.is_some()) << 1 | u8::from(watched.leash.is_some()) << 2;

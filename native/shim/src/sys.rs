@@ -442,15 +442,16 @@ fn waitid(kind: usize, number: i32, options: usize) -> Waited {
     }
 }
 
-/// Whether waitid(2) works here: of what it refuses nobody could say that it has ended.
+/// Whether there are children, asked before there is a worker.
 ///
 /// # Errors
 ///
-/// `ENOSYS`, `EPERM`, whatever a filter of system calls has in its place.
-pub fn can_wait() -> Result<(), Errno> {
+/// Where waitid(2) is refused, as by a filter of system calls: nobody could say of a worker that it has ended.
+pub fn has_children() -> Result<bool, Errno> {
     // SAFETY: no memory is passed, and nothing is reaped.
-    match unsafe { syscall!(Sysno::waitid, P_ALL, 0, 0, WNOHANG | WEXITED | WNOWAIT, 0) } {
-        Ok(_) | Err(syscalls::Errno::ECHILD | syscalls::Errno::EINTR) => Ok(()),
+    match unsafe { syscall!(Sysno::waitid, P_ALL, 0, 0, WNOHANG | WALL | WEXITED | WNOWAIT, 0) } {
+        Ok(_) | Err(syscalls::Errno::EINTR) => Ok(true),
+        Err(syscalls::Errno::ECHILD) => Ok(false),
         Err(refused) => Err(errno(refused)),
     }
 }
