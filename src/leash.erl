@@ -49,6 +49,7 @@
     tree/0, tree/1,
     run_id/0,
     sweep/0, sweep/1,
+    last_sweep/0,
     format_error/1
 ]).
 
@@ -215,6 +216,14 @@ sweep(Options) ->
     case leash_options:to_elixir(Options) of
         {ok, Converted} -> 'Elixir.Leash':sweep(Converted);
         {error, Error} -> {error, Error}
+    end.
+
+%% The report of the sweep at the last start of the application, undefined where that did not sweep.
+-spec last_sweep() -> map() | undefined.
+last_sweep() ->
+    case 'Elixir.Leash.Sweep':last() of
+        nil -> undefined;
+        Report -> Report
     end.
 
 %% One sentence for the reason of an {error, Reason}.

@@ -17,7 +17,7 @@ defmodule Leash.Application do
          {:ok, run} <- Run.open(config) do
       warn_of_lost_record(run)
       warn_of_narrow_place(HeldShim.find_out())
-      sweep(config)
+      Sweep.remember(sweep(config))
 
       with {:ok, pid} <- Supervisor.start_link(run), do: {:ok, pid, run}
     end
@@ -52,13 +52,18 @@ defmodule Leash.Application do
     )
   end
 
-  defp sweep(%{sweep: false}), do: :ok
+  defp sweep(%{sweep: false}), do: nil
 
   defp sweep(config) do
     case Sweep.run(config.sweep) do
-      {:ok, report} -> Sweep.log(report)
-      # A start must not fail because somebody else's processes cannot be looked at.
-      {:error, reason} -> Logger.warning("Leash could not sweep at start: #{inspect(reason)}")
+      {:ok, report} ->
+        Sweep.log(report)
+        report
+
+      # A start must not fail because the processes of others cannot be looked at.
+      {:error, reason} ->
+        Logger.warning("Leash could not sweep at start: #{inspect(reason)}")
+        nil
     end
   end
 end

@@ -20,12 +20,16 @@ defmodule Leash.Hunt do
       # What else outlives the VM under these numbers (kept by a command) is not theirs.
       outliving: Enum.filter(numbers, &Workers.detached?/1),
       attached: Enum.filter(numbers, &attached?/1),
+      unmarked: Enum.filter(numbers, &unmarked?/1),
       run_dir: run.config.run_dir
     }
   end
 
   # What somebody else started may be older than this VM.
   defp attached?(number), do: match?({:ok, %{kind: :attachment}}, Workers.fetch(number))
+
+  # Of their processes the environment alone may tell.
+  defp unmarked?(number), do: match?({:ok, %{mark?: false}}, Workers.fetch(number))
 
   @doc "What is left of a detached tree, of whatever run; to be ended with SIGKILL."
   @spec of_tree(Leash.Run.t(), Leash.Detached.tree()) :: spec()

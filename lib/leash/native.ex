@@ -143,6 +143,9 @@ defmodule Leash.Native do
   @spec run_append_command(lock, 1..32_766, binary, [binary]) :: :ok | {:error, file_error}
   def run_append_command(_lock, _worker, _flag, _command), do: stub()
 
+  @spec run_append_unmarked(lock, 1..32_766) :: :ok | {:error, file_error}
+  def run_append_unmarked(_lock, _worker), do: stub()
+
   @spec run_append_attachment(lock, 1..32_766, pos_integer, non_neg_integer) ::
           :ok | {:error, file_error}
   def run_append_attachment(_lock, _worker, _pid, _start_ticks), do: stub()

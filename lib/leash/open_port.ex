@@ -17,6 +17,7 @@ defmodule Leash.OpenPort do
 
     case Keeper.start(run, options) do
       {:ok, keeper, number} ->
+        :ok = Run.note_mark(run, number, options)
         port = open(keeper, run, number, Run.with_flag(run, number, options))
         Keeper.watch(keeper, number, port, os_pid(port))
         port

@@ -113,6 +113,18 @@ defmodule Leash.Run do
   end
 
   @doc """
+  Notes in the record that the mark of a worker is off, without which its environment alone proves nothing.
+  """
+  @spec note_mark(t(), pos_integer(), map()) :: :ok
+  def note_mark(%__MODULE__{lock: {:ok, lock}}, number, %{mark: false}) do
+    # A line that is lost costs a cleanup after a crash, and nothing else.
+    _ = Native.run_append_unmarked(lock, number)
+    :ok
+  end
+
+  def note_mark(_run, _number, _marked), do: :ok
+
+  @doc """
   Options with `run_id_flag:` and the id at the end of the arguments, and with the command in the record.
   """
   @spec with_flag(t(), pos_integer(), map()) :: map()

@@ -34,9 +34,16 @@ defmodule Leash.Sweep do
   | `:unknown_owner` | nothing says who owned it, or its owner cannot be seen |
   | `:foreign_namespace` | its owner lived in another pid namespace |
 
-  A process of a dead run is kept, too, when it outlives its VM on purpose (`outlives`), owns a live run or
-  descends from such an owner (`live_run_owner`), is older than its run's owner, or belongs to another user without
-  everything that proves it ours.
+  A process of a dead run is kept, too, if it outlives its VM on purpose (`:outlives`), owns a live run or
+  descends from such an owner (`:live_run_owner`), is older than its run's owner (`:predates_owner`), or belongs to
+  another user without everything that proves it ours (`:foreign_user`).
+
+  The environment alone convicts nothing (`:env_only`): daemons such as `at` and pm2 hand it to processes that are no
+  descendants. It counts only if the missing mark is explained and every living ancestor of the process is of the run:
+
+    * the mark of its worker was off or could not be set, or the process has lowered its own limits below it; or
+    * the VM's bounding set holds CAP_SYS_RESOURCE, with which `su` and `sudo` reset the mark, and the process is in
+      the VM's control group.
   """
 
   alias Leash.{Hunt, OptionsError, Run, Schema, Telemetry}
@@ -138,8 +145,28 @@ defmodule Leash.Sweep do
   @spec from_report(map()) :: t()
   def from_report(report), do: struct(__MODULE__, Map.delete(report, :refused))
 
+  # The report of the sweep at application start, which no telemetry handler can be attached before.
+  @last {__MODULE__, :last}
+
+  @doc """
+  The report of the sweep at the last start of the `:leash` application.
+
+  `nil` where that start did not sweep (`config :leash, sweep: false`, or the sweep failed, which the log says), and
+  before the first start.
+  """
+  @spec last() :: t() | nil
+  def last, do: :persistent_term.get(@last, nil)
+
   @doc false
-  # The one line that this library writes by itself: something was killed that nobody asked to kill now.
+  @spec remember(t() | nil) :: :ok
+  def remember(report), do: :persistent_term.put(@last, report)
+
+  # So many processes are named in the log; their number is always there.
+  @named 20
+
+  @doc false
+  # The one line that this library writes by itself: something was killed that was not asked for at this moment, so the
+  # operator has to see whether that was right.
   @spec log(t()) :: :ok
   def log(report) do
     ended = Enum.filter(report.matches, &(&1.action in [:ended, :survived]))
@@ -147,17 +174,25 @@ defmodule Leash.Sweep do
     if ended != [] do
       runs = ended |> Enum.map(& &1.run_id) |> Enum.uniq()
 
-      Logger.warning(
-        "Leash swept #{length(ended)} processes of #{length(runs)} dead runs (#{Enum.join(runs, ", ")}) " <>
-          "in #{report.elapsed_ms} ms#{survivors(report.survivors)}"
-      )
+      Logger.warning([
+        "Leash swept #{length(ended)} processes of #{length(runs)} dead runs (#{Enum.join(runs, ", ")}) ",
+        "in #{report.elapsed_ms} ms: ",
+        named(ended, &"#{&1.pid} (#{&1.command}) by #{Enum.join(&1.carriers, "+")}"),
+        survivors(report.survivors)
+      ])
     end
 
     :ok
   end
 
-  defp survivors([]), do: ""
+  defp survivors([]), do: []
 
   defp survivors(list),
-    do: "; still alive: " <> Enum.map_join(list, ", ", &"#{&1.pid} (#{&1.command}): #{&1.why}")
+    do: ["; still alive: ", named(list, &"#{&1.pid} (#{&1.command}): #{&1.why}")]
+
+  defp named(list, describe) do
+    {first, rest} = Enum.split(list, @named)
+    text = Enum.map_join(first, ", ", describe)
+    if rest == [], do: text, else: [text, ", and #{length(rest)} more"]
+  end
 end

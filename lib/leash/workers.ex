@@ -38,6 +38,7 @@ defmodule Leash.Workers do
           os_pid: pos_integer() | nil,
           tree: :alive | :ending | :gone,
           outlives: outlives(),
+          mark?: boolean(),
           guard: Leash.Guard.spec() | nil
         }
 
@@ -48,6 +49,7 @@ defmodule Leash.Workers do
           required(:stop) => Ladder.t(),
           required(:group) => Leash.Group.t() | nil,
           optional(:outlives) => outlives(),
+          optional(:mark?) => boolean(),
           optional(:name) => GenServer.name() | nil
         }
 
@@ -65,6 +67,7 @@ defmodule Leash.Workers do
       os_pid: nil,
       tree: :alive,
       outlives: description[:outlives],
+      mark?: Map.get(description, :mark?, true),
       guard: nil
     })
   end

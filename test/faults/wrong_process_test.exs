@@ -266,7 +266,12 @@ defmodule Leash.Faults.WrongProcessTest do
   end
 
   test "56: a VM whose record is written and not locked yet is kept while it lives" do
-    decoy = start_decoy("a starting VM's worker", env: Tag.env("zzstart", 1, own()))
+    decoy =
+      start_decoy("a starting VM's worker",
+        env: Tag.env("zzstart", 1, own()),
+        locks: Tag.locks("zzstart", 1)
+      )
+
     write_record("zzstart", own())
     on_exit(fn -> File.rm(Path.join(Decoys.run_dir(), "zzstart.json")) end)
     assert {:ok, report} = Leash.sweep()

@@ -380,8 +380,9 @@ defmodule Leash.NativeTest do
 
   describe "a hunt" do
     test "ends the processes of one worker, tells when to look again, and keeps everybody else's" do
-      target = tagged(3)
-      decoys = [tagged(4), tagged(3, run: "s59m65g"), tagged(3, vm: 2), tagged(nil)]
+      target = tagged(3, marked?: true)
+      # The last but one has a copy of the worker's environment, and is this VM's own child.
+      decoys = [tagged(4), tagged(3, run: "s59m65g"), tagged(3, vm: 2), tagged(3), tagged(nil)]
       assert Enum.all?([target | decoys], &running?/1)
 
       number = os_pid(target)
@@ -390,7 +391,7 @@ defmodule Leash.NativeTest do
       report = hunted(hunt)
       assert [%{pid: pid, worker: 3, action: :ended, ended_by: :sigkill} = match] = ended(report)
       assert pid == number
-      assert match.verdict == :dead and match.carriers == [:env] and match.state == "S"
+      assert match.verdict == :dead and match.carriers == [:mark, :env] and match.state == "S"
       assert report.survivors == [] and report.complete
 
       refute running?(target)
@@ -467,11 +468,16 @@ defmodule Leash.NativeTest do
       owner = Keyword.get(options, :vm, pid)
       tag = worker && ~c"#{run}.#{worker}.#{owner}.#{ticks}.#{pid_ns}.#{boot}"
       env = [{~c"LEASH_RUN", tag || false}]
-      port = Port.open({:spawn_executable, "/bin/sleep"}, env: env, args: ["60"])
+
+      locks =
+        if options[:marked?], do: ["--locks=" <> Leash.Test.Tag.locks(run, worker)], else: []
+
+      prlimit = System.find_executable("prlimit")
+      port = Port.open({:spawn_executable, prlimit}, env: env, args: locks ++ ["sleep", "60"])
       number = Integer.to_string(os_pid(port))
       on_exit(fn -> System.cmd("kill", ["-KILL", number], stderr_to_stdout: true) end)
       # The fork server answers before the program, and with it the environment, is there.
-      assert eventually(fn -> File.read!("/proc/#{number}/cmdline") =~ "sleep" end)
+      assert eventually(fn -> match?("sleep" <> _, File.read!("/proc/#{number}/cmdline")) end)
       port
     end
 

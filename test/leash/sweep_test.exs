@@ -46,8 +46,25 @@ defmodule Leash.SweepTest do
     lines = fn -> VM.line(vm) end |> Stream.repeatedly() |> Enum.take_while(&(&1 != "ready"))
     refute Observer.alive?(orphan)
 
-    assert [_one] =
-             Enum.filter(lines, &(&1 =~ ~r/Leash swept \d+ processes of 1 dead runs \(#{id}\)/))
+    line = ~r/Leash swept 1 processes of 1 dead runs \(#{id}\) in \d+ ms: (.*)/
+    assert [[_line, named]] = for(text <- lines, match = Regex.run(line, text), do: match)
+    {pid, _ticks} = orphan
+    assert named =~ ~r/^#{pid} \(.*sleep.*\) by mark\+env/
+
+    # And what it said can be asked for as long as the application runs.
+    report = VM.eval(vm, "Leash.Sweep.last()")
+    assert [%{pid: ^pid, action: :ended}] = for(m <- report.matches, m.run_id == id, do: m)
+    assert VM.eval(vm, ":leash.last_sweep()") == report
+  end
+
+  test "the line of a sweep names twenty processes and counts the rest" do
+    match = &%{pid: &1, command: "x", carriers: [:mark], action: :ended, run_id: "abcdefg"}
+    report = %Leash.Sweep{matches: Enum.map(101..125, match), elapsed_ms: 7}
+    log = ExUnit.CaptureLog.capture_log(fn -> Leash.Sweep.log(report) end)
+    assert log =~ "Leash swept 25 processes of 1 dead runs (abcdefg) in 7 ms: 101 (x) by mark, "
+    assert log =~ "120 (x) by mark, and 5 more"
+    refute log =~ "121"
+    assert ExUnit.CaptureLog.capture_log(fn -> Leash.Sweep.log(%Leash.Sweep{}) end) == ""
   end
 
   test "scope: :app leaves other applications' dead runs alone", %{dir: dir} do

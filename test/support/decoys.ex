@@ -113,7 +113,8 @@ defmodule Leash.Test.Decoys do
   defp processes do
     [
       Decoy.start("a process with a tag whose owner lives",
-        env: Tag.env("decoy01", 1, own_identity())
+        env: Tag.env("decoy01", 1, own_identity()),
+        locks: Tag.locks("decoy01", 1)
       )
     ] ++
       if root?() do

@@ -21,7 +21,22 @@ defmodule Leash.Test.Python do
 
   @doc "The argv of a fixture."
   @spec argv(String.t(), [String.t()]) :: [String.t()]
-  def argv(fixture, args), do: [path(), "-E", "-s", "-S", "-B", fixture(fixture) | args]
+  def argv(fixture, args), do: argv(path(), fixture, args)
+
+  @doc "The argv of a fixture for another interpreter, such as one that every user may run."
+  @spec argv(String.t(), String.t(), [String.t()]) :: [String.t()]
+  def argv(python, fixture, args), do: [python, "-E", "-s", "-S", "-B", fixture(fixture) | args]
+
+  @doc "An interpreter that every user may run, `nil` where there is none: a user's own is closed to others."
+  @spec public() :: String.t() | nil
+  def public do
+    may_run? = fn path ->
+      setpriv = ~w(--reuid=65534 --regid=65534 --clear-groups #{path} -c pass)
+      match?({_, 0}, System.cmd("setpriv", setpriv, stderr_to_stdout: true))
+    end
+
+    Enum.find(["/usr/bin/python3", path()], &(File.exists?(&1) and may_run?.(&1)))
+  end
 
   @doc "The path of a fixture."
   @spec fixture(String.t()) :: String.t()

@@ -33,7 +33,12 @@ defmodule Leash.OpenPort.Keeper do
           {:ok, pid(), pos_integer()} | {:error, :not_running | :stopping | :too_many_workers}
   def start(run, options) do
     caller = self()
-    description = options |> Map.take([:label, :stop, :group]) |> Map.put(:kind, :port)
+
+    description =
+      options
+      |> Map.take([:label, :stop, :group])
+      |> Map.merge(%{kind: :port, mark?: options.mark})
+
     # Not linked: it must outlive its caller for as long as it takes to tell the shim.
     {keeper, monitor} = spawn_monitor(fn -> init(caller, run, description) end)
     send(keeper, {:begin, monitor})

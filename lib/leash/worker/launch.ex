@@ -19,11 +19,13 @@ defmodule Leash.Worker.Launch do
              name: options.name,
              stop: options.stop,
              group: options.group,
+             mark?: options[:mark] != false,
              outlives: if(options.on_exit == :detach, do: :own)
            }),
          # Not before: the predecessor of that name may have listened there until now.
          :ok <- ReadyProbe.free(options.ready),
          {:ok, run} <- fetch_run(),
+         :ok <- Run.note_mark(run, number, options),
          options = Run.with_flag(run, number, options),
          :ok <- Attachment.record(run, number, options),
          {:ok, listener, stdio_name} <- listen(options),

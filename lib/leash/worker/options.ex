@@ -201,7 +201,8 @@ defmodule Leash.Worker.Options do
       type: Schema.boolean(),
       default: true,
       doc:
-        "`false` leaves `RLIMIT_LOCKS` alone; children that drop their environment are then not found after a crash of VM and shim."
+        "`false` leaves `RLIMIT_LOCKS` alone. After a crash of VM and shim the environment alone then tells what is left: " <>
+          "children that drop it are not found."
     ]
   ]
 

@@ -58,7 +58,7 @@ impl Scene {
         let owner = Owner { pid: vm.0.id(), start_ticks: identity.start_ticks, ..me.clone() };
         let dead = leash_core::generate_run_id().unwrap();
         let record = path.join(format!("{dead}.json"));
-        std::fs::write(&record, Record::head_line(dead, &owner, &about)).unwrap();
+        std::fs::write(&record, Record::head_line(dead, &owner, &about, &Default::default())).unwrap();
         std::fs::set_permissions(&record, Permissions::from_mode(0o600)).unwrap();
         drop(vm);
 

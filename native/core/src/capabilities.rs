@@ -43,7 +43,6 @@ pub fn capabilities(run_dir: Option<&Path>) -> Capabilities {
     let mut buffer = Vec::new();
     let dir: Option<Result<RunDir, Error>> = run_dir.map(RunDir::open);
     let limits = host.as_ref().and_then(|host| host.proc().limits(me, &mut buffer).ok());
-    let settable = limits.is_some_and(crate::sys::may_set_own_file_locks);
     let mut reads =
         |path: &str| host.as_ref().is_some_and(|host| host.proc().read(path, 4096, &mut buffer).is_ok());
     Capabilities {
@@ -51,7 +50,7 @@ pub fn capabilities(run_dir: Option<&Path>) -> Capabilities {
         pidfs: pidfd.as_ref().is_some_and(|pidfd| pidfd.inode().is_some()),
         // Signal 0 reaches nobody.
         pidfd: pidfd.as_ref().is_some_and(PidFd::can_signal),
-        mark: settable,
+        mark: host.as_ref().is_some_and(crate::mark_loss::can_mark),
         nested_depth_left: limits.and_then(leash_tag::Mark::decode).map(leash_tag::Mark::depth),
         environ: reads("self/environ"),
         children_file: reads("thread-self/children"),

@@ -1,6 +1,7 @@
 //! A run's record: what its file says, and how far the file is believed.
 
 use crate::Pid;
+use crate::mark_loss::MarkLoss;
 use leash_tag::{BootTag, RunId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -70,6 +71,10 @@ pub struct Record {
     pub owner: Owner,
     /// What the owner tells about itself.
     pub about: About,
+    /// How its processes can be without a mark.
+    pub mark_loss: MarkLoss,
+    /// The workers whose mark is off.
+    pub unmarked: Vec<u16>,
     /// The commands of workers started with `run_id_flag:`, oldest first.
     pub commands: Vec<RecordedCommand>,
     /// The processes that were attached, oldest first.
@@ -107,6 +112,12 @@ struct Head {
     owner: Owner,
     #[serde(flatten)]
     about: AboutRead,
+    #[serde(default, skip_serializing_if = "is_default")]
+    mark_loss: MarkLoss,
+}
+
+fn is_default(loss: &MarkLoss) -> bool {
+    *loss == MarkLoss::default()
 }
 
 // Missing words about itself do not make a record unbelievable.
@@ -135,6 +146,11 @@ struct CommandLine {
 #[derive(Serialize, Deserialize)]
 struct AttachmentLine {
     attached: RecordedAttachment,
+}
+
+#[derive(Serialize, Deserialize)]
+struct UnmarkedLine {
+    unmarked: u16,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -171,28 +187,37 @@ impl Record {
             return Err(Corrupt::Malformed);
         }
         let AboutRead { node, app, started_at, version } = head.about;
-        let (mut commands, mut attachments) = (Vec::new(), Vec::new());
+        let (mut commands, mut attachments, mut unmarked) = (Vec::new(), Vec::new(), Vec::new());
         for line in lines {
             if let Some(command) = RecordedCommand::parse(line) {
                 commands.push(command);
-            } else {
-                attachments.extend(RecordedAttachment::parse(line));
+            } else if let Some(attachment) = RecordedAttachment::parse(line) {
+                attachments.push(attachment);
+            } else if let Ok(UnmarkedLine { unmarked: worker }) = serde_json::from_slice(line) {
+                unmarked.push(worker);
             }
         }
         let about = About { node, app, started_at, version };
-        Ok(Self { run, owner, about, commands, attachments })
+        Ok(Self { run, owner, about, mark_loss: head.mark_loss, unmarked, commands, attachments })
     }
 
     /// The first line, with its end.
     #[must_use]
-    pub fn head_line(run: RunId, owner: &Owner, about: &About) -> Vec<u8> {
+    pub fn head_line(run: RunId, owner: &Owner, about: &About, mark_loss: &MarkLoss) -> Vec<u8> {
         let About { node, app, started_at, version } = about.clone();
         line(&Head {
             format: FORMAT,
             run_id: run.to_string(),
             owner: owner.clone(),
             about: AboutRead { node, app, started_at, version },
+            mark_loss: mark_loss.clone(),
         })
+    }
+
+    /// The line of a worker whose mark is off, with its end.
+    #[must_use]
+    pub fn unmarked_line(worker: u16) -> Vec<u8> {
+        line(&UnmarkedLine { unmarked: worker })
     }
 }
 
@@ -276,7 +301,7 @@ mod tests {
     fn reads_back_what_it_writes_in_the_agreed_form() {
         let record = parse(&format!("{HEAD}\n")).unwrap();
         assert_eq!((record.owner.pid, record.about.app.as_str()), (4711, "my_app"));
-        let written = Record::head_line(record.run, &record.owner, &record.about);
+        let written = Record::head_line(record.run, &record.owner, &record.about, &record.mark_loss);
         assert_eq!(String::from_utf8(written).unwrap(), format!("{HEAD}\n"));
     }
 
@@ -305,6 +330,21 @@ mod tests {
         assert_eq!(record.attachments, [attachment], "whole lines only");
         assert_eq!(record.commands.len(), 1);
         assert_eq!(String::from_utf8(attachment.line()).unwrap(), format!("{agreed}\n"));
+    }
+
+    #[test]
+    fn how_marks_can_be_missing_stands_in_the_head_and_of_single_workers_in_lines() {
+        let loss = MarkLoss {
+            unmarked: false,
+            resettable: true,
+            control_group: Some("/system.slice/app.service".into()),
+        };
+        let record = parse(&format!("{HEAD}\n")).unwrap();
+        assert_eq!(record.mark_loss, MarkLoss::default(), "a record of an older version explains nothing");
+        let mut text = Record::head_line(record.run, &record.owner, &record.about, &loss);
+        text.extend(Record::unmarked_line(7));
+        let record = Record::parse(&text, id()).unwrap();
+        assert_eq!((record.mark_loss, record.unmarked), (loss, vec![7]));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::clock::BootClock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
+use crate::mark_loss::MarkLoss;
 use crate::record::{About, Owner, Record, RecordedAttachment, RecordedCommand};
 use crate::record_file::{file_name, inode, socket_name};
 use crate::reserve::with_reserve;
@@ -82,7 +83,7 @@ impl RunLock {
     ///
     /// `Exists` where that run has a record: take another id.
     pub fn create(dir: &RunDir, host: &Host, run: RunId, about: &About) -> Result<Self> {
-        let head = Record::head_line(run, &Owner::current(host)?, about);
+        let head = Record::head_line(run, &Owner::current(host)?, about, &MarkLoss::current(host));
         let file = publish(dir, run, &head, Name::New).map_err(|errno| at(dir, run, errno))?;
         Ok(Self {
             run,
@@ -138,6 +139,15 @@ impl RunLock {
     /// As [`RunLock::append_command`].
     pub fn append_attachment(&self, attachment: &RecordedAttachment) -> Result<()> {
         self.append(&attachment.line())
+    }
+
+    /// Names a worker whose mark is off, before it starts: of its processes the environment alone may tell.
+    ///
+    /// # Errors
+    ///
+    /// As [`RunLock::append_command`].
+    pub fn append_unmarked(&self, worker: u16) -> Result<()> {
+        self.append(&Record::unmarked_line(worker))
     }
 
     fn append(&self, line: &[u8]) -> Result<()> {

@@ -354,6 +354,11 @@ impl Seen {
         runs
     }
 
+    /// Whether its command line is that of a shim of this run.
+    pub(crate) fn is_shim_of(&self, run: RunId) -> bool {
+        self.shim.as_ref().is_some_and(|shim| shim.args.run == run)
+    }
+
     /// Names of the carriers, for a report.
     #[must_use]
     pub fn carrier_names(&self) -> Vec<&'static str> {

@@ -2,6 +2,7 @@
 //!
 //! One living witness is enough to keep; to end, every rule must agree. Whatever is not proven is kept and said.
 
+use crate::descent::is_plausible;
 use crate::host::Host;
 use crate::record::{Record, RecordedCommand};
 use crate::record_file::{Lock, RecordFile};
@@ -10,7 +11,7 @@ use crate::scan::Scan;
 use crate::seen::{Examiner, Skipped};
 use crate::witness::{Claim, OwnerState, Source};
 use crate::{Pid, Refusal, Seen};
-use leash_tag::RunId;
+use leash_tag::{OwnerTag, RunId};
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -52,6 +53,8 @@ pub enum Verdict {
     ForeignUser,
     /// Process: only its command line speaks for the run.
     ArgvOnly,
+    /// Process: only its environment speaks for the run, and it may be a copy.
+    EnvOnly,
     /// Process: of the own run, but nothing says of which worker.
     UnknownWorker,
     /// Process: named by its identity, not by a tag.
@@ -339,10 +342,28 @@ impl Judge {
         if let Some(why) = self.foreign_user(seen, run) {
             return decide(Verdict::ForeignUser, why);
         }
-        if seen.mark.present().is_none() && seen.env.present().is_none() && !self.is_recorded_worker(seen) {
+        if seen.mark.present().is_some() || self.is_recorded_worker(seen) {
+            return decide(Verdict::Dead, "its run is dead");
+        }
+        let Some(env) = seen.env.present() else {
             return decide(Verdict::ArgvOnly, "only its command line names the run");
+        };
+        if let Err(why) = self.descends(seen, env) {
+            return decide(Verdict::EnvOnly, why);
         }
         decide(Verdict::Dead, "its run is dead")
+    }
+
+    /// Whether a process of a dead run that has its environment tag and no mark descends from it.
+    fn descends(&self, seen: &Seen, env: &OwnerTag) -> Result<(), &'static str> {
+        if seen.is_shim_of(env.run) {
+            return Ok(());
+        }
+        let Some(record) = self.believed(env.run) else {
+            return Err("only its environment names the run, which has no record here");
+        };
+        let unmarked = record.unmarked.contains(&env.worker.get());
+        is_plausible(&self.host, seen, env.run, &record.mark_loss, unmarked)
     }
 
     /// Why a process of another user is kept; `None` for our own, and where all conditions hold.

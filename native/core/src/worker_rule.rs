@@ -1,6 +1,8 @@
 //! Which processes belong to workers of the asking VM's own run: what is ended after a shim's death.
 
+use crate::descent::is_plausible;
 use crate::host::Host;
+use crate::mark_loss::MarkLoss;
 use crate::verdict::{Decision, Judge, Verdict};
 use crate::witness::Claim;
 use crate::{Carrier, Seen};
@@ -20,6 +22,8 @@ pub struct Workers {
     pub adopted: Option<Adopted>,
     /// Those of the numbers whose trees somebody else started: what has their mark may be older than the VM.
     pub attached: HashSet<u16>,
+    /// Those of the numbers whose mark is off: of their processes the environment alone may tell.
+    pub unmarked: HashSet<u16>,
 }
 
 /// What tells the processes of an adopted tree from others that wear the same run and number.
@@ -41,7 +45,14 @@ impl Workers {
     /// Those of these numbers whose trees this VM started, and which end with it.
     #[must_use]
     pub fn of(run: RunId, numbers: HashSet<u16>) -> Self {
-        Self { run, numbers, outliving: HashSet::new(), adopted: None, attached: HashSet::new() }
+        Self {
+            run,
+            numbers,
+            outliving: HashSet::new(),
+            adopted: None,
+            attached: HashSet::new(),
+            unmarked: HashSet::new(),
+        }
     }
 
     /// Whether a mark says already that a process is another worker's.
@@ -123,6 +134,14 @@ impl Workers {
         }
         if let Some(why) = judge.foreign_user(seen, self.run) {
             return decide(Verdict::ForeignUser, why);
+        }
+        if let (None, Some(env)) = (seen.mark.present(), seen.env.present())
+            && !seen.is_shim_of(self.run)
+        {
+            let unmarked = self.unmarked.contains(&env.worker.get());
+            if let Err(why) = is_plausible(host, seen, self.run, &MarkLoss::current(host), unmarked) {
+                return decide(Verdict::EnvOnly, why);
+            }
         }
         decide(Verdict::Dead, "its worker is to end")
     }

@@ -5,8 +5,9 @@ mod common;
 
 use common::*;
 use leash_core::report::{Action, RecordPresence};
-use leash_core::{Hunt, HuntKind, Mode, Verdict};
+use leash_core::{Hunt, HuntKind, Mode, Record, Verdict};
 use leash_tag::{ENV_NAME, Limits, Mark, WorkerNumber};
+use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
@@ -17,6 +18,11 @@ fn a_dead_runs_processes_end_whichever_carriers_they_have_left() {
         let vm = {
             let mut vm = Vm::start();
             vm.record(&dir, "test");
+            std::fs::OpenOptions::new()
+                .append(true)
+                .open(dir.record_path(vm.run))
+                .and_then(|mut file| file.write_all(&Record::unmarked_line(3)))
+                .unwrap();
             vm.process.0.kill().unwrap();
             vm.process.0.wait().unwrap();
             vm
@@ -24,7 +30,6 @@ fn a_dead_runs_processes_end_whichever_carriers_they_have_left() {
         let mut targets = vec![
             sleeper(&mut vm.worker(1, "sleep")),
             sleeper(&mut vm.marked(2, "sleep")),
-            sleeper(&mut vm.tagged(3, "sleep")),
             start(vm.marked(4, "setsid").args(["sleep", "60"])),
             start(vm.worker(5, "sh").args(["-c", "trap '' TERM; while :; do sleep 0.05; done"])),
         ];
@@ -34,19 +39,35 @@ fn a_dead_runs_processes_end_whichever_carriers_they_have_left() {
             .signal(leash_core::Signal::from_name("STOP").unwrap())
             .unwrap();
         targets.push(stopped);
+        // Worker 3 has no mark: its orphan is told by its environment, and so a daemon's job with a copy is not.
+        let unmarked = orphan(&vm, 3);
+        let mut strangers = [sleeper(&mut vm.tagged(3, "sleep")), sleeper(&mut vm.tagged(2, "sleep"))];
+        let marked_ones_copy = orphan(&vm, 2);
         let report = sweep(&dir);
+        assert_eq!(found(&report, unmarked).unwrap().action, Action::Ended);
+        assert!(!is_running(unmarked.as_u32()) && is_running(marked_ones_copy.as_u32()));
+        assert!(strangers.iter_mut().all(Process::is_alive));
+        for stranger in [strangers[0].pid(), strangers[1].pid(), marked_ones_copy] {
+            assert_eq!(found(&report, stranger).unwrap().verdict, Verdict::EnvOnly);
+        }
         for target in &mut targets {
             let found = found(&report, target.pid()).unwrap();
             assert_eq!((found.verdict, found.action), (Verdict::Dead, Action::Ended), "{found:?}");
             assert!(!target.is_alive(), "{found:?}");
         }
-        let stubborn = found(&report, targets[4].pid()).unwrap();
+        let stubborn = found(&report, targets[3].pid()).unwrap();
         assert_eq!((stubborn.ended_by, stubborn.worker), (Some("SIGKILL"), Some(5)));
-        assert_eq!(found(&report, targets[5].pid()).unwrap().ended_by, Some("SIGTERM"), "CONT follows TERM");
+        assert_eq!(found(&report, targets[4].pid()).unwrap().ended_by, Some("SIGTERM"), "CONT follows TERM");
         assert!(report.survivors.is_empty() && report.complete && report.passes >= 2, "{report:?}");
-        assert_eq!(report.records_dropped, [vm.run.to_string()]);
-        assert!(!dir.record_path(vm.run).exists());
         assert_eq!(marked_and_running(vm.run), [] as [u32; 0]);
+        // What may be a process of the run still needs its record.
+        assert!(report.records_dropped.is_empty() && dir.record_path(vm.run).exists());
+        strangers.iter_mut().for_each(Process::die);
+        leash_core::identify(marked_ones_copy)
+            .and_then(|it| leash_core::Handle::open(&it)?.signal(leash_core::Signal::KILL))
+            .unwrap();
+        assert_eq!(sweep(&dir).records_dropped, [vm.run.to_string()]);
+        assert!(!dir.record_path(vm.run).exists());
     });
 }
 
@@ -186,7 +207,7 @@ fn a_dead_run_is_ended_by_its_id_and_a_live_one_is_refused() {
         let dir = TestDir::new();
         let mut vm = Vm::start();
         let other = Vm::dead(&dir);
-        let mut target = sleeper(&mut vm.tagged(1, "sleep"));
+        let mut target = sleeper(&mut vm.worker(1, "sleep"));
         let mut others = sleeper(&mut other.worker(1, "sleep"));
         let hunt = || {
             let kind = HuntKind::Run { run: vm.run, own_run: None, outliving: false };
@@ -294,7 +315,7 @@ fn another_users_process_needs_record_mark_and_age() {
             return println!("skipped: cannot become another user");
         }
         // Its shim, ours, tells of the owner; the marks of the workers do not.
-        let mut witness = sleeper(&mut unrecorded.tagged(9, "sleep"));
+        let mut witness = sleeper(&mut unrecorded.worker(9, "sleep"));
         let mut with_record = start(recorded.marked(1, "setpriv").args(nobody));
         let mut env_only = start(recorded.tagged(2, "setpriv").args(nobody));
         let mut without_record = start(unrecorded.worker(3, "setpriv").args(nobody));

@@ -39,7 +39,6 @@ fn a_dead_shims_worker_ends_and_its_neighbours_live() {
     let mut targets = vec![
         sleeper(&mut vm.worker(1, "sleep")),
         sleeper(&mut vm.marked(1, "sleep")),
-        sleeper(&mut vm.tagged(1, "sleep")),
         sleeper(&mut vm.marked(32_766, "sleep")),
         start(vm.worker(1, "sh").args(["-c", "trap '' TERM; while :; do sleep 0.05; done"])),
         soft_lost(Some(1)),
@@ -47,6 +46,8 @@ fn a_dead_shims_worker_ends_and_its_neighbours_live() {
     let mut kept = [
         sleeper(&mut vm.worker(2, "sleep")),
         sleeper(&mut vm.tagged(2, "sleep")),
+        // A copy of the worker's environment, in a process that something else started.
+        sleeper(&mut vm.tagged(1, "sleep")),
         soft_lost(Some(2)),
         soft_lost(None),
         // A run nested in the worker: its own mark is the inner one.
@@ -62,7 +63,8 @@ fn a_dead_shims_worker_ends_and_its_neighbours_live() {
         assert_eq!(found(&report, target.pid()).unwrap().ended_by, Some("SIGKILL"));
     }
     assert!(kept.iter_mut().all(Process::is_alive), "{report:?}");
-    assert_eq!(found(&report, kept[3].pid()).unwrap().verdict, Verdict::UnknownWorker);
+    assert_eq!(found(&report, kept[4].pid()).unwrap().verdict, Verdict::UnknownWorker);
+    assert_eq!(found(&report, kept[2].pid()).unwrap().verdict, Verdict::EnvOnly);
     assert_eq!(found(&report, kept[0].pid()), None);
     assert!(report.survivors.is_empty() && report.complete);
 }

@@ -19,7 +19,7 @@ pub(crate) mod atoms {
         ancestor, kernel_thread, pid_1, vm,
         // What a hunt is asked for.
         adopted, app, attached, deadline, end, kind, ladder, mode, outliving, own_run_id, pid, pidfs_inode, process, report, run,
-        run_dir, run_id, scope, start_ticks, sweep, user, workers,
+        run_dir, run_id, scope, start_ticks, sweep, unmarked, user, workers,
     }
 }
 

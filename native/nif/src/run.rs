@@ -132,6 +132,14 @@ fn run_append_attachment(
     done(env, lock.0.append_attachment(&RecordedAttachment { worker, pid, start_ticks }))
 }
 
+/// `run_append_unmarked(lock, worker) :: :ok | {:error, reason | {reason, path}}`.
+///
+/// Dirty I/O: writes a file.
+#[rustler::nif(schedule = "DirtyIo")]
+fn run_append_unmarked(env: Env<'_>, lock: ResourceArc<HeldRun>, worker: u16) -> Term<'_> {
+    done(env, lock.0.append_unmarked(worker))
+}
+
 /// `run_close(lock, drop?) :: :ok | {:error, reason | {reason, path}}`: gives the lock back, and with `drop?` the record goes too.
 ///
 /// Dirty I/O: files.

@@ -74,6 +74,7 @@ impl<'a> Map<'a> {
             numbers: HashSet::from_iter(numbers),
             outliving: HashSet::from_iter(self.get::<List<u16>>(atoms::outliving())?.unwrap_or_default()),
             adopted: self.adopted()?,
+            unmarked: HashSet::from_iter(self.get::<List<u16>>(atoms::unmarked())?.unwrap_or_default()),
             attached: HashSet::from_iter(self.get::<List<u16>>(atoms::attached())?.unwrap_or_default()),
         })
     }

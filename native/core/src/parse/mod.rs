@@ -2,6 +2,7 @@
 //!
 //! None panics on any input and none guesses: what is not understood is `None`.
 
+pub(crate) mod cgroup;
 pub mod cmdline;
 pub mod environ;
 pub mod limits;

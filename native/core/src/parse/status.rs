@@ -21,6 +21,14 @@ pub fn uids(text: &[u8]) -> Option<Uids> {
     Some(Uids { real: ids.next()??, effective: ids.next()??, saved: ids.next()?? })
 }
 
+/// The capability set of a line such as `CapBnd`, as bits (capabilities(7)).
+#[must_use]
+pub fn capabilities(text: &[u8], set: &[u8]) -> Option<u64> {
+    let digits =
+        text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(set)?.strip_prefix(b":"))?;
+    u64::from_str_radix(std::str::from_utf8(digits.trim_ascii()).ok()?, 16).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,10 +50,20 @@ mod tests {
         assert_eq!(uids(b"Uid:\t4294967296\t2\t3\n"), None);
     }
 
+    #[test]
+    fn capability_sets_are_hexadecimal() {
+        let text = b"CapEff:\t0000000000000000\nCapBnd:\t000001fffeffffff\n";
+        assert_eq!(capabilities(text, b"CapBnd"), Some(0x1ff_feff_ffff));
+        assert_eq!(capabilities(text, b"CapEff"), Some(0));
+        assert_eq!(capabilities(text, b"CapAmb"), None);
+        assert_eq!(capabilities(b"CapBnd:\tx\n", b"CapBnd"), None);
+    }
+
     proptest! {
         #[test]
         fn no_bytes_panic(text in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = uids(&text);
+            let _ = capabilities(&text, b"CapBnd");
         }
     }
 }

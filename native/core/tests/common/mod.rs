@@ -2,7 +2,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use leash_core::{
-    About, Host, Hunt, HuntKind, HuntSpec, Identity, Ladder, Mode, Owner, Pid, Record, Report, RunDir,
+    About, Host, Hunt, HuntKind, HuntSpec, Identity, Ladder, MarkLoss, Mode, Owner, Pid, Record, Report,
+    RunDir,
 };
 use leash_tag::{ENV_NAME, Limits, Mark, RunId, WorkerNumber};
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub mod image;
 mod isolated;
 #[allow(unused_imports, reason = "each test binary uses its own part")]
 pub use isolated::{isolated, isolated_by};
@@ -105,9 +107,13 @@ impl Vm {
     }
 
     pub fn record(&self, dir: &TestDir, app: &str) -> PathBuf {
+        self.record_with(dir, app, &MarkLoss::default())
+    }
+
+    pub fn record_with(&self, dir: &TestDir, app: &str, loss: &MarkLoss) -> PathBuf {
         let about = About { app: app.into(), ..About::default() };
         let path = dir.record_path(self.run);
-        std::fs::write(&path, Record::head_line(self.run, &self.owner, &about)).unwrap();
+        std::fs::write(&path, Record::head_line(self.run, &self.owner, &about, loss)).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         path
     }
@@ -146,6 +152,20 @@ pub fn under(mark: Mark, program: &str) -> Command {
     let mut command = Command::new("prlimit");
     command.arg(format!("--locks={soft}:{hard}")).arg("--").arg(program);
     command
+}
+
+/// Starts `sleep 60` with this environment tag below a shell that exits at once, so that pid 1 adopts it. For a pid
+/// namespace that ends with the test.
+pub fn orphan(vm: &Vm, worker: u16) -> Pid {
+    let output = vm
+        .tagged(worker, "sh")
+        .args(["-c", "sleep 60 >/dev/null 2>&1 & echo $!"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let pid = Pid::parse(output.stdout.trim_ascii()).unwrap();
+    settle(pid);
+    pid
 }
 
 /// Starts a command as `… 60`.

@@ -1,0 +1,64 @@
+//! How processes that a VM starts can be without its mark.
+
+use crate::Pid;
+use crate::host::Host;
+use crate::parse;
+use leash_tag::{Mark, RunId};
+use serde::{Deserialize, Serialize};
+
+/// Bit 24 (<linux/capability.h>).
+const CAP_SYS_RESOURCE: u64 = 1 << 24;
+
+/// How processes of a run can be without its mark: part of the run's record, since it is asked after its VM's end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkLoss {
+    /// No process of the run has a mark: the VM could not set one (a limit below it, a filter, eight runs nested).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unmarked: bool,
+    /// Whether a descendant can have reset its mark: CAP_SYS_RESOURCE is in the VM's bounding set, so PAM's
+    /// `pam_limits` below `su` and `sudo` may do so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resettable: bool,
+    /// The VM's control group, where that tells services and sessions apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control_group: Option<String>,
+}
+
+impl MarkLoss {
+    /// Of the calling process.
+    #[must_use]
+    pub fn current(host: &Host) -> Self {
+        let me = host.me().pid;
+        Self {
+            unmarked: !can_mark(host),
+            // What cannot be read may be there.
+            resettable: has_sys_resource(host, b"CapBnd").unwrap_or(true),
+            control_group: service_group(host, me).and_then(|path| String::from_utf8(path).ok()),
+        }
+    }
+}
+
+/// Whether the calling process can give what it starts a mark.
+pub(crate) fn can_mark(host: &Host) -> bool {
+    let Ok(limits) = host.proc().limits(host.me().pid, &mut Vec::new()) else { return false };
+    // Any id will do: whether the limit has to be raised is decided by the bits above it.
+    let fits =
+        RunId::from_number(1).and_then(|run| Mark::nested_in(limits, run, None, false).ok()).is_some_and(
+            |mark| mark.limits().hard <= limits.hard || has_sys_resource(host, b"CapEff") == Some(true),
+        );
+    fits && crate::sys::may_set_own_file_locks(limits)
+}
+
+/// Whether one of the calling process's capability sets has CAP_SYS_RESOURCE; `None` where that cannot be read.
+fn has_sys_resource(host: &Host, set: &[u8]) -> Option<bool> {
+    let mut text = Vec::new();
+    host.proc().read_of(host.me().pid, "status", 8192, &mut text).ok()?;
+    parse::status::capabilities(&text, set).map(|set| set & CAP_SYS_RESOURCE != 0)
+}
+
+/// The control group of a process, where that tells services and sessions apart.
+pub(crate) fn service_group(host: &Host, pid: Pid) -> Option<Vec<u8>> {
+    let mut text = Vec::new();
+    host.proc().read_of(pid, "cgroup", 65_536, &mut text).ok()?;
+    parse::cgroup::service(&text).map(<[u8]>::to_vec)
+}

@@ -1,0 +1,46 @@
+//! `/proc/<pid>/cgroup`: which service or session a process is part of.
+
+/// The control group that tells services and sessions apart (cgroups(7)): the path of version 2, or, where that is
+/// the root, the path of systemd's own hierarchy of version 1.
+///
+/// `None` where both are the root: every process of the machine or container is there, so it tells nothing apart.
+pub(crate) fn service(text: &[u8]) -> Option<&[u8]> {
+    let path_in = |controllers: &[u8]| {
+        text.split(|&byte| byte == b'\n').find_map(|line| {
+            let mut fields = line.splitn(3, |&byte| byte == b':').skip(1);
+            let (named, path) = (fields.next()?, fields.next()?);
+            (named == controllers && path.len() > 1).then_some(path)
+        })
+    };
+    path_in(b"").or_else(|| path_in(b"name=systemd"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn version_2_counts_before_systemds_own_hierarchy() {
+        let table: [(&[u8], Option<&[u8]>); 8] = [
+            (b"0::/system.slice/app.service\n", Some(b"/system.slice/app.service")),
+            (b"9:name=systemd:/a.service\n0::/\n", Some(b"/a.service")),
+            (b"9:name=systemd:/a.service\n0::/b.scope\n", Some(b"/b.scope")),
+            (b"4:memory:/limits\n9:name=systemd:/\n0::/\n", None),
+            (b"0::/a:b\n", Some(b"/a:b")),
+            (b"0::\n", None),
+            (b"0\n:\n", None),
+            (b"", None),
+        ];
+        for (text, path) in table {
+            assert_eq!(service(text), path, "{}", String::from_utf8_lossy(text));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = service(&text);
+        }
+    }
+}

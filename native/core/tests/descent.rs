@@ -1,0 +1,139 @@
+//! When a process that names a dead run in its environment alone is ended: only where its missing mark is explained
+//! and all of its living ancestors are of the run.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy knows only #[test] functions as tests")]
+
+mod common;
+
+use common::TestDir;
+use common::image::*;
+use leash_core::{MarkLoss, Owner, Record, Verdict};
+use leash_tag::{Limits, Mark, WorkerNumber};
+use std::os::unix::fs::PermissionsExt as _;
+
+const SERVICE: &[u8] = b"0::/system.slice/app.service\n";
+const DAEMON: &[u8] = b"0::/system.slice/atd.service\n";
+
+/// The suspect.
+const PID: u32 = 300;
+
+/// A dead run whose VM was 200, and whose record says this of marks.
+fn dead_run(loss: MarkLoss, unmarked: &[u16]) -> Image {
+    let mut image = Image::new();
+    let owner = Owner { pid: 200, start_ticks: 3_000, boot_id: BOOT.to_owned(), pid_ns: NS };
+    let mut text = Record::head_line(run(), &owner, &Default::default(), &loss);
+    text.extend(unmarked.iter().flat_map(|&worker| Record::unmarked_line(worker)));
+    let dir = TestDir::new();
+    let path = dir.record_path(run());
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    image.records = dir.open().records().files;
+    assert!(image.records[0].record.is_ok());
+    image
+}
+
+fn resettable() -> MarkLoss {
+    let group = String::from_utf8(SERVICE[3..SERVICE.len() - 1].to_vec()).unwrap();
+    MarkLoss { unmarked: false, resettable: true, control_group: Some(group) }
+}
+
+fn unmarked() -> MarkLoss {
+    MarkLoss { unmarked: true, ..MarkLoss::default() }
+}
+
+fn tag() -> Vec<u8> {
+    env(200, 3_000, NS, &BOOT[..8])
+}
+
+/// The verdict on a process with the run's environment and nothing else of it.
+fn verdict(image: &Image, suspect: &Entry<'_>) -> Verdict {
+    image.add(PID, &Entry { environ: &tag(), ..suspect.clone() });
+    image.verdict(PID).unwrap()
+}
+
+#[test]
+fn without_a_reason_for_the_missing_mark_a_copied_environment_convicts_nothing() {
+    for loss in
+        [MarkLoss::default(), MarkLoss { control_group: resettable().control_group, ..MarkLoss::default() }]
+    {
+        let orphan = Entry { cgroup: SERVICE, ..PLAIN };
+        assert_eq!(verdict(&dead_run(loss, &[2]), &orphan), Verdict::EnvOnly);
+    }
+}
+
+#[test]
+fn without_a_record_a_copied_environment_convicts_nothing() {
+    let image = Image { records: Vec::new(), ..dead_run(unmarked(), &[1]) };
+    assert_eq!(verdict(&image, &PLAIN), Verdict::EnvOnly);
+}
+
+#[test]
+fn an_orphan_of_an_unmarked_worker_is_ended() {
+    assert_eq!(verdict(&dead_run(unmarked(), &[]), &PLAIN), Verdict::Dead);
+    assert_eq!(verdict(&dead_run(MarkLoss::default(), &[1]), &PLAIN), Verdict::Dead);
+}
+
+#[test]
+fn an_orphan_that_lowered_its_own_limits_is_ended() {
+    let lowered = Entry { limits: Limits { soft: 1, hard: 1 }, ..PLAIN };
+    assert_eq!(verdict(&dead_run(MarkLoss::default(), &[]), &lowered), Verdict::Dead);
+}
+
+#[test]
+fn a_daemons_child_is_kept_whatever_explains_its_missing_mark() {
+    let lowered = Limits { soft: 1, hard: 1 };
+    for (loss, limits) in
+        [(unmarked(), Limits::UNLIMITED), (resettable(), Limits::UNLIMITED), (MarkLoss::default(), lowered)]
+    {
+        let image = dead_run(loss, &[]);
+        image.add(150, &Entry { ticks: 2_000, cgroup: SERVICE, ..PLAIN });
+        let job = Entry { parent: 150, limits, cgroup: SERVICE, ..PLAIN };
+        assert_eq!(verdict(&image, &job), Verdict::EnvOnly);
+    }
+}
+
+#[test]
+fn where_marks_can_be_reset_the_control_group_of_the_vm_decides() {
+    let table: [(&str, &[u8], Verdict); 3] = [
+        ("the VM's", SERVICE, Verdict::Dead),
+        ("a daemon's", DAEMON, Verdict::EnvOnly),
+        ("the root, where every process is", b"0::/\n", Verdict::EnvOnly),
+    ];
+    for (name, cgroup, expected) in table {
+        assert_eq!(verdict(&dead_run(resettable(), &[]), &Entry { cgroup, ..PLAIN }), expected, "{name}");
+    }
+    // A VM in the root group cannot be told from any other process by it.
+    let nowhere = MarkLoss { control_group: None, ..resettable() };
+    assert_eq!(verdict(&dead_run(nowhere, &[]), &PLAIN), Verdict::EnvOnly);
+}
+
+#[test]
+fn an_orphan_that_a_service_manager_outside_of_the_group_adopted_is_ended() {
+    let image = dead_run(resettable(), &[]);
+    image.add(150, &Entry { ticks: 2_000, cgroup: b"0::/user.slice/init.scope\n", ..PLAIN });
+    assert_eq!(verdict(&image, &Entry { parent: 150, cgroup: SERVICE, ..PLAIN }), Verdict::Dead);
+}
+
+#[test]
+fn a_descendant_is_ended_if_each_process_above_it_is_of_the_run() {
+    let tag = tag();
+    for (above, expected) in [(&tag[..], Verdict::Dead), (b"A=1\0", Verdict::EnvOnly)] {
+        let image = dead_run(unmarked(), &[]);
+        image.add(310, &Entry { environ: &tag, ..PLAIN });
+        image.add(311, &Entry { parent: 310, environ: above, ..PLAIN });
+        assert_eq!(verdict(&image, &Entry { parent: 311, ..PLAIN }), expected);
+    }
+}
+
+#[test]
+fn a_descendant_of_what_was_kept_on_purpose_is_kept() {
+    let image = dead_run(resettable(), &[1]);
+    let kept = Mark::nested_in(Limits::UNLIMITED, run(), WorkerNumber::new(1), true).unwrap().limits();
+    image.add(310, &Entry { limits: kept, environ: &tag(), cgroup: SERVICE, ..PLAIN });
+    assert_eq!(verdict(&image, &Entry { parent: 310, cgroup: SERVICE, ..PLAIN }), Verdict::EnvOnly);
+}
+
+#[test]
+fn what_was_started_from_outside_of_the_pid_namespace_is_kept() {
+    let image = dead_run(unmarked(), &[]);
+    assert_eq!(verdict(&image, &Entry { parent: 0, ..PLAIN }), Verdict::EnvOnly);
+}
