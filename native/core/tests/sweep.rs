@@ -66,6 +66,7 @@ fn a_dead_runs_processes_end_whichever_carriers_they_have_left() {
         leash_core::identify(marked_ones_copy)
             .and_then(|it| leash_core::Handle::open(&it)?.signal(leash_core::Signal::KILL))
             .unwrap();
+        wait_until("its end", || !is_running(marked_ones_copy.as_u32()));
         assert_eq!(sweep(&dir).records_dropped, [vm.run.to_string()]);
         assert!(!dir.record_path(vm.run).exists());
     });
