@@ -85,7 +85,7 @@ defmodule Leash.StopCommand do
 
   def named({:gone, %Exit{step: nil}} = report, _stop, _results), do: report
 
-  def named({:gone, exit}, stop, results) do
+  def named({:gone, %Exit{} = exit}, stop, results) do
     steps =
       Enum.map(exit.steps, fn
         %{command: index} = step ->
@@ -95,7 +95,7 @@ defmodule Leash.StopCommand do
           step
       end)
 
-    {:gone, %Exit{exit | steps: steps}}
+    {:gone, %{exit | steps: steps}}
   end
 
   def named(report, _stop, _results), do: report

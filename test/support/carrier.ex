@@ -180,7 +180,10 @@ defmodule Leash.Test.Carrier do
     remove(carrier)
   end
 
-  defp remove(%{kind: :pipe, path: path}), do: File.rm(path) && :ok
+  defp remove(%{kind: :pipe, path: path}) do
+    File.rm(path)
+    :ok
+  end
 
   defp remove(%{kind: :cgroup, path: path}) do
     Enum.each(groups_below(path), &remove(%{kind: :cgroup, path: &1}))

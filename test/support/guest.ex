@@ -203,16 +203,13 @@ defmodule Leash.Test.Guest do
 
   defp flood(options), do: if(options[:stdin] == :pipe, do: :binary.copy("x", 300_000), else: [])
 
-  # A command has got its input when it was started.
-  defp command(["flood", label], workers)
-       when :erlang.map_get(:worker, :erlang.map_get(label, workers)) == nil,
-       do: say("done flood")
-
   defp command(["flood", label], workers) do
     # More than a pipe holds, from a process that stays in the call.
     text = :binary.copy("x", 300_000)
 
     case workers[label].worker do
+      # A command has got its input when it was started.
+      nil -> :ok
       port when is_port(port) -> spawn(fn -> Port.command(port, text) end)
       worker -> spawn(fn -> Leash.Worker.write(worker, text, :infinity) end)
     end

@@ -28,7 +28,7 @@ defmodule Leash.Guard.Watch do
 
   @doc "The watch after a look, for the next one."
   @spec again(t(), integer()) :: t()
-  def again(watch, now), do: %__MODULE__{watch | due: due(watch.spec, now)}
+  def again(%__MODULE__{} = watch, now), do: %{watch | due: due(watch.spec, now)}
 
   # On the same beat for everybody with the same interval, whenever they were started: one look is for all of them.
   defp due(%{every: every}, now), do: (Integer.floor_div(now, every) + 1) * every
@@ -44,7 +44,7 @@ defmodule Leash.Guard.Watch do
   A breach is new until the value is within its limit again.
   """
   @spec check(t(), Vitals.sums() | nil, integer()) :: {[Guard.breach()], t()}
-  def check(watch, sums, now) do
+  def check(%__MODULE__{} = watch, sums, now) do
     watch = active(watch, sums, now)
 
     over =
@@ -57,7 +57,7 @@ defmodule Leash.Guard.Watch do
     # What nobody could look at stays as it was.
     unknown = if sums, do: [], else: watch.breached -- [:lifetime]
     new = Enum.reject(over, &(&1.limit in watch.breached))
-    {new, %__MODULE__{watch | breached: Enum.map(over, & &1.limit) ++ unknown}}
+    {new, %{watch | breached: Enum.map(over, & &1.limit) ++ unknown}}
   end
 
   defp active(watch, nil, _now), do: watch
@@ -65,7 +65,7 @@ defmodule Leash.Guard.Watch do
   defp active(%{spec: spec} = watch, sums, now) do
     seen = {sums.cpu, output(spec.traffic)}
     active_at = if seen == watch.seen, do: watch.active_at, else: now
-    %__MODULE__{watch | seen: seen, active_at: active_at}
+    %{watch | seen: seen, active_at: active_at}
   end
 
   defp output(nil), do: 0

@@ -57,7 +57,7 @@ defmodule Leash.Worker.OutputWindow do
   @doc "From now on the mailbox counts."
   @spec limit(t() | nil) :: t() | nil
   def limit(nil), do: nil
-  def limit(window), do: %__MODULE__{window | limited?: true}
+  def limit(%__MODULE__{} = window), do: %{window | limited?: true}
 
   @doc """
   Lets pass what a pipe still holds that nobody writes to any more, whatever the mailbox: a few messages, for which
@@ -65,15 +65,15 @@ defmodule Leash.Worker.OutputWindow do
   """
   @spec finish(t() | nil) :: t() | nil
   def finish(nil), do: nil
-  def finish(window), do: %__MODULE__{window | credit: @burst}
+  def finish(%__MODULE__{} = window), do: %{window | credit: @burst}
 
   @doc "Whether a message may be sent now, or in how many milliseconds to ask again."
   @spec check(t() | nil) :: {:open, t() | nil} | {:full, pos_integer(), t()}
   def check(nil), do: {:open, nil}
-  def check(%{limited?: false} = window), do: {:open, window}
-  def check(%{credit: credit} = window) when credit > 0, do: {:open, window}
+  def check(%__MODULE__{limited?: false} = window), do: {:open, window}
+  def check(%__MODULE__{credit: credit} = window) when credit > 0, do: {:open, window}
 
-  def check(%{pid: pid, size: size} = window) do
+  def check(%__MODULE__{pid: pid, size: size} = window) do
     case Process.info(pid, :message_queue_len) do
       {_key, length} ->
         window = settle(window, length)
@@ -82,34 +82,34 @@ defmodule Leash.Worker.OutputWindow do
 
       # Nobody is there any more who could be overrun.
       nil ->
-        {:open, %__MODULE__{window | credit: @burst}}
+        {:open, %{window | credit: @burst}}
     end
   end
 
   # The probe was taken: what is left was there before it.
   defp settle(%{probe: probe} = window, length) when probe != nil and length <= probe,
-    do: %__MODULE__{window | base: length, probe: nil}
+    do: %{window | base: length, probe: nil}
 
-  defp settle(%{base: base} = window, length), do: %__MODULE__{window | base: min(base, length)}
+  defp settle(%{base: base} = window, length), do: %{window | base: min(base, length)}
 
   defp open(window, room) do
     credit = min(@burst, room)
-    {:open, %__MODULE__{window | credit: credit, pause: @shortest_pause, seen: {0, 0}}}
+    {:open, %{window | credit: credit, pause: @shortest_pause, seen: {0, 0}}}
   end
 
   defp full(%{seen: {length, @looks}, probe: nil} = window, length),
-    do: {:open, %__MODULE__{window | credit: 1, probe: length, seen: {length, 0}}}
+    do: {:open, %{window | credit: 1, probe: length, seen: {length, 0}}}
 
   defp full(%{pause: pause, seen: {before, looks}} = window, length) do
     looks = if length == before and pause == @longest_pause, do: min(looks + 1, @looks), else: 0
     pause = min(2 * pause, @longest_pause)
-    {:full, window.pause, %__MODULE__{window | pause: pause, seen: {length, looks}}}
+    {:full, window.pause, %{window | pause: pause, seen: {length, looks}}}
   end
 
   @doc "A message was sent."
   @spec sent(t() | nil) :: t() | nil
-  def sent(%{credit: credit} = window) when credit > 0,
-    do: %__MODULE__{window | credit: credit - 1}
+  def sent(%__MODULE__{credit: credit} = window) when credit > 0,
+    do: %{window | credit: credit - 1}
 
   def sent(window), do: window
 end

@@ -49,8 +49,8 @@ defmodule Leash.Worker.Report do
 
   defp report(state, {:exited, how}), do: Client.end_rest(%{state | exited: how})
 
-  defp report(state, {:gone, exit}),
-    do: Result.answer_client(%{state | result: {:ok, %Exit{exit | os_pid: state.os_pid}}})
+  defp report(state, {:gone, %Exit{} = exit}),
+    do: Result.answer_client(%{state | result: {:ok, %{exit | os_pid: state.os_pid}}})
 
   defp report(state, {:step, cause, step, elapsed}) do
     Telemetry.step(state.number, cause, step, elapsed)

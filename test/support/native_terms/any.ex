@@ -164,12 +164,13 @@ defmodule Leash.Test.NativeTerms.Any do
 
   defp bytes, do: :rand.bytes(:rand.uniform(24) - 1)
 
-  # A part of a larger one, and not always of whole bytes.
+  # A part of a larger one, and not always of whole bytes. The sizes are in the binary, since a size that
+  # is bound outside of a pattern is pinned in newer versions of Elixir and cannot be in older ones.
   defp bits do
-    whole = :rand.bytes(80)
     skipped = :rand.uniform(60)
     size = :rand.uniform(500 - skipped)
-    <<_::size(skipped), part::bitstring-size(size), _::bitstring>> = whole
+    whole = <<skipped::16, size::16, :rand.bytes(80)::binary>>
+    <<skipped::16, size::16, _::size(skipped), part::bitstring-size(size), _::bitstring>> = whole
     part
   end
 
