@@ -1,5 +1,3 @@
-Code.require_file("sandbox.exs", __DIR__)
-
 defmodule Leash.Build.NativeCompilerTest do
   # Serial: Mix in other VMs takes both cores, and tests that measure times run beside async ones.
   use ExUnit.Case, async: false

@@ -1,5 +1,3 @@
-Code.require_file("sandbox.exs", __DIR__)
-
 defmodule Leash.Build.OperatorTest do
   # An operator in a project and in a release that depend on Leash. Serial: it sweeps.
   use Leash.Test.Case, async: false

@@ -1,5 +1,3 @@
-Code.require_file("sandbox.exs", __DIR__)
-
 defmodule Leash.Build.ReleaseTest do
   @moduledoc "The example of a release: built as anybody would, ended in every way, and started again."
 

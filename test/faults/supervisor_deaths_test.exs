@@ -38,9 +38,15 @@ defmodule Leash.Faults.SupervisorDeathsTest do
         send(test, {:owns, self(), worker})
 
         receive do
-          :exit -> :ok
-          :raise -> raise "on purpose"
-          :link -> spawn_link(fn -> exit(:on_purpose) end) && Process.sleep(:infinity)
+          :exit ->
+            :ok
+
+          :raise ->
+            raise "on purpose"
+
+          :link ->
+            spawn_link(fn -> exit(:on_purpose) end)
+            Process.sleep(:infinity)
         end
       end)
 

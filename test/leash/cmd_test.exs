@@ -261,7 +261,13 @@ defmodule Leash.CmdTest do
 
     test "the source of the input is not asked for anything before the program runs, nor after its end" do
       test = self()
-      source = Stream.repeatedly(fn -> send(test, :asked) && "line\n" end)
+
+      source =
+        Stream.repeatedly(fn ->
+          send(test, :asked)
+          "line\n"
+        end)
+
       assert_raise ErlangError, fn -> Leash.cmd("/no/such/program", [], input: source) end
       refute_received :asked
 
@@ -270,7 +276,10 @@ defmodule Leash.CmdTest do
 
       # A source that waits for something that never comes.
       stuck =
-        Stream.map([1], fn _ -> send(test, {:stuck, self()}) && Process.sleep(:infinity) end)
+        Stream.map([1], fn _ ->
+          send(test, {:stuck, self()})
+          Process.sleep(:infinity)
+        end)
 
       assert Leash.cmd("sh", ["-c", "read x </dev/null; sleep 0.1; echo over"], input: stuck) ==
                {"over\n", 0}

@@ -295,7 +295,8 @@ defmodule Leash.OSProcessTest do
       assert_receive {:DOWN, ^witness, :os_process, _, :exited}
       assert OSProcess.demonitor(late)
       refute_received {:DOWN, _, _, _, _}
-      assert OSProcess.demonitor(late) and OSProcess.demonitor(make_ref())
+      assert OSProcess.demonitor(late)
+      assert OSProcess.demonitor(make_ref())
     end
 
     test "monitors leave no descriptor when they fire, are taken back, or their process dies" do

@@ -209,9 +209,15 @@ defmodule Leash.Worker.OutputWindowTest do
 
   defp take(so_far) do
     receive do
-      {:leash_output, _worker, _stream, data} -> take(so_far <> data)
-      {:taken, from} -> send(from, {:taken, so_far}) && take(so_far)
-      {:other, _n} -> take(so_far)
+      {:leash_output, _worker, _stream, data} ->
+        take(so_far <> data)
+
+      {:taken, from} ->
+        send(from, {:taken, so_far})
+        take(so_far)
+
+      {:other, _n} ->
+        take(so_far)
     end
   end
 
