@@ -25,6 +25,7 @@ WEIGHTS = {
     "descriptors": 3,
     "forks": 4,
     "disk": 2,
+    "run_dir": 1,
 }
 FOR_SHIMS = ["SIGKILL", "SIGKILL", "SIGSTOP", "SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGCONT"]
 FOR_WORKERS = ["SIGKILL", "SIGSTOP", "SIGTERM", "SIGCONT", "SIGSEGV", "SIGINT"]
@@ -170,7 +171,7 @@ class Faults:
         """The run directory takes nothing for a moment."""
         if not self.chaos.mounted:
             return
-        filler = os.path.join(self.chaos.run_dir, ".full")
+        filler = os.path.join(self.chaos.disk, ".full")
         try:
             with open(filler, "wb", buffering=0) as file:
                 while file.write(b"x" * 4096):
@@ -178,6 +179,15 @@ class Faults:
         except OSError:
             pass
         self.after(0.3, lambda: os.path.exists(filler) and os.unlink(filler))
+
+    def run_dir(self, _vm, rng):
+        """The run directory cannot be used for a while, or until the round is judged."""
+        act, seconds = rng.choice(self.chaos.directory.acts()), rng.uniform(0.2, 2.0)
+        stays, comes_back = rng.random() < 0.3, rng.random() < 0.5
+        if self.chaos.spoil(act, comes_back):
+            self.chaos.note(f"  {act} {'until judged' if stays else f'{seconds:.1f} s'}, then {'back' if comes_back else 'lost'}")
+            if not stays:
+                self.after(seconds, self.chaos.mend)
 
 
 def end_together(vm, others):

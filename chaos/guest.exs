@@ -7,7 +7,8 @@
 # themselves after so many seconds.
 
 defmodule Guest do
-  @shapes ~w(plain shell ignores_term setsid_child daemon env_i stopped forks leader_dies_first never_reads overwritten)
+  @shapes ~w(plain shell ignores_term setsid_child daemon env_i stopped forks leader_dies_first never_reads overwritten
+             hands_job)
   @entries [:worker, :worker, :worker, :open_port, :cmd, :stream]
   @stops [
     [],
@@ -144,6 +145,11 @@ defmodule Guest do
   end
 
   defp body("shell", _shapes), do: "sleep 80 & sleep 80 & wait"
+
+  # Gives a copy of its environment to a daemon that is no part of any tree.
+  defp body("hands_job", _shapes),
+    do: "exec python3 -E -s -B #{__DIR__}/job_server.py hand #{System.fetch_env!("CHAOS_JOBS")}"
+
   defp body(shape, shapes), do: "exec python3 -E -s -S -B #{shapes} #{shape}"
 
   defp run(:worker, line, pending, options) do

@@ -10,6 +10,7 @@ end what they left within two seconds. Then another VM starts, which sweeps, and
   two neighbours, VMs that no fault is aimed at, have every process of their workers, and none of these got a signal; one of them
     lives in a time namespace whose clocks are ahead
   every decoy lives and got no signal
+  every job that a program handed to a daemon of a stranger, with a copy of its environment, lives and got no signal
   no zombie is older than the round's end
   a VM that lived through it has its warden; told to end everything, it has nothing left, and no more descriptors than an idle one
   the run directory holds records and sockets of living runs only; what is left of a run whose record a fault had damaged is counted
@@ -32,8 +33,10 @@ import time
 
 from decoys import Decoys, mark, own_tag
 from faults import Faults, end_together
+from jobs import Jobs
 from look import carrier, carriers, cmdline, describe, has_tag, identity, living, pids, send, shims, wardens
 from pids_cgroup import Cgroups
+from run_directory import RunDirectory
 from vm import VM, shift_works
 
 VMS = 3
@@ -58,13 +61,18 @@ class Chaos:
         self.minutes, self.seed, self.workers, self.elixir = minutes, seed, workers, elixir
         self.began = time.monotonic()
         self.work = tempfile.mkdtemp(prefix="leash-chaos-")
-        self.run_dir = os.path.join(self.work, "runs")
+        self.disk = os.path.join(self.work, "disk")
+        # Not the mount point, which cannot be moved away.
+        self.run_dir = os.path.join(self.disk, "runs")
+        self.directory = RunDirectory(self.run_dir)
+        self.comes_back = True
         self.carriers = os.path.join(self.work, "carriers")
-        for path in (self.run_dir, self.carriers):
+        for path in (self.disk, self.carriers):
             os.mkdir(path, 0o700)
         self.plan = open(os.path.join(self.work, "plan"), "w")
         self.cgroups = Cgroups(os.path.basename(self.work))
         self.decoys = Decoys(self.work, self.lifetime())
+        self.jobs = Jobs(self.work, self.lifetime())
         self.faults = Faults(self)
         self.mounted = False
         self.failures = []
@@ -88,8 +96,10 @@ class Chaos:
 
     def begin(self):
         if os.geteuid() == 0:
-            mount = ["mount", "-t", "tmpfs", "-o", "size=64k,nr_inodes=256,mode=0700", "tmpfs", self.run_dir]
+            mount = ["mount", "-t", "tmpfs", "-o", "size=64k,nr_inodes=256,mode=0700", "tmpfs", self.disk]
             self.mounted = subprocess.run(mount, stderr=subprocess.DEVNULL).returncode == 0
+        os.mkdir(self.run_dir, 0o700)
+        self.jobs.start()
         self.shifted = shift_works()
         for name in ("neighbour", "offset"):
             vm = VM(self, NEIGHBOUR_TREES, name, "calm", shifted=self.shifted and name == "offset")
@@ -123,17 +133,39 @@ class Chaos:
 
     def replace(self, vm):
         slot = self.vms.index(vm)
+        # What it said of its id is read also after its end.
+        if vm.unrecorded and vm.ready(0):
+            self.damaged.add(vm.run_id)
         # Nobody writes it again from now on.
-        vm.record_lost = vm.run_id in self.damaged and not self.has_record(vm)
+        vm.record_lost = (vm.unrecorded or vm.run_id in self.damaged) and not self.has_record(vm)
         self.vms[slot] = self.wild(slot)
         self.dead.append(vm)
 
     def has_record(self, vm):
         try:
-            with open(os.path.join(self.run_dir, f"{vm.run_id}.json"), "rb") as record:
+            with open(self.directory.holds(f"{vm.run_id}.json") or os.devnull, "rb") as record:
                 return "owner" in json.loads(record.readline())
         except (OSError, ValueError):
             return False
+
+    def spoil(self, act, comes_back):
+        """The run directory cannot be used from now on; whether it comes back is for `mend`."""
+        if not self.directory.spoil(act):
+            return False
+        self.comes_back = comes_back
+        for vm in self.vms:
+            # One that has not begun yet may begin without a record.
+            vm.unrecorded = vm.unrecorded or not vm.ready(0)
+        return True
+
+    def mend(self):
+        if self.directory.spoiled is None:
+            return
+        lost = self.directory.mend(self.comes_back)
+        self.damaged |= lost
+        for vm in self.dead:
+            vm.record_lost = vm.record_lost or vm.run_id in lost
+        self.damaged |= {vm.run_id for vm in self.vms if vm.unrecorded and vm.ready(0)}
 
     def living(self, prefix):
         return {label: who for label, who in carriers(self.carriers).items() if label.startswith(prefix)}
@@ -172,7 +204,10 @@ class Chaos:
         self.faults.take_back(everything=True)
         self.all_are_up()
         self.warden_ends_it(number, rng.randrange(VMS))
+        # Up to here without a run directory where a fault took it: no more than a sweep needs one.
+        self.mend()
         self.judge(number, rng)
+        self.jobs.end_all()
         for vm in self.dead:
             vm.end()
             self.cgroups.remove(vm.cgroup) if vm.cgroup else None
@@ -195,6 +230,7 @@ class Chaos:
         self.dead_are_gone(number, sweeper)
         self.neighbours_are_whole(number)
         self.decoys_are_whole(number)
+        self.jobs_are_whole(number)
         self.survivors_are_tidy(number, rng, sweeper.descriptors())
         self.directory_is_clean(number, sweeper)
         self.no_zombies(number)
@@ -315,6 +351,11 @@ class Chaos:
         for title, said in self.decoys.touched():
             self.fail(number, f"a decoy was touched: {title}", [f"signals {said}"])
 
+    def jobs_are_whole(self, number):
+        touched = self.jobs.touched()
+        if touched:
+            self.fail(number, "jobs of a stranger were touched", touched)
+
     def survivors_are_tidy(self, number, rng, idle):
         for slot in range(VMS):
             vm, chosen = self.vms[slot], rng.random() < 0.4
@@ -401,7 +442,9 @@ class Chaos:
     def end(self):
         """The decoys first, since some of them wear a mark of what ends then."""
         self.faults.take_back(everything=True)
+        self.mend()
         self.decoys.end()
+        self.jobs.end()
         for vm in [*self.vms, *self.dead, *self.neighbours]:
             vm.end()
         self.eventually(self.bound, lambda: not shims() and not wardens())
@@ -412,7 +455,7 @@ class Chaos:
         self.cgroups.end()
         self.plan.close()
         if self.mounted:
-            subprocess.run(["umount", "-l", self.run_dir])
+            subprocess.run(["umount", "-l", self.disk])
 
     def run(self):
         rounds = 0
@@ -430,6 +473,8 @@ class Chaos:
         print(f"chaos: seed {self.seed}, {rounds} rounds, {sum(counts.values())} faults ({kinds}), {VM.count} VMs, {len(self.failures)} failures")
         if self.wardened:
             print(f"chaos: {self.wardened} times a warden was alone, for at most {self.slowest_warden:.2f} s")
+        if self.jobs.judged:
+            print(f"chaos: {self.jobs.judged} jobs of a stranger had the environment of {len(self.jobs.runs)} runs")
         if self.damaged_files:
             print(f"chaos: {self.damaged_files} files were left of {len(self.damaged)} runs whose record was damaged")
         if self.unprovable:
@@ -448,6 +493,7 @@ class Chaos:
             "EAGAIN of fork (no pids cgroup)": self.cgroups.base,
             "other clocks (no time namespace)": self.shifted,
             "wardens": self.has_wardens,
+            "orphaned jobs (marks can be reset)": self.jobs.orphans,
         }
 
 

@@ -39,6 +39,7 @@ class VM:
         if self.cgroup:
             argv = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', os.path.join(self.cgroup, "cgroup.procs"), *argv]
         env = dict(os.environ, LEASH_RUN_DIR=chaos.run_dir, ERL_CRASH_DUMP=self.dump, ERL_CRASH_DUMP_SECONDS="20")
+        env["CHAOS_JOBS"] = chaos.jobs.socket
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
                 argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=env, start_new_session=True
@@ -48,6 +49,8 @@ class VM:
         shift = SHIFT_SECONDS * TICKS if shifted else 0
         self.owner = (self.identity[0], self.identity[1] + shift)
         self.run_id = None
+        # Whether it may have begun without a record, because the run directory could not be used.
+        self.unrecorded = chaos.directory.spoiled is not None
         # Whether it ended without a record, since a fault had damaged it.
         self.record_lost = False
         self.said = b""

@@ -1,0 +1,96 @@
+"""The jobs of a stranger (job_server.py): they have the environment of workers, and must not be touched."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+from look import identity, lives, send
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+SERVER = os.path.join(HERE, "job_server.py")
+# At once. The judge ends them after each round, so that each has new ones.
+LIMIT = 24
+CAP_SYS_RESOURCE = 24
+
+
+def marks_can_be_reset():
+    """Whether a process below this one may raise a hard limit, and so drop its mark."""
+    with open("/proc/self/status") as file:
+        bounding = next(line for line in file if line.startswith("CapBnd:"))
+    return bool(int(bounding.split()[1], 16) >> CAP_SYS_RESOURCE & 1)
+
+
+class Jobs:
+    def __init__(self, work, seconds):
+        self.directory = os.path.join(work, "jobs")
+        self.socket = os.path.join(self.directory, "socket")
+        self.seconds, self.process = seconds, None
+        # What an orphan without a mark was is not known where programs can reset marks.
+        self.orphans = not marks_can_be_reset()
+        # Jobs that were judged, and the runs of which they had the environment.
+        self.judged, self.runs = 0, set()
+
+    def start(self):
+        """Before the first VM: a daemon that is older than a run cannot be of it."""
+        os.mkdir(self.directory, 0o700)
+        kinds = "child,orphan" if self.orphans else "child"
+        argv = [sys.executable, "-E", "-s", "-B", SERVER, "serve", self.directory, str(self.seconds)]
+        argv += [str(LIMIT), kinds]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = subprocess.Popen(argv, start_new_session=True, **pipes)
+        assert self.process.stdout.readline() == b"ready\n", "the daemon of the jobs did not start"
+        self.daemon = identity(self.process.pid)
+
+    def all(self):
+        """Every job: (its file's name without an ending, what it is, its identity)."""
+        found = []
+        for name in os.listdir(self.directory):
+            if name.endswith(".json"):
+                path = os.path.join(self.directory, name)
+                with open(path) as file:
+                    job = json.load(file)
+                found.append((path[:-5], job, (job["pid"], job["ticks"])))
+        return found
+
+    @staticmethod
+    def signals(path):
+        """The signals that a job noted, nothing of one that ended before it could."""
+        try:
+            with open(f"{path}.log") as file:
+                return file.read().split()
+        except FileNotFoundError:
+            return []
+
+    def touched(self):
+        """[what it is and what it got] of the daemon and its jobs."""
+        jobs = self.all()
+        self.judged += len(jobs)
+        self.runs |= {job["tag"].split(".")[0] for _path, job, _who in jobs if job["tag"]}
+        everything = [("the daemon itself", os.path.join(self.directory, "daemon"), self.daemon)]
+        everything += [(f"{job['kind']} with {job['tag']}", path, who) for path, job, who in jobs]
+        found = []
+        for title, path, who in everything:
+            alive, signals = lives(who), self.signals(path)
+            if not alive or signals:
+                state = "lives" if alive else "is gone"
+                found.append(f"{title}: {who[0]} {state}, signals {' '.join(signals) or 'none'}")
+        return found
+
+    def end_all(self):
+        """Ends the jobs, each by its identity."""
+        for path, _job, who in self.all():
+            send(who, signal.SIGKILL)
+            for ending in (".log", ".json"):
+                if os.path.exists(path + ending):
+                    os.unlink(path + ending)
+
+    def end(self):
+        """The daemon first, so that nothing starts another."""
+        if self.process:
+            self.process.stdin.close()
+            self.process.kill()
+            self.process.wait()
+            self.process.stdout.close()
+            self.end_all()
