@@ -76,6 +76,9 @@ class Jobs:
             if not alive or signals:
                 state = "lives" if alive else "is gone"
                 found.append(f"{title}: {who[0]} {state}, signals {' '.join(signals) or 'none'}")
+            if who == self.daemon and signals:
+                # It goes on, and each is told once.
+                os.truncate(f"{path}.log", 0)
         return found
 
     def end_all(self):

@@ -203,8 +203,9 @@ class Chaos:
             time.sleep(max(0.0, FAULT_EVERY - (time.monotonic() - began)))
         self.faults.take_back(everything=True)
         self.all_are_up()
-        self.warden_ends_it(number, rng.randrange(VMS))
-        # Up to here without a run directory where a fault took it: no more than a sweep needs one.
+        alone = rng.randrange(VMS)
+        self.warden_ends_it(number, alone)
+        self.directory_is_not_needed(number, (alone + 1) % VMS)
         self.mend()
         self.judge(number, rng)
         self.jobs.end_all()
@@ -358,26 +359,35 @@ class Chaos:
 
     def survivors_are_tidy(self, number, rng, idle):
         for slot in range(VMS):
-            vm, chosen = self.vms[slot], rng.random() < 0.4
-            if not chosen or not vm.alive() or vm.run_id is None:
-                continue
-            self.has_warden(number, vm)
-            if not vm.ask("hold", "held", self.answer):
-                self.fail(number, f"{vm.prefix} does not answer, see its dump", [describe(vm.identity)])
-                self.dump(vm)
-                vm.end()
-                self.replace(vm)
-                continue
-            answer = vm.ask("stop_all", "stopped ", self.answer)
-            if not answer or answer[1] != "ok":
-                self.fail(number, f"{vm.prefix}: stop_all said {answer}", [describe(vm.identity)])
-            if not answer and vm.alive():
-                self.dump(vm)
-            self.nothing_is_left(number, vm, idle)
-            # Its churn is over; another takes its place.
+            if rng.random() < 0.4:
+                self.stops_in_order(number, slot, idle)
+
+    def directory_is_not_needed(self, number, slot):
+        """Where the run directory cannot be used yet: a sweep needs it, and nothing else that ends trees."""
+        if self.directory.spoiled:
+            self.stops_in_order(number, slot, None)
+
+    def stops_in_order(self, number, slot, idle):
+        vm = self.vms[slot]
+        if not vm.alive() or vm.run_id is None:
+            return
+        self.has_warden(number, vm)
+        if not vm.ask("hold", "held", self.answer):
+            self.fail(number, f"{vm.prefix} does not answer, see its dump", [describe(vm.identity)])
+            self.dump(vm)
             vm.end()
             self.replace(vm)
-            self.vms[slot].ready()
+            return
+        answer = vm.ask("stop_all", "stopped ", self.answer)
+        if not answer or answer[1] != "ok":
+            self.fail(number, f"{vm.prefix}: stop_all said {answer}", [describe(vm.identity)])
+        if not answer and vm.alive():
+            self.dump(vm)
+        self.nothing_is_left(number, vm, idle)
+        # Its churn is over; another takes its place.
+        vm.end()
+        self.replace(vm)
+        self.vms[slot].ready()
 
     def nothing_is_left(self, number, vm, idle):
         def left():
