@@ -58,7 +58,8 @@ class Daemon:
                 environment = b"".join(iter(lambda: connection.recv(65536), b""))
                 if self.has_room():
                     self.start(environment)
-                connection.sendall(b"answered\n")
+                # A sender that a fault ended must not become a signal to the daemon.
+                connection.sendall(b"answered\n", socket.MSG_NOSIGNAL)
             except OSError:
                 pass
 

@@ -54,6 +54,10 @@ class Jobs:
                 found.append((path[:-5], job, (job["pid"], job["ticks"])))
         return found
 
+    def runs_now(self):
+        """The ids of the runs that living jobs have in their environment."""
+        return {job["tag"].split(".")[0] for _path, job, who in self.all() if job["tag"] and lives(who)}
+
     @staticmethod
     def signals(path):
         """The signals that a job noted, nothing of one that ended before it could."""
@@ -67,7 +71,7 @@ class Jobs:
         """[what it is and what it got] of the daemon and its jobs."""
         jobs = self.all()
         self.judged += len(jobs)
-        self.runs |= {job["tag"].split(".")[0] for _path, job, _who in jobs if job["tag"]}
+        self.runs |= self.runs_now()
         everything = [("the daemon itself", os.path.join(self.directory, "daemon"), self.daemon)]
         everything += [(f"{job['kind']} with {job['tag']}", path, who) for path, job, who in jobs]
         found = []

@@ -13,7 +13,9 @@ end what they left within two seconds. Then another VM starts, which sweeps, and
   every job that a program handed to a daemon of a stranger, with a copy of its environment, lives and got no signal
   no zombie is older than the round's end
   a VM that lived through it has its warden; told to end everything, it has nothing left, and no more descriptors than an idle one
-  the run directory holds records and sockets of living runs only; what is left of a run whose record a fault had damaged is counted
+  while the run directory cannot be used, a warden still ends what VM and shims left, and stop_all leaves nothing
+  the run directory holds records and sockets of living runs, and of runs that a living job names, and of no others
+  what is left of a run whose record a fault had damaged, or that went with the run directory, is counted
     and told, since what cannot be believed is not deleted either; and so is a process of such a run of which VM, shim and warden were
     killed, too, and that has nothing else that says whose it is
 
@@ -411,10 +413,12 @@ class Chaos:
         if not self.all_are_up():
             return
         live = {vm.run_id for vm in [*self.vms, *self.neighbours, sweeper]}
+        # A run is kept as long as a process that names it is; the round's end ends the jobs.
+        kept = live | self.jobs.runs_now()
 
         def strays():
             names = [name for name in os.listdir(self.run_dir) if not name.startswith(".")]
-            return sorted(name for name in names if name.split(".")[0] not in live)
+            return sorted(name for name in names if name.split(".")[0] not in kept)
 
         if strays():
             sweeper.ask("sweep", "swept ")
