@@ -6,7 +6,7 @@ use crate::output::complain;
 use crate::place::Place;
 use crate::process_view::ProcessView;
 use crate::run_view::RunView;
-use crate::vitals;
+use crate::vitals::{self, Vitals};
 use leash_core::report::RecordPresence;
 use leash_core::{Host, HuntKind, Incomplete, Ladder, Mode, RunDir};
 use leash_tag::RunId;
@@ -55,8 +55,11 @@ impl Look {
             .filter(|found| found.pid != me)
             .filter(|found| all || found.uid == Some(host.uid()) || of_run(&found.run_id))
             .filter_map(|found| {
-                // What has ended since it was seen is not there any more.
-                let vitals = vitals::read(&host, found.pid, found.start_ticks)?;
+                // What has ended since it was seen is not there any more. Of what `/proc` hides there is nothing to read.
+                let vitals = match found.start_ticks {
+                    Some(start_ticks) => vitals::read(&host, found.pid, start_ticks)?,
+                    None => Vitals::default(),
+                };
                 let owner = found.run_id.as_ref().and_then(|run| *owners.get(run)?);
                 Some(ProcessView::new(found, vitals, owner))
             })

@@ -15,7 +15,7 @@ pub(crate) struct ProcessView {
     pub(crate) worker: Option<u16>,
     pub(crate) pid: u32,
     pub(crate) ppid: Option<u32>,
-    pub(crate) start_ticks: u64,
+    pub(crate) start_ticks: Option<u64>,
     pub(crate) uid: Option<u32>,
     pub(crate) state: char,
     pub(crate) age_ms: u64,

@@ -91,7 +91,7 @@ mod tests {
             worker: Some(3),
             pid: 4712,
             ppid: Some(4711),
-            start_ticks: 9,
+            start_ticks: Some(9),
             uid: Some(0),
             state: 'S',
             age_ms: 192_000,

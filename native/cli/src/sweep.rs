@@ -137,7 +137,7 @@ mod tests {
     fn found(pid: u32, verdict: Verdict, action: Action, ended_by: Option<&'static str>) -> Match {
         Match {
             pid,
-            start_ticks: 5,
+            start_ticks: Some(5),
             command: "sleep 60".into(),
             state: 'S',
             uid: Some(0),
@@ -156,7 +156,7 @@ mod tests {
     fn survivor() -> Survivor {
         Survivor {
             pid: 8,
-            start_ticks: 5,
+            start_ticks: Some(5),
             command: "sleep 60".into(),
             state: 'D',
             run_id: Some("s59m65f".into()),

@@ -156,7 +156,7 @@ mod tests {
             worker: Some(1),
             pid,
             ppid: Some(ppid),
-            start_ticks: 1,
+            start_ticks: Some(1),
             uid: None,
             state: 'S',
             age_ms: 5000,

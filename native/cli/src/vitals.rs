@@ -5,7 +5,7 @@ use leash_core::{Host, Pid};
 use std::fs::File;
 use std::io::Read as _;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Vitals {
     pub(crate) ppid: Option<u32>,
     pub(crate) age_ms: u64,

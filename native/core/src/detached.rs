@@ -144,7 +144,7 @@ fn failed<T>(skipped: Skipped) -> std::result::Result<Option<T>, Errno> {
 
 fn described(host: &Host, seen: &Seen, cmdline: &[u8], inode: Option<u64>) -> Option<Detached> {
     let pid = seen.identity.pid;
-    let shim = seen.shim.as_ref()?;
+    let shim = seen.shim_of(host.uid())?;
     let mark = seen.mark.present()?;
     let run = shim.args.run;
     let worker = shim.args.worker?;
@@ -152,13 +152,8 @@ fn described(host: &Host, seen: &Seen, cmdline: &[u8], inode: Option<u64>) -> Op
     // The mark is what it set itself and its whole tree inherits: without it nobody would know later whom to end.
     let marked = mark.outlives() && mark.run() == run && mark.worker() == Some(worker);
     let detaches = argv::shim_option(cmdline, b"on-hangup") == Some(b"detach");
-    let ours = seen
-        .uids
-        .is_some_and(|uids| [uids.real, uids.effective, uids.saved].iter().all(|&uid| uid == host.uid()));
     // A VM that runs inside of such a tree must not take it over.
-    if !(marked && detaches && ours && is_shim(host, pid) && is_here(host, pid))
-        || host.refusal(pid).is_some()
-    {
+    if !(marked && detaches && is_shim(host, pid) && is_here(host, pid)) || host.refusal(pid).is_some() {
         return None;
     }
     let claim = Claim::of_shim(host, seen);

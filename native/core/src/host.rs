@@ -3,8 +3,9 @@
 use crate::clock::BootClock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::parse::stat::Stat;
+use crate::parse::status::Uids;
 use crate::proc_root::ProcRoot;
-use crate::{Identity, Pid};
+use crate::{Identity, Pid, PidFd};
 use leash_tag::BootTag;
 use rustix::io::Errno;
 use std::path::Path;
@@ -59,8 +60,7 @@ impl Host {
         let _ = proc.read("self/timens_offsets", 4096, &mut text);
         let clock = BootClock::new(&text, rustix::param::clock_ticks_per_second());
         let stat = read_stat(&proc, me, &mut text).ok_or_else(no_proc)?;
-        let inode =
-            if proc.is_image() { None } else { crate::PidFd::open(me).ok().and_then(|fd| fd.inode()) };
+        let inode = if proc.is_image() { None } else { PidFd::open(me).ok().and_then(|fd| fd.inode()) };
         let identity =
             Identity { pid: me, start_ticks: clock.to_machine(stat.start_ticks), pidfs_inode: inode };
         Ok(Self {
@@ -165,11 +165,27 @@ impl Host {
         u32::try_from(crate::parse::decimal(crate::parse::words(&text).nth(4)?)?).ok()
     }
 
-    /// The highest number that a process can have.
-    pub(crate) fn pid_max(&self) -> Option<u32> {
+    /// The highest number that a process can have: the kernel's own bound (PID_MAX_LIMIT) where `/proc` does not tell.
+    pub(crate) fn pid_max(&self) -> u32 {
         let mut text = Vec::new();
-        self.proc.read("sys/kernel/pid_max", 32, &mut text).ok()?;
-        u32::try_from(crate::parse::decimal(text.trim_ascii())?).ok()
+        let told = self.proc.read("sys/kernel/pid_max", 32, &mut text).ok();
+        told.and_then(|_| u32::try_from(crate::parse::decimal(text.trim_ascii())?).ok()).unwrap_or(1 << 22)
+    }
+
+    /// The user ids of a process whose limits prlimit(2) told: ours, but for who has CAP_SYS_RESOURCE and is told
+    /// everybody's. (So is, of its own user namespaces, the user that made them: what is in there is of that user, too.)
+    pub(crate) fn uids_of_limits(&self) -> Option<Uids> {
+        let mut text = Vec::new();
+        self.proc.read("self/status", 8192, &mut text).ok()?;
+        let ours = crate::parse::status::uids(&text)?.real;
+        let is_bound = crate::parse::status::has_sys_resource(&text, b"CapEff:") == Some(false);
+        is_bound.then_some(Uids { real: ours, effective: ours, saved: ours })
+    }
+
+    /// Whether this process and everything that it ever starts keeps its user and group.
+    pub(crate) fn keeps_ids(&self) -> bool {
+        let mut text = Vec::new();
+        self.proc.read("self/status", 8192, &mut text).is_ok() && crate::parse::status::keeps_ids(&text)
     }
 
     /// A process's stat file, its start normalised to the machine's clock.
@@ -193,9 +209,18 @@ impl Host {
                 break;
             }
             found.push(pid);
-            next = read_stat(&self.proc, pid, &mut buffer).and_then(|stat| stat.parent);
+            next = self.parent_of(pid, &mut buffer);
         }
         found
+    }
+
+    /// The parent of a process, as far as this namespace shows it; of one that `/proc` hides by its descriptor.
+    pub(crate) fn parent_of(&self, pid: Pid, buffer: &mut Vec<u8>) -> Option<Pid> {
+        match read_stat(&self.proc, pid, buffer) {
+            Some(stat) => stat.parent,
+            None if self.proc.is_image() => None,
+            None => PidFd::open(pid).ok()?.parent(),
+        }
     }
 }
 

@@ -102,6 +102,17 @@ impl Host {
 }
 
 impl Identity {
+    /// The start of a process that `/proc` hides: nothing tells it.
+    ///
+    /// It is no process's own, and no age: a hidden process is older than nothing.
+    pub const UNKNOWN_START: u64 = u64::MAX;
+
+    /// The start, where it is known.
+    #[must_use]
+    pub fn known_start(&self) -> Option<u64> {
+        (self.start_ticks != Self::UNKNOWN_START).then_some(self.start_ticks)
+    }
+
     /// Whether both are the same process; the inode decides only where both know it.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {

@@ -41,6 +41,7 @@ mod clock;
 mod descent;
 mod detached;
 mod error;
+mod hidden;
 mod host;
 mod hunt;
 mod identity;

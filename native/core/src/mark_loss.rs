@@ -6,9 +6,6 @@ use crate::parse;
 use leash_tag::{Mark, RunId};
 use serde::{Deserialize, Serialize};
 
-/// Bit 24 (<linux/capability.h>).
-const CAP_SYS_RESOURCE: u64 = 1 << 24;
-
 /// How processes of a run can be without its mark: part of the run's record, since it is asked after its VM's end.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MarkLoss {
@@ -32,7 +29,7 @@ impl MarkLoss {
         Self {
             unmarked: !can_mark(host),
             // What cannot be read may be there.
-            resettable: has_sys_resource(host, b"CapBnd").unwrap_or(true),
+            resettable: has_sys_resource(host, b"CapBnd:").unwrap_or(true),
             control_group: service_group(host, me).and_then(|path| String::from_utf8(path).ok()),
         }
     }
@@ -44,7 +41,7 @@ pub(crate) fn can_mark(host: &Host) -> bool {
     // Any id will do: whether the limit has to be raised is decided by the bits above it.
     let fits =
         RunId::from_number(1).and_then(|run| Mark::nested_in(limits, run, None, false).ok()).is_some_and(
-            |mark| mark.limits().hard <= limits.hard || has_sys_resource(host, b"CapEff") == Some(true),
+            |mark| mark.limits().hard <= limits.hard || has_sys_resource(host, b"CapEff:") == Some(true),
         );
     fits && crate::sys::may_set_own_file_locks(limits)
 }
@@ -53,7 +50,7 @@ pub(crate) fn can_mark(host: &Host) -> bool {
 fn has_sys_resource(host: &Host, set: &[u8]) -> Option<bool> {
     let mut text = Vec::new();
     host.proc().read_of(host.me().pid, "status", 8192, &mut text).ok()?;
-    parse::status::capabilities(&text, set).map(|set| set & CAP_SYS_RESOURCE != 0)
+    parse::status::has_sys_resource(&text, set)
 }
 
 /// The control group of a process, where that tells services and sessions apart.

@@ -75,7 +75,12 @@ impl Work {
                 self.report.refused = Some(Refused::Run(verdict));
             }
         }
-        let found = self.sort(epoll, &result);
+        let mut found = self.sort(epoll, &result);
+        if carriers == Carriers::All && self.look_by_number(&mut result, found, deadline) {
+            self.judge.hear(&result);
+            self.judgements.clear();
+            found = self.sort(epoll, &result);
+        }
         haunted.extend_from_slice(&result.vanished);
         // A zombie may be one of long ago that nobody reaps, or the last trace of a tree that forks and exits: passes must
         // be calm before nothing found is believed, and no more.
@@ -136,13 +141,7 @@ impl Work {
     pub(crate) fn take(&mut self, epoll: &OwnedFd, seen: &Seen, decision: Decision, open: Option<PidFd>) {
         let Decision { verdict, run, why } = decision;
         let found = Match::new(seen, run, verdict, why);
-        // A process called leash-shim counts as one only if another carrier says so too.
-        let is_shim = matches!(self.spec.kind, HuntKind::Run { .. } | HuntKind::Sweep { .. })
-            && seen.shim.as_ref().is_some_and(|shim| {
-                let run = shim.args.run;
-                seen.mark.present().is_some_and(|mark| mark.run() == run)
-                    || seen.env.present().is_some_and(|env| env.run == run)
-            });
+        let is_shim = !self.is_for_workers() && seen.shim_of(self.host.uid()).is_some();
         let tree = (run, run.and_then(|run| seen.worker_in(run)));
         let key = key(&seen.identity);
         let pidfd = if self.held < HELD { self.hold(epoll, seen, key, open) } else { None };

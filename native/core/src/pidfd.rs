@@ -78,7 +78,12 @@ impl PidFd {
 
     /// The user ids; `None` before Linux 6.13.
     pub(crate) fn uids(&self) -> Option<Uids> {
-        crate::sys::pidfd_uids(self.as_fd())
+        crate::sys::pidfd_told(self.as_fd()).map(|told| told.uids)
+    }
+
+    /// The parent, where this pid namespace has it; `None` before Linux 6.13.
+    pub(crate) fn parent(&self) -> Option<Pid> {
+        Pid::from_u32(crate::sys::pidfd_told(self.as_fd())?.parent)
     }
 
     /// The pidfs inode, unique for every process until reboot; `None` before Linux 6.9.

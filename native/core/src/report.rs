@@ -4,7 +4,7 @@ use crate::record_file::{Lock, RecordFile};
 use crate::scan::Incomplete;
 use crate::verdict::{RunJudgement, Verdict};
 use crate::witness::{OwnerState, Source};
-use crate::{Identity, Refusal, Seen};
+use crate::{Refusal, Seen};
 use leash_tag::RunId;
 use serde::Serialize;
 
@@ -56,8 +56,8 @@ pub enum Refused {
 pub struct Match {
     /// Its number.
     pub pid: u32,
-    /// Its start, in the machine's clock ticks.
-    pub start_ticks: u64,
+    /// Its start, in the machine's clock ticks; `None` where `/proc` hides it.
+    pub start_ticks: Option<u64>,
     /// Its command, at most 200 characters.
     pub command: String,
     /// Its state letter when last seen.
@@ -103,8 +103,8 @@ pub enum Action {
 pub struct Survivor {
     /// Its number.
     pub pid: u32,
-    /// Its start, in the machine's clock ticks.
-    pub start_ticks: u64,
+    /// Its start, in the machine's clock ticks; `None` where `/proc` hides it.
+    pub start_ticks: Option<u64>,
     /// Its command.
     pub command: String,
     /// Its state letter.
@@ -221,10 +221,9 @@ impl RunReport {
 
 impl Match {
     pub(crate) fn new(seen: &Seen, run: Option<RunId>, verdict: Verdict, why: String) -> Self {
-        let Identity { pid, start_ticks, .. } = seen.identity;
         Self {
-            pid: pid.as_u32(),
-            start_ticks,
+            pid: seen.identity.pid.as_u32(),
+            start_ticks: seen.identity.known_start(),
             command: seen.command.clone(),
             state: seen.state,
             uid: seen.uids.map(|uids| uids.real),

@@ -24,7 +24,8 @@ pub(crate) const FRESH_LISTING: usize = 256;
 pub enum Incomplete {
     /// `/proc` is missing or shows another pid namespace.
     NoProc,
-    /// `/proc` hides other users' processes (`hidepid`).
+    /// `/proc` hides other users' processes (`hidepid`), and one of them may have descended from ours. Where a hunt says
+    /// only this, everything of this user was seen, by number where it is hidden, too.
     Hidepid,
     /// No descriptor was left in the middle.
     DescriptorsExhausted,
@@ -78,13 +79,13 @@ impl Scan {
         self.incomplete.is_empty()
     }
 
-    fn hole(&mut self, reason: Incomplete) {
+    pub(crate) fn hole(&mut self, reason: Incomplete) {
         if !self.incomplete.contains(&reason) {
             self.incomplete.push(reason);
         }
     }
 
-    fn failed(&mut self, host: &Host, errno: Errno) {
+    pub(crate) fn failed(&mut self, host: &Host, errno: Errno) {
         self.hole(match errno {
             Errno::MFILE | Errno::NFILE => Incomplete::DescriptorsExhausted,
             // With hidepid=1 they are listed.

@@ -6,7 +6,7 @@ use crate::parse::status::Uids;
 use crate::parse::{self, cmdline};
 use crate::proc_root::{Holder, Read};
 use crate::record::RecordedCommand;
-use crate::{Carrier, Identity, Pid};
+use crate::{Carrier, Identity, Pid, PidFd};
 use leash_tag::argv::{self, ShimArgs};
 use leash_tag::{Mark, OwnerTag, RunId};
 use rustix::io::Errno;
@@ -15,11 +15,11 @@ use std::time::Duration;
 /// A process and its carriers.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// Who it is. The inode is not read in a pass.
+    /// Who it is. The inode is read in a pass only of what `/proc` hides, whose start is unknown.
     pub identity: Identity,
     /// Its parent, where this namespace shows one.
     pub parent: Option<Pid>,
-    /// The state letter of its leader. `Z` stays only where other threads of it still run.
+    /// The state letter of its leader. `Z` stays only where other threads of it still run; `?` of what `/proc` hides.
     pub state: char,
     /// Its user ids; `None` where they could not be read.
     pub uids: Option<Uids>,
@@ -70,6 +70,8 @@ pub enum Carriers {
 }
 
 const LINGER: Duration = Duration::from_millis(200);
+// In place of a command that cannot be read.
+const HIDDEN: &str = "(hidden by /proc)";
 
 /// Reads processes one at a time with buffers that it keeps.
 #[derive(Debug)]
@@ -117,6 +119,55 @@ impl<'a> Examiner<'a> {
         mark: Carrier<Mark>,
         carriers: Carriers,
     ) -> Result<Seen, Skipped> {
+        let hidden = mark.present().copied().filter(|_| self.host.hides_processes());
+        match (self.shown(pid, mark, carriers), hidden) {
+            (Err(Skipped::Gone | Skipped::Failed(Errno::PERM | Errno::ACCESS)), Some(mark)) => {
+                self.by_number(pid, mark)
+            }
+            (seen, _) => seen,
+        }
+    }
+
+    /// What the kernel tells by number and descriptor of a marked process that `/proc` hides.
+    ///
+    /// There are two calls that hiding does not concern. `pidfd_open` goes by number. `prlimit` for another process is
+    /// allowed where its real, effective and saved ids are all the caller's real ones, or with CAP_SYS_RESOURCE
+    /// (prlimit(2)). It says nothing of `dumpable`, for which the kernel hides a process of our own. So a mark that was
+    /// read while a descriptor held the process is this process's, and without that capability the process is this
+    /// user's. When it began is not told, and is not needed: its age only tells another bearer of the same run's id
+    /// from ours, and here the user and the whole mark are the same. A process whose parent cannot be told is kept
+    /// where an owner of a live run has its number.
+    pub(crate) fn by_number(&mut self, pid: Pid, mark: Mark) -> Result<Seen, Skipped> {
+        let pidfd = match PidFd::open_raw(pid) {
+            Ok(pidfd) => pidfd,
+            // A thread has its process's mark, and is no process.
+            Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Err(Skipped::Gone),
+            Err(errno) => return Err(Skipped::Failed(errno)),
+        };
+        let limits = crate::sys::file_lock_limits(pid).map_err(gone_or)?;
+        let uids = pidfd.uids().or_else(|| self.host.uids_of_limits());
+        let (parent, inode) = (pidfd.parent(), pidfd.inode());
+        if pidfd.is_ended() {
+            return Err(Skipped::Zombie);
+        }
+        if Mark::decode(limits) != Some(mark) {
+            return Err(Skipped::Gone);
+        }
+        Ok(Seen {
+            identity: Identity { pid, start_ticks: Identity::UNKNOWN_START, pidfs_inode: inode },
+            parent,
+            state: '?',
+            uids,
+            command: HIDDEN.into(),
+            mark: Carrier::Present(mark),
+            env: Carrier::Unreadable,
+            shim: None,
+            recorded: None,
+            kernel_thread: false,
+        })
+    }
+
+    fn shown(&mut self, pid: Pid, mark: Carrier<Mark>, carriers: Carriers) -> Result<Seen, Skipped> {
         let marked = mark.present().is_some();
         if !marked {
             if carriers == Carriers::MarkOnly && !mark.is_unreadable() {
@@ -236,7 +287,14 @@ impl<'a> Examiner<'a> {
     /// killed, where each moment lets it fork again.
     pub(crate) fn brief(&mut self, pid: Pid) -> Result<(Identity, Carrier<Mark>), Skipped> {
         let mark = self.mark(pid)?;
-        let stat = self.host.stat(pid, &mut self.small).map_err(gone_or)?;
+        let hidden = mark.present().copied().filter(|_| self.host.hides_processes());
+        let stat = match (self.host.stat(pid, &mut self.small).map_err(gone_or), hidden) {
+            (Ok(stat), _) => stat,
+            (Err(Skipped::Gone | Skipped::Failed(Errno::PERM | Errno::ACCESS)), Some(found)) => {
+                return self.by_number(pid, found).map(|seen| (seen.identity, mark));
+            }
+            (Err(skipped), _) => return Err(skipped),
+        };
         if is_dead(self.host, pid, stat.state) {
             return Err(Skipped::Zombie);
         }
@@ -325,6 +383,24 @@ fn unreadable<T>(errno: Errno) -> Result<Carrier<T>, Skipped> {
 }
 
 impl Seen {
+    /// Whether it is this user's, by all its user ids: only such a process is believed, and counts as a shim.
+    ///
+    /// Arguments, environment and mark anybody can imitate. A process of this user that does so could as well signal
+    /// whatever we may.
+    pub(crate) fn is_of(&self, uid: u32) -> bool {
+        self.uids.is_some_and(|uids| uids.are(uid))
+    }
+
+    /// The shim that this process is: its command line says so, its mark or environment names the same run, and it is
+    /// this user's.
+    pub(crate) fn shim_of(&self, uid: u32) -> Option<&ShimSeen> {
+        let is_named = |run| {
+            self.mark.present().is_some_and(|mark| mark.run() == run)
+                || self.env.present().is_some_and(|env| env.run == run)
+        };
+        self.shim.as_ref().filter(|shim| self.is_of(uid) && is_named(shim.args.run))
+    }
+
     /// The worker that the carriers name within a run: the mark's, else the environment's, else the command line's.
     #[must_use]
     pub fn worker_in(&self, run: RunId) -> Option<u16> {
@@ -352,11 +428,6 @@ impl Seen {
             }
         }
         runs
-    }
-
-    /// Whether its command line is that of a shim of this run.
-    pub(crate) fn is_shim_of(&self, run: RunId) -> bool {
-        self.shim.as_ref().is_some_and(|shim| shim.args.run == run)
     }
 
     /// Names of the carriers, for a report.

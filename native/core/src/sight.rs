@@ -116,7 +116,7 @@ impl Work {
                 self.judge.hear_process(&seen);
                 let is_new = !self.targets.contains_key(&key(&seen.identity));
                 if let Some(decision) = self.decide(&seen).filter(|it| is_new && it.verdict == Verdict::Dead)
-                    && seen.shim.is_some()
+                    && seen.shim_of(host.uid()).is_some()
                 {
                     self.take(epoll, &seen, decision, None);
                 }
@@ -168,9 +168,11 @@ impl Work {
     }
 
     /// By the name that the kernel keeps, which only the program itself can change.
-    fn is_shim(seen: &Seen) -> bool {
-        seen.command.strip_prefix('[').and_then(|name| name.strip_suffix(']')).map(str::as_bytes)
-            == Some(SHIM_NAME)
+    fn may_be_shim(&self, seen: &Seen) -> bool {
+        let is_ours = seen.is_of(self.host.uid());
+        is_ours
+            && seen.command.strip_prefix('[').and_then(|name| name.strip_suffix(']')).map(str::as_bytes)
+                == Some(SHIM_NAME)
     }
 
     pub(crate) fn is_for_workers(&self) -> bool {
@@ -206,7 +208,7 @@ impl Work {
             Err(Skipped::Gone) => return Sight::Vanished,
             _ => return Sight::Kept,
         };
-        if !self.is_for_workers() && Self::is_shim(&seen) {
+        if !self.is_for_workers() && self.may_be_shim(&seen) {
             return Sight::Kept;
         }
         let key = key(&seen.identity);

@@ -236,7 +236,11 @@ fn look_again(
         return Err(Sent::Ended);
     }
     let mut examiner = Examiner::new(host, recorded);
-    let same = |now: &Identity| now.start_ticks == identity.start_ticks;
+    // The start of what `/proc` hides, now or when it was found, is not known: mark and descriptor have to do.
+    let same = |now: &Identity| {
+        let starts = now.known_start().zip(identity.known_start());
+        starts.is_none_or(|(now, then)| now == then)
+    };
     let brief = target.seen.mark.present().is_some() && signal == Signal::KILL;
     let looked = if target.found.verdict == Verdict::Asked {
         examiner.untagged(identity.pid).map(|seen| (seen.identity, true))

@@ -1,13 +1,11 @@
 //! The end of a sweep: which records may go, and the report's lists.
 
-use crate::host::Host;
 use crate::hunt::{HuntKind, Mode};
 use crate::report::{Report, RunReport};
 use crate::scan::Incomplete;
 use crate::verdict::Verdict;
 use crate::work::Work;
-use crate::{Pid, PidFd};
-use leash_tag::{Mark, RunId};
+use leash_tag::RunId;
 
 impl Work {
     /// Drops the records that nothing needs any more and fills in the report.
@@ -44,34 +42,23 @@ impl Work {
 
     /// Dead or of another boot, nothing of it left, and the pass that says so complete, as far as this user can see.
     fn may_drop(&self, run: RunId, verdict: Verdict, file: &crate::RecordFile) -> bool {
-        let Ok(record) = &file.record else { return false };
-        let (ends, app) = match &self.spec.kind {
-            HuntKind::Sweep { mode, app, .. } => (*mode == Mode::End, app.as_ref()),
-            HuntKind::Run { .. } => (true, None),
-            HuntKind::Worker(_) | HuntKind::Process(_) => (false, None),
+        let ends = match &self.spec.kind {
+            HuntKind::Sweep { mode, .. } => *mode == Mode::End,
+            HuntKind::Run { .. } => true,
+            HuntKind::Worker(_) | HuntKind::Process(_) => false,
         };
-        ends && matches!(verdict, Verdict::Dead | Verdict::Stale)
+        ends && file.record.is_ok()
+            && matches!(verdict, Verdict::Dead | Verdict::Stale)
             && self.report.refused.is_none()
-            && self.is_seen_through(run)
+            && self.is_seen_through()
             && !self.named.contains(&run)
             && self.report.survivors.iter().all(|survivor| survivor.run_id != Some(run.to_string()))
-            && app.is_none_or(|app| *app == record.about.app)
+            && self.judge.is_in_scope(run)
     }
 
-    /// Where `/proc` hides others from us, a record would stay for every start and for ever: nobody else reads it, and those
-    /// who are hidden could not be ended by this user. But for those who are not dumpable, whose marks prlimit(2) shows.
-    fn is_seen_through(&self, run: RunId) -> bool {
-        let only_hidden = self.report.incomplete_because == [Incomplete::Hidepid];
-        self.report.complete || (only_hidden && !has_hidden_bearer(&self.host, run))
+    /// Where `/proc` hides others from us, a record would stay for every start and for ever: nobody else reads it, and
+    /// those who are hidden could not be ended by this user. What is hidden and is this user's was looked for by number.
+    fn is_seen_through(&self) -> bool {
+        self.report.complete || self.report.incomplete_because == [Incomplete::Hidepid]
     }
-}
-
-/// Tries every number, which takes some tenths of a second where there are millions of them.
-fn has_hidden_bearer(host: &Host, run: RunId) -> bool {
-    let Some(last) = host.pid_max() else { return true };
-    (2..=last).filter_map(Pid::from_u32).any(|pid| {
-        crate::sys::file_lock_limits(pid).ok().and_then(Mark::decode).is_some_and(|mark| mark.run() == run)
-            // What has just been ended may not be reaped yet.
-            && !PidFd::open(pid).is_ok_and(|pidfd| pidfd.is_ended())
-    })
 }

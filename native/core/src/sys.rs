@@ -66,16 +66,23 @@ struct PidfdInfo {
 const PIDFD_GET_INFO: Opcode = opcode::read_write::<PidfdInfo>(0xff, 11);
 const PIDFD_INFO_CREDS: u64 = 1 << 1;
 
-/// `ioctl(pidfd, PIDFD_GET_INFO)`, since Linux 6.13: the user ids as the caller's user namespace sees them, like `status` of a `/proc`
-/// that it opens. `None` before, where it is refused, and of a process that has ended.
-pub(crate) fn pidfd_uids(pidfd: BorrowedFd<'_>) -> Option<Uids> {
+/// What a pidfd tells of its process, also where `/proc` hides it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PidfdTold {
+    /// The user ids as the caller's user namespace sees them, like `status` of a `/proc` that it opens.
+    pub(crate) uids: Uids,
+    /// The parent's number in the caller's pid namespace, 0 where it has none there.
+    pub(crate) parent: u32,
+}
+
+/// `ioctl(pidfd, PIDFD_GET_INFO)`, since Linux 6.13. `None` before, where it is refused, and of a process that has ended.
+pub(crate) fn pidfd_told(pidfd: BorrowedFd<'_>) -> Option<PidfdTold> {
     let mut info = PidfdInfo { mask: PIDFD_INFO_CREDS, ..PidfdInfo::default() };
     // SAFETY: the operation reads and writes one `struct pidfd_info`, of the size that its number says; any bytes are one.
     unsafe { ioctl(pidfd, Updater::<PIDFD_GET_INFO, PidfdInfo>::new(&mut info)) }.ok()?;
-    (info.mask & PIDFD_INFO_CREDS != 0).then_some(Uids {
-        real: info.ruid,
-        effective: info.euid,
-        saved: info.suid,
+    (info.mask & PIDFD_INFO_CREDS != 0).then_some(PidfdTold {
+        uids: Uids { real: info.ruid, effective: info.euid, saved: info.suid },
+        parent: info.ppid,
     })
 }
 

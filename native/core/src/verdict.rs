@@ -106,10 +106,12 @@ pub struct Judge {
     asker: Asker,
     records: HashMap<RunId, RecordFile>,
     claims: HashMap<RunId, Vec<(Source, Claim)>>,
+    // What processes of other users say, and which user.
+    others: HashSet<(Claim, u32)>,
     outer: HashSet<RunId>,
     parents: HashMap<Pid, Option<Pid>>,
     // Every owner found alive since the last pass began.
-    living: Option<HashSet<Pid>>,
+    living: Option<Arc<HashSet<Pid>>>,
     // And the runs that such an owner itself belongs to; `None` where it cannot be told.
     owners_runs: HashMap<Pid, Option<Vec<RunId>>>,
 }
@@ -125,6 +127,7 @@ impl Judge {
             asker,
             records: HashMap::new(),
             claims: HashMap::new(),
+            others: HashSet::new(),
             outer,
             parents: HashMap::new(),
             living: None,
@@ -156,7 +159,22 @@ impl Judge {
         self.living = None;
     }
 
+    /// Hears what a process says of its run's owner.
+    ///
+    /// Only a process of this user is a witness: another user's could keep a dead run of ours alive, or convict a live
+    /// one. That it is not heard ends nobody: a run without a witness has an owner that nobody knows, and is kept. What
+    /// another user says of its own process is still heard, for that process and what descends from it (see
+    /// [`Judge::is_under_live_owner`]).
     pub(crate) fn hear_process(&mut self, seen: &Seen) {
+        if !seen.is_of(self.host.uid()) {
+            let claim = seen.env.present().and_then(Claim::of_env);
+            if let Some((claim, uids)) = claim.zip(seen.uids)
+                && self.others.insert((claim, uids.real))
+            {
+                self.living = None;
+            }
+            return;
+        }
         if let Some(tag) = seen.env.present() {
             self.claim(tag.run, Source::Env, Claim::of_env(tag));
         }
@@ -194,6 +212,12 @@ impl Judge {
     #[must_use]
     pub fn record(&self, run: RunId) -> Option<&RecordFile> {
         self.records.get(&run)
+    }
+
+    /// Whether a run is one of the application that is asked for.
+    pub(crate) fn is_in_scope(&self, run: RunId) -> bool {
+        let app = || self.believed(run).map(|record| &record.about.app);
+        self.asker.app.as_ref().is_none_or(|asked| app() == Some(asked))
     }
 
     fn believed(&self, run: RunId) -> Option<&Record> {
@@ -306,9 +330,7 @@ impl Judge {
                 };
                 return decide(verdict, Some(run), &judgement.why);
             }
-            if let Some(app) = &self.asker.app
-                && self.believed(run).map(|record| &record.about.app) != Some(app)
-            {
+            if !self.is_in_scope(run) {
                 return decide(Verdict::OutOfScope, Some(run), "it is not this application's run");
             }
             let began = judgement.owners.iter().map(|owner| owner.1.start_ticks).max().unwrap_or(u64::MAX);
@@ -356,7 +378,7 @@ impl Judge {
 
     /// Whether a process of a dead run that has its environment tag and no mark descends from it.
     fn descends(&self, seen: &Seen, env: &OwnerTag) -> Result<(), &'static str> {
-        if seen.is_shim_of(env.run) {
+        if seen.shim_of(self.host.uid()).is_some_and(|shim| shim.args.run == env.run) {
             return Ok(());
         }
         let Some(record) = self.believed(env.run) else {
@@ -403,35 +425,34 @@ impl Judge {
     /// live one's VM too, and are nobody's.
     pub(crate) fn is_under_live_owner(&mut self, seen: &Seen, runs: &[RunId]) -> bool {
         let host = Arc::clone(&self.host);
-        let living = self.living.get_or_insert_with(|| {
-            let claims = self.claims.values().flatten().map(|(_, claim)| claim);
-            claims.filter(|claim| claim.state(&host) == OwnerState::Alive).map(|claim| claim.pid).collect()
-        });
+        let living = match &self.living {
+            Some(living) => Arc::clone(living),
+            None => Arc::clone(self.living.insert(Arc::new(self.living_owners()))),
+        };
         if living.is_empty() {
             return false;
         }
         let mut examiner = Examiner::new(&host, &[]);
         let mut buffer = Vec::new();
+        // Whose parent is not told may descend from any of them.
+        if seen.parent.is_none() && seen.identity.known_start().is_none() {
+            let others = living.iter().filter(|&&owner| owner != host.me().pid);
+            return others
+                .copied()
+                .any(|owner| owner == seen.identity.pid || self.belongs(owner, runs, &mut examiner));
+        }
         let mut pid = Some(seen.identity.pid);
         for _ in 0..DEPTH {
             let Some(current) = pid else { return false };
-            if living.contains(&current) {
-                let belongs =
-                    self.owners_runs.entry(current).or_insert_with(|| match examiner.again(current) {
-                        Ok(owner) => Some(owner.runs()),
-                        Err(Skipped::Untagged | Skipped::Gone | Skipped::Zombie) => Some(Vec::new()),
-                        Err(Skipped::Failed(_)) => None,
-                    });
-                let nested = current == seen.identity.pid
-                    || belongs.as_ref().is_none_or(|named| named.iter().any(|run| runs.contains(run)));
-                if nested {
-                    return true;
-                }
+            if living.contains(&current)
+                && (current == seen.identity.pid || self.belongs(current, runs, &mut examiner))
+            {
+                return true;
             }
             pid = match self.parents.get(&current) {
                 Some(&parent) => parent,
                 None => {
-                    let parent = host.stat(current, &mut buffer).ok().and_then(|stat| stat.parent);
+                    let parent = host.parent_of(current, &mut buffer);
                     self.parents.insert(current, parent);
                     parent
                 }
@@ -439,6 +460,33 @@ impl Judge {
         }
         // A chain this long is not one; nothing is proven.
         true
+    }
+
+    /// Every owner that lives. One that `/proc` hides may be alive; and of other users' claims those count that name a
+    /// process of the same user, which then speaks for its own.
+    fn living_owners(&self) -> HashSet<Pid> {
+        let host = &self.host;
+        let may_live = |claim: &Claim| match claim.state(host) {
+            OwnerState::Alive => true,
+            OwnerState::Unknown => host.hides_processes(),
+            OwnerState::Gone | OwnerState::OtherBoot | OwnerState::ForeignNamespace => false,
+        };
+        let is_of = |claim: &Claim, uid| {
+            host.proc().uids(claim.pid, &mut Vec::new()).is_ok_and(|uids| uids.is_some_and(|it| it.are(uid)))
+        };
+        let ours = self.claims.values().flatten().map(|(_, claim)| claim);
+        let theirs = self.others.iter().filter(|(claim, uid)| is_of(claim, *uid)).map(|(claim, _)| claim);
+        ours.chain(theirs).filter(|claim| may_live(claim)).map(|claim| claim.pid).collect()
+    }
+
+    /// Whether an owner itself belongs to one of these runs, or that cannot be told.
+    fn belongs(&mut self, owner: Pid, runs: &[RunId], examiner: &mut Examiner<'_>) -> bool {
+        let named = self.owners_runs.entry(owner).or_insert_with(|| match examiner.again(owner) {
+            Ok(owner) => Some(owner.runs()),
+            Err(Skipped::Untagged | Skipped::Gone | Skipped::Zombie) => Some(Vec::new()),
+            Err(Skipped::Failed(_)) => None,
+        });
+        named.as_ref().is_none_or(|named| named.iter().any(|run| runs.contains(run)))
     }
 }
 

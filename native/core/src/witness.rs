@@ -70,19 +70,16 @@ impl Claim {
         })
     }
 
-    /// The claim of a shim's own command line, where the process is known as a shim by another carrier too.
+    /// The claim of a shim's own command line, where the process is known as a shim of this user by another carrier too.
     ///
     /// It names neither namespace nor boot: a shim that we see runs in this boot, and that its number is one of our
     /// namespace is only believed of a shim in our namespace.
     #[must_use]
     pub fn of_shim(host: &Host, seen: &Seen) -> Option<Self> {
-        let (pid, start_ticks) = seen.shim.as_ref()?.owner?;
-        let run = seen.shim.as_ref()?.args.run;
-        let named = seen.mark.present().is_some_and(|mark| mark.run() == run)
-            || seen.env.present().is_some_and(|env| env.run == run);
+        let (pid, start_ticks) = seen.shim_of(host.uid())?.owner?;
         let pid_ns = host.pid_ns()?;
         let ours = host.proc().namespace(&format!("{}/ns/pid", seen.identity.pid)) == Ok(pid_ns);
-        (named && ours).then_some(Self { pid, start_ticks, pid_ns, boot: host.boot()? })
+        ours.then_some(Self { pid, start_ticks, pid_ns, boot: host.boot()? })
     }
 
     /// Looks whether this owner lives, now.

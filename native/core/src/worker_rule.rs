@@ -136,7 +136,7 @@ impl Workers {
             return decide(Verdict::ForeignUser, why);
         }
         if let (None, Some(env)) = (seen.mark.present(), seen.env.present())
-            && !seen.is_shim_of(self.run)
+            && seen.shim_of(host.uid()).is_none_or(|shim| shim.args.run != self.run)
         {
             let unmarked = self.unmarked.contains(&env.worker.get());
             if let Err(why) = is_plausible(host, seen, self.run, &MarkLoss::current(host), unmarked) {

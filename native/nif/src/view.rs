@@ -21,7 +21,7 @@ pub(crate) struct ReportView<'a> {
 #[derive(Serialize)]
 struct MatchView<'a> {
     pid: u32,
-    start_ticks: u64,
+    start_ticks: Option<u64>,
     command: &'a str,
     state: char,
     uid: Option<u32>,
@@ -38,7 +38,7 @@ struct MatchView<'a> {
 #[derive(Serialize)]
 struct SurvivorView<'a> {
     pid: u32,
-    start_ticks: u64,
+    start_ticks: Option<u64>,
     command: &'a str,
     state: char,
     uid: Option<u32>,

@@ -1,4 +1,4 @@
-//! `/proc/<pid>/status`: the user ids.
+//! `/proc/<pid>/status`: the user ids, and what may change them or pass over limits.
 
 use super::{decimal, words};
 
@@ -13,20 +13,54 @@ pub struct Uids {
     pub saved: u32,
 }
 
+impl Uids {
+    /// Whether all three are this user's.
+    ///
+    /// A set-id program has two users' ids, and its arguments and environment are the one's that started it.
+    #[must_use]
+    pub fn are(self, uid: u32) -> bool {
+        [self.real, self.effective, self.saved] == [uid; 3]
+    }
+
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut ids = words(line).map(|word| decimal(word).and_then(|id| u32::try_from(id).ok()));
+        Some(Self { real: ids.next()??, effective: ids.next()??, saved: ids.next()?? })
+    }
+}
+
 /// The line "Uid:".
 #[must_use]
 pub fn uids(text: &[u8]) -> Option<Uids> {
-    let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
-    let mut ids = words(line).map(|word| decimal(word).and_then(|id| u32::try_from(id).ok()));
-    Some(Uids { real: ids.next()??, effective: ids.next()??, saved: ids.next()?? })
+    Uids::parse(field(text, b"Uid:")?)
 }
 
-/// The capability set of a line such as `CapBnd`, as bits (capabilities(7)).
+/// Whether a process and everything that it starts keeps its user and group for ever.
+///
+/// With `no_new_privs`, which is inherited and never taken back, exec heeds neither set-id bits nor capabilities of
+/// files (prctl(2)). Without a capability nothing else changes an id to another than one of the three that it has.
 #[must_use]
-pub fn capabilities(text: &[u8], set: &[u8]) -> Option<u64> {
-    let digits =
-        text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(set)?.strip_prefix(b":"))?;
-    u64::from_str_radix(std::str::from_utf8(digits.trim_ascii()).ok()?, 16).ok()
+pub fn keeps_ids(text: &[u8]) -> bool {
+    let is_one = |name: &[u8]| field(text, name).and_then(Uids::parse).is_some_and(|ids| ids.are(ids.real));
+    let says = |name: &[u8], is: fn(&u8) -> bool| {
+        field(text, name).is_some_and(|value| value.trim_ascii().iter().all(is))
+    };
+    is_one(b"Uid:")
+        && is_one(b"Gid:")
+        && says(b"NoNewPrivs:", |&byte| byte == b'1')
+        && says(b"CapPrm:", |&byte| byte == b'0')
+}
+
+/// Whether a capability set of a process, such as `CapEff:`, has CAP_SYS_RESOURCE (capabilities(7)); `None` where the
+/// file does not say.
+#[must_use]
+pub fn has_sys_resource(text: &[u8], set: &[u8]) -> Option<bool> {
+    const SYS_RESOURCE: u32 = 24;
+    let digits = std::str::from_utf8(field(text, set)?.trim_ascii()).ok()?;
+    Some(u64::from_str_radix(digits, 16).ok()? >> SYS_RESOURCE & 1 == 1)
+}
+
+fn field<'a>(text: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name))
 }
 
 #[cfg(test)]
@@ -51,19 +85,32 @@ mod tests {
     }
 
     #[test]
-    fn capability_sets_are_hexadecimal() {
-        let text = b"CapEff:\t0000000000000000\nCapBnd:\t000001fffeffffff\n";
-        assert_eq!(capabilities(text, b"CapBnd"), Some(0x1ff_feff_ffff));
-        assert_eq!(capabilities(text, b"CapEff"), Some(0));
-        assert_eq!(capabilities(text, b"CapAmb"), None);
-        assert_eq!(capabilities(b"CapBnd:\tx\n", b"CapBnd"), None);
+    fn ids_are_kept_where_no_exec_and_no_capability_changes_them() {
+        let kept = "Uid:\t7\t7\t7\t7\nGid:\t8\t8\t8\t8\nCapPrm:\t0000000000000000\nNoNewPrivs:\t1\n";
+        assert!(keeps_ids(kept.as_bytes()));
+        for (line, other) in [
+            ("NoNewPrivs:\t1", "NoNewPrivs:\t0"),
+            ("NoNewPrivs:\t1\n", ""),
+            ("CapPrm:\t0000000000000000", "CapPrm:\t0000000000000080"),
+            ("Uid:\t7\t7\t7", "Uid:\t7\t7\t9"),
+            ("Gid:\t8\t8", "Gid:\t8\t9"),
+        ] {
+            assert!(!keeps_ids(kept.replace(line, other).as_bytes()), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_capability_is_one_bit() {
+        let has = |set: &str| has_sys_resource(format!("CapBnd:\t{set}\n").as_bytes(), b"CapBnd:");
+        assert_eq!(has("0000000001000000"), Some(true));
+        assert_eq!(has("000001fffeffffff"), Some(false));
+        assert_eq!((has("x"), has_sys_resource(b"CapBnd:\t0\n", b"CapEff:")), (None, None));
     }
 
     proptest! {
         #[test]
         fn no_bytes_panic(text in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = uids(&text);
-            let _ = capabilities(&text, b"CapBnd");
+            let _ = (uids(&text), keeps_ids(&text), has_sys_resource(&text, b"CapEff:"));
         }
     }
 }

@@ -1,0 +1,125 @@
+//! What `/proc` hides and is ours all the same, found by trying every number.
+//!
+//! `hidepid` hides a process of this very user that is not dumpable: one that asked for it, or whose program may not be
+//! read. Its mark is told by number. Trying millions of numbers takes a second or two, so it is done last: when a pass
+//! over what is listed found nothing more.
+
+use crate::host::Host;
+use crate::hunt::HuntKind;
+use crate::scan::{Incomplete, Scan, SkipMark};
+use crate::seen::{Examiner, Skipped};
+use crate::verdict::Verdict;
+use crate::work::Work;
+use crate::{Carrier, Carriers, Pid};
+use leash_tag::{Mark, RunId};
+use rustix::io::Errno;
+use std::collections::HashSet;
+use std::time::Instant;
+
+// So many numbers are tried between two looks at the clock: about a millisecond.
+const AT_ONCE: u32 = 4096;
+
+impl Work {
+    /// The rest of a pass that found nothing more to end: what `/proc` hides from it.
+    ///
+    /// Returns whether anything was added. Where it is not tried although it matters, the pass says that it was cut short.
+    pub(crate) fn look_by_number(&mut self, result: &mut Scan, found: usize, deadline: Instant) -> bool {
+        if !self.host.hides_processes() || !self.matters() {
+            return false;
+        }
+        if found > 0 {
+            result.hole(Incomplete::Fleeting);
+            return false;
+        }
+        let skip = match &self.spec.kind {
+            HuntKind::Worker(workers) => Some(workers as &dyn SkipMark),
+            _ => None,
+        };
+        let before = result.seen.len();
+        add_hidden(&self.host, skip, result, || Instant::now() >= deadline);
+        result.seen.len() > before
+    }
+
+    /// Whether a hidden process could be one to end, or a record's reason to stay.
+    fn matters(&mut self) -> bool {
+        match self.spec.kind {
+            HuntKind::Worker(_) => true,
+            HuntKind::Process(_) => false,
+            HuntKind::Run { run, .. } => self.report.refused.is_none() && self.is_over(run),
+            HuntKind::Sweep { .. } => self.judge.runs().into_iter().any(|run| self.is_over(run)),
+        }
+    }
+
+    fn is_over(&mut self, run: RunId) -> bool {
+        self.judge.is_in_scope(run) && matches!(self.judgement(run).verdict, Verdict::Dead | Verdict::Stale)
+    }
+}
+
+/// Tries every number, and adds the marked processes that a pass over the listing did not show.
+///
+/// [`Incomplete::Hidepid`] goes where every number was told, and where those that were not are proven to be others'. It
+/// stays where another user's process may have descended from ours: that one's mark only `/proc` tells. Then every
+/// process of this user was seen all the same.
+fn add_hidden(
+    host: &Host,
+    skip: Option<&dyn SkipMark>,
+    result: &mut Scan,
+    mut is_late: impl FnMut() -> bool,
+) {
+    if host.proc().is_image() {
+        return;
+    }
+    // A filter that forbids the call forbids it for numbers that nobody has.
+    if crate::sys::file_lock_limits(host.me().pid).is_err() {
+        return result.hole(Incomplete::Unreadable);
+    }
+    let known: HashSet<Pid> = result.seen.iter().map(|seen| seen.identity.pid).collect();
+    let mut examiner = Examiner::new(host, &[]);
+    let mut is_denied = false;
+    for number in 2..=host.pid_max() {
+        if number % AT_ONCE == 0 && is_late() {
+            return result.hole(Incomplete::Fleeting);
+        }
+        let Some(pid) = Pid::from_u32(number) else { continue };
+        let mark = match crate::sys::file_lock_limits(pid) {
+            Ok(limits) => match Mark::decode(limits) {
+                Some(mark) => mark,
+                None => continue,
+            },
+            Err(Errno::SRCH) => continue,
+            Err(Errno::PERM) => {
+                is_denied = true;
+                continue;
+            }
+            Err(errno) => {
+                result.failed(host, errno);
+                return result.hole(Incomplete::Unreadable);
+            }
+        };
+        if known.contains(&pid) || skip.is_some_and(|skip| skip.skip(&mark)) {
+            continue;
+        }
+        // What has begun since the listing may be shown; a thread is neither.
+        let looked = examiner.by_number(pid, mark).and_then(|hidden| {
+            match examiner.rest(pid, Carrier::Present(mark), Carriers::MarkOnly) {
+                Err(Skipped::Untagged) => Ok(hidden),
+                seen => seen,
+            }
+        });
+        match looked {
+            Ok(seen) => {
+                result.unreadable += usize::from(seen.env.is_unreadable());
+                result.seen.push(seen);
+            }
+            Err(Skipped::Gone | Skipped::Zombie | Skipped::Untagged) => {}
+            Err(Skipped::Failed(errno)) => {
+                result.failed(host, errno);
+                result.hole(Incomplete::Unreadable);
+            }
+        }
+    }
+    // Ids that never change say that a process with others did not descend from us.
+    if !is_denied || host.keeps_ids() {
+        result.incomplete.retain(|why| *why != Incomplete::Hidepid);
+    }
+}
