@@ -137,6 +137,13 @@ defmodule Leash.Native do
           {:ok, lock, binary} | {:error, file_error}
   def run_open(_run_dir, _fields), do: stub()
 
+  @spec run_create(binary, binary, %{node: binary, app: binary, version: binary}) ::
+          {:ok, lock} | {:error, file_error}
+  def run_create(_run_dir, _run_id, _fields), do: stub()
+
+  @spec run_forget(lock, [1..32_766]) :: :ok | {:error, file_error}
+  def run_forget(_lock, _workers), do: stub()
+
   @spec run_ensure(lock) :: :ok | {:error, file_error}
   def run_ensure(_lock), do: stub()
 

@@ -11,7 +11,7 @@ pub(crate) fn hunt(
     deadline: Duration,
     run_dir: Option<Arc<RunDir>>,
 ) -> Result<Report, Failure> {
-    Ok(Hunt::new(HuntSpec { kind, ladder, deadline, run_dir })?.run())
+    Ok(Hunt::new(HuntSpec { kind, ladder, deadline, run_dir, records_unusable: false })?.run())
 }
 
 /// Why something may have been missed, in words.

@@ -64,6 +64,9 @@ pub struct HuntSpec {
     pub deadline: Duration,
     /// Where the records are; without one nothing is judged by records.
     pub run_dir: Option<Arc<RunDir>>,
+    /// There may be records that cannot be read: no run is dead then, and the report is incomplete. Hunts for workers
+    /// and for single processes need no record.
+    pub records_unusable: bool,
 }
 
 /// What a step came to.

@@ -25,6 +25,7 @@
 //!     ladder: Ladder::default(),
 //!     deadline: Duration::from_secs(10),
 //!     run_dir: None,
+//!     records_unusable: false,
 //! })?;
 //! let report = hunt.run();
 //! assert_eq!(report.passes, 1);

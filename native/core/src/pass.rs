@@ -24,13 +24,7 @@ impl Work {
     pub(crate) fn pass(&mut self, epoll: &OwnedFd, carriers: Carriers, deadline: Instant) {
         self.report.passes += 1;
         self.judgements.clear();
-        let mut complete = true;
-        if let Some(dir) = &self.spec.run_dir {
-            let records = dir.records();
-            complete = records.complete;
-            self.recorded = recorded_commands(&records.files);
-            self.judge.hear_records(&records.files);
-        }
+        let complete = self.hear_records();
         let workers = match &self.spec.kind {
             HuntKind::Worker(workers) => Some(workers as &dyn SkipMark),
             _ => None,
@@ -98,6 +92,23 @@ impl Work {
         // Descriptors may come back before the deadline.
         let exhausted = self.report.incomplete_because.contains(&Incomplete::DescriptorsExhausted);
         self.clean &= self.is_report() || (!haunted && !exhausted);
+    }
+
+    /// Reads the records; whether every one that the verdicts need could be.
+    fn hear_records(&mut self) -> bool {
+        let is_for_workers = self.is_for_workers();
+        let Some(dir) = &self.spec.run_dir else { return is_for_workers || !self.spec.records_unusable };
+        if is_for_workers {
+            // The VM that asks is the proof for its own workers. All that a record could add is the owner of a run that
+            // is nested in one of them.
+            self.judge.hear_records(&dir.heads().files);
+            return true;
+        }
+        let records = dir.records();
+        self.recorded = recorded_commands(&records.files);
+        self.judge.hear_records(&records.files);
+        self.judge.records_are_unusable(!records.complete);
+        records.complete
     }
 
     /// Starts the ladder of trees of which only fleeting processes were seen; whether there are any.

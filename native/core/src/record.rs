@@ -9,8 +9,11 @@ use std::fmt;
 /// The only format there is.
 pub const FORMAT: u32 = 1;
 
-/// How large a record may be; a larger one is not believed.
+/// How much of a record is read, in bytes. What follows is passed over: it can cost a cleanup, and nothing else.
 pub const SIZE_LIMIT: u64 = 4 << 20;
+
+/// How long a record's first line may be, in bytes.
+pub const HEAD_LIMIT: u64 = 16 << 10;
 
 /// The VM that owns a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,8 +98,6 @@ pub enum Corrupt {
     LoosePermissions,
     /// Empty.
     Empty,
-    /// Larger than a record gets.
-    TooLarge,
     /// Its first line is incomplete or not what a record's is.
     Malformed,
     /// It speaks of another run than its name does.
@@ -274,7 +275,6 @@ impl fmt::Display for Corrupt {
             Self::ForeignOwner => "it belongs to another user",
             Self::LoosePermissions => "its group or others may write it",
             Self::Empty => "it is empty",
-            Self::TooLarge => "it is too large",
             Self::Malformed => "its first line is not a record's",
             Self::OtherRun => "it speaks of another run than its name",
             Self::Unreadable => "it cannot be read",

@@ -1,7 +1,7 @@
 //! Records as files in the run directory: read, judged by what they are, and dropped.
 
 use crate::error::{Error, Result};
-use crate::record::{Corrupt, Record, SIZE_LIMIT};
+use crate::record::{Corrupt, HEAD_LIMIT, Record, SIZE_LIMIT};
 use crate::reserve::with_reserve;
 use crate::run_dir::RunDir;
 use leash_tag::RunId;
@@ -62,10 +62,20 @@ impl RunDir {
     /// Every record, each with the state of its lock, tried with `LOCK_SH|LOCK_NB` (two testers do not see each other).
     #[must_use]
     pub fn records(&self) -> Records {
+        self.files(SIZE_LIMIT)
+    }
+
+    /// As [`RunDir::records`], with the owners alone: commands and attachments are not read.
+    #[must_use]
+    pub fn heads(&self) -> Records {
+        self.files(HEAD_LIMIT)
+    }
+
+    fn files(&self, limit: u64) -> Records {
         let mut records = Records { files: Vec::new(), complete: true };
         let Ok(runs) = self.runs() else { return Records::default() };
         for run in runs {
-            match self.record(run) {
+            match self.read_record(run, limit) {
                 Ok(Some(file)) => records.files.push(file),
                 Ok(None) => {}
                 Err(_) => records.complete = false,
@@ -80,6 +90,10 @@ impl RunDir {
     ///
     /// Only where nothing can be said of the file at all, such as without descriptors.
     pub fn record(&self, run: RunId) -> Result<Option<RecordFile>> {
+        self.read_record(run, SIZE_LIMIT)
+    }
+
+    fn read_record(&self, run: RunId, limit: u64) -> Result<Option<RecordFile>> {
         let name = file_name(run);
         let stat = match rustix::fs::statat(self, &name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
@@ -100,7 +114,7 @@ impl RunDir {
         };
         let stat = rustix::fs::fstat(&file).map_err(|errno| Error::of_file(errno).about(&name))?;
         let lock = try_lock(&file);
-        let record = distrust(&stat).map_or_else(|| read(file, run), Err);
+        let record = distrust(&stat).map_or_else(|| read(file, run, limit), Err);
         Ok(Some(RecordFile { run, lock, record, inode: inode(&stat) }))
     }
 
@@ -147,16 +161,15 @@ fn distrust(stat: &Stat) -> Option<Corrupt> {
         Some(Corrupt::ForeignOwner)
     } else if stat.st_mode & 0o022 != 0 {
         Some(Corrupt::LoosePermissions)
-    } else if u64::try_from(stat.st_size).map_or(true, |size| size > SIZE_LIMIT) {
-        Some(Corrupt::TooLarge)
     } else {
         None
     }
 }
 
-fn read(file: OwnedFd, run: RunId) -> std::result::Result<Record, Corrupt> {
+/// Its first `limit` bytes: the head, which names the owner, is believed whatever follows it.
+fn read(file: OwnedFd, run: RunId, limit: u64) -> std::result::Result<Record, Corrupt> {
     let mut text = Vec::new();
-    std::fs::File::from(file).take(SIZE_LIMIT + 1).read_to_end(&mut text).map_err(|_| Corrupt::Unreadable)?;
+    std::fs::File::from(file).take(limit).read_to_end(&mut text).map_err(|_| Corrupt::Unreadable)?;
     Record::parse(&text, run)
 }
 

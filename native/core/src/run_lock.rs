@@ -20,6 +20,9 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// So many bytes of lines of freed numbers may stand in a record, or as many as those of living ones.
+const DEAD_LIMIT: usize = 8 << 10;
+
 /// A new run id from the operating system's random source.
 ///
 /// # Errors
@@ -72,8 +75,33 @@ pub struct RunLock {
 struct Held {
     // Gone once the record was dropped.
     file: Option<File>,
-    // What followed the head, to be written again where the record was lost.
-    lines: Vec<u8>,
+    // What follows the head, each line with its worker, oldest first: to be written again where the record was lost.
+    lines: Vec<(Option<u16>, Vec<u8>)>,
+    // How long all of that is, in bytes, and how much was written, lines of freed numbers included.
+    living: usize,
+    written: usize,
+}
+
+impl Held {
+    fn new(file: File) -> Self {
+        Self { file: Some(file), lines: Vec::new(), living: 0, written: 0 }
+    }
+
+    fn add(&mut self, worker: Option<u16>, line: &[u8]) {
+        self.lines.push((worker, line.to_vec()));
+        self.living += line.len();
+        self.written += line.len();
+    }
+
+    fn forget(&mut self, workers: &[u16]) {
+        let lives = |worker: &Option<u16>| worker.is_none_or(|worker| !workers.contains(&worker));
+        self.lines.retain(|(worker, _)| lives(worker));
+        self.living = self.lines.iter().map(|(_, line)| line.len()).sum();
+    }
+
+    fn is_mostly_dead(&self) -> bool {
+        self.written - self.living > DEAD_LIMIT.max(self.living)
+    }
 }
 
 impl RunLock {
@@ -90,7 +118,7 @@ impl RunLock {
             path: dir.path().to_owned(),
             head,
             clock: host.clock(),
-            held: Mutex::new(Held { file: Some(file), lines: Vec::new() }),
+            held: Mutex::new(Held::new(file)),
         })
     }
 
@@ -128,7 +156,7 @@ impl RunLock {
             command: command.to_vec(),
             at_ticks: Some(self.clock.machine_now()),
         };
-        self.append(&command.line())
+        self.append(worker, &command.line())
     }
 
     /// Names a process that somebody else started, before it is attached: afterwards it may be older than this owner, and
@@ -138,7 +166,7 @@ impl RunLock {
     ///
     /// As [`RunLock::append_command`].
     pub fn append_attachment(&self, attachment: &RecordedAttachment) -> Result<()> {
-        self.append(&attachment.line())
+        self.append(Some(attachment.worker), &attachment.line())
     }
 
     /// Names a worker whose mark is off, before it starts: of its processes the environment alone may tell.
@@ -147,12 +175,39 @@ impl RunLock {
     ///
     /// As [`RunLock::append_command`].
     pub fn append_unmarked(&self, worker: u16) -> Result<()> {
-        self.append(&Record::unmarked_line(worker))
+        self.append(Some(worker), &Record::unmarked_line(worker))
     }
 
-    fn append(&self, line: &[u8]) -> Result<()> {
+    /// Forgets what was appended for these workers, whose numbers are free. The record is written anew, without it, once
+    /// that is most of it: so it holds what lives, and each start pays for a constant number of bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`RunLock::ensure`]; the lines then stay until a later call.
+    pub fn forget(&self, workers: &[u16]) -> Result<()> {
         let mut held = self.held();
-        held.lines.extend_from_slice(line);
+        if held.lines.is_empty() {
+            return Ok(());
+        }
+        held.forget(workers);
+        if held.file.is_some() && held.is_mostly_dead() {
+            self.publish(&RunDir::open(&self.path)?, &mut held, Name::Replace)?;
+        }
+        Ok(())
+    }
+
+    fn publish(&self, dir: &RunDir, held: &mut Held, name: Name) -> Result<()> {
+        let lines = held.lines.iter().map(|(_, line)| line.as_slice());
+        let text = std::iter::once(self.head.as_slice()).chain(lines).collect::<Vec<_>>().concat();
+        // The old lock is given up only when the new one is in place.
+        held.file = Some(publish(dir, self.run, &text, name).map_err(|errno| self.error(errno))?);
+        held.written = held.living;
+        Ok(())
+    }
+
+    fn append(&self, worker: Option<u16>, line: &[u8]) -> Result<()> {
+        let mut held = self.held();
+        held.add(worker, line);
         let Some(file) = &mut held.file else { return Err(self.error(Errno::BADF)) };
         // One write in append mode: a reader sees the line whole or, cut at the end, not at all.
         file.write_all(line).map_err(|error| self.error(errno_of(&error)))
@@ -172,7 +227,7 @@ impl RunLock {
         let ours = rustix::fs::fstat(file).map_err(|errno| self.error(errno))?;
         // Shorter than what was written: somebody cut it, or a full disk took a line only in part. Of what was overwritten in place the
         // head counts: it names the owner.
-        let written = self.head.len().saturating_add(held.lines.len());
+        let written = self.head.len().saturating_add(held.written);
         let mut head = vec![0; self.head.len()];
         let whole = usize::try_from(ours.st_size).is_ok_and(|size| size >= written)
             && file.read_exact_at(&mut head, 0).is_ok()
@@ -183,10 +238,8 @@ impl RunLock {
             Err(Errno::NOENT) => Name::New,
             Err(errno) => return Err(self.error(errno)),
         };
-        // An inode whose last name is gone cannot get a new one (linkat(2): ENOENT), so the new record is a new file. The old lock is
-        // given up only when the new one is in place.
-        let text = [self.head.as_slice(), held.lines.as_slice()].concat();
-        held.file = Some(publish(&dir, self.run, &text, name).map_err(|errno| self.error(errno))?);
+        // An inode whose last name is gone cannot get a new one (linkat(2): ENOENT), so the new record is a new file.
+        self.publish(&dir, &mut held, name)?;
         Ok(true)
     }
 

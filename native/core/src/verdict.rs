@@ -103,6 +103,7 @@ pub struct Asker {
 pub struct Judge {
     host: Arc<Host>,
     dir: Option<Arc<RunDir>>,
+    records_unusable: bool,
     asker: Asker,
     records: HashMap<RunId, RecordFile>,
     claims: HashMap<RunId, Vec<(Source, Claim)>>,
@@ -124,6 +125,7 @@ impl Judge {
         Self {
             host,
             dir,
+            records_unusable: false,
             asker,
             records: HashMap::new(),
             claims: HashMap::new(),
@@ -133,6 +135,11 @@ impl Judge {
             living: None,
             owners_runs: HashMap::new(),
         }
+    }
+
+    /// Whether there may be records, and locks on them, that cannot be looked at.
+    pub(crate) fn records_are_unusable(&mut self, unusable: bool) {
+        self.records_unusable = unusable;
     }
 
     /// Hears what the run directory holds now.
@@ -275,7 +282,8 @@ impl Judge {
         let speaking = owners.iter().filter(|owner| !stale(owner)).count();
         let every = |state| speaking > 0 && owners.iter().filter(|o| !stale(o)).all(|owner| owner.2 == state);
         let file = self.records.get(&run);
-        match file.map_or(Lock::Free, |file| file.lock) {
+        let unread = if self.records_unusable { Lock::Unknown } else { Lock::Free };
+        match file.map_or(unread, |file| file.lock) {
             Lock::Free => {}
             // A child that a NIF forked in the VM keeps the lock open after its owner is gone.
             Lock::Held if every(Gone) && owners.iter().any(|owner| owner.0 == Source::Record) => {}
@@ -389,18 +397,25 @@ impl Judge {
     }
 
     /// Why a process of another user is kept; `None` for our own, and where all conditions hold.
-    pub(crate) fn foreign_user(&self, seen: &Seen, run: RunId) -> Option<&'static str> {
-        let Some(uids) = seen.uids else { return Some("whose it is cannot be read") };
-        if uids.real == self.host.uid() && uids.effective == uids.real {
-            return None;
+    fn foreign_user(&self, seen: &Seen, run: RunId) -> Option<&'static str> {
+        self.foreign_bearer(seen, run).or_else(|| {
+            let is_ours = self.is_of_this_user(seen) || self.believed(run).is_some();
+            (!is_ours).then_some("it is another user's and the run has no record here")
+        })
+    }
+
+    fn is_of_this_user(&self, seen: &Seen) -> bool {
+        seen.uids.is_some_and(|uids| uids.real == self.host.uid() && uids.effective == uids.real)
+    }
+
+    /// The same for a run that needs no record to be known as ours: it is the asking VM's, or the VM held the tree's shim.
+    pub(crate) fn foreign_bearer(&self, seen: &Seen, run: RunId) -> Option<&'static str> {
+        if seen.uids.is_none() {
+            return Some("whose it is cannot be read");
         }
-        if seen.mark.present().is_none_or(|mark| mark.run() != run) {
-            return Some("it is another user's and its hard mark does not name the run");
-        }
-        match self.believed(run) {
-            Some(_) => None,
-            None => Some("it is another user's and the run has no record here"),
-        }
+        let is_marked = seen.mark.present().is_some_and(|mark| mark.run() == run);
+        (!is_marked && !self.is_of_this_user(seen))
+            .then_some("it is another user's and its hard mark does not name the run")
     }
 
     fn is_recorded_worker(&self, seen: &Seen) -> bool {

@@ -78,7 +78,8 @@ impl Work {
                 Asker { own_run: *own_run, app: app.clone(), ..Asker::default() }
             }
         };
-        let judge = Judge::new(Arc::clone(&host), spec.run_dir.clone(), asker);
+        let mut judge = Judge::new(Arc::clone(&host), spec.run_dir.clone(), asker);
+        judge.records_are_unusable(spec.records_unusable);
         let mut work = Self {
             host,
             judge,

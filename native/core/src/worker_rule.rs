@@ -132,7 +132,7 @@ impl Workers {
             let than = if self.adopted.is_some() { "its shim" } else { "this VM" };
             return decide(Verdict::PredatesOwner, &format!("it is older than {than}"));
         }
-        if let Some(why) = judge.foreign_user(seen, self.run) {
+        if let Some(why) = judge.foreign_bearer(seen, self.run) {
             return decide(Verdict::ForeignUser, why);
         }
         if let (None, Some(env)) = (seen.mark.present(), seen.env.present())

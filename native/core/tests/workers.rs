@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use leash_core::report::{Action, Reason, Refused};
-use leash_core::{Host, Hunt, HuntKind, Ladder, Owner, Report, Signal, Verdict, Workers};
+use leash_core::{Host, Hunt, HuntKind, Incomplete, Ladder, Mode, Owner, Report, Signal, Verdict, Workers};
 use leash_tag::{ENV_NAME, Limits, Mark, WorkerNumber};
 use std::process::Command;
 
@@ -67,6 +67,47 @@ fn a_dead_shims_worker_ends_and_its_neighbours_live() {
     assert_eq!(found(&report, kept[2].pid()).unwrap().verdict, Verdict::EnvOnly);
     assert_eq!(found(&report, kept[0].pid()), None);
     assert!(report.survivors.is_empty() && report.complete);
+}
+
+#[test]
+fn no_worker_needs_a_record_to_be_ended_and_no_run_is_dead_without_one() {
+    isolated("no_worker_needs_a_record_to_be_ended_and_no_run_is_dead_without_one", || {
+        let (dir, vm) = (TestDir::new(), me());
+        let mut worker = sleeper(&mut vm.worker(1, "sleep"));
+        let mut foreign = sleeper(vm.marked(1, "setpriv").args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "sleep",
+        ]));
+        let mut neighbour = sleeper(&mut vm.worker(2, "sleep"));
+        let mut unmarked = sleeper(Command::new("setpriv").args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "sleep",
+        ]));
+        let mut other = Vm::start();
+        let mut kept = sleeper(&mut other.worker(1, "sleep"));
+        other.process.die();
+        let unusable = |kind| {
+            let spec =
+                leash_core::HuntSpec { run_dir: None, records_unusable: true, ..spec(&dir.path, kind) };
+            Hunt::new(spec).unwrap().run()
+        };
+        let report = unusable(HuntKind::Worker(Workers::of(vm.run, [1].into())));
+        assert!(report.complete && report.survivors.is_empty(), "{report:?}");
+        assert!(!worker.is_alive() && !foreign.is_alive(), "{report:?}");
+        assert!(neighbour.is_alive() && unmarked.is_alive());
+
+        let sweep = || HuntKind::Sweep { own_run: None, app: None, mode: Mode::End };
+        let report = unusable(sweep());
+        assert!(report.incomplete_because.contains(&Incomplete::Records), "{report:?}");
+        assert_eq!(found(&report, kept.pid()).unwrap().verdict, Verdict::UnknownOwner);
+        assert!(kept.is_alive(), "its record, and a lock on it, might be there");
+        Hunt::new(spec(&dir.path, sweep())).unwrap().run();
+        assert!(!kept.is_alive() && neighbour.is_alive());
+    });
 }
 
 #[test]
@@ -136,7 +177,8 @@ fn without_any_descriptor_nothing_is_claimed() {
 
 fn end(process: &Process, ladder: Ladder, deadline: u64) -> Report {
     let kind = HuntKind::Process(process.identity());
-    let spec = leash_core::HuntSpec { kind, ladder, deadline: ms(deadline), run_dir: None };
+    let spec =
+        leash_core::HuntSpec { kind, ladder, deadline: ms(deadline), run_dir: None, records_unusable: false };
     Hunt::new(spec).unwrap().run()
 }
 
@@ -175,7 +217,13 @@ fn a_process_that_ended_is_success_and_self_and_ancestors_are_refused() {
     process.die();
     let hunt = |identity| {
         let kind = HuntKind::Process(identity);
-        let spec = leash_core::HuntSpec { kind, ladder: Ladder::kill(), deadline: ms(1_000), run_dir: None };
+        let spec = leash_core::HuntSpec {
+            kind,
+            ladder: Ladder::kill(),
+            deadline: ms(1_000),
+            run_dir: None,
+            records_unusable: false,
+        };
         Hunt::new(spec).unwrap().run().refused
     };
     assert_eq!(hunt(identity), Some(Refused::Gone));
@@ -212,8 +260,13 @@ fn a_forbidden_signal_is_reported_and_not_waited_for() {
             let pid = std::env::var("LEASH_CORE_TEST_TARGET").unwrap();
             let pid = leash_core::Pid::parse(pid.as_bytes()).unwrap();
             let kind = HuntKind::Process(leash_core::identify(pid).unwrap());
-            let spec =
-                leash_core::HuntSpec { kind, ladder: Ladder::kill(), deadline: ms(5_000), run_dir: None };
+            let spec = leash_core::HuntSpec {
+                kind,
+                ladder: Ladder::kill(),
+                deadline: ms(5_000),
+                run_dir: None,
+                records_unusable: false,
+            };
             let began = std::time::Instant::now();
             let report = Hunt::new(spec).unwrap().run();
             assert_eq!(report.survivors[0].reason, Reason::Eperm);
@@ -245,8 +298,13 @@ fn a_reused_number_is_another_process() {
                 continue;
             }
             let kind = HuntKind::Process(identity);
-            let spec =
-                leash_core::HuntSpec { kind, ladder: Ladder::kill(), deadline: ms(1_000), run_dir: None };
+            let spec = leash_core::HuntSpec {
+                kind,
+                ladder: Ladder::kill(),
+                deadline: ms(1_000),
+                run_dir: None,
+                records_unusable: false,
+            };
             assert_eq!(Hunt::new(spec).unwrap().run().refused, Some(Refused::Reused));
             assert!(innocent.is_alive());
         }

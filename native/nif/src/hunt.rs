@@ -33,8 +33,7 @@ impl Resource for Hunting {}
 fn hunt_new<'a>(env: Env<'a>, spec: Term<'a>) -> Term<'a> {
     let spec = match spec::hunt(spec) {
         Ok(spec) => spec,
-        Err(spec::Wrong::Key(key)) => return error(env, (atoms::invalid(), key)),
-        Err(spec::Wrong::RunDir(failure)) => return of_file(env, &failure),
+        Err(wrong) => return error(env, (atoms::invalid(), wrong.key())),
     };
     let hunt = match Hunt::new(spec) {
         Ok(hunt) => hunt,

@@ -4,7 +4,7 @@ use crate::failure::of_file;
 use crate::list::List;
 use crate::reply::{atoms, error};
 use leash_core::{About, Host, Owner, RecordedAttachment, RunDir, RunLock};
-use leash_tag::BootTag;
+use leash_tag::{BootTag, RunId};
 use rustler::{Binary, Encoder, Env, NifMap, NifResult, Resource, ResourceArc, Term};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -81,9 +81,7 @@ fn boot_id(env: Env<'_>) -> Term<'_> {
 /// Dirty I/O: creates, locks and syncs a file.
 #[rustler::nif(schedule = "DirtyIo")]
 fn run_open<'a>(env: Env<'a>, run_dir: Binary<'a>, fields: Term<'a>) -> NifResult<Term<'a>> {
-    // Decoded here: rustler's error names the field and is no ArgumentError.
-    let Fields { node, app, version } = fields.decode().map_err(|_| rustler::Error::BadArg)?;
-    let about = About { node, app, started_at: now_iso8601(), version };
+    let about = about(fields)?;
     let lock =
         Host::current().and_then(|host| RunLock::create_any(&RunDir::open(path(&run_dir))?, &host, &about));
     Ok(match lock {
@@ -93,6 +91,33 @@ fn run_open<'a>(env: Env<'a>, run_dir: Binary<'a>, fields: Term<'a>) -> NifResul
         }
         Err(failure) => of_file(env, &failure),
     })
+}
+
+/// `run_create(run_dir, run_id, %{node: binary, app: binary, version: binary}) :: {:ok, lock} | {:error, reason | {reason, path}}`: a
+/// record for a run that began without one.
+///
+/// Dirty I/O: creates, locks and syncs a file.
+#[rustler::nif(schedule = "DirtyIo")]
+fn run_create<'a>(
+    env: Env<'a>,
+    run_dir: Binary<'a>,
+    run_id: Binary<'a>,
+    fields: Term<'a>,
+) -> NifResult<Term<'a>> {
+    let run = RunId::parse(&run_id).ok_or(rustler::Error::BadArg)?;
+    let about = about(fields)?;
+    let lock =
+        Host::current().and_then(|host| RunLock::create(&RunDir::open(path(&run_dir))?, &host, run, &about));
+    Ok(match lock {
+        Ok(lock) => (atoms::ok(), ResourceArc::new(HeldRun(lock))).encode(env),
+        Err(failure) => of_file(env, &failure),
+    })
+}
+
+fn about(fields: Term<'_>) -> NifResult<About> {
+    // Decoded here: rustler's error names the field and is no ArgumentError.
+    let Fields { node, app, version } = fields.decode().map_err(|_| rustler::Error::BadArg)?;
+    Ok(About { node, app, started_at: now_iso8601(), version })
 }
 
 /// `run_ensure(lock) :: :ok | {:error, reason | {reason, path}}`: puts a lost record back.
@@ -138,6 +163,14 @@ fn run_append_attachment(
 #[rustler::nif(schedule = "DirtyIo")]
 fn run_append_unmarked(env: Env<'_>, lock: ResourceArc<HeldRun>, worker: u16) -> Term<'_> {
     done(env, lock.0.append_unmarked(worker))
+}
+
+/// `run_forget(lock, [worker]) :: :ok | {:error, reason | {reason, path}}`: what was appended for numbers that are free now.
+///
+/// Dirty I/O: may write a file.
+#[rustler::nif(schedule = "DirtyIo")]
+fn run_forget(env: Env<'_>, lock: ResourceArc<HeldRun>, workers: List<u16>) -> Term<'_> {
+    done(env, lock.0.forget(&Vec::from_iter(workers)))
 }
 
 /// `run_close(lock, drop?) :: :ok | {:error, reason | {reason, path}}`: gives the lock back, and with `drop?` the record goes too.

@@ -3,7 +3,7 @@
 use crate::list::List;
 use crate::reply::atoms;
 use crate::run::path;
-use leash_core::{Adopted, Error, HuntKind, HuntSpec, Identity, Ladder, Mode, Pid, RunDir, Signal, Workers};
+use leash_core::{Adopted, HuntKind, HuntSpec, Identity, Ladder, Mode, Pid, RunDir, Signal, Workers};
 use leash_tag::RunId;
 use rustler::{Atom, Binary, Decoder, Term};
 use std::collections::HashSet;
@@ -12,22 +12,25 @@ use std::time::Duration;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Why there is no hunt.
-pub(crate) enum Wrong {
-    /// The value of this key, or its absence.
-    Key(Atom),
-    /// The run directory.
-    RunDir(Error),
+/// Why there is no hunt: the value of this key, or its absence.
+pub(crate) struct Wrong(Atom);
+
+impl Wrong {
+    pub(crate) fn key(&self) -> Atom {
+        self.0
+    }
 }
 
 /// Reads a specification.
 pub(crate) fn hunt(map: Term<'_>) -> Result<HuntSpec, Wrong> {
     let map = Map(map);
+    let (run_dir, records_unusable) = map.run_dir()?;
     Ok(HuntSpec {
         kind: map.kind()?,
         ladder: map.ladder()?,
         deadline: map.get::<u64>(atoms::deadline())?.map_or(DEADLINE, Duration::from_millis),
-        run_dir: map.run_dir()?,
+        run_dir,
+        records_unusable,
     })
 }
 
@@ -38,13 +41,13 @@ impl<'a> Map<'a> {
     fn get<T: Decoder<'a>>(&self, key: Atom) -> Result<Option<T>, Wrong> {
         match self.0.map_get(key) {
             Ok(value) if Atom::from_term(value).is_ok_and(|atom| atom == atoms::nil()) => Ok(None),
-            Ok(value) => value.decode().map(Some).map_err(|_| Wrong::Key(key)),
+            Ok(value) => value.decode().map(Some).map_err(|_| Wrong(key)),
             Err(_) => Ok(None),
         }
     }
 
     fn require<T: Decoder<'a>>(&self, key: Atom) -> Result<T, Wrong> {
-        self.get(key)?.ok_or(Wrong::Key(key))
+        self.get(key)?.ok_or(Wrong(key))
     }
 
     fn kind(&self) -> Result<HuntKind, Wrong> {
@@ -53,7 +56,7 @@ impl<'a> Map<'a> {
             self.workers().map(HuntKind::Worker)
         } else if kind == atoms::run() {
             Ok(HuntKind::Run {
-                run: self.run(atoms::run_id())?.ok_or(Wrong::Key(atoms::run_id()))?,
+                run: self.run(atoms::run_id())?.ok_or(Wrong(atoms::run_id()))?,
                 own_run: self.run(atoms::own_run_id())?,
                 outliving: self.get(atoms::outliving())?.unwrap_or(false),
             })
@@ -63,14 +66,14 @@ impl<'a> Map<'a> {
         } else if kind == atoms::process() {
             self.process().map(HuntKind::Process)
         } else {
-            Err(Wrong::Key(atoms::kind()))
+            Err(Wrong(atoms::kind()))
         }
     }
 
     fn workers(&self) -> Result<Workers, Wrong> {
         let numbers: List<u16> = self.require(atoms::workers())?;
         Ok(Workers {
-            run: self.run(atoms::run_id())?.ok_or(Wrong::Key(atoms::run_id()))?,
+            run: self.run(atoms::run_id())?.ok_or(Wrong(atoms::run_id()))?,
             numbers: HashSet::from_iter(numbers),
             outliving: HashSet::from_iter(self.get::<List<u16>>(atoms::outliving())?.unwrap_or_default()),
             adopted: self.adopted()?,
@@ -86,14 +89,14 @@ impl<'a> Map<'a> {
     }
 
     fn process(&self) -> Result<Identity, Wrong> {
-        let pid = Pid::new(self.require(atoms::pid())?).ok_or(Wrong::Key(atoms::pid()))?;
+        let pid = Pid::new(self.require(atoms::pid())?).ok_or(Wrong(atoms::pid()))?;
         let start_ticks = self.require(atoms::start_ticks())?;
         Ok(Identity { pid, start_ticks, pidfs_inode: self.get(atoms::pidfs_inode())? })
     }
 
     fn run(&self, key: Atom) -> Result<Option<RunId>, Wrong> {
         let text: Option<Binary<'a>> = self.get(key)?;
-        text.map(|text| RunId::parse(&text).ok_or(Wrong::Key(key))).transpose()
+        text.map(|text| RunId::parse(&text).ok_or(Wrong(key))).transpose()
     }
 
     /// The application's name only where nothing else is in scope.
@@ -102,7 +105,7 @@ impl<'a> Map<'a> {
             None => Ok(None),
             Some(scope) if scope == atoms::user() => Ok(None),
             Some(scope) if scope == atoms::app() => self.require(atoms::app()).map(Some),
-            Some(_) => Err(Wrong::Key(atoms::scope())),
+            Some(_) => Err(Wrong(atoms::scope())),
         }
     }
 
@@ -111,12 +114,12 @@ impl<'a> Map<'a> {
             None => Ok(Mode::End),
             Some(mode) if mode == atoms::end() => Ok(Mode::End),
             Some(mode) if mode == atoms::report() => Ok(Mode::Report),
-            Some(_) => Err(Wrong::Key(atoms::mode())),
+            Some(_) => Err(Wrong(atoms::mode())),
         }
     }
 
     fn ladder(&self) -> Result<Ladder, Wrong> {
-        let wrong = || Wrong::Key(atoms::ladder());
+        let wrong = || Wrong(atoms::ladder());
         let Some(steps) = self.get::<List<(i32, u64)>>(atoms::ladder())? else {
             return Ok(Ladder::default());
         };
@@ -126,8 +129,12 @@ impl<'a> Map<'a> {
         Ok(Ladder::new(steps.collect::<Result<_, _>>()?))
     }
 
-    fn run_dir(&self) -> Result<Option<Arc<RunDir>>, Wrong> {
-        let Some(dir) = self.get::<Binary<'a>>(atoms::run_dir())? else { return Ok(None) };
-        RunDir::open(path(&dir)).map(|dir| Some(Arc::new(dir))).map_err(Wrong::RunDir)
+    /// The directory, and whether there is one that cannot be used: no reason not to hunt.
+    fn run_dir(&self) -> Result<(Option<Arc<RunDir>>, bool), Wrong> {
+        let Some(dir) = self.get::<Binary<'a>>(atoms::run_dir())? else { return Ok((None, false)) };
+        match RunDir::open(path(&dir)) {
+            Ok(dir) => Ok((Some(Arc::new(dir)), false)),
+            Err(_) => Ok((None, true)),
+        }
     }
 }

@@ -227,6 +227,7 @@ pub fn spec(dir: &Path, kind: HuntKind) -> HuntSpec {
         ladder: Ladder::new(vec![(leash_core::Signal::TERM, ms(200))]),
         deadline: ms(5_000),
         run_dir: Some(Arc::new(RunDir::open(dir).unwrap())),
+        records_unusable: false,
     }
 }
 
