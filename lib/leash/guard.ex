@@ -10,19 +10,20 @@ defmodule Leash.Guard do
   require Logger
 
   alias Leash.Guard.{Options, Watch}
-  alias Leash.{Telemetry, Vitals, Workers}
+  alias Leash.{Callback, Telemetry, Vitals, Workers}
 
   @type limit :: :processes | :rss | :lifetime | :idle
 
   @typedoc "Which limit, and what was seen: processes, bytes or milliseconds."
   @type breach :: %{limit: limit(), max: pos_integer(), value: non_neg_integer()}
 
-  @typedoc "What a worker is guarded by; `traffic` counts the bytes of its output."
+  @typedoc "What a worker is guarded by; `traffic` counts the bytes of its output, and `callers` are those of a function."
   @type spec :: %{
           limits: %{optional(limit()) => pos_integer()},
           every: pos_integer(),
           action: :stop | :log | (map() -> term()),
-          traffic: :counters.counters_ref() | nil
+          traffic: :counters.counters_ref() | nil,
+          callers: [pid()]
         }
 
   @spec start_link(term()) :: GenServer.on_start()
@@ -135,25 +136,37 @@ defmodule Leash.Guard do
     :stopped
   end
 
-  defp act(breaches, row, %{action: action}) do
+  defp act(breaches, row, %{action: action, callers: callers}) do
     for breach <- breaches do
       Telemetry.guard(row.number, breach, if(action == :log, do: :log, else: :function))
-      _ = tell(action, row, breach)
+      _ = tell(action, row, breach, callers)
     end
 
     :ok
   end
 
-  defp tell(:log, row, breach) do
+  defp tell(:log, row, breach, _callers) do
     Logger.warning(
       "Worker #{row.number} (#{row.label}) exceeds its limit: #{breach.limit} #{breach.value}, at most #{breach.max}"
     )
   end
 
-  # Somebody else's code: its time and its mistakes are its own.
-  defp tell(fun, row, breach) do
-    worker = Map.take(row, [:pid, :name, :label, :group, :os_pid])
-    spawn(fn -> fun.(breach |> Map.merge(worker) |> Map.put(:worker, row.number)) end)
+  # How long it takes holds up nothing here.
+  defp tell(function, row, breach, callers) do
+    worker =
+      row |> Map.take([:pid, :name, :label, :group, :os_pid]) |> Map.put(:worker, row.number)
+
+    callback = Callback.new(:guard, row.label, function)
+
+    spawn(
+      Callback.inherit(
+        fn ->
+          with {:error, failure} <- Callback.run(callback, [Map.merge(breach, worker)]),
+               do: Callback.log(callback, failure)
+        end,
+        callers
+      )
+    )
   end
 
   defp now, do: System.monotonic_time(:millisecond)

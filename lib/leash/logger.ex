@@ -17,7 +17,7 @@ defmodule Leash.Logger do
   It needs `:telemetry` in the host, whose handlers it attaches. A handler that fails is detached by `:telemetry`, with a line of its own.
   """
 
-  alias Leash.{Exit, Schema, Telemetry}
+  alias Leash.{Exit, Schema, Telemetry, Text}
 
   require Logger
 
@@ -131,7 +131,14 @@ defmodule Leash.Logger do
 
   # A step of the ladder that is no signal.
   defp text([:leash, :kill, :step], %{elapsed: elapsed}, %{command: command} = metadata),
-    do: [who(metadata), ": ", inspect(command), " after ", ms(elapsed), " (#{metadata.cause})"]
+    do: [
+      who(metadata),
+      ": ",
+      Text.printable(inspect(command, binaries: :as_strings)),
+      " after ",
+      ms(elapsed),
+      " (#{metadata.cause})"
+    ]
 
   defp text([:leash, :kill, :step], %{elapsed: elapsed}, metadata),
     do: [
@@ -149,7 +156,7 @@ defmodule Leash.Logger do
   defp text([:leash, :sweep, :match], _measurements, %{match: match}) do
     by = if match[:ended_by], do: " by #{match.ended_by}", else: ""
 
-    "leash sweep: #{match.action}#{by}: process #{match.pid} (#{printable(match[:command])}) of run #{match[:run_id]}: " <>
+    "leash sweep: #{match.action}#{by}: process #{match.pid} (#{Text.printable(to_string(match[:command]))}) of run #{match[:run_id]}: " <>
       "#{match[:verdict]}, #{match[:why]}"
   end
 
@@ -173,12 +180,14 @@ defmodule Leash.Logger do
     do:
       map
       |> Enum.sort()
-      |> Enum.map_join(", ", fn {key, value} -> "#{key}: #{inspect(value)}" end)
+      |> Enum.map_join(", ", fn {key, value} -> "#{key}: #{Text.printable(inspect(value))}" end)
 
   defp who(metadata) do
-    group = if metadata.group != nil, do: "group #{inspect(metadata.group)}, ", else: ""
+    group =
+      if metadata.group != nil, do: "group #{Text.printable(inspect(metadata.group))}, ", else: ""
+
     pid = if metadata.os_pid, do: "pid #{metadata.os_pid}", else: "shim #{metadata.shim_pid}"
-    "leash #{metadata.kind} #{metadata.worker} #{printable(metadata.label)} (#{group}#{pid})"
+    "leash #{metadata.kind} #{metadata.worker} #{Text.printable(metadata.label)} (#{group}#{pid})"
   end
 
   defp how(%Exit{signal: signal}) when signal != nil, do: [" by ", name(signal)]
@@ -188,13 +197,4 @@ defmodule Leash.Logger do
   defp name(signal), do: signal |> to_string() |> String.upcase()
 
   defp ms(native), do: "#{System.convert_time_unit(native, :native, :millisecond)} ms"
-
-  # Programs name themselves, and a line in a log is one line.
-  defp printable(text) do
-    text = to_string(text)
-
-    if String.printable?(text) and not String.contains?(text, ["\n", "\r", "\e"]),
-      do: text,
-      else: inspect(text)
-  end
 end

@@ -2,7 +2,7 @@ defmodule Leash.TreeDrawing do
   # Workers and their processes as lines for a terminal, as the command `leash tree` draws them.
   @moduledoc false
 
-  alias Leash.{Group, Listing, Run, Vitals, Workers}
+  alias Leash.{Group, Listing, Run, Text, Vitals, Workers}
 
   # Deeper than that nobody can see who is whose, and the lines of a long chain would take up memory by its square.
   @deepest 32
@@ -69,8 +69,8 @@ defmodule Leash.TreeDrawing do
     # At once, so that the collector finds one binary and not its thousands of parts.
     IO.iodata_to_binary([
       elbow(last?),
-      "worker #{worker.worker} #{harmless(worker.label)}",
-      if(worker.group, do: [" in ", harmless(inspect(worker.group))], else: []),
+      "worker #{worker.worker} #{Text.printable(worker.label)}",
+      if(worker.group, do: [" in ", Text.printable(inspect(worker.group))], else: []),
       " [",
       facts(worker),
       "]\n",
@@ -104,7 +104,7 @@ defmodule Leash.TreeDrawing do
       ", last exit ",
       age(ago),
       " ago: ",
-      harmless(inspect(reason, limit: 10, printable_limit: 100))
+      Text.printable(inspect(reason, limit: 10, printable_limit: 100))
     ]
   end
 
@@ -179,11 +179,4 @@ defmodule Leash.TreeDrawing do
     do: text(div(ms, 1000)) <> "." <> two(div(rem(ms, 1000), 10)) <> "s"
 
   defp cpu(ms), do: age(ms)
-
-  defp harmless(text),
-    do: if(plain?(text), do: text, else: String.replace(text, ~r/[[:cntrl:]]/u, "\uFFFD"))
-
-  # Nearly all are.
-  defp plain?(<<byte, rest::binary>>) when byte in 32..126, do: plain?(rest)
-  defp plain?(rest), do: rest == ""
 end

@@ -87,7 +87,7 @@ defmodule Leash.Worker do
 
   use GenServer
 
-  alias Leash.{Detached, Exit, Ladder, Posix, Reaper, Schema}
+  alias Leash.{Callback, Detached, Exit, Ladder, Posix, Reaper, Schema}
 
   alias Leash.Worker.{
     Await,
@@ -137,7 +137,7 @@ defmodule Leash.Worker do
       name = if options.name, do: [name: options.name], else: []
 
       Detached.start_or_adopt(options, name, fn ->
-        GenServer.start_link(__MODULE__, {options, nil}, name)
+        GenServer.start_link(__MODULE__, {with_callers(options), nil}, name)
       end)
     end
   end
@@ -147,9 +147,13 @@ defmodule Leash.Worker do
   # `{ref, message}` and its end, whatever the reason, ends the tree. Never logs a crash of its own.
   @spec start_for({pid(), reference()}, map()) :: {:ok, pid()} | {:error, term()}
   def start_for(client, options) do
-    with {:error, {:shutdown, reason}} <- GenServer.start(__MODULE__, {options, client}),
+    with {:error, {:shutdown, reason}} <-
+           GenServer.start(__MODULE__, {with_callers(options), client}),
          do: {:error, reason}
   end
+
+  # The processes for which functions of the options are called.
+  defp with_callers(options), do: Map.put(options, :callers, Callback.callers())
 
   @doc false
   # For `Leash.attach/2`: a Worker without a link, whose program is there already. Never logs a crash of its start.
@@ -157,7 +161,8 @@ defmodule Leash.Worker do
   def start_attached(options) do
     name = if options.name, do: [name: options.name], else: []
 
-    with {:error, {:shutdown, reason}} <- GenServer.start(__MODULE__, {options, :attached}, name),
+    with {:error, {:shutdown, reason}} <-
+           GenServer.start(__MODULE__, {with_callers(options), :attached}, name),
          do: {:error, reason}
   end
 

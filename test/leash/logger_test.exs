@@ -141,7 +141,7 @@ defmodule Leash.LoggerTest do
 
       assert [
                {"info",
-                "leash sweep: ended by SIGTERM: process 7 (\"a\\nb\\e[2J\") of run s59m65g: dead, gone"},
+                "leash sweep: ended by SIGTERM: process 7 (a␊b␛[2J) of run s59m65g: dead, gone"},
                {"warn" <> _, "leash sweep: survived: process 7 " <> _},
                {"warn" <> _, "leash sweep (end): 2 tagged processes, 1 left after " <> rest},
                {"warn" <> _, "leash later event: at: 5, what: 1"},

@@ -4,7 +4,7 @@ defmodule Leash.Command.Feeder do
   # A process of its own: a command that does not read must not keep its caller from reading what it writes.
   @moduledoc false
 
-  alias Leash.Native
+  alias Leash.{Callback, Native}
 
   # What a pipe holds.
   @gather_bytes 65_536
@@ -21,11 +21,13 @@ defmodule Leash.Command.Feeder do
   @spec start_link(Native.fd(), input()) :: pid()
   def start_link(fd, input) do
     pid =
-      spawn_link(fn ->
-        receive do
-          :feed -> feed(fd, input)
-        end
-      end)
+      spawn_link(
+        Callback.inherit(fn ->
+          receive do
+            :feed -> feed(fd, input)
+          end
+        end)
+      )
 
     :ok = Native.fd_give(fd, pid)
     pid

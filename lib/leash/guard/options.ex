@@ -2,7 +2,7 @@ defmodule Leash.Guard.Options do
   # What `guard:` of a Worker may say, and what a guard makes of it.
   @moduledoc false
 
-  alias Leash.{Guard, Schema}
+  alias Leash.{Callback, Guard, Schema}
 
   @limits [:processes, :rss, :lifetime, :idle]
 
@@ -81,7 +81,7 @@ defmodule Leash.Guard.Options do
 
   def bytes(_other), do: :error
 
-  @doc "What a guard goes by, of options that are valid."
+  @doc "What a guard goes by, of options that are valid; a function works for the calling Worker."
   @spec spec(keyword(), :counters.counters_ref() | nil) :: Guard.spec()
   def spec(options, traffic) do
     limits =
@@ -94,7 +94,8 @@ defmodule Leash.Guard.Options do
       limits: limits,
       every: Keyword.get(options, :every, @every_ms),
       action: Keyword.get(options, :action, :stop),
-      traffic: traffic
+      traffic: traffic,
+      callers: Callback.callers()
     }
   end
 end

@@ -116,7 +116,7 @@ defmodule Leash.OpenPort.Options do
          {:ok, stop} <- Ladder.resolve(checked.stop, checked.cd) do
       Map.merge(checked, %{
         command: Executable.find!(command),
-        label: Path.basename(command),
+        label: command |> Path.basename() |> Leash.Text.printable(),
         env: Worker.Options.port_env(checked.env),
         stop: stop,
         port: Enum.filter(options, &ports?/1),

@@ -8,14 +8,14 @@ defmodule Leash.Worker.Address do
   @ipv4 {{127, 0, 0, 1}, :inet}
   @ipv6 {{0, 0, 0, 0, 0, 0, 0, 1}, :inet6}
 
-  @doc "Of who names a port alone."
+  @doc "Of a port without a host: both loopbacks, since a server may listen on one of them only."
   @spec this_machine() :: [t()]
-  def this_machine, do: [@ipv4]
+  def this_machine, do: [@ipv4, @ipv6]
 
   @doc "All that a host stands for, in the order in which they are tried."
   @spec of(String.t()) :: [t()]
   # What it means is fixed (RFC 6761, 6.3), and a container may have no /etc/hosts to say so.
-  def of("localhost"), do: [@ipv4, @ipv6]
+  def of("localhost"), do: this_machine()
 
   def of(host) do
     charlist = String.to_charlist(host)
@@ -33,15 +33,36 @@ defmodule Leash.Worker.Address do
   def loopback?({{127, _, _, _}, :inet}), do: true
   def loopback?(address), do: address == @ipv6
 
-  @doc "A connection to one of them. The milliseconds left are asked for anew for each."
+  @doc """
+  A connection to the first of them that accepts one, and otherwise the reason of the first that is known.
+
+  The milliseconds left are asked for anew for each.
+  """
   @spec connect([t()], :inet.port_number(), [:gen_tcp.connect_option()], (() -> timeout())) ::
           {:ok, :gen_tcp.socket()} | {:error, term()}
   def connect(addresses, port, options, left) do
-    Enum.reduce_while(addresses, {:error, :nxdomain}, fn {address, family}, _failed ->
-      case :gen_tcp.connect(address, port, [family | options], left.()) do
+    Enum.reduce_while(addresses, {:error, :nxdomain}, fn address, failed ->
+      case connect_to(address, port, options, left.()) do
         {:ok, socket} -> {:halt, {:ok, socket}}
-        {:error, reason} -> {:cont, {:error, reason}}
+        {:error, reason} when failed == {:error, :nxdomain} -> {:cont, {:error, reason}}
+        {:error, _reason} -> {:cont, failed}
       end
     end)
+  end
+
+  defp connect_to({address, family}, port, options, ms) do
+    with {:ok, socket} <- :gen_tcp.connect(address, port, [family | options], ms),
+         do: if(itself?(socket), do: drop(socket), else: {:ok, socket})
+  end
+
+  # The kernel takes the port of a connection from the range in which the asked one may be. If it takes
+  # that very port and nothing listens there, then TCP connects the socket to itself (RFC 9293, 3.5).
+  defp itself?(socket), do: :inet.sockname(socket) == :inet.peername(socket)
+
+  # With a reset, since a port in TIME_WAIT could not be listened on for a minute.
+  defp drop(socket) do
+    _ = :inet.setopts(socket, linger: {true, 0})
+    :ok = :gen_tcp.close(socket)
+    {:error, :econnrefused}
   end
 end

@@ -2,6 +2,7 @@ defmodule Leash.Worker.Check do
   # One question to a worker: does it answer? Asked for `ready:` until it does, and for `health:` again and again.
   @moduledoc false
 
+  alias Leash.Callback
   alias Leash.Worker.{Address, HttpGet}
 
   @type t ::
@@ -29,18 +30,22 @@ defmodule Leash.Worker.Check do
 
   def valid?(check), do: is_function(check, 0)
 
-  @doc """
-  Asks once. Whoever calls has to bound a function himself; connections are given up after so many milliseconds.
+  @doc "Whether it is a function, which `judge/1` has a say on, and no connection."
+  @spec function?(term()) :: boolean()
+  def function?({kind, _target}) when kind in [:tcp, :http], do: false
+  def function?(_function), do: true
 
-  A function is content with `true`, `:ok` or `{:ok, term}`.
-  """
-  @spec run(t(), non_neg_integer()) :: :ok | {:error, reason()}
-  def run({:tcp, port}, ms) do
-    with {:ok, socket} <- Address.connect(Address.this_machine(), port, [], fn -> ms end),
+  @doc "Asks once for a connection, which is given up after so many milliseconds."
+  @spec connect(t(), non_neg_integer()) :: :ok | {:error, reason()}
+  def connect({:tcp, port}, ms) do
+    deadline = now() + ms
+    left = fn -> max(0, deadline - now()) end
+
+    with {:ok, socket} <- Address.connect(Address.this_machine(), port, [], left),
          do: :gen_tcp.close(socket)
   end
 
-  def run({:http, target}, ms) do
+  def connect({:http, target}, ms) do
     {:ok, target} = HttpGet.parse(target)
 
     case HttpGet.status(target, ms) do
@@ -50,20 +55,14 @@ defmodule Leash.Worker.Check do
     end
   end
 
-  def run({module, function, args}, _ms), do: call(fn -> apply(module, function, args) end)
-  def run(function, _ms), do: call(function)
+  @doc "What a function's answer means: it is content with `true`, `:ok` or `{:ok, term}`."
+  @spec judge({:ok, term()} | {:error, Callback.failure()}) :: :ok | {:error, reason()}
+  def judge({:ok, good}) when good in [true, :ok], do: :ok
+  def judge({:ok, {:ok, _term}}), do: :ok
+  def judge({:ok, other}), do: {:error, {:returned, other}}
+  def judge({:error, {:timeout, _ms}}), do: {:error, :timeout}
+  def judge({:error, {:error, exception, _stacktrace}}), do: {:error, {:raised, exception}}
+  def judge({:error, {kind, reason, _stacktrace}}), do: {:error, {:raised, {kind, reason}}}
 
-  @doc "Calls a function that says whether all is well."
-  @spec call((() -> term())) :: :ok | {:error, {:returned, term()} | {:raised, term()}}
-  def call(function) do
-    case function.() do
-      good when good in [true, :ok] -> :ok
-      {:ok, _term} -> :ok
-      other -> {:error, {:returned, other}}
-    end
-  rescue
-    error -> {:error, {:raised, error}}
-  catch
-    kind, reason -> {:error, {:raised, {kind, reason}}}
-  end
+  defp now, do: System.monotonic_time(:millisecond)
 end

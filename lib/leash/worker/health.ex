@@ -1,11 +1,11 @@
 defmodule Leash.Worker.Health do
   # Asks a ready worker again and again whether it is well, and tells its process when it was not for too long.
   #
-  # Each question is asked by a process of its own, which is killed when it takes too long: the check is somebody else's
-  # code, and a worker that hangs is just what it is there to find.
+  # A function is called in a process of its own, which is killed when it takes too long: a worker that hangs is just
+  # what it is there to find.
   @moduledoc false
 
-  alias Leash.{Schema, Telemetry, Workers}
+  alias Leash.{Callback, Schema, Telemetry, Workers}
   alias Leash.Worker.{Check, HttpGet}
 
   @longest_ms 0x7FFFFFFF
@@ -51,17 +51,22 @@ defmodule Leash.Worker.Health do
   defp valid_option?(_other), do: false
 
   @doc "Begins to ask. The calling Worker gets `{:leash, {:doomed, {:unhealthy, reason}}}` if it is to stop."
-  @spec start(keyword() | nil, pos_integer()) :: :ok
-  def start(nil, _number), do: :ok
+  @spec start(keyword() | nil, pos_integer(), String.t()) :: :ok
+  def start(nil, _number, _label), do: :ok
 
-  def start(options, number) do
-    worker = self()
-
+  def start(options, number, label) do
     state =
-      @defaults |> Map.merge(Map.new(options)) |> Map.merge(%{worker: worker, number: number})
+      @defaults
+      |> Map.merge(Map.new(options))
+      |> Map.merge(%{worker: self(), number: number})
+      |> Map.update!(:check, &named(&1, label))
 
-    _ = spawn_link(fn -> init(state) end)
+    _ = spawn_link(Callback.inherit(fn -> init(state) end))
     :ok
+  end
+
+  defp named(check, label) do
+    if Check.function?(check), do: Callback.new(:health, label, check), else: check
   end
 
   defp init(state) do
@@ -75,14 +80,27 @@ defmodule Leash.Worker.Health do
       {:DOWN, ^monitor, :process, _pid, _reason} -> :ok
     after
       state.every ->
-        if wanted?(state), do: answered(ask(state), state, failed), else: wait(state, failed)
+        if wanted?(state), do: asked(state, failed), else: wait(state, failed)
     end
   end
 
   # Who is being ended need not be well.
   defp wanted?(state), do: match?({:ok, %{tree: :alive}}, Workers.fetch(state.number))
 
-  defp answered(:over, _state, _failed), do: :ok
+  defp asked(%{check: %Callback{} = callback} = state, failed) do
+    case Callback.run_within(callback, [], state.timeout, state.monitor) do
+      :stopped -> :ok
+      result -> result |> Check.judge() |> answered(log(state, result), failed)
+    end
+  end
+
+  # What it waits for at most is bounded, so that the end of the Worker can wait for it.
+  defp asked(state, failed),
+    do: state.check |> Check.connect(state.timeout) |> answered(state, failed)
+
+  defp log(state, {:error, failure}), do: %{state | check: Callback.log(state.check, failure)}
+  defp log(state, {:ok, _answer}), do: state
+
   defp answered(:ok, state, _failed), do: wait(state, 0)
 
   defp answered({:error, reason}, state, failed) do
@@ -91,27 +109,5 @@ defmodule Leash.Worker.Health do
     if failed + 1 >= state.failures,
       do: send(state.worker, {:leash, {:doomed, {:unhealthy, reason}}}),
       else: wait(state, failed + 1)
-  end
-
-  defp ask(%{monitor: worker} = state) do
-    %{check: check, timeout: timeout} = state
-    {pid, monitor} = spawn_monitor(fn -> exit({:answer, Check.run(check, timeout)}) end)
-
-    receive do
-      {:DOWN, ^monitor, :process, _pid, {:answer, answer}} ->
-        answer
-
-      {:DOWN, ^monitor, :process, _pid, reason} ->
-        {:error, {:raised, {:exit, reason}}}
-
-      {:DOWN, ^worker, :process, _pid, _reason} ->
-        Process.exit(pid, :kill)
-        :over
-    after
-      timeout ->
-        Process.exit(pid, :kill)
-        Process.demonitor(monitor, [:flush])
-        {:error, :timeout}
-    end
   end
 end

@@ -2,7 +2,7 @@ defmodule Leash.Worker.Launch do
   # From options to a shim that runs: a number, the name of the socket for the pipes, the port.
   @moduledoc false
 
-  alias Leash.{Attachment, Native, Reaper, Run, Shim, Workers}
+  alias Leash.{Attachment, Native, Reaper, Run, Shim, Text, Workers}
   alias Leash.Worker.{Client, LetGo, ReadyProbe, State}
 
   @doc "Starts the shim. What is owned (number, descriptors, port) is the calling process's, and goes with it."
@@ -50,7 +50,7 @@ defmodule Leash.Worker.Launch do
   defp kind(_options, nil), do: :worker
   defp kind(_options, _client), do: :command
 
-  defp label(%{name: nil, command: command}), do: Path.basename(command)
+  defp label(%{name: nil, command: command}), do: command |> Path.basename() |> Text.printable()
   defp label(%{name: name}), do: inspect(name)
 
   defp fetch_run do

@@ -2,15 +2,16 @@ defmodule Leash.Worker.Output do
   # Reads one of a worker's output streams and hands it on.
   #
   # A process of its own, so that a handler that blocks holds back the program (the kernel pipe
-  # fills) and nothing else: neither the Worker nor the end of the tree ever waits for it.
+  # fills) and nothing else: neither the Worker nor the end of the tree ever waits for it. A handler
+  # that fails costs a line in the log, and never the pipe.
   @moduledoc false
 
   use GenServer
 
   require Logger
 
-  alias Leash.{Guard, Native}
-  alias Leash.Worker.OutputWindow
+  alias Leash.{Callback, Guard, Native}
+  alias Leash.Worker.{LogLines, OutputWindow, ReadyLine}
 
   @read_bytes 65_536
 
@@ -22,18 +23,17 @@ defmodule Leash.Worker.Output do
   @quiet_ms 100
   @drain_ms 5_000
 
-  # A line that does not end is handed on in pieces of this size.
-  @longest_line 65_536
-
   @type stream :: :stdout | :stderr
 
   @typedoc """
-  `handler`: as `:on_output` has it; `label`: the worker in the log; `ready`: what is looked for in lines of stdout;
-  `window`: the most messages in the handler's mailbox; `limited?`: whether that counts from the start; `traffic`: what counts bytes for a guard.
+  `handler`: as `option` has it, `:on_output` or `:on_stderr`; `label`: the worker in the log; `callers`: for which
+  processes a handler works; `ready`: what is looked for in lines of stdout; `window`: the most messages in the handler's mailbox; `limited?`: whether that counts from the start; `traffic`: what counts bytes for a guard.
   """
   @type options :: %{
           handler: :log | pid() | (stream(), binary() -> term()),
+          option: :on_output | :on_stderr,
           label: String.t(),
+          callers: [pid()],
           ready: Regex.t() | nil,
           window: pos_integer(),
           limited?: boolean(),
@@ -67,6 +67,7 @@ defmodule Leash.Worker.Output do
   def init({worker, fd, stream, options}) do
     # Traps exits so that a Worker that is killed does not take along what is still in the pipe.
     Process.flag(:trap_exit, true)
+    :ok = Callback.put_callers(options.callers)
 
     window = OutputWindow.new(options.handler, options.window)
 
@@ -75,17 +76,23 @@ defmodule Leash.Worker.Output do
        worker: worker,
        fd: fd,
        stream: stream,
-       handler: options.handler,
+       handler: handler(options),
        window: if(options.limited?, do: OutputWindow.limit(window), else: window),
        # fires when a full mailbox is to be looked at again
        pause: nil,
        label: options.label,
        traffic: options.traffic,
-       ready: if(stream == :stdout, do: options.ready),
-       line: "",
-       ready_line: ""
+       # fires when a state of a progress bar is to be logged
+       progress: nil,
+       ready: if(stream == :stdout and options.ready != nil, do: ReadyLine.new(options.ready))
      }}
   end
+
+  defp handler(%{handler: :log, label: label}), do: LogLines.new(byte_size(label))
+  defp handler(%{handler: pid}) when is_pid(pid), do: pid
+
+  defp handler(%{handler: function, option: option, label: label}),
+    do: Callback.new(option, label, function)
 
   @impl true
   def handle_cast(:read, state), do: read(state, @reads_in_a_row)
@@ -99,12 +106,16 @@ defmodule Leash.Worker.Output do
   @impl true
   def handle_info({:leash_fd, _fd, :ready}, state), do: read(state, @reads_in_a_row)
   def handle_info(:look_again, state), do: read(%{state | pause: nil}, @reads_in_a_row)
+
+  def handle_info(:progress, state),
+    do: {:noreply, log(%{state | progress: nil}, &LogLines.due(&1, now()))}
+
   def handle_info(_other, state), do: {:noreply, state}
 
   # The Worker is gone, by whatever reason: what it left in the pipe still belongs to the handler.
   @impl true
   def terminate(_reason, state) do
-    drain(state, System.monotonic_time(:millisecond) + @drain_ms)
+    drain(state, now() + @drain_ms)
   end
 
   defp read(state, 0) do
@@ -140,7 +151,7 @@ defmodule Leash.Worker.Output do
   # The tree may be alive still (the Worker was killed), so the window goes on to count. Past the
   # deadline the handler gets what the pipe holds: nobody else will ever read it.
   defp drain(state, deadline) do
-    if System.monotonic_time(:millisecond) >= deadline do
+    if now() >= deadline do
       rest(state, @reads_in_a_row)
     else
       case OutputWindow.check(state.window) do
@@ -181,10 +192,16 @@ defmodule Leash.Worker.Output do
   end
 
   defp ended(state) do
-    state = if state.line == "", do: state, else: log_line(state, state.line)
     _ = Native.fd_close(state.fd)
-    %{state | fd: nil, line: ""}
+    over(%{state | fd: nil})
   end
+
+  defp over(%{handler: %LogLines{}} = state), do: log(state, &LogLines.finish(&1, now()))
+
+  defp over(%{handler: %Callback{} = callback} = state),
+    do: %{state | handler: Callback.log_rest(callback)}
+
+  defp over(state), do: state
 
   defp deliver(state, data) do
     Guard.saw_output(state.traffic, byte_size(data))
@@ -194,14 +211,13 @@ defmodule Leash.Worker.Output do
   defp look_for_ready(%{ready: nil} = state, _data), do: state
 
   defp look_for_ready(state, data) do
-    {lines, rest} = lines(state.ready_line <> data)
+    case ReadyLine.push(state.ready, data) do
+      :match ->
+        send(state.worker, {:output_ready, self()})
+        %{state | ready: nil}
 
-    # The last piece may be a prompt without a newline, which is as good a sign as a line.
-    if Enum.any?([rest | lines], &Regex.match?(state.ready, &1)) do
-      send(state.worker, {:output_ready, self()})
-      %{state | ready: nil, ready_line: ""}
-    else
-      %{state | ready_line: rest}
+      ready ->
+        %{state | ready: ready}
     end
   end
 
@@ -210,42 +226,31 @@ defmodule Leash.Worker.Output do
     %{state | window: OutputWindow.sent(state.window)}
   end
 
-  defp handle(%{handler: :log} = state, data) do
-    {lines, rest} = lines(state.line <> data)
-    Enum.each(lines, &log_line(state, &1))
-    %{state | line: rest}
+  defp handle(%{handler: %LogLines{}} = state, data),
+    do: log(state, &LogLines.push(&1, data, now()))
+
+  defp handle(%{handler: %Callback{} = callback} = state, data) do
+    case Callback.run(callback, [state.stream, data]) do
+      {:ok, _anything} -> state
+      {:error, failure} -> %{state | handler: Callback.log(callback, failure)}
+    end
   end
 
-  defp handle(%{handler: fun} = state, data) when is_function(fun, 2) do
-    fun.(state.stream, data)
-    state
-  rescue
-    error ->
-      # The handler is somebody else's code: its mistake must not cost the worker its output pipe.
-      Logger.error([
-        "on_output of ",
-        state.label,
-        " raised: ",
-        Exception.format(:error, error, __STACKTRACE__)
-      ])
-
-      state
-  end
-
-  defp lines(data) do
-    {lines, [rest]} = data |> :binary.split("\n", [:global]) |> Enum.split(-1)
-
-    if byte_size(rest) > @longest_line,
-      do: {lines ++ [rest], ""},
-      else: {lines, rest}
-  end
-
-  defp log_line(state, line) do
+  defp log(state, step) do
+    {texts, lines} = step.(state.handler)
     level = if state.stream == :stderr, do: :warning, else: :info
-    Logger.log(level, fn -> [state.label, ": ", printable(line)] end)
-    state
+    Enum.each(texts, &Logger.log(level, fn -> [state.label, ": ", &1] end))
+    arm_progress(%{state | handler: lines})
   end
 
-  # A Logger backend raises on bytes that are no UTF-8.
-  defp printable(line), do: if(String.valid?(line), do: line, else: inspect(line))
+  defp arm_progress(%{progress: nil, handler: lines} = state) do
+    case LogLines.due_in(lines, now()) do
+      nil -> state
+      ms -> %{state | progress: Process.send_after(self(), :progress, ms)}
+    end
+  end
+
+  defp arm_progress(state), do: state
+
+  defp now, do: System.monotonic_time(:millisecond)
 end

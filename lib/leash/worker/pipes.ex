@@ -2,7 +2,7 @@ defmodule Leash.Worker.Pipes do
   # The VM's ends of the program's pipes: taken from the shim, and given to whoever reads and writes them.
   @moduledoc false
 
-  alias Leash.{Command, Native}
+  alias Leash.{Callback, Command, Native}
   alias Leash.Worker.{Client, Ending, Input, Output, State}
 
   @doc "Takes the ends that the shim has sent, if they are there."
@@ -52,11 +52,15 @@ defmodule Leash.Worker.Pipes do
 
   @doc "The process that writes to the program is gone. A source of input that failed ends the command."
   @spec input_ended(State.t(), term()) :: State.t()
-  def input_ended(%{client: client} = state, {:shutdown, {:input, _, _, _} = failed})
-      when client != nil,
-      do: %{state | input: nil} |> Client.tell(failed) |> Ending.begin(:ladder)
+  def input_ended(%{client: %{answered?: false}} = state, reason) when reason != :normal,
+    do: %{state | input: nil} |> Client.tell(failed_input(reason)) |> Ending.begin(:ladder)
 
   def input_ended(state, _reason), do: %{state | input: nil}
+
+  defp failed_input({:shutdown, {:input, _kind, _reason, _stacktrace} = failed}), do: failed
+
+  # Ended by a process that the source is linked to, such as a task: what it had yet to write is missing.
+  defp failed_input(reason), do: {:input, :exit, reason, []}
 
   @doc "Why nothing can be written."
   @spec no_input(State.t()) :: :epipe | :not_piped
@@ -75,6 +79,7 @@ defmodule Leash.Worker.Pipes do
   defp start_outputs(state, ends) do
     options = %{
       label: state.label,
+      callers: Callback.callers(),
       ready: if(is_struct(state.options.ready, Regex), do: state.options.ready),
       window: state.options.output_window,
       limited?: state.ready?,
@@ -83,7 +88,7 @@ defmodule Leash.Worker.Pipes do
 
     outputs =
       for stream <- [:stdout, :stderr], fd = ends[stream], into: %{} do
-        options = Map.put(options, :handler, handler(state.options, stream))
+        options = Map.merge(options, handler(state.options, stream))
         {:ok, pid} = Output.start_link(fd, stream, options)
         {pid, stream}
       end
@@ -91,8 +96,10 @@ defmodule Leash.Worker.Pipes do
     %{state | outputs: outputs}
   end
 
-  defp handler(%{on_stderr: handler}, :stderr) when handler != nil, do: handler
-  defp handler(%{on_output: handler}, _stream), do: handler
+  defp handler(%{on_stderr: handler}, :stderr) when handler != nil,
+    do: %{option: :on_stderr, handler: handler}
+
+  defp handler(%{on_output: handler}, _stream), do: %{option: :on_output, handler: handler}
 
   @doc "The worker is ready: from now on its output is held back where nobody takes it."
   @spec limit_outputs(State.t()) :: State.t()

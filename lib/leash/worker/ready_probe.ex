@@ -2,6 +2,7 @@ defmodule Leash.Worker.ReadyProbe do
   # Waiting until a worker answers, where no line of its output says so.
   @moduledoc false
 
+  alias Leash.Callback
   alias Leash.Worker.{Address, Check, HttpGet}
 
   # How long somebody else may take to answer where the worker will.
@@ -44,39 +45,69 @@ defmodule Leash.Worker.ReadyProbe do
     end
   end
 
-  @doc "Asks until all is well, then sends the calling Worker `{:output_ready, pid}`. Lines of output are not its business."
-  @spec start(term(), (() -> map())) :: :ok
-  def start(nil, _info), do: :ok
-  def start(ready, _info) when is_struct(ready, Regex), do: :ok
+  @doc """
+  Asks until all is well, then sends the calling Worker `{:output_ready, pid}`. Lines of output are not its business.
 
-  def start(ready, info) do
-    {question, pause} = question(ready, info)
+  A function that fails is asked again. If the worker ends before it is ready, the log says how the last call failed, or
+  that it did not return.
+  """
+  @spec start(term(), String.t(), (() -> map())) :: :ok
+  def start(nil, _label, _info), do: :ok
+  def start(ready, _label, _info) when is_struct(ready, Regex), do: :ok
+
+  def start(ready, label, info) do
     worker = self()
-    _ = spawn_link(fn -> ask(question, pause, worker, Process.monitor(worker)) end)
+    question = question(ready, label, info)
+
+    _ =
+      spawn_link(
+        Callback.inherit(fn ->
+          # As the process of a function is linked to this one.
+          Process.flag(:trap_exit, true)
+          ask(question, worker, Process.monitor(worker))
+        end)
+      )
+
     :ok
   end
 
-  defp question(ready, info) when is_function(ready, 1) do
-    info = info.()
-    {fn -> Check.call(fn -> ready.(info) end) end, @function_interval_ms}
+  defp question(ready, label, info) do
+    cond do
+      is_function(ready, 1) -> {Callback.new(:ready, label, ready), [info.()]}
+      is_function(ready, 0) -> {Callback.new(:ready, label, ready), []}
+      true -> ready
+    end
   end
 
-  defp question(ready, _info) when is_function(ready, 0),
-    do: {fn -> Check.call(ready) end, @function_interval_ms}
-
-  defp question(ready, _info), do: {fn -> Check.run(ready, @ask_ms) end, @interval_ms}
-
-  defp ask(question, pause, worker, monitor) do
-    case question.() do
+  defp ask(question, worker, monitor) do
+    case answer(question, monitor) do
       :ok ->
         send(worker, {:output_ready, self()})
 
-      {:error, _not_yet} ->
+      :stopped ->
+        log(question, {:error, {:timeout, :infinity}})
+
+      not_yet ->
         receive do
-          {:DOWN, ^monitor, :process, _pid, _reason} -> :ok
+          {:DOWN, ^monitor, :process, _pid, _reason} -> log(question, not_yet)
         after
-          pause -> ask(question, pause, worker, monitor)
+          pause(question) -> ask(question, worker, monitor)
         end
     end
   end
+
+  defp answer({%Callback{} = callback, arguments}, monitor) do
+    result = Callback.run_within(callback, arguments, :infinity, monitor)
+    if result != :stopped and Check.judge(result) == :ok, do: :ok, else: result
+  end
+
+  defp answer(connection, _monitor), do: Check.connect(connection, @ask_ms)
+
+  defp pause({%Callback{}, _arguments}), do: @function_interval_ms
+  defp pause(_connection), do: @interval_ms
+
+  defp log({%Callback{} = callback, _arguments}, {:error, failure}),
+    do: Callback.log(callback, failure)
+
+  defp log(_question, _answer), do: :ok
 end

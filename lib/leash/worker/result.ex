@@ -3,8 +3,11 @@ defmodule Leash.Worker.Result do
   # called stop/2, the next of that name, and the supervisor by this process's exit reason.
   @moduledoc false
 
-  alias Leash.{Exit, LastExits, Telemetry}
+  alias Leash.{Callback, Exit, LastExits, Telemetry}
   alias Leash.Worker.{Client, State}
+
+  # A function that takes longer is given up: its supervisor waits for this process.
+  @exit_reason_ms 1_000
 
   @doc "Says once that nothing is left: for a client at the shim's word, for everybody else when the shim is gone too."
   @spec gone(State.t()) :: State.t()
@@ -83,10 +86,21 @@ defmodule Leash.Worker.Result do
   def reason(%{requested?: true}), do: :normal
   def reason(%{result: {:error, %{survivors: list}}}), do: {:survivors, list}
 
-  def reason(%{result: {:ok, exit}, options: options}) do
+  def reason(%{result: {:ok, exit}, options: options} = state) do
     case options.exit_reason do
       nil -> Exit.reason(exit)
-      fun -> fun.(exit)
+      function -> mapped(Callback.new(:exit_reason, state.label, function), exit)
+    end
+  end
+
+  defp mapped(callback, exit) do
+    case Callback.run_within(callback, [exit], @exit_reason_ms) do
+      {:ok, reason} ->
+        reason
+
+      {:error, failure} ->
+        Callback.log(callback, failure)
+        Exit.reason(exit)
     end
   end
 end

@@ -2,7 +2,7 @@ defmodule Leash.Worker.Start do
   # The start of a Worker process: it is through when the program is executed and, with `:ready`, ready.
   @moduledoc false
 
-  alias Leash.Telemetry
+  alias Leash.{Callback, Telemetry}
   alias Leash.Worker.{Await, Client, Health, Launch, Pipes, ReadyProbe, Result, State}
 
   @doc "Starts it all, and leaves nothing behind where that fails. What is returned is what `init/1` returns."
@@ -10,6 +10,7 @@ defmodule Leash.Worker.Start do
           {:ok, State.t()} | {:ok, State.t(), {:continue, :over}} | {:stop, term()}
   def run(options, client) do
     Process.flag(:trap_exit, true)
+    :ok = Callback.put_callers(options.callers)
 
     case Launch.run(options, client) do
       {:ok, state} -> state |> launched() |> started()
@@ -24,7 +25,7 @@ defmodule Leash.Worker.Start do
   end
 
   defp started(%{failure: nil, phase: :running} = state) do
-    ReadyProbe.start(state.options.ready, fn -> State.info(state) end)
+    ReadyProbe.start(state.options.ready, state.label, fn -> State.info(state) end)
 
     state
     |> Await.until(state.options.ready_timeout, :ready_timeout, & &1.ready?)
@@ -39,7 +40,7 @@ defmodule Leash.Worker.Start do
 
   defp ready(%{failure: nil, phase: :running, ready?: true} = state) do
     Telemetry.worker(:ready, state.number)
-    Health.start(state.options[:health], state.number)
+    Health.start(state.options[:health], state.number, state.label)
     {:ok, state}
   end
 
