@@ -56,9 +56,9 @@ defmodule Leash.Text do
   defp complete(text, size, back) do
     case :binary.at(text, size - back) do
       byte when byte in 0x80..0xBF -> complete(text, size, back + 1)
-      byte when byte >= 0xF0 and back < 4 -> binary_part(text, 0, size - back)
-      byte when byte >= 0xE0 and back < 3 -> binary_part(text, 0, size - back)
-      byte when byte >= 0xC0 and back < 2 -> binary_part(text, 0, size - back)
+      byte when byte in 0xF0..0xF4 and back < 4 -> binary_part(text, 0, size - back)
+      byte when byte in 0xE0..0xEF and back < 3 -> binary_part(text, 0, size - back)
+      byte when byte in 0xC2..0xDF and back < 2 -> binary_part(text, 0, size - back)
       _whole -> text
     end
   end

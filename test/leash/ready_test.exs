@@ -90,6 +90,31 @@ defmodule Leash.ReadyTest do
     defp asked("path", port), do: {port, "/x"}
     defp asked(host, port), do: "http://#{host}:#{port}/"
 
+    for {family, address, argument} <- [
+          {:inet, {127, 0, 0, 1}, "127.0.0.1"},
+          {:inet6, {0, 0, 0, 0, 0, 0, 0, 1}, "[::1]"}
+        ] do
+      test "a port is asked for on the loopback of #{family}", %{port: port} do
+        check = [check: {:tcp, port}, every: 10, failures: 1]
+
+        {_carrier, {:ok, worker}} =
+          start(Ports.http(port, [:path, "/", unquote(argument)]),
+            ready: {:tcp, port},
+            health: check
+          )
+
+        assert {:ok, _} = Worker.stop(worker)
+
+        {:ok, listener} =
+          :gen_tcp.listen(port, [unquote(family), ip: unquote(Macro.escape(address))])
+
+        for ready <- [{:tcp, port}, {:http, port}],
+            do: assert({_, {:error, {:port_in_use, ^port}}} = start("sleep 60", ready: ready))
+
+        :gen_tcp.close(listener)
+      end
+    end
+
     test "targets that are none are refused" do
       for target <- [
             0,
@@ -107,6 +132,39 @@ defmodule Leash.ReadyTest do
         options = [command: "sleep", args: ["60"], ready: {:http, target}]
         assert {:error, %OptionsError{key: :ready} = error} = Worker.start_link(options)
         assert Exception.message(error) =~ "{:http, target} (a port, {port, \"/path\"}"
+      end
+    end
+  end
+
+  describe "a line of stdout" do
+    test "of bytes that are no UTF-8 costs a regex of Unicode nothing", %{decoy: decoy} do
+      for {line, regex} <- [
+            {~S"printf 'caf\351\n'; sleep 0.1; echo ready", ~r/^ready/u},
+            {~S"printf '\342\234'; sleep 0.1; printf '\223 Ready\n'", ~r/✓ Ready/u}
+          ] do
+        {carrier, {:ok, worker}} =
+          start(line <> "; read x; echo more; exec sleep 60",
+            ready: regex,
+            stdin: :pipe,
+            on_output: self()
+          )
+
+        # The pipe is read as before.
+        assert :ok = Worker.write(worker, "go\n")
+        assert await_output(worker, "") =~ "more"
+        assert {:ok, _} = Worker.stop(worker)
+        assert_gone(carrier)
+      end
+
+      assert_unharmed(decoy)
+    end
+
+    defp await_output(worker, text) do
+      if text =~ "more" do
+        text
+      else
+        assert_receive {:leash_output, ^worker, :stdout, data}, 5_000
+        await_output(worker, text <> data)
       end
     end
   end

@@ -13,6 +13,24 @@ defmodule Leash.TreeTest do
     String.split(text, "\n", trim: true)
   end
 
+  test "a program whose name is no text is drawn as text" do
+    program = Path.join(tmp_dir!(), "gr\xFCn\e[2J")
+    File.write!(program, "#!/bin/sh\necho ready $$; read x")
+    File.chmod!(program, 0o755)
+
+    tree =
+      start_tree(:plain, command: program, args: [], group: "a\e[2Jb", stdin: :pipe, ready: nil)
+
+    for which <- [:all, tree.worker] do
+      drawn = Leash.tree(which)
+      assert String.valid?(drawn)
+      refute drawn =~ ~r/(?!\n)[[:cntrl:]]/u
+      assert drawn =~ "gr\uFFFDn␛[2J in \"a\\e[2Jb\""
+    end
+
+    assert {:ok, _} = Worker.stop(tree.worker)
+  end
+
   test "processes stand below their parents, and workers below the run" do
     tree = start_tree({:sh, "sleep 60 & sh -c 'sleep 61; :' & echo ready $$; wait"}, group: :pool)
     {os, _} = tree.os

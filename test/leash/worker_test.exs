@@ -164,6 +164,42 @@ defmodule Leash.WorkerTest do
     assert log =~ ~r/\[warn(ing)?\].*MyLoggedWorker: three/
   end
 
+  @tag :tmp_dir
+  test "what is logged is text, all of it, and controls no terminal", %{tmp_dir: dir} do
+    # A program whose name is no UTF-8.
+    program = Path.join(dir, "gr\xFCn\e[2J")
+
+    File.write!(program, """
+    #!/bin/sh
+    printf 'Datei "gr\\374n.txt" \\033[31mrot\\033]0;title\\007\\n'
+    printf 'half \\342\\234' >&2
+    head -c 400000 /dev/zero | tr '\\0' x
+    printf '\\n10%%\\r20%%\\r30%%\\r'
+    """)
+
+    File.chmod!(program, 0o755)
+
+    log =
+      capture_log(fn ->
+        worker = start!(command: program, on_output: :log)
+        assert_receive {:EXIT, ^worker, :normal}, 5_000
+      end)
+
+    log = String.replace(log, ~r/\e\[\d*m/, "")
+    assert String.valid?(log)
+    refute log =~ ~r/[^\PC\n\t]/u
+    assert log =~ "gr\uFFFDn␛[2J: Datei \"gr\uFFFDn.txt\" ␛[31mrot␛]0;title␇\n"
+    assert log =~ "half \uFFFD\uFFFD\n"
+    assert log =~ ": 30%\n"
+    refute log =~ "10%"
+    lines = for line <- String.split(log, "\n"), line =~ "xxxx", do: line
+    assert length(lines) > 40
+
+    assert lines
+           |> Enum.map(&(&1 |> String.graphemes() |> Enum.count(fn x -> x == "x" end)))
+           |> Enum.sum() == 400_000
+  end
+
   test "a handler that blocks does not hold up the end of the tree" do
     worker =
       start!(

@@ -32,6 +32,10 @@ defmodule Leash.Test.Narrow do
     "unshare --pid --fork --kill-child --mount sh -c #{Python.quote_all([line])} sh"
   end
 
+  @doc "A network namespace of its own with a loopback, after these lines of shell."
+  @spec network([String.t()]) :: String.t()
+  def network(lines), do: shell("unshare --net", ["ip link set lo up" | lines])
+
   @doc "An ordinary user."
   @spec as_nobody() :: String.t()
   def as_nobody, do: "setpriv --reuid=#{@nobody} --regid=#{@nobody} --clear-groups"

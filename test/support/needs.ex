@@ -49,6 +49,8 @@ defmodule Leash.Test.Needs do
        fn -> System.find_executable("perl") != nil and hidepid?() end},
       {:mounts, "no mount namespace, or no root",
        fn -> works?("unshare --mount mount -t tmpfs none /tmp") end},
+      {:network, "no network namespace, no ip of iproute2, or no root",
+       fn -> works?("unshare --net ip link set lo up") end},
       {:setpriv, "there is no setpriv, or no root",
        fn -> works?("setpriv --bounding-set=-all --inh-caps=-all true") end},
       {:set_tid, "clone3 with set_tid is refused", &set_tid?/0}

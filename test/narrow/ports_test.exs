@@ -1,0 +1,54 @@
+defmodule Leash.Narrow.PortsTest do
+  @moduledoc "Where a worker's port is one of few that the kernel takes for connections: no probe takes itself for the worker."
+
+  use Leash.Test.Case, async: false
+
+  alias Leash.Test.Narrow
+
+  @moduletag needs: :network
+
+  @port 40_003
+
+  setup do
+    # A probe meets the port as its own source within a few questions.
+    range = "echo 40000 40007 >/proc/sys/net/ipv4/ip_local_port_range"
+    %{vm: start_vm([], prefix: Narrow.network([range]))}
+  end
+
+  test "nobody listens: it is not ready, and the port is not in use", %{vm: vm} do
+    for ready <- [{:tcp, @port}, {:http, @port}, {:http, "http://localhost:#{@port}/"}] do
+      options = [command: "sleep", args: ["60"], ready: ready, ready_timeout: 1_500]
+      code = "Leash.Worker.start_link(#{inspect(options)})"
+      assert VM.eval(vm, "Process.flag(:trap_exit, true); " <> code) == {:error, :ready_timeout}
+    end
+  end
+
+  test "a server that closes its port is not healthy, and one that listens late has it", %{vm: vm} do
+    server = """
+    import socket, time
+    time.sleep(0.7)
+    s = socket.socket()
+    s.bind(("127.0.0.1", #{@port}))
+    s.listen()
+    time.sleep(0.7)
+    s.close()
+    time.sleep(60)
+    """
+
+    options = [
+      command: "python3",
+      args: ["-c", server],
+      ready: {:tcp, @port},
+      ready_timeout: 20_000,
+      health: [check: {:tcp, @port}, every: 20, failures: 20]
+    ]
+
+    code = """
+    Process.flag(:trap_exit, true)
+    {:ok, worker} = Leash.Worker.start_link(#{inspect(options)})
+    receive do {:EXIT, ^worker, reason} -> reason after 20_000 -> :healthy end
+    """
+
+    assert VM.eval(vm, code) == {:unhealthy, :econnrefused}
+  end
+end
