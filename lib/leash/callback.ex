@@ -22,9 +22,14 @@ defmodule Leash.Callback do
           unlogged: non_neg_integer()
         }
 
-  @typedoc "Why there is no value. The milliseconds are those after which it was given up; `:infinity`: with its worker."
+  @typedoc """
+  Why there is no value. The milliseconds are those after which it was given up, `:infinity` means with its worker;
+  `:busy`: it goes on.
+  """
   @type failure ::
-          {:error | :throw | :exit, term(), Exception.stacktrace()} | {:timeout, timeout()}
+          {:error | :throw | :exit, term(), Exception.stacktrace()}
+          | {:timeout, timeout()}
+          | :busy
 
   # One that fails at each call fills no log.
   @log_every_ms 10_000
@@ -126,6 +131,7 @@ defmodule Leash.Callback do
   def describe(callback),
     do: "#{callback.option} of #{Text.printable(callback.label)}, #{name(callback.function)},"
 
+  defp text(:busy), do: "has not taken all output yet, though its program is gone"
   defp text({:timeout, :infinity}), do: "had not returned when the worker ended"
   defp text({:timeout, ms}), do: "did not return within #{ms} ms"
 
@@ -136,9 +142,9 @@ defmodule Leash.Callback do
   end
 
   # As Logger knows it from crashes.
-  defp metadata({:timeout, _ms}), do: []
   defp metadata({:throw, value, stack}), do: [crash_reason: {{:nocatch, value}, stack}]
   defp metadata({_kind, reason, stacktrace}), do: [crash_reason: {reason, stacktrace}]
+  defp metadata(_hangs), do: []
 
   defp more(0), do: []
   defp more(1), do: " (and once more since the last line)"

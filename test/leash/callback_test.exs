@@ -147,6 +147,31 @@ defmodule Leash.CallbackTest do
     assert log =~ ~r/exit_reason of sh, anonymous fn\/1 in .*, did not return within 1000 ms/
   end
 
+  test "on_output: one that hangs holds up neither the stop nor its caller, and is named", %{
+    decoy: decoy
+  } do
+    test = self()
+
+    log =
+      capture_log(fn ->
+        hang = fn _stream, _data ->
+          send(test, {:asked_in, self()})
+          receive do: (:go_on -> :ok)
+        end
+
+        tree = start_tree({:sh, "echo ready $$; exec sleep 60"}, on_output: hang, ready: nil)
+        assert_receive {:asked_in, reader}, 5_000
+        assert {:ok, %Exit{cause: :stop}} = Worker.stop(tree.worker)
+        assert_gone(tree)
+        assert Process.alive?(reader)
+        send(reader, :go_on)
+        assert_eventually(fn -> not Process.alive?(reader) end)
+      end)
+
+    assert log =~ ~r/on_output of sh, anonymous fn\/2 in .*, has not taken all output yet/
+    assert_unharmed(decoy)
+  end
+
   test "health and ready: one that hangs is named" do
     test = self()
 

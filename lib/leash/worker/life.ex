@@ -80,7 +80,10 @@ defmodule Leash.Worker.Life do
 
   def advance(state, {:leash, {:reattach, tries}}), do: reattach(state, Reaper.reattach(tries))
   def advance(state, {:leash, {:stuck, how}}), do: Stuck.next(state, how)
-  def advance(%{phase: :draining} = state, {:leash, :drained}), do: %{state | phase: :done}
+
+  def advance(%{phase: :draining} = state, {:leash, :drained}),
+    do: %{Pipes.leave_outputs(state) | phase: :done}
+
   def advance(state, _other), do: state
 
   # Somebody closed the port, so no report comes any more: the shim has taken it as the end, and its

@@ -96,6 +96,17 @@ defmodule Leash.Worker.Pipes do
     %{state | outputs: outputs}
   end
 
+  @doc "Its time is over: a handler that has not taken everything goes on by itself, and is named in the log."
+  @spec leave_outputs(State.t()) :: State.t()
+  def leave_outputs(state) do
+    for stream <- Map.values(state.outputs),
+        %{option: option, handler: function} when is_function(function) <-
+          [handler(state.options, stream)],
+        do: option |> Callback.new(state.label, function) |> Callback.log(:busy)
+
+    state
+  end
+
   defp handler(%{on_stderr: handler}, :stderr) when handler != nil,
     do: %{option: :on_stderr, handler: handler}
 
