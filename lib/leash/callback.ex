@@ -1,6 +1,6 @@
 defmodule Leash.Callback do
-  # Calls functions that a user gave. One that raises, throws, exits or hangs costs a line in the log that
-  # names it, and never the process that calls it.
+  # Calls functions that a user gave. One that raises, throws, exits or hangs costs a line in the
+  # log that names it, and never the process that calls it.
   @moduledoc false
 
   require Logger
@@ -23,8 +23,10 @@ defmodule Leash.Callback do
         }
 
   @typedoc """
-  Why there is no value. The milliseconds are those after which it was given up, `:infinity` means with its worker;
-  `:busy`: it goes on.
+  Why there is no value.
+
+  The milliseconds are those after which it was given up; `:infinity`: with its worker; `:busy`:
+  it goes on.
   """
   @type failure ::
           {:error | :throw | :exit, term(), Exception.stacktrace()}
@@ -55,8 +57,8 @@ defmodule Leash.Callback do
   @doc """
   Calls it in a process of its own, which is killed after so many milliseconds.
 
-  The process is linked, so that it ends with the calling one, which has to trap exits. `:stopped` if the monitor
-  `until` fires first; the process is killed then.
+  The process is linked, so that it ends with the calling one, which has to trap exits. If the
+  monitor `until` fires first, the process is killed and the result is `:stopped`.
   """
   @spec run_within(t(), [term()], timeout(), reference() | nil) ::
           {:ok, term()} | {:error, failure()} | :stopped
@@ -100,7 +102,9 @@ defmodule Leash.Callback do
     end
   end
 
-  @doc "Logs a failure, the first at once and then one in ten seconds, with how many there were meanwhile."
+  @doc """
+  Logs a failure: the first at once, then one in ten seconds with the number of those between.
+  """
   @spec log(t(), failure()) :: t()
   def log(%{logged_at: at} = callback, failure) do
     now = System.monotonic_time(:millisecond)
@@ -160,18 +164,18 @@ defmodule Leash.Callback do
     Exception.format_mfa(module, name, arity)
   end
 
-  @doc "The processes for which one that this process spawns works, as `Task` notes them: this one first."
+  @doc "The callers of a process that this one spawns, as `Task` notes them: this one first."
   @spec callers() :: [pid()]
   def callers, do: [self() | Process.get(:"$callers", [])]
 
-  @doc "Notes for which processes this one works."
+  @doc "Notes the callers of this process."
   @spec put_callers([pid()]) :: :ok
   def put_callers(callers) do
     _ = Process.put(:"$callers", callers)
     :ok
   end
 
-  @doc "A function for `spawn` and the like, whose process works for these processes."
+  @doc "A function for `spawn` and the like, which notes these callers first."
   @spec inherit((() -> result), [pid()]) :: (() -> result) when result: var
   def inherit(function, callers \\ callers()) do
     fn ->

@@ -17,7 +17,10 @@ defmodule Leash.Guard do
   @typedoc "Which limit, and what was seen: processes, bytes or milliseconds."
   @type breach :: %{limit: limit(), max: pos_integer(), value: non_neg_integer()}
 
-  @typedoc "What a worker is guarded by; `traffic` counts the bytes of its output, and `callers` are those of a function."
+  @typedoc """
+  The guard of a worker: `traffic` counts the bytes of its output, `callers` are those of a
+  function as `action`.
+  """
   @type spec :: %{
           limits: %{optional(limit()) => pos_integer()},
           every: pos_integer(),

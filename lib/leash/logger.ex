@@ -7,8 +7,11 @@ defmodule Leash.Logger do
         …
 
   Leash does not log by itself, with these exceptions: a line when a sweep killed something, and warnings and errors where
-  something could not be done (no record can be written, a process could not be ended, a handler of output raised). What programs print
-  goes to the log, too, unless `:on_output` of their worker says otherwise.
+  something could not be done (no record can be written, a process could not be ended, a function
+  of an option failed). What programs print goes to the log, too, unless `:on_output` of their worker says otherwise.
+
+  Texts of programs are shown as UTF-8 that controls no terminal: U+FFFD stands for a byte that is
+  no UTF-8, and a picture such as `␛` (U+241B, ESC) for a control character.
 
       [info] leash worker 3 MyApp.Embedder (pool :gpu, pid 4711): started
       [warning] leash worker 3 MyApp.Embedder (pool :gpu, pid 4711): SIGKILL after 2000 ms (stop)
@@ -156,7 +159,9 @@ defmodule Leash.Logger do
   defp text([:leash, :sweep, :match], _measurements, %{match: match}) do
     by = if match[:ended_by], do: " by #{match.ended_by}", else: ""
 
-    "leash sweep: #{match.action}#{by}: process #{match.pid} (#{Text.printable(to_string(match[:command]))}) of run #{match[:run_id]}: " <>
+    command = match[:command] |> to_string() |> Text.printable()
+
+    "leash sweep: #{match.action}#{by}: process #{match.pid} (#{command}) of run #{match[:run_id]}: " <>
       "#{match[:verdict]}, #{match[:why]}"
   end
 

@@ -10,8 +10,8 @@ defmodule Leash.Text do
   @doc """
   The text with U+FFFD for each byte that is no UTF-8, and for each control character its picture.
 
-  The pictures are those of U+2400 (`␛` for ESC); the controls of U+0080 to U+009F have none and become
-  U+FFFD. A tab stays.
+  The pictures are those of U+2400 (`␛` for ESC). The controls of U+0080 to U+009F have none and
+  become U+FFFD. A tab stays.
   """
   @spec printable(binary()) :: String.t()
   def printable(text), do: if(plain?(text), do: text, else: replace(text, ""))
@@ -47,7 +47,7 @@ defmodule Leash.Text do
       else: most - back
   end
 
-  @doc "The text without the first bytes of a character at its end, of which the others are missing yet."
+  @doc "The text without a character at its end that lacks its last bytes."
   @spec complete(binary()) :: binary()
   def complete(text), do: complete(text, byte_size(text), 1)
 

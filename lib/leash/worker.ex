@@ -56,6 +56,29 @@ defmodule Leash.Worker do
       `{:status, status}`, `{:returned, term}`, `{:raised, exception}`, or of the connection, such as `:econnrefused`
     * `{:guard, %{limit: limit, max: number, value: number}}` - the tree exceeded a limit of `:guard`
 
+  ## Functions in options
+
+  `:on_output`, `:on_stderr`, `:ready`, `:health`, `:guard` and `:exit_reason` take functions. One
+  that raises, throws or exits costs a line in the log that names option, worker and function, and
+  nothing else. Of one that fails at each call, a line comes every ten seconds with a count. As
+  with `Task`, the process that started the worker is in `$callers` of the process that runs the
+  function.
+
+  | option | fails | hangs |
+  |---|---|---|
+  | `:on_output`, `:on_stderr` | the program goes on, the data of this call are not repeated | the pipe fills and holds the program back; a stop does not wait, and a second after the end of the tree the log names it |
+  | `:ready` | it is asked again; logged if the worker never gets ready | ended with the worker after `:ready_timeout`, and logged |
+  | `:health` | a failure, and logged | killed after `:timeout`: a failure, and logged |
+  | `:guard` | logged | holds up nothing |
+  | `:exit_reason` | the default reason, and logged | killed after 1,000 ms: the default reason, and logged |
+
+  ## Output in the log
+
+  With `on_output: :log`, a line is a text of UTF-8 that controls no terminal: U+FFFD stands for a
+  byte that is no UTF-8, and a picture such as `␛` (U+241B, ESC) for a control character. A line
+  of more than 8,000 bytes goes on in the next event, "…" marks both. A line that a carriage return
+  overwrites, as that of a progress bar, is shown at most once a second, its last state always.
+
   ## Errors at start
 
   `start_link/1` returns `{:error, reason}` and leaves nothing behind:

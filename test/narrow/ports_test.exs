@@ -1,5 +1,8 @@
 defmodule Leash.Narrow.PortsTest do
-  @moduledoc "Where a worker's port is one of few that the kernel takes for connections: no probe takes itself for the worker."
+  @moduledoc """
+  Where a worker's port is one of few that the kernel takes for connections: no probe takes itself
+  for the worker.
+  """
 
   use Leash.Test.Case, async: false
 
@@ -16,7 +19,7 @@ defmodule Leash.Narrow.PortsTest do
     %{vm: start_vm([], prefix: Narrow.network([range]))}
   end
 
-  test "nobody listens: it is not ready, and the port is not in use", %{vm: vm} do
+  test "a port without a server is neither ready nor in use", %{vm: vm} do
     for ready <- [{:tcp, @port}, {:http, @port}, {:http, "http://localhost:#{@port}/"}] do
       options = [command: "sleep", args: ["60"], ready: ready, ready_timeout: 1_500]
       code = "Leash.Worker.start_link(#{inspect(options)})"
@@ -24,7 +27,7 @@ defmodule Leash.Narrow.PortsTest do
     end
   end
 
-  test "a server that closes its port is not healthy, and one that listens late has it", %{vm: vm} do
+  test "a server that listens late gets its port, and is unhealthy without it", %{vm: vm} do
     server = """
     import socket, time
     time.sleep(0.7)

@@ -34,7 +34,7 @@ defmodule Leash.Worker.Address do
   def loopback?(address), do: address == @ipv6
 
   @doc """
-  A connection to the first of them that accepts one, and otherwise the reason of the first that is known.
+  A connection to the first of them that accepts one, else the reason of the first that is known.
 
   The milliseconds left are asked for anew for each.
   """
@@ -55,8 +55,9 @@ defmodule Leash.Worker.Address do
          do: if(itself?(socket), do: drop(socket), else: {:ok, socket})
   end
 
-  # The kernel takes the port of a connection from the range in which the asked one may be. If it takes
-  # that very port and nothing listens there, then TCP connects the socket to itself (RFC 9293, 3.5).
+  # The kernel takes the port of a connection from the range in which the asked one may be. If it
+  # takes that very port and nothing listens there, TCP connects the socket to itself (RFC 9293,
+  # 3.5).
   defp itself?(socket), do: :inet.sockname(socket) == :inet.peername(socket)
 
   # With a reset, since a port in TIME_WAIT could not be listened on for a minute.

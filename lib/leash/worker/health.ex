@@ -1,8 +1,8 @@
 defmodule Leash.Worker.Health do
   # Asks a ready worker again and again whether it is well, and tells its process when it was not for too long.
   #
-  # A function is called in a process of its own, which is killed when it takes too long: a worker that hangs is just
-  # what it is there to find.
+  # A function is called in a process of its own, which is killed when it takes too long: a worker
+  # that hangs is just what it is there to find.
   @moduledoc false
 
   alias Leash.{Callback, Schema, Telemetry, Workers}

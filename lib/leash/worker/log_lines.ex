@@ -3,8 +3,8 @@ defmodule Leash.Worker.LogLines do
   #
   #   * A line feed ends a line, and carriage returns before it belong to it.
   #   * A line that is longer than a log backend takes goes on in the next text, "…" marks both.
-  #   * Other carriage returns are those of a progress bar: what stood before one is overwritten by what follows, so
-  #     it is shown at most once a second, and the last one after a second without news.
+  #   * Other carriage returns are those of a progress bar: the text before one is overwritten by
+  #     what follows. It is shown at most once a second, and after a second without news.
   #   * Nothing in a text controls a terminal, and all of it is UTF-8.
   @moduledoc false
 
@@ -14,9 +14,9 @@ defmodule Leash.Worker.LogLines do
   defstruct [:longest, line: "", continued?: false, overwritten: nil, shown: nil, shown_at: nil]
 
   @typedoc """
-  `line`: the line that has not ended, without the parts that are shown; `continued?`: there are such parts;
-  `overwritten`: the state of a progress bar that waits; `shown`, `shown_at`: the last state that was shown of
-  this line, and when (milliseconds).
+  `line`: the line that has not ended, without the parts that are shown; `continued?`: there are
+  such parts; `overwritten`: the state of a progress bar that waits; `shown`, `shown_at`: the last
+  state that was shown of this line, and when (milliseconds).
   """
   @type t :: %__MODULE__{
           longest: pos_integer(),
@@ -27,7 +27,7 @@ defmodule Leash.Worker.LogLines do
           shown_at: integer() | nil
         }
 
-  # Logger cuts off what is longer than about 8096 bytes, as far as it is not configured otherwise.
+  # Logger cuts off texts of more than about 8096 bytes, unless it is configured otherwise.
   @longest 8_000
   # Of a name that is itself as long as that.
   @shortest 1_000

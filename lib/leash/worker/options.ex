@@ -82,7 +82,8 @@ defmodule Leash.Worker.Options do
       doc:
         "Who gets output: `:log` writes lines with `Logger` (stdout at level info, stderr at warning), " <>
           "a pid gets `{:leash_output, worker, :stdout | :stderr, binary}`, " <>
-          "a function is called with stream and binary in a process of its own."
+          "a function is called with stream and binary in a process of its own, " <>
+          "and while it does not return nothing more is read."
     ],
     on_stderr: [
       type:
@@ -145,10 +146,11 @@ defmodule Leash.Worker.Options do
           )
         ),
       doc:
-        "`start_link/1` returns when a line of stdout matches, when the port accepts a connection on 127.0.0.1, when GET is answered " <>
+        "`start_link/1` returns when a line of stdout matches, when the port accepts a connection on 127.0.0.1 or ::1, when GET is answered " <>
           "with 200, or when the function (called every 50 ms in a process of its own, with what `info/1` says where it takes an argument) " <>
           "returns `true`, `:ok` or `{:ok, term}`; one that raises is asked again. A port of this machine where somebody answers already is " <>
-          "`{:error, {:port_in_use, port}}`."
+          "`{:error, {:port_in_use, port}}`. " <>
+          "A regex with the modifier `u` sees U+FFFD for each byte that is no UTF-8."
     ],
     ready_timeout: [
       type: Schema.milliseconds(),
@@ -195,7 +197,8 @@ defmodule Leash.Worker.Options do
           quote(do: (Leash.Exit.t() -> term()) | nil)
         ),
       doc:
-        "Maps the `Leash.Exit` of a worker that ended by itself to this process's exit reason; default `Leash.Exit.reason/1`."
+        "Maps the `Leash.Exit` of a worker that ended by itself to this process's exit reason; default `Leash.Exit.reason/1`, " <>
+          "also if the function fails or takes more than 1,000 ms."
     ],
     mark: [
       type: Schema.boolean(),

@@ -2,8 +2,8 @@ defmodule Leash.Worker.Output do
   # Reads one of a worker's output streams and hands it on.
   #
   # A process of its own, so that a handler that blocks holds back the program (the kernel pipe
-  # fills) and nothing else: neither the Worker nor the end of the tree ever waits for it. A handler
-  # that fails costs a line in the log, and never the pipe.
+  # fills) and nothing else: neither the Worker nor the end of the tree ever waits for it. A
+  # handler that fails costs a line in the log, and never the pipe.
   @moduledoc false
 
   use GenServer
@@ -26,8 +26,10 @@ defmodule Leash.Worker.Output do
   @type stream :: :stdout | :stderr
 
   @typedoc """
-  `handler`: as `option` has it, `:on_output` or `:on_stderr`; `label`: the worker in the log; `callers`: for which
-  processes a handler works; `ready`: what is looked for in lines of stdout; `window`: the most messages in the handler's mailbox; `limited?`: whether that counts from the start; `traffic`: what counts bytes for a guard.
+  `handler`: as `option` has it; `label`: the worker in the log; `callers`: those of a function as
+  handler; `ready`: what is looked for in lines of stdout; `window`: the most messages in the
+  handler's mailbox; `limited?`: whether that counts from the start; `traffic`: what counts bytes
+  for a guard.
   """
   @type options :: %{
           handler: :log | pid() | (stream(), binary() -> term()),

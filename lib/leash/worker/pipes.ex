@@ -59,7 +59,7 @@ defmodule Leash.Worker.Pipes do
 
   defp failed_input({:shutdown, {:input, _kind, _reason, _stacktrace} = failed}), do: failed
 
-  # Ended by a process that the source is linked to, such as a task: what it had yet to write is missing.
+  # Ended by a process that the source is linked to, such as a task: the rest of it is missing.
   defp failed_input(reason), do: {:input, :exit, reason, []}
 
   @doc "Why nothing can be written."
@@ -96,7 +96,7 @@ defmodule Leash.Worker.Pipes do
     %{state | outputs: outputs}
   end
 
-  @doc "Its time is over: a handler that has not taken everything goes on by itself, and is named in the log."
+  @doc "Logs the handlers that have not taken everything in time; they go on by themselves."
   @spec leave_outputs(State.t()) :: State.t()
   def leave_outputs(state) do
     for stream <- Map.values(state.outputs),

@@ -1,9 +1,9 @@
 defmodule Leash.Worker.ReadyLine do
   # Looks for the line of stdout that `ready:` waits for, in bytes as they come.
   #
-  # A regex with the modifier `u` takes only UTF-8 and gets lines as the log shows them; a character that is cut by a
-  # read waits for its rest. Any other regex gets the bytes. A line that has not ended is looked at as well: a prompt
-  # without a line feed is as good a sign as a line.
+  # A regex with the modifier `u` takes only UTF-8 and gets lines as the log shows them; a
+  # character that is cut by a read waits for its rest. Any other regex gets the bytes. A line that
+  # has not ended is looked at as well: a prompt without a line feed is as good a sign as a line.
   @moduledoc false
 
   alias Leash.Text
@@ -12,8 +12,7 @@ defmodule Leash.Worker.ReadyLine do
   defstruct [:regex, :unicode?, rest: "", skip: 0]
 
   @typedoc """
-  `rest`: the line that has not ended; `skip`: so many of its bytes are only there to tell that it does not begin
-  behind them.
+  `rest`: the line that has not ended; `skip`: so many bytes stand for its forgotten beginning.
   """
   @type t :: %__MODULE__{
           regex: Regex.t(),
@@ -22,7 +21,7 @@ defmodule Leash.Worker.ReadyLine do
           skip: 0..4
         }
 
-  # Of a line that goes on and on the end is kept, and a match that is longer than that is not found.
+  # Of a longer line only the end is kept, and a match that is longer than that is not found.
   @longest 65_536
   @kept 4_096
 
@@ -66,7 +65,7 @@ defmodule Leash.Worker.ReadyLine do
 
   defp shorten(%{rest: rest} = ready) do
     {_forgotten, kept} = Text.split(rest, byte_size(rest) - @kept)
-    # Plain, so that it is as long when it is made printable.
+    # ASCII, so that it is as long when it is made printable.
     %{ready | rest: "." <> kept, skip: 1}
   end
 end

@@ -46,10 +46,10 @@ defmodule Leash.Worker.ReadyProbe do
   end
 
   @doc """
-  Asks until all is well, then sends the calling Worker `{:output_ready, pid}`. Lines of output are not its business.
+  Asks until all is well, then sends the calling Worker `{:output_ready, pid}`.
 
-  A function that fails is asked again. If the worker ends before it is ready, the log says how the last call failed, or
-  that it did not return.
+  Nothing is asked for a regex. A function that fails is asked again. If the worker ends before it
+  is ready, the log says how the last call failed, or that it did not return.
   """
   @spec start(term(), String.t(), (() -> map())) :: :ok
   def start(nil, _label, _info), do: :ok
