@@ -164,7 +164,10 @@ defmodule Leash.Guard do
     spawn(
       Callback.inherit(
         fn ->
-          with {:error, failure} <- Callback.run(callback, [Map.merge(breach, worker)]),
+          Process.flag(:trap_exit, true)
+
+          with {:error, failure} <-
+                 Callback.run_within(callback, [Map.merge(breach, worker)], :infinity),
                do: Callback.log(callback, failure)
         end,
         callers

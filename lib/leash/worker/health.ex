@@ -94,9 +94,16 @@ defmodule Leash.Worker.Health do
     end
   end
 
-  # What it waits for at most is bounded, so that the end of the Worker can wait for it.
-  defp asked(state, failed),
-    do: state.check |> Check.connect(state.timeout) |> answered(state, failed)
+  # It is bounded, so that it need not be killed if the worker ends meanwhile.
+  defp asked(%{monitor: monitor} = state, failed) do
+    answer = Check.connect(state.check, state.timeout)
+
+    receive do
+      {:DOWN, ^monitor, :process, _pid, _reason} -> :ok
+    after
+      0 -> answered(answer, state, failed)
+    end
+  end
 
   defp log(state, {:error, failure}), do: %{state | check: Callback.log(state.check, failure)}
   defp log(state, {:ok, _answer}), do: state
