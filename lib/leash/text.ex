@@ -63,9 +63,10 @@ defmodule Leash.Text do
     end
   end
 
-  # Nearly all is.
-  defp plain?(<<byte, rest::binary>>) when byte in 32..126 or byte == ?\t, do: plain?(rest)
-  defp plain?(rest), do: rest == ""
+  @doc "Whether it is ASCII without control characters but tabs, as nearly all text is."
+  @spec plain?(binary()) :: boolean()
+  def plain?(<<byte, rest::binary>>) when byte in 32..126 or byte == ?\t, do: plain?(rest)
+  def plain?(rest), do: rest == ""
 
   defp replace(<<character::utf8, rest::binary>>, done),
     do: replace(rest, <<done::binary, shown(character)::utf8>>)

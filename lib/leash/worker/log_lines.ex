@@ -42,7 +42,7 @@ defmodule Leash.Worker.LogLines do
   @spec push(t(), binary(), integer()) :: {[String.t()], t()}
   def push(lines, data, now) do
     {ended, [rest]} = (lines.line <> data) |> :binary.split("\n", [:global]) |> Enum.split(-1)
-    {texts, lines} = Enum.flat_map_reduce(ended, lines, &line(&2, &1, now))
+    {texts, lines} = Enum.flat_map_reduce(ended, %{lines | line: ""}, &line(&2, &1, now))
     {more, lines} = unfinished(lines, rest, now)
     {texts ++ more, lines}
   end
@@ -70,10 +70,19 @@ defmodule Leash.Worker.LogLines do
   def finish(lines, now) do
     if without_returns(lines.line) == "",
       do: {[], %{lines | line: ""}},
-      else: line(lines, lines.line, now)
+      else: any_line(lines, lines.line, now)
   end
 
-  defp line(lines, line, now) do
+  # Nearly all are.
+  defp line(%{line: "", continued?: false, overwritten: nil, shown: nil} = lines, line, now) do
+    if byte_size(line) <= lines.longest and Text.plain?(line),
+      do: {[line], lines},
+      else: any_line(lines, line, now)
+  end
+
+  defp line(lines, line, now), do: any_line(lines, line, now)
+
+  defp any_line(lines, line, now) do
     {states, [last]} =
       line |> without_returns() |> :binary.split("\r", [:global]) |> Enum.split(-1)
 
