@@ -216,7 +216,7 @@ defmodule Leash.Adopted do
   defp hunt(state),
     do: %{state | phase: :hunting, hunt: Hunt.start(Hunt.of_tree(state.run, state.tree))}
 
-  defp hunted(state, {:shutdown, {:ok, %{survivors: []}}}) do
+  defp hunted(state, {:shutdown, {:ok, %{survivors: [], complete: true}}}) do
     exit = %Exit{
       cause: cause(state.ending),
       os_pid: state.tree.os_pid,

@@ -44,6 +44,16 @@ defmodule Leash.Hunt do
     }
   end
 
+  @doc """
+  Whether everything of this user was seen: nothing that a hunt could ever end is left but its survivors.
+
+  Under `hidepid` other users' processes are not seen, and without `no_new_privs` one of them may have descended from a
+  worker (`sudo`). So this frees a number or a record, which only this user's processes and hunts go by. It proves no
+  end: that takes `complete: true`.
+  """
+  @spec own_seen?(report()) :: boolean()
+  def own_seen?(report), do: report.complete or report.incomplete_because == [:hidepid]
+
   @doc "Runs a hunt to its end and returns the report. Blocks for at most the hunt's own deadline."
   @spec run(spec()) :: {:ok, report()} | {:error, term()}
   def run(spec) do

@@ -45,33 +45,62 @@ defmodule Leash.Narrow.ProcTest do
   describe "with hidepid=2, what is hidden although it is ours" do
     @describetag needs: :perl
 
-    test "keeps its run's record for as long as it lives" do
-      # prctl(PR_SET_DUMPABLE, 0): its files in /proc are root's from then on.
-      number =
-        if to_string(:erlang.system_info(:system_architecture)) =~ "aarch64", do: 167, else: 157
-
-      hide = "setsid perl -e 'syscall(#{number}, 4, 0, 0, 0, 0) == 0 or die; sleep 66' hidden"
-      options = Keyword.put(@command, :args, ["-c", "#{hide} & echo ready; wait"])
-      {dead, dir} = start_hidden(2, [{"one", options}])
-
-      hidden? = fn {pid, _ticks} ->
-        "hidden" in Observer.argv(pid) and File.stat!("/proc/#{pid}/environ").uid == 0
-      end
-
-      hidden = fn -> Enum.filter(Carrier.members(dead.carrier), hidden?) end
-      assert_eventually(fn -> match?([_one], hidden.()) end)
-      [hidden] = hidden.()
+    test "is swept like the rest of its dead run, and then the record goes" do
+      {dead, dir, hidden} = start_with_hidden([])
+      decoys = Decoys.all()
       kill_all(dead)
-
-      {vm, ^dir} = start_hidden(2, [], dir)
       assert Observer.alive?(hidden)
-      assert dead.run_id in records(dir)
-      Observer.signal(hidden, "KILL")
-      assert_eventually(fn -> not Observer.alive?(hidden) end)
-      assert {:ok, report} = VM.eval(vm, "Leash.sweep()")
-      assert report.records_dropped == [dead.run_id]
+      {vm, ^dir} = start_hidden(2, [], dir)
+      refute Observer.alive?(hidden)
       assert records(dir) == [vm.run_id]
+      assert Decoys.harmed(decoys) == []
     end
+
+    test "ends when its shim is killed, and nobody says that the tree is gone" do
+      {vm, _dir, hidden} = start_with_hidden([])
+      assert {:survivors, []} = VM.eval(vm, kill_shim(vm))
+      refute Observer.alive?(hidden)
+    end
+
+    test "is proven gone where no descendant can become another user" do
+      {vm, _dir, hidden} = start_with_hidden(["--no-new-privs"])
+      decoys = Decoys.all()
+      assert {:shim_died, _exit} = VM.eval(vm, kill_shim(vm)) |> died()
+      refute Observer.alive?(hidden)
+      assert Decoys.harmed(decoys) == []
+    end
+  end
+
+  defp died(%Leash.Exit{cause: cause} = exit), do: {cause, exit}
+  defp died({:shutdown, reason}), do: died(reason)
+  defp died(other), do: {other, nil}
+
+  defp start_with_hidden(rights) do
+    # prctl(PR_SET_DUMPABLE, 0): its files in /proc are root's from then on.
+    number =
+      if to_string(:erlang.system_info(:system_architecture)) =~ "aarch64", do: 167, else: 157
+
+    hide = "setsid perl -e 'syscall(#{number}, 4, 0, 0, 0, 0) == 0 or die; sleep 66' hidden"
+    options = Keyword.put(@command, :args, ["-c", "#{hide} & echo ready; wait"])
+    {vm, dir} = start_hidden(2, [{"one", options}], nil, rights)
+
+    hidden? = fn {pid, _ticks} ->
+      "hidden" in Observer.argv(pid) and File.stat!("/proc/#{pid}/environ").uid == 0
+    end
+
+    hidden = fn -> Enum.filter(Carrier.members(vm.carrier), hidden?) end
+    assert_eventually(fn -> match?([_one], hidden.()) end)
+    [hidden] = hidden.()
+    {vm, dir, hidden}
+  end
+
+  defp kill_shim(vm) do
+    """
+    [%{pid: pid}] = Leash.list()
+    monitor = Process.monitor(pid)
+    {_, 0} = System.cmd("kill", ["-KILL", "#{elem(vm.workers["one"].shim, 0)}"])
+    receive do {:DOWN, ^monitor, :process, _, reason} -> reason after 20_000 -> :none end
+    """
   end
 
   describe "with subset=pid" do
@@ -157,25 +186,18 @@ defmodule Leash.Narrow.ProcTest do
 
         vm = start_vm([{"one", command(:setsid_child, carrier)}], prefix: Narrow.mounted([line]))
 
-        code = """
-        [%{pid: pid}] = Leash.list()
-        monitor = Process.monitor(pid)
-        {_, 0} = System.cmd("kill", ["-KILL", "#{elem(vm.workers["one"].shim, 0)}"])
-        receive do {:DOWN, ^monitor, :process, _, reason} -> reason after 20_000 -> :none end
-        """
-
-        assert {:survivors, []} = VM.eval(vm, code)
+        assert {:survivors, []} = VM.eval(vm, kill_shim(vm))
         # It is true: a session of its own outlived its shim.
         assert Carrier.members(carrier) != []
       end
     end
   end
 
-  defp start_hidden(level, workers, dir \\ nil) do
+  defp start_hidden(level, workers, dir \\ nil, rights \\ []) do
     dir = dir || tmp_dir!()
     File.chown!(dir, Narrow.nobody())
     mounted = Narrow.mounted(["mount -t proc -o hidepid=#{level} proc /proc"])
-    prefix = mounted <> " " <> Narrow.as_nobody()
+    prefix = Enum.join([mounted, Narrow.as_nobody() | rights], " ")
     {start_vm(workers, run_dir: dir, prefix: prefix, os_env: %{"HOME" => "/tmp"}), dir}
   end
 

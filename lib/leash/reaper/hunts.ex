@@ -46,12 +46,21 @@ defmodule Leash.Reaper.Hunts do
 
   defp hunted({:shutdown, {:ok, report}}, numbers, state) do
     left = MapSet.new(report.survivors, & &1.worker)
-    {kept, freed} = Enum.split_with(numbers, &(&1 in left or nil in left))
+    seen? = Hunt.own_seen?(report)
+    {kept, freed} = Enum.split_with(numbers, &(not seen? or &1 in left or nil in left))
+    unproven = if report.complete, do: kept, else: Enum.reject(numbers, &ended_in_order?/1)
 
-    if kept != [] do
-      log_survivors(report.survivors)
-      State.tell_closers(state, {:leash_left, kept, report.survivors})
-    end
+    if report.survivors != [], do: log_survivors(report.survivors)
+
+    if not seen?,
+      do:
+        Logger.error(
+          "Leash could not see whether workers #{inspect(kept)} are gone: " <>
+            inspect(report.incomplete_because)
+        )
+
+    if unproven != [],
+      do: State.tell_closers(state, {:leash_left, unproven, report.survivors})
 
     # An unfinished tree keeps its number: nobody else's mark may ever equal it.
     state = Enum.reduce(freed, state, &free/2)
@@ -107,6 +116,9 @@ defmodule Leash.Reaper.Hunts do
     State.tell_closers(state, {:leash_free, number})
     state
   end
+
+  # By its shim's own report.
+  defp ended_in_order?(number), do: match?({:ok, %{tree: :gone}}, Workers.fetch(number))
 
   # Of what ran and whose Worker did not live to say so.
   defp unseen_end?(row), do: row.tree != :gone and (row.os_pid != nil or row.kind == :port)

@@ -15,7 +15,7 @@ defmodule Leash.Reaper.Orphans do
   # How long a number may stay taken after its tree is gone.
   @look_again_ms 1_000
   # How long what a shim of a port left may live, when it was killed; and what part of the time looking may take
-  # while short programs end one after the other.
+  # while programs end one after the other.
   @look_soon_ms 50
   @looking_share 10
 
@@ -29,7 +29,7 @@ defmodule Leash.Reaper.Orphans do
         state
 
       {:ok, row} ->
-        Hunts.look_again(row, max(@look_soon_ms, state.hunt_took * @looking_share), state)
+        Hunts.look_again(row, look_after(@look_soon_ms, state), state)
     end
   end
 
@@ -39,7 +39,7 @@ defmodule Leash.Reaper.Orphans do
         state
 
       {:ok, %{tree: :gone} = row} ->
-        Hunts.look_again(row, @look_again_ms, state)
+        Hunts.look_again(row, look_after(@look_again_ms, state), state)
 
       {:ok, %{outlives: nil} = row} ->
         # Its Worker could not say how it ended.
@@ -50,6 +50,9 @@ defmodule Leash.Reaper.Orphans do
         outlived(row, state)
     end
   end
+
+  # Where `/proc` hides and numbers go into the millions, a look takes seconds.
+  defp look_after(ms, state), do: max(ms, state.hunt_took * @looking_share)
 
   # Of another run: its number here means nothing to anybody.
   defp outlived(%{outlives: tree, number: number}, state) when is_map(tree) do

@@ -73,8 +73,7 @@ defmodule Leash.Reaper.Shutdown do
   defp verified?(run, numbers) do
     case Hunt.run(Hunt.of_workers(run, numbers)) do
       {:ok, %{survivors: []} = report} ->
-        # Those whom `/proc` hides are no reason to keep the record: every shim has ended, which says that its tree has.
-        report.complete or report.incomplete_because == [:hidepid]
+        Hunt.own_seen?(report)
 
       {:ok, %{survivors: survivors}} ->
         Hunts.log_survivors(survivors)

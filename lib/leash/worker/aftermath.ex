@@ -31,10 +31,11 @@ defmodule Leash.Worker.Aftermath do
   @spec hunted(State.t(), term()) :: State.t()
   def hunted(state, result)
 
-  # Without /proc nobody was looked for. What a shim that was let go says by its end is all there is.
-  def hunted(state, {:shutdown, {:ok, %{incomplete_because: [:no_proc]}}})
+  # Nothing was found, and not everything was seen: that proves no end. What a shim that was let go says by its end is all
+  # there is.
+  def hunted(state, {:shutdown, {:ok, %{survivors: [], complete: false} = report}})
       when state.let_go == nil or not state.shim_ended?,
-      do: hunted(state, :no_proc)
+      do: hunted(state, {:incomplete, report.incomplete_because})
 
   def hunted(state, {:shutdown, {:ok, %{survivors: []}}}) do
     exit = %Exit{

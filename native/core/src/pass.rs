@@ -53,10 +53,11 @@ impl Work {
             }
             None => Instant::now() >= deadline,
         });
-        if !complete {
+        let judges_owners = matches!(self.spec.kind, HuntKind::Run { .. } | HuntKind::Sweep { .. });
+        // Workers of one's own are found without any record.
+        if !complete && judges_owners {
             result.incomplete.push(Incomplete::Records);
         }
-        let judges_owners = matches!(self.spec.kind, HuntKind::Run { .. } | HuntKind::Sweep { .. });
         if judges_owners && (host.boot().is_none() || host.pid_ns().is_none()) {
             result.incomplete.push(Incomplete::NoIdentity);
         }

@@ -49,36 +49,69 @@ impl<F: Fn(Mark) -> bool> Bearers<'_, F> {
     /// Calls `visit` with each living bearer but this process, and the mark that was read while the pidfd held him.
     pub(crate) fn pass(&self, visit: &mut dyn FnMut(Pid, Mark, OwnedFd)) -> Pass {
         let mut pass = Pass::default();
-        let own = own_pid();
         let listed = Proc::each_process(self.table, &mut |pid| {
-            if pid.as_raw_pid() == own || pid.is_init() {
-                return;
-            }
-            match self.look(pid) {
-                Ok(Look::Other) => {}
-                Ok(Look::Zombie) => pass.zombies += 1,
-                Ok(Look::Lives(mark, fd)) => {
-                    pass.living += 1;
-                    visit(pid, mark, fd);
-                }
-                Err(Errno::SRCH | Errno::NOENT) => pass.fleeting = true,
-                // Who hides what he is (hidepid) says nothing in any number of passes.
-                Err(Errno::PERM | Errno::ACCESS) => {}
-                Err(_) => pass.hole = true,
-            }
+            self.note(pid, self.proc.locks_limits(pid), visit, &mut pass);
         });
         pass.hole |= listed.is_err();
         pass
     }
 
-    fn look(&self, pid: Pid) -> Result<Look, Errno> {
-        if !self.includes(self.proc.locks_limits(pid)?) {
+    /// The same of every number instead of those that `/proc` lists: it hides a process of our own that is not dumpable.
+    ///
+    /// prlimit(2) asks for user and group ids or a capability and not for that, and pidfd_open(2) goes by number, so such
+    /// a bearer is found and held as safely as any other. Some seconds where there are millions of numbers.
+    pub(crate) fn pass_by_number(&self, visit: &mut dyn FnMut(Pid, Mark, OwnedFd)) -> Pass {
+        let mut pass = Pass::default();
+        self.proc.each_number(&mut |pid| {
+            let limits = crate::sys::locks_limits(pid);
+            // A number that nobody has is no trace of anybody, and a thread is its process's.
+            if !matches!(limits, Err(Errno::SRCH)) {
+                let limits =
+                    limits.map(|limits| if is_thread(pid, limits) { Limits::UNLIMITED } else { limits });
+                self.note(pid, limits, visit, &mut pass);
+            }
+        });
+        pass
+    }
+
+    fn note(
+        &self,
+        pid: Pid,
+        limits: Result<Limits, Errno>,
+        visit: &mut dyn FnMut(Pid, Mark, OwnedFd),
+        pass: &mut Pass,
+    ) {
+        if pid.as_raw_pid() == own_pid() || pid.is_init() {
+            return;
+        }
+        match limits.and_then(|limits| self.look(pid, limits)) {
+            Ok(Look::Other) => {}
+            Ok(Look::Zombie) => pass.zombies += 1,
+            Ok(Look::Lives(mark, fd)) => {
+                pass.living += 1;
+                visit(pid, mark, fd);
+            }
+            Err(Errno::SRCH | Errno::NOENT) => pass.fleeting = true,
+            // Who hides what he is (hidepid) says nothing in any number of passes.
+            Err(Errno::PERM | Errno::ACCESS) => {}
+            Err(_) => pass.hole = true,
+        }
+    }
+
+    fn look(&self, pid: Pid, limits: Limits) -> Result<Look, Errno> {
+        if !self.includes(limits) {
             return Ok(Look::Other);
         }
         let fd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
         let mark = self.mark(self.proc.locks_limits(pid)?).ok_or(Errno::SRCH)?;
         Ok(if ended(fd.as_fd()) { Look::Zombie } else { Look::Lives(mark, fd) })
     }
+}
+
+/// Whether a marked number is a thread that leads no process: EINVAL, since Linux 6.15 ENOENT (pidfd_open(2)).
+fn is_thread(pid: Pid, limits: Limits) -> bool {
+    Mark::decode(limits).is_some()
+        && matches!(rustix::process::pidfd_open(pid, PidfdFlags::empty()), Err(Errno::INVAL | Errno::NOENT))
 }
 
 enum Look {

@@ -104,6 +104,41 @@ impl Proc {
         locks_in(buffer.get(..len).unwrap_or_default()).ok_or(Errno::INVAL)
     }
 
+    /// Whether this `/proc` keeps processes of our own from us, such as those that are not dumpable: some `/proc` is
+    /// mounted with `hidepid`, and pid 1 is not shown to root.
+    ///
+    /// What cannot be read counts as hidden: it costs a look at every number, and no more.
+    pub(crate) fn hides(&self) -> bool {
+        if rustix::process::geteuid().is_root() && self.stat(Pid::INIT).is_ok() {
+            return false;
+        }
+        self.open_file(&Path::new().add(b"self/mountinfo"))
+            .and_then(|file| names_hidepid(&file))
+            .unwrap_or(true)
+    }
+
+    /// Calls `visit` with every number that a process of this namespace can have.
+    pub(crate) fn each_number(&self, visit: &mut dyn FnMut(Pid)) {
+        let mut buffer = [0u8; 16];
+        let last = self
+            .open_file(&Path::new().add(b"sys/kernel/pid_max"))
+            .and_then(|file| rustix::io::read(&file, &mut buffer[..]))
+            .ok()
+            .and_then(|len| i32::try_from(number(buffer.get(..len)?)?).ok())
+            .unwrap_or(PID_MAX_LIMIT);
+        (2..=last).filter_map(Pid::from_raw).for_each(visit);
+    }
+
+    /// Whether all user ids of a process are ours. To be asked while a pidfd holds it.
+    pub(crate) fn is_own(&self, pid: Pid) -> Result<bool, Errno> {
+        let file = self.open_file(&Path::new().number(pid.as_raw_pid()).add(b"/status"))?;
+        // The line is the ninth; before it only the name has no fixed length, and that is 64 bytes at most.
+        let mut buffer = [0u8; 512];
+        let len = rustix::io::read(&file, &mut buffer)?;
+        let own = rustix::process::geteuid().as_raw();
+        Ok(has_ids(buffer.get(..len).unwrap_or_default(), own))
+    }
+
     /// The command line, cut where the buffer ends; empty of a process that is ending.
     pub(crate) fn read_cmdline<'b>(&self, pid: Pid, buffer: &'b mut [u8]) -> Result<&'b [u8], Errno> {
         let file = self.open_file(&Path::new().number(pid.as_raw_pid()).add(b"/cmdline"))?;
@@ -145,6 +180,55 @@ pub(crate) fn own_pid() -> i32 {
 
 fn open_below(root: &OwnedFd, path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(root, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// The kernel's own bound of `pid_max` (include/linux/threads.h).
+const PID_MAX_LIMIT: i32 = 1 << 22;
+
+/// Whether a table of mounts names a level of `hidepid` but the lowest.
+fn names_hidepid(file: &OwnedFd) -> Result<bool, Errno> {
+    const NAME: &[u8] = b"hidepid=";
+    const LOWEST: [&[u8]; 2] = [b"0", b"off"];
+    let mut buffer = [0u8; 512];
+    // What is kept of one piece for the next: a name and its level may be cut.
+    let kept = NAME.len() + 3;
+    let mut have = 0usize;
+    loop {
+        let len = match rustix::io::read(file, buffer.get_mut(have..).unwrap_or_default()) {
+            Err(Errno::INTR) => continue,
+            other => other?,
+        };
+        let end = have.saturating_add(len);
+        let text = buffer.get(..end).unwrap_or_default();
+        // At the end of the file what is left is looked at, too.
+        let whole = if len == 0 { end } else { end.saturating_sub(kept) };
+        let is_level = |place: usize| {
+            let level = text.get(place..).and_then(|rest| rest.strip_prefix(NAME));
+            level.is_some_and(|level| !LOWEST.iter().any(|lowest| level.starts_with(lowest)))
+        };
+        if (0..whole).any(is_level) {
+            return Ok(true);
+        }
+        if len == 0 {
+            return Ok(false);
+        }
+        buffer.copy_within(whole..end, 0);
+        have = end.saturating_sub(whole);
+    }
+}
+
+/// Whether real, effective and saved id of a `status` file are this one: a set-id program has another's arguments.
+pub(crate) fn has_ids(status: &[u8], id: u32) -> bool {
+    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"));
+    line.is_some_and(|line| {
+        let ids = line.split(|&byte| byte == b'\t').filter(|field| !field.is_empty());
+        let mut count = 0;
+        let ours = ids.take(3).all(|field| {
+            count += 1;
+            number(field) == Some(u64::from(id))
+        });
+        ours && count == 3
+    })
 }
 
 /// Reads a `children` file from its beginning, piece by piece; a number may be cut by the end of a piece.
@@ -269,6 +353,31 @@ mod tests {
         );
         assert_eq!(locks_in(b"Max file locks"), None);
         assert_eq!(locks_in(b""), None);
+    }
+
+    #[test]
+    fn all_three_ids_count() {
+        let status = |ids: &str| std::format!("Name:\tx\nUmask:\t0022\nUid:\t{ids}\nGid:\t0\t0\t0\t0\n");
+        assert!(has_ids(status("7\t7\t7\t7").as_bytes(), 7));
+        for ids in ["7\t7\t8\t7", "7\t0\t7\t7", "0\t7\t7\t7", "7\t7", "", "77\t7\t7\t7"] {
+            assert!(!has_ids(status(ids).as_bytes(), 7), "{ids}");
+        }
+        assert!(!has_ids(b"", 0));
+    }
+
+    #[test]
+    fn a_mount_that_hides_is_found_wherever_it_stands() {
+        let hides = |text: &str| {
+            let (reader, writer) = rustix::pipe::pipe().unwrap();
+            rustix::io::write(&writer, text.as_bytes()).unwrap();
+            drop(writer);
+            names_hidepid(&reader).unwrap()
+        };
+        for before in 480..530 {
+            let at = |option: &str| hides(&std::format!("{}{option}", "x".repeat(before)));
+            assert!(at("hidepid=invisible\n") && at("hidepid=2"), "{before}");
+            assert!(!at("hidepid=0\n") && !at("hidepid=off") && !at("hidepi"), "{before}");
+        }
     }
 
     #[test]

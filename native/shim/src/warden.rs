@@ -116,11 +116,12 @@ impl Warden {
             if self.watched.leash.is_some() {
                 continue;
             }
-            let found = self.look(&[]);
-            if found.younger || calm.proven(found.pass) {
+            let found = self.look(From::Listing, &[]);
+            let is_calm = calm.proven(found.pass);
+            if found.younger || (is_calm && self.is_nobody_hidden()) {
                 return false;
             }
-            let nobody = found.pass.living == 0;
+            let nobody = found.pass.living == 0 && !is_calm;
             pause = if nobody { UNLEASHED_MS.0 } else { pause.saturating_mul(2).min(UNLEASHED_MS.1) };
         }
     }
@@ -128,20 +129,28 @@ impl Warden {
     /// Ends everybody whose shim is gone, until nobody is left, or nobody whom we can end.
     fn clear(&mut self) {
         let (mut calm, mut strikes, mut vain) = (Calm::default(), 0u32, 0u32);
+        let mut from = From::Listing;
         loop {
-            let found = self.look(&[signal::CONT]);
+            let found = self.look(from, &[signal::CONT]);
             let mut struck = Struck::default();
             // Who could not be looked at may be a shim.
             if found.others > 0 && (!found.pass.hole || vain > VAIN_ROUNDS / 2) {
                 if strikes >= STOP_FIRST_AFTER {
-                    self.strike(&found.shims, signal::STOP);
+                    self.strike(from, &found.shims, signal::STOP);
                 }
-                struck = self.strike(&found.shims, signal::KILL);
+                struck = self.strike(from, &found.shims, signal::KILL);
             }
             let shims = found.shims.len;
             let left = struck.sent.saturating_add(struck.refused);
-            if calm.proven(Pass { living: shims.saturating_add(left), ..found.pass }) {
-                return;
+            let pass = Pass { living: shims.saturating_add(left), ..found.pass };
+            // By number a pass takes a second or two, and whoever is hidden cannot see us coming either: one is enough.
+            let is_last = from == From::Numbers && pass == Pass { zombies: pass.zombies, ..Pass::default() };
+            if is_last || calm.proven(pass) {
+                if from == From::Numbers || !self.proc.hides() {
+                    return;
+                }
+                (from, calm) = (From::Numbers, Calm::default());
+                continue;
             }
             strikes = if struck.sent > 0 { strikes.saturating_add(1) } else { 0 };
             let in_vain = shims == 0 && struck.sent == 0 && (struck.refused > 0 || found.pass.hole);
@@ -175,19 +184,31 @@ impl Warden {
         }
     }
 
+    /// What is let go leaves only with proof, and the listing is none where `/proc` hides.
+    fn is_nobody_hidden(&self) -> bool {
+        !self.proc.hides() || self.look(From::Numbers, &[]).pass.living == 0
+    }
+
+    fn pass(&self, from: From, visit: &mut dyn FnMut(Pid, Mark, OwnedFd)) -> Pass {
+        match from {
+            From::Listing => self.bearers().pass(visit),
+            From::Numbers => self.bearers().pass_by_number(visit),
+        }
+    }
+
     /// Who lives of the run. Each shim gets the signals: one that was stopped would keep its tree for ever.
-    fn look(&self, to_shims: &[u8]) -> Found {
+    fn look(&self, from: From, to_shims: &[u8]) -> Found {
         let mut found = Found::default();
         let mut unread = false;
         let mut wardens = 0u32;
-        let mut pass = self.bearers().pass(&mut |pid, mark, fd| {
+        let mut pass = self.pass(from, &mut |pid, mark, fd| {
             let worker = mark.worker();
             // Most of a tree have higher numbers than their shim, and then need not be looked at.
             if worker.is_some_and(|worker| found.shims.has(worker)) {
                 found.others = found.others.saturating_add(1);
                 return;
             }
-            match self.role(pid) {
+            match self.role(pid, fd.as_fd()) {
                 Ok(Role::Shim) => {
                     found.shims.add(worker);
                     crate::marked::send(fd.as_fd(), to_shims);
@@ -209,10 +230,13 @@ impl Warden {
     }
 
     /// Signals everybody whose shim is gone.
-    fn strike(&self, shims: &Shims, number: u8) -> Struck {
+    fn strike(&self, from: From, shims: &Shims, number: u8) -> Struck {
         let mut struck = Struck::default();
-        self.bearers().pass(&mut |pid, mark, fd| {
-            if shims.cover(mark.worker()) || !matches!(self.role(pid), Ok(Role::Other)) || ended(fd.as_fd()) {
+        self.pass(from, &mut |pid, mark, fd| {
+            if shims.cover(mark.worker())
+                || !matches!(self.role(pid, fd.as_fd()), Ok(Role::Other))
+                || ended(fd.as_fd())
+            {
                 return;
             }
             match sys::pidfd_signal(fd.as_fd(), number) {
@@ -227,14 +251,31 @@ impl Warden {
         struck
     }
 
+    /// What a bearer is to us. Arguments anybody can imitate: a shim or warden is ours only where all its ids are.
+    ///
+    /// What `/proc` hides is neither. Shims and wardens run one program as one user, so that all of them are dumpable, and
+    /// shown, or none is.
     #[inline(never)]
-    fn role(&self, pid: Pid) -> Result<Role, Errno> {
+    fn role(&self, pid: Pid, fd: BorrowedFd<'_>) -> Result<Role, Errno> {
         let mut buffer = [0u8; COMMAND_LINE];
-        let line = self.proc.read_cmdline(pid, &mut buffer)?;
-        Ok(match ShimArgs::parse(line).filter(|shim| shim.run == self.run) {
-            Some(ShimArgs { warden: true, .. }) => Role::Warden,
-            Some(_) => Role::Shim,
-            None => Role::Other,
+        let line = match self.proc.read_cmdline(pid, &mut buffer) {
+            Err(Errno::NOENT | Errno::PERM | Errno::ACCESS) if is_dumpable() && !ended(fd) => {
+                return Ok(Role::Other);
+            }
+            other => other?,
+        };
+        let Some(shim) = ShimArgs::parse(line).filter(|shim| shim.run == self.run) else {
+            return Ok(Role::Other);
+        };
+        let is_own = self.proc.is_own(pid)?;
+        // The descriptor comes first and is seen alive last: what was read by number was read of its process.
+        if ended(fd) {
+            return Err(Errno::SRCH);
+        }
+        Ok(match shim {
+            _ if !is_own => Role::Other,
+            ShimArgs { warden: true, .. } => Role::Warden,
+            _ => Role::Shim,
         })
     }
 
@@ -242,6 +283,19 @@ impl Warden {
         let Ok(stat) = self.proc.stat(pid) else { return false };
         (stat.start_ticks, pid.as_raw_pid()) > self.age && !ended(fd)
     }
+}
+
+fn is_dumpable() -> bool {
+    matches!(rustix::process::dumpable_behavior(), Ok(rustix::process::DumpableBehavior::Dumpable))
+}
+
+/// Where a pass takes the numbers from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum From {
+    /// What `/proc` lists.
+    Listing,
+    /// Every number there can be.
+    Numbers,
 }
 
 enum Role {
