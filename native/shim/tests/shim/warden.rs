@@ -342,6 +342,99 @@ fn set_soft_limit(pid: i32, soft: u64) {
     assert_eq!(set, 0);
 }
 
+/// The very program, started by another user with the run's id.
+#[test]
+fn a_strangers_shim_shields_nothing_and_a_strangers_warden_sends_nobody_away() {
+    if !root() {
+        return;
+    }
+    let (mut owner, run) = (Owner::start(), new_run());
+    let mut warden = Warden::start(run, &owner);
+    let stranger = |plan: Plan| {
+        plan.with(|command| {
+            use std::os::unix::process::CommandExt;
+            command.uid(65534).gid(65534);
+        })
+    };
+    let tree = worker(run, 1, &owner).sh("setsid sleep 45 & exec sleep 46");
+    let orphaned = tree.member("sleep 45");
+    let mut imitation =
+        stranger(worker(run, 1, &Owner::start()).option("--stop=TERM:60000")).start(&["sleep", "47"]);
+    imitation.member("sleep 47");
+    let mut command = Command::new(binary());
+    command.args([&format!("--run-id={run}"), "--warden", "--leash=0", "--report=1", &owner.option()]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    use std::os::unix::process::CommandExt;
+    let strange_warden = Warden(command.uid(65534).gid(65534).spawn().unwrap());
+    until("the stranger has the mark", || bearers(run).contains(&strange_warden.pid()));
+    warden.hang_up();
+    warden.has_looked(4);
+    assert!(lives(warden.pid()) && lives(orphaned));
+    orphan(&tree);
+    owner.end();
+    warden.ended();
+    assert!(!lives(orphaned), "a stranger's shim is in charge of nothing");
+    tree_is_let_go(&mut imitation);
+}
+
+fn tree_is_let_go(tree: &mut Tree) {
+    tree.hang_up();
+    until("the stranger's own tree is gone", || !lives(tree.pid));
+}
+
+/// As an ordinary user, a process that may not be read is hidden. Needs root to mount it so.
+#[test]
+fn what_proc_hides_of_the_run_is_ended_and_what_it_hides_of_others_is_not() {
+    if !root() {
+        return;
+    }
+    let (dir, run) = (Dir::new(), new_run());
+    let locks = |run: RunId| {
+        let worker = leash_tag::WorkerNumber::new(1);
+        let Limits { soft, hard } = Mark::nested_in(Limits::UNLIMITED, run, worker, false).unwrap().limits();
+        format!("{soft}:{hard}")
+    };
+    let script = format!(
+        r#"
+        until_() {{ for _ in $(seq 3000); do eval "$1" && return; sleep 0.02; done; echo "never: $1"; exit 1; }}
+        sleep 300 & owner=$!
+        ticks=$(cut -d' ' -f22 /proc/$owner/stat)
+        "$SHIM" --run-id={run} --warden --leash=0 --report=1 --owner=$owner:$ticks < <(exec sleep 300) > {report} &
+        warden=$!
+        until_ '[ -s {report} ]'
+        prlimit --locks={ours} -- {program} 300 & hidden=$!
+        prlimit --locks={others} -- {program} 300 & decoy=$!
+        until_ '! [ -e /proc/$hidden ] && ! [ -e /proc/$decoy ]'
+        kill -0 $hidden && kill -0 $decoy && echo hidden
+        kill -9 $owner
+        wait $warden; echo "warden $?"
+        until_ '! kill -0 $hidden 2>/dev/null'; echo gone
+        kill -0 $decoy && echo decoy lives
+        "#,
+        report = dir.path("report"),
+        program = dir.path("unread"),
+        ours = locks(run),
+        others = locks(new_run()),
+    );
+    let as_nobody = format!(
+        "mount -o remount,hidepid=2 /proc || exit 77; cp /bin/sleep {0} && chmod 711 {0} && \
+         setpriv --reuid=65534 --regid=65534 --clear-groups bash -c '{1}' 2>&1; exit 0",
+        dir.path("unread"),
+        script.replace('\'', "'\\''")
+    );
+    let output = Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", &as_nobody])
+        .env("SHIM", binary())
+        .output()
+        .unwrap();
+    if output.status.code() == Some(77) {
+        return;
+    }
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said: Vec<_> = text.lines().filter(|line| !line.contains("Killed")).collect();
+    assert_eq!(said, ["hidden", "warden 0", "gone", "decoy lives"], "{text}");
+}
+
 #[test]
 fn it_heeds_no_signal() {
     let (mut owner, run) = (Owner::start(), new_run());
