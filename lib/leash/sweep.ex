@@ -12,7 +12,7 @@ defmodule Leash.Sweep do
       signalled by its number), `:unreadable` or `:tag_lost`
     * `:complete` - whether all of `/proc` could be seen; `:incomplete_because` says what could not: `:no_proc`, `:hidepid`,
       `:no_identity` (`subset=pid`: processes are seen, but not which boot this is, so no run is judged), `:descriptors_exhausted`,
-      `:unreadable`, `:records`, `:fleeting`
+      `:unreadable`, `:records`, `:fleeting`. `:hidepid` alone: only other users' processes were not seen
     * `:passes` - how many times the process table was read; the last one found nothing to end
     * `:elapsed_ms` - milliseconds in all
     * `:records_dropped` - ids of runs of which nothing is left
@@ -62,7 +62,7 @@ defmodule Leash.Sweep do
   @typedoc """
   A process that carries a tag: `:pid`, `:start_ticks`, `:command`, `:state`, `:uid`, `:run_id`,
   `:worker`, `:carriers` (which of `:mark`, `:env`, `:argv` say so), `:verdict` and `:why`, `:action`
-  (`:ended`, `:kept`, `:survived`, `:gone`) and `:ended_by`.
+  (`:ended`, `:kept`, `:survived`, `:gone`) and `:ended_by`. `:start_ticks` is `nil` where `/proc` hides it.
   """
   @type match :: %{required(:pid) => pos_integer(), optional(atom()) => term()}
 

@@ -348,7 +348,7 @@ fn a_strangers_shim_shields_nothing_and_a_strangers_warden_sends_nobody_away() {
     if !root() {
         return;
     }
-    let (mut owner, run) = (Owner::start(), new_run());
+    let (mut owner, other, run) = (Owner::start(), Owner::start(), new_run());
     let mut warden = Warden::start(run, &owner);
     let stranger = |plan: Plan| {
         plan.with(|command| {
@@ -358,8 +358,7 @@ fn a_strangers_shim_shields_nothing_and_a_strangers_warden_sends_nobody_away() {
     };
     let tree = worker(run, 1, &owner).sh("setsid sleep 45 & exec sleep 46");
     let orphaned = tree.member("sleep 45");
-    let mut imitation =
-        stranger(worker(run, 1, &Owner::start()).option("--stop=TERM:60000")).start(&["sleep", "47"]);
+    let mut imitation = stranger(worker(run, 1, &other).option("--stop=TERM:60000")).start(&["sleep", "47"]);
     imitation.member("sleep 47");
     let mut command = Command::new(binary());
     command.args([&format!("--run-id={run}"), "--warden", "--leash=0", "--report=1", &owner.option()]);
