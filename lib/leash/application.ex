@@ -32,7 +32,7 @@ defmodule Leash.Application do
   end
 
   @impl true
-  def stop(run), do: Run.close(run, Reaper.Shutdown.all_gone?())
+  def stop(_run), do: Run.close(Reaper.Shutdown.all_gone?())
 
   defp warn_of_lost_record(%Run{lock: {:ok, _lock}}), do: :ok
 
@@ -58,6 +58,7 @@ defmodule Leash.Application do
     case Sweep.run(config.sweep) do
       {:ok, report} ->
         Sweep.log(report)
+        if :records in report.incomplete_because, do: warn_of_unread_records(config)
         report
 
       # A start must not fail because the processes of others cannot be looked at.
@@ -65,5 +66,11 @@ defmodule Leash.Application do
         Logger.warning("Leash could not sweep at start: #{inspect(reason)}")
         nil
     end
+  end
+
+  defp warn_of_unread_records(config) do
+    Logger.warning(
+      "Leash could not read the records of other runs in #{config.run_dir}: what they left is not ended by this start"
+    )
   end
 end

@@ -7,6 +7,9 @@ defmodule Leash.Hunt do
 
   alias Leash.{Native, Workers}
 
+  # A hunt that failed has seen nothing: it is begun anew, after so many milliseconds.
+  @again_ms [50, 200, 800]
+
   @type spec :: map()
   @type report :: map()
 
@@ -71,12 +74,36 @@ defmodule Leash.Hunt do
   @spec start(spec()) :: {pid(), reference()}
   def start(spec) do
     # spawn, not spawn_link: a hunt that ends what a dead worker left must not die with who asked.
-    spawn_monitor(fn -> exit({:shutdown, hunt(spec)}) end)
+    spawn_monitor(fn -> exit({:shutdown, hunt(spec, @again_ms)}) end)
   end
 
-  defp hunt(spec) do
-    with {:ok, hunt} <- Native.hunt_new(spec), do: steps(hunt)
+  defp hunt(spec, again) do
+    case {once(spec), again} do
+      {{:error, {:invalid, _key}} = wrong, _again} ->
+        wrong
+
+      {{:error, _failed}, [ms | again]} ->
+        receive(after: (ms -> hunt(spec, again)))
+
+      {result, _again} ->
+        result
+    end
   end
+
+  defp once(spec) do
+    with {:ok, hunt} <- Native.hunt_new(spec),
+         {:ok, report} <- steps(hunt),
+         do: proven(spec, report)
+  end
+
+  # "None is left" of a hunt for workers frees their numbers. Without descriptors it was not seen.
+  defp proven(%{kind: :workers}, %{survivors: [], incomplete_because: because} = report) do
+    if :descriptors_exhausted in because,
+      do: {:error, :descriptors_exhausted},
+      else: {:ok, report}
+  end
+
+  defp proven(_spec, report), do: {:ok, report}
 
   defp steps(hunt) do
     case Native.hunt_step(hunt) do

@@ -1,11 +1,12 @@
 defmodule Leash.RecordKeeper do
-  # Writes the run's record again when somebody removed or replaced it (tmp cleaners do): without a
-  # record, only the environment of living workers still says that this VM lives.
+  # Writes the run's record again when it was removed or replaced (tmp cleaners do that), and writes the first one where the
+  # run directory could not be used at the start: without a record, only the environment of living workers says that this
+  # VM lives.
   @moduledoc false
 
   use GenServer
 
-  alias Leash.{Native, Run}
+  alias Leash.Run
 
   # Until it is back, a process that has dropped its environment has nothing that names its owner, should VM, shim and
   # warden end meanwhile. inotify(7) would tell of it at once, but a user has 128 instances of it, which others need.
@@ -15,15 +16,12 @@ defmodule Leash.RecordKeeper do
   def start_link(run), do: GenServer.start_link(__MODULE__, run, name: __MODULE__)
 
   @impl true
-  def init(%Run{lock: {:ok, lock}}), do: {:ok, lock, @interval_ms}
-  def init(%Run{lock: {:error, _reason}}), do: :ignore
+  def init(_run), do: {:ok, nil, @interval_ms}
 
   @impl true
-  def handle_info(:timeout, lock) do
-    # A directory that is gone or full now may be back at the next look; the run goes on meanwhile.
-    _ = Native.run_ensure(lock)
-    {:noreply, lock, @interval_ms}
+  def handle_info(_any, state) do
+    # A directory that is gone, full or not ours alone now may be back at the next look; the run goes on meanwhile.
+    _ = Run.keep()
+    {:noreply, state, @interval_ms}
   end
-
-  def handle_info(_other, lock), do: {:noreply, lock, @interval_ms}
 end

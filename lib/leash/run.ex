@@ -39,13 +39,7 @@ defmodule Leash.Run do
       config: config
     }
 
-    fields = %{
-      node: Atom.to_string(node()),
-      app: config.app,
-      version: version()
-    }
-
-    case Native.run_open(config.run_dir, fields) do
+    case Native.run_open(config.run_dir, fields(config)) do
       {:ok, lock, id} ->
         {:ok, put(%__MODULE__{run | id: id, lock: {:ok, lock}})}
 
@@ -54,6 +48,35 @@ defmodule Leash.Run do
 
       {:error, reason} ->
         {:ok, put(%__MODULE__{run | id: RunId.generate(), lock: {:error, reason}})}
+    end
+  end
+
+  defp fields(config),
+    do: %{node: Atom.to_string(node()), app: config.app, version: version()}
+
+  @doc "Puts a lost record back, and makes the one of a run that began without, as soon as its directory can be used."
+  @spec keep() :: :ok | {:error, term()}
+  def keep do
+    case fetch() do
+      {:ok, %__MODULE__{lock: {:ok, lock}}} -> Native.run_ensure(lock)
+      {:ok, run} -> begin_record(run)
+      :error -> :ok
+    end
+  end
+
+  defp begin_record(run) do
+    with {:ok, lock} <- Native.run_create(run.config.run_dir, run.id, fields(run.config)) do
+      _ = put(%__MODULE__{run | lock: {:ok, lock}})
+      :ok
+    end
+  end
+
+  @doc "The record need not name anything of these numbers any more: they are free."
+  @spec forget([pos_integer()]) :: :ok | {:error, term()}
+  def forget(numbers) do
+    case fetch() do
+      {:ok, %__MODULE__{lock: {:ok, lock}}} when numbers != [] -> Native.run_forget(lock, numbers)
+      _no_record -> :ok
     end
   end
 
@@ -92,12 +115,13 @@ defmodule Leash.Run do
     end
   end
 
-  @doc "Ends a run. The record goes with it only where nothing of the run is left."
-  @spec close(t(), boolean()) :: :ok
-  def close(run, drop_record?) do
+  @doc "Ends the run. The record goes with it only where nothing of the run is left."
+  @spec close(boolean()) :: :ok
+  def close(drop_record?) do
+    run = fetch()
     _ = :persistent_term.erase(@key)
 
-    with {:ok, lock} <- run.lock do
+    with {:ok, %__MODULE__{lock: {:ok, lock}}} <- run do
       _ = Native.run_close(lock, drop_record?)
     end
 

@@ -2,10 +2,14 @@ defmodule Leash.Reaper.Hunts do
   # The proof that nothing of a number is left, after which it is free: one hunt for its tags.
   @moduledoc false
 
-  alias Leash.{Hunt, Native, Telemetry, Workers}
+  alias Leash.{Hunt, Native, Run, Telemetry, Workers}
   alias Leash.Reaper.{Numbers, State}
 
   require Logger
+
+  # From a hunt that failed to the next, doubled each time up to the second.
+  @again_ms 1_000
+  @again_most_ms 60_000
 
   @doc "A number that is to be proven gone."
   @spec verify(pos_integer(), State.t()) :: State.t()
@@ -63,15 +67,23 @@ defmodule Leash.Reaper.Hunts do
       do: State.tell_closers(state, {:leash_left, unproven, report.survivors})
 
     # An unfinished tree keeps its number: nobody else's mark may ever equal it.
-    state = Enum.reduce(freed, state, &free/2)
+    state = Enum.reduce(freed, %{state | failures: 0}, &free/2)
+    Run.forget(freed)
     numbers |> Numbers.inherit(state) |> hunt()
   end
 
+  # What was not looked for is not gone, and not lost: its number is looked for until a hunt succeeds.
   defp hunted(failure, numbers, state) do
+    ms = min(@again_ms * Integer.pow(2, state.failures), @again_most_ms)
+
     Logger.error(
-      "Leash could not verify that workers #{inspect(numbers)} are gone: #{inspect(failure)}"
+      "Leash could not verify that workers #{inspect(numbers)} are gone, and tries again in #{ms} ms: " <>
+        inspect(failure)
     )
 
+    later = MapSet.union(state.later, MapSet.new(numbers))
+    state = %{state | later: later, failures: min(state.failures + 1, 6)}
+    state = if due_within?(state.look_again, ms), do: state, else: look_after(ms, state)
     numbers |> Numbers.inherit(state) |> hunt()
   end
 

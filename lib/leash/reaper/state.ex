@@ -15,6 +15,7 @@ defmodule Leash.Reaper.State do
           later: MapSet.t(pos_integer()),
           hunt_began: integer(),
           hunt_took: integer(),
+          failures: non_neg_integer(),
           closers: %{optional(reference()) => {pid(), Group.t() | :all}},
           left: MapSet.t(pos_integer()),
           heirs: [{pos_integer(), Workers.description(), GenServer.from()}]
@@ -39,6 +40,8 @@ defmodule Leash.Reaper.State do
       # when the hunt under way began, and how long the last one took
       hunt_began: 0,
       hunt_took: 0,
+      # how many hunts have failed in a row
+      failures: 0,
       # who stops a group at the moment: monitor => {pid, group}
       closers: %{},
       # detached trees that live on without a Worker

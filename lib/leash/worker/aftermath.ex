@@ -58,19 +58,31 @@ defmodule Leash.Worker.Aftermath do
   def hunted(state, {:shutdown, {:ok, %{survivors: survivors}}}),
     do: left(state, survivors)
 
-  def hunted(state, failure) do
-    Logger.error("Leash could not look for what worker #{state.label} left: #{inspect(failure)}")
+  # Without /proc no hunt will ever see anything.
+  def hunted(state, :no_proc) do
+    log_failure(state, :no_proc)
     left(state, [])
   end
 
-  defp left(state, survivors) do
-    drain(%{
-      state
-      | hunt: nil,
-        result: {:error, %{survivors: survivors}},
-        failure: {:survivors, survivors}
-    })
+  # It was tried several times. The Reaper goes on trying, and keeps the number until it succeeds.
+  def hunted(state, failure) do
+    reason = reason(failure)
+    log_failure(state, reason)
+    unended(state, %{survivors: [], unproven: reason}, {:unproven, reason})
   end
+
+  defp reason({:shutdown, {:error, reason}}), do: reason
+  defp reason(crash), do: {:crashed, crash}
+
+  defp log_failure(state, reason) do
+    Logger.error("Leash could not look for what worker #{state.label} left: #{inspect(reason)}")
+  end
+
+  defp left(state, survivors),
+    do: unended(state, %{survivors: survivors}, {:survivors, survivors})
+
+  defp unended(state, result, failure),
+    do: drain(%{state | hunt: nil, result: {:error, result}, failure: failure})
 
   defp drain(state) do
     state = state |> Pipes.accept() |> Result.gone()
