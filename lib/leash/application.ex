@@ -39,9 +39,13 @@ defmodule Leash.Application do
   defp warn_of_lost_record(%Run{lock: {:error, reason}, config: config}) do
     Logger.warning(
       "Leash runs without a record, because #{config.run_dir} cannot be used (#{inspect(reason)}): " <>
-        "after a crash only the environment of what is left says whose it was"
+        "after a crash only the environment of what is left says whose it was#{advice(reason)}"
     )
   end
+
+  defp advice({:loose_permissions, dir}), do: "; type: chmod 700 #{dir}"
+  defp advice({:foreign_owner, dir}), do: "; #{dir} belongs to another user: name another directory"
+  defp advice(_other), do: ""
 
   defp warn_of_narrow_place(%{proc: true, pidfd: true}), do: :ok
 

@@ -6,7 +6,7 @@ defmodule Leash.Config do
   #       sweep: [deadline: 10_000]
   @moduledoc false
 
-  alias Leash.{OptionsError, Schema}
+  alias Leash.{DefaultDir, OptionsError, Schema}
 
   @type t :: %{
           run_dir: String.t(),
@@ -23,7 +23,7 @@ defmodule Leash.Config do
       run_dir: [
         type: Schema.optional_text(),
         doc:
-          "Where the records of runs are kept; else `$LEASH_RUN_DIR`, else `$RUNTIME_DIRECTORY/leash`, else `/tmp/leash-<uid>`."
+          "Where the records of runs are kept; else `$LEASH_RUN_DIR`, else `$RUNTIME_DIRECTORY/leash`, else `/tmp/leash-<uid>` (`/tmp/leash-<uid>.<n>` where that is not this user's)."
       ],
       record: [
         type: Schema.one_of([:optional, :required]),
@@ -84,7 +84,7 @@ defmodule Leash.Config do
       # Not $XDG_RUNTIME_DIR: a login shell has it, cron and sudo do not, and two starts have to
       # find each other.
       true ->
-        "/tmp/leash-#{Leash.Native.euid()}"
+        DefaultDir.path("/tmp", Leash.Native.euid())
     end
   end
 

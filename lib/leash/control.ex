@@ -2,7 +2,7 @@ defmodule Leash.Control do
   # What an operator asks a living VM: the other side of `leash stop`.
   #
   # A Unix socket beside the run's record, `<run dir>/<run_id>.sock`. Who may reach it is decided by that directory, which is 0700
-  # and ours, or there is no run directory at all. One request for each connection, a line; lines of fields between tabs are the
+  # and ours whenever this listens, and by the kernel's word on who has connected: this user or root, no other. One request for each connection, a line; lines of fields between tabs are the
   # answer, and `end` the last of them (native/PROTOCOL.md, section 6):
   #
   #     find NAME            the workers that NAME means
@@ -17,7 +17,7 @@ defmodule Leash.Control do
 
   use GenServer
 
-  alias Leash.{Exit, Run, StopAll, Workers}
+  alias Leash.{Exit, Native, Run, Schema, StopAll, Workers}
 
   # sun_path of unix(7) with its NUL.
   @most_path 107
@@ -36,8 +36,8 @@ defmodule Leash.Control do
   # Beyond its deadline, until a worker that was told to end is answered for as still ending: `leash` waits 2 s.
   @last_word_ms 1_500
 
-  # What `Leash.Schema.milliseconds/0` takes.
-  @most_ms 0xFFFFFFFF
+  # getsockopt(2) on Linux: SOL_SOCKET, SO_PEERCRED and the size of struct ucred.
+  @peer {:raw, 1, 17, 12}
 
   @spec start_link(Run.t()) :: GenServer.on_start()
   def start_link(run), do: GenServer.start_link(__MODULE__, run, name: __MODULE__)
@@ -51,23 +51,48 @@ defmodule Leash.Control do
   end
 
   @impl true
-  def init(run) do
+  def init(_run) do
     # So that terminate/2 takes the socket away.
     Process.flag(:trap_exit, true)
-    {:ok, listen(%{path: path(run), listener: nil, acceptor: nil, error: nil})}
-  end
-
-  defp path(%Run{lock: {:ok, _lock}} = run) do
-    path = Path.join(run.config.run_dir, run.id <> ".sock")
-    if byte_size(path) <= @most_path, do: {:ok, path}, else: {:error, :enametoolong}
+    {:ok, listen(%{path: nil, listener: nil, acceptor: nil, error: nil})}
   end
 
   # What is wrong with the directory or the record is wrong with this, too.
-  defp path(%Run{lock: {:error, reason}}), do: {:error, reason}
+  defp place do
+    with {:ok, %Run{lock: {:ok, _lock}} = run} <- Run.fetch(),
+         path = Path.join(run.config.run_dir, run.id <> ".sock"),
+         :ok <- short(path),
+         :ok <- private(path) do
+      {:ok, path}
+    else
+      {:ok, %Run{lock: {:error, reason}}} -> {:error, reason}
+      :error -> {:error, :not_running}
+      {:error, reason} -> {:error, reason}
+    end
+  end
 
-  defp listen(%{path: {:error, reason}} = state), do: %{state | error: reason}
+  defp short(path) when byte_size(path) <= @most_path, do: :ok
+  defp short(_path), do: {:error, :enametoolong}
 
-  defp listen(%{path: {:ok, path}} = state) do
+  # Owner and mode of the directory, as it is opened now.
+  defp private(path) do
+    dir = Path.dirname(path)
+
+    case Native.capabilities(dir) do
+      %{run_dir: true} -> :ok
+      %{run_dir_error: reason} -> {:error, {reason, dir}}
+    end
+  end
+
+  defp listen(state) do
+    case place() do
+      {:ok, path} -> listen(path, %{state | path: path})
+      # A directory that is made usable is picked up again.
+      {:error, reason} -> again(%{state | error: reason})
+    end
+  end
+
+  defp listen(path, state) do
     # The id is ours alone: what has the name is what this process left when it was killed.
     _ = File.rm(path)
 
@@ -84,6 +109,8 @@ defmodule Leash.Control do
 
     case :gen_tcp.listen(0, options) do
       {:ok, listener} ->
+        # Whatever the umask. Until now the directory and the kernel's word on the peer were enough.
+        _ = File.chmod(path, 0o600)
         acceptor = spawn_link(fn -> accept(listener, 0) end)
         _timer = Process.send_after(self(), {:look, listener}, @look_for_socket_ms)
         %{state | listener: listener, acceptor: acceptor, error: nil}
@@ -105,10 +132,13 @@ defmodule Leash.Control do
   @impl true
   def handle_info(:listen, %{listener: nil} = state), do: {:noreply, listen(state)}
 
-  def handle_info({:look, listener}, %{listener: listener, path: {:ok, path}} = state) do
+  def handle_info({:look, listener}, %{listener: listener, path: path} = state) do
     _timer = Process.send_after(self(), {:look, listener}, @look_for_socket_ms)
-    # Nobody can reach this one any more. The acceptor's end, which follows, makes another.
-    if File.lstat(path) == {:error, :enoent}, do: :gen_tcp.close(listener)
+
+    # It cannot be reached any more, or by others, too. The acceptor's end, which follows, makes another.
+    if File.lstat(path) == {:error, :enoent} or private(path) != :ok,
+      do: :gen_tcp.close(listener)
+
     {:noreply, state}
   end
 
@@ -120,7 +150,7 @@ defmodule Leash.Control do
   def handle_info(_stray, state), do: {:noreply, state}
 
   @impl true
-  def terminate(_reason, %{path: {:ok, path}, listener: listener}) when listener != nil do
+  def terminate(_reason, %{path: path, listener: listener}) when listener != nil do
     :gen_tcp.close(listener)
     _ = File.rm(path)
     :ok
@@ -169,8 +199,9 @@ defmodule Leash.Control do
   end
 
   defp serve(socket) do
-    with {:ok, line} <- :gen_tcp.recv(socket, 0, @patience_ms) do
-      lines = line |> request() |> answer() |> Enum.map(&[&1, ?\n])
+    with true <- served?(peer(socket)),
+         {:ok, line} <- :gen_tcp.recv(socket, 0, @patience_ms) do
+      lines = line |> request() |> answered() |> Enum.map(&[&1, ?\n])
       _ = :gen_tcp.send(socket, [lines, "end\n"])
 
       # The other side closes when it has read that; this one would cut off what is still on its way.
@@ -178,6 +209,25 @@ defmodule Leash.Control do
     end
 
     :gen_tcp.close(socket)
+  end
+
+  defp peer(socket) do
+    case :inet.getopts(socket, [@peer]) do
+      {:ok, [{:raw, 1, 17, <<_pid::native-32, uid::native-32, _gid::native-32>>}]} -> {:ok, uid}
+      _unknown -> :error
+    end
+  end
+
+  @doc "Whether a request of the user with this number is carried out: this VM's own and root."
+  @spec served?({:ok, non_neg_integer()} | :error) :: boolean()
+  def served?({:ok, uid}), do: uid in [0, Native.euid()]
+  def served?(:error), do: false
+
+  # Whoever asks is owed an answer, also where a defect keeps this VM from finding it.
+  defp answered(request) do
+    answer(request)
+  rescue
+    error -> [fields(["error", "this VM could not answer: #{inspect(error.__struct__)}"])]
   end
 
   @doc false
@@ -193,12 +243,15 @@ defmodule Leash.Control do
     end
   end
 
-  defp stop_request({ms, " " <> name}) when ms in 0..@most_ms and name != "",
-    do: {:stop, ms, name}
+  defp stop_request({ms, " " <> name}) when name != "",
+    do: if(Schema.milliseconds?(ms), do: {:stop, ms, name}, else: :unknown)
 
   defp stop_request(_other), do: :unknown
 
-  defp answer(:unknown), do: [fields(["error", "this VM does not know that request"])]
+  defp answer(:unknown),
+    do: [
+      fields(["error", "this VM does not know that request, or a number of it is out of bounds"])
+    ]
 
   defp answer(:names) do
     for name <- Enum.uniq(Enum.flat_map(Workers.living(:all), &names/1)),

@@ -223,4 +223,61 @@ defmodule Leash.ControlTest do
     {:ok, _pid} = Supervisor.restart_child(Leash.Supervisor, Control)
     assert ask("find nobody\n") == []
   end
+
+  test "a number out of bounds is answered, and so is one at the bound" do
+    for ms <- ["2147483648", "4294967295", "4294967296", "-1", "1" <> String.duplicate("0", 400)],
+        do: assert(Control.request("stop #{ms} name\n") == :unknown)
+
+    assert Control.request("stop 2147483647 name\n") == {:stop, 0x7FFFFFFF, "name"}
+    assert [["error", _why]] = ask("stop 4294967295 no_such_name\n")
+    assert [] = ask("stop 2147483647 no_such_name\n")
+    assert [] = ask("find " <> <<0xFF, 0xFE>> <> "\n")
+  end
+
+  test "only this user and root are served" do
+    own = Leash.Native.euid()
+    assert Control.served?({:ok, own}) and Control.served?({:ok, 0})
+    refute Control.served?({:ok, own + 1})
+    refute Control.served?(:error)
+  end
+
+  @tag needs: :setpriv
+  test "another user is not answered, even where directory and socket let him in" do
+    dir = tmp_dir!()
+    umask = "sh -c 'umask 0; exec \"$@\"' sh"
+    vm = start_vm([], run_dir: dir, prefix: umask)
+    path = Path.join(dir, vm.run_id <> ".sock")
+    assert Bitwise.band(File.stat!(path).mode, 0o777) == 0o600
+
+    client = """
+    import socket
+    s = socket.socket(socket.AF_UNIX)
+    s.connect("#{path}")
+    s.sendall(b"stop 0 x\\n")
+    print(s.recv(100))
+    """
+
+    # One that another user may execute, too.
+    python = Enum.find(["/usr/bin/python3", "/usr/local/bin/python3"], &File.exists?/1)
+    assert {"b'end\\n'\n", 0} = System.cmd(python, ["-c", client], stderr_to_stdout: true)
+    stranger = ~w(--reuid=65534 --regid=65534 --clear-groups) ++ [python, "-c", client]
+    File.chmod!(dir, 0o755)
+    {text, 1} = System.cmd("setpriv", stranger, stderr_to_stdout: true)
+    assert text =~ "PermissionError"
+    File.chmod!(path, 0o666)
+    {text, _status} = System.cmd("setpriv", stranger, stderr_to_stdout: true)
+    assert text =~ "b''" or text =~ "ConnectionResetError"
+
+    # And where it sees that the directory is open to others, it does not listen at all.
+    closed? =
+      VM.eval(vm, """
+      %{listener: listener} = :sys.get_state(Leash.Control)
+      send(Leash.Control, {:look, listener})
+      Leash.Test.Observer.eventually(5_000, fn -> Leash.capabilities().control != :ok end) != nil
+      """)
+
+    assert closed?
+    File.chmod!(dir, 0o700)
+    assert_eventually(fn -> VM.eval(vm, "Leash.capabilities().control") == :ok end, 10_000)
+  end
 end

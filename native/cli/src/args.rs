@@ -16,7 +16,8 @@ Exit status:
   4  the run directory or /proc cannot be used, or the kernel does not permit it
 
 Environment:
-  LEASH_RUN_DIR      the run directory; else $RUNTIME_DIRECTORY/leash, else /tmp/leash-<uid>
+  LEASH_RUN_DIR      the run directory; else $RUNTIME_DIRECTORY/leash, else /tmp/leash-<uid>,
+                     or /tmp/leash-<uid>.<n> where that is not this user's
   NO_COLOR           no colours; there are none but on a terminal anyway";
 
 const STOP: &str = "\

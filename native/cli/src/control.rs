@@ -26,6 +26,8 @@ pub(crate) enum Silence {
     NoAnswer,
     /// What came is no answer.
     Garbage,
+    /// Another user listens there.
+    ForeignPeer,
 }
 
 /// A line of an answer, in fields.
@@ -62,6 +64,10 @@ pub(crate) fn ask_all(
 
 fn ask(path: &Path, request: &str, until: Instant) -> Result<Vec<Line>, Silence> {
     let mut stream = connect(path)?;
+    let uid = rustix::net::sockopt::socket_peercred(&stream).map_err(|_| Silence::NoAnswer)?.uid.as_raw();
+    if !is_believed(uid, rustix::process::geteuid().as_raw()) {
+        return Err(Silence::ForeignPeer);
+    }
     let left = || {
         let left = until.saturating_duration_since(Instant::now());
         // Zero would mean for ever.
@@ -93,6 +99,11 @@ fn connect(path: &Path) -> Result<UnixStream, Silence> {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::InvalidInput => Silence::NoSocket,
         _ => Silence::NoAnswer,
     })
+}
+
+/// Whether a socket's other end may be a VM of `own`: that user's process, or root's.
+fn is_believed(uid: u32, own: u32) -> bool {
+    uid == own || uid == 0
 }
 
 fn is_whole(answer: &[u8]) -> bool {
@@ -150,6 +161,12 @@ mod tests {
         assert_eq!(server.join().unwrap(), "find x\n");
         std::fs::remove_dir_all(&path).unwrap();
         (answer, took)
+    }
+
+    #[test]
+    fn another_users_socket_is_not_asked() {
+        assert!(is_believed(7, 7) && is_believed(0, 7) && is_believed(0, 0));
+        assert!(!is_believed(8, 7) && !is_believed(8, 0));
     }
 
     #[test]

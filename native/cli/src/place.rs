@@ -4,6 +4,7 @@ use crate::exit::{Exit, Failure};
 use leash_core::RunDir;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,7 +35,7 @@ impl Place {
             let path = PathBuf::from(OsString::from_vec(first.to_vec())).join("leash");
             return Self { path, named: false };
         }
-        Self { path: format!("/tmp/leash-{uid}").into(), named: false }
+        Self { path: default_in(Path::new("/tmp"), uid), named: false }
     }
 
     /// The directory, for commands that end something: they need it.
@@ -60,6 +61,23 @@ impl Place {
     fn missing(&self) -> String {
         format!("{}: no such run directory", self.path.display())
     }
+}
+
+/// The directory below `parent` that a VM of this user takes where none is named, see `Leash.DefaultDir`.
+fn default_in(parent: &Path, uid: u32) -> PathBuf {
+    let name = format!("leash-{uid}");
+    let first = parent.join(&name);
+    let stat = |path: &Path| std::fs::symlink_metadata(path).ok();
+    let is_ours = |path: &Path| stat(path).is_some_and(|stat| stat.is_dir() && stat.uid() == uid);
+    let is_private = |path: &Path| stat(path).is_some_and(|stat| stat.mode() & 0o077 == 0);
+    if is_ours(&first) {
+        return first;
+    }
+    let prefix = format!("{name}.");
+    let others = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    let others = others.filter(|entry| entry.file_name().as_bytes().starts_with(prefix.as_bytes()));
+    let others = others.map(|entry| entry.path()).filter(|path| is_ours(path) && is_private(path));
+    others.min().unwrap_or(first)
 }
 
 fn is_missing(path: &Path) -> bool {
@@ -90,6 +108,32 @@ mod tests {
             ("/tmp/leash-7".into(), false)
         );
         assert_eq!(find(None, &[]), ("/tmp/leash-7".into(), false));
+    }
+
+    #[test]
+    fn where_the_default_is_not_ours_the_one_that_a_vm_took_instead_is_found() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let parent = std::env::temp_dir().join(format!("leash-cli-default-{}", std::process::id()));
+        let uid = rustix::process::geteuid().as_raw();
+        let at = |end: &str| parent.join(format!("leash-{uid}{end}"));
+        let make = |end: &str, mode| {
+            std::fs::create_dir_all(at(end)).unwrap();
+            std::fs::set_permissions(at(end), std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        std::fs::create_dir(&parent).unwrap();
+        assert_eq!(default_in(&parent, uid), at(""));
+        std::fs::write(at(""), "a file where the directory is to be").unwrap();
+        assert_eq!(default_in(&parent, uid), at(""), "nothing was taken instead");
+        make(".1", 0o777);
+        std::os::unix::fs::symlink("/", at(".2")).unwrap();
+        make(".3", 0o700);
+        make(".4", 0o700);
+        assert_eq!(default_in(&parent, uid), at(".3"));
+        std::fs::remove_file(at("")).unwrap();
+        assert_eq!(default_in(&parent, uid), at(".3"), "it is found again when the first is free");
+        make("", 0o755);
+        assert_eq!(default_in(&parent, uid), at(""), "a loose one of ours is for its user to close");
+        std::fs::remove_dir_all(&parent).unwrap();
     }
 
     #[test]

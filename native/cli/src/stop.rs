@@ -312,6 +312,7 @@ fn say_mute(mute: &[Mute], patience: Duration) {
         let what = match why {
             Silence::NoSocket => "its VM lives and has no socket to be asked on".to_owned(),
             Silence::NoAnswer => format!("its VM has not answered within {} ms", patience.as_millis()),
+            Silence::ForeignPeer => "another user listens on its socket".to_owned(),
             Silence::Garbage => "its VM answered what is no answer".to_owned(),
         };
         complain(&format!("{run_id}: {what} (`leash kill {run_id} --force` ends the VM)"));

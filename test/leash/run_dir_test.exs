@@ -1,0 +1,177 @@
+defmodule Leash.RunDirTest do
+  # Serial: each test boots a VM of its own.
+  use Leash.Test.Case, async: false
+
+  alias Leash.{DefaultDir, Workers}
+  alias Leash.Reaper.{Hunts, State}
+  alias Leash.Test.Narrow
+
+  @moduletag timeout: 120_000
+
+  defp missing_parent(dir), do: Path.join(dir, "missing/run")
+
+  defp loose(dir), do: made(dir, &File.chmod!(&1, 0o777))
+  defp foreign(dir), do: made(dir, &File.chown!(&1, Narrow.nobody()))
+
+  defp made(dir, change) do
+    path = Path.join(dir, "run")
+    File.mkdir!(path)
+    File.chmod!(path, 0o700)
+    change.(path)
+    path
+  end
+
+  # Without a warden, which would end the tree as well.
+  defp start(run_dir, carrier),
+    do: start_vm([{"one", command(:setsid_child, carrier)}, {"two", neighbour()}], quiet(run_dir))
+
+  defp neighbour, do: [command: "sh", args: ["-c", "echo ready; exec sleep 600"]]
+  defp quiet(run_dir), do: [run_dir: run_dir, env: [warden: false]]
+
+  defp assert_nothing_left(vm, carrier) do
+    decoys = Decoys.all()
+    assert Carrier.members(carrier) != []
+    Observer.signal(vm.workers["one"].shim, "KILL")
+    assert_gone(carrier, 20_000)
+
+    assert_eventually(
+      fn -> VM.eval(vm, "for(row <- Leash.Workers.all(), do: row.number)") == [2] end,
+      20_000
+    )
+
+    assert Observer.alive?(vm.workers["two"].os)
+    assert Decoys.harmed(decoys) == []
+  end
+
+  describe "a run directory" do
+    for {title, kind} <- [
+          {"whose parent is missing", :missing_parent},
+          {"that is open to others", :loose},
+          {"of another user", :foreign}
+        ] do
+      @tag needs: :setpriv
+      test "#{title} leaves nothing of a tree whose shim was killed, and frees its number" do
+        dir = tmp_dir!()
+
+        run_dir =
+          case unquote(kind) do
+            :missing_parent -> missing_parent(dir)
+            :loose -> loose(dir)
+            :foreign -> foreign(dir)
+          end
+
+        carrier = new_carrier()
+        vm = start(run_dir, carrier)
+        assert {:error, _reason} = VM.eval(vm, "Leash.capabilities().record")
+
+        assert %{incomplete_because: because} =
+                 VM.eval(vm, "{:ok, report} = Leash.sweep(); Map.from_struct(report)")
+
+        assert :records in because
+        assert_nothing_left(vm, carrier)
+      end
+    end
+
+    test "that is opened to others later leaves nothing of a tree whose shim was killed" do
+      run_dir = made(tmp_dir!(), fn _path -> :ok end)
+      carrier = new_carrier()
+      vm = start(run_dir, carrier)
+      assert VM.eval(vm, "Leash.capabilities().record") == :ok
+      File.chmod!(run_dir, 0o777)
+      assert_nothing_left(vm, carrier)
+    end
+
+    test "that becomes usable gets the run's record and socket" do
+      run_dir = loose(tmp_dir!())
+      vm = start_vm([], quiet(run_dir))
+      assert File.ls!(run_dir) == []
+      File.chmod!(run_dir, 0o700)
+      files = Enum.map([".json", ".sock"], &(vm.run_id <> &1))
+      assert_eventually(fn -> Enum.sort(File.ls!(run_dir)) == files end, 20_000)
+      assert %{record: :ok, control: :ok} = VM.eval(vm, "Leash.capabilities()")
+      assert VM.ask(vm, "app_stop") == ":ok"
+      assert File.ls!(run_dir) == []
+    end
+  end
+
+  describe "a hunt that failed" do
+    test "keeps its numbers, and is begun again after a time that grows up to a minute" do
+      state = State.new(Leash.Run.current!())
+      failed = fn state -> %{state | hunting: {self(), make_ref(), [31_999]}, later: MapSet.new()} end
+
+      {state, waits} =
+        Enum.reduce(1..9, {state, []}, fn _n, {state, waits} ->
+          state = Hunts.hunted({:shutdown, {:error, :emfile}}, failed.(state))
+          assert MapSet.to_list(state.later) == [31_999]
+          ms = Process.cancel_timer(state.look_again)
+          {%{state | look_again: nil}, [ms | waits]}
+        end)
+
+      assert waits == Enum.sort(waits, :desc)
+      assert hd(waits) in 55_000..60_000
+      assert List.last(waits) <= 1_000
+
+      # The next look hunts it, and with a hunt that succeeds the number is free.
+      %{hunting: {_pid, monitor, [31_999]}} = state = Hunts.look_at_later(state)
+      assert_receive {:DOWN, ^monitor, :process, _, reason}, 20_000
+      assert %{hunting: nil, failures: 0} = Hunts.hunted(reason, state)
+      refute Workers.taken?(31_999)
+    end
+  end
+
+  describe "the default directory" do
+    setup do
+      {:ok, parent: tmp_dir!(), uid: Leash.Native.euid()}
+    end
+
+    test "is that of the user's number, whatever mode ours has", %{parent: parent, uid: uid} do
+      first = Path.join(parent, "leash-#{uid}")
+      assert DefaultDir.path(parent, uid) == first
+      File.mkdir!(first)
+      File.chmod!(first, 0o777)
+      assert DefaultDir.path(parent, uid) == first
+    end
+
+    test "is another one of ours where a file, a link or another user has its name, and found again",
+         %{parent: parent, uid: uid} do
+      first = Path.join(parent, "leash-#{uid}")
+      File.ln_s!("/", first)
+      assert DefaultDir.path(parent, uid) == first <> ".1"
+      # Names that another user took as well, up to the last.
+      for n <- 1..8, do: File.ln_s!("/", "#{first}.#{n}")
+      taken = DefaultDir.path(parent, uid)
+      assert String.starts_with?(taken, first <> ".")
+      refute File.exists?(taken)
+      File.mkdir!(taken)
+      File.chmod!(taken, 0o755)
+      refute DefaultDir.path(parent, uid) == taken
+      File.chmod!(taken, 0o700)
+      assert DefaultDir.path(parent, uid) == taken
+      File.rm!(first)
+      assert DefaultDir.path(parent, uid) == taken
+    end
+
+    @tag needs: :setpriv
+    test "of another user's making costs nobody his record" do
+      # Of a number that has no user here.
+      uid = 64_000 + rem(System.unique_integer([:positive]), 1_000)
+      first = "/tmp/leash-#{uid}"
+      File.mkdir!(first)
+      on_exit(fn -> Enum.each([first, first <> ".1"], &File.rm_rf!/1) end)
+
+      options = [
+        run_dir: "",
+        prefix: "setpriv --reuid=#{uid} --regid=#{uid} --clear-groups",
+        os_env: %{"HOME" => "/tmp", "RUNTIME_DIRECTORY" => ""}
+      ]
+
+      for _start <- 1..2 do
+        vm = start_vm([], options)
+
+        assert %{record: :ok, control: :ok} = VM.eval(vm, "Leash.capabilities()")
+        assert VM.eval(vm, "Leash.Run.current!().config.run_dir") == first <> ".1"
+        VM.stop(vm)
+      end
+    end
+  end
+end
