@@ -44,7 +44,10 @@ defmodule Leash.Application do
   end
 
   defp advice({:loose_permissions, dir}), do: "; type: chmod 700 #{dir}"
-  defp advice({:foreign_owner, dir}), do: "; #{dir} belongs to another user: name another directory"
+
+  defp advice({:foreign_owner, dir}),
+    do: "; #{dir} belongs to another user: name another directory"
+
   defp advice(_other), do: ""
 
   defp warn_of_narrow_place(%{proc: true, pidfd: true}), do: :ok
