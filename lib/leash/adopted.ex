@@ -11,6 +11,7 @@ defmodule Leash.Adopted do
   @moduledoc false
 
   use GenServer
+  use Leash.ShortStatus, [:number, :group, :phase, :ending]
 
   alias Leash.{Detached, Exit, Hunt, Native, Reaper, Run, Telemetry, Workers}
 

@@ -16,6 +16,7 @@ defmodule Leash.Control do
   @moduledoc false
 
   use GenServer
+  use Leash.ShortStatus, [:path, :error]
 
   alias Leash.{Exit, Native, Run, Schema, StopAll, Workers}
 

@@ -6,6 +6,7 @@ defmodule Leash.Guard do
   @moduledoc false
 
   use GenServer
+  use Leash.ShortStatus, [:timer]
 
   require Logger
 

@@ -11,6 +11,7 @@ defmodule Leash.Reaper do
   @moduledoc false
 
   use GenServer
+  use Leash.ShortStatus, [:last, :ending, :hunting, :to_verify, :left]
 
   alias Leash.{Group, Native, Workers}
   alias Leash.Reaper.{Hunts, Numbers, Orphans, Shutdown, State}

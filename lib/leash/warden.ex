@@ -7,6 +7,7 @@ defmodule Leash.Warden do
   @moduledoc false
 
   use GenServer
+  use Leash.ShortStatus, [:os_pid, :error]
 
   require Logger
 

@@ -109,6 +109,7 @@ defmodule Leash.Worker do
   """
 
   use GenServer
+  use Leash.ShortStatus, [:label, :number, :os_pid, :shim_pid, :phase, :ending, :failure]
 
   alias Leash.{Callback, Detached, Exit, Ladder, Posix, Reaper, Schema}
 
@@ -357,7 +358,12 @@ defmodule Leash.Worker do
 
   def handle_info(message, state), do: state |> Life.advance(message) |> continue()
 
-  defp continue(%{phase: :done} = state), do: {:stop, Result.reason(state), state}
+  defp continue(%{phase: :done} = state) do
+    if Result.vm_stops?(state),
+      do: {:noreply, Result.answered(state)},
+      else: {:stop, Result.reason(state), state}
+  end
+
   defp continue(state), do: {:noreply, state}
 
   # Shut down, or crashed: this process may not end before its tree has.

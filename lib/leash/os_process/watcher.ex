@@ -7,6 +7,7 @@ defmodule Leash.OSProcess.Watcher do
   @moduledoc false
 
   use GenServer
+  use Leash.ShortStatus, [:caller]
 
   alias Leash.{Native, OSProcess}
 

@@ -19,6 +19,10 @@ defmodule Leash.Reaper.Shutdown do
     longest = rows |> Enum.map(&Orphans.patience(&1, :ladder)) |> Enum.max(fn -> 0 end)
     bound = min(longest, run.config.stop_timeout)
 
+    # A Worker that sees to it itself exits with :shutdown, and not with how its program took the
+    # signal.
+    Enum.each(rows, &send(&1.pid, {:leash, {:doomed, :shutdown}}))
+
     Enum.each(rows, fn row ->
       if row.tree == :alive and row.shim_fd != nil,
         do: Reaper.tell_shim(row.number, row.shim_fd, :ladder)

@@ -6,6 +6,7 @@ defmodule Leash.Worker.Input do
   @moduledoc false
 
   use GenServer
+  use Leash.ShortStatus, [:worker, :waiting?]
 
   alias Leash.Native
 

@@ -7,6 +7,7 @@ defmodule Leash.Worker.Output do
   @moduledoc false
 
   use GenServer
+  use Leash.ShortStatus, [:label, :stream, :worker]
 
   require Logger
 
@@ -50,7 +51,7 @@ defmodule Leash.Worker.Output do
   """
   @spec start_link(Native.fd(), stream(), options()) :: GenServer.on_start()
   def start_link(fd, stream, options) do
-    with {:ok, pid} <- GenServer.start_link(__MODULE__, {self(), fd, stream, options}) do
+    with {:ok, pid} <- GenServer.start(__MODULE__, {self(), fd, stream, options}) do
       :ok = Native.fd_give(fd, pid)
       GenServer.cast(pid, :read)
       {:ok, pid}
@@ -70,6 +71,8 @@ defmodule Leash.Worker.Output do
     # Traps exits so that a Worker that is killed does not take along what is still in the pipe.
     Process.flag(:trap_exit, true)
     :ok = Callback.put_callers(options.callers)
+    # Not as its parent: the end of that would be a crash of this process, too.
+    Process.link(worker)
 
     window = OutputWindow.new(options.handler, options.window)
 
@@ -112,6 +115,7 @@ defmodule Leash.Worker.Output do
   def handle_info(:progress, state),
     do: {:noreply, log(%{state | progress: nil}, &LogLines.due(&1, now()))}
 
+  def handle_info({:EXIT, pid, _reason}, %{worker: pid} = state), do: {:stop, :normal, state}
   def handle_info(_other, state), do: {:noreply, state}
 
   # The Worker is gone, by whatever reason: what it left in the pipe still belongs to the handler.

@@ -55,6 +55,26 @@ defmodule Leash.Worker.Result do
     end
   end
 
+  @doc """
+  Whether the whole VM stops, in order, and with it the application.
+
+  The holder of this process is by then no part of an application, and ends in a moment. Told of
+  this end, it would restart what cannot be started any more, or crash: a script that ends so
+  makes the VM's exit status 1.
+  """
+  @spec vm_stops?(State.t()) :: boolean()
+  def vm_stops?(%{failure: :shutdown, client: nil}),
+    do: match?({:stopping, _progress}, :init.get_status())
+
+  def vm_stops?(_state), do: false
+
+  @doc "Answers, and goes on for those that ask later."
+  @spec answered(State.t()) :: State.t()
+  def answered(state) do
+    :ok = answer(state)
+    %{state | stoppers: []}
+  end
+
   @doc "Whether somebody's call of stop/2 is still in the mailbox."
   @spec stop_waits?() :: boolean()
   def stop_waits? do

@@ -1,0 +1,38 @@
+defmodule Leash.ShortStatus do
+  # What a process of ours shows of itself in a crash report and in `:sys.get_status/1`: which one
+  # it is. All of its state would be a page that no one reads, and may hold what a program was
+  # given to read, or its arguments.
+  @moduledoc false
+
+  # OTP 25 calls format_status/1; GenServer lists it as a callback later.
+  @impl? {:format_status, 1} in GenServer.behaviour_info(:callbacks)
+
+  @doc "Defines `format_status/1`, which keeps these keys of a state that is a map."
+  defmacro __using__(keys) do
+    quote do
+      unquote(if @impl?, do: quote(do: @impl(GenServer)), else: quote(do: @doc(false)))
+      def format_status(status), do: Leash.ShortStatus.of(status, unquote(keys))
+    end
+  end
+
+  @doc "A status with those keys of its state, and of its last message only what kind it is."
+  @spec of(map(), [atom()]) :: map()
+  def of(status, keys) do
+    status
+    |> change(:state, &state(&1, keys))
+    |> change(:message, &kind/1)
+    |> change(:log, fn _events -> [] end)
+  end
+
+  defp change(status, key, fun) when is_map_key(status, key), do: Map.update!(status, key, fun)
+  defp change(status, _key, _fun), do: status
+
+  defp state(state, keys) when is_map(state), do: Map.take(state, keys)
+  defp state(state, _keys), do: state
+
+  # The end of a linked process is no secret, and often why this one ended.
+  defp kind({:EXIT, _pid, _reason} = message), do: message
+  defp kind(message) when is_tuple(message) and tuple_size(message) > 0, do: elem(message, 0)
+  defp kind(message) when is_atom(message), do: message
+  defp kind(_other), do: :message
+end
