@@ -73,14 +73,17 @@
 
 -type exit() :: 'Elixir.Leash.Exit':t().
 
-%% A child specification for supervisors. A program that succeeds is restarted all the same unless `restart` is changed:
-%% (leash:child_spec(Options))#{restart => transient}.
+%% A child specification for supervisors. A program that succeeds is restarted all the same unless
+%% `restart` is `transient`; that, `id`, `shutdown` and `significant` are taken beside the options
+%% of start_link/1.
 -spec child_spec(options()) ->
     #{
         id := term(),
         start := {module(), atom(), [term()]},
         type := worker,
-        shutdown := timeout()
+        restart := permanent | transient | temporary,
+        shutdown := timeout() | brutal_kill,
+        significant := boolean()
     }.
 child_spec(Options) ->
     Known =
@@ -90,7 +93,20 @@ child_spec(Options) ->
             _Wrong -> []
         end,
     Spec = 'Elixir.Leash.Worker':child_spec(Known),
-    Spec#{start => {?MODULE, start_link, [Options]}}.
+    Spec#{start => {?MODULE, start_link, [of_worker(Options)]}}.
+
+%% Without what is the supervisor's.
+of_worker(Options) when is_map(Options) -> maps:without(childs(), Options);
+of_worker([_ | _] = Options) when length(Options) > 0 ->
+    Childs = childs(),
+    [Option || Option <- Options, not lists:member(key(Option), Childs)];
+of_worker(Options) ->
+    Options.
+
+childs() -> 'Elixir.Leash.Worker.ChildSpec':keys().
+
+key({Key, _Value}) -> Key;
+key(Option) -> Option.
 
 %% Starts a program and links it to the calling process. Returns when it was executed or, with `ready`, when it is ready.
 -spec start_link(options()) -> {ok, pid()} | {error, options_error() | term()}.

@@ -51,7 +51,12 @@ defmodule Leash.Worker do
 
     * `:shim_died` - the shim was killed; nothing of the tree is left
     * `:port_closed` - somebody closed the port; nothing of the tree is left
-    * `{:survivors, list}` - some processes could not be ended, see `t:survivor/0`
+    * `{:survivors, list}` - some processes could not be ended, see `t:survivor/0`. That takes at
+      most `:linger`, the ladder and three seconds, and what a look at all processes takes; then
+      the next may be started
+    * `:shutdown` - the `:leash` application stops. While the whole VM does, this process stays
+      until it is killed: told of an end, its owner would start anew what cannot be started any
+      more
     * `{:unhealthy, reason}` - `:health` found it unwell so many times in a row; `reason` is that of the last time: `:timeout`,
       `{:status, status}`, `{:returned, term}`, `{:raised, exception}`, or of the connection, such as `:econnrefused`
     * `{:guard, %{limit: limit, max: number, value: number}}` - the tree exceeded a limit of `:guard`
@@ -111,10 +116,11 @@ defmodule Leash.Worker do
   use GenServer
   use Leash.ShortStatus, [:label, :number, :os_pid, :shim_pid, :phase, :ending, :failure]
 
-  alias Leash.{Callback, Detached, Exit, Ladder, Posix, Reaper, Schema}
+  alias Leash.{Callback, Detached, Exit, Posix, Reaper, Schema}
 
   alias Leash.Worker.{
     Await,
+    ChildSpec,
     Client,
     Ending,
     Hold,
@@ -129,6 +135,9 @@ defmodule Leash.Worker do
 
   @typedoc "An option of `start_link/1`."
   @type option :: unquote(Schema.typespec(Options.schema()))
+
+  @typedoc "An option of `child_spec/1` alone."
+  @type child_option :: unquote(Schema.typespec(ChildSpec.schema()))
 
   @typedoc "A worker: pid or registered name."
   @type worker :: GenServer.server()
@@ -193,24 +202,15 @@ defmodule Leash.Worker do
   @doc """
   A child specification; `:shutdown` is the length of the ladder and two seconds.
 
-  `id` is the `:name`, else the command. Other keys are changed with `Supervisor.child_spec/2`.
+  `id` is the `:name`, else made of command and arguments, so that two workers of one program may
+  differ in these. Beside the options of `start_link/1` it takes, for a supervisor:
+
+  #{Schema.docs(ChildSpec.schema())}
+  It raises `Leash.OptionsError` where one of these is wrong; other wrong options are
+  `start_link/1`'s to report.
   """
-  @spec child_spec([option()] | map()) :: Supervisor.child_spec()
-  def child_spec(options) do
-    # Wrong options are start_link/1's to report.
-    fetch = fn key ->
-      if is_map(options), do: options[key], else: is_list(options) && options[key]
-    end
-
-    stop = fetch.(:stop) || Ladder.default()
-
-    %{
-      id: fetch.(:name) || {__MODULE__, fetch.(:command) || fetch.(:shell)},
-      start: {__MODULE__, :start_link, [options]},
-      type: :worker,
-      shutdown: if(Ladder.valid?(stop), do: Ladder.shutdown(stop), else: 5_000)
-    }
-  end
+  @spec child_spec([option() | child_option()] | map()) :: Supervisor.child_spec()
+  def child_spec(options), do: ChildSpec.new(__MODULE__, options)
 
   @doc "The program's process id; it may belong to somebody else once the program has ended."
   @spec os_pid(worker()) :: pos_integer() | nil

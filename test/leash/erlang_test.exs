@@ -197,6 +197,17 @@ defmodule Leash.ErlangTest do
     Supervisor.stop(supervisor)
     refute Observer.alive?(os)
 
+    # What is the supervisor's does not go to the start.
+    own = [id: :mine, restart: :transient, significant: true]
+
+    for given <- [Map.merge(options, Map.new(own)), own ++ Map.to_list(options)] do
+      assert %{id: :mine, restart: :transient, significant: true} =
+               spec = :leash.child_spec(given)
+
+      assert {:leash, :start_link, [rest]} = spec.start
+      assert Map.new(rest) == options
+    end
+
     # What is wrong is for the start to say.
     for bad <- [%{ready: {:regex, "("}}, :none, [:a | :b]],
         do: assert(%{start: {:leash, :start_link, [^bad]}} = :leash.child_spec(bad))

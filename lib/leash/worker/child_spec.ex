@@ -1,0 +1,97 @@
+defmodule Leash.Worker.ChildSpec do
+  # How a supervisor holds a Worker: `Leash.Worker.child_spec/1`.
+  @moduledoc false
+
+  alias Leash.{Ladder, Schema}
+
+  @options [
+    id: [
+      type: Schema.custom(&__MODULE__.id?/1, "any term", quote(do: term())),
+      doc: "What the supervisor calls it."
+    ],
+    restart: [
+      type: Schema.one_of([:permanent, :transient, :temporary]),
+      default: :permanent,
+      doc: "When it is started again."
+    ],
+    shutdown: [
+      type:
+        Schema.custom(
+          &__MODULE__.shutdown?/1,
+          "milliseconds > 0, :infinity, :brutal_kill or nil (the ladder's length and 2 s)",
+          quote(do: timeout() | :brutal_kill | nil)
+        ),
+      doc: "How long the supervisor waits for its end."
+    ],
+    significant: [
+      type: Schema.boolean(),
+      default: false,
+      doc: "Whether its end may be that of the supervisor, see `Supervisor`."
+    ]
+  ]
+
+  @schema Schema.new(@options)
+
+  @spec schema() :: Schema.t()
+  def schema, do: @schema
+
+  @doc "The names of these options."
+  @spec keys() :: [atom()]
+  def keys, do: Schema.keys(@schema)
+
+  @doc false
+  @spec id?(term()) :: boolean()
+  def id?(_term), do: true
+
+  @doc false
+  @spec shutdown?(term()) :: boolean()
+  def shutdown?(value) when value in [nil, :infinity, :brutal_kill], do: true
+  def shutdown?(ms), do: is_integer(ms) and ms > 0
+
+  @doc "The specification of a child that `module.start_link/1` starts."
+  @spec new(module(), keyword() | map()) :: Supervisor.child_spec()
+  def new(module, options) do
+    {own, worker} = split(options)
+    own = checked!(own)
+
+    %{
+      id: own.id || id(module, worker),
+      start: {module, :start_link, [worker]},
+      type: :worker,
+      restart: own.restart,
+      shutdown: own.shutdown || shutdown(worker),
+      significant: own.significant
+    }
+  end
+
+  defp split(options) when is_map(options), do: Map.split(options, keys())
+
+  defp split(options) do
+    # Wrong options are start_link/1's to report.
+    if Keyword.keyword?(options),
+      do: Keyword.split(options, keys()),
+      else: {[], options}
+  end
+
+  defp checked!(own) do
+    case Schema.validate(@schema, own) do
+      {:ok, own} -> own
+      {:error, error} -> raise error
+    end
+  end
+
+  defp id(module, options) do
+    case get(options, :name) do
+      nil -> {module, get(options, :command) || get(options, :shell), get(options, :args) || []}
+      name -> name
+    end
+  end
+
+  defp shutdown(options) do
+    stop = get(options, :stop) || Ladder.default()
+    if Ladder.valid?(stop), do: Ladder.shutdown(stop), else: 5_000
+  end
+
+  defp get(options, key) when is_map(options), do: options[key]
+  defp get(options, key), do: if(Keyword.keyword?(options), do: options[key])
+end
