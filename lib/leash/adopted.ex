@@ -14,9 +14,8 @@ defmodule Leash.Adopted do
   use Leash.ShortStatus, [:number, :group, :phase, :ending]
 
   alias Leash.{Detached, Exit, Hunt, Native, Reaper, Run, Telemetry, Workers}
-
-  # Beyond its ladder, until a shim is taken for stuck; then from step to step.
-  @slack_ms 1_000
+  alias Leash.Adopted.Program
+  alias Leash.Shim.Escalation
 
   @spec start(Detached.tree(), Leash.group() | nil) :: {:ok, pid()} | {:error, term()}
   def start(tree, group) do
@@ -66,6 +65,8 @@ defmodule Leash.Adopted do
       number: number,
       group: group,
       fd: fd,
+      program: Program.watch(tree),
+      program_ended?: tree.os_pid == nil,
       started_at: DateTime.add(DateTime.utc_now(), -tree.age_ms, :millisecond),
       phase: :running,
       # how it is being ended: nil, :ladder or :kill; and since when
@@ -108,7 +109,8 @@ defmodule Leash.Adopted do
       shim_pid: state.tree.shim_pid,
       command: command,
       args: args,
-      state: if(state.phase == :running, do: :running, else: :ending),
+      state:
+        if(state.phase == :running and not state.program_ended?, do: :running, else: :ending),
       started_at: state.started_at,
       mark: :set,
       adopted?: true
@@ -133,11 +135,12 @@ defmodule Leash.Adopted do
   defp reason({:ok, exit}), do: Exit.reason(exit)
   defp reason({:error, %{survivors: list}}), do: {:survivors, list}
 
-  # An ending that has begun is seen to its end; else the tree goes on.
+  # An ending that was asked for is seen to its end; else the tree goes on.
   @impl true
   def terminate(_reason, state) do
     state = state |> pending_stops() |> await()
     if state.result, do: answer(state)
+    _ = state.program && Native.fd_close(state.program)
     Native.fd_close(state.fd)
   end
 
@@ -168,6 +171,11 @@ defmodule Leash.Adopted do
   defp advance(%{phase: phase} = state, :shim_ended) when phase != :hunting, do: hunt(state)
   defp advance(state, {:stuck, how}), do: stuck(state, how)
 
+  defp advance(%{phase: :running} = state, :program_ended) do
+    watch_for(Program.bound(state.tree), :ladder)
+    %{state | program_ended?: true}
+  end
+
   defp advance(%{hunt: {_pid, monitor}} = state, {:DOWN, monitor, :process, _, reason}),
     do: hunted(%{state | hunt: nil}, reason)
 
@@ -186,33 +194,32 @@ defmodule Leash.Adopted do
   defp begin_end(state, how) do
     Workers.change(state.number, tree: :ending)
     _ = Reaper.tell_shim(state.number, state.fd, how)
-    stuck_after(how, if(how == :ladder, do: patience(state.tree), else: @slack_ms))
+    watch(state, how)
     %{state | phase: :ending, ending: how, began: state.began || now()}
   end
 
-  defp patience(%{patience_ms: nil}), do: :infinity
-  defp patience(%{patience_ms: ms}), do: ms + @slack_ms
-
-  defp stuck_after(_how, :infinity), do: :ok
-
-  defp stuck_after(how, ms) do
-    _timer = Process.send_after(self(), {:stuck, how}, ms)
-    :ok
+  # Where its shim does not say how long its ladder is, it is waited for.
+  defp watch(state, stage) do
+    watch_for(Escalation.bound(stage, state.tree.patience_ms || :infinity), stage)
   end
 
-  defp stuck(%{phase: phase} = state, _how) when phase != :ending, do: state
+  defp watch_for(:infinity, _stage), do: nil
+  defp watch_for(ms, stage), do: Process.send_after(self(), {:stuck, stage}, ms)
+
+  defp stuck(%{phase: phase} = state, _stage) when phase not in [:running, :ending], do: state
   # A timer of a ladder that QUIT has overtaken.
   defp stuck(%{ending: :kill} = state, :ladder), do: state
-  defp stuck(state, :ladder), do: begin_end(state, :kill)
+  defp stuck(state, stage), do: climb(state, Escalation.next(stage))
 
-  defp stuck(state, :kill) do
-    _ = Reaper.signal_shim(state.fd, :sigkill)
-    stuck_after(:sigkill, @slack_ms)
+  defp climb(state, {:tell, :kill}), do: begin_end(state, :kill)
+
+  defp climb(state, {:tell, stage}) do
+    _ = Reaper.signal_shim(state.fd, stage)
+    watch(state, stage)
     state
   end
 
-  # Not even SIGKILL ended it within a second: look at what is left all the same.
-  defp stuck(state, :sigkill), do: hunt(state)
+  defp climb(state, :look), do: hunt(state)
 
   defp hunt(state),
     do: %{state | phase: :hunting, hunt: Hunt.start(Hunt.of_tree(state.run, state.tree))}

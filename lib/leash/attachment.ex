@@ -33,6 +33,14 @@ defmodule Leash.Attachment do
       doc: "Registers the process that is returned under this name."
     ],
     stop: Ladder.option(),
+    on_crash: [
+      type: Schema.one_of([:kill, :ladder]),
+      default: :ladder,
+      doc:
+        "How hard the tree is ended when its owner, a process of this node, crashes or is " <>
+          "killed: by the ladder of `:stop`, or by SIGKILL at once. After `:normal` and " <>
+          "`:shutdown`, and of another OS process, it is the ladder."
+    ],
     linger: [
       type: Schema.milliseconds(),
       default: 200,

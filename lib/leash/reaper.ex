@@ -121,13 +121,6 @@ defmodule Leash.Reaper do
     :exit, _not_there -> {:error, :not_running}
   end
 
-  @doc "How hard a tree is ended for an exit reason: in order by the ladder, after a crash at once."
-  @spec how(term()) :: :ladder | :kill
-  def how(:normal), do: :ladder
-  def how(:shutdown), do: :ladder
-  def how({:shutdown, _}), do: :ladder
-  def how(_crash), do: :kill
-
   @impl true
   def init(options) do
     Process.flag(:trap_exit, true)

@@ -14,7 +14,7 @@ defmodule Leash.Worker do
   | what happens | what ends the tree |
   |---|---|
   | `stop/2`, `Leash.stop_all/2`, supervisor shutdown, `:normal` or `:shutdown` exit of the owner | the ladder of `:stop`, then SIGKILL |
-  | the owner or this process crashes or is killed | SIGKILL at once |
+  | the owner or this process crashes or is killed | SIGKILL at once; with `on_crash: :ladder` as above |
   | the VM ends in any way, SIGKILL included | the ladder, by the shim |
   | the shim is killed | SIGKILL to everything that carries the worker's tag; `:shim_died` |
   | VM and shim are killed together | the sweep of the next start |
@@ -116,7 +116,7 @@ defmodule Leash.Worker do
   use GenServer
   use Leash.ShortStatus, [:label, :number, :os_pid, :shim_pid, :phase, :ending, :failure]
 
-  alias Leash.{Callback, Detached, Exit, Posix, Reaper, Schema}
+  alias Leash.{Callback, Detached, Exit, Posix, Schema}
 
   alias Leash.Worker.{
     Await,
@@ -375,7 +375,7 @@ defmodule Leash.Worker do
       do: state |> Hold.leave(reason) |> Result.answer(),
       else:
         state
-        |> Ending.begin(Reaper.how(reason))
+        |> Ending.begin(Ending.how(state, reason))
         |> Await.until(:infinity, reason, fn _state -> false end)
         |> over(reason)
   end

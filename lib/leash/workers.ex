@@ -39,7 +39,8 @@ defmodule Leash.Workers do
           tree: :alive | :ending | :gone,
           outlives: outlives(),
           mark?: boolean(),
-          guard: Leash.Guard.spec() | nil
+          guard: Leash.Guard.spec() | nil,
+          on_crash: :ladder | :kill
         }
 
   @typedoc "What whoever registers a worker says of it."
@@ -50,14 +51,15 @@ defmodule Leash.Workers do
           required(:group) => Leash.Group.t() | nil,
           optional(:outlives) => outlives(),
           optional(:mark?) => boolean(),
-          optional(:name) => GenServer.name() | nil
+          optional(:name) => GenServer.name() | nil,
+          optional(:on_crash) => :ladder | :kill
         }
 
   @doc "The row of a worker that is about to start."
   @spec row(pos_integer(), pid(), description()) :: row()
   def row(number, pid, description) do
-    %{name: nil}
-    |> Map.merge(Map.take(description, [:kind, :label, :name, :stop, :group]))
+    %{name: nil, on_crash: :kill}
+    |> Map.merge(Map.take(description, [:kind, :label, :name, :stop, :group, :on_crash]))
     |> Map.merge(%{
       number: number,
       pid: pid,

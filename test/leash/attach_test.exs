@@ -115,11 +115,18 @@ defmodule Leash.AttachTest do
 
     defp pids(carrier), do: for({pid, _ticks} <- Carrier.members(carrier), do: pid)
 
-    test "in order when its owner exits, at once when it crashes or is killed" do
-      for {how, cause} <- [normal: 300, shutdown: 300, kill: 0, crash: 0] do
+    test "in order when its owner ends, and at once when it crashes or is killed where it is to" do
+      for {how, on_crash, cause} <- [
+            {:normal, :kill, 300},
+            {:shutdown, :kill, 300},
+            {:kill, :ladder, 300},
+            {:crash, :ladder, 300},
+            {:kill, :kill, 0},
+            {:crash, :kill, 0}
+          ] do
         target = target(:ignores_term)
         owner = spawn(fn -> receive(do: (:go -> :ok)) end)
-        attachment = attach!(target, owner: owner)
+        attachment = attach!(target, owner: owner, on_crash: on_crash)
         tree = go(target)
         assert Enum.all?(tree, &Observer.alive?/1)
         began = System.monotonic_time(:millisecond)

@@ -566,23 +566,4 @@ defmodule Leash.StopAllTest do
     assert Enum.find(Leash.list(), &(&1.pid == tree.worker)).group == nil
     {:ok, _exit} = Worker.stop(tree.worker)
   end
-
-  defp freeze({pid, _ticks}) do
-    path = "/sys/fs/cgroup/freezer/" <> Leash.Test.Name.unique("leash-test")
-
-    File.mkdir!(path)
-
-    on_exit(fn ->
-      File.write(Path.join(path, "freezer.state"), "THAWED")
-      Observer.eventually(5_000, fn -> File.rmdir(path) in [:ok, {:error, :enoent}] end)
-    end)
-
-    File.write!(Path.join(path, "cgroup.procs"), "#{pid}")
-    File.write!(Path.join(path, "freezer.state"), "FROZEN")
-    state = fn -> File.read!(Path.join(path, "freezer.state")) == "FROZEN\n" end
-    assert_eventually(state)
-    path
-  end
-
-  defp thaw(path), do: File.write!(Path.join(path, "freezer.state"), "THAWED")
 end

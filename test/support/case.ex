@@ -134,6 +134,30 @@ defmodule Leash.Test.Case do
   def nothing_is_listed_after,
     do: on_exit(fn -> assert_eventually(fn -> Leash.list() == [] end) end)
 
+  @doc """
+  Freezes a process, so that nothing can end it (`needs: :freezer`); it is thawed after the test.
+  """
+  @spec freeze(Observer.identity()) :: Path.t()
+  def freeze({pid, _ticks}) do
+    path = "/sys/fs/cgroup/freezer/" <> Name.unique("leash-test")
+
+    File.mkdir!(path)
+
+    on_exit(fn ->
+      File.write(Path.join(path, "freezer.state"), "THAWED")
+      Observer.eventually(5_000, fn -> File.rmdir(path) in [:ok, {:error, :enoent}] end)
+    end)
+
+    File.write!(Path.join(path, "cgroup.procs"), "#{pid}")
+    File.write!(Path.join(path, "freezer.state"), "FROZEN")
+    assert_eventually(fn -> File.read!(Path.join(path, "freezer.state")) == "FROZEN\n" end)
+    path
+  end
+
+  @doc "Ends that."
+  @spec thaw(Path.t()) :: :ok
+  def thaw(path), do: File.write!(Path.join(path, "freezer.state"), "THAWED")
+
   @doc "A directory that is removed after the test."
   @spec tmp_dir!() :: String.t()
   def tmp_dir! do

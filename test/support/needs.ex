@@ -40,6 +40,11 @@ defmodule Leash.Test.Needs do
       {:public_python, "there is no setpriv, no root, or no Python that every user may run",
        fn -> Decoys.root?() and Python.public() != nil end},
       {:pm2, "pm2 cannot be installed with npm", fn -> Leash.Test.JobDaemon.pm2() != nil end},
+      {:git, "git is not installed", fn -> System.find_executable("git") != nil end},
+      {:ffmpeg, "ffmpeg and ffprobe are not installed",
+       fn ->
+         System.find_executable("ffmpeg") != nil and System.find_executable("ffprobe") != nil
+       end},
       {:seccomp, "no filter of system calls can be set", &seccomp?/0},
       {:subset_pid, "no mount of /proc with subset=pid, or no root",
        fn -> works?("unshare --mount mount -t proc -o subset=pid proc /proc") end},

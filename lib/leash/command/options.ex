@@ -6,7 +6,7 @@ defmodule Leash.Command.Options do
   alias Leash.Worker
 
   # Handed on as they are.
-  @worker [:cd, :env, :arg0, :stop, :on_exit, :limits, :mark, :run_id_flag, :group]
+  @worker [:cd, :env, :arg0, :stop, :on_exit, :on_crash, :limits, :mark, :run_id_flag, :group]
 
   # A program whose exec does not return keeps its caller for so long unless `:timeout` says less.
   @start_timeout 0x7FFFFFFF
@@ -49,6 +49,14 @@ defmodule Leash.Command.Options do
                  "What becomes of processes that a command leaves which exits by itself: they are stopped, or with `:keep` " <>
                    "go on, and no sweep ends them. Every other end of the command is the end of all of them. Needs `:mark`; where " <>
                    "not all of them can be marked as kept, they are stopped."
+             )
+             |> Keyword.replace!(:on_crash,
+               type: Schema.one_of([:kill, :ladder]),
+               default: :ladder,
+               doc:
+                 "How hard the tree is ended when the calling process crashes or is killed: by " <>
+                   "the ladder of `:stop`, so that nothing half-written stays, or by SIGKILL " <>
+                   "at once. After `:normal` and `:shutdown` it is the ladder."
              ))
 
   @cmd [
@@ -210,6 +218,7 @@ defmodule Leash.Command.Options do
       input: own.input,
       stderr: stderr,
       linger: :infinity,
+      on_crash: own.on_crash,
       start_timeout: min(own.timeout, @start_timeout)
     })
     |> stdio(Map.get(own, :use_stdio, true))

@@ -14,6 +14,7 @@ defmodule Leash.OpenPort.Keeper do
   @moduledoc false
 
   alias Leash.{HeldShim, Native, Reaper, Run, Telemetry, Workers}
+  alias Leash.Shim.Escalation
 
   # The fork server has executed the shim by then.
   @first_look_ms HeldShim.after_ms()
@@ -36,8 +37,8 @@ defmodule Leash.OpenPort.Keeper do
 
     description =
       options
-      |> Map.take([:label, :stop, :group])
-      |> Map.merge(%{kind: :port, mark?: options.mark})
+      |> Map.take([:label, :stop, :group, :on_crash])
+      |> Map.merge(%{kind: :port, owner: caller, mark?: options.mark})
 
     # Not linked: it must outlive its caller for as long as it takes to tell the shim.
     {keeper, monitor} = spawn_monitor(fn -> init(caller, run, description) end)
@@ -86,7 +87,14 @@ defmodule Leash.OpenPort.Keeper do
     case Reaper.register(description) do
       {:ok, number} ->
         send(caller, {ref, {:ok, number}})
-        await_port(%{run_id: run.id, number: number, caller: caller_monitor, fd: nil})
+
+        await_port(%{
+          run_id: run.id,
+          number: number,
+          on_crash: description.on_crash,
+          caller: caller_monitor,
+          fd: nil
+        })
 
       error ->
         exit({:shutdown, error})
@@ -109,23 +117,24 @@ defmodule Leash.OpenPort.Keeper do
 
       # Between its Port.open/2 and the word to us. The port went with it, its queue empty, so the shim knows.
       {:DOWN, ^caller, :process, _pid, reason} ->
-        leave(reason)
+        leave(how(state, reason))
     end
   end
 
   defp keep(%{port: port, leash: leash, caller: caller} = state, wait) do
     receive do
-      {:DOWN, ^port, :port, _port, :noproc} ->
-        closed(state, caller_reason(caller))
+      {:DOWN, ^port, _type, _port, :noproc} ->
+        closed(state, how(state, caller_reason(caller)))
 
-      {:DOWN, ^port, :port, _port, reason} ->
-        closed(state, reason)
+      # OTP 25 says :process of a port if the reason of its owner is more than an atom.
+      {:DOWN, ^port, _type, _port, reason} ->
+        closed(state, how(state, reason))
 
       {:leash, :shim_ended} ->
         exit({:shutdown, :shim_ended})
 
       {:leash, {:stop, _from, how}} ->
-        closed(state, if(how == :kill, do: :killed, else: :shutdown))
+        closed(state, how)
 
       # The Reaper ended every tree before it went.
       {:DOWN, ^leash, :process, _pid, _reason} ->
@@ -140,6 +149,8 @@ defmodule Leash.OpenPort.Keeper do
       wait -> look(state, wait)
     end
   end
+
+  defp how(state, reason), do: Escalation.how(reason, state.on_crash)
 
   # The port went before it was watched: with its caller, or it was closed.
   defp caller_reason({:ended, reason}), do: reason
@@ -172,43 +183,43 @@ defmodule Leash.OpenPort.Keeper do
     %{state | fd: fd}
   end
 
-  defp closed(%{fd: nil} = state, reason),
-    do: find(state, reason, @looks_ms.first, now() + @unseen_ms)
+  defp closed(%{fd: nil} = state, how),
+    do: find(state, how, @looks_ms.first, now() + @unseen_ms)
 
-  defp closed(state, reason), do: tell(state, reason)
+  defp closed(state, how), do: tell(state, how)
 
   # A port that is closed right after it was opened may have a shim that is still to be executed.
-  defp find(state, reason, pause, deadline) do
+  defp find(state, how, pause, deadline) do
     case open_shim(state) do
       {:ok, fd} ->
-        state |> hold(fd) |> tell(reason)
+        state |> hold(fd) |> tell(how)
 
       {:error, :esrch} ->
         exit({:shutdown, :shim_ended})
 
       {:error, _not_yet} ->
-        if now() >= deadline, do: leave(reason)
+        if now() >= deadline, do: leave(how)
 
         receive do
         after
-          pause -> find(state, reason, min(pause * 2, @looks_ms.last), deadline)
+          pause -> find(state, how, min(pause * 2, @looks_ms.last), deadline)
         end
     end
   end
 
-  @spec tell(map(), term()) :: no_return()
-  defp tell(state, reason) do
+  @spec tell(map(), :ladder | :kill) :: no_return()
+  defp tell(state, how) do
     if Native.pidfd_ended?(state.fd) == true, do: exit({:shutdown, :shim_ended})
 
     # Where the pipe did hang up, the ladder has begun and this one signal changes nothing.
-    _ = Reaper.tell_shim(state.number, state.fd, Reaper.how(reason))
+    _ = Reaper.tell_shim(state.number, state.fd, how)
     Workers.change(state.number, tree: :ending)
-    leave(reason)
+    leave(how)
   end
 
-  # The Reaper goes by our reason as we go by the port's.
-  @spec leave(term()) :: no_return()
-  defp leave(reason), do: exit(if Reaper.how(reason) == :kill, do: :tree_killed, else: :shutdown)
+  # The Reaper goes on from there.
+  @spec leave(:ladder | :kill) :: no_return()
+  defp leave(how), do: exit({:told, how})
 
   defp now, do: System.monotonic_time(:millisecond)
 end

@@ -7,7 +7,18 @@ defmodule Leash.OpenPort.Options do
 
   # The shim's part, not the port's.
   @shim_flags [:stderr_to_stdout]
-  @shim_keys [:args, :env, :arg0, :stop, :linger, :limits, :mark, :run_id_flag, :group]
+  @shim_keys [
+    :args,
+    :env,
+    :arg0,
+    :stop,
+    :on_crash,
+    :linger,
+    :limits,
+    :mark,
+    :run_id_flag,
+    :group
+  ]
 
   @flags [
     stream: "Data come as they are; the default.",
@@ -51,6 +62,14 @@ defmodule Leash.OpenPort.Options do
     env: @worker[:env],
     arg0: @worker[:arg0],
     stop: @worker[:stop],
+    on_crash: [
+      type: Schema.one_of([:kill, :ladder]),
+      default: :ladder,
+      doc:
+        "How hard the tree is ended when the port's owner crashes or is killed: by the ladder " <>
+          "of `:stop`, or by SIGKILL at once. " <>
+          "After `:normal`, `:shutdown` and `Port.close/1` it is the ladder."
+    ],
     linger: @worker[:linger],
     limits: @worker[:limits],
     mark: @worker[:mark],

@@ -4,11 +4,8 @@ defmodule Leash.Reaper.Orphans do
 
   alias Leash.{HeldShim, Ladder, LastExits, Native, Reaper, Workers}
   alias Leash.Reaper.{Hunts, State}
+  alias Leash.Shim.Escalation
 
-  # What a ladder may take beyond its own steps before the shim is taken for stuck.
-  @slack_ms 1_000
-  # From QUIT to KILL of a shim, and from there to looking at what it left.
-  @stuck_ms 1_000
   # A shim whose exec is still under way carries no tag yet; it ends at once by itself, since its
   # leash is closed, but the proof has to wait until it could be seen.
   @unseen_shim_ms 1_000
@@ -44,7 +41,7 @@ defmodule Leash.Reaper.Orphans do
       {:ok, %{outlives: nil} = row} ->
         # Its Worker could not say how it ended.
         LastExits.put(row.name, nil, reason)
-        end_orphan(HeldShim.of_row(row, state.run), Reaper.how(reason), state)
+        end_orphan(HeldShim.of_row(row, state.run), how(row, reason), state)
 
       {:ok, row} ->
         outlived(row, state)
@@ -53,6 +50,10 @@ defmodule Leash.Reaper.Orphans do
 
   # Where `/proc` hides and numbers go into the millions, a look takes seconds.
   defp look_after(ms, state), do: max(ms, state.hunt_took * @looking_share)
+
+  # A keeper says what it told the shim.
+  defp how(_row, {:told, how}), do: how
+  defp how(row, reason), do: Escalation.how(reason, row.on_crash)
 
   # Of another run: its number here means nothing to anybody.
   defp outlived(%{outlives: tree, number: number}, state) when is_map(tree) do
@@ -110,15 +111,8 @@ defmodule Leash.Reaper.Orphans do
   end
 
   @doc "How long a shim may take until it is taken for stuck."
-  @spec patience(Workers.row(), :ladder | :kill) :: timeout()
-  def patience(_row, :kill), do: @stuck_ms
-
-  def patience(row, :ladder) do
-    case Ladder.duration(row.stop) do
-      :infinity -> :infinity
-      ms -> ms + @slack_ms
-    end
-  end
+  @spec patience(Workers.row(), Escalation.stage()) :: timeout()
+  def patience(row, stage), do: Escalation.bound(stage, Ladder.duration(row.stop))
 
   defp wait(number, _message, :infinity, state), do: put_in(state.ending[number], nil)
 
@@ -126,21 +120,16 @@ defmodule Leash.Reaper.Orphans do
     do: put_in(state.ending[number], Process.send_after(self(), message, ms))
 
   @doc "The time of that way of ending is over."
-  @spec stuck(pos_integer(), :ladder | :kill | :sigkill, State.t()) :: State.t()
+  @spec stuck(pos_integer(), Escalation.stage(), State.t()) :: State.t()
   def stuck(number, how, state) do
     {:ok, row} = Workers.fetch(number)
 
-    case how do
-      :ladder ->
-        _ = Reaper.signal_shim(row.shim_fd, :kill)
-        wait(number, {:stuck, number, :kill}, @stuck_ms, state)
+    case Escalation.next(how) do
+      {:tell, stage} ->
+        _ = Reaper.signal_shim(row.shim_fd, stage)
+        wait(number, {:stuck, number, stage}, patience(row, stage), state)
 
-      :kill ->
-        _ = Reaper.signal_shim(row.shim_fd, :sigkill)
-        wait(number, {:stuck, number, :sigkill}, @stuck_ms, state)
-
-      :sigkill ->
-        # Not even SIGKILL ended it within a second: look at what is left all the same.
+      :look ->
         Hunts.verify(number, state)
     end
   end

@@ -4,10 +4,8 @@ defmodule Leash.Worker.Ending do
   @moduledoc false
 
   alias Leash.{Ladder, Reaper}
+  alias Leash.Shim.Escalation
   alias Leash.Worker.{Hold, LetGo, State}
-
-  # Beyond its ladder, until a shim is taken for stuck; then from step to step.
-  @slack_ms 1_000
 
   @doc "Ends the tree. A ladder that has begun can only become SIGKILL at once."
   @spec begin(State.t(), :ladder | :kill) :: State.t()
@@ -25,7 +23,11 @@ defmodule Leash.Worker.Ending do
   @doc "Ends the tree for a reason that this process exits with, or its start fails with."
   @spec fail(State.t(), term()) :: State.t()
   def fail(state, reason),
-    do: begin(%{state | failure: state.failure || reason}, Reaper.how(reason))
+    do: begin(%{state | failure: state.failure || reason}, how(state, reason))
+
+  @doc "How hard the tree is ended for an exit reason."
+  @spec how(State.t(), term()) :: :ladder | :kill
+  def how(state, reason), do: Escalation.how(reason, state.options.on_crash)
 
   @doc "As if the owner had asked."
   @spec owner_ended(State.t(), :ladder | :kill) :: State.t()
@@ -41,41 +43,53 @@ defmodule Leash.Worker.Ending do
 
   @doc "Tells the shim. Before its first report there is nothing to signal: the report will find `:ending` set."
   @spec signal(State.t()) :: State.t()
-  def signal(state), do: state |> Hold.open() |> signal_held()
+  def signal(state), do: state |> Hold.open() |> note() |> signal_held()
+
+  # Its client may go between the shim's last word and its exit.
+  defp note(%{gone?: gone?, mark: mark} = state) when gone? or mark == nil, do: state
+  defp note(state), do: State.update_row(state, tree: :ending)
 
   defp signal_held(%{let_go: until} = state) when until != nil, do: state
 
   defp signal_held(%{shim_fd: nil} = state) do
     if LetGo.needed?(state),
       do: LetGo.instead_of_a_signal(state),
-      else: stuck_in_a_step(state, state.ending)
+      else: watch(state, state.ending, Escalation.bound(:kill, 0))
   end
 
   defp signal_held(state) do
     told = Reaper.tell_shim(state.number, state.shim_fd, state.ending)
-    state = stuck_in_its_time(state, state.ending)
-    # Its client may go between the shim's last word and its exit.
-    state = if state.gone?, do: state, else: State.update_row(state, tree: :ending)
+    state = watch(state, state.ending)
     if told == :ok, do: state, else: LetGo.instead_of_a_signal(state)
   end
 
-  @doc "`{:leash, {:stuck, how}}` comes when all of the ladder's time is over."
-  @spec stuck_in_its_time(State.t(), :ladder | :kill) :: State.t()
-  def stuck_in_its_time(%{ending: :kill} = state, how), do: stuck_in_a_step(state, how)
+  @doc """
+  The program has exited by itself: what it left has the linger, and the ladder that the shim
+  begins then.
+  """
+  @spec exited(State.t()) :: State.t()
+  def exited(%{ending: nil, options: %{linger: linger}} = state) when is_integer(linger),
+    do: watch(state, :ladder, later(linger, bound(state, :ladder)))
 
-  def stuck_in_its_time(state, how) do
-    case Ladder.duration(state.options.stop) do
-      :infinity -> state
-      ms -> stuck_in(state, how, ms + @slack_ms)
-    end
+  def exited(state), do: state
+
+  defp later(_linger, :infinity), do: :infinity
+  defp later(linger, ms), do: linger + ms
+
+  @doc """
+  `Leash.Worker.Stuck` is called when the time of a stage is over. One watch is kept: that of what
+  was told last.
+  """
+  @spec watch(State.t(), Escalation.stage()) :: State.t()
+  def watch(state, stage), do: watch(state, stage, bound(state, stage))
+
+  defp watch(state, _stage, :infinity), do: %{state | stuck: nil}
+
+  defp watch(state, stage, ms) do
+    token = make_ref()
+    _timer = Process.send_after(self(), {:leash, {:stuck, token}}, ms)
+    %{state | stuck: {token, stage}}
   end
 
-  @doc "`{:leash, {:stuck, how}}` comes when what needs no time has not come about."
-  @spec stuck_in_a_step(State.t(), :ladder | :kill | :sigkill) :: State.t()
-  def stuck_in_a_step(state, how), do: stuck_in(state, how, @slack_ms)
-
-  defp stuck_in(state, how, ms) do
-    _timer = Process.send_after(self(), {:leash, {:stuck, how}}, ms)
-    state
-  end
+  defp bound(state, stage), do: Escalation.bound(stage, Ladder.duration(state.options.stop))
 end

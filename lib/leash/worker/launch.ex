@@ -20,9 +20,10 @@ defmodule Leash.Worker.Launch do
              stop: options.stop,
              group: options.group,
              mark?: options[:mark] != false,
+             on_crash: options.on_crash,
              outlives: if(options.on_exit == :detach, do: :own)
            }),
-         # Not before: the predecessor of that name may have listened there until now.
+         # Not before: a predecessor may have listened there until now.
          :ok <- ReadyProbe.free(options.ready),
          {:ok, run} <- fetch_run(),
          :ok <- Run.note_mark(run, number, options),

@@ -53,7 +53,7 @@ defmodule Leash.Worker.Life do
     do: Ending.fail(state, reason)
 
   def advance(%{attachment: %{watch: watch}} = state, {:DOWN, watch, :process, _, reason}),
-    do: Ending.owner_ended(state, Reaper.how(reason))
+    do: Ending.owner_ended(state, Ending.how(state, reason))
 
   def advance(state, {:leash, :owner_ended}), do: Ending.owner_ended(state, :ladder)
 
@@ -79,7 +79,9 @@ defmodule Leash.Worker.Life do
     do: reattach(state, Reaper.reattach())
 
   def advance(state, {:leash, {:reattach, tries}}), do: reattach(state, Reaper.reattach(tries))
-  def advance(state, {:leash, {:stuck, how}}), do: Stuck.next(state, how)
+
+  def advance(%{stuck: {token, stage}} = state, {:leash, {:stuck, token}}),
+    do: Stuck.next(%{state | stuck: nil}, stage)
 
   def advance(%{phase: :draining} = state, {:leash, :drained}),
     do: %{Pipes.leave_outputs(state) | phase: :done}
@@ -105,9 +107,10 @@ defmodule Leash.Worker.Life do
         Aftermath.shim_gone(state, :port_closed)
 
       true ->
-        state = Ending.stuck_in_its_time(state, :ladder)
         ending = state.ending || :ladder
+
         %{state | phase: :ending, ending: ending, failure: state.failure || :port_closed}
+        |> Ending.watch(ending)
     end
   end
 

@@ -130,6 +130,14 @@ defmodule Leash.Worker.Options do
           "not all of them can be marked as kept, they are stopped. With `:detach` the program itself goes on when this process, its " <>
           "supervisor, the application or the VM ends, in whatever way, see \"A worker that outlives its VM\"."
     ],
+    on_crash: [
+      type: Schema.one_of([:kill, :ladder]),
+      default: :kill,
+      doc:
+        "How hard the tree is ended when its owner or this process crashes or is killed: by " <>
+          "SIGKILL at once, or by the ladder of `:stop`, for a program that must not leave half " <>
+          "of its work. After `:normal` and `:shutdown` it is the ladder."
+    ],
     ready: [
       type:
         Schema.custom(

@@ -47,7 +47,8 @@ defmodule Leash.Worker.Report do
   defp report(state, {:start_failed, stage, errno}),
     do: %{state | failure: state.failure || {stage, Posix.name(errno)}}
 
-  defp report(state, {:exited, how}), do: Client.end_rest(%{state | exited: how})
+  defp report(state, {:exited, how}),
+    do: %{state | exited: how} |> Ending.exited() |> Client.end_rest()
 
   defp report(state, {:gone, %Exit{} = exit}),
     do: Result.answer_client(%{state | result: {:ok, %{exit | os_pid: state.os_pid}}})

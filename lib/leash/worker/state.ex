@@ -6,6 +6,7 @@ defmodule Leash.Worker.State do
   @moduledoc false
 
   alias Leash.{Attachment, Guard, Native, Posix, Reaper, Run, Workers}
+  alias Leash.Shim.Escalation
   alias Leash.Worker.Client
 
   @type phase :: :launching | :running | :ending | :hunting | :draining | :done
@@ -39,6 +40,7 @@ defmodule Leash.Worker.State do
           hunt: {pid(), reference()} | nil,
           gone?: boolean(),
           shim_ended?: boolean(),
+          stuck: nil | {reference(), Escalation.stage()},
           let_go: nil | timeout() | integer(),
           parent: pid() | nil,
           reaper: reference()
@@ -88,6 +90,8 @@ defmodule Leash.Worker.State do
       hunt: nil,
       gone?: false,
       shim_ended?: false,
+      # what is to happen when a stage of its end has taken too long
+      stuck: nil,
       # the leash was let go, where the shim cannot be signalled: until when it is waited for
       let_go: nil,
       parent: parent(),
@@ -95,8 +99,10 @@ defmodule Leash.Worker.State do
     }
   end
 
-  # Started by proc_lib, so the first ancestor is who called start_link.
-  defp parent do
+  @doc "The process that called `start_link/1`."
+  @spec parent() :: pid() | nil
+  def parent do
+    # Started by proc_lib, so it is the first ancestor.
     case Process.get(:"$ancestors") do
       [pid | _] when is_pid(pid) -> pid
       [name | _] when is_atom(name) -> Process.whereis(name)
@@ -132,7 +138,7 @@ defmodule Leash.Worker.State do
       shim_pid: state.shim_pid,
       command: state.options.command,
       args: state.options.args,
-      state: if(state.phase == :running, do: :running, else: :ending),
+      state: if(state.phase == :running and state.exited == nil, do: :running, else: :ending),
       started_at: state.started_at,
       mark: with({:error, errno} <- state.mark, do: {:error, Posix.name(errno)}),
       adopted?: false

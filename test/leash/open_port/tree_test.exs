@@ -202,9 +202,9 @@ defmodule Leash.OpenPort.TreeTest do
     assert_eventually(fn -> not Enum.any?(Leash.list(), &(&1.worker == number)) end)
   end
 
-  test "an owner that is killed takes its tree along at once, also with a full queue" do
+  test "an owner that is killed takes its tree along at once where it is to, also with a full queue" do
     for full? <- [false, true] do
-      tree = owned_tree(:ignores_term, stop: [sigterm: 30_000])
+      tree = owned_tree(:ignores_term, stop: [sigterm: 30_000], on_crash: :kill)
       if full?, do: flood(tree)
       Process.exit(tree.owner, :kill)
       assert_gone(tree, 1_000)
@@ -212,12 +212,14 @@ defmodule Leash.OpenPort.TreeTest do
     end
   end
 
-  test "an owner that crashes takes its tree along at once, one that exits ends it by the ladder" do
-    tree = owned_tree(:ignores_term, stop: [sigterm: 30_000])
+  test "an owner's end ends the tree by the ladder, and a crash at once where it is to" do
+    tree = owned_tree(:ignores_term, stop: [sigterm: 30_000], on_crash: :kill)
     send(tree.owner, {:act, fn -> exit(:crash) end})
     assert_gone(tree, 1_000)
 
-    for {reason, full?} <- [normal: false, normal: true, shutdown: false, shutdown: true] do
+    # A reason of more than one word is what an exception makes.
+    for reason <- [:normal, :shutdown, :crash, {:shutdown, :done}, {%RuntimeError{}, []}],
+        full? <- [false, true] do
       tree = owned_tree(:ignores_term, stop: [sigterm: 300])
       if full?, do: flood(tree)
       send(tree.owner, {:act, fn -> exit(reason) end})
@@ -228,7 +230,7 @@ defmodule Leash.OpenPort.TreeTest do
 
   test "the ladder of an owner that exits is not cut short by how another port's owner ended" do
     gentle = owned_tree(:ignores_term, stop: [sigterm: 600])
-    crashing = owned_tree(:ignores_term, stop: [sigterm: 30_000])
+    crashing = owned_tree(:ignores_term, stop: [sigterm: 30_000], on_crash: :kill)
     send(gentle.owner, {:act, fn -> :ok end})
     Process.exit(crashing.owner, :kill)
     assert_gone(crashing, 500)
@@ -237,7 +239,7 @@ defmodule Leash.OpenPort.TreeTest do
   end
 
   test "after Port.connect it is the new owner's end that counts" do
-    tree = open_tree(:ignores_term, stop: [sigterm: 30_000])
+    tree = open_tree(:ignores_term, stop: [sigterm: 30_000], on_crash: :kill)
     heir = spawn(fn -> Process.sleep(:infinity) end)
     Port.connect(tree.port, heir)
     Process.unlink(tree.port)
