@@ -167,7 +167,7 @@ defmodule Leash do
   | what happens | what ends the tree |
   |---|---|
   | `Port.close/1`, `:normal` or `:shutdown` exit of the owner | the ladder of `:stop`, then SIGKILL |
-  | the owner, or another process linked to the port, crashes or is killed | SIGKILL at once |
+  | the owner, or another process linked to the port, crashes or is killed | the same; with `on_crash: :kill` SIGKILL at once |
   | the program ends by itself | its children get `:linger` milliseconds, then the ladder |
   | the VM ends in any way, SIGKILL included | the ladder, by the shim |
   | the `:leash` application stops | the ladder, bounded by `:stop_timeout` |
@@ -230,7 +230,7 @@ defmodule Leash do
   | what happens | what ends the tree |
   |---|---|
   | `Leash.Worker.stop/2`, `stop_all/2`, the owner exits with `:normal` or `:shutdown`, an owner outside of the VM ends | the ladder of `:stop`, then SIGKILL |
-  | the owner crashes or is killed; the returned process is killed | SIGKILL at once |
+  | the owner crashes or is killed; the returned process is killed | the same; with `on_crash: :kill` SIGKILL at once |
   | it ends by itself | what it started gets `:linger` milliseconds, then the ladder |
   | the VM ends in any way, SIGKILL included | the ladder, by the shim |
   | the `:leash` application stops | the ladder, bounded by `:stop_timeout` |

@@ -37,8 +37,10 @@ defmodule Leash.Ladder do
 
   **What runs no command:**
 
-    * an end at once: `Leash.Worker.stop(worker, kill: true)`, a crash or kill of the Worker process or its owner, the deadline of
-      `Leash.stop_all/2` (a command under way is killed). It skips every step, and commands are steps. Where the Worker process itself
+    * an end at once: `Leash.Worker.stop(worker, kill: true)`, a crash or kill of the Worker
+      process or its owner where `:on_crash` is `:kill`, the deadline of `Leash.stop_all/2` (a
+      command under way is killed). It skips every step, and commands are steps. Where the Worker
+      process itself
       was killed, the first command may have begun for a moment, and is killed with the tree
     * a worker that exits by itself and leaves nothing: there is nothing to end
     * the death of the shim itself, by SIGKILL or with the machine

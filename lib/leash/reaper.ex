@@ -38,6 +38,17 @@ defmodule Leash.Reaper do
   end
 
   @doc """
+  Returns when all trees of this run that are ending now are gone, or have taken as long as they
+  may; `:none` where there are none.
+  """
+  @spec await_ending() :: :gone | :none
+  def await_ending do
+    GenServer.call(__MODULE__, :await_ending, :infinity)
+  catch
+    :exit, _not_there -> :none
+  end
+
+  @doc """
   Registers the calling process for a detached tree, which nobody else of this VM may hold.
 
   A tree of this very run keeps its number, which its Worker left behind.
@@ -134,6 +145,8 @@ defmodule Leash.Reaper do
   def handle_call({:register, description}, from, state),
     do: Numbers.give(description, from, state)
 
+  def handle_call(:await_ending, from, state), do: Numbers.await_ending(from, state)
+
   def handle_call({:adopt, description}, {pid, _tag}, state),
     do: Numbers.adopt(description, pid, state)
 
@@ -181,6 +194,7 @@ defmodule Leash.Reaper do
   def handle_info({:stuck, number, how}, state) when is_map_key(state.ending, number),
     do: {:noreply, Orphans.stuck(number, how, state)}
 
+  def handle_info({:timeout, timer, :late}, state), do: {:noreply, Numbers.late(timer, state)}
   def handle_info(:look_again, state), do: {:noreply, Hunts.look_at_later(state)}
   def handle_info({:verify, number}, state), do: {:noreply, Hunts.verify(number, state)}
   def handle_info(_other, state), do: {:noreply, state}

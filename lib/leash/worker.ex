@@ -84,6 +84,15 @@ defmodule Leash.Worker do
   of more than 8,000 bytes goes on in the next event, "…" marks both. A line that a carriage return
   overwrites, as that of a progress bar, is shown at most once a second, its last state always.
 
+  ## Started again
+
+  A supervisor may be told of the end of this
+  process, or of its owner, before the tree is gone. So a start waits for trees of its own run
+  that are ending and have what it wants: its `:name`, a port of `:ready` or `:health`, a file of
+  `:stdout` or `:stderr`. A port that is taken by a tree which has not named it is waited for as
+  well. It waits for as long as such a tree may take to end. Trees that go on, and ports of other
+  processes, are not waited for.
+
   ## Errors at start
 
   `start_link/1` returns `{:error, reason}` and leaves nothing behind:
@@ -169,9 +178,16 @@ defmodule Leash.Worker do
     with {:ok, options} <- Options.validate(options) do
       name = if options.name, do: [name: options.name], else: []
 
-      Detached.start_or_adopt(options, name, fn ->
-        GenServer.start_link(__MODULE__, {with_callers(options), nil}, name)
-      end)
+      Detached.start_or_adopt(options, name, fn -> start_named(options, name) end)
+    end
+  end
+
+  # A supervisor starts the next when the owner of this name's process has crashed, which may end
+  # its tree for a while yet.
+  defp start_named(options, name) do
+    with {:error, {:already_started, pid}} = taken <-
+           GenServer.start_link(__MODULE__, {with_callers(options), nil}, name) do
+      if Start.until_gone(pid), do: start_named(options, name), else: taken
     end
   end
 

@@ -8,6 +8,8 @@ defmodule Leash.Workers do
 
   alias Leash.{Ladder, Native}
 
+  @claims Module.concat(__MODULE__, Claims)
+
   @typedoc """
   A `Leash.Worker`, one of a command's or a stream's, a port of `Leash.open_port/3`, or what `Leash.attach/2` or `Leash.adopt/2`
   took over.
@@ -40,8 +42,17 @@ defmodule Leash.Workers do
           outlives: outlives(),
           mark?: boolean(),
           guard: Leash.Guard.spec() | nil,
-          on_crash: :ladder | :kill
+          on_crash: :ladder | :kill,
+          owner: pid() | nil,
+          claims: [claim()]
         }
+
+  @typedoc """
+  What only one tree at a time can have: a start waits for one of its own that is ending and has
+  it.
+  """
+  @type claim ::
+          {:name, GenServer.name()} | {:port, :inet.port_number()} | {:file, Path.t(), [binary()]}
 
   @typedoc "What whoever registers a worker says of it."
   @type description :: %{
@@ -52,14 +63,18 @@ defmodule Leash.Workers do
           optional(:outlives) => outlives(),
           optional(:mark?) => boolean(),
           optional(:name) => GenServer.name() | nil,
-          optional(:on_crash) => :ladder | :kill
+          # the process that takes that of the row along when it ends
+          optional(:owner) => pid() | nil,
+          optional(:on_crash) => :ladder | :kill,
+          optional(:claims) => [claim()]
         }
 
   @doc "The row of a worker that is about to start."
   @spec row(pos_integer(), pid(), description()) :: row()
   def row(number, pid, description) do
-    %{name: nil, on_crash: :kill}
-    |> Map.merge(Map.take(description, [:kind, :label, :name, :stop, :group, :on_crash]))
+    %{name: nil, owner: nil, on_crash: :kill, claims: []}
+    |> Map.merge(Map.take(description, [:kind, :label, :name, :stop, :group]))
+    |> Map.merge(Map.take(description, [:owner, :on_crash, :claims]))
     |> Map.merge(%{
       number: number,
       pid: pid,
@@ -78,6 +93,8 @@ defmodule Leash.Workers do
   @spec create() :: :ok
   def create do
     _ = :ets.new(__MODULE__, [:named_table, :public, read_concurrency: true])
+    # claim => number, so that a start looks at those alone that have what it wants
+    _ = :ets.new(@claims, [:named_table, :public, :bag, read_concurrency: true])
     :ok
   end
 
@@ -88,6 +105,7 @@ defmodule Leash.Workers do
   @spec put(row()) :: :ok
   def put(row) do
     true = :ets.insert(__MODULE__, {row.number, row.pid, row, 0})
+    true = :ets.insert(@claims, for(claim <- row.claims, do: {claim, row.number}))
     :ok
   end
 
@@ -137,6 +155,9 @@ defmodule Leash.Workers do
 
   @spec delete(pos_integer()) :: :ok
   def delete(number) do
+    with {:ok, %{claims: [_ | _] = claims}} <- fetch(number),
+         do: Enum.each(claims, &:ets.delete_object(@claims, {&1, number}))
+
     true = :ets.delete(__MODULE__, number)
     :ok
   end
@@ -146,14 +167,54 @@ defmodule Leash.Workers do
   def living(group),
     do: for(row <- all(), row.tree != :gone, Leash.Group.includes?(group, row.group), do: row)
 
-  @doc "The rows of a name. Only they are copied: this is asked at every start of a named worker."
-  @spec named(GenServer.name()) :: [row()]
-  def named(name) do
-    has_it = {:"=:=", {:map_get, :name, :"$1"}, {:const, name}}
-    :ets.select(__MODULE__, [{{:_, :_, :"$1", :_}, [has_it], [:"$1"]}])
+  @doc "The rows that have one of these."
+  @spec claimants([claim()]) :: [row()]
+  def claimants(claims) do
+    for claim <- claims, {_claim, number} <- :ets.lookup(@claims, claim), uniq: true, do: number
   rescue
     # There is no table while the application is stopped.
     ArgumentError -> []
+  else
+    numbers -> for number <- numbers, {:ok, row} <- [fetch(number)], do: row
+  end
+
+  @doc "The row of a process."
+  @spec of_process(pid()) :: {:ok, row()} | :error
+  def of_process(pid) do
+    case :ets.match(__MODULE__, {:_, pid, :"$1", :_}) do
+      [[row] | _] -> {:ok, row}
+      [] -> :error
+    end
+  rescue
+    ArgumentError -> :error
+  end
+
+  @doc """
+  Whether a tree is on its way out: told to end, or left by its process or by the owner
+  that takes that process along.
+  """
+  @spec ending?(row()) :: boolean()
+  def ending?(%{tree: :gone}), do: false
+  def ending?(%{tree: :ending}), do: true
+  def ending?(%{outlives: nil} = row), do: not Process.alive?(row.pid) or left_by_owner?(row)
+  def ending?(_detached), do: false
+
+  # An owner's end reaches its worker as a message, and its supervisor at the same time.
+  defp left_by_owner?(%{owner: nil}), do: false
+
+  defp left_by_owner?(%{owner: owner, pid: pid, kind: :worker}),
+    do: not Process.alive?(owner) and linked?(pid, owner)
+
+  defp left_by_owner?(%{owner: owner}), do: not Process.alive?(owner)
+
+  defp linked?(pid, owner) do
+    case Process.info(pid, [:links, :messages]) do
+      [links: links, messages: messages] ->
+        owner in links or Enum.any?(messages, &match?({:EXIT, ^owner, _reason}, &1))
+
+      nil ->
+        true
+    end
   end
 
   @doc "All rows, by number."

@@ -2,8 +2,9 @@ defmodule Leash.Reaper.Numbers do
   # Who has which number: a new one, that of a tree which is taken over, or none, because its group is being stopped.
   @moduledoc false
 
-  alias Leash.{Detached, Group, Native, Workers}
+  alias Leash.{Detached, Group, Ladder, Native, Workers}
   alias Leash.Reaper.State
+  alias Leash.Shim.Escalation
 
   @numbers 32_766
 
@@ -11,40 +12,86 @@ defmodule Leash.Reaper.Numbers do
           {:ok, pos_integer()}
           | {:error, :stopping | :too_many_workers | {:already_started, pid()}}
 
-  @doc "Gives a Worker a number, now or when the tree of its name that is still ending is gone."
+  @doc """
+  Gives a Worker a number, now or when the trees that are ending and have what it wants are gone.
+  """
   @spec give(Workers.description(), GenServer.from(), State.t()) ::
           {:reply, answer(), State.t()} | {:noreply, State.t()}
   def give(description, {pid, _tag} = from, state) do
-    case predecessor(description, state) do
-      nil -> register(description, pid, state)
-      number -> {:noreply, %{state | heirs: [{number, description, from} | state.heirs]}}
+    case description |> Map.get(:claims, []) |> Workers.claimants() |> in_the_way(state) do
+      [] -> register(description, pid, state)
+      rows -> {:noreply, wait(rows, {:number, description}, from, state)}
     end
   end
 
-  # A supervisor starts the next as soon as a Worker is killed, which is before its tree is gone; and two at a time under
-  # one name write one log, or want one port.
-  defp predecessor(%{name: name}, state) when name != nil do
-    ending? = fn row ->
-      row.tree != :gone and row.outlives == nil and not Process.alive?(row.pid)
+  @doc """
+  Answers `:gone` when all trees that are ending now are gone, `:none` where there are none.
+  """
+  @spec await_ending(GenServer.from(), State.t()) ::
+          {:reply, :none, State.t()} | {:noreply, State.t()}
+  def await_ending(from, state) do
+    case in_the_way(Workers.all(), state) do
+      [] -> {:reply, :none, state}
+      rows -> {:noreply, wait(rows, :word, from, state)}
     end
-
-    with %{number: number} <- Enum.find(Workers.named(name), ending?),
-         do: if(number in in_hand(state), do: number)
   end
 
-  defp predecessor(_nameless, _state), do: nil
+  # A supervisor starts the next as soon as a Worker or its owner is gone, which is before its
+  # tree is; and two at a time write one log, or want one port. What could not be ended
+  # blocks no start for ever.
+  defp in_the_way(rows, state) do
+    with [_ | _] = rows <- Enum.filter(rows, &Workers.ending?/1) do
+      in_hand = in_hand(state)
+      Enum.filter(rows, &(&1.number in in_hand))
+    end
+  end
 
-  @doc "Gives those who waited for these numbers theirs. What could not be ended is in nobody's way for ever."
+  defp wait(rows, wants, from, state) do
+    heir = %{
+      numbers: MapSet.new(rows, & &1.number),
+      wants: wants,
+      from: from,
+      timer: rows |> Enum.map(&Escalation.total(Ladder.duration(&1.stop))) |> Enum.max() |> set()
+    }
+
+    %{state | heirs: [heir | state.heirs]}
+  end
+
+  defp set(:infinity), do: nil
+  defp set(ms), do: :erlang.start_timer(ms, self(), :late)
+
+  @doc """
+  These trees are gone, or could not be ended. A start that waited for nothing else is answered.
+  """
   @spec inherit([pos_integer()], State.t()) :: State.t()
-  def inherit(numbers, state) do
-    {heirs, waiting} = Enum.split_with(state.heirs, fn {number, _, _} -> number in numbers end)
+  def inherit(_numbers, %{heirs: []} = state), do: state
 
-    Enum.reduce(heirs, %{state | heirs: waiting}, fn {_number, description, {pid, _} = from},
-                                                     state ->
-      {:reply, answer, state} = register(description, pid, state)
-      GenServer.reply(from, answer)
-      state
-    end)
+  def inherit(numbers, state) do
+    gone = MapSet.new(numbers)
+    heirs = for heir <- state.heirs, do: %{heir | numbers: MapSet.difference(heir.numbers, gone)}
+    {free, waiting} = Enum.split_with(heirs, &(MapSet.size(&1.numbers) == 0))
+    Enum.reduce(free, %{state | heirs: waiting}, &answer/2)
+  end
+
+  @doc "The time of a start that waits is over."
+  @spec late(reference(), State.t()) :: State.t()
+  def late(timer, state) do
+    {late, waiting} = Enum.split_with(state.heirs, &(&1.timer == timer))
+    Enum.reduce(late, %{state | heirs: waiting}, &answer/2)
+  end
+
+  defp answer(heir, state) do
+    _ = heir.timer && :erlang.cancel_timer(heir.timer)
+    {pid, _tag} = heir.from
+
+    {:reply, answer, state} =
+      case heir.wants do
+        {:number, description} -> register(description, pid, state)
+        :word -> {:reply, :gone, state}
+      end
+
+    GenServer.reply(heir.from, answer)
+    state
   end
 
   defp register(description, pid, state) do

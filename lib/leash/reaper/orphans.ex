@@ -3,7 +3,7 @@ defmodule Leash.Reaper.Orphans do
   @moduledoc false
 
   alias Leash.{HeldShim, Ladder, LastExits, Native, Reaper, Workers}
-  alias Leash.Reaper.{Hunts, State}
+  alias Leash.Reaper.{Hunts, Numbers, State}
   alias Leash.Shim.Escalation
 
   # A shim whose exec is still under way carries no tag yet; it ends at once by itself, since its
@@ -36,6 +36,7 @@ defmodule Leash.Reaper.Orphans do
         state
 
       {:ok, %{tree: :gone} = row} ->
+        state = Numbers.inherit([number], state)
         Hunts.look_again(row, look_after(@look_again_ms, state), state)
 
       {:ok, %{outlives: nil} = row} ->

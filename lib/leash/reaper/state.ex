@@ -18,7 +18,18 @@ defmodule Leash.Reaper.State do
           failures: non_neg_integer(),
           closers: %{optional(reference()) => {pid(), Group.t() | :all}},
           left: MapSet.t(pos_integer()),
-          heirs: [{pos_integer(), Workers.description(), GenServer.from()}]
+          heirs: [heir()]
+        }
+
+  @typedoc """
+  A start that waits for trees that are ending: to be given a number, or to be told that they are
+  gone; and when it has waited long enough.
+  """
+  @type heir :: %{
+          numbers: MapSet.t(pos_integer()),
+          wants: {:number, Workers.description()} | :word,
+          from: GenServer.from(),
+          timer: reference() | nil
         }
 
   @doc "Of a run that has no trees yet."
@@ -46,7 +57,7 @@ defmodule Leash.Reaper.State do
       closers: %{},
       # detached trees that live on without a Worker
       left: MapSet.new(),
-      # who is to have the name of a tree that is still ending: {its number, description, from}
+      # starts that want what a tree has that is still ending, the latest first
       heirs: []
     }
   end

@@ -3,7 +3,7 @@ defmodule Leash.Worker.Launch do
   @moduledoc false
 
   alias Leash.{Attachment, Native, Reaper, Run, Shim, Text, Workers}
-  alias Leash.Worker.{Client, LetGo, ReadyProbe, State}
+  alias Leash.Worker.{Claims, Client, LetGo, ReadyProbe, State}
 
   @doc "Starts the shim. What is owned (number, descriptors, port) is the calling process's, and goes with it."
   @spec run(map(), Client.t() | nil) :: {:ok, State.t()} | {:error, term()}
@@ -21,10 +21,12 @@ defmodule Leash.Worker.Launch do
              group: options.group,
              mark?: options[:mark] != false,
              on_crash: options.on_crash,
+             owner: owner(options, client),
+             claims: Claims.of(options),
              outlives: if(options.on_exit == :detach, do: :own)
            }),
          # Not before: a predecessor may have listened there until now.
-         :ok <- ReadyProbe.free(options.ready),
+         :ok <- free(options.ready),
          {:ok, run} <- fetch_run(),
          :ok <- Run.note_mark(run, number, options),
          options = Run.with_flag(run, number, options),
@@ -41,6 +43,20 @@ defmodule Leash.Worker.Launch do
          port: port,
          listener: listener
        })}
+    end
+  end
+
+  defp owner(%{attach: %{owner: owner}}, _client), do: if(is_pid(owner), do: owner)
+  defp owner(_options, nil), do: State.parent()
+  defp owner(_options, client), do: client.pid
+
+  # What listens there may be a tree of ours that is ending, with a port that it has not named.
+  defp free(ready) do
+    with {:error, {:port_in_use, _port}} = refused <- ReadyProbe.free(ready) do
+      case Reaper.await_ending() do
+        :gone -> ReadyProbe.free(ready)
+        :none -> refused
+      end
     end
   end
 

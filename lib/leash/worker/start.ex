@@ -2,7 +2,8 @@ defmodule Leash.Worker.Start do
   # The start of a Worker process: it is through when the program is executed and, with `:ready`, ready.
   @moduledoc false
 
-  alias Leash.{Callback, Telemetry}
+  alias Leash.{Callback, Ladder, Telemetry, Workers}
+  alias Leash.Shim.Escalation
   alias Leash.Worker.{Await, Client, Health, Launch, Pipes, ReadyProbe, Result, State}
 
   @doc "Starts it all, and leaves nothing behind where that fails. What is returned is what `init/1` returns."
@@ -15,6 +16,34 @@ defmodule Leash.Worker.Start do
     case Launch.run(options, client) do
       {:ok, state} -> state |> launched() |> started()
       {:error, reason} -> {:stop, reason}
+    end
+  end
+
+  @doc """
+  Waits for a Worker that is ending to be gone, as long as that may take; false where it is not
+  ending, or still there.
+  """
+  @spec until_gone(pid()) :: boolean()
+  def until_gone(pid) do
+    case Workers.of_process(pid) do
+      {:ok, row} ->
+        Workers.ending?(row) and down?(pid, Escalation.total(Ladder.duration(row.stop)))
+
+      # Its end is on its way to the table, or it is none of ours.
+      :error ->
+        node(pid) == node() and not Process.alive?(pid)
+    end
+  end
+
+  defp down?(pid, ms) do
+    monitor = Process.monitor(pid)
+
+    receive do
+      {:DOWN, ^monitor, :process, _pid, _reason} -> true
+    after
+      ms ->
+        Process.demonitor(monitor, [:flush])
+        false
     end
   end
 

@@ -1,0 +1,35 @@
+defmodule Leash.Worker.Claims do
+  # What a program is known to need for itself alone: its name, the ports at which it is asked,
+  # the files that it writes.
+  @moduledoc false
+
+  alias Leash.Worker.{Address, HttpGet}
+  alias Leash.Workers
+
+  @doc "The claims of these options."
+  @spec of(map()) :: [Workers.claim()]
+  def of(options) do
+    name = if options[:name] != nil, do: [{:name, options.name}], else: []
+    asked = [options[:ready], (options[:health] || [])[:check]]
+    files = Enum.flat_map([options.stdout, options.stderr], &file(&1, options))
+    Enum.uniq(name ++ Enum.flat_map(asked, &port/1) ++ files)
+  end
+
+  defp port({:tcp, port}), do: [{:port, port}]
+
+  defp port({:http, target}) do
+    {:ok, %{addresses: addresses, port: port}} = HttpGet.parse(target)
+    if Enum.any?(addresses, &Address.loopback?/1), do: [{:port, port}], else: []
+  end
+
+  defp port(_no_port), do: []
+
+  # Of the same program alone: others that append to one log do not wait for each other's ladders.
+  # Its shim opens it after it has entered the directory of :cd.
+  defp file({:file, path}, options) do
+    path = if options[:cd], do: Path.expand(path, options.cd), else: Path.expand(path)
+    [{:file, path, [options.command | options.args]}]
+  end
+
+  defp file(_no_file, _options), do: []
+end
