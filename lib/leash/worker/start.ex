@@ -27,7 +27,8 @@ defmodule Leash.Worker.Start do
   def until_gone(pid) do
     case Workers.of_process(pid) do
       {:ok, row} ->
-        Workers.ending?(row) and down?(pid, Escalation.total(Ladder.duration(row.stop)))
+        (row.tree == :gone or Workers.ending?(row)) and
+          down?(pid, Escalation.total(Ladder.duration(row.stop)))
 
       # Its end is on its way to the table, or it is none of ours.
       :error ->

@@ -62,7 +62,7 @@ defmodule Leash.Worker.State do
       number: started.number,
       client: started.client,
       attachment: options[:attach],
-      # Without the environment: this state is printed when the process crashes.
+      # Without the environment: it may hold secrets, and nothing asks for it any more.
       options: %{options | env: []},
       label: started.label,
       port: port,
