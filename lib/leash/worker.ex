@@ -123,7 +123,7 @@ defmodule Leash.Worker do
   """
 
   use GenServer
-  use Leash.ShortStatus, [:label, :number, :os_pid, :shim_pid, :phase, :ending, :failure]
+  use Leash.ShortStatus, [:label, :number, :os_pid, :shim_pid, :phase, :ending]
 
   alias Leash.{Callback, Detached, Exit, Posix, Schema}
 
