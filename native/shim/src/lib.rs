@@ -15,7 +15,7 @@
 //! | prove it gone | `reap` |
 //! | instead, a process that is there already | `attach`, `target`, `marking`, `marked` |
 //! | instead, what a run leaves whose VM and shims are gone | `warden`, `marked` |
-//! | tell the VM, or a person | `report`, `say` |
+//! | tell the VM, or a person | `report`, `say`, `offer` |
 //!
 //! No allocation, no libc, no thread; nothing blocks once a tree is to be ended.
 #![no_std]
@@ -39,6 +39,7 @@ mod ladder;
 pub mod limits;
 mod marked;
 mod marking;
+mod offer;
 mod prepare;
 mod proc_file;
 mod reap;

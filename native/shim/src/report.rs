@@ -4,6 +4,7 @@ use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 
 use crate::command::Outcome;
+use crate::offer::offer;
 
 /// Where a start failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,20 +121,15 @@ fn ms(value: u64) -> [u8; 4] {
 
 impl<'a> Report<'a> {
     pub(crate) fn new(fd: Option<BorrowedFd<'a>>) -> Self {
-        if let Some(fd) = fd {
-            // Whoever does not read his reports must not hold up the end of the tree.
-            if let Ok(flags) = rustix::fs::fcntl_getfl(fd) {
-                let _ = rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK);
-            }
-        }
         Self { fd }
     }
 
-    /// Whole or lost: a write of at most PIPE_BUF to a pipe is atomic (pipe(7)).
+    /// Whole or lost: a write of at most PIPE_BUF to a pipe is atomic (pipe(7)). A VM that does not read its reports
+    /// does not hold up the end of the tree.
     fn send(self, frame: &mut Frame) {
         let Some(fd) = self.fd else { return };
         frame.end();
-        let _ = rustix::io::write(fd, frame.bytes.get(..frame.len).unwrap_or_default());
+        offer(fd, &[frame.bytes.get(..frame.len).unwrap_or_default()]);
     }
 
     pub(crate) fn ready(self, pid: i32, mark: u8, mark_errno: u16, flags: u8) {

@@ -1,13 +1,12 @@
 //! What is said on stderr: when there is nobody to read a report.
 
 use crate::args::Wrong;
+use crate::offer::offer;
 use crate::sys;
 use crate::text::Text;
 
 fn say(parts: &[&[u8]]) {
-    for part in parts {
-        let _ = rustix::io::write(sys::borrow(2), part);
-    }
+    offer(sys::borrow(2), parts);
 }
 
 pub(crate) fn wrong(wrong: &Wrong<'_>) {

@@ -3,6 +3,7 @@
 use leash_tag::{Limits, Mark, RunId};
 use std::fs;
 use std::io::Read;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -157,6 +158,31 @@ impl Drop for Decoy {
     }
 }
 
+/// A pipe that takes no byte more: its reading end, and its writing end, which waits as it came from pipe(2).
+pub fn full_pipe() -> (OwnedFd, OwnedFd) {
+    let mut fds = [0; 2];
+    // SAFETY: room for two descriptors.
+    assert_eq!(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
+    // SAFETY: just opened, and known to nothing else.
+    let [read, write] = fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    let fd = write.as_raw_fd();
+    // SAFETY: a descriptor of ours and numbers; a buffer of the given size.
+    unsafe {
+        libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK);
+        for len in [4096, 1] {
+            while libc::write(fd, [0u8; 4096].as_ptr().cast(), len) > 0 {}
+        }
+        libc::fcntl(fd, libc::F_SETFL, 0);
+    }
+    (read, write)
+}
+
+/// Whether writes to a description wait: as it is for every process that shares it.
+pub fn waits(fd: &impl AsRawFd) -> bool {
+    // SAFETY: only numbers.
+    unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) & libc::O_NONBLOCK == 0 }
+}
+
 /// A directory of one test.
 pub struct Dir(pub PathBuf);
 
@@ -216,7 +242,13 @@ impl Plan {
         // Of directories that may not be searched the lookup says EACCES.
         command.env("PATH", "/usr/local/bin:/usr/bin:/bin");
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        Self { run: new_run(), command, options: Vec::new(), steps: Vec::new() }
+        // The tests themselves may run in the background, or by nohup(1).
+        Self { run: new_run(), command, options: Vec::new(), steps: Vec::new() }.before_exec(|| {
+            for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+                // SAFETY: no handler is installed.
+                unsafe { libc::signal(signal, libc::SIG_DFL) };
+            }
+        })
     }
 
     pub fn option(mut self, option: impl Into<String>) -> Self {

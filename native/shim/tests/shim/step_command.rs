@@ -431,3 +431,32 @@ fn a_command_ends_while_the_worker_s_exec_hangs() {
     let ended = tree.let_go();
     assert_eq!(story(&ended), ["step 0: 0", "command 0: 1 3 0", "step 1: 15", "step 255: 9"]);
 }
+
+/// What the shim has to say of it would wait for ever.
+#[test]
+fn a_full_stderr_does_not_hold_up_the_ladder() {
+    let (_reader, full) = full_pipe();
+    let shared = full.try_clone().unwrap();
+    let mut tree = Plan::by_hand()
+        .with(|command| _ = command.stderr(full))
+        .option("--stop=CMD:20000,TERM:20000")
+        .step(&["/no/such/program"])
+        .start(&["sleep", "44"]);
+    tree.member("sleep 44");
+    assert_eq!(tree.stop(libc::SIGTERM).code, 143);
+    assert!(waits(&shared), "the description is others', too");
+}
+
+/// As `open_port` starts it: nothing reads reports, and stderr is the VM's.
+#[test]
+fn a_full_stderr_does_not_hold_up_a_leash_without_reports() {
+    let (_reader, full) = full_pipe();
+    let mut tree = Plan::by_hand()
+        .with(|command| _ = command.stdin(Stdio::piped()).stderr(full))
+        .option("--leash=0")
+        .option("--stop=CMD:20000,TERM:20000")
+        .step(&["/no/such/program"])
+        .start(&["sleep", "44"]);
+    tree.member("sleep 44");
+    assert_eq!(tree.let_go().code, 143);
+}
