@@ -32,7 +32,7 @@ defmodule Leash.Attachment do
         ),
       doc: "Registers the process that is returned under this name."
     ],
-    stop: Ladder.option(),
+    stop: Ladder.option_without_stdin(),
     on_crash: [
       type: Schema.one_of([:kill, :ladder]),
       default: :ladder,

@@ -18,11 +18,12 @@ defmodule Leash.Exit do
       `:owner` (the VM ended), `:shim_died` (the shim was killed, the tree was found by its tags), `:unseen` (an adopted
       worker ended without having been asked to)
     * `:step` - the step at which the last process went: `nil` (no step was needed), a signal of the
-      ladder such as `:sigterm`, `:cmd` for a command, or `:sigkill` of the final phase
+      ladder such as `:sigterm`, `:cmd` for a command, `:close_stdin`, or `:sigkill` of the final phase
     * `:steps` - every step taken, as `%{signal: signal, reaped: count}` in order. Counted are the
       processes that the shim reaped: those whose own parent reaped them are not seen. A command is
       `%{signal: nil, command: [path | args], result: result, reaped: count}`, where `result` is
-      `{:status, status}`, `{:signal, signal}`, `{:error, posix}` (it could not be started), or nil (nothing was heard of its end)
+      `{:status, status}`, `{:signal, signal}`, `{:error, posix}` (it could not be started), or nil (nothing was heard of its end).
+      The end of stdin is `%{signal: nil, stdin: :closed, reaped: count}`
     * `:duration` - milliseconds from the beginning of the end to the last process
     * `:os_pid` - the worker's process id, which by now may belong to somebody else
   """
@@ -49,6 +50,7 @@ defmodule Leash.Exit do
               result: StopCommand.result(),
               reaped: non_neg_integer()
             }
+          | %{signal: nil, stdin: :closed, reaped: non_neg_integer()}
 
   @type cause :: :exited | :kept | :stop | :kill | :leash | :owner | :shim_died | :unseen
 
@@ -57,7 +59,7 @@ defmodule Leash.Exit do
           signal: Signal.t() | nil,
           core_dumped?: boolean(),
           cause: cause(),
-          step: Signal.t() | :cmd | nil,
+          step: Signal.t() | :cmd | :close_stdin | nil,
           steps: [step()],
           duration: non_neg_integer(),
           os_pid: pos_integer() | nil

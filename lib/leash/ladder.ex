@@ -1,13 +1,14 @@
 defmodule Leash.Ladder do
   @moduledoc """
-  The steps that end a process tree: which signal, to whom, and how long to wait for it to work.
+  The steps that end a process tree: which signal, to which processes, and how long to wait for it to work.
 
       stop: [sigterm: 2_000]
       stop: [sigint: 500, sigterm: 1_500]
       stop: [{:sigint, 500, to: :leader}, {:sigterm, 1_500}]
       stop: [{:cmd, ["docker", "rm", "-f", "x"], 5_000}, sigterm: 2_000]
+      stop: [close_stdin: 2_000, sigterm: 2_000]
 
-  Each step signals or runs its command, then waits until the whole tree is gone or its milliseconds are over (`:infinity`
+  Each step signals, runs its command or closes stdin, then waits until the whole tree is gone or its milliseconds are over (`:infinity`
   waits for ever). SIGKILL to everything that is left always comes last and need not be named; `[]`
   means SIGKILL at once.
 
@@ -15,6 +16,25 @@ defmodule Leash.Ladder do
   default) or `:tree` (every descendant). With `:leader` and `:group`, descendants that live on when
   those addressed are gone (daemons, children in sessions of their own) get the step's signal as
   well, so that they too can end in order.
+
+  ## The end of stdin
+
+  The step `{:close_stdin, milliseconds}` closes the program's stdin, and waits for the tree to end. It is for programs that
+  read the end of their input as "save and stop": language servers, `cat`, database shells, most wrappers.
+
+  | entry point | what the step does |
+  |---|---|
+  | `Leash.Worker` with `stdin: :pipe` | closes stdin behind everything that `write/3` took before |
+  | `Leash.cmd/3` and streams with `input:` | gives up the rest of the input, and closes stdin |
+  | `Leash.cmd/3` and streams without `input:` | waits only: stdin has been empty from the start |
+  | `Leash.open_port/3` | waits only: a port that is closed has closed the program's stdin. `Leash.stop_all/2` leaves the port open, and so stdin |
+  | `Leash.attach/2` and a Worker with `stdin: :null` | a `Leash.OptionsError`: there is no stdin to close |
+
+  If the VM is gone, then the kernel has closed its end of the pipe, and the shim waits the milliseconds before the next
+  step. So the program gets the same time to save when the VM is killed. A program that the VM started without Leash may
+  hold a copy of that end. Then stdin ends when that program does.
+
+  Ending at once skips this step like every other one.
 
   ## Commands
 
@@ -62,12 +82,15 @@ defmodule Leash.Ladder do
   @typedoc "A step that runs a command."
   @type command_step :: {:cmd, [String.t(), ...], :infinity | pos_integer()}
 
+  @typedoc "A step that closes stdin."
+  @type stdin_step :: {:close_stdin, timeout()}
+
   @typedoc "One step."
-  @type step :: signal_step() | command_step()
+  @type step :: signal_step() | command_step() | stdin_step()
 
   @type t :: [step()]
 
-  @typedoc "A ladder without commands."
+  @typedoc "A ladder of signals alone."
   @type signals :: [signal_step()]
 
   # The shim adds this to its own steps for the SIGKILL passes, which take milliseconds unless a
@@ -93,6 +116,20 @@ defmodule Leash.Ladder do
   end
 
   @doc false
+  # The same where the program's stdin is not the VM's.
+  @spec option_without_stdin() :: keyword()
+  def option_without_stdin do
+    type =
+      Schema.custom(
+        &__MODULE__.without_stdin?/1,
+        expected_without_stdin(),
+        quote(do: Leash.Ladder.t())
+      )
+
+    Keyword.put(option(), :type, type)
+  end
+
+  @doc false
   # Only the signals of a ladder, for those who have no shim.
   @spec signals_type() :: Schema.type()
   def signals_type do
@@ -101,17 +138,32 @@ defmodule Leash.Ladder do
 
   defp expected do
     "a list of at most #{@max_steps} steps {signal, milliseconds | :infinity}, " <>
-      "{signal, milliseconds, to: :leader | :group | :tree} or {:cmd, [program | args], milliseconds > 0 | :infinity}"
+      "{signal, milliseconds, to: :leader | :group | :tree}, {:cmd, [program | args], milliseconds > 0 | :infinity} " <>
+      "or {:close_stdin, milliseconds | :infinity}"
+  end
+
+  defp expected_without_stdin do
+    "a list of at most #{@max_steps} steps {signal, milliseconds | :infinity}, " <>
+      "{signal, milliseconds, to: :leader | :group | :tree} or {:cmd, [program | args], milliseconds > 0 | :infinity} " <>
+      "(its stdin is not ours to close: no {:close_stdin, _})"
   end
 
   defp expected_signals do
     "a list of at most #{@max_steps} steps {signal, milliseconds | :infinity} " <>
-      "(a command, {:cmd, _, _}, is run by a worker's own shim only)"
+      "(a command, {:cmd, _, _}, is run by a worker's own shim only, which {:close_stdin, _} needs as well)"
   end
 
   @doc false
   @spec signals?(term()) :: boolean()
-  def signals?(steps), do: valid?(steps) and commands(steps) == []
+  def signals?(steps), do: without_stdin?(steps) and commands(steps) == []
+
+  @doc false
+  @spec without_stdin?(term()) :: boolean()
+  def without_stdin?(steps), do: valid?(steps) and not closes_stdin?(steps)
+
+  @doc false
+  @spec closes_stdin?(t()) :: boolean()
+  def closes_stdin?(steps), do: Enum.any?(steps, &match?({:close_stdin, _ms}, &1))
 
   @doc false
   @spec valid?(term()) :: boolean()
@@ -122,6 +174,8 @@ defmodule Leash.Ladder do
 
   defp valid_step?({:cmd, command, ms}),
     do: StopCommand.valid?(command) and ms != 0 and valid_wait?(ms)
+
+  defp valid_step?({:close_stdin, ms}), do: valid_wait?(ms)
 
   defp valid_step?({signal, ms}), do: valid_step?({signal, ms, to: :group})
 
@@ -197,6 +251,7 @@ defmodule Leash.Ladder do
   def to_option(steps) do
     Enum.map_join(steps, ",", fn
       {:cmd, _command, ms} -> "CMD:#{milliseconds(ms)}"
+      {:close_stdin, ms} -> "STDIN:#{milliseconds(ms)}"
       {signal, ms} -> to_option_step(signal, ms, :group)
       {signal, ms, to: to} -> to_option_step(signal, ms, to)
     end)

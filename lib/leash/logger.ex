@@ -143,6 +143,9 @@ defmodule Leash.Logger do
       " (#{metadata.cause})"
     ]
 
+  defp text([:leash, :kill, :step], %{elapsed: elapsed}, %{stdin: :closed} = metadata),
+    do: [who(metadata), ": end of stdin after ", ms(elapsed), " (#{metadata.cause})"]
+
   defp text([:leash, :kill, :step], %{elapsed: elapsed}, metadata),
     do: [
       who(metadata),

@@ -10,7 +10,8 @@ defmodule Leash.Shim do
           | {:started, pos_integer()}
           | {:attached, pos_integer(), marked :: pos_integer(), unmarked :: non_neg_integer()}
           | {:start_failed, atom(), pos_integer()}
-          | {:step, Exit.cause(), Signal.t() | StopCommand.step(), ms :: non_neg_integer()}
+          | {:step, Exit.cause(), Signal.t() | :close_stdin | StopCommand.step(),
+             ms :: non_neg_integer()}
           | {:command, index :: byte(), StopCommand.result()}
           | {:exited, {:status, byte()} | {:signal, Signal.t()} | :unknown}
           | {:gone, Exit.t()}
@@ -186,6 +187,7 @@ defmodule Leash.Shim do
   def report(<<3, stage, errno::16>>), do: {:start_failed, Map.get(@stages, stage, stage), errno}
 
   def report(<<4, cause, index, 0, ms::32>>), do: {:step, cause(cause), {:cmd, index}, ms}
+  def report(<<4, cause, _index, 255, ms::32>>), do: {:step, cause(cause), :close_stdin, ms}
 
   def report(<<4, cause, _index, signal, ms::32>>),
     do: {:step, cause(cause), Signal.name(signal), ms}
@@ -201,7 +203,7 @@ defmodule Leash.Shim do
     exit = %Exit{
       core_dumped?: how == 3,
       cause: cause(cause),
-      step: with(%{signal: signal} <- List.last(steps), do: signal || :cmd),
+      step: last(steps),
       steps: steps,
       duration: ms
     }
@@ -218,6 +220,17 @@ defmodule Leash.Shim do
 
   def report(other), do: {:unknown, other}
 
+  defp last([]), do: nil
+
+  defp last(steps) do
+    case List.last(steps) do
+      %{stdin: :closed} -> :close_stdin
+      %{signal: nil} -> :cmd
+      %{signal: signal} -> signal
+    end
+  end
+
+  defp taken(_index, 255, reaped), do: %{signal: nil, stdin: :closed, reaped: reaped}
   defp taken(index, 0, reaped), do: %{signal: nil, command: index, result: nil, reaped: reaped}
   defp taken(_index, signal, reaped), do: %{signal: Signal.name(signal), reaped: reaped}
 

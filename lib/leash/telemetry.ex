@@ -7,7 +7,7 @@ defmodule Leash.Telemetry do
     {[:leash, :worker, :stop], "its tree is gone", "`:duration` since the start",
      "those of a worker, `:exit` (`Leash.Exit`, nil where nobody saw it: of ports, and of a Worker that was killed)"},
     {[:leash, :kill, :step], "a step of the ladder began", "`:elapsed` since the end began",
-     "those of a worker, `:signal` (such as `:sigterm`, or `:sigkill` for the last phase; nil where `:command` is the step's command, a list), `:cause` (as in `Leash.Exit`)"},
+     "those of a worker, `:signal` (such as `:sigterm`, or `:sigkill` for the last phase; nil where `:command` is the step's command, a list, and where `:stdin` is `:closed`), `:cause` (as in `Leash.Exit`)"},
     {[:leash, :guard, :breach],
      "a tree exceeds a limit of `guard:`, once until it is within it again",
      "`:value`, `:max` (processes, bytes or milliseconds)",
@@ -65,7 +65,7 @@ defmodule Leash.Telemetry do
   @spec step(
           pos_integer(),
           Leash.Exit.cause(),
-          Leash.Signal.t() | Leash.StopCommand.step(),
+          Leash.Signal.t() | :close_stdin | Leash.StopCommand.step(),
           non_neg_integer()
         ) :: :ok
   def step(number, cause, step, elapsed) do
@@ -75,6 +75,7 @@ defmodule Leash.Telemetry do
   end
 
   defp taken({:cmd, command}), do: %{signal: nil, command: command}
+  defp taken(:close_stdin), do: %{signal: nil, stdin: :closed}
   defp taken(signal), do: %{signal: signal}
 
   @doc false

@@ -9,6 +9,8 @@ defmodule Leash.LadderTest do
     assert Ladder.to_option([{:sigint, :infinity, to: :leader}]) == "2:inf@leader"
     assert Ladder.to_option([]) == "KILL:0"
     assert Ladder.to_option([{:cmd, ["x"], 5}, {:cmd, ["y"], :infinity}]) == "CMD:5,CMD:inf"
+    assert Ladder.to_option(close_stdin: 5, sigterm: 1) == "STDIN:5,15:1@group"
+    assert Ladder.to_option(close_stdin: :infinity) == "STDIN:inf"
   end
 
   test "finds the commands of the steps" do
@@ -18,6 +20,7 @@ defmodule Leash.LadderTest do
     assert Ladder.valid?(steps) and not Ladder.signals?(steps)
     assert Ladder.signals?(sigterm: 1)
     refute Ladder.signals?(sigfoo: 1)
+    refute Ladder.signals?(close_stdin: 1)
   end
 
   test "counts how long it can take" do
@@ -40,6 +43,8 @@ defmodule Leash.LadderTest do
           [sigfoo: 1],
           [{:sigterm, 1, to: :everybody}],
           [{0, 1}],
+          [close_stdin: -1],
+          [{:close_stdin, 1, to: :tree}],
           [{65, 1}],
           List.duplicate({:sigterm, 1}, 9)
         ] do

@@ -26,8 +26,8 @@ defmodule Leash.Worker.Input do
   @spec write(pid(), binary(), timeout(), GenServer.from()) :: :ok
   def write(input, data, timeout, from), do: GenServer.cast(input, {:write, data, timeout, from})
 
-  @doc "Closes stdin after what is queued, so that the program sees the end of its input."
-  @spec close(pid(), GenServer.from()) :: :ok
+  @doc "Closes stdin after what is queued, so that the program sees the end of its input; `nil` wants no answer."
+  @spec close(pid(), GenServer.from() | nil) :: :ok
   def close(input, from), do: GenServer.cast(input, {:close, from})
 
   @impl true
@@ -85,7 +85,7 @@ defmodule Leash.Worker.Input do
 
   defp job({:close, from}, state) do
     _ = state.fd && Native.fd_close(state.fd)
-    GenServer.reply(from, :ok)
+    if from, do: GenServer.reply(from, :ok)
     work(%{state | fd: nil})
   end
 

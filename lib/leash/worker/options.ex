@@ -281,6 +281,7 @@ defmodule Leash.Worker.Options do
   @spec validate(keyword() | map()) :: {:ok, map()} | {:error, OptionsError.t()}
   def validate(options) do
     with {:ok, options} <- check(options),
+         :ok <- stdin_to_close(options),
          {:ok, executable} <- executable(options.command, options.cd) do
       {:ok, %{options | command: executable}}
     end
@@ -301,6 +302,14 @@ defmodule Leash.Worker.Options do
          :ok <- lengths(options.args) do
       {:ok, %{options | env: port_env(options.env), stop: stop}}
     end
+  end
+
+  defp stdin_to_close(%{stdin: :pipe}), do: :ok
+
+  defp stdin_to_close(%{stdin: stdin, stop: stop}) do
+    if Ladder.closes_stdin?(stop),
+      do: Schema.error(:stdin, ":pipe beside {:close_stdin, _} in :stop", stdin),
+      else: :ok
   end
 
   defp command(%{command: nil, shell: nil}),

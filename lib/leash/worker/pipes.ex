@@ -50,6 +50,21 @@ defmodule Leash.Worker.Pipes do
 
   def feed(state), do: state
 
+  @doc "The ladder closes stdin: behind what was written, of a command's input at once."
+  @spec close_input(State.t()) :: State.t()
+  def close_input(%{input: nil} = state), do: state
+
+  def close_input(%{client: nil, input: input} = state) do
+    Input.close(input, nil)
+    state
+  end
+
+  # The pipe closes with its owner. Its source may be at work on the next part, and heeds nothing else.
+  def close_input(%{input: feeder} = state) do
+    Process.exit(feeder, :kill)
+    state
+  end
+
   @doc "The process that writes to the program is gone. A source of input that failed ends the command."
   @spec input_ended(State.t(), term()) :: State.t()
   def input_ended(%{client: %{answered?: false}} = state, reason) when reason != :normal,

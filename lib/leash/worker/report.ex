@@ -55,7 +55,7 @@ defmodule Leash.Worker.Report do
 
   defp report(state, {:step, cause, step, elapsed}) do
     Telemetry.step(state.number, cause, step, elapsed)
-    state
+    if step == :close_stdin, do: Pipes.close_input(state), else: state
   end
 
   defp report(state, {:command, index, result}), do: put_in(state.commands[index], result)

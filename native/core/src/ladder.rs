@@ -30,12 +30,12 @@ impl Ladder {
         Some(Self { steps })
     }
 
-    /// How long a shim's ladder takes, from the same value, in which a step may be a command too (`CMD:MS`); `None`
-    /// where a step waits for ever, and where it is no such value.
+    /// How long a shim's ladder takes, from the same value, in which a step may be a command (`CMD:MS`) or the end of
+    /// stdin (`STDIN:MS`), too; `None` where a step waits for ever, and where it is no such value.
     #[must_use]
     pub fn time_of_shim(text: &[u8]) -> Option<Duration> {
         text.split(|&byte| byte == b',').try_fold(Duration::ZERO, |sum, step| {
-            let time = match step.strip_prefix(b"CMD:") {
+            let time = match step.strip_prefix(b"CMD:").or(step.strip_prefix(b"STDIN:")) {
                 Some(time) => parse_time(time)?,
                 None => parse_step(step)?.1,
             };
@@ -129,6 +129,15 @@ mod tests {
             assert_eq!(Ladder::time_of_shim(text.as_bytes()), None, "{text:?}");
         }
         assert_eq!(Ladder::parse_shim(b"CMD:5000,TERM:1"), None, "whoever has no shim cannot run them");
+    }
+
+    #[test]
+    fn the_end_of_stdin_takes_time_and_is_no_signal() {
+        assert_eq!(Ladder::time_of_shim(b"STDIN:500,TERM:1500@tree"), Some(ms(2000)));
+        for text in ["STDIN:inf", "STDIN", "STDIN:", "STDIN:1@leader", "stdin:1"] {
+            assert_eq!(Ladder::time_of_shim(text.as_bytes()), None, "{text:?}");
+        }
+        assert_eq!(Ladder::parse_shim(b"STDIN:500,TERM:1"), None);
     }
 
     #[test]

@@ -47,6 +47,20 @@ pub enum Act {
     Signal { number: u8, to: To },
     /// It runs the next command of [`Config::step`].
     Command,
+    /// It tells the VM to close the worker's stdin, which a VM that is gone has done.
+    CloseStdin,
+}
+
+impl Act {
+    /// What stands for it in reports: the signal's number, 0 for a command, 255 for the end of stdin.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Signal { number, .. } => number,
+            Self::Command => 0,
+            Self::CloseStdin => 255,
+        }
+    }
 }
 
 /// One step of the ladder.
@@ -56,17 +70,6 @@ pub struct Step {
     pub act: Act,
     /// Milliseconds to wait for its effect, `None` for ever.
     pub wait: Option<u32>,
-}
-
-impl Step {
-    /// The signal's number, 0 for a command.
-    #[must_use]
-    pub fn number(self) -> u8 {
-        match self.act {
-            Act::Signal { number, .. } => number,
-            Act::Command => 0,
-        }
-    }
 }
 
 /// The steps of the ladder.
@@ -88,8 +91,8 @@ impl Steps {
         self.steps.get(..self.len)?.get(index).copied()
     }
 
-    fn commands(&self) -> usize {
-        self.steps.iter().take(self.len).filter(|step| step.act == Act::Command).count()
+    fn count(&self, act: Act) -> usize {
+        self.steps.iter().take(self.len).filter(|step| step.act == act).count()
     }
 
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
@@ -113,11 +116,13 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// `--groups`.
+    /// `--groups`; of another user without it none, since those that we have are not its own.
     #[must_use]
     pub fn groups(&self) -> Option<&[u32]> {
-        let (groups, len) = self.groups.as_ref()?;
-        groups.get(..*len)
+        match &self.groups {
+            Some((groups, len)) => groups.get(..*len),
+            None => self.uid.map(|_| &[][..]),
+        }
     }
 }
 
@@ -293,13 +298,17 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
         }
         option(&mut config, &mut seen, arg)?;
     }
-    if config.step.count() != config.stop.commands() {
+    if config.step.count() != config.stop.count(Act::Command) {
         return Err(Wrong { option: b"--step", expected: "one for each CMD of --stop", value: b"" });
     }
     if config.warden {
         return warden(config, seen, ended);
     }
     if config.attach.is_some() {
+        if config.stop.count(Act::CloseStdin) > 0 {
+            let expected = "no STDIN beside --attach, whose stdin is not the VM's";
+            return Err(Wrong { option: b"--stop", expected, value: b"" });
+        }
         return without_command(config, ended, "no command beside --attach", || {
             first_beside(seen, &BESIDE_ATTACH).map(|name| (name, "not to be given beside --attach"))
         });
@@ -407,7 +416,7 @@ fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<
         }
         b"stop" => {
             config.stop = Steps::parse(text).ok_or(wrong(
-                "SIGNAL:MS[@leader|group|tree] or CMD:MS, at most 8 of them, separated by commas",
+                "SIGNAL:MS[@leader|group|tree], CMD:MS or STDIN:MS, at most 8 of them, separated by commas",
             ))?;
         }
         b"linger" => config.linger = milliseconds(text).ok_or(wrong("milliseconds"))?,
@@ -474,8 +483,13 @@ fn parse_step(text: &[u8]) -> Option<Step> {
         ms => Some(milliseconds(ms)?),
     };
     let to = rest.next();
-    if name == b"CMD" {
-        return to.is_none().then_some(Step { act: Act::Command, wait });
+    let other = match name {
+        b"CMD" => Some(Act::Command),
+        b"STDIN" => Some(Act::CloseStdin),
+        _ => None,
+    };
+    if let Some(act) = other {
+        return to.is_none().then_some(Step { act, wait });
     }
     let to = match to {
         None | Some(b"group") => To::Group,
@@ -619,6 +633,28 @@ mod tests {
     }
 
     #[test]
+    fn a_step_may_be_the_end_of_stdin() {
+        config(&["--stop=STDIN:500,TERM:2000,STDIN:inf"], |config| {
+            assert_eq!(config.stop.get(0), Some(Step { act: Act::CloseStdin, wait: Some(500) }));
+            assert_eq!(config.stop.get(2), Some(Step { act: Act::CloseStdin, wait: None }));
+        });
+    }
+
+    #[test]
+    fn another_user_has_no_groups_but_those_that_are_given() {
+        for (args, groups) in [
+            (&[][..], None),
+            (&["--gid=7"], None),
+            (&["--uid=7"], Some(&[][..])),
+            (&["--uid=7", "--groups="], Some(&[])),
+            (&["--uid=7", "--groups=1,2"], Some(&[1, 2])),
+            (&["--groups=3"], Some(&[3])),
+        ] {
+            config(args, |config| assert_eq!(config.ids.groups(), groups, "{args:?}"));
+        }
+    }
+
+    #[test]
     fn a_process_that_is_there_takes_no_command() {
         for (text, expected) in [("7", (7, None)), ("4711:123", (4711, Some(123)))] {
             let option = std::format!("--attach={text}");
@@ -674,6 +710,9 @@ mod tests {
             (&["--run-id=s59m65f", "--stop=0:1", "--", "x"], "--stop"),
             (&["--run-id=s59m65f", "--stop=TERM:1@all", "--", "x"], "--stop"),
             (&["--run-id=s59m65f", "--stop=CMD:1@leader", "--step=1", "y", "--", "x"], "--stop"),
+            (&["--run-id=s59m65f", "--stop=STDIN:1@leader", "--", "x"], "--stop"),
+            (&["--run-id=s59m65f", "--stop=STDIN", "--", "x"], "--stop"),
+            (&["--run-id=s59m65f", "--attach=7", "--stop=TERM:1,STDIN:1"], "--stop"),
             (&["--run-id=s59m65f", "--stop=CMD:1", "--", "x"], "--step"),
             (&["--run-id=s59m65f", "--step=1", "y", "--", "x"], "--step"),
             (&["--run-id=s59m65f", "--stop=CMD:1", "--step=1", "y", "--step=1", "z", "--", "x"], "--step"),

@@ -3,7 +3,7 @@
 //! The ladder says what is due, [`next`] does it and reports it; whom a step addresses, and how he is reached, is
 //! each tree's own.
 
-use crate::args::{Config, MAX_STEPS, To};
+use crate::args::{Act, Config, MAX_STEPS, To};
 use crate::command::{Commands, Launch, Outcome};
 use crate::ladder::{Deed, Ladder};
 use crate::proc_file::own_pid;
@@ -58,9 +58,11 @@ pub(crate) fn next<'a>(tree: &mut impl Tree<'a>, now: u64, leader_lives: bool) -
             tree.address(number, to);
         }
         Deed::Run { index } => {
-            take(tree, index, 0);
+            take(tree, index, Act::Command.number());
             start_command(tree, index);
         }
+        // A VM that is gone has no end of the pipe any more. By hand nothing is closed: stdin is not ours.
+        Deed::CloseStdin { index } => take(tree, index, Act::CloseStdin.number()),
         Deed::Look { number, to } => tree.widen(number, to),
         Deed::Kill { first, stop_first } => {
             if first {
@@ -142,7 +144,7 @@ impl<'a> Climb<'a> {
     pub(crate) fn gone(&self, ended: Ended, with_exit: bool) {
         let steps = self.steps.iter().enumerate().filter_map(|(place, reaped)| {
             let (index, number) = match self.config.stop.get(place) {
-                Some(step) if place < MAX_STEPS => (u8::try_from(place).ok()?, step.number()),
+                Some(step) if place < MAX_STEPS => (u8::try_from(place).ok()?, step.act.number()),
                 _ => (Ladder::FINAL, signal::KILL),
             };
             Some((index, number, (*reaped)?))

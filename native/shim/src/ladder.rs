@@ -59,6 +59,8 @@ pub(crate) enum Deed {
     Signal { index: u8, number: u8, to: To },
     /// Step `index` begins: start its command. [`Ladder::command_failed`] says that it is for nothing.
     Run { index: u8 },
+    /// Step `index` begins: tell the VM, which closes the worker's stdin.
+    CloseStdin { index: u8 },
     /// See who of those addressed lives; when nobody does, [`Ladder::widened`] after telling the others.
     Look { number: u8, to: To },
     /// SIGKILL to everybody.
@@ -225,6 +227,7 @@ impl Ladder {
             return match step.act {
                 Act::Signal { number, to } => Deed::Signal { index, number, to },
                 Act::Command => Deed::Run { index },
+                Act::CloseStdin => Deed::CloseStdin { index },
             };
         }
         match self.phase {
@@ -251,8 +254,8 @@ impl Ladder {
                     Some(((at, _), Act::Signal { .. })) => {
                         Deed::Wait(Some(until.map_or(at, |until| until.min(at))))
                     }
-                    // A command addresses nobody.
-                    Some((_, Act::Command)) | None => Deed::Wait(until),
+                    // The others address no process.
+                    Some((_, Act::Command | Act::CloseStdin)) | None => Deed::Wait(until),
                 }
             }
             Phase::Killing { next, .. } if now < next => Deed::Wait(Some(next)),
@@ -416,6 +419,15 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_stdin_gets_its_time_and_addresses_no_process() {
+        let mut ladder = ladder(b"STDIN:500,TERM:100", 0);
+        ladder.end(Cause::Leash, 0);
+        assert_eq!(ladder.due(0, true), Deed::CloseStdin { index: 0 });
+        assert_eq!(ladder.due(5, false), Deed::Wait(Some(500)), "no look");
+        assert_eq!(signal_of(ladder.due(500, true)), Some((1, 15)));
+    }
+
+    #[test]
     fn after_a_command_that_failed_the_next_step_begins_at_once() {
         let mut ladder = ladder(b"CMD:inf,CMD:500,TERM:100", 0);
         ladder.end(Cause::Stop, 0);
@@ -465,7 +477,7 @@ mod tests {
         /// Whatever happens in whatever order: there is always a next thing to do, and it comes to an end.
         #[test]
         fn nothing_hangs(events in proptest::collection::vec((0u8..9, 0u64..50), 0..40)) {
-            let mut ladder = ladder(b"INT:20,CMD:25,TERM:30@leader,CMD:5,HUP:10@tree", 15);
+            let mut ladder = ladder(b"INT:20,CMD:25,STDIN:7,TERM:30@leader,CMD:5,HUP:10@tree", 15);
             let mut now = 0;
             let mut leader_lives = true;
             for (event, pause) in events {

@@ -231,3 +231,28 @@ fn a_start_that_hangs_can_be_ended() {
     );
     assert!(!ended.frames().iter().any(|frame| matches!(frame, Frame::Started { .. })));
 }
+
+/// As `open_port` and a VM that is gone: the leash and the worker's stdin end at the same moment.
+#[test]
+fn a_worker_that_ends_by_the_end_of_stdin_is_left_the_time_for_it() {
+    let dir = Dir::new();
+    let saved = dir.path("saved");
+    let mut tree = Plan::vm_with_pipes("unused", "--stdin=inherit")
+        .option("--stop=STDIN:20000,TERM:20000")
+        .sh(&format!("trap '' TERM; echo up > {saved}; cat; sleep 1; echo data >> {saved}; exit 3"));
+    until("it is up", || dir.read("saved") == "up\n");
+    let ended = tree.let_go();
+    assert_eq!((ended.code, dir.read("saved").as_str()), (3, "up\ndata\n"));
+    assert_eq!(steps(&ended), [(1, 0, 255)]);
+    let gone = ended.gone();
+    assert_eq!((gone.cause, gone.last, gone.passes), (1, 0, 0));
+    assert!(matches!(gone.steps.as_slice(), [(0, 255, 1..)]), "{gone:?}");
+}
+
+#[test]
+fn a_worker_that_does_not_heed_the_end_of_stdin_gets_the_next_step() {
+    let mut tree = Plan::vm().option("--stop=STDIN:50,TERM:20000").start(&["sleep", "42"]);
+    tree.member("sleep 42");
+    let ended = tree.let_go();
+    assert_eq!((ended.code, steps(&ended)), (143, vec![(1, 0, 255), (1, 1, 15)]));
+}
