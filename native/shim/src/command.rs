@@ -25,6 +25,8 @@ pub(crate) struct Launch {
     pub(crate) directory: Option<&'static CStr>,
     /// Whether 2 is stderr, and not leash or report.
     pub(crate) stderr: bool,
+    /// No VM has started us.
+    pub(crate) by_hand: bool,
 }
 
 impl Launch {
@@ -36,6 +38,7 @@ impl Launch {
             shim: rustix::process::getpid(),
             directory: config.cd,
             stderr: ![config.leash, config.report].contains(&Some(2)),
+            by_hand: config.leash.is_none(),
         })
     }
 }
@@ -189,7 +192,7 @@ fn prepare(launch: &Launch) -> Result<(), Errno> {
     if directory.is_none_or(|path| rustix::process::chdir(path).is_err()) {
         let _ = rustix::process::chdir(c"/");
     }
-    spawn::reset_signals();
+    spawn::reset_signals(launch.by_hand);
     Ok(())
 }
 

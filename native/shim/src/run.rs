@@ -47,7 +47,9 @@ fn start(vectors: Vectors, config: &Config<'static>) -> u8 {
     prepare::close_others(config);
     // Inherited as ignored, SIGCHLD would make the kernel reap our children and lose their statuses.
     sys::default_disposition(signal::CHLD);
-    sys::set_signal_mask(u64::MAX);
+    // A signal that is blocked comes to us though it is ignored. The VM's own requests have to come; by hand, what
+    // nohup(1) has turned off stays so.
+    sys::set_signal_mask(if config.leash.is_some() { u64::MAX } else { !sys::turned_off() });
 
     let report = Report::new(config.report.map(sys::borrow));
     // The end of the process closes what is open, all at once.
@@ -137,9 +139,6 @@ fn launch<'a>(
 /// stdin and stdout belong to the command: `producer | leash-shim … | consumer` has to see them close when the
 /// command closes them. stderr stays, for what we have to say ourselves.
 pub(crate) fn let_go_of_streams(config: &Config<'_>) {
-    if config.foreground {
-        return;
-    }
     let used = |number| config.leash == Some(number) || config.report == Some(number);
     // Nor may what outlives its VM keep the pipe or terminal open that the VM had as stderr.
     let silent = (config.detach || config.warden) && config.report.is_some();

@@ -1,6 +1,6 @@
 //! From clone to exec: the child becomes the worker.
 //!
-//! The order matters: the session first, so that the group exists before anybody signals it; the ids before
+//! The order matters: the session first, so that the group exists before it is signalled; the ids before
 //! the death signal, because a change of ids clears it (prctl(2)); the death signal before the look at the
 //! parent, which closes the race with a parent that died in between; the signal mask last, so that nothing
 //! is delivered to half a worker.
@@ -67,28 +67,27 @@ fn prepare(launch: &Launch) -> Outcome {
     if let Some(directory) = config.cd {
         rustix::process::chdir(directory).map_err(|e| (Stage::Chdir, e))?;
     }
-    reset_signals();
+    reset_signals(config.leash.is_none());
     Ok(())
 }
 
-/// The VM's fork server ignores SIGPIPE and SIGFPE, and ignored stays ignored across exec.
-pub(crate) fn reset_signals() {
+/// The VM's fork server ignores SIGPIPE and SIGFPE, and ignored stays ignored across exec. By hand, what nohup(1) has
+/// turned off stays so.
+pub(crate) fn reset_signals(by_hand: bool) {
     for number in 1..=signal::MAX {
-        sys::default_disposition(number);
+        if !(by_hand && sys::is_turned_off(number)) {
+            sys::default_disposition(number);
+        }
     }
     sys::set_signal_mask(0);
 }
 
+/// In the foreground the program stays in our group: it has the terminal when we have it, and what the keyboard and the
+/// shell say to the group they say to both.
 fn session(config: &Config<'_>) -> Result<(), Errno> {
     if !config.foreground {
         rustix::process::setsid()?;
-        return Ok(());
     }
-    rustix::process::setpgid(None, None)?;
-    let own = rustix::process::getpgrp();
-    // Done here and not in the shim, so that the program cannot read the terminal before it may; SIGTTOU is
-    // blocked, so that asking from the background does not stop us. Not a terminal is fine.
-    let _ = rustix::termios::tcsetpgrp(sys::borrow(0), own);
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! One tree: what happens to it, and doing what the ladder says is due.
 
 use rustix::io::Errno;
+use rustix::process::{Pid, getpgid, getpgrp};
 
 use crate::args::{Config, To};
 use crate::climb::{self, Climb, Next};
@@ -12,7 +13,7 @@ use crate::proc_file::Proc;
 use crate::reap::{Leader, Reaper};
 use crate::report::{Ended, Report, Stage};
 use crate::sys::{self, Child, Vectors, Waited, signal};
-use crate::tree::{self, Order, Walked};
+use crate::tree::{self, Met, Order, Walked};
 use crate::watched::Watched;
 
 /// A worker that nothing happens to for so long is one that stays.
@@ -24,6 +25,8 @@ pub(crate) struct Supervisor<'a> {
     watched: Watched,
     child: Child,
     reaper: Reaper,
+    /// The worker's process group: in the foreground ours, unless it has made one of its own.
+    group: Pid,
     started: bool,
     /// The worker's end is to be told together with its tree's.
     exit_untold: bool,
@@ -41,7 +44,8 @@ impl<'a> Supervisor<'a> {
         reaper: Reaper,
     ) -> Self {
         let climb = Climb::new(config, vectors, report);
-        Self { climb, watched, child, reaper, started: false, exit_untold: false, settled: false }
+        let group = if config.foreground { getpgrp() } else { child.pid() };
+        Self { climb, watched, child, reaper, group, started: false, exit_untold: false, settled: false }
     }
 
     /// Supervises until nothing is left; the result is the exit status.
@@ -99,14 +103,42 @@ impl<'a> Supervisor<'a> {
     }
 
     fn signalled(&mut self, number: u8, code: i32, sender: u32) {
-        // A child's end; of one that did not come to its exec too, which nobody but the kernel says by a code
-        // above 0 (rt_sigqueueinfo(2)).
+        // A child's end or stop; of one that did not come to its exec too, which only the kernel says by a code above 0
+        // (rt_sigqueueinfo(2)).
         if number == signal::CHLD || (number == signal::URG && code > 0) {
+            self.stop_with_worker();
+            return;
+        }
+        if self.terminal_told_worker(number, code) {
             return;
         }
         let leashed = self.watched.leash.is_some();
         if self.climb.signalled(number, sender, leashed) && self.reaper.leader() == Leader::Lives {
             let _ = sys::kill(self.reaper.pid(), number);
+        }
+    }
+
+    /// Whether the worker has got the signal as well: the terminal sends what is typed, and its changes of size, to a whole
+    /// group. A terminal that hangs up ends the tree all the same.
+    fn terminal_told_worker(&self, number: u8, code: i32) -> bool {
+        const SI_KERNEL: i32 = 0x80;
+        self.climb.config.foreground
+            && code == SI_KERNEL
+            && number != signal::HUP
+            && self.reaper.unreaped().is_some_and(|worker| getpgid(Some(worker)) == Ok(getpgrp()))
+    }
+
+    /// The shell looks at us, and not at the worker: when that has stopped, so do we. Not where the VM may end
+    /// meanwhile, and not once the tree is being ended.
+    fn stop_with_worker(&self) {
+        let config = self.climb.config;
+        let by_hand = config.leash.is_none() && config.owner.is_none();
+        if config.foreground
+            && by_hand
+            && !self.climb.ladder.is_timed()
+            && sys::has_stopped(self.reaper.pid())
+        {
+            sys::stop_for_the_shell();
         }
     }
 
@@ -123,11 +155,21 @@ impl<'a> Supervisor<'a> {
             }
             _ => {
                 self.started = true;
+                self.wipe_arguments();
                 self.climb.report.started(self.reaper.pid().as_raw_pid());
                 self.climb.ladder.started();
             }
         }
         self.watched.exec = None;
+    }
+
+    /// They may hold a secret, which the program can wipe from its own command line only. Of a tree that outlives its VM
+    /// they are needed to find it again.
+    fn wipe_arguments(&self) {
+        let config = self.climb.config;
+        if !config.detach && config.name.is_none() {
+            self.climb.vectors.wipe(config.command_index.saturating_add(1));
+        }
     }
 
     fn start_failed(&mut self, stage: u8, errno: u16) {
@@ -186,22 +228,26 @@ impl<'a> Supervisor<'a> {
     // What is done
 
     fn signal_tree(&self, number: u8) {
-        self.everybody(Order::ChildrenFirst, &[number, signal::CONT]);
+        self.everybody(Order::ChildrenFirst, None, &[number, signal::CONT]);
     }
 
-    /// Signals all descendants. Without `/proc` direct children only; theirs become ours as they die.
-    fn everybody(&self, order: Order, signals: &[u8]) {
+    /// Signals all descendants, or those in one process group. Without `/proc` direct children only; theirs become ours
+    /// as they die.
+    fn everybody(&self, order: Order, group: Option<Pid>, signals: &[u8]) {
         let foreign = self.reaper.foreign();
         let walked = self.reaper.proc().is_some_and(|proc| {
             tree::walk(proc, foreign, order, &mut |met| {
-                for &number in signals {
-                    met.signal(number);
+                if group.is_none_or(|group| is_in(group, met, proc)) {
+                    for &number in signals {
+                        met.signal(number);
+                    }
                 }
             }) != Walked::Nobody
         });
         if !walked {
             sys::each_child_by_number(&mut |pid| {
-                if !foreign.includes(None, pid) {
+                let addressed = group.is_none_or(|group| getpgid(Some(pid)) == Ok(group));
+                if addressed && !foreign.includes(None, pid) {
                     for &number in signals {
                         let _ = sys::kill(pid, number);
                     }
@@ -217,10 +263,6 @@ impl<'a> Supervisor<'a> {
             Leader::Lives => Ended { how: Ended::KILLED, value: signal::KILL },
         };
         self.climb.gone(ended, self.exit_untold);
-        if self.climb.config.foreground {
-            // Whoever started us gets the terminal back; SIGTTOU is blocked.
-            let _ = rustix::termios::tcsetpgrp(sys::borrow(0), rustix::process::getpgrp());
-        }
         ended.exit_status()
     }
 }
@@ -241,6 +283,11 @@ impl<'a> climb::Tree<'a> for Supervisor<'a> {
                 let _ = sys::kill(leader, number);
                 let _ = sys::kill(leader, signal::CONT);
             }
+            // We are in it ourselves, so it is never signalled by its number.
+            (To::Group, Some(leader)) if self.climb.config.foreground => {
+                self.group = getpgid(Some(leader)).unwrap_or(self.group);
+                self.everybody(Order::ChildrenFirst, Some(self.group), &[number, signal::CONT]);
+            }
             (To::Group, Some(leader)) => {
                 for number in [number, signal::CONT] {
                     // Before its setsid the child is in our group and leads none.
@@ -255,12 +302,10 @@ impl<'a> climb::Tree<'a> for Supervisor<'a> {
     }
 
     fn widen(&mut self, number: u8, to: To) {
-        let group = self.reaper.pid().as_raw_pid();
         let mut addressed_live = false;
         if let (To::Group, Some(proc)) = (to, self.reaper.proc()) {
             tree::walk(proc, self.reaper.foreign(), Order::ParentsFirst, &mut |met| {
-                addressed_live |=
-                    !addressed_live && met.stat(proc).is_some_and(|stat| stat.pgrp == group && stat.lives());
+                addressed_live |= !addressed_live && is_in(self.group, met, proc);
             });
         }
         if !addressed_live {
@@ -275,8 +320,12 @@ impl<'a> climb::Tree<'a> for Supervisor<'a> {
             let _ = sys::kill(leader, signal::KILL);
         }
         if stop_first {
-            self.everybody(Order::ParentsFirst, &[signal::STOP]);
+            self.everybody(Order::ParentsFirst, None, &[signal::STOP]);
         }
-        self.everybody(Order::ChildrenFirst, &[signal::KILL]);
+        self.everybody(Order::ChildrenFirst, None, &[signal::KILL]);
     }
+}
+
+fn is_in(group: Pid, met: &Met<'_>, proc: &Proc) -> bool {
+    met.stat(proc).is_some_and(|stat| stat.pgrp == group.as_raw_pid() && stat.lives())
 }

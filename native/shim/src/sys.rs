@@ -29,6 +29,7 @@ pub mod signal {
     pub const CHLD: u8 = 17;
     pub const CONT: u8 = 18;
     pub const STOP: u8 = 19;
+    pub const TSTP: u8 = 20;
     pub const URG: u8 = 23;
     pub const MAX: u8 = 64;
 }
@@ -65,6 +66,19 @@ impl Vectors {
     pub fn args(self) -> impl Iterator<Item = &'static CStr> {
         // SAFETY: in bounds, valid and never freed, by the contract of `new`.
         (0..self.argc).map(move |index| unsafe { CStr::from_ptr(*self.argv.add(index)) })
+    }
+
+    /// Overwrites the arguments from an index on with NULs, in `/proc/<pid>/cmdline`, too.
+    ///
+    /// No reference to one of them may be used any more, and no child may be in our memory.
+    pub fn wipe(self, first: usize) {
+        for index in first..self.argc {
+            // SAFETY: below argc; the strings lie in our own stack segment, writable, and end in NUL.
+            unsafe {
+                let arg = *self.argv.add(index);
+                arg.cast_mut().write_bytes(0, CStr::from_ptr(arg).count_bytes());
+            }
+        }
     }
 
     /// The value of an environment variable.
@@ -331,6 +345,43 @@ pub fn set_signal_mask(mask: u64) {
     let _ = unsafe { syscall!(Sysno::rt_sigprocmask, SIG_SETMASK, &raw const mask, 0, SIGSET_BYTES) };
 }
 
+/// The signals that nohup(1) and a shell's `&` turn off for the programs that they start.
+const TURNED_OFF: [u8; 3] = [signal::HUP, signal::INT, signal::QUIT];
+
+/// Whether one of HUP, INT and QUIT is ignored, as whatever started this program wanted it.
+#[must_use]
+pub fn is_turned_off(signal: u8) -> bool {
+    const SIG_IGN: u64 = 1;
+    let mut action = [0u64; 4];
+    // SAFETY: the struct is as large as the kernel's on x86-64 and aarch64, and nothing is set.
+    let result =
+        unsafe { syscall!(Sysno::rt_sigaction, usize::from(signal), 0, action.as_mut_ptr(), SIGSET_BYTES) };
+    TURNED_OFF.contains(&signal) && result.is_ok() && action[0] == SIG_IGN
+}
+
+/// Those of them, as a signal mask.
+#[must_use]
+pub fn turned_off() -> u64 {
+    TURNED_OFF.iter().filter(|&&signal| is_turned_off(signal)).fold(0, |mask, &signal| mask | bit(signal))
+}
+
+fn bit(signal: u8) -> u64 {
+    1 << (signal - 1)
+}
+
+/// Stops this process as Ctrl-Z does, until it gets SIGCONT. In a process group that no shell looks after (an
+/// orphaned one) it does nothing: there nothing would say CONT.
+pub fn stop_for_the_shell() {
+    const SIG_BLOCK: usize = 0;
+    const SIG_UNBLOCK: usize = 1;
+    let mask = bit(signal::TSTP);
+    let _ = kill(rustix::process::getpid(), signal::TSTP);
+    for how in [SIG_UNBLOCK, SIG_BLOCK] {
+        // SAFETY: the mask lives across the call and has the size given.
+        let _ = unsafe { syscall!(Sysno::rt_sigprocmask, how, &raw const mask, 0, SIGSET_BYTES) };
+    }
+}
+
 /// Gives a signal its default disposition.
 pub fn default_disposition(signal: u8) {
     // struct kernel_sigaction: handler, flags, restorer, mask; all zero is SIG_DFL.
@@ -420,6 +471,8 @@ const WNOWAIT: usize = 0x0100_0000;
 /// Children too that do not tell their end by SIGCHLD.
 const WALL: usize = 0x4000_0000;
 
+const WSTOPPED: usize = 2;
+
 /// Stopped or continued.
 const WSTATE: usize = 2 | 8;
 
@@ -476,6 +529,12 @@ pub fn none_lives() -> bool {
 #[must_use]
 pub fn peek(pid: Pid) -> Waited {
     waitid(P_PID, pid.as_raw_pid(), WALL | WEXITED | WNOWAIT)
+}
+
+/// Whether one child has stopped and is stopped still; each stop is told once.
+#[must_use]
+pub fn has_stopped(pid: Pid) -> bool {
+    matches!(waitid(P_PID, pid.as_raw_pid(), WALL | WSTOPPED), Waited::Ended(..))
 }
 
 /// Reaps one child if it has ended.

@@ -23,12 +23,15 @@ pub fn shown(cmdline: &[u8], comm: &[u8]) -> String {
             left -= 1;
         }
     };
-    if cmdline.iter().all(|&byte| byte == 0) {
+    // A shim has wiped its worker's arguments.
+    let end = cmdline.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    let line = cmdline.get(..end).unwrap_or_default();
+    if line.is_empty() {
         push(b"[");
         push(comm);
         push(b"]");
     } else {
-        for (index, arg) in argv::args(cmdline).take(SHOWN).enumerate() {
+        for (index, arg) in argv::args(line).take(SHOWN).enumerate() {
             if index > 0 {
                 push(b" ");
             }
@@ -55,6 +58,7 @@ mod tests {
         assert_eq!(shown(b"nginx: master", b"nginx"), "nginx: master");
         assert_eq!(shown(b"", b"kworker"), "[kworker]");
         assert_eq!(shown(b"\0\0\0", b"x"), "[x]");
+        assert_eq!(shown(b"leash-shim\0--\0sh\0\0\0\0\0\0\0", b"x"), "leash-shim -- sh");
         assert_eq!(shown(b"a\nb\x1b[31m\xff\0", b"x"), "a\u{fffd}b\u{fffd}[31m\u{fffd}");
     }
 

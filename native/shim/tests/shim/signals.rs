@@ -80,23 +80,62 @@ fn term_from_pid_1_is_not_for_us_while_the_leash_holds() {
     }
 }
 
+/// Starts a shim with signals ignored, and all of them blocked.
+fn with_ignored(plan: Plan, signals: &'static [i32]) -> Plan {
+    plan.before_exec(move || {
+        // SAFETY: no handler is installed; the set is a valid local.
+        unsafe {
+            for &signal in signals {
+                libc::signal(signal, libc::SIG_IGN);
+            }
+            let mut set = std::mem::zeroed();
+            libc::sigfillset(&mut set);
+            libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+        }
+    })
+}
+
+const STATUS: [&str; 4] = ["grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"];
+
 #[test]
 fn the_worker_s_signals_are_as_new() {
-    let mut tree = Plan::by_hand()
-        .before_exec(|| {
-            // SAFETY: no handler is installed; the set is a valid local.
-            unsafe {
-                for signal in [libc::SIGPIPE, libc::SIGFPE, libc::SIGCHLD, libc::SIGHUP, 40] {
-                    libc::signal(signal, libc::SIG_IGN);
-                }
-                let mut set = std::mem::zeroed();
-                libc::sigfillset(&mut set);
-                libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
-            }
-        })
-        .start(&["grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"]);
-    let ended = tree.ended();
+    let ignored = &[libc::SIGPIPE, libc::SIGFPE, libc::SIGCHLD, libc::SIGTERM, 40];
+    let ended = with_ignored(Plan::by_hand(), ignored).start(&STATUS).ended();
     assert_eq!(ended.text(), "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
+}
+
+#[test]
+fn a_worker_of_a_vm_has_no_signal_ignored_whatever_the_vm_ignores() {
+    let dir = Dir::new();
+    let ignored = &[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE];
+    let mut tree = with_ignored(Plan::vm(), ignored)
+        .sh(&format!("grep SigIgn /proc/self/status > {}; exec sleep 44", dir.path("status")));
+    tree.member("sleep 44");
+    assert_eq!(dir.read("status"), "SigIgn:\t0000000000000000\n");
+    assert_eq!(tree.stop(libc::SIGINT).code, 143, "INT is what a VM asks with");
+}
+
+#[test]
+fn what_nohup_has_turned_off_stays_so_for_the_worker() {
+    let ignored = &[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE];
+    let ended = with_ignored(Plan::by_hand(), ignored).start(&STATUS).ended();
+    assert_eq!(ended.text(), "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000007\n");
+}
+
+#[test]
+fn what_nohup_has_turned_off_ends_no_tree() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+        let mut tree = with_ignored(Plan::by_hand(), &[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT])
+            .sh("trap 'exit 21' USR1; echo up; while :; do sleep 0.02; done");
+        let mut stdout = tree.stdout.take().unwrap();
+        stdout.read_exact(&mut [0; 3]).unwrap();
+        tree.signal(signal);
+        // The lower number comes first: the shim has seen both when the worker has the second one.
+        assert_eq!(tree.stop(libc::SIGUSR1).code, 21, "signal {signal}");
+    }
+    let mut tree = with_ignored(Plan::by_hand(), &[libc::SIGHUP]).start(&["sleep", "44"]);
+    tree.member("sleep 44");
+    assert_eq!(tree.stop(libc::SIGINT).code, 143, "the others still end it");
 }
 
 #[test]
@@ -122,20 +161,9 @@ fn a_reader_that_goes_away_ends_the_worker_by_sigpipe() {
 
 #[test]
 fn nobody_reads_the_reports() {
-    // Full from the start: every report is lost, nobody waits.
-    let mut fds = [0; 2];
-    // SAFETY: room for two descriptors.
-    assert_eq!(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
-    let [read, write] = fds;
-    // SAFETY: ours, and nobody else's.
-    let full = unsafe { <std::fs::File as std::os::fd::FromRawFd>::from_raw_fd(write) };
-    // SAFETY: a descriptor of ours and numbers; a buffer of the given size.
-    unsafe {
-        libc::fcntl(write, libc::F_SETFL, libc::O_NONBLOCK);
-        while libc::write(write, [0u8; 4096].as_ptr().cast(), 4096) > 0 {}
-        while libc::write(write, [0u8; 1].as_ptr().cast(), 1) > 0 {}
-        libc::fcntl(write, libc::F_SETFL, 0);
-    }
+    // Full from the start: every report is lost, nothing waits.
+    let (_reader, full) = full_pipe();
+    let shared = full.try_clone().unwrap();
     let mut tree = Plan::vm()
         .with(|command| {
             command.stdout(full);
@@ -144,8 +172,7 @@ fn nobody_reads_the_reports() {
         .sh("trap '' TERM; sleep 44; sleep 44");
     tree.member("sleep 44");
     assert_eq!(tree.let_go().code, 137);
-    // SAFETY: ours, closed once.
-    unsafe { libc::close(read) };
+    assert!(waits(&shared), "the description is others', too");
 }
 
 #[test]

@@ -358,3 +358,66 @@ fn a_limit_that_cannot_be_set_is_a_start_that_fails() {
     assert_eq!(ended.code, 125);
     assert!(ended.frames().contains(&Frame::StartFailed { stage: 13, errno: 1 }));
 }
+
+#[test]
+fn a_full_stderr_does_not_hold_up_a_start_that_failed() {
+    let (_reader, full) = full_pipe();
+    let mut tree = Plan::by_hand().with(|command| _ = command.stderr(full)).start(&["leash-no-such-command"]);
+    assert_eq!(tree.ended().code, 127);
+}
+
+#[test]
+fn another_user_has_no_group_of_ours() {
+    if !root() {
+        return;
+    }
+    let groups = |options: &[&str]| {
+        let plan = Plan::by_hand().before_exec(|| {
+            let groups = [64330, 64331];
+            // SAFETY: pointer and length of one array.
+            assert_eq!(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) }, 0);
+        });
+        let plan = options.iter().fold(plan, |plan, option| plan.option(*option));
+        let ended = plan.start(&["grep", "^Groups:", "/proc/self/status"]).ended();
+        ended.text().split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(groups(&["--uid=64318", "--gid=64319"]), "");
+    assert_eq!(groups(&["--uid=64318"]), "");
+    assert_eq!(groups(&["--uid=64318", "--groups=64320"]), "64320");
+    assert_eq!(groups(&["--gid=64319"]), "64330 64331", "the same user's");
+    assert_eq!(groups(&[]), "64330 64331");
+}
+
+#[test]
+fn the_arguments_are_the_worker_s_alone_once_it_runs() {
+    let mut tree = Plan::vm()
+        .option("--stop=CMD:20000,TERM:20000")
+        .step(&["sh", "-c", "exit $0", "3"])
+        .start(&["sh", "-c", "sleep 61; :", "--password", "s3cret"]);
+    tree.member("sleep 61");
+    let worker = find("the worker", || {
+        tree.members().into_iter().find(|&pid| cmdline(pid).contains(&"s3cret".to_owned()))
+    });
+    until("they are wiped", || !cmdline(tree.pid).concat().contains("s3cret"));
+    let line = cmdline(tree.pid);
+    let end = line.iter().position(|argument| argument == "--").unwrap();
+    let (ours, its) = line.split_at(end + 1);
+    assert_eq!(ours.get(1), Some(&format!("--run-id={}", tree.run)));
+    assert!(ours.ends_with(&["--step=4", "sh", "-c", "exit $0", "3", "--"].map(str::to_owned)), "{ours:?}");
+    assert_eq!(its.concat(), "sh", "the program's name is no secret");
+    let theirs: Vec<_> = cmdline(worker).into_iter().filter(|argument| !argument.is_empty()).collect();
+    assert_eq!(theirs, ["sh", "-c", "sleep 61; :", "--password", "s3cret"]);
+    assert_eq!(tree.let_go().code, 143, "the command of the ladder is still there");
+}
+
+#[test]
+fn a_tree_that_is_to_be_found_again_keeps_its_arguments() {
+    for options in [&["--on-hangup=detach"][..], &["--name=found again"]] {
+        let plan = options.iter().fold(Plan::vm(), |plan, option| plan.option(*option));
+        let mut tree = plan.start(&["sleep", "62"]);
+        let worker = tree.member("sleep 62");
+        until("it runs", || ppid(worker) == Some(tree.pid));
+        assert!(cmdline(tree.pid).join(" ").ends_with("-- sleep 62 "), "{:?}", cmdline(tree.pid));
+        assert_eq!(tree.stop(libc::SIGTERM).code, 143);
+    }
+}

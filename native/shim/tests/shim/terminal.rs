@@ -1,83 +1,329 @@
-//! In the foreground of a terminal.
+//! In the foreground of a terminal: as `timeout --foreground` and `sudo` do it.
 
 use crate::harness::*;
+use leash_tag::RunId;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Child, Command};
 
-/// A shell that leads the session of a new terminal; the result is the terminal's other side.
-fn in_terminal(script: &str) -> (Child, File) {
-    let (mut ours, mut theirs) = (0, 0);
-    // SAFETY: two places for descriptors; no name, modes or size are asked for.
-    let result = unsafe {
-        libc::openpty(
-            &raw mut ours,
-            &raw mut theirs,
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
-        )
-    };
-    assert_eq!(result, 0);
-    // SAFETY: just opened, and nobody else's.
-    let (ours, theirs) = unsafe { (File::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) };
-    let mut command = Command::new("sh");
-    command.args(["-c", script]);
-    command.stdin(theirs.try_clone().unwrap()).stdout(theirs.try_clone().unwrap()).stderr(theirs);
-    // SAFETY: single system calls.
-    unsafe {
-        use std::os::unix::process::CommandExt;
-        command.pre_exec(|| {
-            libc::setsid();
-            libc::ioctl(0, libc::TIOCSCTTY, 0);
-            Ok(())
-        });
-    }
-    (command.spawn().unwrap(), ours)
+/// A shell that leads the session of a new terminal.
+struct Terminal {
+    shell: Child,
+    /// The keyboard and the screen.
+    file: File,
+    run: RunId,
+    decoy: Decoy,
 }
 
-fn read_until(terminal: &mut File, end: &str) -> String {
-    let mut text = String::new();
-    let mut byte = [0];
-    while !text.contains(end) && matches!(terminal.read(&mut byte), Ok(1)) {
-        text.push(char::from(byte[0]));
+impl Terminal {
+    /// A shell that runs a script.
+    fn script(script: &str) -> Self {
+        let run = new_run();
+        let script = script.replace("SHIM", &shim(run));
+        Self::open(Command::new("sh").args(["-c", &script]), run)
     }
-    assert!(text.contains(end), "{text:?}");
-    text
+
+    /// A shell with job control, which waits for what is typed.
+    fn interactive() -> Self {
+        let mut shell = Command::new("bash");
+        shell.args(["--norc", "--noprofile", "-i"]).env("PS1", "$ ").env("TERM", "dumb");
+        Self::open(&mut shell, new_run())
+    }
+
+    fn open(command: &mut Command, run: RunId) -> Self {
+        let (mut ours, mut theirs) = (0, 0);
+        // SAFETY: two places for descriptors; no name, modes or size are asked for.
+        let result = unsafe {
+            libc::openpty(
+                &raw mut ours,
+                &raw mut theirs,
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+            )
+        };
+        assert_eq!(result, 0);
+        // SAFETY: just opened, and known to nothing else.
+        let (file, theirs) = unsafe {
+            libc::fcntl(ours, libc::F_SETFD, libc::FD_CLOEXEC);
+            (File::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs))
+        };
+        command.stdin(theirs.try_clone().unwrap()).stdout(theirs.try_clone().unwrap()).stderr(theirs);
+        // SAFETY: single system calls.
+        unsafe {
+            use std::os::unix::process::CommandExt;
+            command.pre_exec(|| {
+                for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+                    libc::signal(signal, libc::SIG_DFL);
+                }
+                libc::setsid();
+                libc::ioctl(0, libc::TIOCSCTTY, 0);
+                Ok(())
+            });
+        }
+        Self { shell: command.spawn().unwrap(), file, run, decoy: Decoy::start() }
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.file.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Types a line, in which `SHIM` is the shim. What the screen shows of it must not be what is waited for: `""` in a word
+    /// tells them apart.
+    fn enter(&mut self, line: &str) {
+        let line = line.replace("SHIM", &shim(self.run));
+        self.press(&format!("{line}\n"));
+    }
+
+    /// Reads the screen until this stands there.
+    #[track_caller]
+    fn read_until(&mut self, end: &str) {
+        let mut text = String::new();
+        let mut byte = [0];
+        until(&format!("{end:?} on the screen"), || {
+            let mut readable = libc::pollfd { fd: self.file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: one entry, which lives across the call.
+            while unsafe { libc::poll(&raw mut readable, 1, 0) } > 0 {
+                let read = self.file.read(&mut byte);
+                assert!(matches!(read, Ok(1)), "the terminal ended after {text:?}");
+                text.push(char::from(byte[0]));
+                if text.contains(end) {
+                    return true;
+                }
+            }
+            false
+        });
+    }
+
+    /// The living processes of the tree, the shim among them.
+    #[track_caller]
+    fn tree(&self, count: usize) -> Vec<i32> {
+        find(&format!("{count} processes"), || Some(bearers(self.run)).filter(|pids| pids.len() == count))
+    }
+
+    /// Waits until the worker is what it was to become.
+    #[track_caller]
+    fn runs(&self, command: &str) {
+        until(command, || bearers(self.run).iter().any(|&pid| cmdline(pid).join(" ").trim_end() == command));
+    }
+
+    #[track_caller]
+    fn all_in_state(&self, count: usize, expected: char) {
+        until(&format!("all are {expected}"), || {
+            let tree = bearers(self.run);
+            tree.len() == count && tree.into_iter().all(|pid| state(pid) == Some(expected))
+        });
+    }
+
+    /// The shell has the terminal, and heeds what is typed.
+    #[track_caller]
+    fn shell_answers(&mut self) {
+        self.enter("echo an\"\"swer");
+        self.read_until("answer");
+    }
+
+    /// Sees that nothing of the tree is left and the decoy is.
+    #[track_caller]
+    fn ended(mut self) {
+        let status = find("the shell's end", || self.shell.try_wait().unwrap());
+        assert!(status.success(), "{status}");
+        until("nothing is left", || bearers(self.run).is_empty());
+        self.decoy.assert_alive();
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        for pid in bearers(self.run) {
+            kill(pid, libc::SIGKILL);
+        }
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+    }
+}
+
+fn shim(run: RunId) -> String {
+    format!("{} --run-id={run}", binary().to_str().unwrap())
 }
 
 #[test]
-fn the_worker_reads_the_terminal_and_gives_it_back() {
-    let run = new_run();
-    let script = format!(
-        "{} --run-id={run} --foreground -- sh -c 'echo ready; read line; echo got $line'; echo code $?; \
+fn the_worker_reads_the_terminal_and_the_script_after_it() {
+    let mut terminal = Terminal::script(
+        "SHIM --foreground -- sh -c 'echo ready; read line; echo got $line'; echo code $?; \
          read line; echo back $line",
-        binary().to_str().unwrap()
     );
-    let (mut shell, mut terminal) = in_terminal(&script);
-    read_until(&mut terminal, "ready");
-    terminal.write_all(b"one\n").unwrap();
-    read_until(&mut terminal, "got one");
-    read_until(&mut terminal, "code 0");
-    terminal.write_all(b"two\n").unwrap();
+    terminal.read_until("ready");
+    terminal.press("one\n");
+    terminal.read_until("got one");
+    terminal.read_until("code 0");
+    terminal.press("two\n");
     // A shell that is not in the foreground any more would have been stopped by reading.
-    read_until(&mut terminal, "back two");
-    assert!(shell.wait().unwrap().success());
+    terminal.read_until("back two");
+    terminal.ended();
 }
 
 #[test]
 fn an_interrupt_from_the_keyboard_goes_to_the_worker() {
-    let run = new_run();
-    let script = format!(
-        "{} --run-id={run} --foreground -- sh -c 'trap \"exit 33\" INT; echo ready; i=0; while [ $i -lt 1000 ]; do i=$((i+1)); sleep 0.02; done'; \
-         echo code $?",
-        binary().to_str().unwrap()
+    let mut terminal = Terminal::script(
+        "trap : INT; SHIM --foreground -- \
+         sh -c 'trap \"exit 33\" INT; echo ready; while :; do sleep 0.02; done'; echo code $?",
     );
-    let (mut shell, mut terminal) = in_terminal(&script);
-    read_until(&mut terminal, "ready");
-    terminal.write_all(b"\x03").unwrap();
-    read_until(&mut terminal, "code 33");
-    assert!(shell.wait().unwrap().success());
-    assert_eq!(bearers(run), []);
+    terminal.read_until("ready");
+    terminal.press("\x03");
+    terminal.read_until("code 33");
+    terminal.ended();
+}
+
+#[test]
+fn an_interrupt_that_the_worker_ignores_ends_nothing() {
+    let mut terminal = Terminal::script(
+        "trap : INT; SHIM --foreground -- \
+         sh -c 'trap \"\" INT; echo ready; read line; echo got $line; exit 4'; echo code $?",
+    );
+    terminal.read_until("ready");
+    terminal.press("\x03");
+    terminal.press("one\n");
+    terminal.read_until("got one");
+    terminal.read_until("code 4");
+    terminal.ended();
+}
+
+#[test]
+fn an_interrupt_begins_the_ladder_of_a_worker_that_has_left_the_terminal() {
+    let mut terminal = Terminal::script("trap : INT; SHIM --foreground -- setsid sleep 61; echo code $?");
+    terminal.runs("sleep 61");
+    terminal.press("\x03");
+    terminal.read_until("code 143");
+    terminal.ended();
+}
+
+#[test]
+fn ctrl_z_stops_the_whole_job_and_fg_continues_it() {
+    let mut terminal = Terminal::interactive();
+    terminal.enter("SHIM --foreground -- sh -c 'echo re\"\"ady; read line; echo got $line'");
+    terminal.read_until("ready");
+    terminal.press("\x1a");
+    terminal.read_until("Stopped");
+    terminal.all_in_state(2, 'T');
+    terminal.shell_answers();
+    terminal.enter("fg");
+    terminal.all_in_state(2, 'S');
+    terminal.enter("one");
+    terminal.read_until("got one");
+    terminal.shell_answers();
+    terminal.enter("exit");
+    terminal.ended();
+}
+
+/// An editor reads Ctrl-Z as a byte, puts the screen in order, and then stops itself.
+#[test]
+fn a_worker_that_stops_itself_takes_the_job_along() {
+    let mut terminal = Terminal::interactive();
+    terminal.enter("SHIM --foreground -- sh -c 'kill -STOP $$; echo go\"\"es on'");
+    terminal.read_until("Stopped");
+    terminal.all_in_state(2, 'T');
+    terminal.shell_answers();
+    terminal.enter("fg");
+    terminal.read_until("goes on");
+    terminal.shell_answers();
+    terminal.enter("exit");
+    terminal.ended();
+}
+
+#[test]
+fn a_stopped_job_ends_when_the_shell_kills_it() {
+    let mut terminal = Terminal::interactive();
+    terminal.enter("SHIM --foreground -- sleep 61");
+    terminal.runs("sleep 61");
+    terminal.press("\x1a");
+    terminal.read_until("Stopped");
+    terminal.enter("kill %1");
+    terminal.tree(0);
+    terminal.shell_answers();
+    terminal.enter("exit");
+    terminal.ended();
+}
+
+#[test]
+fn a_job_in_the_background_leaves_the_terminal_to_the_shell() {
+    let mut terminal = Terminal::interactive();
+    terminal.enter("SHIM --foreground -- sleep 61 &");
+    terminal.runs("sleep 61");
+    // SAFETY: only numbers.
+    let foreground = unsafe { libc::tcgetpgrp(terminal.file.as_raw_fd()) };
+    assert_eq!(foreground, i32::try_from(terminal.shell.id()).unwrap(), "the shell's group");
+    terminal.shell_answers();
+    terminal.enter("kill %1; wait; echo co\"\"de $?");
+    terminal.read_until("code");
+    terminal.shell_answers();
+    terminal.enter("exit");
+    terminal.ended();
+}
+
+#[test]
+fn a_job_in_the_background_that_reads_the_terminal_stops_and_can_be_brought_back() {
+    let mut terminal = Terminal::interactive();
+    terminal.enter("SHIM --foreground -- sh -c 'read line; echo got $line' &");
+    terminal.all_in_state(2, 'T');
+    terminal.shell_answers();
+    terminal.enter("fg");
+    terminal.all_in_state(2, 'S');
+    terminal.enter("one");
+    terminal.read_until("got one");
+    terminal.enter("exit");
+    terminal.ended();
+}
+
+#[test]
+fn a_pager_at_the_end_of_a_pipeline_has_the_terminal() {
+    let mut terminal = Terminal::interactive();
+    let pager = "head -n1; echo re\"\"ady; read line < /dev/tty; echo got $line";
+    terminal.enter(&format!("seq 100 | SHIM --foreground -- sh -c '{pager}'"));
+    terminal.read_until("ready");
+    terminal.enter("one");
+    terminal.read_until("got one");
+    terminal.shell_answers();
+    terminal.enter("exit");
+    terminal.ended();
+}
+
+#[test]
+fn a_terminal_that_is_closed_ends_the_tree() {
+    let mut terminal = Terminal::interactive();
+    terminal.enter("SHIM --foreground -- sh -c 'trap \"\" HUP; echo re\"\"ady; sleep 61; sleep 61'");
+    terminal.read_until("ready");
+    terminal.file = File::open("/dev/null").unwrap();
+    terminal.tree(0);
+    terminal.decoy.assert_alive();
+}
+
+#[test]
+fn a_terminal_that_is_closed_leaves_what_nohup_started() {
+    let mut terminal = Terminal::interactive();
+    terminal.enter("nohup SHIM -- sleep 61 > /dev/null 2>&1 &");
+    terminal.tree(2);
+    terminal.enter("kill -HUP $!; SHIM -- true; echo go\"\"ne");
+    terminal.read_until("gone");
+    terminal.file = File::open("/dev/null").unwrap();
+    find("the shell's end", || terminal.shell.try_wait().unwrap());
+    let tree = terminal.tree(2);
+    kill(tree.into_iter().find(|&pid| cmdline(pid).join(" ") == "sleep 61 ").unwrap(), libc::SIGTERM);
+    terminal.tree(0);
+}
+
+/// The shim, the worker, and what has nothing to do with them are in one process group.
+#[test]
+fn a_step_of_the_ladder_goes_to_those_of_the_group_that_are_of_the_tree() {
+    let mut tree = Plan::by_hand()
+        .option("--foreground")
+        .option("--stop=TERM:20000")
+        .sh("sleep 61 & trap '' TERM; (setsid sleep 62 &); wait; exit 5");
+    tree.member("sleep 61");
+    let daemon = tree.member("sleep 62");
+    // SAFETY: only numbers.
+    assert_eq!(unsafe { libc::getpgid(tree.pid) }, unsafe { libc::getpgrp() }, "the decoy's, too");
+    tree.signal(libc::SIGTERM);
+    assert_eq!(tree.ended().code, 5, "the worker's child was told, which the worker waited for");
+    assert!(!lives(daemon));
 }
