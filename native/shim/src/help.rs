@@ -26,10 +26,12 @@ Every option is one argument. The first is always --run-id.
   --stdin=WHERE       null, pipe or inherit (default)
   --stdout=WHERE      null, pipe, inherit (default) or file:PATH, appended to
   --stderr=WHERE      as --stdout, or stdout: the same place as stdout
-  --stop=STEPS        the ladder: SIGNAL:MS[@TO] or CMD:MS, separated by
-                      commas, at most 8; MS may be inf; TO is leader, group
-                      (default) or tree. Default TERM:2000@group. SIGKILL
-                      always comes last
+  --stop=STEPS        the ladder: SIGNAL:MS[@TO], CMD:MS or STDIN:MS,
+                      separated by commas, at most 8; MS may be inf; TO is
+                      leader, group (default) or tree. Default
+                      TERM:2000@group. SIGKILL always comes last. STDIN has
+                      the VM close the command's stdin, and waits; by hand it
+                      closes nothing
   --step=COUNT ...    the next COUNT arguments (at most 32) are the command
                       of a CMD step; one --step for each, in order, behind
                       all other options
@@ -38,7 +40,8 @@ Every option is one argument. The first is always --run-id.
   --cd=DIR            the command's working directory
   --arg0=NAME         the command's argv[0]
   --uid=N --gid=N --groups=N,N...
-                      the command's ids
+                      the command's ids; --uid without --groups: no
+                      supplementary groups
   --limits=LIMITS     NAME:VALUE, separated by commas: NOFILE, NPROC, CORE,
                       FSIZE, CPU, AS (setrlimit(2), soft and hard), NICE
   --no-mark           leave RLIMIT_LOCKS alone
@@ -48,8 +51,9 @@ Every option is one argument. The first is always --run-id.
                       itself leaves goes on, and no sweep ends it
   --on-term=WHAT      auto (default): while the leash holds, TERM from pid 0
                       or 1 is not for us; ladder: it is
-  --foreground        stay in the terminal's session, with the command in the
-                      terminal's foreground
+  --foreground        stay in the terminal's session, with the command in our
+                      process group: it reads the terminal, the keyboard's
+                      signals are its own, and when it stops so do we
   --attach=PID[:TICKS]
                       instead of COMMAND, a process that is there already:
                       it and what it starts end as a command's tree does.
@@ -60,11 +64,16 @@ Every option is one argument. The first is always --run-id.
                       nobody is left. Needs --owner; heeds no signal
   --help, --version   print this, or the version; as the only argument
 
+Once COMMAND runs, its ARGS are wiped from our own command line, except with
+--on-hangup=detach or --name.
+
 signals to leash-shim:
   TERM, HUP, INT      begin the ladder; a second of them kills at once
   QUIT                kills at once, whatever was going on
   USR1, USR2, WINCH, CONT and all others
                       are passed on to the command, without --leash only
+  HUP, INT, QUIT that are ignored at the start (nohup, &) stay ignored, for us
+  and for the command, without --leash only
 
 exit status:
   0 to 255            the command's own; 0 of a process that was attached
