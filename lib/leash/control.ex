@@ -224,7 +224,7 @@ defmodule Leash.Control do
   def served?({:ok, uid}), do: uid in [0, Native.euid()]
   def served?(:error), do: false
 
-  # Whoever asks is owed an answer, also where a defect keeps this VM from finding it.
+  # An answer is owed, also where a defect keeps this VM from finding it.
   defp answered(request) do
     answer(request)
   rescue

@@ -10,7 +10,7 @@ defmodule Leash.DefaultDir do
   #     leash-<uid>.<n>  the first of a few that is not there
   #     leash-<uid>.<random>
   #
-  # Names alone are chosen here. Whoever opens the directory makes it with mode 0700 and judges what it has opened.
+  # Names alone are chosen here. What opens the directory makes it with mode 0700 and judges what it has opened.
   @moduledoc false
 
   import Bitwise

@@ -242,7 +242,7 @@ defmodule Leash.ControlTest do
   end
 
   @tag needs: :setpriv
-  test "another user is not answered, even where directory and socket let him in" do
+  test "another user is not answered, even where directory and socket let it in" do
     dir = tmp_dir!()
     umask = "sh -c 'umask 0; exec \"$@\"' sh"
     vm = start_vm([], run_dir: dir, prefix: umask)

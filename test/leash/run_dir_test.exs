@@ -154,7 +154,7 @@ defmodule Leash.RunDirTest do
     end
 
     @tag needs: :setpriv
-    test "of another user's making costs nobody his record" do
+    test "made by another user first costs no record, and every start finds the same other one" do
       # Of a number that has no user here.
       uid = 64_000 + rem(System.unique_integer([:positive]), 1_000)
       first = "/tmp/leash-#{uid}"
