@@ -22,6 +22,8 @@ pub enum Stream<'a> {
     Null,
     /// A pipe whose other end goes to the VM.
     Pipe,
+    /// A pipe whose other end the shim holds, and never writes to (stdin only).
+    Open,
     /// The same as stdout (stderr only).
     Stdout,
     /// Appended to this file.
@@ -406,7 +408,8 @@ fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<
         b"stdin" => {
             config.stdin = stream(value, false)
                 .filter(|stream| !matches!(stream, Stream::File(_)))
-                .ok_or(wrong("null, pipe or inherit"))?;
+                .or((text == b"open").then_some(Stream::Open))
+                .ok_or(wrong("null, open, pipe or inherit"))?;
         }
         b"stdout" => {
             config.stdout = stream(value, false).ok_or(wrong("null, pipe, inherit or file:PATH"))?;
@@ -704,6 +707,8 @@ mod tests {
             (&["--run-id=s59m65f", "--owner=1", "--", "x"], "--owner"),
             (&["--run-id=s59m65f", "--stdin=file:/x", "--", "x"], "--stdin"),
             (&["--run-id=s59m65f", "--stdout=pipe", "--", "x"], "--stdio"),
+            (&["--run-id=s59m65f", "--stdout=open", "--", "x"], "--stdout"),
+            (&["--run-id=s59m65f", "--stderr=open", "--", "x"], "--stderr"),
             (&["--run-id=s59m65f", "--stdout=stdout", "--", "x"], "--stdout"),
             (&["--run-id=s59m65f", "--stop=", "--", "x"], "--stop"),
             (&["--run-id=s59m65f", "--stop=TERM", "--", "x"], "--stop"),

@@ -34,6 +34,9 @@ pub(crate) trait Tree<'a> {
     /// group would otherwise be waited for without ever having been told.
     fn widen(&mut self, number: u8, to: To);
 
+    /// Closes the worker's stdin as far as that is ours to close: the other end of an open one.
+    fn close_stdin(&mut self) {}
+
     /// SIGKILL to everybody.
     fn kill_pass(&mut self, stop_first: bool);
 }
@@ -61,8 +64,12 @@ pub(crate) fn next<'a>(tree: &mut impl Tree<'a>, now: u64, leader_lives: bool) -
             take(tree, index, Act::Command.number());
             start_command(tree, index);
         }
-        // A VM that is gone has no end of the pipe any more. By hand nothing is closed: stdin is not ours.
-        Deed::CloseStdin { index } => take(tree, index, Act::CloseStdin.number()),
+        // The VM closes its own end when it hears of the step; one that is gone has none any more. By hand nothing is
+        // closed unless stdin is open: any other is not ours.
+        Deed::CloseStdin { index } => {
+            take(tree, index, Act::CloseStdin.number());
+            tree.close_stdin();
+        }
         Deed::Look { number, to } => tree.widen(number, to),
         Deed::Kill { first, stop_first } => {
             if first {

@@ -23,7 +23,8 @@ Every option is one argument. The first is always --run-id.
                       of /proc/PID/stat
   --report=FD         write report frames to FD
   --stdio=NAME        abstract Unix datagram socket that gets the pipe ends
-  --stdin=WHERE       null, pipe or inherit (default)
+  --stdin=WHERE       null, pipe, inherit (default), or open: a pipe that ends
+                      with the leash, or with us, and brings nothing
   --stdout=WHERE      null, pipe, inherit (default) or file:PATH, appended to
   --stderr=WHERE      as --stdout, or stdout: the same place as stdout
   --stop=STEPS        the ladder: SIGNAL:MS[@TO], CMD:MS or STDIN:MS,

@@ -113,7 +113,7 @@ fn launch<'a>(
         u8::from(subreaper) | u8::from(watched.owner.is_some()) << 1 | u8::from(watched.leash.is_some()) << 2;
     report.ready(shim.as_raw_pid(), mark.code, mark.errno, flags);
 
-    let ends = stdio::pipes(config, &watched)?;
+    let stdio::Pipes { worker: ends, stdin } = stdio::pipes(config, &watched)?;
     let (failed, failure) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
         .map_err(|errno| (Stage::Pipe, errno))?;
     let launch = Launch {
@@ -133,7 +133,7 @@ fn launch<'a>(
 
     watched.exec = Some(failed);
     let reaper = Reaper::new(proc, foreign, child.pid());
-    Ok(Supervisor::new(config, vectors, report, watched, child, reaper))
+    Ok(Supervisor::new(config, vectors, report, watched, child, reaper, stdin))
 }
 
 /// stdin and stdout belong to the command: `producer | leash-shim … | consumer` has to see them close when the

@@ -109,7 +109,7 @@ fn stream(
     let fd = match target {
         // The leash may be the worker's stdin too, and close-on-exec was set for the leash.
         Stream::Inherit => return rustix::io::fcntl_setfd(sys::borrow(i32::from(number)), FdFlags::empty()),
-        Stream::Pipe => end.map(sys::borrow).ok_or(Errno::BADF)?,
+        Stream::Pipe | Stream::Open => end.map(sys::borrow).ok_or(Errno::BADF)?,
         Stream::Stdout => sys::borrow(1),
         Stream::Null => match *null {
             Some(fd) => fd,

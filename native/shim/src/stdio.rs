@@ -20,22 +20,36 @@ const SEND_MS: u64 = 5_000;
 /// Between two tries.
 const LOOK_MS: u64 = 2;
 
-/// The worker's ends, in the order stdin, stdout, stderr.
-pub(crate) type Ends = [Option<OwnedFd>; 3];
+/// One end of each pipe, in the order stdin, stdout, stderr.
+type Ends = [Option<OwnedFd>; 3];
+
+/// The pipes that were made.
+pub(crate) struct Pipes {
+    /// The worker's ends.
+    pub(crate) worker: Ends,
+    /// The other end of an open stdin, which stays here.
+    pub(crate) stdin: Option<OwnedFd>,
+}
 
 /// Makes the pipes that were asked for and sends the VM's ends.
 ///
 /// Whoever would take them may let go meanwhile; `watched` says so.
-pub(crate) fn pipes(config: &Config<'_>, watched: &Watched) -> Result<Ends, Failed> {
+pub(crate) fn pipes(config: &Config<'_>, watched: &Watched) -> Result<Pipes, Failed> {
+    let mut stdin = None;
     let mut ours: Ends = [const { None }; 3];
     let mut theirs: Ends = [const { None }; 3];
     let mut mask = 0u8;
 
     for (index, stream) in [config.stdin, config.stdout, config.stderr].into_iter().enumerate() {
-        if stream != Stream::Pipe {
+        if !matches!(stream, Stream::Pipe | Stream::Open) {
             continue;
         }
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| (Stage::Pipe, e))?;
+        if stream == Stream::Open {
+            ours = [Some(read), None, None];
+            stdin = Some(write);
+            continue;
+        }
         let (worker, vm) = if index == 0 { (read, write) } else { (write, read) };
         // Each end has a description of its own: the worker's stays blocking.
         if let Ok(flags) = rustix::fs::fcntl_getfl(&vm) {
@@ -52,7 +66,7 @@ pub(crate) fn pipes(config: &Config<'_>, watched: &Watched) -> Result<Ends, Fail
         let worker = config.worker.map_or(0, leash_tag::WorkerNumber::get);
         send(name, worker, mask, &theirs, watched).map_err(|e| (Stage::Socket, e))?;
     }
-    Ok(ours)
+    Ok(Pipes { worker: ours, stdin })
 }
 
 fn send(name: &[u8], worker: u16, mask: u8, ends: &Ends, watched: &Watched) -> Result<(), Errno> {

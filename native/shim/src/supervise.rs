@@ -1,5 +1,6 @@
 //! One tree: what happens to it, and doing what the ladder says is due.
 
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, getpgid, getpgrp};
 
@@ -27,6 +28,8 @@ pub(crate) struct Supervisor<'a> {
     reaper: Reaper,
     /// The worker's process group: in the foreground ours, unless it has made one of its own.
     group: Pid,
+    /// The other end of an open stdin.
+    stdin: Option<OwnedFd>,
     started: bool,
     /// The worker's end is to be told together with its tree's.
     exit_untold: bool,
@@ -42,10 +45,11 @@ impl<'a> Supervisor<'a> {
         watched: Watched,
         child: Child,
         reaper: Reaper,
+        stdin: Option<OwnedFd>,
     ) -> Self {
         let climb = Climb::new(config, vectors, report);
         let group = if config.foreground { getpgrp() } else { child.pid() };
-        Self { climb, watched, child, reaper, group, started: false, exit_untold: false, settled: false }
+        Self { climb, watched, child, reaper, group, stdin, started: false, exit_untold: false, settled: false }
     }
 
     /// Supervises until nothing is left; the result is the exit status.
@@ -92,6 +96,8 @@ impl<'a> Supervisor<'a> {
 
     fn let_go(&mut self, cause: Cause) {
         if !self.climb.config.detach {
+            // As where the VM had the other end of the pipe and is gone.
+            climb::Tree::close_stdin(self);
             self.climb.ladder.end(cause, sys::now_ms());
         }
     }
@@ -274,6 +280,10 @@ impl<'a> climb::Tree<'a> for Supervisor<'a> {
 
     fn commands(&mut self) -> &mut Commands {
         self.reaper.commands()
+    }
+
+    fn close_stdin(&mut self) {
+        drop(self.stdin.take());
     }
 
     fn address(&mut self, number: u8, to: To) {

@@ -138,6 +138,20 @@ fn a_worker_that_closes_its_stdin_is_noticed() {
 }
 
 #[test]
+fn an_open_stdin_ends_with_the_leash_and_needs_no_listener() {
+    let dir = Dir::new();
+    let ended = dir.path("ended");
+    let mut tree = Plan::vm_with_pipes("leash-test-nobody", "--stdin=open")
+        .option("--stop=WINCH:20000")
+        .sh(&format!("cat; echo ended >{ended}"));
+    let cat = tree.member("cat");
+    until("it reads", || state(cat) == Some('S'));
+    assert!(!std::path::Path::new(&ended).exists(), "stdin ended while the leash held");
+    assert_eq!(tree.let_go().code, 0);
+    assert_eq!(fs::read_to_string(&ended).unwrap(), "ended\n");
+}
+
+#[test]
 fn nobody_listens() {
     let mut tree = Plan::vm_with_pipes("leash-test-nobody", "--stdin=pipe").start(&["true"]);
     let ended = tree.ended();
