@@ -6,7 +6,7 @@ defmodule Leash.Application do
 
   require Logger
 
-  alias Leash.{Config, HeldShim, Native, Reaper, Run, Supervisor, Sweep}
+  alias Leash.{Config, HeldShim, Native, Priv, Reaper, Run, Supervisor, Sweep}
 
   @impl true
   def start(_type, _arguments) do
@@ -25,9 +25,11 @@ defmodule Leash.Application do
 
   # The reason as text, such as a file system that is mounted noexec, is what the code server logs.
   defp load_library do
-    case Code.ensure_loaded(Native) do
-      {:module, Native} -> :ok
-      {:error, reason} -> {:error, {:native_library, reason}}
+    with :ok <- Priv.check() do
+      case Code.ensure_loaded(Native) do
+        {:module, Native} -> :ok
+        {:error, reason} -> {:error, {:native_library, reason}}
+      end
     end
   end
 

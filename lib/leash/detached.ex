@@ -59,8 +59,8 @@ defmodule Leash.Detached do
       not options.mark ->
         refuse(:mark, "true", false)
 
-      options.stdin != :null ->
-        refuse(:stdin, ":null", options.stdin)
+      options.stdin == :pipe ->
+        refuse(:stdin, ":null or :open", :pipe)
 
       options.stdout == :output ->
         refuse(:stdout, "{:file, path} or :null", :output)

@@ -2,9 +2,13 @@ defmodule Leash.Executable do
   # Where the program of a command is, and whether it can be one.
   @moduledoc false
 
-  alias Leash.Native
+  alias Leash.{Native, WorkingDirectory}
 
-  @type problem :: :not_in_path | {:type, :device | :directory | :other} | Native.posix()
+  @type problem ::
+          :not_in_path
+          | :no_working_directory
+          | {:type, :device | :directory | :other}
+          | Native.posix()
 
   @doc """
   The absolute path of a program.
@@ -22,6 +26,7 @@ defmodule Leash.Executable do
     case find(command, nil) do
       {:ok, path} -> path
       {:error, :not_in_path} -> :erlang.error(:enoent)
+      {:error, :no_working_directory} -> raise WorkingDirectory.message()
       {:error, {:type, _no_program}} -> :erlang.error(:eacces)
       {:error, reason} -> :erlang.error(reason)
     end
@@ -32,8 +37,17 @@ defmodule Leash.Executable do
 
   defp path(command, directory) do
     if String.contains?(command, "/"),
-      do: {:ok, Path.expand(command, directory || File.cwd!())},
+      do: from(directory || "", command),
       else: in_path(System.find_executable(command))
+  end
+
+  defp from("/" <> _ = directory, command), do: {:ok, Path.expand(command, directory)}
+
+  defp from(directory, command) do
+    case File.cwd() do
+      {:ok, cwd} -> {:ok, directory |> Path.expand(cwd) |> then(&Path.expand(command, &1))}
+      {:error, _gone} -> {:error, :no_working_directory}
+    end
   end
 
   defp in_path(nil), do: {:error, :not_in_path}

@@ -2,7 +2,7 @@ defmodule Leash.Shim do
   # Starting a shim and reading its reports: the VM's side of native/PROTOCOL.md, sections 1 and 2.
   @moduledoc false
 
-  alias Leash.{Detached, Exit, Ladder, Limits, Run, Signal, StopCommand}
+  alias Leash.{Detached, Exit, Ladder, Limits, Run, Signal, StopCommand, WorkingDirectory}
 
   @type report ::
           {:ready,
@@ -34,14 +34,15 @@ defmodule Leash.Shim do
   Opens the port whose program is a shim; the port is the leash.
 
   The caller is the port's owner. Raises what `Port.open/2` raises when the system refuses:
-  `:emfile`, `:eagain`, `:enomem`, `:system_limit`, and `:enoent` where the binary is missing.
+  `:emfile`, `:eagain`, `:enomem`, `:system_limit`, `:enoent` where the binary is missing, and
+  `:no_working_directory` where that of the VM is.
   """
   @spec open(Run.t(), pos_integer(), map(), String.t() | nil) :: port()
   def open(run, number, options, stdio_name) do
     {leash, report, stdio} =
       if options[:stdin] == :inherit, do: {3, 4, [:nouse_stdio]}, else: {0, 1, []}
 
-    Port.open({:spawn_executable, path()}, [
+    spawn_shim([
       :binary,
       :exit_status,
       :hide,
@@ -56,7 +57,7 @@ defmodule Leash.Shim do
   """
   @spec open_warden(Run.t()) :: port()
   def open_warden(run) do
-    Port.open({:spawn_executable, path()}, [
+    spawn_shim([
       :binary,
       :exit_status,
       :hide,
@@ -72,6 +73,12 @@ defmodule Leash.Shim do
       # That of a run around this VM would be taken for the warden's own.
       {:env, [{~c"LEASH_RUN", false}]}
     ])
+  end
+
+  defp spawn_shim(options) do
+    Port.open({:spawn_executable, path()}, options)
+  rescue
+    error -> reraise WorkingDirectory.explain(error), __STACKTRACE__
   end
 
   # Without an owner the variable is removed: an outer run's would be taken for ours. With a detached worker, too: a
@@ -258,7 +265,7 @@ defmodule Leash.Shim do
   There are no reports; the leash is the pipe that the port holds, which for a port that only reads is stdout.
   """
   @spec for_port(Run.t(), pos_integer(), map()) ::
-          {[binary()], [{charlist(), charlist() | false}]}
+          {[binary()], [{charlist(), charlist() | [[]] | false}]}
   def for_port(run, number, options) do
     leash = if options.reads_only?, do: 1, else: 0
 

@@ -56,6 +56,9 @@ defmodule Leash.StopCommand do
 
   defp expected(:not_in_path), do: "a command whose program is in PATH (enoent)"
 
+  defp expected(:no_working_directory),
+    do: "a command whose program is an absolute path (the VM's working directory was deleted)"
+
   defp expected({:type, type}),
     do: "a command whose program is an executable file (it is a #{type})"
 

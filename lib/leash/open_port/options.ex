@@ -2,7 +2,7 @@ defmodule Leash.OpenPort.Options do
   # What `Leash.open_port/3` accepts: the options of `Port.open/2`, which are flags and pairs, and some of a Worker.
   @moduledoc false
 
-  alias Leash.{Executable, Ladder, OptionsError, Schema}
+  alias Leash.{Executable, Ladder, OptionsError, Schema, WorkingDirectory}
   alias Leash.Worker
 
   # The shim's part, not the port's.
@@ -210,5 +210,13 @@ defmodule Leash.OpenPort.Options do
   def refused(%ArgumentError{}, %{port: port}),
     do: %OptionsError{expected: "options that go together in Port.open/2", value: port}
 
-  def refused(error, _options), do: error
+  def refused(error, _options) do
+    case WorkingDirectory.explain(error) do
+      %ErlangError{original: :no_working_directory} ->
+        %RuntimeError{message: WorkingDirectory.message()}
+
+      error ->
+        error
+    end
+  end
 end

@@ -48,7 +48,8 @@ defmodule Leash.Worker.Options do
           )
         ),
       default: [],
-      doc: "Variables to set, or with `nil` to unset, on top of the VM's environment."
+      doc:
+        "Variables to set, or with `nil` to unset, on top of the VM's environment. An empty string is an empty value."
     ],
     cd: [type: Schema.optional_text(), doc: "The working directory."],
     arg0: [
@@ -56,9 +57,11 @@ defmodule Leash.Worker.Options do
       doc: "What the program sees as its own name, instead of its path."
     ],
     stdin: [
-      type: Schema.one_of([:null, :pipe]),
+      type: Schema.one_of([:null, :open, :pipe]),
       default: :null,
-      doc: "`:pipe` makes `write/3` and `close_stdin/1` work; `:null` is an empty input."
+      doc:
+        "`:pipe` makes `write/3` and `close_stdin/1` work; `:null` is an empty input; `:open` is an input that neither ends nor brings " <>
+          "anything while the VM lives, for programs that take its end for the word to stop (esbuild, tailwindcss and vite with `--watch`)."
     ],
     stdout: [
       type: Schema.target([:output, :null]),
@@ -385,6 +388,13 @@ defmodule Leash.Worker.Options do
       {:error, :not_in_path} ->
         Schema.error(:command, "an executable in PATH (enoent)", command)
 
+      {:error, :no_working_directory} ->
+        Schema.error(
+          :command,
+          "an absolute path (the VM's working directory was deleted)",
+          command
+        )
+
       {:error, {:type, type}} ->
         Schema.error(:command, "an executable file (it is a #{type})", command)
 
@@ -398,10 +408,12 @@ defmodule Leash.Worker.Options do
 
   @doc "Variables as the port driver wants them."
   @spec port_env(%{optional(String.t()) => String.t() | nil} | [{String.t(), String.t() | nil}]) ::
-          [{charlist(), charlist() | false}]
+          [{charlist(), charlist() | [[]] | false}]
   def port_env(env) do
     Enum.map(env, fn
       {name, nil} -> {String.to_charlist(name), false}
+      # An empty charlist unsets (open_port/2). A list of one has no characters either, and is none.
+      {name, ""} -> {String.to_charlist(name), [[]]}
       {name, value} -> {String.to_charlist(name), String.to_charlist(value)}
     end)
   end

@@ -29,7 +29,7 @@ defmodule Leash.Worker.OptionsTest do
     assert {:ok, %{env: env}} =
              Options.validate(command: "true", env: %{"A" => "ä", "B" => nil, "C" => ""})
 
-    assert Enum.sort(env) == [{~c"A", [228]}, {~c"B", false}, {~c"C", []}]
+    assert Enum.sort(env) == [{~c"A", [228]}, {~c"B", false}, {~c"C", [[]]}]
   end
 
   test "each error names key, expectation and value" do
@@ -64,7 +64,7 @@ defmodule Leash.Worker.OptionsTest do
           {[command: "sleep", env: %{"A" => <<0xFF>>}], :env, ~r/UTF-8/},
           {[command: "sleep", env: %{"LEASH_RUN" => "x"}], :env, ~r/not LEASH_RUN/},
           {[command: "sleep", env: [:a]], :env, ~r/pairs of a name/},
-          {[command: "sleep", stdin: :file], :stdin, ~r/:null or :pipe, got: :file/},
+          {[command: "sleep", stdin: :file], :stdin, ~r/:null or :open or :pipe, got: :file/},
           {[command: "sleep", stdout: {:file, "/nowhere/x"}], :stdout,
            ~r/a directory that exists/},
           {[command: "sleep", stdout: {:file, "/etc"}], :stdout, ~r/it is a directory/},

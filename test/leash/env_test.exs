@@ -1,0 +1,52 @@
+defmodule Leash.EnvTest do
+  # A variable that is empty is not one that is unset, wherever a program is started.
+  use Leash.Test.Case, async: false
+
+  @line "echo ${LEASH_TEST_E-unset}.${LEASH_TEST_N-unset}.${LEASH_TEST_S-unset}"
+  @env %{"LEASH_TEST_E" => "", "LEASH_TEST_N" => nil, "LEASH_TEST_S" => "set"}
+
+  setup do
+    System.put_env("LEASH_TEST_E", "inherited")
+    System.put_env("LEASH_TEST_N", "inherited")
+
+    on_exit(fn ->
+      System.delete_env("LEASH_TEST_E")
+      System.delete_env("LEASH_TEST_N")
+    end)
+
+    nothing_is_listed_after()
+  end
+
+  test "cmd, streams, a worker and a port" do
+    expected = ".unset.set\n"
+    assert Leash.cmd("sh", ["-c", @line], env: @env) == {expected, 0}
+    assert Leash.cmd("sh", ["-c", @line], env: Map.to_list(@env)) == {expected, 0}
+    assert Leash.cmd("sh", ["-c", @line], env: @env, use_stdio: true) == {expected, 0}
+    assert Leash.stream!("sh", ["-c", @line], env: @env) |> Enum.join() == expected
+
+    {:ok, worker} = Worker.start_link(shell: @line, env: @env, on_output: self())
+    assert_receive {:leash_output, ^worker, :stdout, ^expected}, 10_000
+
+    for env <- [@env, charlists(nil), charlists(false)] do
+      port = Leash.open_port("sh", ["-c", @line], [:binary, env: env])
+      assert_receive {^port, {:data, ^expected}}, 10_000
+    end
+  end
+
+  test "the same from Erlang" do
+    expected = ".unset.set\n"
+
+    for env <- [@env, charlists(nil), charlists(false)] do
+      assert :leash.cmd(~c"sh", [~c"-c", @line], %{env: env}) == {expected, 0}
+      {:ok, worker} = :leash.start_link(%{shell: @line, env: env, on_output: self()})
+      assert_receive {:leash_output, ^worker, :stdout, ^expected}, 10_000
+      port = :leash.open_port(~c"sh", [~c"-c", @line], [:binary, env: env])
+      assert_receive {^port, {:data, ^expected}}, 10_000
+    end
+  end
+
+  defp charlists(unset) do
+    for {name, value} <- @env,
+        do: {to_charlist(name), if(value, do: to_charlist(value), else: unset)}
+  end
+end
