@@ -88,16 +88,28 @@ defmodule Leash do
 
   | | `System.cmd/3` | `Leash.cmd/3`, the streams |
   |---|---|---|
-  | `sh -c 'x &'`, x holds stdout | waits for x | waits for x, `:timeout` ends it |
+  | `sh -c 'x &'`, x holds stdout | waits for x | waits for x; `:linger` or `:timeout` ends it, and the status stays that of `sh` |
   | `sh -c 'x > /dev/null 2>&1 &'` | leaves x behind | ends x |
   | `git gc --auto`, `pg_ctl start` (daemons) | leaves them behind | ends them |
 
   With `on_exit: :keep` what is left goes on when the command has exited by itself; see `guides/commands.md` for that, and for what
   corresponds to the options of other calls.
 
-  Other differences: without `:input` stdin is empty instead of a pipe that nobody writes to, a command that a
-  signal ended has 128 and the signal's number as its status on every system, and `:timeout` and
-  `:max_output` return what was written until then.
+  Other differences: a command that a signal ended has 128 and the signal's number as its status on every system, and
+  `:timeout` and `:max_output` return what was written until then.
+
+  A status that has come is what is returned, whatever follows:
+
+  | what happens | what is returned |
+  |---|---|
+  | `:timeout` passes while the command runs | `:timeout` |
+  | `:timeout` passes after its exit, while something holds stdout | its status |
+  | something that it started cannot be ended (it is root's, or waits in the kernel) | its status, or `:timeout` |
+  | its shim is killed, or its port closed, and it ends with that | 137, as for SIGKILL |
+  | the same after its exit | its status |
+
+  What could not be ended, and an end that was not seen, are a warning in the log; the former is an event of `Leash.Telemetry`
+  as well, `[:leash, :worker, :survivors]`.
 
   ## Options
 
@@ -108,8 +120,12 @@ defmodule Leash do
       system refused
     * `Leash.OptionsError` - an option is wrong; nothing was started
     * `ArgumentError` - the command or an argument is no binary, or the command has a NUL byte
-    * `RuntimeError` - the `:leash` application is not started, or `stop_all/2` is ending the group
+    * `RuntimeError` - the `:leash` application is not started, `stop_all/2` is ending the group, or the VM's working
+      directory was deleted
     * what `:into` or the enumerable of `:input` raise; the tree is ended first
+    * `ErlangError` with `:original` `{:stdio, reason}` - the VM could not take over the pipes (`:emfile`), `:shim_died` - the
+      shim was killed before the command was executed, `:too_many_workers`, `:no_pidfd` - as for `Leash.Worker`; nothing is left
+    * an exit with `{reason, Leash.Cmd}` - the process that holds the command was killed; the tree is ended
   """
   @spec cmd(String.t(), [binary()], [cmd_option()]) ::
           {Collectable.t() | {Collectable.t(), binary()}, 0..255 | :timeout | :max_output}
@@ -129,8 +145,12 @@ defmodule Leash do
   or is killed, everything that the command started is ended. What becomes of background processes
   is in the table of `cmd/3`.
 
+  The process that begins to read a stream has to go on with it: in another one it raises `RuntimeError`, and the command
+  is ended.
+
   Raises `Leash.CommandError` at the end unless the exit status is 0, and what `cmd/3` raises. A stream that is
-  halted does not look at the status.
+  halted does not look at the status. What survives, and a shim that is killed, change no more than they do for `cmd/3`: the latter
+  is `{:signal, :sigkill}`.
 
   ## Options
 
@@ -187,6 +207,7 @@ defmodule Leash do
       with `:in`, where the shim keeps stdout
     * none for `System.halt/1`, which waits for ever while a program does not read what is in its port's queue. No code
       runs in the VM then, so nothing ends that program before the VM; `System.stop/1` ends both
+    * an empty value in `:env` is an empty variable, where a bare port unsets it; `nil` and `false` unset
     * a port that closes at the end of stdout (neither `:exit_status` nor `:eof` is given) ends the program, too
 
   ## Options
@@ -200,7 +221,8 @@ defmodule Leash do
     * `ErlangError` with `:original` `:enoent`, `:eacces` - there is no such program, or it cannot be one; `:emfile`,
       `:eagain`, `:system_limit` … - the system refused
     * `Leash.OptionsError` - command, arguments or an option are wrong
-    * `RuntimeError` - the `:leash` application is not started, or `stop_all/2` is ending the group
+    * `RuntimeError` - the `:leash` application is not started, `stop_all/2` is ending the group, or the VM's working
+      directory was deleted
 
   Nothing was started then.
   """

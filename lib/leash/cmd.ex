@@ -2,7 +2,7 @@ defmodule Leash.Cmd do
   # `Leash.cmd/3`: runs a command to its end and collects what it writes.
   @moduledoc false
 
-  alias Leash.Command
+  alias Leash.{Command, WorkingDirectory}
   alias Leash.Command.Options
 
   @read_bytes 65_536
@@ -27,8 +27,9 @@ defmodule Leash.Cmd do
 
     case Command.start(worker) do
       {:ok, command} -> guarded(command, state, deadline, own)
-      # It did not come to its exec in time, and is gone.
+      # It did not come to its exec in time, and is gone, or can only be waited for (state D).
       {:error, :start_timeout} -> result(state, :timeout, own)
+      {:error, {:survivors, _list}} -> result(state, :timeout, own)
       {:error, reason} -> failed(reason)
     end
   end
@@ -44,9 +45,10 @@ defmodule Leash.Cmd do
         state.collect.(state.collected, :halt)
         :erlang.raise(kind, reason, stacktrace)
     else
-      {{:ok, exit}, status, state} -> result(state, status || Command.status(exit), own)
+      {{:by_itself, how}, :timeout, state} -> result(state, Command.status(how), own)
       {{:error, :start_timeout}, _status, state} -> result(state, :timeout, own)
       {{:error, reason}, _status, _state} -> failed(reason)
+      {{_when, how}, status, state} -> result(state, status || Command.status(how), own)
     end
   end
 
@@ -118,6 +120,9 @@ defmodule Leash.Cmd do
 
   def failed(:stopping),
     do: raise(RuntimeError, "Leash.stop_all/2 is ending the command's group")
+
+  def failed({:port, :no_working_directory}),
+    do: raise(RuntimeError, WorkingDirectory.message())
 
   def failed({:worker_down, reason}), do: exit({reason, __MODULE__})
   def failed({stage, posix}) when is_atom(stage) and is_atom(posix), do: :erlang.error(posix)

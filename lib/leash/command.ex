@@ -6,18 +6,32 @@ defmodule Leash.Command do
   # read holds back the program. The Worker monitors the caller: its end ends the tree.
   @moduledoc false
 
-  alias Leash.{Exit, Native, Signal, Worker}
+  alias Leash.{Native, Signal, Worker}
+  alias Leash.Worker.Client
 
-  @enforce_keys [:ref, :worker, :monitor]
-  defstruct [:ref, :worker, :monitor, :ended, streams: [], done?: false]
+  @enforce_keys [:ref, :owner, :worker, :monitor]
+  defstruct [
+    :ref,
+    :owner,
+    :worker,
+    :monitor,
+    :linger,
+    :ended,
+    :kept_until,
+    streams: [],
+    done?: false
+  ]
 
   @type stream :: :stdout | :stderr
-  @type ended :: {:ok, Exit.t()} | {:error, term()}
+  @type ended :: Client.ended() | {:error, {:worker_down, term()}}
   @type t :: %__MODULE__{
           ref: reference(),
+          owner: pid(),
           worker: pid(),
           monitor: reference(),
+          linger: timeout(),
           ended: ended() | nil,
+          kept_until: integer() | :infinity | nil,
           streams: [{stream(), Native.fd()}],
           done?: boolean()
         }
@@ -40,7 +54,14 @@ defmodule Leash.Command do
 
     case Worker.start_for({self(), ref}, options) do
       {:ok, worker} ->
-        command = %__MODULE__{ref: ref, worker: worker, monitor: Process.monitor(worker)}
+        command = %__MODULE__{
+          ref: ref,
+          owner: self(),
+          worker: worker,
+          monitor: Process.monitor(worker),
+          linger: options.linger
+        }
+
         piped? = options.stdout == :output or options.stderr == :output
         {:ok, if(piped?, do: await_streams(command), else: output_done(command))}
 
@@ -91,17 +112,19 @@ defmodule Leash.Command do
   end
 
   defp wait(%{ref: ref, monitor: monitor} = command, max, deadline) do
-    {ms, quiet?} = patience(command, deadline)
+    ms = patience(command, deadline)
     {one, other} = descriptors(command.streams)
 
     receive do
       {:leash_fd, fd, :ready} when fd == one or fd == other ->
         next(command, max, deadline)
 
-      {^ref, {:ended, result, failure}} ->
+      {^ref, {:ended, ended, kept?}} ->
         # Its exit follows, and says less.
         Process.demonitor(monitor, [:flush])
-        next(%{command | ended: ended(result, failure)}, max, deadline)
+        # What was kept and holds the output is waited for, as before the end.
+        until = if kept?, do: deadline(command.linger)
+        next(%{command | ended: ended, kept_until: until}, max, deadline)
 
       {^ref, {:input, kind, reason, stacktrace}} ->
         {:input_failed, kind, reason, stacktrace, command}
@@ -111,12 +134,9 @@ defmodule Leash.Command do
         next(%{command | ended: {:error, {:worker_down, reason}}}, max, deadline)
     after
       ms ->
-        cond do
-          quiet? -> command |> close_all() |> over()
-          # Nobody is left to be ended; what was kept may write for as long as it likes.
-          command.ended != nil -> {:timeout, close_all(command)}
-          true -> {:timeout, command}
-        end
+        if command.ended == nil,
+          do: {:timeout, command},
+          else: command |> close_all() |> over()
     end
   end
 
@@ -124,26 +144,12 @@ defmodule Leash.Command do
   defp descriptors([{_, one}]), do: {one, one}
   defp descriptors([]), do: {nil, nil}
 
-  defp patience(%{ended: nil}, deadline), do: {left(deadline), false}
-  # Who was kept and holds the output is waited for, as before the end.
-  defp patience(%{ended: {:ok, %Exit{cause: :kept}}}, deadline), do: {left(deadline), false}
-  defp patience(_command, deadline), do: {min(@quiet_ms, left(deadline)), true}
+  defp patience(%{ended: nil}, deadline), do: left(deadline)
+  defp patience(%{kept_until: nil}, deadline), do: min(@quiet_ms, left(deadline))
+  defp patience(%{kept_until: until}, deadline), do: min(left(until), left(deadline))
 
   defp left(:infinity), do: :infinity
   defp left(deadline), do: max(0, deadline - System.monotonic_time(:millisecond))
-
-  defp ended(_result, {:stdio, reason}), do: {:error, {:stdio, reason}}
-
-  # It was not yet known to run when its time was over.
-  defp ended({:ok, _exit}, :start_timeout), do: {:error, :start_timeout}
-
-  # Nobody saw the program's status.
-  defp ended({:ok, %Exit{status: nil, cause: cause}}, failure)
-       when failure in [:shim_died, :port_closed] and cause in [:shim_died, :leash],
-       do: {:error, failure}
-
-  defp ended({:ok, exit}, _failure), do: {:ok, exit}
-  defp ended({:error, reason}, _failure), do: {:error, reason}
 
   @doc "Begins to end the tree: by its ladder, or at once. `next/3` goes on bringing what it still writes."
   @spec finish(t(), :ladder | :kill) :: :ok
@@ -164,6 +170,19 @@ defmodule Leash.Command do
   end
 
   def abort(command, _how), do: command |> close_all() |> release()
+
+  @doc "Ends the tree by its ladder from another process than the owner, and returns when it is gone."
+  @spec abandon(t()) :: :ok
+  def abandon(command) do
+    monitor = Process.monitor(command.worker)
+    finish(command, :ladder)
+    # The owner reads no more of it, and its end is not to be waited for.
+    send(command.worker, {:leash, :output_done})
+
+    receive do
+      {:DOWN, ^monitor, :process, _pid, _reason} -> :ok
+    end
+  end
 
   defp await_end(command) do
     case next(command, 1, :infinity) do
@@ -219,11 +238,11 @@ defmodule Leash.Command do
   defp output_done(command), do: command
 
   @doc "The status as a shell says it: 128 and its number for a signal (POSIX, 2.8.2)."
-  @spec status(Exit.t()) :: 0..255
-  def status(%Exit{status: nil, signal: signal}) do
+  @spec status(Client.how()) :: 0..255
+  def status({:status, status}), do: status
+
+  def status({:signal, signal}) do
     {:ok, number} = Signal.number(signal)
     128 + number
   end
-
-  def status(%Exit{status: status}), do: status
 end

@@ -132,6 +132,15 @@ defmodule Leash.Logger do
   defp text([:leash, :worker, :stop], %{duration: duration}, metadata),
     do: [who(metadata), ": ended", how(metadata.exit), " after ", ms(duration)]
 
+  defp text([:leash, :worker, :survivors], _measurements, %{survivors: []} = metadata),
+    do: [who(metadata), ": whether anything is left cannot be seen"]
+
+  defp text([:leash, :worker, :survivors], _measurements, %{survivors: survivors} = metadata) do
+    left = Enum.map_join(survivors, ", ", &"#{&1.pid} (#{printable(&1.command)}, #{&1.why})")
+
+    [who(metadata), ": could not end ", left]
+  end
+
   # A step of the ladder that is no signal.
   defp text([:leash, :kill, :step], %{elapsed: elapsed}, %{command: command} = metadata),
     do: [

@@ -2,7 +2,7 @@ defmodule Leash.Stream do
   # `Leash.stream!/3` and `Leash.stream/3`: a command's output as it is asked for.
   @moduledoc false
 
-  alias Leash.{Cmd, Command, CommandError, Exit}
+  alias Leash.{Cmd, Command, CommandError}
   alias Leash.Command.Options
 
   @type element :: binary() | {:stdout | :stderr, binary()}
@@ -35,16 +35,25 @@ defmodule Leash.Stream do
   end
 
   # states: {:running, command, deadline, timed_out?} → {:last, how} → :over
+  #
+  # A running command is its owner's: who asks for the next part has to be the process that began.
   defp start(own, worker) do
     case Command.start(worker) do
       {:ok, command} -> {:running, command, Command.deadline(own.timeout), false}
       {:error, :start_timeout} -> {:last, :timeout}
+      {:error, {:survivors, _list}} -> {:last, :timeout}
       {:error, reason} -> Cmd.failed(reason)
     end
   end
 
   defp pull(:over, _own, _last), do: {:halt, :over}
   defp pull({:last, how}, _own, last), do: {last.(how), :over}
+
+  defp pull({:running, %{owner: owner}, _deadline, _timed_out?}, _own, _last)
+       when owner != self() do
+    raise "a stream of Leash can be continued only by the process that began to read it, " <>
+            "#{inspect(owner)}: that process has the command's output"
+  end
 
   defp pull({:running, command, deadline, timed_out?}, own, last) do
     case Command.next(command, own.max_chunk_size, deadline) do
@@ -55,14 +64,17 @@ defmodule Leash.Stream do
         Command.finish(command, :ladder)
         pull({:running, command, :infinity, true}, own, last)
 
-      {:ended, {:ok, exit}, _command} ->
-        {[], {:last, if(timed_out?, do: :timeout, else: how(exit))}}
-
       {:ended, {:error, :start_timeout}, _command} ->
         {[], {:last, :timeout}}
 
       {:ended, {:error, reason}, _command} ->
         Cmd.failed(reason)
+
+      {:ended, {:ended, _how}, _command} when timed_out? ->
+        {[], {:last, :timeout}}
+
+      {:ended, {_when, how}, _command} ->
+        {[], {:last, how}}
 
       # The stream's own clean-up ends the tree.
       {:input_failed, kind, reason, stacktrace, _command} ->
@@ -73,8 +85,8 @@ defmodule Leash.Stream do
   defp element(stream, data, %{stderr: :stream, stderr_to_stdout: false}), do: {stream, data}
   defp element(_stdout, data, _own), do: data
 
-  defp how(%Exit{status: nil, signal: signal}), do: {:signal, signal}
-  defp how(%Exit{status: status}), do: {:status, status}
+  defp stop({:running, %{owner: owner} = command, _deadline, _timed_out?}) when owner != self(),
+    do: Command.abandon(command)
 
   defp stop({:running, command, _deadline, _timed_out?}) do
     _ended = Command.abort(command, :ladder)

@@ -6,6 +6,8 @@ defmodule Leash.Telemetry do
      "those of a worker"},
     {[:leash, :worker, :stop], "its tree is gone", "`:duration` since the start",
      "those of a worker, `:exit` (`Leash.Exit`, nil where nobody saw it: of ports, and of a Worker that was killed)"},
+    {[:leash, :worker, :survivors], "its tree could not be ended, or not all of it could be seen",
+     "`:count`", "those of a worker, `:survivors` (see `t:Leash.Worker.survivor/0`)"},
     {[:leash, :kill, :step], "a step of the ladder began", "`:elapsed` since the end began",
      "those of a worker, `:signal` (such as `:sigterm`, or `:sigkill` for the last phase; nil where `:command` is the step's command, a list, and where `:stdin` is `:closed`), `:cause` (as in `Leash.Exit`)"},
     {[:leash, :guard, :breach],
@@ -59,6 +61,19 @@ defmodule Leash.Telemetry do
   @spec worker_stop(pos_integer(), Leash.Exit.t() | nil) :: :ok
   def worker_stop(number, exit),
     do: of_worker([:leash, :worker, :stop], number, &lived/1, %{exit: exit})
+
+  @doc false
+  @spec survivors(pos_integer(), [Leash.Worker.survivor()]) :: :ok
+  def survivors(number, survivors),
+    do:
+      of_worker(
+        [:leash, :worker, :survivors],
+        number,
+        fn _row -> %{count: length(survivors)} end,
+        %{
+          survivors: survivors
+        }
+      )
 
   @doc false
   # `elapsed` in milliseconds, as the shim counts.

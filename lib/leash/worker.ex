@@ -105,7 +105,8 @@ defmodule Leash.Worker do
       missing interpreter), `:eacces`, `:enoexec`, `:e2big`, `:etxtbsy` …
     * `{stage, posix}` - another stage failed: `:cd`, `:stdin`, `:stdout`, `:stderr`, `:fork` (`:eagain` at the
       limit of processes), `:pipe` (`:emfile`), `:stdio`, `:setsid`, `:ids`, `:pdeathsig`, `:owner`
-    * `{:port, reason}` - the shim itself could not be started, errors of `Port.open/2`
+    * `{:port, reason}` - the shim itself could not be started, errors of `Port.open/2`; `:no_working_directory` where that of the VM
+      was deleted
     * `{:port_in_use, port}` - `ready: {:tcp, port}` or `{:http, …}` and somebody else listens there already
     * `:ready_timeout`, `:start_timeout` - it took too long and was ended
     * `{:exited, %Leash.Exit{}}` - it ended before it was ready

@@ -42,7 +42,7 @@ defmodule Leash.KeepTest do
 
     line = "sleep 90 & echo $!"
     options = [on_exit: :keep, timeout: 500]
-    {output, :timeout} = apply(Leash, :cmd, words(carrier, line) ++ [options])
+    {output, 0} = apply(Leash, :cmd, words(carrier, line) ++ [options])
     assert Carrier.members(carrier) == [Observer.identity(pid(output))]
   end
 

@@ -122,6 +122,30 @@ defmodule Leash.StreamTest do
     assert_gone(second)
   end
 
+  test "one that another process continues raises there, says why, and is over" do
+    carrier = new_carrier()
+    stream = apply(Leash, :stream!, line("echo x; exec sleep 90", carrier))
+    step = fn element, _acc -> {:suspend, element} end
+    assert {:suspended, "x\n", next} = Enumerable.reduce(stream, {:suspend, nil}, step) |> first()
+
+    task = Task.async(fn -> catch_error(next.({:cont, nil})) end)
+    error = Task.await(task, 10_000)
+    assert %RuntimeError{message: message} = error
+    assert message =~ "continued only by the process that began to read it, #{inspect(self())}"
+    assert_gone(carrier)
+  end
+
+  test "one that another process halts is over" do
+    carrier = new_carrier()
+    stream = apply(Leash, :stream!, line("echo x; exec sleep 90", carrier))
+    step = fn element, _acc -> {:suspend, element} end
+    assert {:suspended, "x\n", next} = Enumerable.reduce(stream, {:suspend, nil}, step) |> first()
+    assert {:halted, nil} = Task.await(Task.async(fn -> next.({:halt, nil}) end), 10_000)
+    assert_gone(carrier)
+  end
+
+  defp first({:suspended, nil, next}), do: next.({:cont, nil})
+
   describe "an early end:" do
     test "take(1) of yes, from which nothing is read any more" do
       carrier = new_carrier()

@@ -58,6 +58,8 @@ defmodule Leash.Test.Needs do
        fn -> works?("unshare --net ip link set lo up") end},
       {:setpriv, "there is no setpriv, or no root",
        fn -> works?("setpriv --bounding-set=-all --inh-caps=-all true") end},
+      {:set_user_id, "no root, or set-user-id programs get no rights here",
+       fn -> Decoys.root?() and Leash.Test.Unkillable.possible?() end},
       {:set_tid, "clone3 with set_tid is refused", &set_tid?/0}
     ]
   end

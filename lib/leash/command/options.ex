@@ -31,8 +31,22 @@ defmodule Leash.Command.Options do
                   "iodata or an enumerable of iodata",
                   quote(do: iodata() | Enumerable.t() | nil)
                 ),
+              doc: "Written to stdin by a process of its own, which is closed at the end."
+            ],
+            stdin: [
+              type: Schema.one_of([:open, :null]),
+              default: :open,
               doc:
-                "Written to stdin by a process of its own, which is closed at the end; without it stdin is empty (`/dev/null`)."
+                "What a program without `:input` reads: `:open` neither ends nor brings anything, as with `System.cmd/3`, so " <>
+                  "that what takes the end of stdin for the word to stop goes on (esbuild, tailwindcss and vite with `--watch`); `:null` is " <>
+                  "an empty input."
+            ],
+            linger: [
+              type: @timeout,
+              default: :infinity,
+              doc:
+                "Milliseconds that processes which hold the output get once the program has exited, before the ladder of " <>
+                  "`:stop` ends them; with `on_exit: :keep` they go on and are read no more. Its status stays what it was."
             ],
             shell: [
               type: Schema.boolean(),
@@ -183,6 +197,10 @@ defmodule Leash.Command.Options do
 
     options = env_to_list(options)
     own = unwrap!(Schema.validate(schema, options))
+
+    if own.input != nil and own.stdin == :null,
+      do: Schema.refuse!(:stdin, "nothing beside :input", :null)
+
     {own, worker!(command, args, own, options)}
   end
 
@@ -207,7 +225,7 @@ defmodule Leash.Command.Options do
         Worker.Options.check(
           program!(command, args, own.shell) ++
             [
-              stdin: if(own.input == nil, do: :null, else: :pipe),
+              stdin: if(own.input == nil, do: own.stdin, else: :pipe),
               stderr: if(stderr == :inherit, do: :null, else: stderr),
               on_output: on_output
             ] ++ shared
@@ -217,7 +235,7 @@ defmodule Leash.Command.Options do
     Map.merge(options, %{
       input: own.input,
       stderr: stderr,
-      linger: :infinity,
+      linger: own.linger,
       on_crash: own.on_crash,
       start_timeout: min(own.timeout, @start_timeout)
     })
@@ -230,8 +248,11 @@ defmodule Leash.Command.Options do
 
   defp stdio(options, true), do: options
 
-  defp stdio(%{input: nil} = options, false),
+  defp stdio(%{stdin: :open} = options, false),
     do: %{options | stdin: :inherit, stdout: :inherit}
+
+  defp stdio(%{input: nil}, false),
+    do: Schema.refuse!(:stdin, "nothing beside use_stdio: false", :null)
 
   defp stdio(options, false),
     do: Schema.refuse!(:input, "nothing beside use_stdio: false", options.input)

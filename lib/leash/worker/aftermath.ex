@@ -2,7 +2,7 @@ defmodule Leash.Worker.Aftermath do
   # From the end of the shim to the end of this process: proof that nothing is left, and what the pipes still hold.
   @moduledoc false
 
-  alias Leash.{Exit, Hunt}
+  alias Leash.{Exit, Hunt, Telemetry}
   alias Leash.Worker.{Pipes, Result, State}
 
   require Logger
@@ -78,8 +78,10 @@ defmodule Leash.Worker.Aftermath do
     Logger.error("Leash could not look for what worker #{state.label} left: #{inspect(reason)}")
   end
 
-  defp left(state, survivors),
-    do: unended(state, %{survivors: survivors}, {:survivors, survivors})
+  defp left(state, survivors) do
+    Telemetry.survivors(state.number, survivors)
+    unended(state, %{survivors: survivors}, {:survivors, survivors})
+  end
 
   defp unended(state, result, failure),
     do: drain(%{state | hunt: nil, result: {:error, result}, failure: failure})

@@ -307,11 +307,11 @@ defmodule Leash.Worker.Options do
     end
   end
 
-  defp stdin_to_close(%{stdin: :pipe}), do: :ok
+  defp stdin_to_close(%{stdin: stdin}) when stdin in [:pipe, :open], do: :ok
 
   defp stdin_to_close(%{stdin: stdin, stop: stop}) do
     if Ladder.closes_stdin?(stop),
-      do: Schema.error(:stdin, ":pipe beside {:close_stdin, _} in :stop", stdin),
+      do: Schema.error(:stdin, ":pipe or :open beside {:close_stdin, _} in :stop", stdin),
       else: :ok
   end
 

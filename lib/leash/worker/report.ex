@@ -48,7 +48,7 @@ defmodule Leash.Worker.Report do
     do: %{state | failure: state.failure || {stage, Posix.name(errno)}}
 
   defp report(state, {:exited, how}),
-    do: %{state | exited: how} |> Ending.exited() |> Client.end_rest()
+    do: %{state | exited: how} |> Ending.exited() |> Client.exited()
 
   defp report(state, {:gone, %Exit{} = exit}),
     do: Result.answer_client(%{state | result: {:ok, %{exit | os_pid: state.os_pid}}})

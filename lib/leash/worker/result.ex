@@ -36,7 +36,7 @@ defmodule Leash.Worker.Result do
 
     state
     |> gone()
-    |> Client.tell({:ended, state.result, state.failure})
+    |> Client.tell_end()
     |> put_in([:client, :answered?], true)
   end
 
