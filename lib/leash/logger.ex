@@ -136,7 +136,7 @@ defmodule Leash.Logger do
     do: [who(metadata), ": whether anything is left cannot be seen"]
 
   defp text([:leash, :worker, :survivors], _measurements, %{survivors: survivors} = metadata) do
-    left = Enum.map_join(survivors, ", ", &"#{&1.pid} (#{printable(&1.command)}, #{&1.why})")
+    left = Enum.map_join(survivors, ", ", &"#{&1.pid} (#{Text.printable(&1.command)}, #{&1.why})")
 
     [who(metadata), ": could not end ", left]
   end

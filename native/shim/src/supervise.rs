@@ -49,7 +49,17 @@ impl<'a> Supervisor<'a> {
     ) -> Self {
         let climb = Climb::new(config, vectors, report);
         let group = if config.foreground { getpgrp() } else { child.pid() };
-        Self { climb, watched, child, reaper, group, stdin, started: false, exit_untold: false, settled: false }
+        Self {
+            climb,
+            watched,
+            child,
+            reaper,
+            group,
+            stdin,
+            started: false,
+            exit_untold: false,
+            settled: false,
+        }
     }
 
     /// Supervises until nothing is left; the result is the exit status.
