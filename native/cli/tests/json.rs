@@ -11,13 +11,14 @@ mod schema;
 
 use isolated::isolated;
 use leash_core::{About, Host, Owner, Pid, Record, RunDir, RunLock};
-use leash_tag::{ENV_NAME, RunId};
+use leash_tag::{ENV_NAME, Limits, Mark, RunId, WorkerNumber};
 use serde_json::Value;
 use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// A child that is killed and reaped with its handle.
 struct Process(Child);
@@ -32,6 +33,16 @@ impl Drop for Process {
 impl Process {
     fn sleep(command: &mut Command) -> Self {
         Self(command.arg("60").stdin(Stdio::null()).spawn().unwrap())
+    }
+
+    /// A command behind prlimit(1) is marked once it has its own name.
+    fn wait_for_name(&self, name: &str) {
+        let path = format!("/proc/{}/comm", self.0.id());
+        let end = Instant::now() + Duration::from_secs(10);
+        while std::fs::read_to_string(&path).unwrap() != name {
+            assert!(Instant::now() < end, "waited in vain for {name}");
+            std::thread::yield_now();
+        }
     }
 }
 
@@ -65,7 +76,13 @@ impl Scene {
         let worker = |run: RunId, owner: &Owner| {
             let Owner { pid, start_ticks, boot_id, pid_ns } = owner;
             let tag = format!("{run}.1.{pid}.{start_ticks}.{pid_ns}.{}", &boot_id[..8]);
-            Process::sleep(Command::new("sleep").env(ENV_NAME, tag))
+            let mark = Mark::nested_in(Limits::UNLIMITED, run, WorkerNumber::new(1), false).unwrap();
+            let Limits { soft, hard } = mark.limits();
+            let mut prlimit = Command::new("prlimit");
+            let process =
+                Process::sleep(prlimit.args([&format!("--locks={soft}:{hard}"), "sleep"]).env(ENV_NAME, tag));
+            process.wait_for_name("sleep\n");
+            process
         };
         let processes = vec![worker(live.run(), &me), worker(dead, &owner)];
         Self { path, live, dead, processes }
