@@ -141,8 +141,9 @@ defmodule Leash.Test.Decoys do
 
   defp of_vms(vms, logs) do
     for {name, vm} <- vms,
-        [worker] = Observer.with_argument(logs[name]) |> Enum.reject(&shim?/1),
-        [shim] = Observer.with_argument(logs[name]) |> Enum.filter(&shim?/1),
+        [{pid, _ticks} = worker] = Observer.with_argument(logs[name]),
+        shim = pid |> Observer.parent() |> Observer.identity(),
+        shim?(shim),
         decoy <- [
           Decoy.adopt(@titles[name], vm_identity(vm)),
           Decoy.adopt("the shim of " <> @titles[name], shim),

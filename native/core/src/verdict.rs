@@ -330,6 +330,12 @@ impl Judge {
         let mut predates = false;
         for &run in &named {
             let judgement = runs(self, run);
+            // Its word is not heard, so nothing may be known of its run; whose it is says more.
+            if judgement.verdict == Verdict::UnknownOwner
+                && let Some(why) = self.foreign_user(seen, run)
+            {
+                return decide(Verdict::ForeignUser, Some(run), why);
+            }
             if judgement.verdict != Verdict::Dead {
                 let verdict = match judgement.verdict {
                     // A process of a run whose only record is of another boot: nobody says who owns it.
