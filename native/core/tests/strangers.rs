@@ -43,7 +43,7 @@ fn a_stranger_does_not_keep_a_dead_run_alive() {
         let report = sweep(&dir);
         assert!(!target.is_alive(), "{report:?}");
         assert!(stranger.is_alive());
-        assert_eq!(found(&report, stranger.pid()).unwrap().verdict, Verdict::UnknownOwner);
+        assert_eq!(found(&report, stranger.pid()).unwrap().verdict, Verdict::ForeignUser);
     });
 }
 
@@ -69,7 +69,7 @@ fn a_worker_that_changed_its_user_is_kept_as_the_only_witness_of_a_live_run() {
         let mut kept = sleeper(worker.args(RIGHTS).arg("sleep"));
         let report = sweep(&dir);
         assert!(kept.is_alive(), "{report:?}");
-        assert_eq!(found(&report, kept.pid()).unwrap().verdict, Verdict::UnknownOwner);
+        assert_eq!(found(&report, kept.pid()).unwrap().verdict, Verdict::ForeignUser);
     });
 }
 
