@@ -58,12 +58,6 @@ defmodule Leash.Worker.Aftermath do
   def hunted(state, {:shutdown, {:ok, %{survivors: survivors}}}),
     do: left(state, survivors)
 
-  # Without /proc no hunt will ever see anything.
-  def hunted(state, :no_proc) do
-    log_failure(state, :no_proc)
-    left(state, [])
-  end
-
   # It was tried several times. The Reaper goes on trying, and keeps the number until it succeeds.
   def hunted(state, failure) do
     reason = reason(failure)
@@ -72,6 +66,7 @@ defmodule Leash.Worker.Aftermath do
   end
 
   defp reason({:shutdown, {:error, reason}}), do: reason
+  defp reason({:incomplete, _because} = reason), do: reason
   defp reason(crash), do: {:crashed, crash}
 
   defp log_failure(state, reason) do

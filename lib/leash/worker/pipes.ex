@@ -61,8 +61,17 @@ defmodule Leash.Worker.Pipes do
 
   # The pipe closes with its owner. Its source may be at work on the next part, and heeds nothing else.
   def close_input(%{input: feeder} = state) do
+    Process.unlink(feeder)
     Process.exit(feeder, :kill)
-    state
+
+    # Its own end may have come before; it is no failure of the input any more.
+    receive do
+      {:EXIT, ^feeder, _reason} -> :ok
+    after
+      0 -> :ok
+    end
+
+    %{state | input: nil}
   end
 
   @doc "The process that writes to the program is gone. A source of input that failed ends the command."

@@ -36,6 +36,7 @@ defmodule Leash.Test.NativeTerms.Any do
   defp fitting(:ticks, known), do: pick([number(), elem(pick(known.sacrifices), 1)])
   defp fitting(:inode, known), do: pick([nil, number(), elem(pick(known.sacrifices), 2)])
   defp fitting(:worker, _known), do: pick([1, 2, 32_766, 0, number()])
+  defp fitting(:workers, known), do: several(fn -> fitting(:worker, known) end)
   defp fitting(:size, _known), do: pick([1, 100, 70_000, number()])
   defp fitting(:signo, _known), do: pick([0, :rand.uniform(64), number()])
   defp fitting(:boolean, _known), do: pick([true, false])
