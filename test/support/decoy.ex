@@ -79,9 +79,9 @@ defmodule Leash.Test.Decoy do
     signals = signals(decoy.log)
 
     cond do
-      not Observer.alive?(decoy.identity) -> "#{decoy.name}: dead"
-      Observer.state(pid) in ["T", "t"] -> "#{decoy.name}: stopped"
-      signals != [] -> "#{decoy.name}: got signals #{Enum.join(signals, ", ")}"
+      not Observer.alive?(decoy.identity) -> "#{decoy.name} (#{pid}): dead"
+      Observer.state(pid) in ["T", "t"] -> "#{decoy.name} (#{pid}): stopped"
+      signals != [] -> "#{decoy.name} (#{pid}): got signals #{Enum.join(signals, ", ")}"
       true -> nil
     end
   end

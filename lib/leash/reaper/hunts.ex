@@ -44,11 +44,13 @@ defmodule Leash.Reaper.Hunts do
   @doc "The hunt under way has ended."
   @spec hunted(term(), State.t()) :: State.t()
   def hunted(reason, %{hunting: {_pid, _monitor, numbers}} = state) do
-    state = %{state | hunting: nil, hunt_took: now() - state.hunt_began}
-    hunted(reason, numbers, state)
+    hunted(reason, numbers, %{state | hunting: nil})
   end
 
   defp hunted({:shutdown, {:ok, report}}, numbers, state) do
+    # A look is one pass; a hunt that waits for what cannot be ended makes many.
+    took = div(now() - state.hunt_began, max(report.passes, 1))
+    state = %{state | hunt_took: took}
     left = MapSet.new(report.survivors, & &1.worker)
     seen? = Hunt.own_seen?(report)
     {kept, freed} = Enum.split_with(numbers, &(not seen? or &1 in left or nil in left))

@@ -48,7 +48,7 @@ defmodule Leash.Reaper.State do
       # the timer of the next look at what ended in order, and the numbers that wait for it
       look_again: nil,
       later: MapSet.new(),
-      # when the hunt under way began, and how long the last one took
+      # when the hunt under way began, and how long a pass of the last one took
       hunt_began: 0,
       hunt_took: 0,
       # how many hunts have failed in a row

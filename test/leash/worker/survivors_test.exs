@@ -3,7 +3,7 @@ defmodule Leash.Worker.SurvivorsTest do
   A program that ends by itself and leaves what nothing can end: a process that is frozen.
   """
 
-  use Leash.Test.Case, async: true
+  use Leash.Test.Case, async: false
 
   alias Leash.Test.Name
 
