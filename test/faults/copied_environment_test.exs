@@ -13,7 +13,7 @@ defmodule Leash.Faults.CopiedEnvironmentTest do
   for {user, needs} <- [root: :root, nobody: :public_python] do
     @user user
     @tag needs: needs
-    test "#{user}: jobs of a service live whatever ends the worker that handed them over" do
+    test "98, #{user}: jobs of a service live whatever ends the worker that handed them over" do
       %{vm: vm, jobs: jobs} = run = start(@user, @ends)
       workers = VM.eval(vm, "for w <- Leash.list(), do: {w.name, {w.os_pid, w.shim_pid}}")
       identity = fn name, index -> Observer.identity(elem(workers[name], index)) end
@@ -36,7 +36,7 @@ defmodule Leash.Faults.CopiedEnvironmentTest do
     end
 
     @tag needs: needs
-    test "#{user}: jobs of a service live when the application stops, and when the VM ends" do
+    test "98, #{user}: jobs of a service live when the application stops, and when the VM ends" do
       %{vm: vm, jobs: jobs} = run = start(@user, ["app_stop"])
       assert VM.ask(vm, "app_stop") == ":ok"
       assert Decoys.harmed(jobs) == []
@@ -47,7 +47,7 @@ defmodule Leash.Faults.CopiedEnvironmentTest do
   end
 
   @tag needs: :at
-  test "a job of at lives when its worker's shim is killed, and at the next start after a crash" do
+  test "98: a job of at lives when its worker's shim is killed, and at the next start after a crash" do
     log = Decoy.log_path()
     JobDaemon.start_atd()
     job = "echo $$ >#{log}.pid; exec #{decoy(log)}"
@@ -57,7 +57,7 @@ defmodule Leash.Faults.CopiedEnvironmentTest do
   end
 
   @tag needs: :pm2
-  test "an app of pm2 lives when its worker's shim is killed, and at the next start after a crash" do
+  test "98: an app of pm2 lives when its worker's shim is killed, and at the next start after a crash" do
     {pm2, home} = JobDaemon.start_pm2(tmp_dir!())
     log = Decoy.log_path()
     [python | args] = Python.argv("decoy.py", [log, "600"])
@@ -69,7 +69,7 @@ defmodule Leash.Faults.CopiedEnvironmentTest do
     lives(vm, JobDaemon.job(log))
   end
 
-  test "a shell of a kept tmux server that has lost its mark lives, and so does the server" do
+  test "98: a shell of a kept tmux server that has lost its mark lives, and so does the server" do
     log = Decoy.log_path()
     tmux = ["-S", Path.join(tmp_dir!(), "tmux")]
     on_exit(fn -> System.cmd("tmux", tmux ++ ["kill-server"], stderr_to_stdout: true) end)

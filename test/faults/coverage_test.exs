@@ -14,8 +14,8 @@ defmodule Leash.Faults.CoverageTest do
     {:ok, rows: rows}
   end
 
-  test "every fault from 1 to 72 has its row", %{rows: rows} do
-    assert Enum.to_list(1..72) -- Enum.map(rows, &elem(&1, 0)) == []
+  test "every fault from 1 to 72 and from 98 to 121 has its row", %{rows: rows} do
+    assert Enum.concat(1..72, 98..121) -- Enum.map(rows, &elem(&1, 0)) == []
   end
 
   test "every row names files that exist, or the design", %{rows: rows} do
