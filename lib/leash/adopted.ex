@@ -203,8 +203,12 @@ defmodule Leash.Adopted do
     watch_for(Escalation.bound(stage, state.tree.patience_ms || :infinity), stage)
   end
 
-  defp watch_for(:infinity, _stage), do: nil
-  defp watch_for(ms, stage), do: Process.send_after(self(), {:stuck, stage}, ms)
+  defp watch_for(:infinity, _stage), do: :ok
+
+  defp watch_for(ms, stage) do
+    _timer = Process.send_after(self(), {:stuck, stage}, ms)
+    :ok
+  end
 
   defp stuck(%{phase: phase} = state, _stage) when phase not in [:running, :ending], do: state
   # A timer of a ladder that QUIT has overtaken.

@@ -226,7 +226,7 @@ defmodule Leash.Worker do
   It raises `Leash.OptionsError` where one of these is wrong; other wrong options are
   `start_link/1`'s to report.
   """
-  @spec child_spec([option() | child_option()] | map()) :: Supervisor.child_spec()
+  @spec child_spec([option() | child_option()] | map()) :: ChildSpec.t()
   def child_spec(options), do: ChildSpec.new(__MODULE__, options)
 
   @doc "The program's process id; it may belong to somebody else once the program has ended."

@@ -48,8 +48,18 @@ defmodule Leash.Worker.ChildSpec do
   def shutdown?(value) when value in [nil, :infinity, :brutal_kill], do: true
   def shutdown?(ms), do: is_integer(ms) and ms > 0
 
+  @typedoc "As `t:Supervisor.child_spec/0`, which does not know `:significant` before Elixir 1.15."
+  @type t :: %{
+          id: term(),
+          start: {module(), atom(), [term()]},
+          type: :worker,
+          restart: :permanent | :transient | :temporary,
+          shutdown: timeout() | :brutal_kill,
+          significant: boolean()
+        }
+
   @doc "The specification of a child that `module.start_link/1` starts."
-  @spec new(module(), keyword() | map()) :: Supervisor.child_spec()
+  @spec new(module(), keyword() | map()) :: t()
   def new(module, options) do
     {own, worker} = split(options)
     own = checked!(own)

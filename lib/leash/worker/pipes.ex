@@ -123,10 +123,11 @@ defmodule Leash.Worker.Pipes do
   @doc "Logs the handlers that have not taken everything in time; they go on by themselves."
   @spec leave_outputs(State.t()) :: State.t()
   def leave_outputs(state) do
-    for stream <- Map.values(state.outputs),
-        %{option: option, handler: function} when is_function(function) <-
-          [handler(state.options, stream)],
-        do: option |> Callback.new(state.label, function) |> Callback.log(:busy)
+    _logged =
+      for stream <- Map.values(state.outputs),
+          %{option: option, handler: function} when is_function(function) <-
+            [handler(state.options, stream)],
+          do: option |> Callback.new(state.label, function) |> Callback.log(:busy)
 
     state
   end

@@ -119,7 +119,7 @@ defmodule Leash.Worker.Result do
         reason
 
       {:error, failure} ->
-        Callback.log(callback, failure)
+        _logged = Callback.log(callback, failure)
         Exit.reason(exit)
     end
   end
