@@ -3,7 +3,7 @@ defmodule Leash.RestartTest do
   A start that meets a tree of its own run which is still ending: it waits for what that has.
   """
 
-  use Leash.Test.Case, async: true
+  use Leash.Test.Case, async: false
 
   alias Leash.Test.Name
 

@@ -6,7 +6,7 @@ defmodule Leash.Worker.ReadyProbe do
   alias Leash.Worker.{Address, Check, HttpGet}
 
   # How long somebody else may take to answer where the worker will.
-  @free_ms 500
+  @free_ms 2_000
 
   # How long one question may take; then the next one is asked.
   @ask_ms 1_000

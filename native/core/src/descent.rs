@@ -52,7 +52,20 @@ pub(crate) fn is_plausible(
     {
         return Err("only its environment names the run, and it is not in the control group of the run's VM");
     }
-    descends(host, seen, run, group)
+    let adopters = match explanation {
+        Explanation::Certain => loss.ancestors.as_slice(),
+        Explanation::Possible => &[],
+    };
+    descends(host, seen.identity.pid, &Family { run, group, adopters })
+}
+
+/// What the living ancestors of a process of a run can be.
+struct Family<'a> {
+    run: RunId,
+    group: Option<&'a [u8]>,
+    // A daemon above the VM hands out jobs as well as it adopts orphans (pm2 with a VM as its app), so its children
+    // count only if the process itself shows that it lost its mark.
+    adopters: &'a [(u32, u64)],
 }
 
 /// Lowering a limit takes no capability, so it is a way to lose a mark on every host. A stranger has the limits of the
@@ -67,10 +80,10 @@ fn has_lowered_limits(host: &Host, pid: Pid) -> bool {
 }
 
 /// Every living ancestor, up to the process that adopts orphans, has to be of the run itself.
-fn descends(host: &Host, seen: &Seen, run: RunId, group: Option<&[u8]>) -> Result<(), &'static str> {
+fn descends(host: &Host, pid: Pid, family: &Family<'_>) -> Result<(), &'static str> {
     let mut why = "its ancestors change faster than they are read";
     for _ in 0..TRIES {
-        match chain(host, seen.identity.pid, run, group) {
+        match chain(host, pid, family) {
             Chain::OfTheRun => return Ok(()),
             Chain::Broken(reason) => return Err(reason),
             Chain::Changed => {}
@@ -87,7 +100,7 @@ enum Chain {
     Unreadable,
 }
 
-fn chain(host: &Host, first: Pid, run: RunId, group: Option<&[u8]>) -> Chain {
+fn chain(host: &Host, first: Pid, family: &Family<'_>) -> Chain {
     let mut examiner = Examiner::new(host, &[]);
     let mut buffer = Vec::new();
     let mut pid = first;
@@ -102,11 +115,13 @@ fn chain(host: &Host, first: Pid, run: RunId, group: Option<&[u8]>) -> Chain {
             return Chain::OfTheRun;
         }
         match examiner.again(parent) {
-            Ok(seen) if seen.mark.present().is_some_and(|mark| mark.run() == run && mark.outlives()) => {
+            Ok(seen)
+                if seen.mark.present().is_some_and(|mark| mark.run() == family.run && mark.outlives()) =>
+            {
                 return Chain::Broken("it descends from what was kept on purpose");
             }
-            Ok(seen) if seen.runs().contains(&run) => pid = parent,
-            Ok(_) | Err(Skipped::Untagged) if adopts(host, pid, parent, group) => return Chain::OfTheRun,
+            Ok(seen) if seen.runs().contains(&family.run) => pid = parent,
+            Ok(_) | Err(Skipped::Untagged) if family.adopts(host, pid, parent) => return Chain::OfTheRun,
             Ok(_) | Err(Skipped::Untagged) => {
                 return Chain::Broken("an ancestor of it is no process of the run");
             }
@@ -117,10 +132,18 @@ fn chain(host: &Host, first: Pid, run: RunId, group: Option<&[u8]>) -> Chain {
     Chain::Broken("its ancestors are too many")
 }
 
-/// Whether a parent is a service manager that adopted an orphan: it stands outside of the control group of the run, and
-/// the process inside. A daemon that hands out jobs has them in its own group.
-fn adopts(host: &Host, pid: Pid, parent: Pid, group: Option<&[u8]>) -> bool {
-    group.is_some()
-        && service_group(host, pid).as_deref() == group
-        && service_group(host, parent).is_some_and(|its| Some(its.as_slice()) != group)
+impl Family<'_> {
+    /// Whether a parent adopted an orphan: an ancestor of the VM, or a service manager, which stands outside of the
+    /// control group of the run, and the process inside. A daemon that hands out jobs has them in its own group.
+    fn adopts(&self, host: &Host, pid: Pid, parent: Pid) -> bool {
+        self.is_adopter(host, parent)
+            || self.group.is_some()
+                && service_group(host, pid).as_deref() == self.group
+                && service_group(host, parent).is_some_and(|its| Some(its.as_slice()) != self.group)
+    }
+
+    fn is_adopter(&self, host: &Host, parent: Pid) -> bool {
+        let ticks = host.stat(parent, &mut Vec::new()).map(|stat| stat.start_ticks);
+        ticks.is_ok_and(|ticks| self.adopters.contains(&(parent.as_u32(), ticks)))
+    }
 }

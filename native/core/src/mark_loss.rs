@@ -19,6 +19,10 @@ pub struct MarkLoss {
     /// The VM's control group, where that tells services and sessions apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control_group: Option<String>,
+    /// The VM's ancestors, pid and start ticks each: one of them may adopt orphans in the place of pid 1 (`tini -s`, a
+    /// service manager, `PR_SET_CHILD_SUBREAPER`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ancestors: Vec<(u32, u64)>,
 }
 
 impl MarkLoss {
@@ -31,8 +35,15 @@ impl MarkLoss {
             // What cannot be read may be there.
             resettable: has_sys_resource(host, b"CapBnd:").unwrap_or(true),
             control_group: service_group(host, me).and_then(|path| String::from_utf8(path).ok()),
+            ancestors: ancestors(host),
         }
     }
+}
+
+fn ancestors(host: &Host) -> Vec<(u32, u64)> {
+    let mut buffer = Vec::new();
+    let identity = |pid: &Pid| Some((pid.as_u32(), host.stat(*pid, &mut buffer).ok()?.start_ticks));
+    host.ancestors().iter().filter_map(identity).collect()
 }
 
 /// Whether the calling process can give what it starts a mark.

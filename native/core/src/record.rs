@@ -338,6 +338,7 @@ mod tests {
             unmarked: false,
             resettable: true,
             control_group: Some("/system.slice/app.service".into()),
+            ancestors: vec![(7, 70), (1, 2)],
         };
         let record = parse(&format!("{HEAD}\n")).unwrap();
         assert_eq!(record.mark_loss, MarkLoss::default(), "a record of an older version explains nothing");

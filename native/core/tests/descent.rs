@@ -33,7 +33,7 @@ fn dead_run(loss: MarkLoss, unmarked: &[u16]) -> Image {
 
 fn resettable() -> MarkLoss {
     let group = String::from_utf8(SERVICE[3..SERVICE.len() - 1].to_vec()).unwrap();
-    MarkLoss { unmarked: false, resettable: true, control_group: Some(group) }
+    MarkLoss { resettable: true, control_group: Some(group), ..MarkLoss::default() }
 }
 
 fn unmarked() -> MarkLoss {
@@ -111,6 +111,18 @@ fn an_orphan_that_a_service_manager_outside_of_the_group_adopted_is_ended() {
     let image = dead_run(resettable(), &[]);
     image.add(150, &Entry { ticks: 2_000, cgroup: b"0::/user.slice/init.scope\n", ..PLAIN });
     assert_eq!(verdict(&image, &Entry { parent: 150, cgroup: SERVICE, ..PLAIN }), Verdict::Dead);
+}
+
+#[test]
+fn an_ancestor_of_the_vm_that_adopts_orphans_hides_no_unmarked_worker_and_its_own_jobs_live() {
+    for (loss, expected) in [(unmarked(), Verdict::Dead), (resettable(), Verdict::EnvOnly)] {
+        for (ticks, expected) in [(2_000, expected), (2_001, Verdict::EnvOnly)] {
+            let image = dead_run(MarkLoss { ancestors: vec![(150, 2_000), (1, 1)], ..loss.clone() }, &[]);
+            // Of the same number and another start it is another process.
+            image.add(150, &Entry { ticks, cgroup: SERVICE, ..PLAIN });
+            assert_eq!(verdict(&image, &Entry { parent: 150, cgroup: SERVICE, ..PLAIN }), expected);
+        }
+    }
 }
 
 #[test]
