@@ -36,7 +36,7 @@ defmodule Leash.Stream do
 
   # states: {:running, command, deadline, timed_out?} → {:last, how} → :over
   #
-  # A running command is its owner's: who asks for the next part has to be the process that began.
+  # A running command is its owner's: only the process that began it may ask for the next part.
   defp start(own, worker) do
     case Command.start(worker) do
       {:ok, command} -> {:running, command, Command.deadline(own.timeout), false}

@@ -232,7 +232,7 @@ defmodule Leash.Faults.WrongProcessTest do
       before = Carrier.members(carrier)
       assert {:ok, report} = Leash.sweep()
       assert Carrier.members(carrier) == before
-      # Its processes' word for their own run is not heard: whose they are is enough.
+      # Their word for their own run is not heard: their user is enough.
       theirs = for match <- report.matches, match.run_id == vm.run_id, do: match
       assert [_shim, _worker | _rest] = theirs
       assert Enum.all?(theirs, &match?(%{verdict: :foreign_user, action: :kept}, &1))

@@ -13,7 +13,7 @@ defmodule Leash.Worker.Client do
   @typedoc """
   How a program ended: by itself, or after something was done to end it.
 
-  Where nobody saw it, because its shim was killed or because it is among what could not be ended, SIGKILL stands for it.
+  Where it was not seen, because its shim was killed or because it is among what could not be ended, SIGKILL stands for it.
   """
   @type ended :: {:by_itself | :ended, how()} | {:error, :start_timeout | {:stdio, term()}}
 

@@ -69,7 +69,7 @@ fn add_hidden(
     if host.proc().is_image() {
         return;
     }
-    // A filter that forbids the call forbids it for numbers that nobody has.
+    // A filter that forbids the call forbids it for free numbers, too.
     if crate::sys::file_lock_limits(host.me().pid).is_err() {
         return result.hole(Incomplete::Unreadable);
     }

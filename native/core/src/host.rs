@@ -172,8 +172,8 @@ impl Host {
         told.and_then(|_| u32::try_from(crate::parse::decimal(text.trim_ascii())?).ok()).unwrap_or(1 << 22)
     }
 
-    /// The user ids of a process whose limits prlimit(2) told: ours, but for who has CAP_SYS_RESOURCE and is told
-    /// everybody's. (So is, of its own user namespaces, the user that made them: what is in there is of that user, too.)
+    /// The user ids of a process if prlimit(2) told its limits: ours, unless we have CAP_SYS_RESOURCE and are told
+    /// those of every process. (The user that made a user namespace has it in there: what is in there is its own, too.)
     pub(crate) fn uids_of_limits(&self) -> Option<Uids> {
         let mut text = Vec::new();
         self.proc.read("self/status", 8192, &mut text).ok()?;

@@ -15,7 +15,7 @@ use std::time::Duration;
 /// A process and its carriers.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// Who it is. The inode is read in a pass only of what `/proc` hides, whose start is unknown.
+    /// Its identity. The inode is read in a pass only of what `/proc` hides, whose start is unknown.
     pub identity: Identity,
     /// Its parent, where this namespace shows one.
     pub parent: Option<Pid>,
@@ -385,7 +385,7 @@ fn unreadable<T>(errno: Errno) -> Result<Carrier<T>, Skipped> {
 impl Seen {
     /// Whether it is this user's, by all its user ids: only such a process is believed, and counts as a shim.
     ///
-    /// Arguments, environment and mark anybody can imitate. A process of this user that does so could as well signal
+    /// Any process can imitate arguments, environment and mark. A process of this user that does so could as well signal
     /// whatever we may.
     pub(crate) fn is_of(&self, uid: u32) -> bool {
         self.uids.is_some_and(|uids| uids.are(uid))

@@ -56,8 +56,8 @@ impl Work {
             && self.judge.is_in_scope(run)
     }
 
-    /// Where `/proc` hides others from us, a record would stay for every start and for ever: nobody else reads it, and
-    /// those who are hidden could not be ended by this user. What is hidden and is this user's was looked for by number.
+    /// Where `/proc` hides others from us, a record would stay for every start and for ever: only this user reads it, and
+    /// what is hidden could not be ended by this user. What is hidden and is this user's was looked for by number.
     fn is_seen_through(&self) -> bool {
         self.report.complete || self.report.incomplete_because == [Incomplete::Hidepid]
     }

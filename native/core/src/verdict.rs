@@ -169,7 +169,7 @@ impl Judge {
     /// Hears what a process says of its run's owner.
     ///
     /// Only a process of this user is a witness: another user's could keep a dead run of ours alive, or convict a live
-    /// one. That it is not heard ends nobody: a run without a witness has an owner that nobody knows, and is kept. What
+    /// one. That it is not heard ends nothing: a run without a witness has an unknown owner, and is kept. What
     /// another user says of its own process is still heard, for that process and what descends from it (see
     /// [`Judge::is_under_live_owner`]).
     pub(crate) fn hear_process(&mut self, seen: &Seen) {
@@ -330,7 +330,7 @@ impl Judge {
         let mut predates = false;
         for &run in &named {
             let judgement = runs(self, run);
-            // Its word is not heard, so nothing may be known of its run; whose it is says more.
+            // Its word is not heard, so nothing may be known of its run. Its user says more.
             if judgement.verdict == Verdict::UnknownOwner
                 && let Some(why) = self.foreign_user(seen, run)
             {

@@ -64,7 +64,7 @@ impl<F: Fn(Mark) -> bool> Bearers<'_, F> {
         let mut pass = Pass::default();
         self.proc.each_number(&mut |pid| {
             let limits = crate::sys::locks_limits(pid);
-            // A number that nobody has is no trace of anybody, and a thread is its process's.
+            // A free number is no trace of a process, and a thread is its process's.
             if !matches!(limits, Err(Errno::SRCH)) {
                 let limits =
                     limits.map(|limits| if is_thread(pid, limits) { Limits::UNLIMITED } else { limits });
@@ -92,7 +92,7 @@ impl<F: Fn(Mark) -> bool> Bearers<'_, F> {
                 visit(pid, mark, fd);
             }
             Err(Errno::SRCH | Errno::NOENT) => pass.fleeting = true,
-            // Who hides what he is (hidepid) says nothing in any number of passes.
+            // A hidden process (hidepid) shows nothing in any number of passes.
             Err(Errno::PERM | Errno::ACCESS) => {}
             Err(_) => pass.hole = true,
         }

@@ -143,7 +143,7 @@ impl Warden {
             let shims = found.shims.len;
             let left = struck.sent.saturating_add(struck.refused);
             let pass = Pass { living: shims.saturating_add(left), ..found.pass };
-            // By number a pass takes a second or two, and whoever is hidden cannot see us coming either: one is enough.
+            // By number a pass takes a second or two, and what is hidden cannot see us coming either: one is enough.
             let is_last = from == From::Numbers && pass == Pass { zombies: pass.zombies, ..Pass::default() };
             if is_last || calm.proven(pass) {
                 if from == From::Numbers || !self.proc.hides() {
@@ -251,7 +251,7 @@ impl Warden {
         struck
     }
 
-    /// What a bearer is to us. Arguments anybody can imitate: a shim or warden is ours only where all its ids are.
+    /// What a bearer is to us. Any process can imitate arguments: a shim or warden is ours only where all its ids are.
     ///
     /// What `/proc` hides is neither. Shims and wardens run one program as one user, so that all of them are dumpable, and
     /// shown, or none is.
