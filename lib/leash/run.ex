@@ -64,9 +64,9 @@ defmodule Leash.Run do
     end
   end
 
-  defp begin_record(run) do
+  defp begin_record(%__MODULE__{} = run) do
     with {:ok, lock} <- Native.run_create(run.config.run_dir, run.id, fields(run.config)) do
-      _ = put(%__MODULE__{run | lock: {:ok, lock}})
+      _ = put(%{run | lock: {:ok, lock}})
       :ok
     end
   end

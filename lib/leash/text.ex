@@ -34,8 +34,7 @@ defmodule Leash.Text do
 
   def split(text, most) do
     size = boundary(text, most, 0)
-    <<taken::binary-size(size), rest::binary>> = text
-    {taken, rest}
+    {binary_part(text, 0, size), binary_part(text, size, byte_size(text) - size)}
   end
 
   # A character has at most three bytes behind its first.

@@ -97,7 +97,17 @@ defmodule Leash.CallbackTest do
       test = self()
       note = fn -> send(test, {:asked_by, hd(Process.get(:"$callers", [self()]))}) end
 
-      for ready <- [fn -> note.() && unquote(code) end, fn _ -> note.() && unquote(code) end] do
+      without_info = fn ->
+        note.()
+        unquote(code)
+      end
+
+      with_info = fn _info ->
+        note.()
+        unquote(code)
+      end
+
+      for ready <- [without_info, with_info] do
         log =
           log_of(fn ->
             options = [shell: "sleep 60; :", ready: ready, ready_timeout: 200]

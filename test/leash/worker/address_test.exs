@@ -36,7 +36,7 @@ defmodule Leash.Worker.AddressTest do
 
   test "the reason is that of the first address that is one" do
     port = Ports.free()
-    nowhere = {'no.such.host.invalid', :inet}
+    nowhere = {~c"no.such.host.invalid", :inet}
     [ipv4 | _] = Address.this_machine()
     assert Address.connect([nowhere, ipv4], port, [], &ms/0) == {:error, :econnrefused}
     assert Address.connect([ipv4, nowhere], port, [], &ms/0) == {:error, :econnrefused}

@@ -32,8 +32,9 @@ defmodule Leash.Worker.LogLinesTest do
           {String.duplicate("\e", 400_000), String.duplicate("␛", 400_000)}
         ],
         size <- [65_536, 400_001, 1_001] do
-      parts = for <<part::binary-size(size) <- line>>, do: part
-      rest = binary_part(line, length(parts) * size, byte_size(line) - length(parts) * size)
+      whole_parts = div(byte_size(line), size)
+      parts = for n <- 1..whole_parts//1, do: binary_part(line, (n - 1) * size, size)
+      rest = binary_part(line, whole_parts * size, rem(byte_size(line), size))
       texts = texts(parts ++ [rest <> "\nnext\n"])
       assert {whole, ["next"]} = Enum.split(texts, -1)
       assert Enum.all?(whole, &(String.valid?(&1) and byte_size(&1) < 8_096))
