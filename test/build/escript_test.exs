@@ -4,7 +4,7 @@ defmodule Leash.Build.EscriptTest do
 
   test "the application says in one sentence what is missing and what to do" do
     script = Path.join(tmp_dir!(), "kennel")
-    ebin = to_string(:code.lib_dir(:leash, :ebin))
+    ebin = Path.join(:code.lib_dir(:leash), "ebin")
 
     code =
       for name <- File.ls!(ebin),
@@ -30,7 +30,7 @@ defmodule Leash.Build.EscriptTest do
          ]}
       ])
 
-    elixir = for app <- [:elixir, :logger], do: " -pa #{:code.lib_dir(app, :ebin)}"
+    elixir = for app <- [:elixir, :logger], do: " -pa #{Path.join(:code.lib_dir(app), "ebin")}"
 
     :ok =
       :escript.create(to_charlist(script), [

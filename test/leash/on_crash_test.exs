@@ -74,12 +74,12 @@ defmodule Leash.OnCrashTest do
       {crash, _reason} <- @crashes,
       given <- [nil, :ladder, :kill] do
     how = given || default
+    options = if given, do: [on_crash: given], else: []
     title = if given, do: "on_crash: #{inspect(given)}", else: "no option"
 
     test "#{way} with #{title} is ended by #{how} when its owner is #{crash}", %{dir: dir} do
       carrier = new_carrier()
-      given = unquote(given)
-      options = if given, do: [on_crash: given], else: []
+      options = unquote(options)
       owner = begin(unquote(way), dir, carrier, options)
       Process.exit(owner, unquote(Macro.escape(@crashes))[unquote(crash)])
       assert_gone(carrier, 5_000)
