@@ -248,7 +248,10 @@ defmodule Leash.CallbackTest do
     {:ok, worker} =
       Worker.start_link(
         shell: "echo x; sleep 0.5; exit 4",
-        ready: fn -> tell.(:ready) && :ok end,
+        ready: fn ->
+          tell.(:ready)
+          :ok
+        end,
         on_output: fn _stream, _data -> tell.(:on_output) end,
         health: [check: fn -> tell.(:health) && :ok end, every: 10],
         guard: [lifetime: 1, every: 100, action: fn _breach -> tell.(:guard) end],
