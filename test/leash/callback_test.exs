@@ -243,19 +243,20 @@ defmodule Leash.CallbackTest do
 
   test "the caller is in $callers of each process that calls a function" do
     test = self()
-    tell = fn what -> send(test, {what, Process.get(:"$callers")}) end
+
+    tell = fn what, answer ->
+      send(test, {what, Process.get(:"$callers")})
+      answer
+    end
 
     {:ok, worker} =
       Worker.start_link(
         shell: "echo x; sleep 0.5; exit 4",
-        ready: fn ->
-          tell.(:ready)
-          :ok
-        end,
-        on_output: fn _stream, _data -> tell.(:on_output) end,
-        health: [check: fn -> tell.(:health) && :ok end, every: 10],
-        guard: [lifetime: 1, every: 100, action: fn _breach -> tell.(:guard) end],
-        exit_reason: fn _exit -> tell.(:exit_reason) && :mapped end
+        ready: fn -> tell.(:ready, :ok) end,
+        on_output: fn _stream, _data -> tell.(:on_output, :ok) end,
+        health: [check: fn -> tell.(:health, :ok) end, every: 10],
+        guard: [lifetime: 1, every: 100, action: fn _breach -> tell.(:guard, :ok) end],
+        exit_reason: fn _exit -> tell.(:exit_reason, :mapped) end
       )
 
     assert await_exit(worker) == :mapped
@@ -265,7 +266,7 @@ defmodule Leash.CallbackTest do
       assert is_list(callers) and worker in callers and test in callers, "#{what}"
     end
 
-    input = Stream.map(["a"], fn part -> tell.(:input) && part end)
+    input = Stream.map(["a"], fn part -> tell.(:input, part) end)
     assert Leash.cmd("cat", [], input: input) == {"a", 0}
     assert_received {:input, callers}
     assert test in callers
