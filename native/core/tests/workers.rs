@@ -175,11 +175,14 @@ fn without_any_descriptor_nothing_is_claimed() {
     });
 }
 
+/// A hunt for one process, whatever its tags.
+fn of_process(identity: leash_core::Identity, ladder: Ladder, deadline: u64) -> leash_core::HuntSpec {
+    let kind = HuntKind::Process(identity);
+    leash_core::HuntSpec { kind, ladder, deadline: ms(deadline), run_dir: None, records_unusable: false }
+}
+
 fn end(process: &Process, ladder: Ladder, deadline: u64) -> Report {
-    let kind = HuntKind::Process(process.identity());
-    let spec =
-        leash_core::HuntSpec { kind, ladder, deadline: ms(deadline), run_dir: None, records_unusable: false };
-    Hunt::new(spec).unwrap().run()
+    Hunt::new(of_process(process.identity(), ladder, deadline)).unwrap().run()
 }
 
 #[test]
@@ -215,17 +218,7 @@ fn a_process_that_ended_is_success_and_self_and_ancestors_are_refused() {
     let mut process = sleeper(&mut Command::new("sleep"));
     let identity = process.identity();
     process.die();
-    let hunt = |identity| {
-        let kind = HuntKind::Process(identity);
-        let spec = leash_core::HuntSpec {
-            kind,
-            ladder: Ladder::kill(),
-            deadline: ms(1_000),
-            run_dir: None,
-            records_unusable: false,
-        };
-        Hunt::new(spec).unwrap().run().refused
-    };
+    let hunt = |identity| Hunt::new(of_process(identity, Ladder::kill(), 1_000)).unwrap().run().refused;
     assert_eq!(hunt(identity), Some(Refused::Gone));
     let me = leash_core::identify(leash_core::Pid::current()).unwrap();
     assert!(matches!(hunt(me), Some(Refused::Process(_))));
@@ -297,15 +290,10 @@ fn a_reused_number_is_another_process() {
             if identity.pidfs_inode.is_none() && innocent.identity().start_ticks == identity.start_ticks {
                 continue;
             }
-            let kind = HuntKind::Process(identity);
-            let spec = leash_core::HuntSpec {
-                kind,
-                ladder: Ladder::kill(),
-                deadline: ms(1_000),
-                run_dir: None,
-                records_unusable: false,
-            };
-            assert_eq!(Hunt::new(spec).unwrap().run().refused, Some(Refused::Reused));
+            assert_eq!(
+                Hunt::new(of_process(identity, Ladder::kill(), 1_000)).unwrap().run().refused,
+                Some(Refused::Reused)
+            );
             assert!(innocent.is_alive());
         }
         println!("{reused} numbers reused, {same_tick} of them in the same tick");
