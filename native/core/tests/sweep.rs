@@ -495,10 +495,11 @@ fn a_tree_that_keeps_forking_is_ended() {
     isolated("a_tree_that_keeps_forking_is_ended", || {
         let dir = TestDir::new();
         let vm = Vm::dead(&dir);
-        // 32 chains; each process forks a child and exits, without a pause, for at most ten seconds. They leave hardly any
-        // processor time to others, on two cores some milliseconds a second: what counts is that it ends at all.
+        // 32 chains; each process forks a child and exits, without a pause, for at most forty seconds. They leave
+        // hardly any processor time to others, on two cores some milliseconds a second: a sweep that takes one
+        // second here took more than nine on a busier machine. What counts is that it ends at all.
         let script = "import os,time\n\
-                      end=time.time()+10\n\
+                      end=time.time()+40\n\
                       for _ in range(31):\n\
                       \x20 if os.fork()==0: break\n\
                       while time.time()<end:\n\
@@ -510,14 +511,14 @@ fn a_tree_that_keeps_forking_is_ended() {
         std::thread::sleep(ms(500));
         let began = std::time::Instant::now();
         let kind = HuntKind::Sweep { own_run: None, app: None, mode: Mode::End };
-        let spec = leash_core::HuntSpec { deadline: ms(8_000), ..spec(&dir.path, kind) };
+        let spec = leash_core::HuntSpec { deadline: ms(30_000), ..spec(&dir.path, kind) };
         let report = Hunt::new(spec).unwrap().run();
         let took = began.elapsed();
         println!("forking tree: {took:?}, {} passes, {} processes", report.passes, report.matches.len());
         // Every process of the tree holds the pipe's other end: its end of file is theirs.
         std::io::Read::read_to_end(first.0.stdout.as_mut().unwrap(), &mut Vec::new()).unwrap();
-        assert!(started.elapsed() < ms(9_500), "it ended by itself");
+        assert!(started.elapsed() < ms(39_000), "it ended by itself");
         assert_eq!(marked_and_running(vm.run), [] as [u32; 0], "{:?}", report.survivors);
-        assert!(report.survivors.is_empty() && took < ms(9_000), "{took:?}");
+        assert!(report.survivors.is_empty() && took < ms(35_000), "{took:?}");
     });
 }
