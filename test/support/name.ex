@@ -1,24 +1,36 @@
 defmodule Leash.Test.Name do
   @moduledoc """
-  Names in directories that suites share: with the number of this VM and its pid namespace, so that two suites in namespaces
-  of their own, in which both VMs may have the same number, never meet.
+  Names in directories that suites share: with the number of this VM, its pid namespace and its start, so that two suites
+  never meet. In a namespace of its own each VM has the same low number, and the kernel gives the number of a namespace
+  that is gone to a later one: without the start a suite read what an aborted one had left.
   """
 
-  @doc "A name that nobody else has."
+  alias Leash.Test.Observer
+
+  @doc "A name that no other caller has."
   @spec unique(String.t()) :: String.t()
   def unique(prefix), do: "#{of_suite(prefix)}-#{System.unique_integer([:positive])}"
 
   @doc "A name that this suite alone has."
   @spec of_suite(String.t()) :: String.t()
-  def of_suite(prefix), do: "#{prefix}-#{System.pid()}-#{pid_ns()}"
+  def of_suite(prefix), do: "#{prefix}-#{System.pid()}-#{pid_ns()}-#{start_ticks()}"
 
   @doc "Whether a name was made by a suite that is gone, as far as can be seen from here."
   @spec stale?(String.t()) :: boolean()
   def stale?(name) do
-    case Regex.run(~r/-(\d+)-(\d+)-\d+$/, name) do
-      [_all, pid, ns] -> ns == pid_ns() and not File.exists?("/proc/#{pid}")
-      nil -> false
+    case Regex.run(~r/-(\d+)-(\d+)-(\d+)-\d+$/, name) do
+      [_all, pid, ns, ticks] ->
+        identity = {String.to_integer(pid), String.to_integer(ticks)}
+        ns == pid_ns() and not Observer.alive?(identity)
+
+      nil ->
+        false
     end
+  end
+
+  defp start_ticks do
+    {_pid, ticks} = System.pid() |> String.to_integer() |> Observer.identity()
+    ticks
   end
 
   defp pid_ns do
