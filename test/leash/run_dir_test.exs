@@ -6,6 +6,8 @@ defmodule Leash.RunDirTest do
   alias Leash.Reaper.{Hunts, State}
   alias Leash.Test.Narrow
 
+  import ExUnit.CaptureLog, only: [with_log: 1]
+
   @moduletag timeout: 120_000
 
   defp missing_parent(dir), do: Path.join(dir, "missing/run")
@@ -93,31 +95,84 @@ defmodule Leash.RunDirTest do
     end
   end
 
-  describe "a hunt that failed" do
-    test "keeps its numbers, and is begun again after a time that grows up to a minute" do
-      state = State.new(Leash.Run.current!())
+  describe "a hunt" do
+    defp hunted(state, result) do
+      state = %{state | hunting: {self(), make_ref(), [31_999]}, later: MapSet.new()}
+      Hunts.hunted({:shutdown, result}, state)
+    end
 
-      failed = fn state ->
-        %{state | hunting: {self(), make_ref(), [31_999]}, later: MapSet.new()}
+    defp report(because, survivors \\ []) do
+      complete = because == []
+      %{passes: 1, survivors: survivors, complete: complete, incomplete_because: because}
+    end
+
+    defp row(tree) do
+      description = %{kind: :worker, label: "test", stop: [], group: nil}
+      Workers.put(%{Workers.row(31_999, self(), description) | tree: tree})
+      on_exit(fn -> Workers.delete(31_999) end)
+    end
+
+    for {title, result} <- [
+          {"that fails", {:error, :emfile}},
+          {"that did not see everything",
+           {:ok, %{passes: 1, survivors: [], complete: false, incomplete_because: [:fleeting]}}}
+        ] do
+      @tag result: result
+      test "#{title} keeps its numbers, and is begun again after a time that grows up to a minute",
+           %{result: result} do
+        row(:ending)
+
+        {state, waits} =
+          Enum.reduce(1..9, {State.new(Leash.Run.current!()), []}, fn _n, {state, waits} ->
+            {state, _log} = with_log(fn -> hunted(state, result) end)
+            assert MapSet.to_list(state.later) == [31_999]
+            assert Workers.taken?(31_999)
+            ms = Process.cancel_timer(state.look_again)
+            {%{state | look_again: nil}, [ms | waits]}
+          end)
+
+        assert waits == Enum.sort(waits, :desc)
+        assert hd(waits) in 55_000..60_000
+        assert List.last(waits) <= 1_000
+        # An operator who has read that it goes on is not told every minute.
+        assert {_state, ""} = with_log(fn -> hunted(state, result) end)
+
+        # The next look hunts it, and with a hunt that succeeds the number is free.
+        %{hunting: {_pid, monitor, [31_999]}} = state = Hunts.look_at_later(state)
+        assert_receive {:DOWN, ^monitor, :process, _, reason}, 20_000
+        assert %{hunting: nil, failures: 0} = Hunts.hunted(reason, state)
+        refute Workers.taken?(31_999)
       end
+    end
 
-      {state, waits} =
-        Enum.reduce(1..9, {state, []}, fn _n, {state, waits} ->
-          state = Hunts.hunted({:shutdown, {:error, :emfile}}, failed.(state))
-          assert MapSet.to_list(state.later) == [31_999]
-          ms = Process.cancel_timer(state.look_again)
-          {%{state | look_again: nil}, [ms | waits]}
-        end)
-
-      assert waits == Enum.sort(waits, :desc)
-      assert hd(waits) in 55_000..60_000
-      assert List.last(waits) <= 1_000
-
-      # The next look hunts it, and with a hunt that succeeds the number is free.
-      %{hunting: {_pid, monitor, [31_999]}} = state = Hunts.look_at_later(state)
-      assert_receive {:DOWN, ^monitor, :process, _, reason}, 20_000
-      assert %{hunting: nil, failures: 0} = Hunts.hunted(reason, state)
+    test "that saw all of this user's processes frees what is not left" do
+      row(:ending)
+      state = hunted(State.new(Leash.Run.current!()), {:ok, report([:hidepid])})
+      assert {state.look_again, MapSet.size(state.later)} == {nil, 0}
       refute Workers.taken?(31_999)
+    end
+
+    test "keeps the number of what survived, and does not begin it again" do
+      row(:ending)
+      survivor = %{pid: 1, command: "test", why: :uninterruptible, worker: 31_999}
+
+      {state, _log} =
+        with_log(fn -> hunted(State.new(Leash.Run.current!()), {:ok, report([], [survivor])}) end)
+
+      assert {state.look_again, MapSet.size(state.later)} == {nil, 0}
+      assert Workers.taken?(31_999)
+    end
+
+    test "without /proc frees what its shim proved, and nothing else" do
+      row(:gone)
+      state = hunted(State.new(Leash.Run.current!()), {:ok, report([:no_proc])})
+      assert state.look_again == nil
+      refute Workers.taken?(31_999)
+
+      row(:ending)
+      {state, _log} = with_log(fn -> hunted(state, {:ok, report([:no_proc])}) end)
+      assert is_integer(Process.cancel_timer(state.look_again))
+      assert Workers.taken?(31_999)
     end
   end
 

@@ -51,43 +51,53 @@ defmodule Leash.Reaper.Hunts do
     # A look is one pass; a hunt that waits for what cannot be ended makes many.
     took = div(now() - state.hunt_began, max(report.passes, 1))
     state = %{state | hunt_took: took}
-    left = MapSet.new(report.survivors, & &1.worker)
-    seen? = Hunt.own_seen?(report)
-    {kept, freed} = Enum.split_with(numbers, &(not seen? or &1 in left or nil in left))
-    unproven = if report.complete, do: kept, else: Enum.reject(numbers, &ended_in_order?/1)
+    survivors = MapSet.new(report.survivors, & &1.worker)
+    {left, others} = Enum.split_with(numbers, &(&1 in survivors or nil in survivors))
+    {freed, unseen} = Enum.split_with(others, &proven?(&1, report))
+    unproven = if report.complete, do: left, else: Enum.reject(numbers, &ended_in_order?/1)
 
     if report.survivors != [], do: log_survivors(report.survivors)
-
-    if not seen?,
-      do:
-        Logger.error(
-          "Leash could not see whether workers #{inspect(kept)} are gone: " <>
-            inspect(report.incomplete_because)
-        )
 
     if unproven != [],
       do: State.tell_closers(state, {:leash_left, unproven, report.survivors})
 
-    # An unfinished tree keeps its number: nobody else's mark may ever equal it.
-    state = Enum.reduce(freed, %{state | failures: 0}, &free/2)
+    # An unfinished tree keeps its number: no other mark may ever equal it.
+    state = Enum.reduce(freed, state, &free/2)
     # Where that fails, the record is only longer.
     _ = Run.forget(freed)
+    state = again(unseen, {:incomplete, report.incomplete_because}, state)
     numbers |> Numbers.inherit(state) |> hunt()
   end
 
-  # What was not looked for is not gone, and not lost: its number is looked for until a hunt succeeds.
   defp hunted(failure, numbers, state) do
+    state = again(numbers, failure, state)
+    numbers |> Numbers.inherit(state) |> hunt()
+  end
+
+  # What was not looked for, or not seen, is not gone, and not lost: its number is looked for until a hunt sees
+  # enough.
+  defp again([], _why, state), do: %{state | failures: 0}
+
+  defp again(numbers, why, state) do
     ms = min(@again_ms * Integer.pow(2, state.failures), @again_most_ms)
 
-    Logger.error(
-      "Leash could not verify that workers #{inspect(numbers)} are gone, and tries again in #{ms} ms: " <>
-        inspect(failure)
-    )
+    # From the longest pause on, each further line would say the same.
+    if ms < @again_most_ms do
+      Logger.error(
+        "Leash could not verify that workers #{inspect(numbers)} are gone, and tries again in " <>
+          "#{ms} ms, later once a minute: #{inspect(why)}"
+      )
+    end
 
     later = MapSet.union(state.later, MapSet.new(numbers))
     state = %{state | later: later, failures: min(state.failures + 1, 6)}
-    state = if due_within?(state.look_again, ms), do: state, else: look_after(ms, state)
-    numbers |> Numbers.inherit(state) |> hunt()
+    if due_within?(state.look_again, ms), do: state, else: look_after(ms, state)
+  end
+
+  # Where there is no `/proc`, no hunt will ever see more than the shim proved.
+  defp proven?(number, report) do
+    Hunt.own_seen?(report) or
+      (:no_proc in report.incomplete_because and ended_in_order?(number))
   end
 
   @doc """
