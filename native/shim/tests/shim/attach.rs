@@ -278,7 +278,7 @@ fn processes_that_hop_on_and_on_are_caught() {
         let mut target = adversary(role);
         let mut tree = attached(Plan::vm().option("--stop=TERM:50"), &target);
         target.go();
-        tree.grown(4);
+        until_forks(5_000);
         assert_eq!(tree.let_go().gone().last, 255, "{role}");
     }
 }

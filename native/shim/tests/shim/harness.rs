@@ -66,6 +66,18 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Waits for so many more forks on this machine (`processes` in proc_stat(5)): what lives as long as a fork takes is
+/// met by no look at numbers.
+#[track_caller]
+pub fn until_forks(count: u64) {
+    let forks = || -> u64 {
+        let text = std::fs::read_to_string("/proc/stat").unwrap();
+        text.lines().find_map(|line| line.strip_prefix("processes ")).unwrap().parse().unwrap()
+    };
+    let begun = forks();
+    until(&format!("{count} forks"), || forks() >= begun + count);
+}
+
 /// Polls until there is a value.
 #[track_caller]
 pub fn find<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
