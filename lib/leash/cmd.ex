@@ -30,8 +30,15 @@ defmodule Leash.Cmd do
       # It did not come to its exec in time, and is gone, or can only be waited for (state D).
       {:error, :start_timeout} -> result(state, :timeout, own)
       {:error, {:survivors, _list}} -> result(state, :timeout, own)
-      {:error, reason} -> failed(reason)
+      {:error, reason} -> halted(state, reason)
     end
+  end
+
+  # What a Collectable has opened is closed.
+  @spec halted(map(), term()) :: no_return()
+  defp halted(state, reason) do
+    state.collect.(state.collected, :halt)
+    failed(reason)
   end
 
   # Whatever the Collectable or the source of the input raise, the tree ends first.
@@ -47,7 +54,7 @@ defmodule Leash.Cmd do
     else
       {{:by_itself, how}, :timeout, state} -> result(state, Command.status(how), own)
       {{:error, :start_timeout}, _status, state} -> result(state, :timeout, own)
-      {{:error, reason}, _status, _state} -> failed(reason)
+      {{:error, reason}, _status, state} -> halted(state, reason)
       {{_when, how}, status, state} -> result(state, status || Command.status(how), own)
     end
   end

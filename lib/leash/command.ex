@@ -88,7 +88,31 @@ defmodule Leash.Command do
 
   @doc "Waits for what happens next, until a deadline in monotonic milliseconds. Data come in parts of at most `max` bytes."
   @spec next(t(), pos_integer(), integer() | :infinity) :: event()
-  def next(command, max, deadline), do: read(command, command.streams, max, deadline)
+  def next(command, max, deadline) do
+    # What is written without a pause leaves no moment to wait in.
+    cond do
+      patience(command, deadline) > 0 -> read(command, command.streams, max, deadline)
+      command.ended == nil -> late(command, max, deadline)
+      true -> command |> close_all() |> over()
+    end
+  end
+
+  # The time is over. An end that came in time is still to be taken.
+  defp late(%{ref: ref} = command, max, deadline) do
+    receive do
+      {^ref, {:ended, _ended, _kept?} = message} ->
+        command |> ended(message) |> next(max, deadline)
+    after
+      0 -> {:timeout, command}
+    end
+  end
+
+  defp ended(command, {:ended, ended, kept?}) do
+    # Its exit follows, and says less.
+    Process.demonitor(command.monitor, [:flush])
+    # What was kept and holds the output is waited for, as before the end.
+    %{command | ended: ended, kept_until: if(kept?, do: deadline(command.linger))}
+  end
 
   # Nothing to read at the moment, or nothing any more.
   defp read(command, [], _max, _deadline) when command.ended != nil and command.streams == [],
@@ -119,12 +143,8 @@ defmodule Leash.Command do
       {:leash_fd, fd, :ready} when fd == one or fd == other ->
         next(command, max, deadline)
 
-      {^ref, {:ended, ended, kept?}} ->
-        # Its exit follows, and says less.
-        Process.demonitor(monitor, [:flush])
-        # What was kept and holds the output is waited for, as before the end.
-        until = if kept?, do: deadline(command.linger)
-        next(%{command | ended: ended, kept_until: until}, max, deadline)
+      {^ref, {:ended, _ended, _kept?} = message} ->
+        command |> ended(message) |> next(max, deadline)
 
       {^ref, {:input, kind, reason, stacktrace}} ->
         {:input_failed, kind, reason, stacktrace, command}
@@ -145,8 +165,9 @@ defmodule Leash.Command do
   defp descriptors([]), do: {nil, nil}
 
   defp patience(%{ended: nil}, deadline), do: left(deadline)
-  defp patience(%{kept_until: nil}, deadline), do: min(@quiet_ms, left(deadline))
-  defp patience(%{kept_until: until}, deadline), do: min(left(until), left(deadline))
+  # What the tree wrote is in the pipe, however long its reader takes for it.
+  defp patience(%{kept_until: nil}, _deadline), do: @quiet_ms
+  defp patience(%{kept_until: until}, _deadline), do: left(until)
 
   defp left(:infinity), do: :infinity
   defp left(deadline), do: max(0, deadline - System.monotonic_time(:millisecond))

@@ -1,7 +1,7 @@
 defmodule Leash.CmdTest do
   use Leash.Test.Case, async: false
 
-  alias Leash.Test.Matrix
+  alias Leash.Test.{Matrix, SlowCollectable}
 
   setup do
     before = {Port.list(), Process.list()}
@@ -348,6 +348,21 @@ defmodule Leash.CmdTest do
     test "is not the fate of a program that ends in time" do
       assert Leash.cmd("echo", ["x"], timeout: 30_000) == {"x\n", 0}
       assert Leash.cmd("sleep", ["90"], timeout: 0) == {"", :timeout}
+    end
+
+    test "it holds for what writes without a pause to a reader that is slower" do
+      into = %SlowCollectable{ms: 5}
+      assert {^into, :timeout} = Leash.cmd("yes", [], timeout: 300, into: into)
+    end
+
+    test "what was collected is given up where the start fails" do
+      into = %SlowCollectable{ms: 0, tell: self()}
+
+      assert_raise ErlangError, fn ->
+        Leash.cmd("/bin/true", List.duplicate(String.duplicate("x", 100_000), 30), into: into)
+      end
+
+      assert_received :halted
     end
   end
 

@@ -61,6 +61,11 @@ defmodule Leash.StreamTest do
     assert Leash.stream("true", [], timeout: 0) |> Enum.to_list() == [{:exit, :timeout}]
   end
 
+  test "a timeout holds for what writes without a pause to a reader that is slower" do
+    parts = Leash.stream("yes", [], timeout: 300) |> Stream.each(fn _ -> Process.sleep(5) end)
+    assert Enum.at(parts, -1) == {:exit, :timeout}
+  end
+
   test "stderr and the size of the parts" do
     line = "printf out; printf err >&2"
     parts = Leash.stream!(line, [], shell: true, stderr: :stream) |> Enum.sort()
