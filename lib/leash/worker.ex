@@ -276,7 +276,8 @@ defmodule Leash.Worker do
   """
   @spec write(worker(), iodata(), timeout()) ::
           :ok | {:error, :not_piped | :epipe | :closed | :timeout}
-  def write(worker, data, timeout \\ 5_000) do
+  def write(worker, data, timeout \\ 5_000)
+      when timeout == :infinity or (is_integer(timeout) and timeout >= 0) do
     # Here, so that what is no iodata is the caller's mistake, and the data is not copied on its way.
     data = IO.iodata_to_binary(data)
     GenServer.call(worker, {:write, data, timeout}, :infinity)
