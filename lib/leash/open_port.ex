@@ -45,6 +45,7 @@ defmodule Leash.OpenPort do
     error ->
       # The system refused, so no process ever had the number.
       Workers.delete(number)
+      _ = Run.forget([number])
       Keeper.dismiss(keeper)
       reraise Options.refused(error, options), __STACKTRACE__
   end
