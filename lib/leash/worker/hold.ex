@@ -22,8 +22,12 @@ defmodule Leash.Worker.Hold do
         %{state | shim_fd: fd, shim_ended?: ended?}
 
       # It has ended, and the port says so.
-      {:error, _gone} ->
+      {:error, gone} when gone in [:esrch, :not_ours] ->
         state
+
+      # Not now, such as for want of a descriptor.
+      {:error, _reason} ->
+        if HeldShim.possible?(), do: later(state), else: state
     end
   end
 

@@ -92,7 +92,7 @@ pub use record::{About, Owner, Record, RecordedAttachment, RecordedCommand};
 pub use record_file::{Lock, RecordFile, Records, socket_name};
 pub use refusal::{Refusal, refusal};
 pub use report::Report;
-pub use reserve::reserve_descriptors;
+pub use reserve::{reserve_descriptors, with_reserve};
 pub use run_dir::RunDir;
 pub use run_lock::{RunLock, generate_run_id};
 pub use scan::{Incomplete, Scan, ScanOptions, SkipMark, count_marked, scan};

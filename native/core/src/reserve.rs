@@ -36,7 +36,11 @@ pub(crate) fn is_scarce() -> bool {
 }
 
 /// Runs an operation that opens a descriptor; on a full table again with one given back.
-pub(crate) fn with_reserve<T>(mut operation: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+///
+/// # Errors
+///
+/// Those of the operation.
+pub fn with_reserve<T>(mut operation: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     for _ in 0..KEPT {
         match operation() {
             Err(Errno::MFILE) => SCARCE.store(true, Ordering::Relaxed),

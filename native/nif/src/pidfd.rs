@@ -2,6 +2,7 @@
 
 use crate::reply::{atoms, errno, error, ok};
 use crate::sys::{ArmError, Fd, OwnerGone, Readiness, send_signal};
+use leash_core::with_reserve;
 use leash_tag::argv::ShimArgs;
 use leash_tag::{RunId, WorkerNumber};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -49,7 +50,8 @@ fn not_init(os_pid: i32) -> Option<Pid> {
 
 fn verified_shim(os_pid: i32, expected: ShimArgs) -> Result<Option<OwnedFd>, Errno> {
     let Some(pid) = not_init(os_pid) else { return Ok(None) };
-    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    // A shim that cannot be held is not ended, and one that is taken for gone is ended at once.
+    let pidfd = with_reserve(|| pidfd_open(pid, PidfdFlags::empty()))?;
     let ours = is_shim(os_pid, expected);
     // Only now: as long as the pidfd's process lives, nobody else had its number.
     if ended(&pidfd)? { Err(Errno::SRCH) } else { Ok(ours?.then_some(pidfd)) }
@@ -59,8 +61,10 @@ fn is_shim(os_pid: i32, expected: ShimArgs) -> Result<bool, Errno> {
     let folder = format!("/proc/{os_pid}");
     let uid = std::fs::metadata(&folder).map_err(|reason| from_io(&reason))?.uid();
     let mut cmdline = Vec::new();
-    File::open(folder + "/cmdline")
-        .and_then(|file| file.take(CMDLINE_MAX).read_to_end(&mut cmdline))
+    let path = folder + "/cmdline";
+    with_reserve(|| File::open(&path).map_err(|reason| from_io(&reason)))?
+        .take(CMDLINE_MAX)
+        .read_to_end(&mut cmdline)
         .map_err(|reason| from_io(&reason))?;
     Ok(uid == rustix::process::geteuid().as_raw() && ShimArgs::parse(&cmdline) == Some(expected))
 }
