@@ -34,6 +34,7 @@ defmodule Leash.Control do
   @again_ms 1_000
   # How often a number is looked at that is not free yet.
   @look_ms 50
+  @free_tries 200
   # Beyond its deadline, until a worker that was told to end is answered for as still ending: `leash` waits 2 s.
   @last_word_ms 1_500
 
@@ -319,9 +320,9 @@ defmodule Leash.Control do
 
   defp await_end(row, ref, ms) do
     receive do
-      {^ref, {:error, :noproc}} -> await_free(row)
+      {^ref, {:error, :noproc}} -> await_free(row, @free_tries)
       {^ref, result} -> result
-      {:DOWN, ^ref, :process, _pid, _reason} -> await_free(row)
+      {:DOWN, ^ref, :process, _pid, _reason} -> await_free(row, @free_tries)
     after
       ms ->
         send(row.pid, {:leash, {:stop, {self(), ref}, :kill}})
@@ -329,13 +330,15 @@ defmodule Leash.Control do
     end
   end
 
-  # The Worker said nothing of its end: its number is free, or another's, once the Reaper has seen that of the tree. Whoever
-  # collects the answers has a time for them.
-  defp await_free(row) do
+  # The Worker said nothing of its end: its number is free, or another's, once the Reaper has seen that of the tree. Past
+  # what a hunt takes no answer is given: it is ending, for all that is known.
+  defp await_free(_row, 0), do: exit(:shutdown)
+
+  defp await_free(row, tries) do
     case Workers.fetch(row.number) do
       {:ok, %{pid: pid, tree: tree}} when pid == row.pid and tree != :gone ->
         Process.sleep(@look_ms)
-        await_free(row)
+        await_free(row, tries - 1)
 
       # Without a table the application has ended everything.
       _free ->

@@ -7,6 +7,9 @@ defmodule Leash.Hunt do
 
   alias Leash.{Native, Workers}
 
+  # Within what `Leash.Shim.Escalation` gives the proof.
+  @deadline_ms 5_000
+
   # A hunt that failed has seen nothing: it is begun anew, after so many milliseconds.
   @again_ms [50, 200, 800]
 
@@ -24,6 +27,7 @@ defmodule Leash.Hunt do
       outliving: Enum.filter(numbers, &Workers.detached?/1),
       attached: Enum.filter(numbers, &attached?/1),
       unmarked: Enum.filter(numbers, &unmarked?/1),
+      deadline: @deadline_ms,
       run_dir: run.config.run_dir
     }
   end
@@ -43,6 +47,7 @@ defmodule Leash.Hunt do
       workers: [tree.worker],
       outliving: [tree.worker],
       adopted: {tree.start_ticks, tree.depth},
+      deadline: @deadline_ms,
       run_dir: run.config.run_dir
     }
   end

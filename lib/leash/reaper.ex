@@ -157,7 +157,9 @@ defmodule Leash.Reaper do
     given_up =
       MapSet.difference(MapSet.new(Workers.living(group), & &1.number), Numbers.in_hand(state))
 
-    {:reply, :ok, Hunts.hunt(%{state | to_verify: MapSet.union(state.to_verify, given_up)})}
+    to_verify = MapSet.union(state.to_verify, given_up)
+    # What waits for its next look is looked for now.
+    {:reply, :ok, Hunts.look_at_later(%{state | to_verify: to_verify})}
   end
 
   def handle_call(:open, {pid, _tag}, state) do

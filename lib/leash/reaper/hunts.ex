@@ -10,6 +10,7 @@ defmodule Leash.Reaper.Hunts do
   # From a hunt that failed to the next, doubled each time up to the second.
   @again_ms 1_000
   @again_most_ms 60_000
+  @failures_most 6
 
   @doc "A number that is to be proven gone."
   @spec verify(pos_integer(), State.t()) :: State.t()
@@ -56,7 +57,8 @@ defmodule Leash.Reaper.Hunts do
     {freed, unseen} = Enum.split_with(others, &proven?(&1, report))
     unproven = if report.complete, do: left, else: Enum.reject(numbers, &ended_in_order?/1)
 
-    if report.survivors != [], do: log_survivors(report.survivors)
+    if report.survivors != [] and state.failures < @failures_most,
+      do: log_survivors(report.survivors)
 
     if unproven != [],
       do: State.tell_closers(state, {:leash_left, unproven, report.survivors})
@@ -65,7 +67,8 @@ defmodule Leash.Reaper.Hunts do
     state = Enum.reduce(freed, state, &free/2)
     # Where that fails, the record is only longer.
     _ = Run.forget(freed)
-    state = again(unseen, {:incomplete, report.incomplete_because}, state)
+    # What could not be ended now may be later, when it has thawed, or the machine is less busy.
+    state = again(left ++ unseen, why(report), state)
     numbers |> Numbers.inherit(state) |> hunt()
   end
 
@@ -73,6 +76,9 @@ defmodule Leash.Reaper.Hunts do
     state = again(numbers, failure, state)
     numbers |> Numbers.inherit(state) |> hunt()
   end
+
+  defp why(%{survivors: []} = report), do: {:incomplete, report.incomplete_because}
+  defp why(report), do: {:survivors, Enum.map(report.survivors, & &1.pid)}
 
   # What was not looked for, or not seen, is not gone, and not lost: its number is looked for until a hunt sees
   # enough.
@@ -90,7 +96,7 @@ defmodule Leash.Reaper.Hunts do
     end
 
     later = MapSet.union(state.later, MapSet.new(numbers))
-    state = %{state | later: later, failures: min(state.failures + 1, 6)}
+    state = %{state | later: later, failures: min(state.failures + 1, @failures_most)}
     if due_within?(state.look_again, ms), do: state, else: look_after(ms, state)
   end
 
@@ -125,6 +131,7 @@ defmodule Leash.Reaper.Hunts do
   @doc "It is time for that look."
   @spec look_at_later(State.t()) :: State.t()
   def look_at_later(state) do
+    _ = state.look_again && Process.cancel_timer(state.look_again)
     to_verify = MapSet.union(state.to_verify, state.later)
     hunt(%{state | look_again: nil, later: MapSet.new(), to_verify: to_verify})
   end
