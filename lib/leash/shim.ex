@@ -175,7 +175,8 @@ defmodule Leash.Shim do
     12 => :owner,
     13 => :limits,
     14 => :attach,
-    15 => :warden
+    15 => :warden,
+    16 => :shim
   }
 
   @doc """

@@ -26,6 +26,8 @@ pub enum Stream<'a> {
     Open,
     /// The same as stdout (stderr only).
     Stdout,
+    /// A descriptor that was handed to us, and that the worker alone keeps.
+    Descriptor(i32),
     /// Appended to this file.
     File(&'a CStr),
 }
@@ -139,6 +141,8 @@ pub struct Config<'a> {
     pub leash: Option<i32>,
     pub owner: Option<(i32, u64)>,
     pub report: Option<i32>,
+    /// Leash and report are one socket, on which the VM also asks.
+    pub channel: bool,
     pub stdio: Option<&'a [u8]>,
     pub stdin: Stream<'a>,
     pub stdout: Stream<'a>,
@@ -160,10 +164,29 @@ pub struct Config<'a> {
     pub attach: Option<(i32, Option<u64>)>,
     /// No tree of its own: what all of the run leave.
     pub warden: bool,
+    /// The name of the socket on which the VM asks its warden for shims.
+    pub control: Option<&'a [u8]>,
     /// The command's index in the argument vector.
     pub command_index: usize,
     /// The command.
     pub command: &'a CStr,
+}
+
+impl Config<'_> {
+    /// The descriptors beside 0 to 2 that were handed to us: leash, report, and the worker's own.
+    pub(crate) fn descriptors(&self) -> [Option<i32>; 5] {
+        let of = |stream| match stream {
+            Stream::Descriptor(fd) => Some(fd),
+            _ => None,
+        };
+        let all = [self.leash, self.report, of(self.stdin), of(self.stdout), of(self.stderr)];
+        all.map(|fd| fd.filter(|&fd| fd > 2))
+    }
+
+    /// Those of them that are the worker's own.
+    pub(crate) fn workers_descriptors(&self) -> impl Iterator<Item = i32> + use<> {
+        self.descriptors().into_iter().skip(2).flatten()
+    }
 }
 
 /// What a command line is.
@@ -190,13 +213,15 @@ pub struct Wrong<'a> {
 }
 
 /// Every option with a value or without, in the order of PROTOCOL.md.
-pub const OPTIONS: [&str; 26] = [
+pub const OPTIONS: [&str; 28] = [
     "run-id",
     "worker",
     "name",
+    "channel",
     "leash",
     "owner",
     "report",
+    "control",
     "stdio",
     "stdin",
     "stdout",
@@ -220,11 +245,12 @@ pub const OPTIONS: [&str; 26] = [
 ];
 
 /// What can be asked for of a process that is there already.
-const BESIDE_ATTACH: [&str; 10] =
-    ["run-id", "worker", "leash", "owner", "report", "stop", "step", "linger", "on-term", "attach"];
+const BESIDE_ATTACH: [&str; 11] = [
+    "run-id", "worker", "channel", "leash", "owner", "report", "stop", "step", "linger", "on-term", "attach",
+];
 
 /// What can be asked for of a warden.
-const BESIDE_WARDEN: [&str; 5] = ["run-id", "warden", "leash", "owner", "report"];
+const BESIDE_WARDEN: [&str; 6] = ["run-id", "warden", "leash", "owner", "report", "control"];
 
 /// Reads an argument vector, program name included.
 ///
@@ -258,6 +284,7 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
         leash: None,
         owner: None,
         report: None,
+        channel: false,
         stdio: None,
         stdin: Stream::Inherit,
         stdout: Stream::Inherit,
@@ -276,6 +303,7 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
         foreground: false,
         attach: None,
         warden: false,
+        control: None,
         command_index: 0,
         command: c"",
     };
@@ -299,6 +327,16 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
             return Err(Wrong { option: b"--step", expected, value: arg.to_bytes() });
         }
         option(&mut config, &mut seen, arg)?;
+    }
+    if config.channel && (given(seen, "leash") || given(seen, "report")) {
+        return Err(Wrong {
+            option: b"--channel",
+            expected: "no --leash and no --report beside it",
+            value: b"",
+        });
+    }
+    if config.control.is_some() && !config.warden {
+        return Err(Wrong { option: b"--control", expected: "to be given beside --warden", value: b"" });
     }
     if config.step.count() != config.stop.count(Act::Command) {
         return Err(Wrong { option: b"--step", expected: "one for each CMD of --stop", value: b"" });
@@ -352,6 +390,10 @@ fn without_command<'a>(
     }
 }
 
+fn given(seen: u32, option: &str) -> bool {
+    OPTIONS.iter().position(|name| *name == option).is_some_and(|index| seen & (1 << index) != 0)
+}
+
 /// The first option that was given and is not among those allowed.
 fn first_beside(seen: u32, allowed: &[&str]) -> Option<&'static str> {
     let given = OPTIONS.iter().enumerate().filter(|(index, _)| seen & (1 << index) != 0);
@@ -397,6 +439,14 @@ fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<
             let fits = !text.is_empty() && text.len() <= 200;
             config.name = Some(fits.then_some(text).ok_or(wrong("1 to 200 bytes"))?);
         }
+        b"channel" => {
+            let fd = descriptor(text).ok_or(wrong("a descriptor"))?;
+            (config.leash, config.report, config.channel) = (Some(fd), Some(fd), true);
+        }
+        b"control" => {
+            let fits = !text.is_empty() && text.len() <= 100;
+            config.control = Some(fits.then_some(text).ok_or(wrong("1 to 100 characters"))?);
+        }
         b"leash" => config.leash = Some(descriptor(text).ok_or(wrong("a descriptor"))?),
         b"report" => config.report = Some(descriptor(text).ok_or(wrong("a descriptor"))?),
         b"owner" => config.owner = Some(owner(text).ok_or(wrong("PID:TICKS"))?),
@@ -409,13 +459,15 @@ fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<
             config.stdin = stream(value, false)
                 .filter(|stream| !matches!(stream, Stream::File(_)))
                 .or((text == b"open").then_some(Stream::Open))
-                .ok_or(wrong("null, open, pipe or inherit"))?;
+                .ok_or(wrong("null, open, pipe, inherit or fd:N from 3 up"))?;
         }
         b"stdout" => {
-            config.stdout = stream(value, false).ok_or(wrong("null, pipe, inherit or file:PATH"))?;
+            config.stdout =
+                stream(value, false).ok_or(wrong("null, pipe, inherit, fd:N from 3 up or file:PATH"))?;
         }
         b"stderr" => {
-            config.stderr = stream(value, true).ok_or(wrong("null, pipe, inherit, stdout or file:PATH"))?;
+            config.stderr = stream(value, true)
+                .ok_or(wrong("null, pipe, inherit, stdout, fd:N from 3 up or file:PATH"))?;
         }
         b"stop" => {
             config.stop = Steps::parse(text).ok_or(wrong(
@@ -468,6 +520,9 @@ fn stream(value: Option<&CStr>, is_stderr: bool) -> Option<Stream<'_>> {
         b"null" => Some(Stream::Null),
         b"pipe" => Some(Stream::Pipe),
         b"inherit" => Some(Stream::Inherit),
+        text if text.starts_with(b"fd:") => {
+            descriptor(text.get(3..)?).filter(|&fd| fd > 2).map(Stream::Descriptor)
+        }
         b"stdout" if is_stderr => Some(Stream::Stdout),
         text => {
             text.strip_prefix(b"file:").filter(|path| !path.is_empty())?;
@@ -676,6 +731,29 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         });
+    }
+
+    #[test]
+    fn a_channel_is_leash_and_report_and_the_workers_own_are_named() {
+        config(&["--channel=3", "--stdin=fd:4", "--stdout=fd:5", "--stderr=fd:6"], |config| {
+            assert_eq!((config.leash, config.report, config.channel), (Some(3), Some(3), true));
+            assert_eq!(config.descriptors(), [3, 3, 4, 5, 6].map(Some));
+            assert_eq!(config.workers_descriptors().collect::<Vec<_>>(), [4, 5, 6]);
+        });
+        for (args, option) in [
+            (["--channel=3", "--leash=0"], "--channel"),
+            (["--report=1", "--channel=3"], "--channel"),
+            (["--stdin=fd:2", "--worker=1"], "--stdin"),
+            (["--stdout=fd:", "--worker=1"], "--stdout"),
+            (["--control=x", "--worker=1"], "--control"),
+            (["--warden", "--control="], "--control"),
+        ] {
+            let all = ["--run-id=s59m65f", args[0], args[1], "--", "cat"];
+            with(&all, |parsed| match parsed {
+                Err(wrong) => assert_eq!(wrong.option, option.as_bytes(), "{args:?}"),
+                Ok(_) => panic!("{args:?}"),
+            });
+        }
     }
 
     #[test]

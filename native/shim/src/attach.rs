@@ -73,12 +73,12 @@ pub(crate) fn begin<'a>(
     let at = |errno| (Stage::Attach, errno);
     let shim = rustix::process::getpid();
     let tag = Tag { run: config.run, worker: config.worker };
-    let marker = Marker { tag, inherited: sys::locks_limits(shim).map_err(at)? };
+    // What the VM has, its other children have too. A warden, whose child this may be, has a mark of its own.
+    let whose = config.owner.and_then(|(pid, _)| Pid::from_raw(pid)).unwrap_or(shim);
+    let inherited = sys::locks_limits(whose).or_else(|_| sys::locks_limits(shim)).map_err(at)?;
+    let marker = Marker { tag, inherited };
     let mark = prepare::mark(config);
     let _ = rustix::process::setsid();
-    for fd in [config.leash, config.report].into_iter().flatten().filter(|&fd| fd > 2) {
-        prepare::close_on_exec(sys::borrow(fd));
-    }
     let signals = sys::signal_fd(u64::MAX).map_err(at)?;
     // Without it nobody of the tree could be found, or known for what he is.
     let proc = Proc::open(shim).ok_or(at(Errno::NOENT))?;
@@ -88,8 +88,7 @@ pub(crate) fn begin<'a>(
         Owner::Unwatched => None,
         Owner::Gone => return Err((Stage::OwnerGone, Errno::SRCH)),
     };
-    let mut watched =
-        Watched { signals, leash: config.leash.map(sys::borrow), owner, exec: None, witness: None };
+    let mut watched = Watched::new(signals, config, owner);
     if watched.let_go_within(0) {
         return Err((Stage::OwnerGone, Errno::PIPE));
     }
@@ -221,6 +220,11 @@ impl Attached<'_> {
                 self.signalled(number, sender);
             }
             self.reap_commands();
+        }
+        if woken.asked {
+            while let Some(what) = self.watched.take_asked() {
+                self.climb.asked(what);
+            }
         }
         // What has ended stays readable and would wake us for ever.
         if woken.leash {

@@ -5,7 +5,7 @@
 
 use crate::args::{Act, Config, MAX_STEPS, To};
 use crate::command::{Commands, Launch, Outcome};
-use crate::ladder::{Deed, Ladder};
+use crate::ladder::{Cause, Deed, Ladder};
 use crate::proc_file::own_pid;
 use crate::report::{End, Ended, Report};
 use crate::sys::{self, Vectors, signal};
@@ -131,6 +131,24 @@ impl<'a> Climb<'a> {
             _ => return self.config.leash.is_none(),
         }
         false
+    }
+
+    /// What the VM asked for on the channel: `E`, the ladder; `K`, SIGKILL at once. Neither means more when it is asked
+    /// again.
+    pub(crate) fn asked(&mut self, what: u8) {
+        match what {
+            b'E' => self.ladder.end(Cause::Stop, sys::now_ms()),
+            b'K' => self.ladder.kill_now(sys::now_ms()),
+            _ => {}
+        }
+    }
+
+    /// Begins once more, with what the worker has left, and without reports.
+    pub(crate) fn begin_anew(&mut self) {
+        self.report = Report::new(None);
+        self.ladder = Ladder::new(self.config.stop, self.config.linger);
+        self.ladder.started();
+        self.steps = [None; MAX_STEPS + 1];
     }
 
     /// Counts processes that were reaped in the step that a number stands for.

@@ -198,7 +198,7 @@ fn prepare(launch: &Launch) -> Result<(), Errno> {
 
 fn streams(keep_stderr: bool) -> Result<(), Errno> {
     let null =
-        rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map(spawn::leak)?;
+        rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map(sys::keep)?;
     rustix::stdio::dup2_stdin(null)?;
     rustix::stdio::dup2_stdout(null)?;
     if keep_stderr {

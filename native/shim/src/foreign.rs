@@ -9,6 +9,7 @@ use rustix::process::Pid;
 
 use crate::proc_file::Proc;
 use crate::sys;
+use crate::tree::{self, Met, Order, Walked};
 
 /// Whom not to touch.
 pub(crate) struct Foreign {
@@ -66,6 +67,11 @@ impl Foreign {
                 (Some(ours), Some(theirs)) => theirs > ours,
                 _ => false,
             }
+    }
+
+    /// Visits every descendant that is not foreign.
+    pub(crate) fn walk(&self, proc: &Proc, order: Order, visit: &mut dyn FnMut(&Met<'_>)) -> Walked {
+        tree::walk(proc, &|pid| self.includes(Some(proc), pid), order, tree::MAX_VISITS, visit)
     }
 
     /// Forgets a child that was reaped: its number may become a descendant's.

@@ -4,7 +4,7 @@
 pub const TEXT: &str = "\
 usage: leash-shim --run-id=ID [OPTIONS] -- COMMAND [ARGS...]
        leash-shim --run-id=ID --attach=PID[:TICKS] [OPTIONS]
-       leash-shim --run-id=ID --warden --owner=PID:TICKS [--leash=FD]
+       leash-shim --run-id=ID --warden --owner=PID:TICKS [--control=NAME]
 
 Starts COMMAND and ends when nothing of its process tree is left: children,
 daemons, sessions of their own. Whoever holds the leash ends the tree by
@@ -18,14 +18,18 @@ Every option is one argument. The first is always --run-id.
   --worker=N          the worker's number within the run, 1 to 32766
   --name=TEXT         1 to 200 bytes by which a detached tree is found again;
                       the third argument, where it is given
+  --channel=FD        a socket that is leash and report at once, and on which
+                      its other end may ask for the ladder or for SIGKILL
   --leash=FD          end the tree when FD hangs up; it is never read
   --owner=PID:TICKS   end the tree when that process ends; TICKS is field 22
                       of /proc/PID/stat
   --report=FD         write report frames to FD
   --stdio=NAME        abstract Unix datagram socket that gets the pipe ends
-  --stdin=WHERE       null, pipe, inherit (default), or open: a pipe that ends
-                      with the leash, or with us, and brings nothing
-  --stdout=WHERE      null, pipe, inherit (default) or file:PATH, appended to
+  --stdin=WHERE       null, pipe, inherit (default), fd:N from 3 up, or open:
+                      a pipe that ends with the leash, or with us, and brings
+                      nothing
+  --stdout=WHERE      null, pipe, inherit (default), fd:N from 3 up or
+                      file:PATH, appended to
   --stderr=WHERE      as --stdout, or stdout: the same place as stdout
   --stop=STEPS        the ladder: SIGNAL:MS[@TO], CMD:MS or STDIN:MS,
                       separated by commas, at most 8; MS may be inf; TO is
@@ -58,11 +62,13 @@ Every option is one argument. The first is always --run-id.
   --attach=PID[:TICKS]
                       instead of COMMAND, a process that is there already:
                       it and what it starts end as a command's tree does.
-                      Beside it only run-id, worker, leash, owner, report,
-                      stop, step, linger and on-term
+                      Beside it only run-id, worker, channel, leash, owner,
+                      report, stop, step, linger and on-term
   --warden            no command: once the owner has ended, SIGKILL to whoever
                       has the run's mark and whose leash-shim is gone, until
                       nobody is left. Needs --owner; heeds no signal
+  --control=NAME      beside --warden: the abstract Unix socket on which the
+                      owner listens, and asks for the shims of its run
   --help, --version   print this, or the version; as the only argument
 
 Once COMMAND runs, its ARGS are wiped from our own command line, except with

@@ -50,8 +50,15 @@ pub(crate) fn everybody(proc: &Proc, foreign: &Foreign, tag: Tag) -> bool {
     };
     // Children first: a parent that goes on may exit, and take those who are still stopped out of this walk's
     // reach.
-    let _ = tree::walk(proc, foreign, Order::ChildrenFirst, &mut |met| met.signal(signal::CONT));
+    let _ = foreign.walk(proc, Order::ChildrenFirst, &mut |met| met.signal(signal::CONT));
     all
+}
+
+/// Marks this process like those that it keeps.
+pub(crate) fn self_too(tag: Tag) -> bool {
+    let own = rustix::process::getpid();
+    let Ok(limits) = sys::locks_limits(own) else { return false };
+    mark_kept(own, limits, tag) == Look::Again
 }
 
 /// What one look came to, the later ones outdoing the earlier.
@@ -71,7 +78,7 @@ enum Look {
 
 fn look(proc: &Proc, foreign: &Foreign, tag: Tag) -> Look {
     let mut found = Look::All;
-    let walked = tree::walk(proc, foreign, Order::ParentsFirst, &mut |met| {
+    let walked = foreign.walk(proc, Order::ParentsFirst, &mut |met| {
         found = found.max(keep(proc, met, tag));
     });
     if walked == Walked::All { found } else { Look::Never }

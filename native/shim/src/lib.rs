@@ -14,7 +14,7 @@
 //! | end the tree by the ladder | `ladder`, `command`, `tree` |
 //! | prove it gone | `reap` |
 //! | instead, a process that is there already | `attach`, `target`, `marking`, `marked` |
-//! | instead, what a run leaves whose VM and shims are gone | `warden`, `marked` |
+//! | instead, the shims of a run, and what they leave when they are killed | `warden`, `control`, `adopt`, `marked` |
 //! | tell the VM, or a person | `report`, `say`, `offer` |
 //!
 //! No allocation, no libc, no thread; nothing blocks once a tree is to be ended.
@@ -24,11 +24,13 @@
 #[cfg(test)]
 extern crate std;
 
+mod adopt;
 pub mod args;
 mod attach;
 pub mod blocks;
 mod climb;
 mod command;
+mod control;
 mod foreign;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

@@ -68,10 +68,9 @@ pub(crate) fn standard_descriptors() {
     }
 }
 
-/// Closes what whoever started us left open, but for the leash and the report channel, which no worker may
-/// inherit.
+/// Closes what was left open for us, but for what was handed to us. No worker may inherit that: exec closes it.
 pub(crate) fn close_others(config: &Config<'_>) {
-    let mut kept = [config.leash, config.report].map(|fd| fd.filter(|&fd| fd > 2));
+    let mut kept = config.descriptors();
     kept.sort_unstable();
     let mut first = 3u32;
     for fd in kept.into_iter().flatten().filter_map(|fd| u32::try_from(fd).ok()) {
@@ -81,6 +80,9 @@ pub(crate) fn close_others(config: &Config<'_>) {
         }
     }
     sys::close_range(first, u32::MAX);
+    for fd in kept.into_iter().flatten() {
+        close_on_exec(sys::borrow(fd));
+    }
 }
 
 /// Keeps an inherited descriptor from the worker.

@@ -117,6 +117,13 @@ impl Reaper {
         found.more = true;
     }
 
+    /// Its group is signalled no more: its number may be another's.
+    pub(crate) fn let_leader_go(&mut self) {
+        if let Leader::Zombie(ended) = self.leader {
+            self.reap_leader(ended, &mut Found::default());
+        }
+    }
+
     fn reap_leader(&mut self, ended: Ended, found: &mut Found) {
         let _ = sys::reap(self.pid);
         self.leader = Leader::Reaped(ended);

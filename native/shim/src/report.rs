@@ -24,6 +24,7 @@ pub(crate) enum Stage {
     Limits = 13,
     Attach = 14,
     Warden = 15,
+    Shim = 16,
 }
 
 /// A start that failed: where, and why.

@@ -86,10 +86,6 @@ fn launch<'a>(
         // EPERM: we lead a group already, as every program that a VM starts does.
         let _ = rustix::process::setsid();
     }
-    // The worker's own streams take the places of 0 to 2.
-    for fd in [config.leash, config.report].into_iter().flatten().filter(|&fd| fd > 2) {
-        prepare::close_on_exec(sys::borrow(fd));
-    }
 
     let signals = sys::signal_fd(u64::MAX).map_err(|errno| (Stage::Pipe, errno))?;
     let proc = Proc::open(shim);
@@ -99,8 +95,7 @@ fn launch<'a>(
         Owner::Gone if config.detach => None,
         Owner::Gone => return Err((Stage::OwnerGone, Errno::SRCH)),
     };
-    let mut watched =
-        Watched { signals, leash: config.leash.map(sys::borrow), owner, exec: None, witness: None };
+    let mut watched = Watched::new(signals, config, owner);
     // Spares a worker that nobody would ever see. One that is to outlive them, too: its start is not over, so that whoever
     // asked for it may have asked again.
     let nobody_asks = if config.detach { watched.leash_let_go() } else { watched.let_go_within(0) };
@@ -127,6 +122,9 @@ fn launch<'a>(
     // The worker's ends must be the worker's alone, or its peer would never see the end of them.
     drop(ends);
     drop(failure);
+    for fd in config.workers_descriptors().filter_map(|fd| u32::try_from(fd).ok()) {
+        sys::close_range(fd, fd);
+    }
     let_go_of_streams(config);
     // A supervisor must not keep a file system busy.
     let _ = rustix::process::chdir(c"/");
@@ -156,4 +154,13 @@ pub(crate) fn let_go_of_streams(config: &Config<'_>) {
     if silent {
         let _ = rustix::stdio::dup2_stderr(null.as_fd());
     }
+}
+
+/// Turns 0 to 2 to `/dev/null`.
+pub(crate) fn silence() {
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+    let Ok(null) = rustix::fs::open(c"/dev/null", flags, rustix::fs::Mode::empty()) else { return };
+    let _ = rustix::stdio::dup2_stdin(null.as_fd());
+    let _ = rustix::stdio::dup2_stdout(null.as_fd());
+    let _ = rustix::stdio::dup2_stderr(null.as_fd());
 }

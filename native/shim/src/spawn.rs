@@ -7,7 +7,7 @@
 
 use core::convert::Infallible;
 use core::ffi::CStr;
-use rustix::fd::{BorrowedFd, IntoRawFd, OwnedFd};
+use rustix::fd::BorrowedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::process::Pid;
@@ -109,6 +109,8 @@ fn stream(
     let fd = match target {
         // The leash may be the worker's stdin too, and close-on-exec was set for the leash.
         Stream::Inherit => return rustix::io::fcntl_setfd(sys::borrow(i32::from(number)), FdFlags::empty()),
+        // Above 2, so that the copy is another descriptor, without close-on-exec.
+        Stream::Descriptor(fd) => sys::borrow(fd),
         Stream::Pipe | Stream::Open => end.map(sys::borrow).ok_or(Errno::BADF)?,
         Stream::Stdout => sys::borrow(1),
         Stream::Null => match *null {
@@ -125,12 +127,7 @@ fn stream(
 }
 
 fn open(path: &CStr, flags: OFlags) -> Result<BorrowedFd<'static>, Errno> {
-    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o666)).map(leak)
-}
-
-/// Exec closes it.
-pub(crate) fn leak(fd: OwnedFd) -> BorrowedFd<'static> {
-    sys::borrow(fd.into_raw_fd())
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o666)).map(sys::keep)
 }
 
 fn exec(config: &Config<'_>, vectors: Vectors) -> Result<Infallible, Failed> {

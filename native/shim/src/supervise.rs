@@ -13,8 +13,9 @@ use crate::marking::Tag;
 use crate::proc_file::Proc;
 use crate::reap::{Leader, Reaper};
 use crate::report::{Ended, Report, Stage};
+use crate::run;
 use crate::sys::{self, Child, Vectors, Waited, signal};
-use crate::tree::{self, Met, Order, Walked};
+use crate::tree::{Met, Order, Walked};
 use crate::watched::Watched;
 
 /// A worker that nothing happens to for so long is one that stays.
@@ -70,6 +71,7 @@ impl<'a> Supervisor<'a> {
             let leader_lives = self.reaper.leader() == Leader::Lives;
             match climb::next(self, now, leader_lives) {
                 Next::Done => {}
+                Next::Finish if self.stays() => self.stay(),
                 Next::Finish => return self.finish(),
                 Next::Wait(_) if more => self.wait(Some(0)),
                 Next::Wait(until) => self.wait(until.map(|until| until.saturating_sub(sys::now_ms()))),
@@ -92,6 +94,11 @@ impl<'a> Supervisor<'a> {
         }
         if woken.exec {
             self.take_exec();
+        }
+        if woken.asked {
+            while let Some(what) = self.watched.take_asked() {
+                self.climb.asked(what);
+            }
         }
         // What has ended stays readable and would wake us for ever.
         if woken.leash {
@@ -239,6 +246,25 @@ impl<'a> Supervisor<'a> {
     fn keep(&self) -> bool {
         let tag = Tag { run: self.climb.config.run, worker: self.climb.config.worker };
         self.reaper.proc().is_some_and(|proc| keep::everybody(proc, self.reaper.foreign(), tag))
+            && (!self.climb.config.channel || keep::self_too(tag))
+    }
+
+    /// Whether what is kept has to have us: below a warden, which would have to tell what a kept tree orphans from what a
+    /// shim that was killed leaves.
+    fn stays(&self) -> bool {
+        self.climb.config.channel && self.climb.ladder.cause() == Cause::Kept
+    }
+
+    /// Goes on with what is kept, which nobody waits for any more, until nothing of it is left or a signal ends it.
+    fn stay(&mut self) {
+        let (Leader::Zombie(ended) | Leader::Reaped(ended)) = self.reaper.leader() else { return };
+        self.climb.gone(ended, self.exit_untold);
+        self.reaper.let_leader_go();
+        self.watched.let_go_of_channel();
+        self.watched.owner = None;
+        self.climb.begin_anew();
+        // Nothing that the VM had open is to be held by what it has left.
+        run::silence();
     }
 
     // What is done
@@ -252,7 +278,7 @@ impl<'a> Supervisor<'a> {
     fn everybody(&self, order: Order, group: Option<Pid>, signals: &[u8]) {
         let foreign = self.reaper.foreign();
         let walked = self.reaper.proc().is_some_and(|proc| {
-            tree::walk(proc, foreign, order, &mut |met| {
+            foreign.walk(proc, order, &mut |met| {
                 if group.is_none_or(|group| is_in(group, met, proc)) {
                     for &number in signals {
                         met.signal(number);
@@ -324,7 +350,7 @@ impl<'a> climb::Tree<'a> for Supervisor<'a> {
     fn widen(&mut self, number: u8, to: To) {
         let mut addressed_live = false;
         if let (To::Group, Some(proc)) = (to, self.reaper.proc()) {
-            tree::walk(proc, self.reaper.foreign(), Order::ParentsFirst, &mut |met| {
+            self.reaper.foreign().walk(proc, Order::ParentsFirst, &mut |met| {
                 addressed_live |= !addressed_live && is_in(self.group, met, proc);
             });
         }

@@ -141,7 +141,7 @@ impl Vectors {
 /// Memory for the child's stack, given back when this is dropped: a mapping of its own, since a place in our stack
 /// would rest on how deep we get and on what the limit on stacks is.
 #[derive(Debug)]
-struct ChildStack(*mut core::ffi::c_void);
+pub struct ChildStack(*mut core::ffi::c_void);
 
 impl ChildStack {
     /// Twice what a path that is looked up takes, with all around it. What is not touched costs nothing.
@@ -150,7 +150,12 @@ impl ChildStack {
     /// Below it, nobody's on any size of page: who needs more than there is gets SIGSEGV.
     const GUARD: usize = 65536;
 
-    fn new() -> Result<Self, Errno> {
+    /// Maps it.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new() -> Result<Self, Errno> {
         let all = Self::GUARD + Self::LEN;
         // SAFETY: the kernel chooses an address that nothing else has.
         let start = unsafe {
@@ -173,9 +178,15 @@ impl ChildStack {
         Ok(stack)
     }
 
-    /// The upper end, where it begins.
-    fn top(&self) -> *mut u8 {
-        self.0.wrapping_byte_add(Self::GUARD + Self::LEN).cast()
+    /// Puts the child's work at its upper end, below which the stack begins.
+    fn hold<F: FnOnce() -> u8>(&self, work: F) -> *mut F {
+        const SPACE: usize = 1024;
+        const { assert!(size_of::<F>() <= SPACE && align_of::<F>() <= 16) };
+        let top = self.0.wrapping_byte_add(Self::GUARD + Self::LEN);
+        let place = top.wrapping_byte_sub(SPACE).cast::<F>();
+        // SAFETY: large and aligned enough by the assertion, mapped, and in use by no child.
+        unsafe { place.write(work) };
+        place
     }
 }
 
@@ -236,20 +247,8 @@ pub enum Memory {
 ///
 /// `EAGAIN` at a limit on processes, `ENOMEM`.
 pub fn start_child<F: FnOnce() -> u8 + 'static>(memory: Memory, work: F) -> Result<Child, Errno> {
-    const CLONE_VM: usize = 0x100;
-    const SPACE: usize = 1024;
-    const { assert!(size_of::<F>() <= SPACE && align_of::<F>() <= 16) };
-
-    unsafe extern "C" fn begin<F: FnOnce() -> u8>(work: *mut F) -> ! {
-        // SAFETY: written by `start_child`, read here once.
-        let work = unsafe { work.read() };
-        exit(work())
-    }
-
     let stack = ChildStack::new()?;
-    let place = stack.top().wrapping_sub(SPACE).cast::<F>();
-    // SAFETY: large and aligned enough by the assertion, mapped, and nobody else's.
-    unsafe { place.write(work) };
+    let place = stack.hold(work);
     let shared = if memory == Memory::Shared { CLONE_VM } else { 0 };
     // What emulates a kernel may know a plain fork only (qemu-user does). Then a child that is killed before
     // its exec is taken for one that was started.
@@ -258,7 +257,7 @@ pub fn start_child<F: FnOnce() -> u8 + 'static>(memory: Memory, work: F) -> Resu
         // without libc, thread-local storage or writable statics, so there is no state that a second one in the
         // same memory could disturb; descriptors and signal dispositions are copies. Where there was no child,
         // `work` is as it was written.
-        let result = unsafe { clone(flags, place.cast(), begin::<F>, place) };
+        let result = unsafe { clone(flags, place.cast(), begin::<F>, place, core::ptr::null_mut()) };
         match i32::try_from(result).map_err(|_| Errno::CHILD)? {
             pid @ 1.. => {
                 return Ok(Child { pid: Pid::from_raw(pid).ok_or(Errno::CHILD)?, stack: Some(stack) });
@@ -270,14 +269,56 @@ pub fn start_child<F: FnOnce() -> u8 + 'static>(memory: Memory, work: F) -> Resu
     Err(Errno::INVAL)
 }
 
+const CLONE_VM: usize = 0x100;
+const CLONE_PIDFD: usize = 0x1000;
+const CLONE_VFORK: usize = 0x4000;
+
+unsafe extern "C" fn begin<F: FnOnce() -> u8>(work: *mut F) -> ! {
+    // SAFETY: written by `ChildStack::hold`, read here once.
+    let work = unsafe { work.read() };
+    exit(work())
+}
+
+/// A child that does `work` on that stack while this process waits, as after vfork(2), until it executes something or
+/// ends: its number, and its pidfd where clone(2) gives one (Linux 5.2).
+///
+/// # Errors
+///
+/// `EAGAIN` at a limit on processes, `ENOMEM`.
+pub fn start_program<F: FnOnce() -> u8>(
+    stack: &ChildStack,
+    work: F,
+) -> Result<(Pid, Option<OwnedFd>), Errno> {
+    let place = stack.hold(work);
+    let told = usize::from(signal::CHLD);
+    // What emulates a kernel may know a plain fork only (qemu-user does).
+    for flags in [CLONE_VM | CLONE_VFORK | CLONE_PIDFD | told, CLONE_VM | CLONE_VFORK | told, told] {
+        let mut pidfd = -1i32;
+        // SAFETY: as in `start_child`; what `work` borrows lives, since this process waits, or the child has a copy.
+        let result = unsafe { clone(flags, place.cast(), begin::<F>, place, &raw mut pidfd) };
+        match i32::try_from(result).map_err(|_| Errno::CHILD)? {
+            pid @ 1.. => {
+                // SAFETY: a descriptor that the kernel just gave us.
+                let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
+                return Ok((Pid::from_raw(pid).ok_or(Errno::CHILD)?, pidfd));
+            }
+            error if Errno::INVAL.raw_os_error() == -error => {}
+            error => return Err(Errno::from_raw_os_error(-error)),
+        }
+    }
+    Err(Errno::INVAL)
+}
+
 /// # Safety
 ///
-/// `stack` is the upper end of unused memory; `begin` does not return and may be called with `work`.
+/// `stack` is the upper end of unused memory; `begin` does not return and may be called with `work`; `pidfd` is a place for a
+/// descriptor where the flags ask for one.
 unsafe fn clone<F>(
     flags: usize,
     stack: *mut u8,
     begin: unsafe extern "C" fn(*mut F) -> !,
     work: *mut F,
+    pidfd: *mut i32,
 ) -> isize {
     let result: isize;
     // Registers by name: the compiler may choose the frame pointer or the link register, which the child clears.
@@ -299,7 +340,7 @@ unsafe fn clone<F>(
             inlateout("rax") Sysno::clone as isize => result,
             in("rdi") flags,
             in("rsi") stack,
-            in("rdx") 0,
+            in("rdx") pidfd,
             in("r10") 0,
             in("r8") 0,
             out("rcx") _,
@@ -323,7 +364,7 @@ unsafe fn clone<F>(
             in("x8") Sysno::clone as isize,
             inlateout("x0") flags => result,
             in("x1") stack,
-            in("x2") 0,
+            in("x2") pidfd,
             in("x3") 0,
             in("x4") 0,
         );
@@ -365,7 +406,9 @@ pub fn turned_off() -> u64 {
     TURNED_OFF.iter().filter(|&&signal| is_turned_off(signal)).fold(0, |mask, &signal| mask | bit(signal))
 }
 
-fn bit(signal: u8) -> u64 {
+/// A signal as a signal mask has it.
+#[must_use]
+pub fn bit(signal: u8) -> u64 {
     1 << (signal - 1)
 }
 
@@ -654,9 +697,168 @@ pub fn borrow(fd: i32) -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
 
+/// Keeps a descriptor open for our whole life.
+#[must_use]
+pub fn keep(fd: OwnedFd) -> BorrowedFd<'static> {
+    use rustix::fd::IntoRawFd;
+    borrow(fd.into_raw_fd())
+}
+
 /// Sleeps for so many milliseconds, less where a signal comes.
 pub fn pause_ms(ms: u64) {
     let time = [i64::try_from(ms / 1000).unwrap_or(0), i64::try_from(ms % 1000).unwrap_or(0) * 1_000_000];
     // SAFETY: the array is as large as struct timespec on 64-bit Linux.
     let _ = unsafe { syscall!(Sysno::nanosleep, time.as_ptr(), 0) };
+}
+
+/// Numbers of children, in memory of its own that costs what is used of it.
+#[derive(Debug)]
+pub struct Numbers {
+    first: *mut i32,
+    len: usize,
+}
+
+impl Numbers {
+    /// More than there are worker numbers.
+    const MAX: usize = 32_768;
+
+    /// Maps the memory.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new() -> Result<Self, Errno> {
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
+        // SAFETY: the kernel chooses an address that nothing else has.
+        let first =
+            unsafe { mmap_anonymous(core::ptr::null_mut(), Self::MAX * size_of::<i32>(), access, flags) }?;
+        Ok(Self { first: first.cast(), len: 0 })
+    }
+
+    /// Those that are in it.
+    #[must_use]
+    pub fn all(&self) -> &[i32] {
+        // SAFETY: mapped, never longer than MAX, written up to `len` or zero as the kernel gave it.
+        unsafe { core::slice::from_raw_parts(self.first, self.len) }
+    }
+
+    /// Whether a child is in it.
+    #[must_use]
+    pub fn has(&self, pid: Pid) -> bool {
+        self.all().contains(&pid.as_raw_pid())
+    }
+
+    /// Puts a child into it; `false` where there is no room.
+    pub fn add(&mut self, pid: Pid) -> bool {
+        if self.len == Self::MAX {
+            return false;
+        }
+        // SAFETY: below MAX, mapped, and ours alone.
+        unsafe { self.first.add(self.len).write(pid.as_raw_pid()) };
+        self.len += 1;
+        true
+    }
+
+    /// Takes out those that came last, down to so many.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Takes a child out; whether it was there.
+    pub fn remove(&mut self, pid: Pid) -> bool {
+        let Some(index) = self.all().iter().position(|number| *number == pid.as_raw_pid()) else {
+            return false;
+        };
+        self.len -= 1;
+        // SAFETY: both below the length of before.
+        unsafe { self.first.add(index).write(self.first.add(self.len).read()) };
+        true
+    }
+}
+
+/// Arguments and environment that came as one text: strings that end in NUL, behind one another, and the vectors that
+/// execve(2) wants. It is given back when this is dropped.
+#[derive(Debug)]
+pub struct Texts {
+    place: *mut core::ffi::c_void,
+    len: usize,
+    arguments: usize,
+}
+
+impl Texts {
+    /// Reads them from the beginning of a file.
+    ///
+    /// # Errors
+    ///
+    /// `E2BIG` above 16 MiB, which the kernel takes for no program, `EINVAL` where there are fewer strings than that or more,
+    /// or no argument; `ENOMEM`; what reading says.
+    pub fn read(file: BorrowedFd<'_>, arguments: usize, variables: usize) -> Result<Self, Errno> {
+        const MOST: usize = 16 << 20;
+        let bytes = usize::try_from(rustix::fs::fstat(file)?.st_size).map_err(|_| Errno::INVAL)?;
+        let pointers = arguments.saturating_add(variables).saturating_add(2);
+        let strings = pointers.saturating_mul(size_of::<usize>());
+        let len = strings.saturating_add(bytes);
+        if len > MOST {
+            return Err(Errno::TOOBIG);
+        }
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: the kernel chooses an address that nothing else has.
+        let place = unsafe { mmap_anonymous(core::ptr::null_mut(), len, access, MapFlags::PRIVATE) }?;
+        let texts = Self { place, len, arguments };
+        // SAFETY: inside the mapping, zero or written by the kernel, and ours alone.
+        let text = unsafe { core::slice::from_raw_parts_mut(place.cast::<u8>().add(strings), bytes) };
+        let mut have = 0usize;
+        while have < bytes {
+            match rustix::io::pread(file, text.get_mut(have..).unwrap_or_default(), have as u64) {
+                Ok(0) => return Err(Errno::INVAL),
+                Ok(len) => have += len,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let vector = place.cast::<*const u8>();
+        let (mut count, mut rest) = (0usize, &*text);
+        while let Some(end) = rest.iter().position(|&byte| byte == 0) {
+            if count == arguments + variables {
+                return Err(Errno::INVAL);
+            }
+            // The null between the two vectors is there already, and so is the last one.
+            let index = if count < arguments { count } else { count + 1 };
+            // SAFETY: below `pointers`, inside the mapping.
+            unsafe { vector.add(index).write(rest.as_ptr()) };
+            count += 1;
+            rest = rest.get(end + 1..).unwrap_or_default();
+        }
+        let all = count == arguments + variables && rest.is_empty() && arguments > 0;
+        if all { Ok(texts) } else { Err(Errno::INVAL) }
+    }
+
+    /// Replaces this process by the program that the first argument names; returns only on failure.
+    #[must_use]
+    pub fn exec(&self) -> Errno {
+        let argv = self.place.cast::<*const c_char>();
+        // SAFETY: both vectors end in a null and their strings in a NUL, by `read`, and live across the call.
+        match unsafe { syscall!(Sysno::execve, *argv, argv, argv.add(self.arguments + 1)) } {
+            Ok(_) => Errno::NOEXEC,
+            Err(error) => errno(error),
+        }
+    }
+}
+
+impl Drop for Texts {
+    fn drop(&mut self) {
+        // SAFETY: the whole mapping and nothing else.
+        let _ = unsafe { munmap(self.place, self.len) };
+    }
+}
+
+/// Copies a descriptor to a number, open or not, so that exec leaves it open (dup3(2)).
+///
+/// # Errors
+///
+/// `EBADF`, `EINVAL` where they are the same.
+pub fn copy_to(fd: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
+    // SAFETY: only numbers; what is closed there is a placeholder that nothing uses.
+    unsafe { syscall!(Sysno::dup3, fd.as_raw_fd(), number, 0) }.map_err(errno)?;
+    Ok(())
 }

@@ -15,7 +15,6 @@ use rustix::fs::RawDir;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 
-use crate::foreign::Foreign;
 use crate::proc_file::{Path, Proc, Stat, number};
 use crate::sys;
 
@@ -24,7 +23,7 @@ use crate::sys;
 const MAX_DEPTH: usize = 40;
 
 /// Processes of one walk: a tree that grows while it is walked must not keep us from reaping.
-const MAX_VISITS: u32 = 16_384;
+pub(crate) const MAX_VISITS: u32 = 16_384;
 
 /// Which comes first.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,11 +86,17 @@ struct Walk<'a> {
     visit: &'a mut dyn FnMut(&Met<'_>),
 }
 
-/// Visits every descendant that is not foreign.
-pub(crate) fn walk(proc: &Proc, foreign: &Foreign, order: Order, visit: &mut dyn FnMut(&Met<'_>)) -> Walked {
-    let mut walk = Walk { proc, order, visits_left: MAX_VISITS, cut: false, visit };
+/// Visits every descendant, but those children that are spared and what is below them; so many at most.
+pub(crate) fn walk(
+    proc: &Proc,
+    spared: &dyn Fn(Pid) -> bool,
+    order: Order,
+    most: u32,
+    visit: &mut dyn FnMut(&Met<'_>),
+) -> Walked {
+    let mut walk = Walk { proc, order, visits_left: most, cut: false, visit };
     let listed = proc.each_own_child(&mut |pid| {
-        if foreign.includes(Some(proc), pid) {
+        if walk.visits_left == 0 || spared(pid) {
             return;
         }
         // Our own unreaped child, so the number cannot be anybody else's; a pidfd is needed only for what

@@ -13,15 +13,18 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
+use crate::adopt::Children;
 use crate::args::Config;
+use crate::control::{self, Control, Request};
 use crate::ladder::{STOP_FIRST_AFTER, pause_after};
 use crate::marked::{Bearers, Calm, Pass};
 use crate::prepare::{self, Owner};
 use crate::proc_file::Proc;
 use crate::report::{Failed, Report, Stage};
+use crate::run;
 use crate::sys::{self, signal};
 use crate::tree::ended;
-use crate::watched::Watched;
+use crate::watched::{Watched, Woken};
 
 /// What most shims need for their trees, which then are not looked at at all.
 const HEADSTART_MS: u64 = 20;
@@ -36,6 +39,9 @@ const UNLEASHED_MS: (u64, u64) = (10, 60_000);
 /// Rounds in a row in which nobody was left but those whom we may not signal, or cannot look at: some 10 seconds.
 const VAIN_ROUNDS: u32 = 100;
 
+/// Requests that are taken in one go.
+const REQUESTS: u32 = 16;
+
 /// The longest path of a program (PATH_MAX), and the two arguments behind it.
 const COMMAND_LINE: usize = 4096 + 64;
 
@@ -47,6 +53,8 @@ pub(crate) struct Warden {
     watched: Watched,
     proc: Proc,
     table: OwnedFd,
+    control: Option<Control>,
+    children: Children,
 }
 
 /// Becomes the warden of a run.
@@ -58,16 +66,17 @@ pub(crate) struct Warden {
 pub(crate) fn begin(config: &Config<'_>, report: Report<'_>) -> Result<Warden, Failed> {
     let at = |errno| (Stage::Warden, errno);
     let own = rustix::process::getpid();
+    let control = config.control.map(|_| control::prepare()).transpose().map_err(at)?;
     let mark = prepare::mark(config);
     let _ = rustix::process::setsid();
+    let subreaper = sys::become_subreaper().is_ok();
     mark.required().map_err(at)?;
-    // Every signal is blocked, and none is read.
-    let signals = sys::signal_fd(0).map_err(at)?;
+    // Every signal is blocked; that a child has ended is all that is read.
+    let signals = sys::signal_fd(sys::bit(signal::CHLD)).map_err(at)?;
     let proc = Proc::open(own).ok_or(at(Errno::NOENT))?;
     let table = proc.table().map_err(at)?;
     let age = (proc.stat(own).map_err(at)?.start_ticks, own.as_raw_pid());
-    let leash = config.leash.map(sys::borrow);
-    let mut watched = Watched { signals, leash, owner: None, exec: None, witness: None };
+    let mut watched = Watched::new(signals, config, None);
     match prepare::owner(config.owner, Some(&proc)) {
         Owner::Watched(fd) => watched.owner = Some(fd),
         Owner::Unwatched => return Err(at(Errno::NOSYS)),
@@ -76,11 +85,20 @@ pub(crate) fn begin(config: &Config<'_>, report: Report<'_>) -> Result<Warden, F
         Owner::Gone if watched.leash_let_go() => {}
         Owner::Gone => return Err((Stage::OwnerGone, Errno::SRCH)),
     }
-    let flags = u8::from(watched.owner.is_some()) << 1 | u8::from(leash.is_some()) << 2;
+    if let (Some(name), Some((owner, _))) = (config.control, config.owner) {
+        let owner = Pid::from_raw(owner).ok_or(at(Errno::SRCH))?;
+        watched.leash = Some(sys::keep(control::connect(name, owner).map_err(at)?));
+        watched.asks = true;
+    }
+    let flags =
+        u8::from(subreaper) | u8::from(watched.owner.is_some()) << 1 | u8::from(watched.leash.is_some()) << 2;
     report.ready(own.as_raw_pid(), 0, 0, flags);
-    crate::run::let_go_of_streams(config);
+    if control.is_none() {
+        run::let_go_of_streams(config);
+    }
     let _ = rustix::process::chdir(c"/");
-    Ok(Warden { run: config.run, age, watched, proc, table })
+    let children = Children::new().map_err(at)?;
+    Ok(Warden { run: config.run, age, watched, proc, table, control, children })
 }
 
 impl Warden {
@@ -90,6 +108,8 @@ impl Warden {
     #[inline(never)]
     pub(crate) fn run(&mut self) -> u8 {
         if self.watched.owner.is_none() || self.outlives_owner() {
+            // Nobody is to wait for the end of what the VM had as stderr because of us.
+            run::silence();
             sys::pause_ms(HEADSTART_MS);
             self.clear();
         }
@@ -102,27 +122,64 @@ impl Warden {
     /// while there is anybody to stay for.
     fn outlives_owner(&mut self) -> bool {
         let (mut calm, mut pause) = (Calm::default(), UNLEASHED_MS.0);
+        let mut look = None;
         loop {
-            let unleashed = self.watched.leash.is_none();
-            let woken = self.watched.wait(unleashed.then_some(pause));
+            let woken = self.wait_until(look);
             if woken.owner {
                 self.watched.owner = None;
                 return true;
             }
+            if woken.asked {
+                self.serve();
+            }
             if woken.leash {
                 // What has ended stays readable and would wake us for ever.
                 self.watched.leash = None;
+                look = Some(0);
+                run::silence();
             }
-            if self.watched.leash.is_some() {
+            let now = sys::now_ms();
+            if look.is_none_or(|at| now < at) {
                 continue;
             }
             let found = self.look(From::Listing, &[]);
             let is_calm = calm.proven(found.pass);
-            if found.younger || (is_calm && self.is_nobody_hidden()) {
+            if !self.children.any() && (found.younger || (is_calm && self.is_nobody_hidden())) {
                 return false;
             }
             let nobody = found.pass.living == 0 && !is_calm;
             pause = if nobody { UNLEASHED_MS.0 } else { pause.saturating_mul(2).min(UNLEASHED_MS.1) };
+            look = Some(sys::now_ms().saturating_add(pause));
+        }
+    }
+
+    /// Waits for whatever comes first, that moment included, and sees to the children.
+    fn wait_until(&mut self, at: Option<u64>) -> Woken {
+        let until = at.into_iter().chain(self.children.due()).min();
+        let woken = self.watched.wait(until.map(|until| until.saturating_sub(sys::now_ms())));
+        if woken.signals {
+            // Many ends may be one signal.
+            let _ = self.watched.take_signals().count();
+        }
+        self.children.reap(&self.proc);
+        self.children.end_orphans(&self.proc, sys::now_ms());
+        woken
+    }
+
+    /// Does what the VM asks for, so much at a time that what else there is gets its turn.
+    fn serve(&mut self) {
+        let (Some(control), Some(socket)) = (&self.control, self.watched.leash) else { return };
+        for _ in 0..REQUESTS {
+            match control.take(socket) {
+                Ok(Request::Started(pid)) => self.children.started(pid),
+                Ok(Request::Word(fd)) => {
+                    // That a shim was killed may be news.
+                    self.children.reap(&self.proc);
+                    self.children.give_word(fd);
+                }
+                Ok(Request::Failed | Request::Other) | Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
         }
     }
 
@@ -131,6 +188,7 @@ impl Warden {
         let (mut calm, mut strikes, mut vain) = (Calm::default(), 0u32, 0u32);
         let mut from = From::Listing;
         loop {
+            let _ = self.wait_until(Some(0));
             let found = self.look(from, &[signal::CONT]);
             let mut struck = Struck::default();
             // Who could not be looked at may be a shim.
@@ -140,7 +198,8 @@ impl Warden {
                 }
                 struck = self.strike(from, &found.shims, signal::KILL);
             }
-            let shims = found.shims.len;
+            // What has no mark is known by its descent alone.
+            let shims = found.shims.len.saturating_add(u32::from(self.children.any()));
             let left = struck.sent.saturating_add(struck.refused);
             let pass = Pass { living: shims.saturating_add(left), ..found.pass };
             // By number a pass takes a second or two, and what is hidden cannot see us coming either: one is enough.
@@ -161,7 +220,9 @@ impl Warden {
             if struck.sent > 0 {
                 self.wait_for(struck.one, pause_after(strikes));
             } else if shims > 0 {
-                self.wait_for(found.shim, SHIMS_MS.1);
+                let now = sys::now_ms();
+                let due = self.children.due().map(|at| at.saturating_sub(now));
+                self.wait_for(found.shim, due.unwrap_or(SHIMS_MS.1));
                 sys::pause_ms(SHIMS_MS.0);
             } else {
                 sys::pause_ms(pause_after(vain));
@@ -349,9 +410,8 @@ impl Shims {
 
     fn add(&mut self, worker: Option<WorkerNumber>) {
         self.len = self.len.saturating_add(1);
-        if let Some((word, bit)) = worker.map(Self::place)
-            && let Some(numbers) = self.numbers.get_mut(word)
-        {
+        let Some((word, bit)) = worker.map(Self::place) else { return };
+        if let Some(numbers) = self.numbers.get_mut(word) {
             *numbers |= bit;
         }
     }

@@ -1,7 +1,11 @@
 //! What wakes the shim.
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fd::{BorrowedFd, OwnedFd};
+use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use rustix::net::RecvFlags;
+
+use crate::args::Config;
+use crate::sys;
 
 /// Reads of pending signals in one go: whoever floods us with them must not keep us from the rest.
 const SIGNAL_READS: usize = 4;
@@ -13,6 +17,8 @@ const AT_ONCE: usize = 4;
 pub(crate) struct Watched {
     pub(crate) signals: OwnedFd,
     pub(crate) leash: Option<BorrowedFd<'static>>,
+    /// The leash is a socket on which its other end also asks.
+    pub(crate) asks: bool,
     pub(crate) owner: Option<OwnedFd>,
     /// The child's end of it closes at exec; bytes say why exec was not reached.
     pub(crate) exec: Option<OwnedFd>,
@@ -24,6 +30,8 @@ pub(crate) struct Watched {
 #[derive(Clone, Copy)]
 pub(crate) struct Woken {
     pub(crate) signals: bool,
+    /// Its other end asks for something; what it asked before it hung up comes first.
+    pub(crate) asked: bool,
     pub(crate) leash: bool,
     pub(crate) owner: bool,
     pub(crate) exec: bool,
@@ -32,11 +40,16 @@ pub(crate) struct Woken {
 
 impl Woken {
     pub(crate) fn any(self) -> bool {
-        self.signals || self.leash || self.owner || self.exec || self.witness
+        self.signals || self.asked || self.leash || self.owner || self.exec || self.witness
     }
 }
 
 impl Watched {
+    pub(crate) fn new(signals: OwnedFd, config: &Config<'_>, owner: Option<OwnedFd>) -> Self {
+        let leash = config.leash.map(sys::borrow);
+        Self { signals, leash, asks: config.channel, owner, exec: None, witness: None }
+    }
+
     /// Waits for at most so many milliseconds, `None` for ever.
     pub(crate) fn wait(&self, ms: Option<u64>) -> Woken {
         self.poll(PollFlags::IN, ms)
@@ -45,7 +58,8 @@ impl Watched {
     fn poll(&self, signals: PollFlags, ms: Option<u64>) -> Woken {
         // poll(2) cannot leave a place out; the signals, asked for no event, never wake and stand in.
         let nothing = PollFd::new(&self.signals, PollFlags::empty());
-        let leash = self.leash.as_ref().map(|fd| PollFd::new(fd, PollFlags::empty()));
+        let asks = if self.asks { signals } else { PollFlags::empty() };
+        let leash = self.leash.as_ref().map(|fd| PollFd::new(fd, asks));
         let owner = self.owner.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN));
         let exec = self.exec.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN));
         let witness = self.witness.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN));
@@ -58,8 +72,17 @@ impl Watched {
         ];
         let _ = rustix::event::poll(&mut fds, ms.map(timespec).as_ref());
         // Any event counts: a leash that is not open (POLLNVAL) is one that is let go.
-        let [signals, leash, owner, exec, witness] = fds.map(|fd| !fd.revents().is_empty());
-        Woken { signals, leash, owner, exec, witness }
+        let [signals, leash, owner, exec, witness] = fds.map(|fd| fd.revents());
+        let asked = self.asks && leash.contains(PollFlags::IN);
+        let any = |events: PollFlags| !events.is_empty();
+        Woken {
+            signals: any(signals),
+            asked,
+            leash: any(leash - PollFlags::IN),
+            owner: any(owner),
+            exec: any(exec),
+            witness: any(witness),
+        }
     }
 
     /// Takes signals that are pending: number and sender of each.
@@ -83,6 +106,24 @@ impl Watched {
             }
         }
         taken.into_iter().take(count)
+    }
+
+    /// Closes the leash that is a channel: its other end sees that all is said.
+    pub(crate) fn let_go_of_channel(&mut self) {
+        if let Some(fd) = self.leash.take().and_then(|fd| u32::try_from(fd.as_raw_fd()).ok()) {
+            sys::close_range(fd, fd);
+        }
+        self.asks = false;
+    }
+
+    /// The next thing that the other end of the leash asks for, `None` where there is none.
+    pub(crate) fn take_asked(&self) -> Option<u8> {
+        let mut message = [0u8; 8];
+        let fd = self.leash.filter(|_| self.asks)?;
+        match rustix::net::recv(fd, &mut message[..], RecvFlags::DONTWAIT) {
+            Ok((_, len)) if len > 0 => message.first().copied(),
+            _ => None,
+        }
     }
 
     /// Whether leash or owner say, now or within so many milliseconds, that nobody wants the tree.

@@ -31,6 +31,7 @@ fn adversary() {
         "counts" => counts(),
         "forks-slowly" => forks_slowly(number),
         "sheds" => sheds(number),
+        "vm" => crate::served::vm_role(),
         other => panic!("{other}"),
     }
 }

@@ -10,6 +10,7 @@ pub enum Frame {
     Exited { how: u8, status: u8 },
     Gone(Gone),
     Command { index: u8, how: u8, status: u8, errno: u16 },
+    Spawned { pid: u32 },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +71,7 @@ fn one(payload: &[u8]) -> Frame {
             Frame::Gone(Gone { how, status, cause, last, ms, passes, steps })
         }
         7 => Frame::Command { index: f.u8(), how: f.u8(), status: f.u8(), errno: f.u16() },
+        8 => Frame::Spawned { pid: f.u32() },
         kind => panic!("unknown kind {kind}"),
     };
     assert!(fields.0.is_empty(), "nothing follows: {frame:?}");

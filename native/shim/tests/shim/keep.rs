@@ -1,7 +1,7 @@
 //! What is left by a command that exited by itself, and is to go on.
 
 use crate::harness::*;
-use leash_tag::{Limits, Mark, RunId};
+use leash_tag::{Limits, Mark, RunId, WorkerNumber};
 
 /// The shim's end, with what it left alive.
 fn exited(tree: &mut Tree) -> Ended {
@@ -113,9 +113,9 @@ fn is_ended_where_it_cannot_be_marked() {
     let unmarked = Plan::vm().option("--on-exit=keep").option("--no-mark");
     // Inside so many runs that the command's own mark is the last there is room for.
     let deep = Plan::vm().option("--on-exit=keep").before_exec(|| {
-        let run = RunId::from_number(1).unwrap();
+        let (run, worker) = (RunId::from_number(1).unwrap(), WorkerNumber::new(1));
         let mut inner = Limits::UNLIMITED;
-        while let Ok(mark) = Mark::nested_in(inner, run, None, false) {
+        while let Ok(mark) = Mark::nested_in(inner, run, worker, false) {
             if mark.depth() == 0 {
                 break;
             }

@@ -129,6 +129,7 @@ fn kinds(frames: &[Frame]) -> Vec<String> {
             Frame::Exited { how, status } => format!("exited {how} {status}"),
             Frame::Attached { .. } => "attached".into(),
             Frame::Gone(_) => "gone".into(),
+            Frame::Spawned { .. } => "spawned".into(),
             Frame::Command { how, .. } => format!("command {how}"),
         })
         .collect()

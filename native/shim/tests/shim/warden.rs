@@ -49,7 +49,7 @@ impl Warden {
         let mut frame = [0; 12];
         warden.0.stdout.as_mut().unwrap().read_exact(&mut frame).unwrap();
         let pid = u32::try_from(warden.pid()).unwrap();
-        let ready = Frame::Ready { protocol: 1, pid, mark: 0, errno: 0, flags: 0b110 };
+        let ready = Frame::Ready { protocol: 1, pid, mark: 0, errno: 0, flags: 0b111 };
         assert_eq!(frames::all(&frame), [ready]);
         warden
     }

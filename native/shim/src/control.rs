@@ -1,0 +1,211 @@
+//! The socket on which a VM asks its warden: for a shim, and for word that nothing is left to be ended.
+//!
+//! A request is one message of [`REQUEST`] bytes and the descriptors that come with it. What a shim is told reaches it by
+//! its exec alone: arguments, environment and descriptors are those of the request.
+
+use core::mem::MaybeUninit;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::{Errno, IoSlice, IoSliceMut};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+use rustix::process::{Pid, PidfdFlags};
+
+use crate::report::Stage;
+use crate::sys::{self, ChildStack, Texts};
+
+/// Bytes of a request: `LWR1`, kind, mask of the worker's descriptors, two zeros, arguments and variables (both u32, big
+/// endian).
+const REQUEST: usize = 16;
+
+/// The channel, the texts, the directory, and three of the worker's.
+const DESCRIPTORS: usize = 6;
+
+/// Where a shim finds its channel. Behind it come the worker's descriptors; the warden keeps these numbers free.
+const CHANNEL: i32 = 3;
+
+/// The last of those.
+const LAST: i32 = CHANNEL + 3;
+
+/// The connection to the VM, and what starting a shim takes.
+pub(crate) struct Control {
+    stack: ChildStack,
+    null: OwnedFd,
+}
+
+/// What the VM asks for.
+pub(crate) enum Request {
+    /// A shim that was started: its number.
+    Started(Pid),
+    /// One that could not be, of which the VM was told.
+    Failed,
+    /// Word on this descriptor that no orphan is left.
+    Word(OwnedFd),
+    /// No request, or none that we know.
+    Other,
+}
+
+/// Keeps the numbers free that shims find their descriptors at: before anything else is opened.
+///
+/// # Errors
+///
+/// What opening `/dev/null` says.
+pub(crate) fn prepare() -> Result<Control, Errno> {
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+    loop {
+        let null = rustix::fs::open(c"/dev/null", flags, rustix::fs::Mode::empty())?;
+        let number = rustix::fd::AsRawFd::as_raw_fd(&null);
+        if number > LAST {
+            return Ok(Control { stack: ChildStack::new()?, null });
+        }
+        core::mem::forget(null);
+    }
+}
+
+/// Connects to the VM that listens under that abstract name.
+///
+/// # Errors
+///
+/// `EACCES` where whoever listens is not the owner; what socket(2) and connect(2) say.
+pub(crate) fn connect(name: &[u8], owner: Pid) -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
+    let peer = rustix::net::sockopt::socket_peercred(&socket)?;
+    if peer.uid != rustix::process::geteuid() || peer.pid != owner {
+        return Err(Errno::ACCESS);
+    }
+    Ok(socket)
+}
+
+impl Control {
+    /// Takes the next request, and starts the shim that it asks for.
+    ///
+    /// # Errors
+    ///
+    /// `EAGAIN` where there is none, `EPIPE` where none will come.
+    pub(crate) fn take(&self, socket: BorrowedFd<'_>) -> Result<Request, Errno> {
+        let mut message = [0u8; REQUEST];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let got = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut message)], &mut ancillary, flags)?;
+        let mut fds: [Option<OwnedFd>; DESCRIPTORS] = [const { None }; DESCRIPTORS];
+        let received = ancillary.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        });
+        for (place, fd) in fds.iter_mut().zip(received.flatten()) {
+            *place = Some(fd);
+        }
+        if got.bytes == 0 {
+            return Err(Errno::PIPE);
+        }
+        let [channel, texts, directory, ends @ ..] = fds;
+        let Some(channel) = channel else { return Ok(Request::Other) };
+        let request = match message {
+            [b'L', b'W', b'R', b'1', 2, ..] => return Ok(Request::Word(channel)),
+            [b'L', b'W', b'R', b'1', 1, mask @ 0..=7, 0, 0, a, b, c, d, e, f, g, h]
+                if got.bytes == REQUEST && !got.flags.contains(ReturnFlags::CTRUNC) =>
+            {
+                (mask, u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]))
+            }
+            // Where our table of descriptors is full, some of them are lost (unix(7)).
+            [b'L', b'W', b'R', b'1', 1, ..] => {
+                fail(channel.as_fd(), Errno::MFILE);
+                return Ok(Request::Failed);
+            }
+            _ => return Ok(Request::Other),
+        };
+        match self.start(request, channel.as_fd(), texts, directory, ends) {
+            Ok((pid, pidfd)) => {
+                tell(channel.as_fd(), pid, pidfd.as_ref());
+                Ok(Request::Started(pid))
+            }
+            Err(errno) => {
+                fail(channel.as_fd(), errno);
+                Ok(Request::Failed)
+            }
+        }
+    }
+
+    fn start(
+        &self,
+        (mask, arguments, variables): (u8, u32, u32),
+        channel: BorrowedFd<'_>,
+        texts: Option<OwnedFd>,
+        directory: Option<OwnedFd>,
+        ends: [Option<OwnedFd>; 3],
+    ) -> Result<(Pid, Option<OwnedFd>), Errno> {
+        let (Some(texts), Some(directory)) = (texts, directory) else { return Err(Errno::BADF) };
+        let texts = Texts::read(texts.as_fd(), count(arguments)?, count(variables)?)?;
+        let mut failed = 0i32;
+        let failure = &mut failed;
+        let work = || {
+            let errno = self.become_shim(mask, channel, &directory, &ends, &texts);
+            *failure = errno.raw_os_error();
+            126
+        };
+        let (pid, pidfd) = sys::start_program(&self.stack, work)?;
+        if failed != 0 {
+            let _ = sys::reap(pid);
+            return Err(Errno::from_raw_os_error(failed));
+        }
+        let pidfd = pidfd.or_else(|| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+        Ok((pid, pidfd))
+    }
+
+    /// In the child. stderr stays what ours is: that of the VM.
+    fn become_shim(
+        &self,
+        mask: u8,
+        channel: BorrowedFd<'_>,
+        directory: &OwnedFd,
+        ends: &[Option<OwnedFd>; 3],
+        texts: &Texts,
+    ) -> Errno {
+        let prepared = (|| {
+            sys::copy_to(self.null.as_fd(), 0)?;
+            sys::copy_to(self.null.as_fd(), 1)?;
+            sys::copy_to(channel, CHANNEL)?;
+            let mut ends = ends.iter();
+            for (bit, number) in (0..3).zip(CHANNEL + 1..) {
+                if mask & 1 << bit != 0 {
+                    let end = ends.next().and_then(Option::as_ref).ok_or(Errno::BADF)?;
+                    sys::copy_to(end.as_fd(), number)?;
+                }
+            }
+            rustix::process::fchdir(directory)
+        })();
+        match prepared {
+            Ok(()) => texts.exec(),
+            Err(errno) => errno,
+        }
+    }
+}
+
+fn count(number: u32) -> Result<usize, Errno> {
+    // No program gets more: each takes a pointer and a byte of what execve(2) takes at most.
+    usize::try_from(number).ok().filter(|&count| count <= 1 << 20).ok_or(Errno::TOOBIG)
+}
+
+/// The shim's number and, where there is one, its pidfd. Whoever does not take it at once reads of it in `ready`.
+fn tell(channel: BorrowedFd<'_>, pid: Pid, pidfd: Option<&OwnedFd>) {
+    let [a, b, c, d] = pid.as_raw_pid().to_be_bytes();
+    let frame = [0, 5, 8, a, b, c, d];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds = pidfd.map(|pidfd| [pidfd.as_fd()]);
+    if let Some(fds) = &fds {
+        ancillary.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let _ = rustix::net::sendmsg(channel, &[IoSlice::new(&frame)], &mut ancillary, flags);
+}
+
+fn fail(channel: BorrowedFd<'_>, errno: Errno) {
+    let [high, low] = u16::try_from(errno.raw_os_error()).unwrap_or(0).to_be_bytes();
+    let frame = [0, 4, 3, Stage::Shim as u8, high, low];
+    let _ = rustix::net::send(channel, &frame, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+}
