@@ -38,6 +38,33 @@ defmodule Leash.Native do
 
   # Pipe ends (stdio.rs)
 
+  @spec warden_listen() :: {:ok, fd, binary} | {:error, posix}
+  def warden_listen, do: stub()
+
+  @spec warden_accept(fd, pos_integer) ::
+          {:ok, fd} | :again | {:error, posix | :closed | :not_pollable}
+  def warden_accept(_fd, _os_pid), do: stub()
+
+  @spec warden_word(fd) :: {:ok, fd} | :again | {:error, posix | :closed}
+  def warden_word(_control), do: stub()
+
+  @typep source :: :none | :pipe | :inherit
+
+  @spec shim_start(fd, [binary], [binary], {source, source, source}) ::
+          {:ok, fd, {fd | nil, fd | nil, fd | nil}} | :again | {:error, posix | :closed}
+  def shim_start(_control, _args, _variables, _ends), do: stub()
+
+  @spec channel_read(fd) ::
+          {:ok, binary}
+          | {:spawned, binary, fd}
+          | :eof
+          | :again
+          | {:error, posix | :closed | :not_pollable}
+  def channel_read(_fd), do: stub()
+
+  @spec channel_ask(fd, :ladder | :kill) :: :ok | {:error, posix | :closed}
+  def channel_ask(_fd, _what), do: stub()
+
   @spec listen() :: {:ok, fd, binary} | {:error, posix}
   def listen, do: stub()
 

@@ -11,6 +11,12 @@ defmodule Leash.Test.NativeTerms do
 
   # Who has which parameters. A function that is missing here fails the run.
   @functions [
+    warden_listen: [],
+    warden_accept: [:fd, :pid],
+    warden_word: [:fd],
+    shim_start: [:fd, :texts, :texts, :ends],
+    channel_read: [:fd],
+    channel_ask: [:fd, :how],
     listen: [],
     accept: [:fd, :pid, :worker],
     fd_read: [:fd, :size],

@@ -6,6 +6,7 @@
 
 mod attach;
 mod census;
+mod channel;
 mod detached;
 mod encode;
 mod executable;

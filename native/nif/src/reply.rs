@@ -7,7 +7,9 @@ use rustler::{Atom, Encoder, Env, Term};
 pub(crate) mod atoms {
     rustler::atoms! {
         // Answers.
-        ok, error, nil, eof, again, wait, done, stdin, stdout, stderr,
+        ok, error, nil, eof, again, wait, done, stdin, stdout, stderr, spawned,
+        // Descriptors of a worker, and what a shim is asked for.
+        none, pipe, inherit, kill,
         // Messages.
         leash_fd, leash_hunt, ready, writable,
         // Reasons.

@@ -40,6 +40,8 @@ defmodule Leash.Test.NativeTerms.Any do
   defp fitting(:size, _known), do: pick([1, 100, 70_000, number()])
   defp fitting(:signo, _known), do: pick([0, :rand.uniform(64), number()])
   defp fitting(:boolean, _known), do: pick([true, false])
+  defp fitting(:how, _known), do: pick([:ladder, :kill])
+  defp fitting(:ends, _known), do: {source(), source(), source()}
   defp fitting(:process, _known), do: pick([self(), spawn(fn -> :ok end)])
   defp fitting(:run, _known), do: pick(["s59m65f", word(7), "S59M65F", bytes()])
 
@@ -181,4 +183,6 @@ defmodule Leash.Test.NativeTerms.Any do
   defp several(fun), do: for(_ <- 1..:rand.uniform(4), do: fun.())
   defp one_in(count), do: :rand.uniform(count) == 1
   defp pick(list), do: Enum.random(list)
+
+  defp source, do: pick([:none, :pipe, :inherit])
 end

@@ -2,10 +2,12 @@
 #![allow(unsafe_code)]
 
 mod fd;
+mod message;
 mod receive;
 mod signal;
 
 pub(crate) use fd::{ArmError, Fd, OwnerGone, Readiness, register};
+pub(crate) use message::{Sent, owned, receive_from, send_with, standard};
 pub(crate) use receive::{Received, receive};
 pub(crate) use signal::send_signal;
 

@@ -1,0 +1,263 @@
+//! Shims that the run's warden starts: the request, and the channel by which a shim reports and is asked
+//! (native/PROTOCOL.md, section 10).
+
+use crate::pidfd::new_fd_of;
+use crate::reply::{atoms, errno, error, ok};
+use crate::sys::{ArmError, Fd, Readiness, Sent, receive_from, send_with};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket, sockopt};
+use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::io::Errno;
+use rustler::{Binary, Encoder, Env, NewBinary, NifResult, Term};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// `warden_listen() :: {:ok, fd, name} | {:error, posix}`: an abstract socket to which a warden connects.
+///
+/// Normal scheduler: four system calls of constant time.
+#[rustler::nif]
+fn warden_listen(env: Env<'_>) -> Term<'_> {
+    match bind_socket() {
+        Ok((socket, name)) => match new_fd_of(env, socket) {
+            Ok(fd) => (atoms::ok(), fd, name).encode(env),
+            Err(_) => error(env, atoms::noproc()),
+        },
+        Err(reason) => errno(env, reason),
+    }
+}
+
+/// A socket under a name that cannot be guessed, and the name without its leading NUL.
+fn bind_socket() -> Result<(OwnedFd, String), Errno> {
+    let mut bytes = [0_u8; 16];
+    // getrandom(2): up to 256 bytes are never cut short.
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    let name = format!("leash-{:032x}", u128::from_ne_bytes(bytes));
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(from_nix)?;
+    let address = UnixAddr::new_abstract(name.as_bytes()).map_err(from_nix)?;
+    bind(socket.as_raw_fd(), &address).map_err(from_nix)?;
+    listen(&socket, Backlog::new(4).map_err(from_nix)?).map_err(from_nix)?;
+    Ok((socket, name))
+}
+
+/// `warden_accept(fd, os_pid) :: {:ok, fd} | :again | {:error, reason}`: the connection of that warden, which has to be of
+/// our own user; every other one is closed. On `:again` the caller gets `{:leash_fd, fd, :ready}`.
+///
+/// Normal scheduler: three system calls of constant time.
+#[rustler::nif]
+fn warden_accept<'a>(env: Env<'a>, fd: Term<'a>, os_pid: i32) -> NifResult<Term<'a>> {
+    let listener: Fd = fd.decode()?;
+    let accepted = listener.with(|listener| {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let connection = nix::sys::socket::accept4(listener.as_raw_fd(), flags).map_err(from_nix)?;
+        let connection = crate::sys::owned(connection);
+        let peer = nix::sys::socket::getsockopt(&connection, sockopt::PeerCredentials).map_err(from_nix)?;
+        let is_ours = peer.pid() == os_pid && peer.uid() == rustix::process::geteuid().as_raw();
+        is_ours.then_some(connection).ok_or(Errno::AGAIN)
+    });
+    Ok(match accepted {
+        None => error(env, atoms::closed()),
+        Some(Ok(connection)) => match new_fd_of(env, connection) {
+            Ok(fd) => ok(env, fd),
+            Err(_) => error(env, atoms::noproc()),
+        },
+        Some(Err(Errno::AGAIN)) => again(env, &listener, fd),
+        Some(Err(reason)) => errno(env, reason),
+    })
+}
+
+/// Where one of the worker's descriptors comes from.
+enum End {
+    /// The shim sees to it.
+    None,
+    /// A new pipe.
+    Pipe,
+    /// Ours.
+    Own,
+}
+
+/// `shim_start(control, args, variables, {stdin, stdout, stderr}) ::
+/// {:ok, channel, {fd | nil, fd | nil, fd | nil}} | :again | {:error, posix | :closed | :no_directory}`.
+///
+/// Asks for a shim with these arguments and this environment (binaries) in the VM's directory. Each of the last three is
+/// `:none`, `:pipe` (its other end is returned) or `:inherit` (the VM's own). The channel and the pipes are the caller's. On
+/// `:again` the warden has taken no request for a while.
+///
+/// Normal scheduler: some fifteen system calls that do not wait, and a copy of what execve(2) takes at most.
+#[rustler::nif]
+fn shim_start<'a>(
+    env: Env<'a>,
+    control: Fd,
+    arguments: Vec<Binary<'a>>,
+    variables: Vec<Binary<'a>>,
+    ends: (Term<'a>, Term<'a>, Term<'a>),
+) -> NifResult<Term<'a>> {
+    let ends = [end(ends.0)?, end(ends.1)?, end(ends.2)?];
+    let asked = control.with(|control| ask(control, &arguments, &variables, &ends));
+    Ok(match asked {
+        None => error(env, atoms::closed()),
+        Some(Ok(Started { channel, ours })) => {
+            let give = |fd: Option<OwnedFd>| fd.and_then(|fd| new_fd_of(env, fd).ok()).encode(env);
+            let channel = give(Some(channel));
+            let [stdin, stdout, stderr] = ours;
+            (atoms::ok(), channel, (give(stdin), give(stdout), give(stderr))).encode(env)
+        }
+        Some(Err(Errno::AGAIN)) => atoms::again().encode(env),
+        Some(Err(reason)) => errno(env, reason),
+    })
+}
+
+fn end(term: Term<'_>) -> NifResult<End> {
+    match term.decode::<rustler::Atom>()? {
+        atom if atom == atoms::none() => Ok(End::None),
+        atom if atom == atoms::pipe() => Ok(End::Pipe),
+        atom if atom == atoms::inherit() => Ok(End::Own),
+        _ => Err(rustler::Error::BadArg),
+    }
+}
+
+struct Started {
+    channel: OwnedFd,
+    /// Our ends of the pipes.
+    ours: [Option<OwnedFd>; 3],
+}
+
+fn ask<'a>(
+    control: BorrowedFd<'_>,
+    arguments: &[Binary<'a>],
+    variables: &[Binary<'a>],
+    ends: &[End; 3],
+) -> Result<Started, Errno> {
+    let texts = texts(arguments, variables)?;
+    let directory = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let (channel, theirs) = rustix::net::socketpair(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::SEQPACKET,
+        rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK,
+        None,
+    )?;
+    let (mut mask, mut pipes, mut ours) = (0u8, [const { None }; 3], [const { None }; 3]);
+    for (index, end) in ends.iter().enumerate() {
+        let (Some(pipe), Some(our)) = (pipes.get_mut(index), ours.get_mut(index)) else { continue };
+        match end {
+            End::None => continue,
+            End::Own => *pipe = Some(rustix::io::fcntl_dupfd_cloexec(crate::sys::standard(index), 3)?),
+            End::Pipe => {
+                let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+                let (worker, vm) = if index == 0 { (read, write) } else { (write, read) };
+                // Ours alone: the two ends of a pipe are different open file descriptions (pipe(7)).
+                rustix::io::ioctl_fionbio(&vm, true)?;
+                (*pipe, *our) = (Some(worker), Some(vm));
+            }
+        }
+        mask |= 1 << index;
+    }
+    let mut request = *b"LWR1\x01\0\0\0\0\0\0\0\0\0\0\0";
+    let number = |count: usize| u32::try_from(count).map_err(|_| Errno::TOOBIG);
+    request[5] = mask;
+    request[8..12].copy_from_slice(&number(arguments.len())?.to_be_bytes());
+    request[12..].copy_from_slice(&number(variables.len())?.to_be_bytes());
+    let mut fds = vec![theirs.as_fd(), texts.as_fd(), directory.as_fd()];
+    fds.extend(pipes.iter().flatten().map(AsFd::as_fd));
+    send_with(control, &request, &fds)?;
+    Ok(Started { channel, ours })
+}
+
+/// All of them in one file, each with a NUL behind it.
+fn texts<'a>(arguments: &[Binary<'a>], variables: &[Binary<'a>]) -> Result<OwnedFd, Errno> {
+    let all = || arguments.iter().chain(variables);
+    let mut text = Vec::with_capacity(all().map(|binary| binary.len() + 1).sum());
+    for binary in all() {
+        if binary.contains(&0) {
+            return Err(Errno::INVAL);
+        }
+        text.extend_from_slice(binary);
+        text.push(0);
+    }
+    let file = rustix::fs::memfd_create("leash", MemfdFlags::CLOEXEC)?;
+    let mut rest = text.as_slice();
+    while !rest.is_empty() {
+        let written = rustix::io::write(&file, rest)?;
+        rest = rest.get(written..).unwrap_or_default();
+    }
+    Ok(file)
+}
+
+/// `channel_read(fd) :: {:ok, binary} | {:spawned, binary, pidfd} | :eof | :again | {:error, posix | :closed}`: one
+/// message, and the pidfd that came with it. On `:again` the caller gets `{:leash_fd, fd, :ready}`.
+///
+/// Normal scheduler: one receive that does not wait.
+#[rustler::nif]
+fn channel_read<'a>(env: Env<'a>, fd: Term<'a>) -> NifResult<Term<'a>> {
+    let channel: Fd = fd.decode()?;
+    let mut buffer = [0u8; 512];
+    Ok(match channel.with(|channel| receive_from(channel, &mut buffer)) {
+        None => error(env, atoms::closed()),
+        Some(Ok(Sent { length: 0, .. })) | Some(Err(Errno::CONNRESET)) => atoms::eof().encode(env),
+        Some(Ok(Sent { length, descriptor })) => {
+            let data: Binary<'a> =
+                NewBinary::from_slice(env, buffer.get(..length).unwrap_or_default()).into();
+            match descriptor.and_then(|pidfd| new_fd_of(env, pidfd).ok()) {
+                Some(pidfd) => (atoms::spawned(), data, pidfd).encode(env),
+                None => ok(env, data),
+            }
+        }
+        Some(Err(Errno::AGAIN)) => again(env, &channel, fd),
+        Some(Err(reason)) => errno(env, reason),
+    })
+}
+
+/// `channel_ask(fd, :ladder | :kill) :: :ok | {:error, posix | :closed}`: what a shim is asked for; `:epipe` where it is
+/// gone.
+///
+/// Normal scheduler: one send that does not wait.
+#[rustler::nif]
+fn channel_ask<'a>(env: Env<'a>, fd: Fd, what: rustler::Atom) -> NifResult<Term<'a>> {
+    let message = match what {
+        it if it == atoms::ladder() => b"E",
+        it if it == atoms::kill() => b"K",
+        _ => return Err(rustler::Error::BadArg),
+    };
+    Ok(match fd.with(|channel| send_with(channel, message, &[])) {
+        None => error(env, atoms::closed()),
+        Some(Ok(())) => atoms::ok().encode(env),
+        Some(Err(reason)) => errno(env, reason),
+    })
+}
+
+/// `warden_word(control) :: {:ok, fd} | :again | {:error, posix | :closed}`: a descriptor whose next message is `"W"` once
+/// no orphan of a killed shim is left; its end without that says nothing.
+///
+/// Normal scheduler: three system calls that do not wait.
+#[rustler::nif]
+fn warden_word(env: Env<'_>, control: Fd) -> Term<'_> {
+    let asked = control.with(|control| {
+        let (ours, theirs) = rustix::net::socketpair(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::SEQPACKET,
+            rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK,
+            None,
+        )?;
+        send_with(control, b"LWR1\x02\0\0\0\0\0\0\0\0\0\0\0", &[theirs.as_fd()])?;
+        Ok(ours)
+    });
+    match asked {
+        None => error(env, atoms::closed()),
+        Some(Ok(fd)) => match new_fd_of(env, fd) {
+            Ok(fd) => ok(env, fd),
+            Err(_) => error(env, atoms::noproc()),
+        },
+        Some(Err(Errno::AGAIN)) => atoms::again().encode(env),
+        Some(Err(reason)) => errno(env, reason),
+    }
+}
+
+fn again<'a>(env: Env<'a>, fd: &Fd, term: Term<'a>) -> Term<'a> {
+    match fd.arm(env, Readiness::Read, (atoms::leash_fd(), term, atoms::ready()).encode(env)) {
+        Ok(()) => atoms::again().encode(env),
+        Err(ArmError::Closed) => error(env, atoms::closed()),
+        Err(ArmError::Refused) => error(env, atoms::not_pollable()),
+    }
+}
+
+fn from_nix(errno: nix::errno::Errno) -> Errno {
+    Errno::from_raw_os_error(errno as i32)
+}
