@@ -167,7 +167,7 @@ defmodule Leash.Command do
   defp patience(%{ended: nil}, deadline), do: left(deadline)
   # What the tree wrote is in the pipe, however long its reader takes for it.
   defp patience(%{kept_until: nil}, _deadline), do: @quiet_ms
-  defp patience(%{kept_until: until}, _deadline), do: left(until)
+  defp patience(%{kept_until: until}, deadline), do: min(left(until), left(deadline))
 
   defp left(:infinity), do: :infinity
   defp left(deadline), do: max(0, deadline - System.monotonic_time(:millisecond))

@@ -33,6 +33,13 @@ defmodule Leash.CallbackTest do
   end
 
   # The process that told of itself so is through with what it logs.
+  @doc false
+  # A handler of `:logger`.
+  def log(%{msg: {:string, text}}, %{config: pid}),
+    do: send(pid, {:logged, IO.chardata_to_string(text)})
+
+  def log(_event, _handler), do: :ok
+
   defp assert_over(how) do
     assert_receive {^how, pid}, 5_000
     assert_eventually(fn -> not Process.alive?(pid) end)
@@ -111,8 +118,12 @@ defmodule Leash.CallbackTest do
         log =
           log_of(fn ->
             options = [shell: "sleep 60; :", ready: ready, ready_timeout: 200]
+            # The line comes from another process, behind the answer.
+            :ok = :logger.add_handler(__MODULE__, __MODULE__, %{config: test})
             assert {:error, :ready_timeout} = Worker.start_link(options)
             assert_over(:asked_by)
+            assert_receive {:logged, "ready of sh, " <> _rest}, 5_000
+            :ok = :logger.remove_handler(__MODULE__)
           end)
 
         assert lines(log, "ready") == 1

@@ -140,11 +140,12 @@ defmodule Leash.ChannelTest do
     decoy = Decoys.same_tag(it.run.id)
     line = "env -i prlimit --locks=1:1 setsid -f sleep 615; exec sleep 616"
     {:ok, channel, _ends} = start(it, ["sh", "-c", line])
-    [{:spawned, shim, pidfd} | _] = Enum.sort(reports(channel, :started), :desc)
+    [%{shim: shim}] = for {:ready, ready} <- reports(channel, :started), do: ready
+    shim = Observer.identity(shim)
     assert_eventually(fn -> length(sleeps()) == 2 end)
     left = sleeps()
-    Observer.signal(Observer.identity(shim), "KILL")
-    assert_eventually(fn -> Native.pidfd_ended?(pidfd) end)
+    Observer.signal(shim, "KILL")
+    assert_eventually(fn -> not Observer.alive?(shim) end)
     {:ok, word} = Native.warden_word(it.control)
     assert next(word) == {:ok, "W"}
     assert Enum.filter(left, &Observer.alive?/1) == []

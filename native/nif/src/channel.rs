@@ -1,6 +1,7 @@
 //! Shims that the run's warden starts: the request, and the channel by which a shim reports and is asked
 //! (native/PROTOCOL.md, section 10).
 
+use crate::list::List;
 use crate::pidfd::new_fd_of;
 use crate::reply::{atoms, errno, error, ok};
 use crate::sys::{ArmError, Fd, Readiness, Sent, receive_from, send_with};
@@ -86,12 +87,12 @@ enum End {
 fn shim_start<'a>(
     env: Env<'a>,
     control: Fd,
-    arguments: Vec<Binary<'a>>,
-    variables: Vec<Binary<'a>>,
+    arguments: List<Binary<'a>>,
+    variables: List<Binary<'a>>,
     ends: (Term<'a>, Term<'a>, Term<'a>),
 ) -> NifResult<Term<'a>> {
     let ends = [end(ends.0)?, end(ends.1)?, end(ends.2)?];
-    let asked = control.with(|control| ask(control, &arguments, &variables, &ends));
+    let asked = control.with(|control| ask(control, arguments.as_slice(), variables.as_slice(), &ends));
     Ok(match asked {
         None => error(env, atoms::closed()),
         Some(Ok(Started { channel, ours })) => {

@@ -8,6 +8,10 @@ use rustler::{Decoder, NifResult, Term};
 pub(crate) struct List<T>(Vec<T>);
 
 impl<T> List<T> {
+    pub(crate) fn as_slice(&self) -> &[T] {
+        &self.0
+    }
+
     pub(crate) fn iter(&self) -> std::slice::Iter<'_, T> {
         self.0.iter()
     }
