@@ -274,11 +274,11 @@ fn adversary(role: &str) -> Target {
 
 #[test]
 fn processes_that_hop_on_and_on_are_caught() {
-    for role in ["scattered-hoppers:16", "hoppers:16"] {
+    for role in ["scattered-hoppers:2", "hoppers:2"] {
         let mut target = adversary(role);
         let mut tree = attached(Plan::vm().option("--stop=TERM:50"), &target);
         target.go();
-        until_forks(5_000);
+        until_forks(1_000);
         assert_eq!(tree.let_go().gone().last, 255, "{role}");
     }
 }
