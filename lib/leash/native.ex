@@ -36,7 +36,7 @@ defmodule Leash.Native do
     end
   end
 
-  # Pipe ends (stdio.rs)
+  # Shims that the warden starts (channel.rs)
 
   @spec warden_listen() :: {:ok, fd, binary} | {:error, posix}
   def warden_listen, do: stub()
@@ -64,6 +64,8 @@ defmodule Leash.Native do
 
   @spec channel_ask(fd, :ladder | :kill) :: :ok | {:error, posix | :closed}
   def channel_ask(_fd, _what), do: stub()
+
+  # Pipe ends (stdio.rs)
 
   @spec listen() :: {:ok, fd, binary} | {:error, posix}
   def listen, do: stub()

@@ -2,8 +2,9 @@
 //! (native/PROTOCOL.md, section 10).
 
 use crate::list::List;
-use crate::pidfd::new_fd_of;
+use crate::pidfd::{new_fd, new_fd_of};
 use crate::reply::{atoms, errno, error, ok};
+use crate::stdio::{from_nix, random_name};
 use crate::sys::{ArmError, Fd, Readiness, Sent, receive_from, send_with};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket, sockopt};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
@@ -27,10 +28,7 @@ fn warden_listen(env: Env<'_>) -> Term<'_> {
 
 /// A socket under a name that cannot be guessed, and the name without its leading NUL.
 fn bind_socket() -> Result<(OwnedFd, String), Errno> {
-    let mut bytes = [0_u8; 16];
-    // getrandom(2): up to 256 bytes are never cut short.
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    let name = format!("leash-{:032x}", u128::from_ne_bytes(bytes));
+    let name = random_name()?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(from_nix)?;
     let address = UnixAddr::new_abstract(name.as_bytes()).map_err(from_nix)?;
@@ -56,10 +54,7 @@ fn warden_accept<'a>(env: Env<'a>, fd: Term<'a>, os_pid: i32) -> NifResult<Term<
     });
     Ok(match accepted {
         None => error(env, atoms::closed()),
-        Some(Ok(connection)) => match new_fd_of(env, connection) {
-            Ok(fd) => ok(env, fd),
-            Err(_) => error(env, atoms::noproc()),
-        },
+        Some(Ok(connection)) => new_fd(env, connection),
         Some(Err(Errno::AGAIN)) => again(env, &listener, fd),
         Some(Err(reason)) => errno(env, reason),
     })
@@ -129,12 +124,7 @@ fn ask<'a>(
 ) -> Result<Started, Errno> {
     let texts = texts(arguments, variables)?;
     let directory = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let (channel, theirs) = rustix::net::socketpair(
-        rustix::net::AddressFamily::UNIX,
-        rustix::net::SocketType::SEQPACKET,
-        rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK,
-        None,
-    )?;
+    let (channel, theirs) = pair()?;
     let (mut mask, mut pipes, mut ours) = (0u8, [const { None }; 3], [const { None }; 3]);
     for (index, end) in ends.iter().enumerate() {
         let (Some(pipe), Some(our)) = (pipes.get_mut(index), ours.get_mut(index)) else { continue };
@@ -231,21 +221,13 @@ fn channel_ask<'a>(env: Env<'a>, fd: Fd, what: rustler::Atom) -> NifResult<Term<
 #[rustler::nif]
 fn warden_word(env: Env<'_>, control: Fd) -> Term<'_> {
     let asked = control.with(|control| {
-        let (ours, theirs) = rustix::net::socketpair(
-            rustix::net::AddressFamily::UNIX,
-            rustix::net::SocketType::SEQPACKET,
-            rustix::net::SocketFlags::CLOEXEC | rustix::net::SocketFlags::NONBLOCK,
-            None,
-        )?;
+        let (ours, theirs) = pair()?;
         send_with(control, b"LWR1\x02\0\0\0\0\0\0\0\0\0\0\0", &[theirs.as_fd()])?;
         Ok(ours)
     });
     match asked {
         None => error(env, atoms::closed()),
-        Some(Ok(fd)) => match new_fd_of(env, fd) {
-            Ok(fd) => ok(env, fd),
-            Err(_) => error(env, atoms::noproc()),
-        },
+        Some(Ok(fd)) => new_fd(env, fd),
         Some(Err(Errno::AGAIN)) => atoms::again().encode(env),
         Some(Err(reason)) => errno(env, reason),
     }
@@ -259,6 +241,9 @@ fn again<'a>(env: Env<'a>, fd: &Fd, term: Term<'a>) -> Term<'a> {
     }
 }
 
-fn from_nix(errno: nix::errno::Errno) -> Errno {
-    Errno::from_raw_os_error(errno as i32)
+/// One end for us and one to be given away.
+fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
 }

@@ -44,7 +44,7 @@ fn bind_socket() -> Result<(OwnedFd, String), Errno> {
     Ok((socket, name))
 }
 
-fn random_name() -> Result<String, Errno> {
+pub(crate) fn random_name() -> Result<String, Errno> {
     let mut bytes = [0_u8; 16];
     let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     // getrandom(2): up to 256 bytes are never cut short.
@@ -357,6 +357,6 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     }
 }
 
-fn from_nix(errno: nix::errno::Errno) -> Errno {
+pub(crate) fn from_nix(errno: nix::errno::Errno) -> Errno {
     Errno::from_raw_os_error(errno as i32)
 }
