@@ -13,6 +13,8 @@ WEIGHTS = {
     "shim": 30,
     "worker": 30,
     "warden": 4,
+    "all_wardens": 1,
+    "flood": 1,
     "server": 2,
     "vm_stop": 6,
     "vm_kill": 3,
@@ -61,6 +63,7 @@ class Faults:
             who = found[int(place * len(found))]
             self.chaos.note(f"  {name} {who[0]}")
             send(who, getattr(signal, name))
+        return name
 
     # Processes
 
@@ -72,7 +75,22 @@ class Faults:
         self.one_of([who for label in sorted(found) for who in found[label]], FOR_WORKERS, rng)
 
     def warden(self, vm, rng):
-        self.one_of(wardens(vm.owner), FOR_WARDENS, rng)
+        vm.warden_lost |= self.one_of(wardens(vm.owner), FOR_WARDENS, rng) == "SIGKILL"
+
+    def all_wardens(self, vm, _rng):
+        """Both of them, where the VM has just let go of one."""
+        vm.warden_lost = True
+        for who in wardens(vm.owner):
+            send(who, signal.SIGKILL)
+
+    def flood(self, vm, rng):
+        """More starts than the control socket of a stopped warden holds."""
+        found = wardens(vm.owner)
+        for who in found:
+            send(who, signal.SIGSTOP)
+        if vm.ready(0):
+            vm.say("flood")
+        self.after(rng.uniform(0.2, 4.0), lambda: [send(who, signal.SIGCONT) for who in found])
 
     def server(self, vm, rng):
         """The VM's fork server: stopped, nothing can start; without it the VM ends."""
@@ -121,6 +139,7 @@ class Faults:
         self.chaos.replace(vm)
 
     def everybody(self, vm, _rng):
+        vm.warden_lost = True
         end_together(vm, lambda owner: wardens(owner) + shims(owner))
         self.chaos.replace(vm)
 

@@ -94,6 +94,10 @@ defmodule Guest do
         IO.puts("swept #{inspect(Leash.sweep(), limit: :infinity, width: :infinity)}")
         commands()
 
+      "flood\n" ->
+        for _ <- 1..400, do: spawn(fn -> flood() end)
+        commands()
+
       # A mistake on purpose, for the judge's own test.
       "leak\n" ->
         :persistent_term.put(:leak, for(_ <- 1..40, do: File.open!("/dev/null", [:raw])))
@@ -134,8 +138,10 @@ defmodule Guest do
 
   defp start(state) do
     label = "#{state.prefix}-#{state.next}"
-    line = "exec 9<>#{Path.join(state.dir, label)}; " <> body(Enum.random(@shapes), state.shapes)
     entry = Enum.random(@entries)
+    # A port's shim is not the warden's, so what sheds its tags there is lost with the shim.
+    shapes = if entry == :open_port, do: @shapes, else: ["strips" | @shapes]
+    line = "exec 9<>#{Path.join(state.dir, label)}; " <> body(Enum.random(shapes), state.shapes)
     group = Enum.random([nil, :red, "blue", {:green, 1}])
     stop = Enum.random(@stops)
     # Owned by a process of its own that may be killed.
@@ -143,6 +149,10 @@ defmodule Guest do
     spawn(fn -> run(entry, line, state.pending, stop: stop, group: group) end)
     %{state | next: state.next + 1}
   end
+
+  # Nothing but its descent says whose the first is.
+  defp body("strips", _shapes),
+    do: "env -i prlimit --locks=1:1 setsid -f sleep 80; sleep 80 & wait"
 
   defp body("shell", _shapes), do: "sleep 80 & sleep 80 & wait"
 
@@ -205,6 +215,9 @@ defmodule Guest do
         13 ->
           kill(Leash.Reaper)
 
+        15 ->
+          if :rand.uniform(4) == 1, do: kill(Leash.Warden)
+
         14 ->
           for port <- Enum.take_random(Port.list(), 1), port != hd(Port.list()), do: close(port)
 
@@ -219,19 +232,21 @@ defmodule Guest do
     :exit, _reason -> :ok
   end
 
+  # The application may be on its way down, or the warden away for longer than a start waits.
+  defp flood do
+    Leash.cmd("true", [])
+  rescue
+    _error -> :ok
+  catch
+    :exit, _reason -> :ok
+  end
+
   defp kill(name),
     do: with(pid when is_pid(pid) <- Process.whereis(name), do: Process.exit(pid, :kill))
 
-  # The console's port has a pid of `:undefined`, and is what the judge talks to. A warden's is spared: after each loss the next one
-  # waits longer, and here it would be lost all the time.
+  # The console's port has a pid of `:undefined`, and is what the judge talks to.
   defp close(port) do
-    with {:os_pid, pid} when is_integer(pid) <- Port.info(port, :os_pid),
-         false <- pid == warden(),
-         do: Port.close(port)
-  end
-
-  defp warden do
-    if Code.ensure_loaded?(Leash.Warden), do: apply(Leash.Warden, :os_pid, [])
+    with {:os_pid, pid} when is_integer(pid) <- Port.info(port, :os_pid), do: Port.close(port)
   end
 end
 

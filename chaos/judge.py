@@ -36,7 +36,7 @@ import time
 from decoys import Decoys, mark, own_tag
 from faults import Faults, end_together
 from jobs import Jobs
-from look import carrier, carriers, cmdline, describe, has_tag, identity, living, pids, send, shims, wardens
+from look import carrier, carriers, cmdline, describe, has_shed_mark, has_tag, identity, living, pids, send, shims, wardens
 from pids_cgroup import Cgroups
 from run_directory import RunDirectory
 from vm import VM, shift_works
@@ -269,13 +269,28 @@ class Chaos:
         return found
 
     def is_unprovable(self, label, who):
-        """Whether the VM ended before it had put back the record that a fault had damaged, and nothing else says whose it is.
+        """Whether nothing says whose it is: the VM ended before it had put back the record that a fault had damaged, or the warden
+        was killed that knew by descent what has shed every tag.
 
-        The environment would; of shims and wardens the argv, too.
+        The environment would say it; of shims and wardens the argv, too.
         """
-        vms = [vm for vm in self.dead if label.startswith(vm.prefix + "-") or label.endswith(f" of {vm.prefix}")]
+        vms = [vm for vm in [*self.dead, *self.vms] if label.startswith(vm.prefix + "-") or label.endswith(f" of {vm.prefix}")]
         in_argv = any(word.startswith(b"--run-id=") for word in cmdline(who[0]))
-        return any(vm.record_lost and not has_tag(who[0]) and not in_argv for vm in vms)
+        if in_argv or has_tag(who[0]):
+            return False
+        return any(vm.record_lost or (vm.warden_lost and has_shed_mark(who[0])) for vm in vms)
+
+    def provable(self, vm):
+        """What lives of a VM that is meant to end."""
+        return [(label, who) for label, who in self.left([vm]) if not self.spares(label, who)]
+
+    def spares(self, label, who):
+        """What nothing can tell any more is counted, and ended."""
+        if not self.is_unprovable(label, who):
+            return False
+        self.unprovable += 1
+        send(who, signal.SIGKILL)
+        return True
 
     def warden_ends_it(self, number, slot):
         """The VM and all its shims killed at once, and nobody started: its warden is alone with what they left."""
@@ -291,7 +306,7 @@ class Chaos:
         bound = WARDEN_SECONDS * min(self.patience, max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1)))
         end_together(vm, shims)
         began = time.monotonic()
-        gone = self.eventually(bound, lambda: not self.left([vm]))
+        gone = self.eventually(bound, lambda: not self.provable(vm))
         took = time.monotonic() - began
         self.wardened += 1
         self.slowest_warden = max(self.slowest_warden, took)
@@ -393,7 +408,8 @@ class Chaos:
 
     def nothing_is_left(self, number, vm, idle):
         def left():
-            return [who for whos in self.living(vm.prefix + "-").values() for who in whos] + shims(vm.owner)
+            found = self.living(vm.prefix + "-")
+            return [who for label in found for who in found[label] if not self.spares(label, who)] + shims(vm.owner)
 
         def ended():
             # Whoever was about to start when the VM was told to hold comes after the first stop_all.

@@ -48,6 +48,15 @@ def has_tag(pid):
     return environment.startswith(b"LEASH_RUN=") or b"\0LEASH_RUN=" in environment
 
 
+def has_shed_mark(pid):
+    """Whether it has set the limit that carries the mark to 1, as the guest's own shape does."""
+    try:
+        with open(f"/proc/{pid}/limits") as file:
+            return any(line.split()[:4] == ["Max", "file", "locks", "1"] for line in file)
+    except OSError:
+        return False
+
+
 def carrier(pid):
     try:
         return os.readlink(f"/proc/{pid}/fd/{CARRIER_FD}")

@@ -51,6 +51,8 @@ class VM:
         self.run_id = None
         # Whether it may have begun without a record, because the run directory could not be used.
         self.unrecorded = chaos.directory.spoiled is not None
+        # Whether a warden of it was killed, which alone knows by descent what its shims have left.
+        self.warden_lost = False
         # Whether it ended without a record, since a fault had damaged it.
         self.record_lost = False
         self.said = b""

@@ -123,8 +123,8 @@ defmodule Leash do
     * `RuntimeError` - the `:leash` application is not started, `stop_all/2` is ending the group, or the VM's working
       directory was deleted
     * what `:into` or the enumerable of `:input` raise; the tree is ended first
-    * `ErlangError` with `:original` `{:stdio, reason}` - the VM could not take over the pipes (`:emfile`), `:shim_died` - the
-      shim was killed before the command was executed, `:too_many_workers`, `:no_pidfd` - as for `Leash.Worker`; nothing is left
+    * `ErlangError` with `:original` `:no_warden`, `:shim_died` (the shim was killed before the command was executed),
+      `:too_many_workers`, `:no_pidfd` - as for `Leash.Worker`; nothing is left
     * an exit with `{reason, Leash.Cmd}` - the process that holds the command was killed; the tree is ended
   """
   @spec cmd(String.t(), [binary()], [cmd_option()]) ::
@@ -256,8 +256,8 @@ defmodule Leash do
   | it ends by itself | what it started gets `:linger` milliseconds, then the ladder |
   | the VM ends in any way, SIGKILL included | the ladder, by the shim |
   | the `:leash` application stops | the ladder, bounded by `:stop_timeout` |
-  | the shim is killed | SIGKILL to everything that carries the tree's mark; `:shim_died` |
-  | VM and shim are killed together | SIGKILL by the run's warden; without one the sweep of the next start |
+  | the shim is killed | SIGKILL to everything that carries the tree's mark, and by the warden to everything below the shim; `:shim_died` |
+  | VM and shim are killed together | SIGKILL by the run's warden; if that was killed too, the sweep of the next start |
 
   ## Who is covered
 
@@ -285,7 +285,7 @@ defmodule Leash do
       `:no_depth`: inside eight runs no mark is left
     * `{:owner, reason}` - the owner outside of the VM cannot be watched, reasons of `Leash.OSProcess`
     * `:unknown`, `:no_proc`, `:emfile`, `:enfile` - as for `Leash.OSProcess`
-    * `:not_running`, `:stopping`, `:too_many_workers`, `{:port, reason}`, `:start_timeout`, `:shim_died`, `{:already_started, pid}` - as for `Leash.Worker`
+    * `:not_running`, `:stopping`, `:too_many_workers`, `:no_warden`, `{:shim, reason}`, `:start_timeout`, `:shim_died`, `{:already_started, pid}` - as for `Leash.Worker`
   """
   @spec attach(Leash.OSProcess.target() | port(), [attach_option()] | map()) ::
           {:ok, pid()} | {:error, term()}
@@ -547,8 +547,8 @@ defmodule Leash do
 
   @doc """
   What this machine gives: which carriers, pidfds, what of `/proc` can be seen, whether the run has a
-  record, whether `leash stop` can ask it (`:control`), and whether there is a process that ends what is left when VM and
-  shims are killed at once (`:warden`). Where something is missing Leash works at a lower level, and this is where it says so.
+  record, whether `leash stop` can ask it (`:control`), and whether there is a process that starts shims and ends what is left
+  when VM and shims are killed at once (`:warden`; `{:error, :marks_unseen}`: it does the former alone). Where something is missing Leash works at a lower level, and this is where it says so.
   """
   @spec capabilities() :: map()
   def capabilities do

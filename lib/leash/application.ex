@@ -57,7 +57,7 @@ defmodule Leash.Application do
   defp warn_of_narrow_place(%{proc: proc?}) do
     Logger.warning(
       "Leash cannot hold processes here, because #{if proc?, do: "pidfds are refused", else: "there is no /proc of this pid namespace"}: " <>
-        "workers are ended by letting go of them, which no crash hurries, and what a crash of VM and shims leaves is not ended"
+        "what a killed Worker or owner leaves is ended by its ladder, ports by letting go of them, and what a crash of VM and shims leaves is not ended"
     )
   end
 

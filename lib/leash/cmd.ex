@@ -128,7 +128,7 @@ defmodule Leash.Cmd do
   def failed(:stopping),
     do: raise(RuntimeError, "Leash.stop_all/2 is ending the command's group")
 
-  def failed({:port, :no_working_directory}),
+  def failed({:shim, :no_working_directory}),
     do: raise(RuntimeError, WorkingDirectory.message())
 
   def failed({:worker_down, reason}), do: exit({reason, __MODULE__})

@@ -13,7 +13,6 @@ defmodule Leash.Config do
           record: :required | :optional,
           sweep: keyword() | false,
           stop_timeout: non_neg_integer(),
-          warden: boolean(),
           app: String.t()
         }
 
@@ -46,12 +45,6 @@ defmodule Leash.Config do
         default: 10_000,
         doc:
           "Milliseconds after which an application stop ends every tree with SIGKILL, whatever its ladder."
-      ],
-      warden: [
-        type: Schema.boolean(),
-        default: true,
-        doc:
-          "One process of the operating system that ends what is left when this VM and its shims are killed at once; without it the next start's sweep does."
       ],
       app: [
         type: Schema.optional_text(),

@@ -5,10 +5,14 @@ defmodule Leash.Hunt do
   # happens here, in a process of its own, until a target's pidfd wakes it or the step's time is over.
   @moduledoc false
 
-  alias Leash.{Native, Workers}
+  alias Leash.{Native, Warden, Workers}
 
   # Within what `Leash.Shim.Escalation` gives the proof.
   @deadline_ms 5_000
+
+  # What a killed shim needs to be gone, and the warden to end what it left.
+  @shim_ms 1_000
+  @word_ms 4_000
 
   # A hunt that failed has seen nothing: it is begun anew, after so many milliseconds.
   @again_ms [50, 200, 800]
@@ -74,12 +78,41 @@ defmodule Leash.Hunt do
   end
 
   @doc """
-  Begins a hunt. The caller gets `{:DOWN, monitor, :process, pid, {:shutdown, result}}` at its end.
+  Begins a hunt, where there is one once a shim has ended (`shim` is its pidfd).
+
+  The caller gets `{:DOWN, monitor, :process, pid, {:shutdown, result}}` at its end. What a killed shim left is the
+  warden's to end, by descent, so its word is asked for first; `:word` of the report says whose it is.
   """
-  @spec start(spec()) :: {pid(), reference()}
-  def start(spec) do
+  @spec start(spec(), Native.fd() | nil) :: {pid(), reference()}
+  def start(spec, shim \\ nil) do
     # spawn, not spawn_link: a hunt that ends what a dead worker left must not die with who asked.
-    spawn_monitor(fn -> exit({:shutdown, hunt(spec, @again_ms)}) end)
+    spawn_monitor(fn ->
+      await_end(shim)
+      word = word(spec)
+
+      with {:ok, report} <- hunt(spec, @again_ms) do
+        exit({:shutdown, {:ok, Map.put(report, :word, word)}})
+      else
+        error -> exit({:shutdown, error})
+      end
+    end)
+  end
+
+  defp word(%{kind: :workers, deadline: deadline}), do: Warden.word(min(@word_ms, deadline))
+  defp word(_of_other_runs), do: nil
+
+  # It lets go of everything before it has ended, and only then are its children the warden's (exit_notify in
+  # kernel/exit.c).
+  defp await_end(nil), do: :ok
+
+  defp await_end(fd) do
+    if Native.pidfd_monitor(fd, {:leash, :shim_ended}) == :ok do
+      receive do
+        {:leash, :shim_ended} -> :ok
+      after
+        @shim_ms -> :ok
+      end
+    end
   end
 
   defp hunt(spec, again) do

@@ -50,9 +50,14 @@ defmodule Leash.Native do
 
   @typep source :: :none | :pipe | :inherit
 
-  @spec shim_start(fd, [binary], [binary], {source, source, source}) ::
-          {:ok, fd, {fd | nil, fd | nil, fd | nil}} | :again | {:error, posix | :closed}
-  def shim_start(_control, _args, _variables, _ends), do: stub()
+  @spec shim_start(fd, [binary], {binary, non_neg_integer}, {source, source, source}) ::
+          {:ok, fd, {fd | nil, fd | nil, fd | nil}}
+          | :again
+          | {:error, posix | :closed | :no_working_directory}
+  def shim_start(_control, _args, _environment, _ends), do: stub()
+
+  @spec variable(binary) :: binary | nil
+  def variable(_name), do: stub()
 
   @spec channel_read(fd) ::
           {:ok, binary}
@@ -65,14 +70,7 @@ defmodule Leash.Native do
   @spec channel_ask(fd, :ladder | :kill) :: :ok | {:error, posix | :closed}
   def channel_ask(_fd, _what), do: stub()
 
-  # Pipe ends (stdio.rs)
-
-  @spec listen() :: {:ok, fd, binary} | {:error, posix}
-  def listen, do: stub()
-
-  @spec accept(fd, pos_integer, 1..32_766) ::
-          {:ok, %{stdin: fd | nil, stdout: fd | nil, stderr: fd | nil}} | :again | {:error, posix}
-  def accept(_fd, _os_pid, _worker), do: stub()
+  # Descriptors (descriptor.rs)
 
   @spec fd_read(fd, pos_integer) :: {:ok, binary} | :eof | :again | {:error, posix | :closed}
   def fd_read(_fd, _max), do: stub()
@@ -95,9 +93,6 @@ defmodule Leash.Native do
   @spec shim_open(pos_integer, binary, 1..32_766) ::
           {:ok, fd} | {:error, :esrch | :not_ours | posix}
   def shim_open(_os_pid, _run_id, _worker), do: stub()
-
-  @spec number_taken?(pos_integer) :: boolean
-  def number_taken?(_os_pid), do: stub()
 
   @spec pidfd_signal(fd, pos_integer) ::
           :ok | {:error, :esrch | :eperm | :einval | :closed | posix}

@@ -1,12 +1,24 @@
 defmodule Leash.Shim do
-  # Starting a shim and reading its reports: the VM's side of native/PROTOCOL.md, sections 1 and 2.
+  # What a shim is told by its arguments, and what it reports: the VM's side of native/PROTOCOL.md, sections 1 and 2.
   @moduledoc false
 
-  alias Leash.{Detached, Exit, Ladder, Limits, Run, Signal, StopCommand, WorkingDirectory}
+  alias Leash.{
+    Detached,
+    Environment,
+    Exit,
+    Ladder,
+    Limits,
+    Run,
+    Signal,
+    StopCommand,
+    Warden,
+    WorkingDirectory
+  }
 
   @type report ::
           {:ready,
            %{shim: pos_integer(), mark: :set | :off | :no_depth | {:error, pos_integer()}}}
+          | {:spawned, pos_integer()}
           | {:started, pos_integer()}
           | {:attached, pos_integer(), marked :: pos_integer(), unmarked :: non_neg_integer()}
           | {:start_failed, atom(), pos_integer()}
@@ -30,81 +42,80 @@ defmodule Leash.Shim do
     end
   end
 
+  # What the warden gives it: PROTOCOL.md, section 10.
+  @channel 3
+  @descriptors [stdin: 4, stdout: 5, stderr: 6]
+
   @doc """
-  Opens the port whose program is a shim; the port is the leash.
+  Has the run's warden start a shim, in the VM's directory and environment as they are now.
 
-  The caller is the port's owner. Raises what `Port.open/2` raises when the system refuses:
-  `:emfile`, `:eagain`, `:enomem`, `:system_limit`, `:enoent` where the binary is missing, and
-  `:no_working_directory` where that of the VM is.
+  Errors are those of `Leash.Warden.start_shim/3`.
   """
-  @spec open(Run.t(), pos_integer(), map(), String.t() | nil) :: port()
-  def open(run, number, options, stdio_name) do
-    {leash, report, stdio} =
-      if options[:stdin] == :inherit, do: {3, 4, [:nouse_stdio]}, else: {0, 1, []}
+  @spec start(Run.t(), pos_integer(), map()) :: {:ok, Warden.started()} | {:error, term()}
+  def start(run, number, options) do
+    environment =
+      Environment.with_changes([{"LEASH_RUN", tag(run, number, options)} | options.env])
 
-    spawn_shim([
-      :binary,
-      :exit_status,
-      :hide,
-      {:packet, 2},
-      {:args, args(run, number, options, {leash, report}, stdio_name)},
-      {:env, environment(run, number, options) ++ options.env} | stdio
-    ])
+    Warden.start_shim([path() | args(run, number, options)], environment, ends(options))
   end
 
+  defp ends(%{attach: _target}), do: {:none, :none, :none}
+
+  defp ends(options),
+    do:
+      {end_of(options.stdin, :stdin), end_of(options.stdout, :stdout),
+       end_of(options.stderr, :stderr)}
+
+  # Pipes are made here. The VM's own stdin and stdout are no more the warden's; its stderr is.
+  defp end_of(pipe, _stream) when pipe in [:pipe, :output], do: :pipe
+  defp end_of(:inherit, stream) when stream in [:stdin, :stdout], do: :inherit
+  defp end_of(_other, _stream), do: :none
+
   @doc """
-  Opens the port whose program is the run's warden; raises as `open/4` does.
+  Opens the port whose program is the run's warden, which connects to the socket of that name.
+
+  Raises what `Port.open/2` raises when the system refuses: `:emfile`, `:eagain`, `:enomem`,
+  `:system_limit`, `:enoent` where the binary is missing, and `:no_working_directory` where that of
+  the VM is.
   """
-  @spec open_warden(Run.t()) :: port()
-  def open_warden(run) do
-    spawn_shim([
+  @spec open_warden(Run.t(), String.t()) :: port()
+  def open_warden(run, socket) do
+    Port.open({:spawn_executable, path()}, [
       :binary,
       :exit_status,
       :hide,
       {:packet, 2},
       {:args,
-       [
-         "--run-id=#{run.id}",
-         "--warden",
-         "--leash=0",
-         "--report=1",
-         "--owner=" <> run.shim_owner
-       ]},
+       ["--run-id=#{run.id}", "--warden", "--control=" <> socket, "--report=1" | owner(run)]},
       # That of a run around this VM would be taken for the warden's own.
       {:env, [{~c"LEASH_RUN", false}]}
     ])
-  end
-
-  defp spawn_shim(options) do
-    Port.open({:spawn_executable, path()}, options)
   rescue
     error -> reraise WorkingDirectory.explain(error), __STACKTRACE__
   end
 
+  defp owner(%{shim_owner: nil}), do: []
+  defp owner(%{shim_owner: owner}), do: ["--owner=" <> owner]
+
   # Without an owner the variable is removed: an outer run's would be taken for ours. With a detached worker, too: a
   # process that loses its mark would else look like what the dead VM left.
-  defp environment(run, number, options) do
-    tag = if options[:on_exit] != :detach, do: Run.owner_tag(run, number)
-    [{~c"LEASH_RUN", if(tag, do: String.to_charlist(tag), else: false)}]
-  end
+  defp tag(_run, _number, %{on_exit: :detach}), do: nil
+  defp tag(run, number, _options), do: Run.owner_tag(run, number)
 
-  defp args(run, number, %{attach: attach} = options, {leash, report}, _stdio_name) do
+  defp args(run, number, %{attach: attach} = options) do
     List.flatten([
-      head(run, number, leash, options),
-      "--report=#{report}",
+      head(run, number, "--channel=#{@channel}", options),
       "--attach=" <> attach.option,
       # The last of all options.
       StopCommand.arguments(Ladder.commands(options.stop))
     ])
   end
 
-  defp args(run, number, options, {leash, report}, stdio_name) do
-    arguments(run, number, leash, options, [
-      "--report=#{report}",
-      "--stdin=#{options.stdin}",
-      "--stdout=" <> target(options.stdout),
+  defp args(run, number, options) do
+    arguments(run, number, "--channel=#{@channel}", options, [
+      "--stdin=" <> target(options.stdin, :stdin),
+      "--stdout=" <> target(options.stdout, :stdout),
       if(options.on_exit == :keep, do: "--on-exit=keep", else: []),
-      if(stdio_name, do: "--stdio=" <> stdio_name, else: []),
       cd(options)
     ])
   end
@@ -112,7 +123,7 @@ defmodule Leash.Shim do
   defp arguments(run, number, leash, options, more) do
     List.flatten([
       head(run, number, leash, options),
-      "--stderr=" <> target(options.stderr),
+      "--stderr=" <> target(options.stderr, :stderr),
       if(options.arg0, do: "--arg0=" <> options.arg0, else: []),
       limits(options.limits),
       if(options.mark, do: [], else: "--no-mark"),
@@ -129,10 +140,10 @@ defmodule Leash.Shim do
       "--run-id=#{run.id}",
       "--worker=#{number}",
       detached(options),
-      "--leash=#{leash}",
+      leash,
       "--stop=" <> Ladder.to_option(options.stop),
       "--linger=#{linger(options.linger)}"
-      | if(run.shim_owner, do: ["--owner=" <> run.shim_owner], else: [])
+      | owner(run)
     ]
   end
 
@@ -154,14 +165,15 @@ defmodule Leash.Shim do
   defp linger(:infinity), do: 0x7FFFFFFF
   defp linger(ms), do: ms
 
-  defp target(:output), do: "pipe"
-  defp target(:null), do: "null"
-  defp target(:stdout), do: "stdout"
-  defp target(:inherit), do: "inherit"
-  defp target({:file, path}), do: "file:" <> path
+  defp target({:file, path}, _stream), do: "file:" <> path
+
+  defp target(target, stream) do
+    if end_of(target, stream) == :none,
+      do: Atom.to_string(target),
+      else: "fd:#{@descriptors[stream]}"
+  end
 
   @stages %{
-    1 => :stdio,
     2 => :pipe,
     3 => :fork,
     4 => :setsid,
@@ -223,6 +235,9 @@ defmodule Leash.Shim do
     end
   end
 
+  # From the warden.
+  def report(<<8, shim::32>>), do: {:spawned, shim}
+
   def report(<<7, index, how, value, errno::16>>) when how in 0..3,
     do: {:command, index, StopCommand.result(how, value, errno)}
 
@@ -268,12 +283,13 @@ defmodule Leash.Shim do
   @spec for_port(Run.t(), pos_integer(), map()) ::
           {[binary()], [{charlist(), charlist() | [[]] | false}]}
   def for_port(run, number, options) do
-    leash = if options.reads_only?, do: 1, else: 0
+    leash = if options.reads_only?, do: "--leash=1", else: "--leash=0"
 
     # The port's own :cd is entered before the shim begins; this one is for commands of the ladder.
     cd = if Ladder.commands(options.stop) == [], do: [], else: cd(options)
 
-    {arguments(run, number, leash, options, [cd]),
-     environment(run, number, options) ++ options.env}
+    tag = tag(run, number, options)
+    variable = {~c"LEASH_RUN", if(tag, do: String.to_charlist(tag), else: false)}
+    {arguments(run, number, leash, options, [cd]), [variable | options.env]}
   end
 end

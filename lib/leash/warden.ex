@@ -1,9 +1,13 @@
 defmodule Leash.Warden do
-  # Keeps the run's warden alive: a process of the operating system that ends what is left when this VM and its
-  # shims are killed at once (native/PROTOCOL.md, section 9).
+  # The run's warden: a process of the operating system that starts the shims, ends what a killed one leaves, and outlives
+  # them and this VM (native/PROTOCOL.md, sections 9 and 10). This process keeps one alive; starts talk to it directly.
   #
-  # Its port is its leash. Letting go of it does not end the warden while anybody of the run lives, since a VM that
-  # is dying lets go of everything, too; so whoever replaces one that still lives does no harm.
+  # Letting go of one does not end it while anything of the run lives, since a VM that is dying lets go of everything, too.
+  # So replacing one that still lives does no harm: its shims go on.
+  #
+  #   starting ──ready, connected──▶ serving ──killed, or stopped for too long──▶ starting
+  #      ▲ a pause where it ends at once │
+  #      └───────────────────────────────┘
   @moduledoc false
 
   use GenServer
@@ -11,25 +15,53 @@ defmodule Leash.Warden do
 
   require Logger
 
-  alias Leash.{Run, Shim}
+  alias Leash.{Native, OSProcess, Run, Shim}
 
   # So long the start of the application waits for it. Most need 3 ms; it is no reason not to start.
   @ready_ms 2_000
-  # Between two tries where wardens end at once: doubled from the first to the last.
-  @again_ms {100, 30_000}
-  # One that lived for so long was not ended by what hinders its start.
-  @lived_ms 5_000
+  # Between two tries where wardens do not get ready: doubled from the first to the last.
+  @again_ms {100, 5_000}
+  # From the pause of that length on, starts are not made to wait: none of some tries has helped.
+  @hopeless_ms 400
+  # One that is killed sooner than this after it was ready is not replaced at once.
+  @lived_ms 1_000
+  # So long a start waits in all, also where there is no warden.
+  @start_ms 10_000
+  # A start that has heard nothing for so long says so, and goes on waiting.
+  @slow_ms 500
+  # So long a warden that was woken may take for the next start.
+  @stuck_ms 2_000
+  # The pauses of those that find the socket full.
+  @full_ms 1..4
 
-  @type status :: :ok | {:error, :not_running | :off | :starting | term()}
+  @control {__MODULE__, :control}
+
+  @type status :: :ok | {:error, :not_running | :starting | :marks_unseen | term()}
+
+  @typedoc "What a shim has said first, as `Leash.Native.channel_read/1` brings it."
+  @type message :: {:ok, binary()} | {:spawned, binary(), Native.fd()}
+
+  @typedoc "A shim that runs: its channel, our ends of its program's pipes, and which warden started it."
+  @type started :: %{
+          channel: Native.fd(),
+          ends: %{stdin: end_(), stdout: end_(), stderr: end_()},
+          first: message(),
+          warden: Native.fd()
+        }
+
+  @typep end_ :: Native.fd() | nil
+  @typep control :: {Native.fd(), :counters.counters_ref()}
 
   @spec start_link(Run.t()) :: GenServer.on_start()
   def start_link(run), do: GenServer.start_link(__MODULE__, run, name: __MODULE__)
 
   @doc """
-  Whether the run has a warden, for `Leash.capabilities/0`.
+  Whether the run has a warden that finds by their marks what is left when the VM and its shims are
+  killed at once.
 
-  Reasons: `:off` (configured so), `:starting`, `:not_running`, a POSIX name from the start of the program, or
-  `{stage, errno}` of the program itself.
+  Reasons: `:starting`, `:not_running`, `:marks_unseen` (it starts shims and knows their trees by
+  descent alone, for want of `/proc`, pidfds or the mark), a POSIX name from the start of the
+  program, or `{stage, errno}` of the program itself.
   """
   @spec status() :: status()
   def status, do: ask(:status, {:error, :not_running})
@@ -44,93 +76,358 @@ defmodule Leash.Warden do
     :exit, _stopped -> default
   end
 
-  @impl true
-  def init(run) do
-    state = %{run: run, port: nil, os_pid: nil, error: nil, began: nil, pause: elem(@again_ms, 0)}
+  @doc """
+  Has a shim started, with these arguments (the first is its path) and environment, in the VM's
+  directory. What is returned is owned by the calling process.
 
-    cond do
-      not run.config.warden ->
-        {:ok, %{state | error: :off}}
+  Errors: `:not_running`, `:no_warden` (none could start it in 10 seconds, or several tries to
+  start one have failed),
+  `:no_working_directory`, and POSIX names such as `:emfile`.
+  """
+  @spec start_shim([binary()], Leash.Environment.t(), {source, source, source}) ::
+          {:ok, started()} | {:error, term()}
+        when source: :none | :pipe | :inherit
+  def start_shim(args, environment, ends),
+    do: request({args, environment, ends}, control(), now() + @start_ms)
 
-      # Nobody could tell when this VM has ended.
-      run.shim_owner == nil ->
-        {:ok, %{state | error: :no_proc}}
+  @spec control() :: control() | nil
+  defp control, do: :persistent_term.get(@control, nil)
 
-      true ->
-        # Before the first worker can start.
-        {:ok, state |> open() |> await_ready()}
+  defp request(request, nil, until), do: request_next(request, nil, until)
+
+  defp request({args, environment, ends} = request, {fd, progress} = control, until) do
+    case Native.shim_start(fd, args, environment, ends) do
+      {:ok, channel, {stdin, stdout, stderr}} ->
+        ends = %{stdin: stdin, stdout: stdout, stderr: stderr}
+
+        case first(channel, fd, until) do
+          {:error, reason} ->
+            close([channel, stdin, stdout, stderr])
+            if reason == :lost, do: request_next(request, fd, until), else: {:error, reason}
+
+          message ->
+            :counters.add(progress, 1, 1)
+            {:ok, %{channel: channel, ends: ends, first: message, warden: fd}}
+        end
+
+      :again ->
+        wait_for_room(request, control, until)
+
+      {:error, gone} when gone in [:closed, :epipe, :econnreset, :enotconn] ->
+        request_next(request, fd, until)
+
+      {:error, _reason} = error ->
+        error
     end
   end
 
+  # Not every start can be told that there is room again: a descriptor has one that waits for it.
+  defp wait_for_room(request, {fd, _progress} = control, until) do
+    cond do
+      now() >= until ->
+        {:error, :no_warden}
+
+      control() == control ->
+        if until - now() < @start_ms - @slow_ms, do: slow(fd)
+        Process.sleep(Enum.random(@full_ms))
+        request(request, control, until)
+
+      true ->
+        request(request, control(), until)
+    end
+  end
+
+  defp request_next(request, fd, until) do
+    case next(fd, until) do
+      {:ok, control} -> request(request, control, until)
+      {:error, _reason} = error -> error
+    end
+  end
+
+  defp next(fd, until) do
+    if Run.fetch() == :error,
+      do: {:error, :not_running},
+      else: GenServer.call(__MODULE__, {:next, fd, until}, :infinity)
+  catch
+    # It is started again, or the application is stopping.
+    :exit, _not_there ->
+      if now() < until do
+        Process.sleep(20)
+        next(fd, until)
+      else
+        {:error, :no_warden}
+      end
+  end
+
+  # Until then nothing is known to have been started; without a word its channel ends, and nothing was.
+  defp first(channel, fd, until) do
+    case Native.channel_read(channel) do
+      :again -> await(channel, fd, until)
+      :eof -> {:error, :lost}
+      other -> other
+    end
+  end
+
+  defp await(channel, fd, until) do
+    receive do
+      {:leash_fd, ^channel, :ready} -> first(channel, fd, until)
+    after
+      @slow_ms ->
+        slow(fd)
+        if now() < until, do: await(channel, fd, until), else: {:error, :no_warden}
+    end
+  end
+
+  defp close(fds), do: fds |> Enum.reject(&is_nil/1) |> Enum.each(&close_one/1)
+
+  defp close_one(fd) do
+    _ = Native.fd_close(fd)
+
+    receive do
+      {:leash_fd, ^fd, _what} -> :ok
+    after
+      0 -> :ok
+    end
+  end
+
+  defp slow(fd), do: GenServer.cast(__MODULE__, {:slow, fd})
+
+  @doc """
+  The warden that says within so many milliseconds that nothing is left of the shims that it started and that were killed; `nil`
+  where none does.
+  """
+  @spec word(timeout()) :: Native.fd() | nil
+  def word(ms) do
+    with {control, _progress} <- control(),
+         {:ok, fd} <- Native.warden_word(control) do
+      said = await_word(fd, now() + ms)
+      close([fd])
+      if said == {:ok, "W"}, do: control
+    else
+      _no_warden -> nil
+    end
+  end
+
+  defp await_word(fd, until) do
+    with :again <- Native.channel_read(fd) do
+      receive do
+        {:leash_fd, ^fd, :ready} -> await_word(fd, until)
+      after
+        max(0, until - now()) -> :late
+      end
+    end
+  end
+
+  ## The process
+
+  @impl true
+  def init(run) do
+    # So that terminate/2 runs at a shutdown.
+    Process.flag(:trap_exit, true)
+
+    state = %{
+      run: run,
+      port: nil,
+      listener: nil,
+      os_pid: nil,
+      control: nil,
+      error: :starting,
+      began: nil,
+      pause: elem(@again_ms, 0),
+      # starts that wait for one: {from, until}
+      waiting: [],
+      # it was woken because starts are slow: how many it had started by then, and whether one was slow since
+      woken: nil
+    }
+
+    # Before the first worker can start.
+    {:ok, state |> open() |> await_ready(now() + @ready_ms)}
+  end
+
   defp open(state) do
-    began = System.monotonic_time(:millisecond)
-    %{state | port: Shim.open_warden(state.run), os_pid: nil, error: :starting, began: began}
+    case Native.warden_listen() do
+      {:ok, listener, name} ->
+        port = Shim.open_warden(state.run, name)
+        %{state | port: port, listener: listener, error: :starting, began: now()}
+
+      {:error, reason} ->
+        failed(state, reason)
+    end
   rescue
     error in ErlangError -> failed(state, error.original)
     SystemLimitError -> failed(state, :system_limit)
   end
 
-  defp await_ready(%{port: nil} = state), do: state
+  defp await_ready(%{port: nil} = state, _until), do: state
 
-  defp await_ready(%{port: port} = state) do
+  defp await_ready(%{port: port, listener: listener} = state, until) do
     receive do
-      {^port, {:data, frame}} -> report(Shim.report(frame), state)
-      {^port, {:exit_status, _status}} -> ended(state)
+      {^port, _} = message -> message |> advance(state) |> await_ready(until)
+      {:leash_fd, ^listener, :ready} = message -> message |> advance(state) |> await_ready(until)
     after
-      @ready_ms -> state
+      max(0, until - now()) -> state
     end
   end
 
   @impl true
   def handle_call(:os_pid, _from, state), do: {:reply, state.os_pid, state}
+  def handle_call(:status, _from, state), do: {:reply, status(state), state}
 
-  def handle_call(:status, _from, state),
-    do: {:reply, if(state.os_pid, do: :ok, else: {:error, state.error}), state}
+  def handle_call({:next, fd, until}, from, state) do
+    case state.control do
+      {other, _progress} = control when other != fd ->
+        {:reply, {:ok, control}, state}
 
-  @impl true
-  def handle_info({port, {:data, frame}}, %{port: port} = state),
-    do: {:noreply, report(Shim.report(frame), state)}
+      nil when state.pause > @hopeless_ms ->
+        {:reply, {:error, :no_warden}, state}
 
-  def handle_info({port, {:exit_status, _status}}, %{port: port} = state),
-    do: {:noreply, ended(state)}
-
-  def handle_info(:again, %{port: nil} = state), do: {:noreply, open(state)}
-  def handle_info(_other, state), do: {:noreply, state}
-
-  defp report({:ready, %{shim: os_pid}}, state), do: %{state | os_pid: os_pid, error: nil}
-
-  defp report({:start_failed, stage, errno}, state), do: %{state | error: {stage, errno}}
-  defp report(_other, state), do: state
-
-  # What it said itself will be no other the next time.
-  defp ended(%{os_pid: nil, error: {_stage, _errno} = reason} = state) do
-    Logger.warning("Leash: #{without(reason)}")
-    %{state | port: nil}
+      # What the caller saw of its end arrives here in a moment.
+      _same_or_none ->
+        Process.send_after(self(), {:late, from}, max(0, until - now()))
+        {:noreply, %{state | waiting: [from | state.waiting]}}
+    end
   end
 
-  defp ended(%{os_pid: os_pid} = state) do
-    lived = System.monotonic_time(:millisecond) - state.began
+  defp status(%{control: nil, error: error}), do: {:error, error}
+  defp status(%{error: nil}), do: :ok
+  defp status(%{error: error}), do: {:error, error}
 
-    if os_pid,
-      do: Logger.warning("Leash: the run's warden, #{os_pid}, was killed; another one is started")
+  @impl true
+  def handle_cast({:slow, fd}, %{control: {fd, progress}, woken: nil} = state) do
+    signal(state.os_pid, :sigcont)
+    _timer = Process.send_after(self(), {:stuck?, fd}, @stuck_ms)
+    {:noreply, %{state | woken: {:counters.get(progress, 1), false}}}
+  end
 
-    state = %{state | port: nil, os_pid: nil, error: :killed}
-    # At once, unless it goes on like that.
-    if lived > @lived_ms, do: open(%{state | pause: elem(@again_ms, 0)}), else: again(state)
+  def handle_cast({:slow, fd}, %{control: {fd, _progress}, woken: {count, _}} = state),
+    do: {:noreply, %{state | woken: {count, true}}}
+
+  def handle_cast({:slow, _other}, state), do: {:noreply, state}
+
+  @impl true
+  def handle_info(message, state), do: {:noreply, advance(message, state)}
+
+  defp advance({port, {:data, frame}}, %{port: port} = state), do: report(frame, state)
+  defp advance({port, {:exit_status, _status}}, %{port: port} = state), do: ended(state)
+  defp advance({:EXIT, port, _closed}, %{port: port} = state), do: ended(state)
+  defp advance({:leash_fd, fd, :ready}, %{control: {fd, _progress}} = state), do: ended(state)
+
+  defp advance({:leash_fd, listener, :ready}, %{listener: listener} = state) when listener != nil,
+    do: connected(state)
+
+  defp advance({:late, from}, state) do
+    if from in state.waiting, do: GenServer.reply(from, {:error, :no_warden})
+    %{state | waiting: List.delete(state.waiting, from)}
+  end
+
+  defp advance({:stuck?, fd}, %{control: {fd, progress}, woken: {count, slow?}} = state) do
+    if slow? and :counters.get(progress, 1) == count,
+      do: replace(state),
+      else: %{state | woken: nil}
+  end
+
+  defp advance(:again, %{port: nil, control: nil} = state), do: open(state)
+  defp advance(_other, state), do: state
+
+  # PROTOCOL.md, section 9: bit 3 of the flags.
+  defp report(<<1, 1, os_pid::32, _mark, _errno::16, _::4, marks::1, _::3>>, state) do
+    error = if marks == 0, do: :marks_unseen
+    connected(%{state | os_pid: os_pid, error: error})
+  end
+
+  defp report(frame, state) do
+    case Shim.report(frame) do
+      {:start_failed, stage, errno} -> %{state | error: {stage, errno}}
+      _other -> state
+    end
+  end
+
+  # It connects before it reports that it is ready, so whatever came first is a stranger.
+  defp connected(%{os_pid: nil} = state), do: state
+
+  defp connected(state) do
+    case Native.warden_accept(state.listener, state.os_pid) do
+      {:ok, fd} -> serving(fd, state)
+      :again -> state
+      {:error, reason} -> %{state | error: reason}
+    end
+  end
+
+  # From now on its end is that of the connection. A port could be closed by anything that goes through `Port.list/0`.
+  defp serving(fd, state) do
+    Port.close(state.port)
+    _ = Native.fd_close(state.listener)
+    :again = Native.channel_read(fd)
+    control = {fd, :counters.new(1, [])}
+    :persistent_term.put(@control, control)
+    Enum.each(state.waiting, &GenServer.reply(&1, {:ok, control}))
+    state = %{state | port: nil, listener: nil, control: control, waiting: [], woken: nil}
+    %{state | pause: elem(@again_ms, 0)}
+  end
+
+  defp ended(%{control: nil} = state) do
+    state = forget(state)
+    failed(state, if(state.error == :starting, do: :killed, else: state.error))
+  end
+
+  defp ended(state) do
+    Logger.warning("Leash: the run's warden, #{state.os_pid}, was killed; another one is started")
+
+    lived = now() - state.began
+    state = %{forget(state) | error: :killed}
+    if lived >= @lived_ms, do: open(state), else: again(state)
+  end
+
+  # Stopped by something that stops it again, or it hangs.
+  defp replace(state) do
+    Logger.warning(
+      "Leash: the run's warden, #{state.os_pid}, starts nothing any more; another one is started"
+    )
+
+    signal(state.os_pid, :sigkill)
+    open(%{forget(state) | error: :killed})
+  end
+
+  defp forget(state) do
+    _ = :persistent_term.erase(@control)
+    _ = state.listener && Native.fd_close(state.listener)
+
+    with {fd, _progress} <- state.control, do: Native.fd_close(fd)
+    %{state | port: nil, listener: nil, os_pid: nil, control: nil, woken: nil}
+  end
+
+  # Where it cannot be identified or signalled, it is replaced all the same.
+  defp signal(os_pid, signal) do
+    with {:ok, process} <- OSProcess.identify(os_pid) do
+      _gone_or_refused = OSProcess.signal(process, signal)
+    end
+
+    :ok
   end
 
   defp failed(state, reason) do
-    if state.error != reason, do: Logger.warning("Leash: #{without(reason)}")
-    again(%{state | port: nil, os_pid: nil, error: reason})
+    if state.pause == elem(@again_ms, 0) do
+      Logger.warning(
+        "Leash: no warden could be started (#{inspect(reason)}); it is tried again, and until then nothing can be started"
+      )
+    end
+
+    state = again(%{state | port: nil, error: reason})
+    if state.pause > @hopeless_ms, do: refuse(state), else: state
   end
 
-  defp without(reason) do
-    "no warden could be started (#{inspect(reason)}); should this VM and its shims be killed at once, " <>
-      "what they leave is ended by the next start's sweep"
+  defp refuse(state) do
+    Enum.each(state.waiting, &GenServer.reply(&1, {:error, :no_warden}))
+    %{state | waiting: []}
   end
 
   defp again(state) do
     _timer = Process.send_after(self(), :again, state.pause)
     %{state | pause: min(state.pause * 2, elem(@again_ms, 1))}
   end
+
+  @impl true
+  def terminate(_reason, _state), do: :persistent_term.erase(@control)
+
+  defp now, do: System.monotonic_time(:millisecond)
 end

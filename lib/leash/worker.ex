@@ -16,8 +16,8 @@ defmodule Leash.Worker do
   | `stop/2`, `Leash.stop_all/2`, supervisor shutdown, `:normal` or `:shutdown` exit of the owner | the ladder of `:stop`, then SIGKILL |
   | the owner or this process crashes or is killed | SIGKILL at once; with `on_crash: :ladder` as above |
   | the VM ends in any way, SIGKILL included | the ladder, by the shim |
-  | the shim is killed | SIGKILL to everything that carries the worker's tag; `:shim_died` |
-  | VM and shim are killed together | the sweep of the next start |
+  | the shim is killed | SIGKILL to everything below it, by the run's warden, and to everything that carries the worker's tag; `:shim_died` |
+  | VM and shim are killed together | SIGKILL by the run's warden; if that was killed too, the sweep of the next start |
 
   With `on_exit: :detach` only the first row holds, without its shutdowns: see "A worker that outlives its VM".
 
@@ -50,7 +50,6 @@ defmodule Leash.Worker do
   makes of it. So a `:transient` worker is restarted when its program fails and not when it succeeds. Other reasons:
 
     * `:shim_died` - the shim was killed; nothing of the tree is left
-    * `:port_closed` - somebody closed the port; nothing of the tree is left
     * `{:survivors, list}` - some processes could not be ended, see `t:survivor/0`. That takes at
       most `:linger`, the ladder and three seconds, and what a look at all processes takes; then
       the next may be started
@@ -104,9 +103,11 @@ defmodule Leash.Worker do
     * `{:exec, posix}` - the program could not be executed, errors of execve(2): `:enoent` (also a
       missing interpreter), `:eacces`, `:enoexec`, `:e2big`, `:etxtbsy` …
     * `{stage, posix}` - another stage failed: `:cd`, `:stdin`, `:stdout`, `:stderr`, `:fork` (`:eagain` at the
-      limit of processes), `:pipe` (`:emfile`), `:stdio`, `:setsid`, `:ids`, `:pdeathsig`, `:owner`
-    * `{:port, reason}` - the shim itself could not be started, errors of `Port.open/2`; `:no_working_directory` where that of the VM
-      was deleted
+      limit of processes), `:pipe` (`:emfile`), `:setsid`, `:ids`, `:pdeathsig`, `:owner`
+    * `{:shim, reason}` - the shim itself could not be started: `:emfile`, `:eagain`, `:enomem` …; `:no_working_directory` where
+      that of the VM was deleted
+    * `:no_warden` - the run's warden, which starts the shims, was away for ten seconds, or cannot be started; the log and
+      `Leash.capabilities/0` say why
     * `{:port_in_use, port}` - `ready: {:tcp, port}` or `{:http, …}` and somebody else listens there already
     * `:ready_timeout`, `:start_timeout` - it took too long and was ended
     * `{:exited, %Leash.Exit{}}` - it ended before it was ready
@@ -130,10 +131,10 @@ defmodule Leash.Worker do
 
   alias Leash.Worker.{
     Await,
+    Channel,
     ChildSpec,
     Client,
     Ending,
-    Hold,
     Input,
     Life,
     Options,
@@ -390,7 +391,7 @@ defmodule Leash.Worker do
 
   def terminate(reason, state) do
     if State.lasts?(state) and not Result.stop_waits?(),
-      do: state |> Hold.leave(reason) |> Result.answer(),
+      do: state |> Channel.leave(reason) |> Result.answer(),
       else:
         state
         |> Ending.begin(Ending.how(state, reason))

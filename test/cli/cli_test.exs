@@ -85,9 +85,9 @@ defmodule Leash.CliTest do
                ~r/^#{id} alive  owner #{owner}, app shop, node nonode@nohost, since .*, 3 processes$/
 
       assert [{keeper, _ticks}] = VM.wardens(vm)
-      assert warden =~ ~r/^├─ #{keeper} [SR] warden$/u
-      assert first =~ ~r/^└─ #{pid(shim)} [SR] shim of worker 1$/u
-      assert second =~ ~r/^   [├└]─ #{pid(os)} S \[1, live, /u
+      assert warden =~ ~r/^└─ #{keeper} [SR] warden$/u
+      assert first =~ ~r/^   └─ #{pid(shim)} [SR] shim of worker 1$/u
+      assert second =~ ~r/^      [├└]─ #{pid(os)} S \[1, live, /u
 
       {output, 0} = cli(dir, ["runs"])
 

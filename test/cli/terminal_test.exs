@@ -125,10 +125,10 @@ defmodule Leash.Cli.TerminalTest do
     assert named(finished(tmux), names(vm, "")) == [
              "before",
              "RUN alive  owner VM, app shop, node nonode@nohost, since SINCE, 2 processes",
-             "├─ WARDEN S warden",
-             "└─ SHIM S shim of worker 1",
-             "   └─ LEADER S [1, live, AGE, RSS] sleep 91",
-             "      └─ DAEMON S [1, live, AGE, RSS] sleep 90",
+             "└─ WARDEN S warden",
+             "   └─ SHIM S shim of worker 1",
+             "      └─ LEADER S [1, live, AGE, RSS] sleep 91",
+             "         └─ DAEMON S [1, live, AGE, RSS] sleep 90",
              "status 0"
            ]
 
@@ -273,7 +273,12 @@ defmodule Leash.Cli.TerminalTest do
 
     elixir = System.find_executable("elixir")
     open(tmux, "#{elixir} -pa #{ebin} -e '#{code}'")
-    assert "   └─ LEADER S [1, live, AGE, RSS] sleep 91" in named(finished(tmux), names(vm, ""))
+
+    assert "      └─ LEADER S [1, live, AGE, RSS] sleep 91" in named(
+             finished(tmux),
+             names(vm, "")
+           )
+
     assert "status 0" in Tmux.screen(tmux)
     assert Tmux.coloured(tmux) =~ "\e[32malive"
     assert Observer.alive?(vm.workers["w"].os)

@@ -179,10 +179,23 @@ defmodule Leash.Faults.TreeShapesTest do
     assert_gone(inner, 3_000)
   end
 
+  test "19: a VM nested in a worker ends with all its workers when the shim of that is killed" do
+    {tree, inner} = nested_vm()
+    Observer.signal(tree.shim, "KILL")
+    assert_gone(tree, 3_000)
+    assert_gone(inner, 3_000)
+  end
+
   test "19: by mark alone a nested VM with a live run is kept, and so are its workers" do
     {tree, inner} = nested_vm()
     vm = Enum.find(Carrier.members(tree.carrier), &beam?/1)
     inner_before = Carrier.members(inner)
+    # Without the warden that has started the shim nothing knows what is below it.
+    warden = Observer.identity(Observer.parent(elem(tree.shim, 0)))
+    Observer.signal(warden, "KILL")
+
+    assert_eventually(fn -> not Observer.alive?(warden) and Leash.capabilities().warden == :ok end)
+
     Observer.signal(tree.shim, "KILL")
     monitor = Process.monitor(tree.worker)
     assert_receive {:DOWN, ^monitor, :process, _, reason}, 5_000

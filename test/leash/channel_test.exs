@@ -43,7 +43,7 @@ defmodule Leash.ChannelTest do
     named = for option <- options, do: option |> String.split("=") |> hd()
     streams = Enum.reject(streams, &(hd(String.split(&1, "=")) in named))
     args = [Shim.path()] ++ head ++ streams ++ options ++ ["--"] ++ command
-    Native.shim_start(control, args, ["PATH=/usr/bin:/bin", "A=b"], ends)
+    Native.shim_start(control, args, {"PATH=/usr/bin:/bin\0A=b\0", 2}, ends)
   end
 
   # Reports up to one of that kind, or to the end.
@@ -56,9 +56,11 @@ defmodule Leash.ChannelTest do
       :eof ->
         []
 
+      # The warden may be later than the shim.
       {:spawned, frame, pidfd} ->
         <<0, 5, 8, pid::32>> = frame
-        [{:spawned, pid, pidfd} | reports(channel, kind)]
+        send(self(), {:spawned, pid, pidfd})
+        reports(channel, kind)
 
       {:ok, frames} ->
         found = for <<size::16, frame::binary-size(size) <- frames>>, do: Shim.report(frame)
@@ -73,7 +75,7 @@ defmodule Leash.ChannelTest do
        it do
     assert {:ok, channel, {nil, nil, nil}} = start(it, ["sh", "-c", "exit 7"])
     said = reports(channel)
-    assert [{:spawned, shim, pidfd}] = for({:spawned, _, _} = one <- said, do: one)
+    assert_received {:spawned, shim, pidfd}
     assert [%{shim: ^shim, mark: :set}] = for({:ready, ready} <- said, do: ready)
     assert {:gone, %{status: 7, cause: :exited}} = List.last(said)
     assert_eventually(fn -> Native.pidfd_ended?(pidfd) end)
@@ -115,6 +117,26 @@ defmodule Leash.ChannelTest do
       assert Native.channel_ask(channel, what) == {:error, :epipe}
     end
   end
+
+  # A socket is told once that its other end has not read all, before what that has said itself.
+  test "what a shim has reported comes, though it left a request unread", it do
+    {:ok, channel, _ends} = start(it, ["sleep", "617"])
+    assert_eventually(fn -> Observer.with_argument("617") != [] end)
+
+    [worker] =
+      for {pid, _} = process <- Observer.with_argument("617"), argv0(pid) == "sleep", do: process
+
+    shim = Observer.identity(Observer.parent(elem(worker, 0)))
+    Observer.signal(shim, "STOP")
+    assert Native.channel_ask(channel, :ladder) == :ok
+    Observer.signal(shim, "KILL")
+    assert_eventually(fn -> not Observer.alive?(shim) end)
+    {pid, _ticks} = worker
+    assert {:started, pid} in reports(channel)
+    assert_eventually(fn -> not Observer.alive?(worker) end)
+  end
+
+  defp argv0(pid), do: "/proc/#{pid}/cmdline" |> File.read!() |> String.split("\0") |> hd()
 
   test "the end of the process that holds the channel ends the tree", it do
     test = self()
@@ -164,12 +186,12 @@ defmodule Leash.ChannelTest do
 
   test "what cannot be started is told by the channel, or refused before", it do
     arguments = ["/nonexistent/shim", "--run-id=#{it.run.id}"]
-    {:ok, channel, _ends} = Native.shim_start(it.control, arguments, [], @nothing)
+    {:ok, channel, _ends} = Native.shim_start(it.control, arguments, {"", 0}, @nothing)
     assert [{:start_failed, :shim, 2}] = reports(channel)
-    assert Native.shim_start(it.control, ["a\0b"], [], @nothing) == {:error, :einval}
+    assert Native.shim_start(it.control, ["a\0b"], {"", 0}, @nothing) == {:error, :einval}
 
     assert_raise ArgumentError, fn ->
-      Native.shim_start(it.control, [], [], {:none, :none, :x})
+      Native.shim_start(it.control, [], {"", 0}, {:none, :none, :x})
     end
 
     Native.fd_close(it.control)

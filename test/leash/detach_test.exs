@@ -586,19 +586,6 @@ defmodule Leash.DetachTest do
 
   defp mine(name), do: for(it <- Leash.list(), it.label == inspect(name), do: it)
 
-  test "a closed port is a crash like any other", %{dir: dir, name: name} do
-    tree = start(name, dir)
-    %{worker: worker} = tree
-    {:links, links} = Process.info(worker, :links)
-    [port] = Enum.filter(links, &is_port/1)
-    Port.close(port)
-    assert_receive {:EXIT, ^worker, :port_closed}, 1_000
-    assert_alive(tree)
-    {:ok, pid} = Leash.adopt(name)
-    assert {:ok, %Exit{}} = Worker.stop(pid)
-    assert_gone(tree)
-  end
-
   test "a crash of the Reaper leaves it", %{dir: dir, name: name} do
     [held, left] = [start(name, dir), start(:"#{name}-2", dir)]
     kill_process(left.worker)

@@ -3,25 +3,15 @@ defmodule Leash.NativeTest do
   use ExUnit.Case, async: false
 
   alias Leash.Native
+  alias Leash.Test.FarEnds
 
   @run "s59m65f"
   @fields %{node: "n@h", app: "my_app", version: "0.1.0"}
 
-  # Plays the shim: sends the VM's ends of fresh pipes and obeys one-letter orders on its stdin.
-  @shim """
-  import os, socket, struct, sys
-  name, worker, mask, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-  s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-  stdin, to_stdin = os.pipe()
-  from_stdout, stdout = os.pipe()
-  from_stderr, stderr = os.pipe()
-  ends = [fd for bit, fd in ((1, to_stdin), (2, from_stdout), (4, from_stderr)) if mask & bit]
-  if count >= 0: ends = (ends * 300)[:count]
-  payload = b"LSH1" + struct.pack(">HBB", worker, mask, 0)
-  rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("%di" % len(ends), *ends))]
-  s.sendmsg([payload], rights if ends else [], 0, "\\0" + name)
-  for fd in (to_stdin, from_stdout, from_stderr): os.close(fd)
-  print("sent", flush=True)
+  # Plays the program, and obeys orders on its stdin.
+  @program """
+  stdin, stdout, stderr = [ends.pop(0) if stream in sys.argv[2:] else None for stream in ("stdin", "stdout", "stderr")]
+  print("up", flush=True)
   for line in sys.stdin:
       order = line.split()
       if order[0] == "say": os.write(stdout, b"x" * int(order[1]))
@@ -35,12 +25,12 @@ defmodule Leash.NativeTest do
   """
 
   setup do
-    assert System.find_executable("python3"), "these tests need python3, to play the shim"
+    assert System.find_executable("python3"), "these tests need python3, to play the program"
     :ok
   end
 
-  test "the pipe ends of a shim arrive, and data goes both ways" do
-    {shim, ends} = connect(mask: 7)
+  test "data goes both ways" do
+    {shim, ends} = connect([:stdin, :stdout, :stderr])
     assert Native.fd_read(ends.stdout, 100) == :again
 
     order(shim, "say 5")
@@ -60,14 +50,14 @@ defmodule Leash.NativeTest do
   end
 
   test "an end that was not asked for is nil" do
-    assert {_shim, %{stdin: nil, stdout: fd, stderr: nil}} = connect(mask: 2)
+    assert {_shim, %{stdin: nil, stdout: fd, stderr: nil}} = connect([:stdout])
     assert is_reference(fd)
-    assert {_shim, %{stdin: nil, stdout: nil, stderr: nil}} = connect(mask: 0)
+    assert {_shim, %{stdin: nil, stdout: nil, stderr: nil}} = connect([])
   end
 
-  test "received descriptors are closed on exec and do not block" do
+  test "our ends are closed on exec and do not block" do
     before = descriptors()
-    {_shim, ends} = connect(mask: 7)
+    {_shim, ends} = connect([:stdin, :stdout, :stderr])
     fresh = for {number, "pipe:" <> _} <- descriptors() -- before, do: number
     # The pipes of the listing program itself are gone again.
     flags =
@@ -82,7 +72,7 @@ defmodule Leash.NativeTest do
   end
 
   test "a full pipe says so, and tells when there is room" do
-    {shim, ends} = connect(mask: 1)
+    {shim, ends} = connect([:stdin])
     {written, again} = fill(ends.stdin, 0)
     assert again in 0..65_535
     refute_received {:leash_fd, _, _}
@@ -95,14 +85,14 @@ defmodule Leash.NativeTest do
 
   test "one write takes at most 64 KiB, of binaries and of lists" do
     for data <- [:binary.copy("a", 1_000_000), List.duplicate("abc", 100_000)] do
-      {_shim, ends} = connect(mask: 1)
+      {_shim, ends} = connect([:stdin])
       assert {_, written} = Native.fd_write(ends.stdin, data)
       assert written in 1..65_536
     end
   end
 
   test "iodata of any shape arrives in its order" do
-    {shim, ends} = connect(mask: 1)
+    {shim, ends} = connect([:stdin])
     data = [[["ab" | "cd"], ?e], [], [[[]], "f", [?g | [[] | "h"]] | "i"] | "j"]
     assert Native.fd_write(ends.stdin, data) == {:ok, 10}
     Port.command(shim, "show\n")
@@ -110,7 +100,7 @@ defmodule Leash.NativeTest do
   end
 
   test "one write looks at 2,048 elements, but never takes nothing" do
-    {_shim, ends} = connect(mask: 1)
+    {_shim, ends} = connect([:stdin])
     assert Native.fd_write(ends.stdin, List.duplicate("abc", 3_000)) == {:ok, 3 * 2_048}
     assert Native.fd_write(ends.stdin, [List.duplicate([], 10_000), "abc"]) == {:ok, 3}
     nested = Enum.reduce(1..10_000, [], fn _, list -> [list, "a"] end)
@@ -119,7 +109,7 @@ defmodule Leash.NativeTest do
   end
 
   test "a writer that waits for a worker that stops reading gets epipe" do
-    {shim, ends} = connect(mask: 1)
+    {shim, ends} = connect([:stdin])
     fill(ends.stdin, 0)
     order(shim, "deaf")
     stdin = ends.stdin
@@ -128,7 +118,7 @@ defmodule Leash.NativeTest do
   end
 
   test "what is no iodata is an argument error and writes nothing" do
-    {_shim, ends} = connect(mask: 1)
+    {_shim, ends} = connect([:stdin])
 
     for bad <- [:atom, [256], ["ok", :atom], %{}, 1, [-1], [?a | ?b]] do
       assert_raise ArgumentError, fn -> Native.fd_write(ends.stdin, bad) end
@@ -138,43 +128,11 @@ defmodule Leash.NativeTest do
     assert_raise ArgumentError, fn -> Native.fd_close(self()) end
   end
 
-  test "datagrams of another process, for another worker or malformed are dropped with their descriptors" do
-    {:ok, socket, name} = Native.listen()
-    shims = for n <- [-1, 200, 0, -1], do: shim(name, 1, 7, n)
-    before = count()
-
-    for shim <- shims, do: assert(Native.accept(socket, os_pid(shim), 2) == :again)
-    assert count() == before
-
-    {:ok, socket, name} = Native.listen()
-    overfull = shim(name, 1, 7, 200)
-    before = count()
-    assert Native.accept(socket, os_pid(overfull), 1) == :again
-    assert count() == before
-  end
-
-  test "a shim is found behind the datagrams of strangers" do
-    {:ok, socket, name} = Native.listen()
-    strangers = for _ <- 1..3, do: shim(name, 1, 7, -1)
-    real = shim(name, 1, 1, -1)
-    decoys = for n <- 2..4, do: shim(name, n, 7, 9)
-    before = pipes()
-
-    assert {:ok, %{stdin: stdin, stdout: nil}} = Native.accept(socket, os_pid(real), 1)
-    assert [_one] = pipes() -- before
-    assert Native.fd_write(stdin, "x") == {:ok, 1}
-    assert Native.accept(socket, os_pid(real), 1) == :again
-    assert [_one] = pipes() -- before
-    # Still referred to here, or garbage collection could have closed it.
-    assert is_reference(stdin)
-    assert Enum.all?(strangers ++ decoys, &Port.info/1)
-  end
-
   test "ten thousand descriptors opened and closed leave none behind" do
     before = count()
 
     for _ <- 1..10_000 do
-      {:ok, socket, _name} = Native.listen()
+      {:ok, socket, _name} = Native.warden_listen()
       :ok = Native.fd_close(socket)
       :ok = Native.fd_close(socket)
     end
@@ -186,8 +144,8 @@ defmodule Leash.NativeTest do
     before = count()
 
     for _ <- 1..10_000 do
-      {:ok, socket, _name} = Native.listen()
-      :again = Native.accept(socket, 1, 1)
+      {:ok, socket, _name} = Native.warden_listen()
+      :again = Native.warden_accept(socket, 1)
       :ok = Native.fd_close(socket)
     end
 
@@ -197,7 +155,7 @@ defmodule Leash.NativeTest do
 
   test "garbage collection closes what never was waited for" do
     before = count()
-    sockets = for _ <- 1..100, do: Native.listen()
+    sockets = for _ <- 1..100, do: Native.warden_listen()
     assert count() >= before + 100
     assert length(sockets) == 100
     :erlang.garbage_collect()
@@ -210,8 +168,8 @@ defmodule Leash.NativeTest do
 
     owner =
       spawn(fn ->
-        sockets = for _ <- 1..50, {:ok, socket, _} <- [Native.listen()], do: socket
-        Enum.each(sockets, &Native.accept(&1, 1, 1))
+        sockets = for _ <- 1..50, {:ok, socket, _} <- [Native.warden_listen()], do: socket
+        Enum.each(sockets, &Native.warden_accept(&1, 1))
         send(test, {:sockets, sockets})
         Process.sleep(:infinity)
       end)
@@ -220,7 +178,7 @@ defmodule Leash.NativeTest do
     assert count() == before + 50
     Process.exit(owner, :kill)
     assert eventually(fn -> count() == before end)
-    assert Enum.map(sockets, &Native.accept(&1, 1, 1)) |> Enum.uniq() == [{:error, :closed}]
+    assert Enum.map(sockets, &Native.warden_accept(&1, 1)) |> Enum.uniq() == [{:error, :closed}]
   end
 
   test "a descriptor that was given away lives on with its new owner" do
@@ -229,26 +187,26 @@ defmodule Leash.NativeTest do
 
     {giver, monitor} =
       spawn_monitor(fn ->
-        {:ok, socket, _name} = Native.listen()
+        {:ok, socket, _name} = Native.warden_listen()
         :ok = Native.fd_give(socket, heir)
         send(test, {:socket, socket})
       end)
 
     assert_receive {:socket, socket}
     assert_receive {:DOWN, ^monitor, :process, ^giver, :normal}
-    assert Native.accept(socket, 1, 1) == :again
+    assert Native.warden_accept(socket, 1) == :again
 
     send(heir, :end)
     assert_receive {:DOWN, ^heir_monitor, :process, ^heir, :normal}
-    assert eventually(fn -> Native.accept(socket, 1, 1) == {:error, :closed} end)
+    assert eventually(fn -> Native.warden_accept(socket, 1) == {:error, :closed} end)
   end
 
   test "giving to a dead process is refused and keeps the owner" do
     {dead, monitor} = spawn_monitor(fn -> :ok end)
     assert_receive {:DOWN, ^monitor, :process, ^dead, _}
-    {:ok, socket, _name} = Native.listen()
+    {:ok, socket, _name} = Native.warden_listen()
     assert Native.fd_give(socket, dead) == {:error, :noproc}
-    assert Native.accept(socket, 1, 1) == :again
+    assert Native.warden_accept(socket, 1) == :again
     Native.fd_close(socket)
   end
 
@@ -256,8 +214,8 @@ defmodule Leash.NativeTest do
     before = count()
 
     for _ <- 1..200 do
-      {:ok, socket, _name} = Native.listen()
-      :again = Native.accept(socket, 1, 1)
+      {:ok, socket, _name} = Native.warden_listen()
+      :again = Native.warden_accept(socket, 1)
 
       1..4
       |> Enum.map(fn _ -> Task.async(fn -> Native.fd_close(socket) end) end)
@@ -494,10 +452,10 @@ defmodule Leash.NativeTest do
   defp lockable?(path), do: match?({_, 0}, System.cmd("flock", ["-sn", path, "true"]))
 
   test "a panic is an exception of its caller and harms nobody else" do
-    {:ok, socket, _name} = Native.listen()
+    {:ok, socket, _name} = Native.warden_listen()
     error = assert_raise ErlangError, fn -> Native.native_panic() end
     assert error.original == :nif_panicked
-    assert Native.accept(socket, 1, 1) == :again
+    assert Native.warden_accept(socket, 1) == :again
     Native.fd_close(socket)
   end
 
@@ -506,20 +464,11 @@ defmodule Leash.NativeTest do
     String.to_integer(octal, 8)
   end
 
-  defp connect(mask: mask) do
-    {:ok, socket, name} = Native.listen()
-    shim = shim(name, 1, mask, -1)
-    {:ok, ends} = Native.accept(socket, os_pid(shim), 1)
-    :ok = Native.fd_close(socket)
-    {shim, ends}
-  end
-
-  defp shim(name, worker, mask, count) do
-    args = ["-c", @shim, name] ++ Enum.map([worker, mask, count], &Integer.to_string/1)
-    python = System.find_executable("python3")
-    port = Port.open({:spawn_executable, python}, [:binary, line: 80, args: args])
-    assert_receive {^port, {:data, {:eol, "sent"}}}, 5_000
-    port
+  defp connect(streams) do
+    names = Enum.map(streams, &Atom.to_string/1)
+    {program, [ends]} = FarEnds.open("sys.argv[2:] = #{inspect(names)}\n" <> @program, [streams])
+    assert_receive {^program, {:data, {:eol, "up"}}}, 5_000
+    {program, ends}
   end
 
   defp order(shim, order) do
@@ -576,11 +525,6 @@ defmodule Leash.NativeTest do
   defp count, do: length(descriptors())
 
   # By inode, which stays a pipe's own while descriptors of earlier tests are still being closed.
-  defp pipes do
-    for fd <- File.ls!("/proc/self/fd"),
-        {:ok, "pipe:" <> _ = pipe} <- [File.read_link("/proc/self/fd/#{fd}")],
-        do: pipe
-  end
 
   defp eventually(condition), do: Leash.Test.Observer.eventually(5_000, condition)
 end

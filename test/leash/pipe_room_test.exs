@@ -3,24 +3,21 @@ defmodule Leash.PipeRoomTest do
   use ExUnit.Case, async: false
 
   alias Leash.Native
+  alias Leash.Test.FarEnds
 
   @usual 64 * 1024
   @roomy 256 * 1024
   @places 32
 
-  # Plays the shim of many workers, fills their pipes by order and tells how large they are, seen from the writer's end.
-  @shim """
-  import fcntl, os, socket, struct, sys
-  name, count = sys.argv[1], int(sys.argv[2])
-  s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+  # Plays many programs, fills their pipes by order and tells how large they are, seen from the writer's end.
+  @programs """
+  import fcntl
   pipes = []
-  for worker in range(1, count + 1):
-      r, w = os.pipe()
-      os.set_blocking(w, False)
-      pipes.append(w)
-      rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", r))]
-      s.sendmsg([b"LSH1" + struct.pack(">HBB", worker, 2, 0)], rights, 0, "\\0" + name)
-      os.close(r)
+  while True:
+      pipes += ends
+      if len(pipes) == COUNT: break
+      ends = take()
+  for pipe in pipes: os.set_blocking(pipe, False)
   for line in sys.stdin:
       order, worker, number = line.split()
       pipe = pipes[int(worker) - 1]
@@ -34,7 +31,7 @@ defmodule Leash.PipeRoomTest do
   """
 
   setup do
-    assert System.find_executable("python3"), "these tests need python3, to play the shim"
+    assert System.find_executable("python3"), "these tests need python3, to play the programs"
     :ok
   end
 
@@ -84,25 +81,9 @@ defmodule Leash.PipeRoomTest do
   end
 
   defp connect(count) do
-    {:ok, socket, name} = Native.listen()
-    python = System.find_executable("python3")
-    args = ["-c", @shim, name, "#{count}"]
-    shim = Port.open({:spawn_executable, python}, [:binary, line: 80, args: args])
-    {:os_pid, os_pid} = Port.info(shim, :os_pid)
-    pipes = for number <- 1..count, do: {number, accept(socket, os_pid, number)}
-    :ok = Native.fd_close(socket)
-    {shim, pipes}
-  end
-
-  defp accept(socket, os_pid, number) do
-    case Native.accept(socket, os_pid, number) do
-      {:ok, %{stdout: fd}} ->
-        fd
-
-      :again ->
-        assert_receive {:leash_fd, ^socket, :ready}, 5_000
-        accept(socket, os_pid, number)
-    end
+    code = String.replace(@programs, "COUNT", "#{count}")
+    {program, ends} = FarEnds.open(code, List.duplicate([:stdout], count))
+    {program, for({%{stdout: fd}, number} <- Enum.with_index(ends, 1), do: {number, fd})}
   end
 
   defp size(shim, pipe), do: order(shim, "size", pipe, 0)

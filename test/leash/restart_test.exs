@@ -5,7 +5,7 @@ defmodule Leash.RestartTest do
 
   use Leash.Test.Case, async: false
 
-  alias Leash.Test.Name
+  alias Leash.Test.{Name, Ports}
 
   # Listens, and takes its time to end.
   @server """
@@ -221,8 +221,7 @@ defmodule Leash.RestartTest do
     carrier = new_carrier()
     words = Python.quote_all([Python.path(), "-E", "-s", "-S", "-c", @server, "#{port}", "0"])
     {_port, os, _words} = Leash.Test.Script.start("exec " <> words, carrier)
-    listens? = fn -> match?({:ok, _socket}, :gen_tcp.connect(~c"127.0.0.1", port, [])) end
-    assert_eventually(listens?, 20_000)
+    assert_eventually(fn -> Ports.listened?(port) end, 20_000)
 
     assert {:error, {:port_in_use, ^port}} =
              Worker.start_link(server(port, 0, ready: {:tcp, port}))

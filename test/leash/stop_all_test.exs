@@ -159,28 +159,25 @@ defmodule Leash.StopAllTest do
   end
 
   describe "what cannot start before the deadline:" do
-    # Starts whose shims are not there yet: the process that forks for the VM is stopped. Beside them a worker of another group.
-    setup do
-      vm = start_vm([{"other", command(:plain, new_carrier())}])
-      {pid, _ticks} = forker = VM.fork_server(vm)
-      Observer.signal(forker, "STOP")
-      assert_eventually(fn -> Observer.state(pid) == "T" end)
-      {:ok, vm: vm, forker: forker}
-    end
+    # Starts whose shims are not there yet: what starts them is stopped. Beside them a worker of another group.
+    setup do: {:ok, vm: start_vm([{"other", command(:plain, new_carrier())}])}
 
     for {kind, start} <- [
           Worker: "Leash.Worker.start_link(command: command, args: args, group: :g)",
           command: "Leash.cmd(command, args, group: :g)"
         ] do
-      test "a #{kind} is given up, and nothing of it starts later", %{vm: vm, forker: forker} do
+      @tag needs: :freezer
+      test "a #{kind} is given up, and nothing of it starts later", %{vm: vm} do
+        [warden] = VM.wardens(vm)
+        freezer = freeze(warden)
         trace = Path.join(tmp_dir!(), "started")
         program = [command: "sh", args: ["-c", "echo >#{trace}; exec sleep 60"]]
         start = stopped_at_start(unquote(start), program)
 
         assert {took, {:ok, [%{result: {:ok, :gone}}]}, []} = VM.eval(vm, start)
         assert took < 5_000
-        Observer.signal(forker, "CONT")
-        # The fork server takes its orders one by one: what it was told before is through now.
+        thaw(freezer)
+        # The warden takes its requests one by one: what it was asked before is through now.
         assert VM.eval(vm, ~s|Leash.cmd("true", [])|) == {"", 0}
         assert_eventually(fn -> VM.eval(vm, "length(Leash.list(vitals: false))") == 1 end)
         refute File.exists?(trace)
@@ -188,7 +185,10 @@ defmodule Leash.StopAllTest do
       end
     end
 
-    test "a port is named, since its caller may still get it", %{vm: vm, forker: forker} do
+    test "a port is named, since its caller may still get it", %{vm: vm} do
+      {pid, _ticks} = forker = VM.fork_server(vm)
+      Observer.signal(forker, "STOP")
+      assert_eventually(fn -> Observer.state(pid) == "T" end)
       program = command(:plain, carrier = new_carrier())
       start = stopped_at_start("Leash.open_port(command, args, group: :g)", program)
 

@@ -21,20 +21,19 @@ defmodule Leash.WardenTest do
 
   defp await_other_than(vm, former) do
     assert_eventually(fn ->
-      length(VM.wardens(vm) -- former) == 1 and length(VM.wardens(vm)) == 1 and
-        capability(vm) == :ok
+      length(VM.wardens(vm) -- former) == 1 and capability(vm) == :ok
     end)
 
-    [warden] = VM.wardens(vm)
+    [warden] = VM.wardens(vm) -- former
     warden
   end
 
-  test "is one process, marked and small, that no list of workers shows", %{dir: dir} do
+  test "is one process, unmarked and small, that no list of workers shows", %{dir: dir} do
     vm = vm(dir, workers())
     assert [{pid, _ticks} = warden] = VM.wardens(vm)
     assert VM.eval(vm, "Leash.Warden.os_pid()") == pid
     assert capability(vm) == :ok
-    assert Tag.marked_run(pid) == vm.run_id
+    assert Tag.marked_run(pid) == nil
     assert Observer.parent(pid) != elem(vm.identity, 0), "its parent is the VM's fork server"
 
     assert VM.eval(vm, "for %{os_pid: os, shim_pid: shim} <- Leash.list(), do: [os, shim]")
@@ -85,9 +84,17 @@ defmodule Leash.WardenTest do
     vm = vm(dir, workers())
     [first] = VM.wardens(vm)
     true = VM.eval(vm, "Process.exit(Process.whereis(Leash.Warden), :kill)")
-    await_other_than(vm, [first])
-    # The younger of the two stays.
-    assert_eventually(fn -> not Observer.alive?(first) end)
+    second = await_other_than(vm, [first])
+    # Its shim is its own to the last.
+    assert Observer.alive?(first)
+
+    shim =
+      VM.eval(
+        vm,
+        "Leash.Worker.start_link(command: \"sleep\", args: [\"61\"]) |> elem(1) |> Leash.Worker.shim_pid()"
+      )
+
+    assert Observer.parent(shim) == elem(second, 0)
     assert Enum.all?(vm.trees["w"], &Observer.alive?/1)
 
     kept = [vm.identity | VM.shims(vm)]
@@ -108,13 +115,6 @@ defmodule Leash.WardenTest do
     [warden] = VM.wardens(empty)
     VM.signal(empty, "KILL")
     assert_eventually(fn -> not Observer.alive?(warden) end)
-  end
-
-  test "is not there where it is configured so", %{dir: dir} do
-    vm = vm(dir, workers(), env: [warden: false])
-    assert VM.wardens(vm) == []
-    assert capability(vm) == {:error, :off}
-    assert Enum.all?(vm.trees["w"], &Observer.alive?/1)
   end
 
   test "of a dead run is waited for, and continued, by the next start", %{dir: dir} do

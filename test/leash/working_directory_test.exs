@@ -44,7 +44,7 @@ defmodule Leash.WorkingDirectoryTest do
       {deleted, worker, Leash.cmd("pwd")}
       """)
 
-    assert {deleted, {:error, {:port, :no_working_directory}}, {"/\n", 0}} = said
+    assert {deleted, {:error, {:shim, :no_working_directory}}, {"/\n", 0}} = said
     for text <- deleted, do: assert(text =~ "the VM's working directory was deleted")
     assert_eventually(fn -> VM.eval(vm, "Leash.list()") == [] end)
   end

@@ -14,10 +14,10 @@ defmodule Leash.Narrow.PidfdTest do
   # A call that is not there and one that is forbidden come to the same, so that each says it of one half.
   for {title, calls, ends} <- [
         {"pidfd_open is not there", [pidfd_open: :enosys], ["owner_raises", "app_stop"]},
-        {"pidfd_open is forbidden", [pidfd_open: :eperm], ["worker_killed", "port_closed"]},
+        {"pidfd_open is forbidden", [pidfd_open: :eperm], ["worker_killed", "owner_exits"]},
         {"pidfd_send_signal is not there", [pidfd_send_signal: :enosys], ["worker_killed"]},
         {"pidfd_send_signal is forbidden", [pidfd_send_signal: :eperm],
-         ["owner_raises", "port_closed"]}
+         ["owner_raises", "owner_killed"]}
       ] do
     describe "where #{title}" do
       @describetag calls: calls, ends: ends
@@ -36,7 +36,7 @@ defmodule Leash.Narrow.PidfdTest do
         """
 
         began = System.monotonic_time(:millisecond)
-        assert VM.eval(vm, code) == {:leash, nil, nil, :normal}
+        assert VM.eval(vm, code) == {:stop, :sigterm, nil, :normal}
         assert_gone(carrier)
         assert System.monotonic_time(:millisecond) - began < @soon
       end

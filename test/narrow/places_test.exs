@@ -77,10 +77,10 @@ defmodule Leash.Narrow.PlacesTest do
       rescue
         error -> error.__struct__
       end
-      {Leash.Worker.start_link(options), command}
+      {Leash.Worker.start_link(options), command, Leash.capabilities().warden}
       """
 
-      assert {{:error, {:port, :eacces}}, ErlangError} = VM.eval(vm, code)
+      assert VM.eval(vm, code) == {{:error, :no_warden}, ErlangError, {:error, :eacces}}
       assert_eventually(fn -> VM.eval(vm, "Leash.list()") == [] end)
       assert_gone(carrier)
     end

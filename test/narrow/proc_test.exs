@@ -56,9 +56,9 @@ defmodule Leash.Narrow.ProcTest do
       assert Decoys.harmed(decoys) == []
     end
 
-    test "ends when its shim is killed, and nobody says that the tree is gone" do
+    test "ends when its shim is killed, and by its descent is known to be gone" do
       {vm, _dir, hidden} = start_with_hidden([])
-      assert {:unproven, {:incomplete, [:hidepid]}} = VM.eval(vm, kill_shim(vm))
+      assert VM.eval(vm, kill_shim(vm)) == :shim_died
       refute Observer.alive?(hidden)
     end
 
@@ -169,7 +169,7 @@ defmodule Leash.Narrow.ProcTest do
       end
 
       test "every other end works, too", %{taken: line} do
-        for fault <- ["owner_raises", "worker_killed", "port_closed"] do
+        for fault <- ["owner_raises", "worker_killed", "app_stop"] do
           carrier = new_carrier()
 
           vm =
@@ -181,14 +181,15 @@ defmodule Leash.Narrow.ProcTest do
         end
       end
 
-      test "of a shim that was killed nobody says that its tree is gone", %{taken: line} do
+      test "what a killed shim leaves is ended by descent, and known to be gone", %{taken: line} do
+        decoys = Decoys.all()
         carrier = new_carrier()
 
         vm = start_vm([{"one", command(:setsid_child, carrier)}], prefix: Narrow.mounted([line]))
 
-        assert {:unproven, {:incomplete, [:no_proc]}} = VM.eval(vm, kill_shim(vm))
-        # It is true: a session of its own outlived its shim.
-        assert Carrier.members(carrier) != []
+        assert VM.eval(vm, kill_shim(vm)) == :shim_died
+        assert Carrier.members(carrier) == []
+        assert Decoys.harmed(decoys) == []
       end
     end
   end

@@ -243,15 +243,6 @@ defmodule Leash.Test.Guest do
     for {_label, %{worker: pid}} <- workers, is_pid(pid), do: Process.exit(pid, :kill)
   end
 
-  defp command(["port_closed"], workers) do
-    owners = MapSet.new(workers, fn {_label, %{worker: worker}} -> worker end)
-
-    for port <- Port.list(),
-        {:connected, pid} <- [Port.info(port, :connected)],
-        port in owners or pid in owners,
-        do: Port.close(port)
-  end
-
   defp command(["halt"], _workers), do: System.halt(0)
   defp command(["init_stop"], _workers), do: :init.stop()
   defp command(["abort"], _workers), do: :erlang.halt(:abort)

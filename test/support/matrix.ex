@@ -39,7 +39,6 @@ defmodule Leash.Test.Matrix do
       {OwnerExits, "the owner exits", :worker, :owner_exits},
       {OwnerKilled, "the owner is killed", :worker, :owner_killed},
       {WorkerKilled, "the Worker is brutally killed", :worker, :worker_killed},
-      {PortClosed, "the port is closed", :worker, :port_closed},
       {VmTerm, "the VM gets SIGTERM", :worker, :vm_terminated},
       {VmKill, "the VM gets SIGKILL", :worker, :vm_killed},
       {Halt, "System.halt", :worker, :halted},
@@ -282,7 +281,6 @@ defmodule Leash.Test.Matrix do
     owner_raises: "owner_raises",
     owner_halts: "owner_halts",
     worker_killed: "worker_killed",
-    port_closed: "port_closed",
     halted: "halt"
   }
 

@@ -7,18 +7,17 @@ defmodule Leash.Test.NativeTerms do
   """
 
   alias Leash.Native
-  alias Leash.Test.{Decoy, NativeTerms.Any, Observer, Python}
+  alias Leash.Test.{Decoy, FarEnds, NativeTerms.Any, Observer}
 
   # Who has which parameters. A function that is missing here fails the run.
   @functions [
     warden_listen: [],
     warden_accept: [:fd, :pid],
     warden_word: [:fd],
-    shim_start: [:fd, :texts, :texts, :ends],
+    shim_start: [:fd, :texts, :environment, :ends],
     channel_read: [:fd],
     channel_ask: [:fd, :how],
-    listen: [],
-    accept: [:fd, :pid, :worker],
+    variable: [:text],
     fd_read: [:fd, :size],
     fd_write: [:fd, :iodata],
     fd_close: [:fd],
@@ -29,7 +28,6 @@ defmodule Leash.Test.NativeTerms do
     pidfd_monitor: [:fd, :any],
     pidfd_demonitor: [:fd],
     pidfd_ended?: [:fd],
-    number_taken?: [:pid],
     process_identify: [:pid],
     process_open: [:identity],
     process_alive: [:identity],
@@ -67,19 +65,6 @@ defmodule Leash.Test.NativeTerms do
 
   # How many resources are held at once.
   @held 40
-
-  # Sends the VM's ends of three pipes as a shim does, then swallows what it is given.
-  @shim """
-  import os, socket, struct, sys
-  s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-  (read, to), (out, say), (err, complain) = os.pipe(), os.pipe(), os.pipe()
-  rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("3i", to, out, err))]
-  s.sendmsg([b"LSH1" + struct.pack(">HBB", 1, 7, 0)], rights, 0, "\\0" + sys.argv[1])
-  for fd in (to, out, err): os.close(fd)
-  os.write(say, b"x" * 60000)
-  print("sent", flush=True)
-  while os.read(read, 65536): pass
-  """
 
   @doc "The functions that this knows nothing of, none to be expected."
   @spec unknown() :: [{atom(), arity()}]
@@ -253,23 +238,9 @@ defmodule Leash.Test.NativeTerms do
     end
   end
 
-  # The ends of a playing shim's pipes.
+  # Our ends of pipes whose others a program has.
   defp pipes do
-    {:ok, socket, name} = Native.listen()
-
-    port =
-      Port.open({:spawn_executable, Python.path()}, [:binary, line: 80, args: ["-c", @shim, name]])
-
-    {:os_pid, pid} = Port.info(port, :os_pid)
-
-    receive do
-      {^port, {:data, {:eol, "sent"}}} -> :ok
-    after
-      10_000 -> raise "no pipes"
-    end
-
-    {:ok, ends} = Native.accept(socket, pid, 1)
-    Native.fd_close(socket)
+    {_program, [ends]} = FarEnds.open("sys.stdin.read()", [[:stdin, :stdout, :stderr]])
     Map.values(ends)
   end
 

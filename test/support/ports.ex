@@ -14,6 +14,18 @@ defmodule Leash.Test.Ports do
     port
   end
 
+  @doc """
+  Whether a process listens on a port of IPv4, as /proc/net/tcp says.
+
+  A connection would not tell: to a port at which nothing listens, TCP may connect a socket to itself.
+  """
+  @spec listened?(:inet.port_number()) :: boolean()
+  def listened?(port) do
+    hex = port |> Integer.to_string(16) |> String.pad_leading(4, "0")
+    # State 0A is TCP_LISTEN.
+    File.read!("/proc/net/tcp") =~ ~r/: [0-9A-F]{8}:#{hex} [0-9A-F]{8}:0000 0A /
+  end
+
   @doc "The line of shell that becomes `web.py` on a port."
   @spec http(:inet.port_number(), [term()]) :: String.t()
   def http(port, words),

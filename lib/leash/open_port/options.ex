@@ -136,7 +136,7 @@ defmodule Leash.OpenPort.Options do
       Map.merge(checked, %{
         command: Executable.find!(command),
         label: command |> Path.basename() |> Leash.Text.printable(),
-        env: Worker.Options.port_env(checked.env),
+        env: Enum.map(checked.env, &port_variable/1),
         stop: stop,
         port: Enum.filter(options, &ports?/1),
         stderr: if(:stderr_to_stdout in flags, do: :stdout, else: :inherit),
@@ -199,6 +199,11 @@ defmodule Leash.OpenPort.Options do
   end
 
   defp text(other), do: other
+
+  # As the port driver wants it. An empty charlist unsets (open_port/2); a list of one has no characters either, and is none.
+  defp port_variable({name, nil}), do: {String.to_charlist(name), false}
+  defp port_variable({name, ""}), do: {String.to_charlist(name), [[]]}
+  defp port_variable({name, value}), do: {String.to_charlist(name), String.to_charlist(value)}
 
   # In the order given, since of :stream and :packet the last one counts.
   defp ports?({:cd, nil}), do: false

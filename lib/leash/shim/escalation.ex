@@ -10,9 +10,9 @@ defmodule Leash.Shim.Escalation do
   # What a step may take beyond its own time: signals are delivered in microseconds, and a busy
   # machine schedules late.
   @slack_ms 1_000
-  # The hunt by tags has a deadline of its own; then the Worker says what it found, and the pipes
+  # The warden's word is waited for, and the hunt by tags has a deadline of its own; then the Worker says what it found, and the pipes
   # are drained.
-  @proof_ms 6_000
+  @proof_ms 10_000
 
   @typedoc "What a shim was told last."
   @type stage :: :ladder | :kill | :sigkill

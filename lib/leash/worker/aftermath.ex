@@ -2,10 +2,13 @@ defmodule Leash.Worker.Aftermath do
   # From the end of the shim to the end of this process: proof that nothing is left, and what the pipes still hold.
   @moduledoc false
 
-  alias Leash.{Exit, Hunt, Telemetry}
+  alias Leash.{Exit, Hunt, Native, Telemetry}
   alias Leash.Worker.{Pipes, Result, State}
 
   require Logger
+
+  # What the rest of an exit takes at most on a busy machine.
+  @exit_ms 1_000
 
   # How long this process waits for handlers to take what the pipes still hold after the end; they
   # go on by themselves afterwards.
@@ -16,39 +19,56 @@ defmodule Leash.Worker.Aftermath do
 
   Its last report is the kernel's word that the tree is; without it, the tags have to be looked for.
   """
-  @spec shim_gone(State.t(), :shim_died | :port_closed) :: State.t()
-  def shim_gone(%{phase: phase} = state, _why) when phase in [:hunting, :draining, :done],
-    do: state
+  @spec shim_gone(State.t()) :: State.t()
+  def shim_gone(%{phase: phase} = state) when phase in [:hunting, :draining, :done], do: state
+  # It stays with what it has kept.
+  def shim_gone(%{result: {:ok, %Exit{cause: :kept}}} = state), do: drain(state)
+  def shim_gone(%{result: {:ok, _exit}} = state), do: await_end(state)
 
-  def shim_gone(%{result: {:ok, _exit}} = state, _why), do: drain(state)
-
-  def shim_gone(state, why) do
-    hunt = Hunt.start(Hunt.of_workers(state.run, [state.number]))
-    %{state | phase: :hunting, hunt: hunt, failure: state.failure || why}
+  def shim_gone(state) do
+    hunt = Hunt.start(Hunt.of_workers(state.run, [state.number]), state.shim_fd)
+    %{state | phase: :hunting, hunt: hunt, failure: state.failure || :shim_died}
   end
+
+  # It lets go of its channel in the middle of its exit. Whoever stops a worker is to find no shim afterwards.
+  defp await_end(%{shim_fd: fd} = state) do
+    if fd != nil and Native.pidfd_ended?(fd) == false and
+         Native.pidfd_monitor(fd, {:leash, :shim_ended}) == :ok do
+      _timer = Process.send_after(self(), {:leash, :shim_ended}, @exit_ms)
+      %{state | phase: :ending}
+    else
+      drain(state)
+    end
+  end
+
+  @doc "The shim has ended, or taken too long for that."
+  @spec shim_ended(State.t()) :: State.t()
+  def shim_ended(%{phase: phase, channel: nil, result: {:ok, _exit}} = state)
+      when phase not in [:draining, :done],
+      do: drain(state)
+
+  def shim_ended(state), do: state
 
   @doc "What the hunt for the tree's tags ended with."
   @spec hunted(State.t(), term()) :: State.t()
   def hunted(state, result)
 
-  # Nothing was found, and not everything was seen: that proves no end. What a shim that was let go says by its end is all
-  # there is.
-  def hunted(state, {:shutdown, {:ok, %{survivors: [], complete: false} = report}})
-      when state.let_go == nil or not state.shim_ended?,
+  # Nothing was found, and not everything was seen: that proves no end, but the warden's word does.
+  def hunted(
+        %{warden: warden} = state,
+        {:shutdown, {:ok, %{survivors: [], complete: false, word: word} = report}}
+      )
+      when word != warden,
       do: hunted(state, {:incomplete, report.incomplete_because})
 
   def hunted(state, {:shutdown, {:ok, %{survivors: []}}}) do
-    exit = %Exit{
-      cause: if(state.failure == :port_closed or state.let_go, do: :leash, else: :shim_died),
-      os_pid: state.os_pid
-    }
+    exit = %Exit{cause: :shim_died, os_pid: state.os_pid}
 
     exit =
       case state.exited do
         {:status, status} -> %Exit{exit | status: status}
         {:signal, signal} -> %Exit{exit | signal: signal}
         :unknown -> exit
-        nil when state.let_go != nil -> exit
         nil -> %Exit{exit | signal: :sigkill}
       end
 
@@ -82,7 +102,7 @@ defmodule Leash.Worker.Aftermath do
     do: drain(%{state | hunt: nil, result: {:error, result}, failure: failure})
 
   defp drain(state) do
-    state = state |> Pipes.accept() |> Result.gone()
+    state = Result.gone(state)
     Process.send_after(self(), {:leash, :drained}, @drain_ms)
     drained(%{Pipes.finish_outputs(state) | phase: :draining})
   end

@@ -47,7 +47,6 @@ defmodule Leash.Worker.Await do
 
   defp next_message(deadline) do
     receive do
-      {port, _} = message when is_port(port) -> message
       {:EXIT, _, _} = message -> message
       {:leash, _} = message -> message
       {:leash_fd, _, _} = message -> message

@@ -15,7 +15,7 @@ defmodule Leash.Worker.Client do
 
   Where it was not seen, because its shim was killed or because it is among what could not be ended, SIGKILL stands for it.
   """
-  @type ended :: {:by_itself | :ended, how()} | {:error, :start_timeout | {:stdio, term()}}
+  @type ended :: {:by_itself | :ended, how()} | {:error, :start_timeout}
 
   @type t :: %{
           pid: pid(),
@@ -58,11 +58,13 @@ defmodule Leash.Worker.Client do
   @spec tell_end(State.t()) :: State.t()
   def tell_end(%{result: result} = state) do
     log(state, result)
-    tell(state, {:ended, ended(state), match?({:ok, %Exit{cause: :kept}}, result)})
+    state = tell(state, {:ended, ended(state), match?({:ok, %Exit{cause: :kept}}, result)})
+    # It has waited for that, and what is left to be done here can wait.
+    true = :erlang.yield()
+    state
   end
 
   @spec ended(State.t()) :: ended()
-  defp ended(%{failure: {:stdio, _reason} = failure}), do: {:error, failure}
   # It was not yet known to run when its time was over.
   defp ended(%{failure: :start_timeout}), do: {:error, :start_timeout}
   defp ended(%{client: %{exited: how}}) when how != nil, do: {:by_itself, how}
@@ -83,8 +85,7 @@ defmodule Leash.Worker.Client do
     )
   end
 
-  defp log(%{exited: nil, failure: failure} = state, {:ok, _exit})
-       when failure in [:shim_died, :port_closed] do
+  defp log(%{exited: nil, failure: :shim_died = failure} = state, {:ok, _exit}) do
     Logger.warning(
       "Leash has not seen how command #{inspect(state.label)} ended (#{failure}); its status is that of SIGKILL"
     )

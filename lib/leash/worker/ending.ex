@@ -3,9 +3,9 @@ defmodule Leash.Worker.Ending do
   # past the time that the ladder may take `Leash.Worker.Stuck` is called.
   @moduledoc false
 
-  alias Leash.{Ladder, Reaper}
+  alias Leash.Ladder
   alias Leash.Shim.Escalation
-  alias Leash.Worker.{Hold, LetGo, State}
+  alias Leash.Worker.{Channel, State}
 
   @doc "Ends the tree. A ladder that has begun can only become SIGKILL at once."
   @spec begin(State.t(), :ladder | :kill) :: State.t()
@@ -17,7 +17,7 @@ defmodule Leash.Worker.Ending do
 
   def begin(state, how) do
     phase = if state.phase == :running, do: :ending, else: state.phase
-    signal(%{state | ending: how, phase: phase})
+    tell(%{state | ending: how, phase: phase})
   end
 
   @doc "Ends the tree for a reason that this process exits with, or its start fails with."
@@ -41,27 +41,12 @@ defmodule Leash.Worker.Ending do
 
   def doomed(state, _reason), do: state
 
-  @doc "Tells the shim. Before its first report there is nothing to signal: the report will find `:ending` set."
-  @spec signal(State.t()) :: State.t()
-  def signal(state), do: state |> Hold.open() |> note() |> signal_held()
+  # Also before its first report: what was asked counts from the start.
+  defp tell(state), do: state |> note() |> Channel.ask(state.ending) |> watch(state.ending)
 
-  # Its client may go between the shim's last word and its exit.
+  # Its client may go between the shim's last word and its exit. Of what was not seen yet the row says that it is starting.
   defp note(%{gone?: gone?, mark: mark} = state) when gone? or mark == nil, do: state
   defp note(state), do: State.update_row(state, tree: :ending)
-
-  defp signal_held(%{let_go: until} = state) when until != nil, do: state
-
-  defp signal_held(%{shim_fd: nil} = state) do
-    if LetGo.needed?(state),
-      do: LetGo.instead_of_a_signal(state),
-      else: watch(state, state.ending, Escalation.bound(:kill, 0))
-  end
-
-  defp signal_held(state) do
-    told = Reaper.tell_shim(state.number, state.shim_fd, state.ending)
-    state = watch(state, state.ending)
-    if told == :ok, do: state, else: LetGo.instead_of_a_signal(state)
-  end
 
   @doc """
   The program has exited by itself: what it left has the linger, and the ladder that the shim

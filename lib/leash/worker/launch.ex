@@ -1,12 +1,12 @@
 defmodule Leash.Worker.Launch do
-  # From options to a shim that runs: a number, the name of the socket for the pipes, the port.
+  # From options to a shim that runs: a number, then what the warden has started.
   @moduledoc false
 
-  alias Leash.{Attachment, Native, Reaper, Run, Shim, Text, Workers}
-  alias Leash.Worker.{Claims, Client, LetGo, ReadyProbe, State}
+  alias Leash.{Attachment, HeldShim, Reaper, Run, Shim, Text, Warden, Workers}
+  alias Leash.Worker.{Claims, Client, ReadyProbe, State}
 
-  @doc "Starts the shim. What is owned (number, descriptors, port) is the calling process's, and goes with it."
-  @spec run(map(), Client.t() | nil) :: {:ok, State.t()} | {:error, term()}
+  @doc "Starts the shim; with what it has said first. What is owned (number, descriptors) is the calling process's, and goes with it."
+  @spec run(map(), Client.t() | nil) :: {:ok, State.t(), Warden.message()} | {:error, term()}
   def run(options, client) do
     label = label(options)
 
@@ -31,8 +31,10 @@ defmodule Leash.Worker.Launch do
          :ok <- Run.note_mark(run, number, options),
          options = Run.with_flag(run, number, options),
          :ok <- Attachment.record(run, number, options),
-         {:ok, listener, stdio_name} <- listen(options),
-         {:ok, port} <- open_port(run, number, options, stdio_name) do
+         {:ok, started} <- start(run, number, options) do
+      # The Reaper looks after the tree where this process is killed before the first report.
+      Workers.change(number, warden: started.warden)
+
       {:ok,
        State.new(%{
          run: run,
@@ -40,9 +42,8 @@ defmodule Leash.Worker.Launch do
          client: client,
          options: options,
          label: label,
-         port: port,
-         listener: listener
-       })}
+         started: started
+       }), started.first}
     end
   end
 
@@ -60,8 +61,11 @@ defmodule Leash.Worker.Launch do
     end
   end
 
-  defp endable(options),
-    do: if(LetGo.possible?(options), do: :ok, else: {:error, :no_pidfd})
+  # What outlives its Worker is ended by a signal to its shim, or never.
+  defp endable(%{on_exit: :detach}),
+    do: if(HeldShim.possible?(), do: :ok, else: {:error, :no_pidfd})
+
+  defp endable(_options), do: :ok
 
   defp kind(%{attach: _target}, _client), do: :attachment
   defp kind(_options, nil), do: :worker
@@ -74,25 +78,11 @@ defmodule Leash.Worker.Launch do
     with :error <- Run.fetch(), do: {:error, :not_running}
   end
 
-  defp listen(options) do
-    if options.stdin == :pipe or options.stdout == :output or options.stderr == :output,
-      do: with({:error, reason} <- Native.listen(), do: {:error, {:stdio, reason}}),
-      else: {:ok, nil, nil}
-  end
-
-  defp open_port(run, number, options, stdio_name) do
-    port = Shim.open(run, number, options, stdio_name)
-
-    # Where this process is killed before the first report, the Reaper has to look after it.
-    with :detach <- options.on_exit,
-         {:os_pid, pid} <- Port.info(port, :os_pid),
-         do: Workers.change(number, shim: pid)
-
-    {:ok, port}
-  rescue
-    error in ErlangError -> {:error, {:port, error.original}}
-    # Port.open/2 has badarg for what validation could not foresee, such as a NUL from the VM's own
-    # environment.
-    error in ArgumentError -> {:error, {:port, Exception.message(error)}}
+  defp start(run, number, options) do
+    with {:error, reason} <- Shim.start(run, number, options) do
+      # What may be started later finds its channel hung up, and starts nothing.
+      Workers.change(number, tree: :gone)
+      {:error, if(reason in [:not_running, :no_warden], do: reason, else: {:shim, reason})}
+    end
   end
 end

@@ -2,44 +2,14 @@ defmodule Leash.Worker.Life do
   # The life of the tree: one message, one step. Used while it starts, while it runs and while this process terminates alike.
   @moduledoc false
 
-  alias Leash.{Posix, Reaper}
-  alias Leash.Worker.{Aftermath, Client, Ending, Hold, LetGo, Pipes, Report, State, Stuck}
+  alias Leash.Reaper
+  alias Leash.Worker.{Aftermath, Channel, Client, Ending, Pipes, State, Stuck}
 
   @doc "Takes one message."
   @spec advance(State.t(), term()) :: State.t()
-  def advance(%{port: port} = state, {port, {:data, frame}}), do: Report.take(state, frame)
+  def advance(%{channel: channel} = state, {:leash_fd, channel, :ready}), do: Channel.read(state)
 
-  # The fork server exits with the errno when it cannot execute the shim itself (E2BIG: the shim's
-  # arguments are the program's and some more). No shim ever ran then.
-  def advance(%{port: port, mark: nil} = state, {port, {:exit_status, errno}})
-      when errno in 1..124 do
-    failure = state.failure || {:exec, Posix.name(errno)}
-
-    %{state | phase: :done, failure: failure, result: {:error, :noproc}}
-    |> State.update_row(tree: :gone)
-  end
-
-  def advance(%{port: port} = state, {port, {:exit_status, _status}}),
-    do: Aftermath.shim_gone(state, :shim_died)
-
-  def advance(%{port: port} = state, {:EXIT, port, _reason}),
-    do: port_closed(%{state | port: nil})
-
-  def advance(%{let_go: until, phase: :ending} = state, {:leash, which})
-      when until != nil and which in [:look_for_shim, :shim_ended],
-      do: LetGo.look(state)
-
-  def advance(%{let_go: nil, result: nil, phase: phase} = state, {:leash, :let_go})
-      when phase in [:launching, :running, :ending],
-      do: LetGo.begin(state)
-
-  def advance(%{port: nil} = state, {:leash, :shim_ended}),
-    do: Aftermath.shim_gone(state, :port_closed)
-
-  # With the port open, its exit status comes behind the last report and says the same.
-  def advance(state, {:leash, :shim_ended}), do: %{state | shim_ended?: true}
-
-  def advance(state, {:leash_fd, _fd, :ready}), do: Pipes.accept(state)
+  def advance(state, {:leash, :shim_ended}), do: Aftermath.shim_ended(state)
 
   def advance(state, {:output_ready, _pid}), do: %{Pipes.limit_outputs(state) | ready?: true}
 
@@ -70,8 +40,6 @@ defmodule Leash.Worker.Life do
   def advance(%{exited: nil} = state, {:leash, {:doomed, reason}}),
     do: Ending.doomed(state, reason)
 
-  def advance(state, {:leash, :hold}), do: Hold.open(state)
-
   def advance(%{hunt: {_pid, monitor}} = state, {:DOWN, monitor, :process, _, reason}),
     do: Aftermath.hunted(state, reason)
 
@@ -88,32 +56,6 @@ defmodule Leash.Worker.Life do
 
   def advance(state, _other), do: state
 
-  # Somebody closed the port, so no report comes any more: the shim has taken it as the end, and its
-  # pidfd says when it is through.
-  defp port_closed(%{phase: phase} = state) when phase in [:launching, :running, :ending] do
-    if State.lasts?(state),
-      do: Hold.leave(state, :port_closed),
-      else: state |> Hold.open() |> await_shim()
-  end
-
-  defp port_closed(state), do: state
-
-  defp await_shim(state) do
-    cond do
-      LetGo.needed?(state) ->
-        LetGo.begin(%{state | failure: state.failure || :port_closed})
-
-      state.shim_fd == nil or state.shim_ended? ->
-        Aftermath.shim_gone(state, :port_closed)
-
-      true ->
-        ending = state.ending || :ladder
-
-        %{state | phase: :ending, ending: ending, failure: state.failure || :port_closed}
-        |> Ending.watch(ending)
-    end
-  end
-
   # The Reaper restarts after a crash; if it stays away, so does the one who would answer for this
   # tree after us.
   defp reattach(state, {:ok, monitor}), do: %{state | reaper: monitor}
@@ -121,7 +63,7 @@ defmodule Leash.Worker.Life do
 
   defp reattach(state, :away) do
     if State.lasts?(state),
-      do: Hold.leave(state, {:shutdown, :leash_stopped}),
+      do: Channel.leave(state, {:shutdown, :leash_stopped}),
       else: Ending.fail(state, {:shutdown, :leash_stopped})
   end
 end

@@ -279,7 +279,7 @@ defmodule Leash.Worker.Options do
   @doc """
   Checks everything that can be checked before anything starts.
 
-  The result has the executable's path as `:command`, and `:env` as the port driver wants it.
+  The result has the executable's path as `:command`, and `:env` as a list.
   """
   @spec validate(keyword() | map()) :: {:ok, map()} | {:error, OptionsError.t()}
   def validate(options) do
@@ -303,7 +303,7 @@ defmodule Leash.Worker.Options do
          :ok <- parent_directory(:stdout, options.stdout),
          :ok <- parent_directory(:stderr, options.stderr),
          :ok <- lengths(options.args) do
-      {:ok, %{options | env: port_env(options.env), stop: stop}}
+      {:ok, %{options | env: Enum.to_list(options.env), stop: stop}}
     end
   end
 
@@ -404,18 +404,6 @@ defmodule Leash.Worker.Options do
       {:error, reason} ->
         Schema.error(:command, "an executable file (#{reason})", command)
     end
-  end
-
-  @doc "Variables as the port driver wants them."
-  @spec port_env(%{optional(String.t()) => String.t() | nil} | [{String.t(), String.t() | nil}]) ::
-          [{charlist(), charlist() | [[]] | false}]
-  def port_env(env) do
-    Enum.map(env, fn
-      {name, nil} -> {String.to_charlist(name), false}
-      # An empty charlist unsets (open_port/2). A list of one has no characters either, and is none.
-      {name, ""} -> {String.to_charlist(name), [[]]}
-      {name, value} -> {String.to_charlist(name), String.to_charlist(value)}
-    end)
   end
 
   defp lengths(args) do

@@ -1,31 +1,14 @@
 defmodule Leash.Worker.Pipes do
-  # The VM's ends of the program's pipes: taken from the shim, and given to whoever reads and writes them.
+  # The VM's ends of the program's pipes: given to those that read and write them.
   @moduledoc false
 
   alias Leash.{Callback, Command, Native}
   alias Leash.Worker.{Client, Ending, Input, Output, State}
 
-  @doc "Takes the ends that the shim has sent, if they are there."
-  @spec accept(State.t()) :: State.t()
-  def accept(%{listener: nil} = state), do: state
-  def accept(%{shim_pid: nil} = state), do: state
-
-  def accept(state) do
-    case Native.accept(state.listener, state.shim_pid, state.number) do
-      {:ok, ends} ->
-        _ = Native.fd_close(state.listener)
-        %{state | listener: nil} |> start_input(ends.stdin) |> start_outputs(ends)
-
-      :again ->
-        state
-
-      {:error, reason} when state.client != nil ->
-        state |> Client.tell({:streams, []}) |> Ending.fail({:stdio, reason})
-
-      {:error, _reason} ->
-        state
-    end
-  end
+  @doc "Hands our ends of the pipes to those that read and write them. Once."
+  @spec open(State.t()) :: State.t()
+  def open(%{ends: ends} = state),
+    do: %{state | ends: %{}} |> start_input(ends.stdin) |> start_outputs(ends)
 
   ## Input
 
@@ -92,6 +75,8 @@ defmodule Leash.Worker.Pipes do
   def no_input(_state), do: :not_piped
 
   ## Output
+
+  defp start_outputs(state, %{stdout: nil, stderr: nil}), do: state
 
   defp start_outputs(%{client: client} = state, ends) when client != nil do
     streams = for stream <- [:stdout, :stderr], fd = ends[stream], do: {stream, fd}

@@ -3,7 +3,7 @@ defmodule Leash.Worker.Report do
   @moduledoc false
 
   alias Leash.{Attachment, Exit, Guard, Posix, Shim, StopCommand, Telemetry}
-  alias Leash.Worker.{Client, Ending, Hold, Pipes, Result, State}
+  alias Leash.Worker.{Channel, Client, Ending, Pipes, Result, State}
 
   @doc "Takes one frame."
   @spec take(State.t(), binary()) :: State.t()
@@ -13,26 +13,26 @@ defmodule Leash.Worker.Report do
   end
 
   defp report(state, {:ready, %{mark: mark, shim: shim_pid}}) do
-    # A shim that ends at once may be gone before the port could be asked for its number.
-    state = %{state | mark: mark, shim_pid: state.shim_pid || shim_pid}
-
-    state = State.update_row(state, shim: state.shim_pid)
+    state = report(%{state | mark: mark}, {:spawned, shim_pid})
 
     cond do
       state.ending ->
-        Ending.signal(state)
+        State.update_row(state, tree: :ending)
 
       # Nobody would find its processes again, or know that they are to be left alone.
       state.options.on_exit == :detach and mark != :set ->
         Ending.fail(state, {:mark, with({:error, errno} <- mark, do: Posix.name(errno))})
 
       true ->
-        Hold.later(state)
+        state
     end
   end
 
+  defp report(state, {:spawned, shim_pid}),
+    do: State.update_row(%{state | shim_pid: shim_pid}, shim: shim_pid)
+
   defp report(state, {:started, os_pid}) do
-    state = State.update_row(Pipes.accept(%{state | os_pid: os_pid}), os_pid: os_pid)
+    state = State.update_row(%{state | os_pid: os_pid}, os_pid: os_pid)
     Telemetry.worker(:start, state.number)
     Guard.watch(state.number, state.options[:guard], state.traffic)
     state = Pipes.feed(state)
@@ -42,6 +42,15 @@ defmodule Leash.Worker.Report do
   defp report(state, {:attached, os_pid, _marked, _unmarked}) do
     attachment = Attachment.attached(state.attachment, state.run, state.number)
     report(%{state | attachment: attachment}, {:started, os_pid})
+  end
+
+  # No shim ever ran. Its arguments are the program's and some more.
+  defp report(state, {:start_failed, :shim, errno}) do
+    posix = Posix.name(errno)
+    failure = state.failure || {if(posix == :e2big, do: :exec, else: :shim), posix}
+
+    %{Channel.close(state) | phase: :done, failure: failure, result: {:error, :noproc}}
+    |> State.update_row(tree: :gone)
   end
 
   defp report(state, {:start_failed, stage, errno}),

@@ -4,7 +4,7 @@ defmodule Leash.Worker.Start do
 
   alias Leash.{Callback, Ladder, Telemetry, Workers}
   alias Leash.Shim.Escalation
-  alias Leash.Worker.{Await, Client, Health, Launch, Pipes, ReadyProbe, Result, State}
+  alias Leash.Worker.{Await, Channel, Client, Health, Launch, Pipes, ReadyProbe, Result, State}
 
   @doc "Starts it all, and leaves nothing behind where that fails. What is returned is what `init/1` returns."
   @spec run(map(), Client.t() | nil) ::
@@ -14,7 +14,7 @@ defmodule Leash.Worker.Start do
     :ok = Callback.put_callers(options.callers)
 
     case Launch.run(options, client) do
-      {:ok, state} -> state |> launched() |> started()
+      {:ok, state, first} -> state |> launched(first) |> started()
       {:error, reason} -> {:stop, reason}
     end
   end
@@ -48,30 +48,37 @@ defmodule Leash.Worker.Start do
     end
   end
 
-  defp launched(state) do
+  defp launched(state, first) do
     state
-    |> Pipes.accept()
+    |> Pipes.open()
+    |> Channel.take(first)
+    |> Channel.read()
     |> Await.until(state.options.start_timeout, :start_timeout, &(&1.phase != :launching))
   end
 
-  defp started(%{failure: nil, phase: :running} = state) do
-    ReadyProbe.start(state.options.ready, state.label, fn -> State.info(state) end)
+  # The program was executed; it may have ended since.
+  defp started(%{failure: nil, ending: nil, os_pid: pid} = state) when pid != nil do
+    if state.phase == :running,
+      do: ReadyProbe.start(state.options.ready, state.label, fn -> State.info(state) end)
 
     state
     |> Await.until(state.options.ready_timeout, :ready_timeout, & &1.ready?)
     |> ready()
   end
 
-  # The program ran: what came of it is an answer to its client, and no error of the start.
+  # What came of it is an answer to its client, and no error of the start.
   defp started(%{client: client, os_pid: pid} = state) when client != nil and pid != nil,
     do: {:ok, state, {:continue, :over}}
 
   defp started(state), do: failed(state, Result.reason(state))
 
-  defp ready(%{failure: nil, phase: :running, ready?: true} = state) do
+  defp ready(%{failure: nil, ending: nil, ready?: true} = state) do
     Telemetry.worker(:ready, state.number)
-    Health.start(state.options[:health], state.number, state.label)
-    {:ok, state}
+
+    if state.phase == :running,
+      do: Health.start(state.options[:health], state.number, state.label)
+
+    {:ok, state, {:continue, :over}}
   end
 
   defp ready(%{failure: nil, result: {:ok, exit}} = state), do: failed(state, {:exited, exit})

@@ -5,7 +5,7 @@ defmodule Leash.Worker.State do
   #              → :draining (the tree is gone, output is still on its way) → :done
   @moduledoc false
 
-  alias Leash.{Attachment, Guard, Native, Posix, Reaper, Run, Workers}
+  alias Leash.{Attachment, Guard, Native, Posix, Reaper, Run, Warden, Workers}
   alias Leash.Shim.Escalation
   alias Leash.Worker.Client
 
@@ -18,8 +18,9 @@ defmodule Leash.Worker.State do
           attachment: Attachment.t() | nil,
           options: map(),
           label: String.t(),
-          port: port() | nil,
-          listener: Native.fd() | nil,
+          channel: Native.fd() | nil,
+          ends: %{optional(:stdin | :stdout | :stderr) => Native.fd() | nil},
+          warden: Native.fd(),
           shim_pid: pos_integer() | nil,
           shim_fd: Native.fd() | nil,
           os_pid: pos_integer() | nil,
@@ -39,9 +40,7 @@ defmodule Leash.Worker.State do
           result: nil | {:ok, Leash.Exit.t()} | {:error, term()},
           hunt: {pid(), reference()} | nil,
           gone?: boolean(),
-          shim_ended?: boolean(),
           stuck: nil | {reference(), Escalation.stage()},
-          let_go: nil | timeout() | integer(),
           parent: pid() | nil,
           reaper: reference()
         }
@@ -53,21 +52,23 @@ defmodule Leash.Worker.State do
           client: Client.t() | nil,
           options: map(),
           label: String.t(),
-          port: port(),
-          listener: Native.fd() | nil
+          started: Warden.started()
         }) :: t()
-  def new(%{options: options, port: port} = started) do
+  def new(%{options: options, started: started} = tree) do
     %{
-      run: started.run,
-      number: started.number,
-      client: started.client,
+      run: tree.run,
+      number: tree.number,
+      client: tree.client,
       attachment: options[:attach],
       # Without the environment: it may hold secrets, and nothing asks for it any more.
       options: %{options | env: []},
-      label: started.label,
-      port: port,
-      listener: started.listener,
-      shim_pid: with({:os_pid, pid} <- Port.info(port, :os_pid), do: pid),
+      label: tree.label,
+      # leash, reports and requests; nil once the shim is through with it
+      channel: started.channel,
+      ends: started.ends,
+      warden: started.warden,
+      shim_pid: nil,
+      # from the warden, or by its number where that was killed meanwhile
       shim_fd: nil,
       os_pid: nil,
       mark: nil,
@@ -89,11 +90,8 @@ defmodule Leash.Worker.State do
       result: nil,
       hunt: nil,
       gone?: false,
-      shim_ended?: false,
       # what is to happen when a stage of its end has taken too long
       stuck: nil,
-      # the leash was let go, where the shim cannot be signalled: until when it is waited for
-      let_go: nil,
       parent: parent(),
       reaper: Process.monitor(Reaper)
     }
@@ -117,10 +115,9 @@ defmodule Leash.Worker.State do
     state
   end
 
-  @doc "Whether the exit of that process or port is part of the tree's life."
+  @doc "Whether the exit of that process is part of the tree's life."
   @spec own_exit?(t(), pid() | port()) :: boolean()
-  def own_exit?(state, pid),
-    do: pid == state.port or pid == state.input or is_map_key(state.outputs, pid)
+  def own_exit?(state, pid), do: pid == state.input or is_map_key(state.outputs, pid)
 
   @doc "Whether it is a tree that outlives this process, and that nobody asked to end."
   @spec lasts?(t()) :: boolean()

@@ -6,9 +6,11 @@
  * What is shown, over every order of events (script/model runs it):
  *
  *   safe      no signal ever reaches a process that is not of the run that is being ended; as long as its shim lives, none but the shim's
- *             reaches the tree; and none of a sweep or a warden reaches anybody while the VM lives
+ *             reaches the tree; and while the VM lives none reaches anybody but a warden's what its own shim has left
  *   complete  shim and wardens come to their ends, and then nothing of the run lives: where a start has swept since the VM's end; and
- *             without any start, where the VM had a warden and nobody from outside killed the last one after the VM's end
+ *             without any start, where the VM had a warden and nobody from outside killed the last one after the VM's end. What has
+ *             lost its mark is gone as well where the warden that has started its shim was not killed
+ *   proof     when that warden says that it has no orphan, and the shim has ended, then nothing of the tree lives
  *
  * Each transition names the function that it stands for; script/model sees that there is one of that name. A pid is a number that may
  * be used again; a pidfd means one process and goes stale with it. Forks, foreign starts, kills of wardens and crashes are bounded, so
@@ -37,8 +39,10 @@
  *   WARDEN_TAKES_KEPT        the warden does not spare what outlives the run on purpose
  *   WARDEN_BY_NUMBER         the warden signals the number that it has read
  *   WARDEN_ONE_LOOK          one calm pass is enough for the warden to leave
- *   WARDENS_WAIT             each of two wardens counts the other among those who are left
- *   WARDENS_YIELD            each of two wardens leaves for the other, and not the older one for the younger
+ *   WARDEN_FORGETS_SHIM      the warden leaves though its own shim lives, or what that has left
+ *   WARDEN_ADOPTS_NOTHING    the warden is no subreaper
+ *   WARDEN_ENDS_ITS_SHIMS    the warden ends all that descends from it, and not what a killed shim has left
+ *   WORD_AT_HANGUP           word is asked for when the channel of the shim hangs up, and not when the shim has ended
  *   WARDEN_WAKES_NOBODY      the warden does not wake a shim that is stopped
  *   WARDEN_NOT_REPLACED      the VM does not start another in place of a warden that was killed
  *   SWEEP_TAKES_WARDEN       the sweep does not wait for a living warden
@@ -58,6 +62,10 @@
 #endif
 #ifndef FOREIGN
 #define FOREIGN 1
+#endif
+/* How many of the tree lose their mark. */
+#ifndef SHEDS
+#define SHEDS 0
 #endif
 /* How often somebody stops the shim. */
 #ifndef HALTS
@@ -99,12 +107,14 @@
 #define RUN 1
 #define OTHERS 2
 
+/* By descent; WARD is the warden that has started the shim. */
 #define INIT 0
 #define SHIM 1
+#define WARD 2
 
 byte state[PIDS], mark[PIDS], parent[PIDS];
 /* The tree: marked or not, as only the model knows. */
-bool of_run[PIDS];
+bool of_run[PIDS], shed[PIDS];
 
 /* A VM that ends closes its files, which lets leashes and lock go, and does nothing any more; then its pidfd says so. */
 bool acts = true, vm = true;
@@ -114,8 +124,13 @@ bool stopping = false;
 /* The shim has no number here: others know it by its command line and leave the tree to it while it lives. Whoever stops it (SIGSTOP)
  * does so when it has a tree; without one it is in nobody's way. */
 bool shim = false, marked = false, launched = false, halted = false;
+/* It has let go of its channel, and is about to end. */
+bool closing = false;
 bool record = false, lock = false;
-byte forks = FORKS, foreign = FOREIGN, halts = HALTS;
+byte forks = FORKS, foreign = FOREIGN, halts = HALTS, sheds = SHEDS;
+/* Which warden has started the shim; and whether it is one, and was not killed. */
+byte starter = WARDENS;
+bool descent = false;
 
 /* Who is meant by the worker's number while it is the shim's child, and by the pidfds that sweep and wardens hold. */
 byte worker = NONE, pidfd = NONE;
@@ -127,8 +142,8 @@ byte worker = NONE, pidfd = NONE;
 #define KEEPS 2
 #define ENDED 3
 byte warden[WARDENS], held[WARDENS] = NONE;
-/* Whose leash the VM holds, and who began last. */
-byte leashed = WARDENS, youngest = 0;
+/* Whose leash the VM holds. */
+byte leashed = WARDENS;
 /* The VM has to start one, or has not heard yet that it came up. */
 bool to_start = false;
 byte kills = KILLS, crashes = CRASHES;
@@ -158,19 +173,23 @@ byte a = 0;
 
 #define bears(p) (state[p] == LIVES && mark[p] == RUN)
 #define child(p) (state[p] != FREE && parent[p] == SHIM)
+#define orphan(p) (state[p] != FREE && parent[p] == WARD)
 #if PIDS > 3
 #define any_child (child(0) || child(1) || child(2) || child(3))
+#define any_orphan (orphan(0) || orphan(1) || orphan(2) || orphan(3))
 #elif PIDS > 2
 #define any_child (child(0) || child(1) || child(2))
+#define any_orphan (orphan(0) || orphan(1) || orphan(2))
 #else
 #define any_child (child(0) || child(1))
+#define any_orphan (orphan(0) || orphan(1))
 #endif
-/* A shim counts as one by its command line and its mark (Work::take in pass.rs, Warden::role in warden.rs). */
+/* A shim counts as one by its command line and its mark (Work::take in pass.rs, Marks::role in warden.rs). */
 #define shim_seen (shim && marked)
-#define shim_runs (shim && !halted)
+#define shim_runs (shim && !halted && !closing)
 
 inline free(p) {
-  state[p] = FREE; mark[p] = NOBODY; parent[p] = INIT; of_run[p] = false;
+  state[p] = FREE; mark[p] = NOBODY; parent[p] = INIT; of_run[p] = false; shed[p] = false;
   if :: worker == p -> worker = NONE :: else fi;
 #if WARDENS > 0
   if :: held[0] == p -> held[0] = NONE :: else fi;
@@ -205,11 +224,28 @@ inline signal(p, rightly) {
 
 #if WARDENS > 0
 inline start_warden(w) {
-  warden[w] = FORKED; leashed = w; youngest = w
+  warden[w] = FORKED; leashed = w
+}
+
+/* Its children are init's then. */
+inline forsakes(w) {
+  if
+  :: starter == w ->
+     starter = WARDENS;
+     a = 0;
+     do
+     :: a < PIDS -> if :: orphan(a) -> parent[a] = INIT :: else fi; a++
+     :: else -> break
+     od;
+     a = 0
+  :: else
+  fi
 }
 
 inline is_killed(w) {
   warden[w] = ENDED;
+  descent = descent && starter != w;
+  forsakes(w);
   if
   :: leashed == w -> leashed = WARDENS;
 #ifndef WARDEN_NOT_REPLACED
@@ -221,7 +257,13 @@ inline is_killed(w) {
 }
 #endif
 
-/* RunLock::create (run_lock.rs), then Leash.Warden, then Leash.Shim.open/4 for a worker; at any time an orderly stop. */
+#ifdef WORD_AT_HANGUP
+#define shim_ended (!shim || closing)
+#else
+#define shim_ended (!shim)
+#endif
+
+/* RunLock::create (run_lock.rs), then Leash.Warden, then Leash.Shim.start/3 for a worker, or a port; at any time an orderly stop. */
 active proctype Vm() {
 #ifdef RECORD_FIRST
 end_killed_0:
@@ -242,7 +284,15 @@ end_killed_3:
   acts && !to_start;
 #endif
 end_killed_4:
-  atomic { acts -> shim = true; launched = true };
+  if
+  /* of a port: by the VM's fork server */
+  :: atomic { acts -> shim = true; launched = true }
+#if WARDENS > 0
+  /* Leash.Warden.start_shim/3, Control::take: by the warden */
+  :: atomic { acts && leashed < WARDENS && warden[leashed] == KEEPS ->
+       shim = true; launched = true; starter = leashed; descent = true }
+#endif
+  fi;
 #ifdef DROP_EARLY
 end_killed_5:
   d_step { acts -> record = false };
@@ -254,11 +304,15 @@ end_killed_6:
 end_killed_7:
   if :: d_step { acts && shim && halted -> halted = false } :: acts && !(shim && halted) fi;
 end_killed_8:
-  atomic { acts && !shim ->
+  /* Leash.Hunt.start/2: the warden's word first (Children::give_word), once the shim's pidfd says that it has ended */
+  atomic { acts && shim_ended && !any_orphan ->
     d_step {
       a = 0;
       do
-      :: a < PIDS -> if :: bears(a) -> signal(a, stopping) :: else fi; a++
+      :: a < PIDS ->
+         assert(!(descent && of_run[a] && state[a] == LIVES));
+         if :: bears(a) -> signal(a, stopping) :: else fi;
+         a++
       :: else -> break
       od;
       a = 0 } };
@@ -289,15 +343,21 @@ active proctype ShimDies() {
   skip
 #else
 end_never:
-  d_step { shim ->
-    shim = false; marked = false; halted = false;
+  d_step { shim -> closing = true };
+  /* exit_notify in kernel/exit.c: children and zombie at one moment. It may have ended by itself before. */
+  d_step {
+    shim = false; marked = false; halted = false; closing = false;
     if :: worker != NONE -> free(worker) :: else fi;
     a = 0;
     do
     :: a < PIDS ->
        if
        :: child(a) && state[a] == ZOMBIE -> free(a)
+#ifdef WARDEN_ADOPTS_NOTHING
        :: child(a) && state[a] == LIVES -> parent[a] = INIT
+#else
+       :: child(a) && state[a] == LIVES -> parent[a] = (starter < WARDENS -> WARD : INIT)
+#endif
        :: else
        fi;
        a++
@@ -311,7 +371,10 @@ end_never:
 #define goes(p) d_step { of_run[p] && state[p] == LIVES -> ends(p) }
 #define forks_as(p, q) \
   d_step { forks > 0 && of_run[p] && state[p] == LIVES && state[q] == FREE -> \
-    forks--; state[q] = LIVES; mark[q] = mark[p]; parent[q] = parent[p]; of_run[q] = true }
+    forks--; state[q] = LIVES; mark[q] = mark[p]; parent[q] = parent[p]; of_run[q] = true; shed[q] = shed[p] }
+
+/* It resets its limit, and clears its environment. */
+#define sheds_mark(p) d_step { sheds > 0 && of_run[p] && bears(p) -> sheds--; mark[p] = NOBODY; shed[p] = true }
 
 /* The worker and what it forks, each of whom may end. Marks are inherited (getrlimit(2)). And anybody else, on any number that is free. */
 active proctype Processes() {
@@ -319,6 +382,12 @@ end_idle:
   do
   /* The shim is a process, too: it may be stopped. */
   :: d_step { halts > 0 && shim_runs && any_child -> halts--; halted = true }
+#if SHEDS > 0
+  :: sheds_mark(0) :: sheds_mark(1)
+#if PIDS > 2
+  :: sheds_mark(2)
+#endif
+#endif
   :: goes(0) :: goes(1) :: forks_as(0, 1) :: forks_as(1, 0) :: comes(0) :: comes(1)
 #if PIDS > 2
   :: goes(2) :: forks_as(0, 2) :: forks_as(1, 2) :: forks_as(2, 0) :: forks_as(2, 1) :: comes(2)
@@ -449,18 +518,24 @@ end_idle:
 #define is_over(w) (!vm)
 #endif
 #define is_hung_up(w) (!acts || leashed != w)
-#if WARDENS > 1
-#define other(w) (1 - (w))
-#define another(w) (warden[1 - (w)] == KEEPS)
-#ifdef WARDENS_YIELD
-#define a_younger(w) another(w)
+/* Children::any: its shims, and what they left */
+#ifdef WARDEN_FORGETS_SHIM
+#define has_own(w) false
 #else
-#define a_younger(w) (another(w) && youngest != (w))
+#define has_own(w) (starter == w && (shim || any_orphan))
 #endif
+/* Children::end_orphans: a child that is not reaped keeps its number */
+#ifdef WARDEN_ENDS_ITS_SHIMS
+#define warden_ends(p) d_step { warden[w] == KEEPS && starter == w && (orphan(p) || child(p)) && state[p] == LIVES -> signal(p, !shim) }
 #else
-#define other(w) 0
-#define another(w) false
-#define a_younger(w) false
+#define warden_ends(p) d_step { warden[w] == KEEPS && starter == w && orphan(p) && state[p] == LIVES -> signal(p, !shim) }
+#endif
+#if PIDS > 3
+#define warden_ends_any warden_ends(0) :: warden_ends(1) :: warden_ends(2) :: warden_ends(3)
+#elif PIDS > 2
+#define warden_ends_any warden_ends(0) :: warden_ends(1) :: warden_ends(2)
+#else
+#define warden_ends_any warden_ends(0) :: warden_ends(1)
 #endif
 
 #ifdef WARDEN_ONE_LOOK
@@ -484,7 +559,7 @@ end_away:
 #ifdef WARDEN_LEAVES_IF_LATE
   :: atomic { warden[w] == FORKED && !vm -> warden[w] = ENDED; goto ended }
 #endif
-  /* warden::begin: it marks itself, and says that it is ready; also where the VM has ended meanwhile */
+  /* warden::begin: it connects, and says that it is ready; also where the VM has ended meanwhile */
   :: d_step { warden[w] == FORKED ->
        warden[w] = KEEPS;
        if :: acts && leashed == w -> to_start = false :: else fi }
@@ -493,10 +568,13 @@ end_away:
   do
   :: warden[w] == ENDED -> goto ended
   :: warden[w] == KEEPS && is_over(w) -> break
+  :: warden_ends_any
 #ifdef WARDEN_LEAVES_ON_HANGUP
   :: atomic { warden[w] == KEEPS && is_hung_up(w) -> warden[w] = ENDED; goto ended }
 #endif
-  :: warden[w] == KEEPS && vm && is_hung_up(w) ->
+  /* After ten seconds: a VM that is dying has ended by then. */
+  :: atomic { warden[w] == KEEPS && acts && is_hung_up(w) && !has_own(w) -> warden[w] = ENDED; goto ended }
+  :: warden[w] == KEEPS && vm && is_hung_up(w) && !has_own(w) ->
      do
      :: d_step { warden[w] == KEEPS && p < PIDS -> found = found || bears(p); p++ }
      :: warden[w] != KEEPS || p == PIDS -> break
@@ -504,20 +582,21 @@ end_away:
      p = 0;
      d_step {
        if :: found || shim_seen -> calm = 0 :: else -> calm++ fi;
-       found = a_younger(w) }
+       found = false }
      if
-     :: atomic { warden[w] == KEEPS && (found || calm >= WARDEN_CALM) ->
+     :: atomic { warden[w] == KEEPS && calm >= WARDEN_CALM && !has_own(w) ->
           warden[w] = ENDED;
           /* The VM had let go of this one before, and its end came while it started another or after that one was killed. */
           if :: !acts && leashed != w && no_warden -> unguarded = true :: else fi;
           goto ended }
-     :: warden[w] != KEEPS || (!found && calm < WARDEN_CALM)
+     :: warden[w] != KEEPS || calm < WARDEN_CALM || has_own(w)
      fi
   od;
   calm = 0;
   /* Warden::clear: a shim that lives is woken and waited for, by its pidfd; what has none is killed */
   do
   :: warden[w] == ENDED -> break
+  :: warden_ends_any
 #ifndef WARDEN_WAKES_NOBODY
   :: d_step { warden[w] == KEEPS && shim_seen && halted -> halted = false }
 #endif
@@ -531,7 +610,7 @@ end_away:
         /* Bearers::look: the mark; the pidfd; the mark again, by number; then whether the pidfd still means that number */
         d_step { if :: state[p] != FREE -> held[w] = p :: else fi };
         d_step { if :: !is_wanted(p) || held[w] != p -> held[w] = NONE :: else fi };
-        /* Warden::strike */
+        /* Marks::strike */
         d_step {
           if
           :: held[w] == p && warden[w] == KEEPS && !shim_spares ->
@@ -549,14 +628,10 @@ end_away:
      d_step {
        if :: found -> calm = 0 :: else -> calm++ fi;
        found = false }
-#ifdef WARDENS_WAIT
-  :: atomic { warden[w] == KEEPS && calm >= WARDEN_CALM && !another(w) -> warden[w] = ENDED; break }
-#else
-  :: atomic { warden[w] == KEEPS && calm >= WARDEN_CALM -> warden[w] = ENDED; break }
-#endif
+  :: atomic { warden[w] == KEEPS && calm >= WARDEN_CALM && !has_own(w) -> warden[w] = ENDED; break }
   od;
 ended:
-  atomic { warden[w] = AWAY; held[w] = NONE; p = 0; calm = 0; found = false; youngest = other(w); goto end_away }
+  atomic { warden[w] = AWAY; forsakes(w); held[w] = NONE; p = 0; calm = 0; found = false; goto end_away }
 }
 #endif
 
@@ -643,7 +718,7 @@ end_never:
   :: d_step { !vm && !shim && no_warden && (swept || !unguarded) ->
        a = 0;
        do
-       :: a < PIDS -> assert(!(of_run[a] && state[a] == LIVES)); a++
+       :: a < PIDS -> assert(!(of_run[a] && state[a] == LIVES && (!shed[a] || descent))); a++
        :: else -> break
        od;
        a = 0 }

@@ -6,10 +6,10 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
 use crate::scan::{LISTING, each_process};
-use crate::seen::{Examiner, Skipped};
+use crate::seen::{Examiner, Skipped, runs_shim};
 use crate::witness::{Claim, OwnerState};
 use crate::{Carriers, Identity, Pid, PidFd, Seen};
-use leash_tag::argv::{self, SHIM_NAME};
+use leash_tag::argv;
 use leash_tag::{Mark, RunId, WorkerNumber};
 use rustix::io::Errno;
 use std::ops::ControlFlow;
@@ -153,7 +153,7 @@ fn described(host: &Host, seen: &Seen, cmdline: &[u8], inode: Option<u64>) -> Op
     let marked = mark.outlives() && mark.run() == run && mark.worker() == Some(worker);
     let detaches = argv::shim_option(cmdline, b"on-hangup") == Some(b"detach");
     // A VM that runs inside of such a tree must not take it over.
-    if !(marked && detaches && is_shim(host, pid) && is_here(host, pid)) || host.refusal(pid).is_some() {
+    if !(marked && detaches && runs_shim(host, pid) && is_here(host, pid)) || host.refusal(pid).is_some() {
         return None;
     }
     let claim = Claim::of_shim(host, seen);
@@ -177,15 +177,6 @@ fn seconds(host: &Host, ticks: u64) -> f64 {
     #[allow(clippy::cast_precision_loss, reason = "an age for people")]
     let (ticks, per_second) = (ticks as f64, host.clock().ticks(1).max(1) as f64);
     ticks / per_second
-}
-
-/// By the program that it executes. The arguments anybody can imitate, with a mark on top; a release that was replaced
-/// meanwhile has left a deleted one.
-fn is_shim(host: &Host, pid: Pid) -> bool {
-    host.proc().link(&format!("{pid}/exe")).is_ok_and(|path| {
-        let path = path.strip_suffix(b" (deleted)").unwrap_or(&path);
-        path.rsplit(|&byte| byte == b'/').next() == Some(SHIM_NAME)
-    })
 }
 
 /// Numbers on its command line mean the same here.

@@ -47,6 +47,8 @@ pub struct ShimSeen {
     /// How long it may need after its leash is gone: its whole ladder and its linger. `None` for ever, and of a warden,
     /// which waits for the shims.
     pub patience: Option<Duration>,
+    /// A warden by the program that it executes.
+    pub is_warden: bool,
 }
 
 /// A run that claims a command line as its own.
@@ -349,8 +351,18 @@ impl<'a> Examiner<'a> {
         let patience = Ladder::time_of_shim(option(b"stop").unwrap_or(b"TERM:2000@group"))
             .filter(|_| !args.warden)
             .map(|time| time.saturating_add(linger));
-        ShimSeen { args, owner, patience }
+        let is_warden = args.warden && runs_shim(self.host, pid);
+        ShimSeen { args, owner, patience, is_warden }
     }
+}
+
+/// Whether a process executes the shim. The arguments any process can imitate; a release that was replaced meanwhile has
+/// left a deleted one.
+pub(crate) fn runs_shim(host: &Host, pid: Pid) -> bool {
+    host.proc().link(&format!("{pid}/exe")).is_ok_and(|path| {
+        let path = path.strip_suffix(b" (deleted)").unwrap_or(&path);
+        path.rsplit(|&byte| byte == b'/').next() == Some(argv::SHIM_NAME)
+    })
 }
 
 /// Whether nothing of a process runs any more. A leader shown as `Z` may have living threads.
@@ -392,13 +404,13 @@ impl Seen {
     }
 
     /// The shim that this process is: its command line says so, its mark or environment names the same run, and it is
-    /// this user's.
+    /// this user's. A warden has neither; it is one by the program that it executes.
     pub(crate) fn shim_of(&self, uid: u32) -> Option<&ShimSeen> {
         let is_named = |run| {
             self.mark.present().is_some_and(|mark| mark.run() == run)
                 || self.env.present().is_some_and(|env| env.run == run)
         };
-        self.shim.as_ref().filter(|shim| self.is_of(uid) && is_named(shim.args.run))
+        self.shim.as_ref().filter(|shim| self.is_of(uid) && (shim.is_warden || is_named(shim.args.run)))
     }
 
     /// The worker that the carriers name within a run: the mark's, else the environment's, else the command line's.

@@ -378,7 +378,8 @@ impl Judge {
         if let Some(why) = self.foreign_user(seen, run) {
             return decide(Verdict::ForeignUser, why);
         }
-        if seen.mark.present().is_some() || self.is_recorded_worker(seen) {
+        let is_warden = || seen.shim_of(self.host.uid()).is_some_and(|shim| shim.is_warden);
+        if seen.mark.present().is_some() || self.is_recorded_worker(seen) || is_warden() {
             return decide(Verdict::Dead, "its run is dead");
         }
         let Some(env) = seen.env.present() else {

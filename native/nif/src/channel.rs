@@ -4,7 +4,6 @@
 use crate::list::List;
 use crate::pidfd::{new_fd, new_fd_of};
 use crate::reply::{atoms, errno, error, ok};
-use crate::stdio::{from_nix, random_name};
 use crate::sys::{ArmError, Fd, Readiness, Sent, receive_from, send_with};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket, sockopt};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
@@ -37,6 +36,20 @@ fn bind_socket() -> Result<(OwnedFd, String), Errno> {
     Ok((socket, name))
 }
 
+fn random_name() -> Result<String, Errno> {
+    let mut bytes = [0_u8; 16];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    // getrandom(2): up to 256 bytes are never cut short.
+    if filled != bytes.len() {
+        return Err(Errno::IO);
+    }
+    Ok(format!("leash-{:032x}", u128::from_ne_bytes(bytes)))
+}
+
+fn from_nix(errno: nix::errno::Errno) -> Errno {
+    Errno::from_raw_os_error(errno as i32)
+}
+
 /// `warden_accept(fd, os_pid) :: {:ok, fd} | :again | {:error, reason}`: the connection of that warden, which has to be of
 /// our own user; every other one is closed. On `:again` the caller gets `{:leash_fd, fd, :ready}`.
 ///
@@ -60,6 +73,10 @@ fn warden_accept<'a>(env: Env<'a>, fd: Term<'a>, os_pid: i32) -> NifResult<Term<
     })
 }
 
+/// What goes into a request itself: less than the warden has room for.
+const INLINE_BYTES: usize = 30 * 1024;
+const INLINE_STRINGS: u32 = 2_000;
+
 /// Where one of the worker's descriptors comes from.
 enum End {
     /// The shim sees to it.
@@ -70,10 +87,11 @@ enum End {
     Own,
 }
 
-/// `shim_start(control, args, variables, {stdin, stdout, stderr}) ::
-/// {:ok, channel, {fd | nil, fd | nil, fd | nil}} | :again | {:error, posix | :closed | :no_directory}`.
+/// `shim_start(control, args, {environment, count}, {stdin, stdout, stderr}) ::
+/// {:ok, channel, {fd | nil, fd | nil, fd | nil}} | :again | {:error, posix | :closed | :no_working_directory}`.
 ///
-/// Asks for a shim with these arguments and this environment (binaries) in the VM's directory. Each of the last three is
+/// Asks for a shim with these arguments (binaries) and this environment (so many strings, each with a NUL behind it) in the
+/// VM's directory. Each of the last three is
 /// `:none`, `:pipe` (its other end is returned) or `:inherit` (the VM's own). The channel and the pipes are the caller's. On
 /// `:again` the warden has taken no request for a while.
 ///
@@ -83,11 +101,11 @@ fn shim_start<'a>(
     env: Env<'a>,
     control: Fd,
     arguments: List<Binary<'a>>,
-    variables: List<Binary<'a>>,
+    environment: (Binary<'a>, u32),
     ends: (Term<'a>, Term<'a>, Term<'a>),
 ) -> NifResult<Term<'a>> {
     let ends = [end(ends.0)?, end(ends.1)?, end(ends.2)?];
-    let asked = control.with(|control| ask(control, arguments.as_slice(), variables.as_slice(), &ends));
+    let asked = control.with(|control| ask(control, arguments.as_slice(), environment, &ends));
     Ok(match asked {
         None => error(env, atoms::closed()),
         Some(Ok(Started { channel, ours })) => {
@@ -97,6 +115,7 @@ fn shim_start<'a>(
             (atoms::ok(), channel, (give(stdin), give(stdout), give(stderr))).encode(env)
         }
         Some(Err(Errno::AGAIN)) => atoms::again().encode(env),
+        Some(Err(Errno::NOENT)) => error(env, atoms::no_working_directory()),
         Some(Err(reason)) => errno(env, reason),
     })
 }
@@ -119,11 +138,18 @@ struct Started {
 fn ask<'a>(
     control: BorrowedFd<'_>,
     arguments: &[Binary<'a>],
-    variables: &[Binary<'a>],
+    (environment, variables): (Binary<'a>, u32),
     ends: &[End; 3],
 ) -> Result<Started, Errno> {
-    let texts = texts(arguments, variables)?;
+    let texts = texts(arguments, &environment)?;
+    let arguments = u32::try_from(arguments.len()).map_err(|_| Errno::TOOBIG)?;
+    let is_small = texts.len() <= INLINE_BYTES && arguments.saturating_add(variables) <= INLINE_STRINGS;
+    let file = if is_small { None } else { Some(file_of(&texts)?) };
     let directory = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    // A deleted one can be opened, and no path leads to it any more.
+    if rustix::fs::fstat(&directory)?.st_nlink == 0 {
+        return Err(Errno::NOENT);
+    }
     let (channel, theirs) = pair()?;
     let (mut mask, mut pipes, mut ours) = (0u8, [const { None }; 3], [const { None }; 3]);
     for (index, end) in ends.iter().enumerate() {
@@ -142,29 +168,38 @@ fn ask<'a>(
         mask |= 1 << index;
     }
     let mut request = *b"LWR1\x01\0\0\0\0\0\0\0\0\0\0\0";
-    let number = |count: usize| u32::try_from(count).map_err(|_| Errno::TOOBIG);
-    request[5] = mask;
-    request[8..12].copy_from_slice(&number(arguments.len())?.to_be_bytes());
-    request[12..].copy_from_slice(&number(variables.len())?.to_be_bytes());
-    let mut fds = vec![theirs.as_fd(), texts.as_fd(), directory.as_fd()];
-    fds.extend(pipes.iter().flatten().map(AsFd::as_fd));
-    send_with(control, &request, &fds)?;
-    Ok(Started { channel, ours })
+    (request[5], request[6]) = (mask, u8::from(file.is_some()));
+    request[8..12].copy_from_slice(&arguments.to_be_bytes());
+    request[12..].copy_from_slice(&variables.to_be_bytes());
+    let fds: Vec<_> = [&theirs, &directory].into_iter().chain(&file).chain(pipes.iter().flatten()).collect();
+    let fds: Vec<_> = fds.into_iter().map(AsFd::as_fd).collect();
+    let inline = if is_small { texts.as_slice() } else { &[] };
+    match send_with(control, &[&request, inline], &fds) {
+        // Too many descriptors are in messages that were not taken yet (unix(7)), or too little memory is free for one more:
+        // both pass.
+        Err(Errno::TOOMANYREFS | Errno::NOBUFS) => Err(Errno::AGAIN),
+        sent => sent.map(|()| Started { channel, ours }),
+    }
 }
 
-/// All of them in one file, each with a NUL behind it.
-fn texts<'a>(arguments: &[Binary<'a>], variables: &[Binary<'a>]) -> Result<OwnedFd, Errno> {
-    let all = || arguments.iter().chain(variables);
-    let mut text = Vec::with_capacity(all().map(|binary| binary.len() + 1).sum());
-    for binary in all() {
+/// All of them, each argument with a NUL behind it.
+fn texts<'a>(arguments: &[Binary<'a>], environment: &Binary<'a>) -> Result<Vec<u8>, Errno> {
+    let bytes: usize = arguments.iter().map(|argument| argument.len() + 1).sum();
+    let mut text = Vec::with_capacity(bytes + environment.len());
+    for binary in arguments {
         if binary.contains(&0) {
             return Err(Errno::INVAL);
         }
         text.extend_from_slice(binary);
         text.push(0);
     }
+    text.extend_from_slice(environment);
+    Ok(text)
+}
+
+fn file_of(text: &[u8]) -> Result<OwnedFd, Errno> {
     let file = rustix::fs::memfd_create("leash", MemfdFlags::CLOEXEC)?;
-    let mut rest = text.as_slice();
+    let mut rest = text;
     while !rest.is_empty() {
         let written = rustix::io::write(&file, rest)?;
         rest = rest.get(written..).unwrap_or_default();
@@ -180,9 +215,14 @@ fn texts<'a>(arguments: &[Binary<'a>], variables: &[Binary<'a>]) -> Result<Owned
 fn channel_read<'a>(env: Env<'a>, fd: Term<'a>) -> NifResult<Term<'a>> {
     let channel: Fd = fd.decode()?;
     let mut buffer = [0u8; 512];
-    Ok(match channel.with(|channel| receive_from(channel, &mut buffer)) {
+    let received = channel.with(|channel| match receive_from(channel, &mut buffer) {
+        // Said once where the other end went without having read all, before what it has said itself (af_unix.c).
+        Err(Errno::CONNRESET) => receive_from(channel, &mut buffer),
+        other => other,
+    });
+    Ok(match received {
         None => error(env, atoms::closed()),
-        Some(Ok(Sent { length: 0, .. })) | Some(Err(Errno::CONNRESET)) => atoms::eof().encode(env),
+        Some(Ok(Sent { length: 0, .. })) => atoms::eof().encode(env),
         Some(Ok(Sent { length, descriptor })) => {
             let data: Binary<'a> =
                 NewBinary::from_slice(env, buffer.get(..length).unwrap_or_default()).into();
@@ -207,7 +247,7 @@ fn channel_ask<'a>(env: Env<'a>, fd: Fd, what: rustler::Atom) -> NifResult<Term<
         it if it == atoms::kill() => b"K",
         _ => return Err(rustler::Error::BadArg),
     };
-    Ok(match fd.with(|channel| send_with(channel, message, &[])) {
+    Ok(match fd.with(|channel| send_with(channel, &[message], &[])) {
         None => error(env, atoms::closed()),
         Some(Ok(())) => atoms::ok().encode(env),
         Some(Err(reason)) => errno(env, reason),
@@ -222,7 +262,7 @@ fn channel_ask<'a>(env: Env<'a>, fd: Fd, what: rustler::Atom) -> NifResult<Term<
 fn warden_word(env: Env<'_>, control: Fd) -> Term<'_> {
     let asked = control.with(|control| {
         let (ours, theirs) = pair()?;
-        send_with(control, b"LWR1\x02\0\0\0\0\0\0\0\0\0\0\0", &[theirs.as_fd()])?;
+        send_with(control, &[b"LWR1\x02\0\0\0\0\0\0\0\0\0\0\0"], &[theirs.as_fd()])?;
         Ok(ours)
     });
     match asked {

@@ -7,6 +7,7 @@
 mod attach;
 mod census;
 mod channel;
+mod descriptor;
 mod detached;
 mod encode;
 mod executable;
@@ -20,8 +21,8 @@ mod process;
 mod reply;
 mod run;
 mod spec;
-mod stdio;
 mod sys;
+mod variable;
 mod view;
 
 rustler::init!("Elixir.Leash.Native", load = load);

@@ -34,15 +34,6 @@ fn shim_open<'a>(env: Env<'a>, os_pid: i32, run_id: Binary<'a>, worker: u16) -> 
     }
 }
 
-/// `number_taken?(os_pid) :: boolean`: whether anybody has a number, for where a shim cannot be held. Signal 0 reaches nobody,
-/// and asks neither `/proc` nor for pidfds.
-///
-/// Normal scheduler: one system call of constant time.
-#[rustler::nif(name = "number_taken?")]
-fn number_taken(os_pid: i32) -> bool {
-    not_init(os_pid).is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(Errno::SRCH))
-}
-
 /// The number of one process that is not pid 1. Looked at first: rustix asserts in a debug build that it is not negative.
 fn not_init(os_pid: i32) -> Option<Pid> {
     Some(os_pid).filter(|&number| number > 1).and_then(Pid::from_raw)

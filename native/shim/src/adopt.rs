@@ -25,6 +25,9 @@ const VISITS: u32 = 256;
 /// A shim's own failure, with which it may have left its tree.
 const OWN_FAILURE: u8 = 125;
 
+/// Passes after which those that are left are not waited for: some 2 seconds.
+const VAIN_PASSES: u32 = 65;
+
 /// How many may wait for word at a time.
 const WAITING: usize = 32;
 
@@ -59,13 +62,19 @@ impl Children {
         self.orphans.is_some() || self.shims.all().iter().any(ends)
     }
 
-    /// Gives word once no orphan is left. Where too many wait, it is closed without.
+    /// Gives word once no orphan is left. Where too many wait, or nothing has helped for long, it is closed without.
     pub(crate) fn give_word(&mut self, fd: OwnedFd) {
         if self.orphans.is_none() {
             say(&fd);
+        } else if self.is_vain() {
+            drop(fd);
         } else if let Some(place) = self.waiting.iter_mut().find(|place| place.is_none()) {
             *place = Some(fd);
         }
+    }
+
+    fn is_vain(&self) -> bool {
+        self.orphans.is_some_and(|(_, passes)| passes > VAIN_PASSES)
     }
 
     /// When to call [`Children::end_orphans`] next.
@@ -74,7 +83,7 @@ impl Children {
     }
 
     /// Reaps those that have ended.
-    pub(crate) fn reap(&mut self, proc: &Proc) {
+    pub(crate) fn reap(&mut self, proc: Option<&Proc>) {
         let mut leaves = false;
         for _ in 0..BOUND {
             let Waited::Ended(pid, ended) = sys::peek_any() else { break };
@@ -97,7 +106,7 @@ impl Children {
 
     /// What the shim of a tree that outlives its VM has left is let be, without its mark, too; unless another shim was
     /// killed with it. Then what is left of the two cannot be told apart, and the mark decides.
-    fn leave(&mut self, proc: &Proc) {
+    fn leave(&mut self, proc: Option<&Proc>) {
         let before = self.left.all().len();
         if self.orphans.is_none() {
             self.note_left(proc, |_| true);
@@ -111,9 +120,9 @@ impl Children {
     }
 
     /// Lets those be that are neither shims nor known, where they are such.
-    fn note_left(&mut self, proc: &Proc, is_left: impl Fn(Pid) -> bool) {
+    fn note_left(&mut self, proc: Option<&Proc>, is_left: impl Fn(Pid) -> bool) {
         let (shims, left) = (&self.shims, &mut self.left);
-        let _ = proc.each_own_child(&mut |pid| {
+        let _ = each_child(proc, &mut |pid| {
             if !shims.has(pid) && !left.has(pid) && is_left(pid) {
                 left.add(pid);
             }
@@ -121,14 +130,16 @@ impl Children {
     }
 
     /// One pass over the orphans and all that is below them, if it is due.
-    pub(crate) fn end_orphans(&mut self, proc: &Proc, now: u64) {
+    pub(crate) fn end_orphans(&mut self, proc: Option<&Proc>, now: u64) {
         let Some((at, passes)) = self.orphans else { return };
         if now < at {
             return;
         }
         let mut found = 0u32;
         // Those that lose their mark later stay known.
-        self.note_left(proc, outlives);
+        if proc.is_some() {
+            self.note_left(proc, outlives);
+        }
         let spared = |pid: Pid| self.shims.has(pid) || self.left.has(pid);
         let signals: &[(Order, u8)] = if passes >= STOP_FIRST_AFTER {
             &[(Order::ParentsFirst, signal::STOP), (Order::ChildrenFirst, signal::KILL)]
@@ -138,6 +149,16 @@ impl Children {
         let mut listed = true;
         for &(order, number) in signals {
             found = 0;
+            let Some(proc) = proc else {
+                // Theirs become ours as they die. One pass over all numbers is long enough.
+                sys::each_child_by_number(&mut |pid| {
+                    if !spared(pid) && !outlives(pid) {
+                        found = found.saturating_add(1);
+                        let _ = sys::kill(pid, number);
+                    }
+                });
+                continue;
+            };
             let walked = tree::walk(proc, &spared, order, VISITS, &mut |met| {
                 if !outlives(met.pid()) {
                     found = found.saturating_add(1);
@@ -153,6 +174,20 @@ impl Children {
             self.waiting.iter_mut().filter_map(Option::take).for_each(|fd| given(&fd));
             None
         };
+        if self.is_vain() {
+            self.waiting = [const { None }; WAITING];
+        }
+    }
+}
+
+/// Without `/proc` a pass over all numbers, which takes a second.
+fn each_child(proc: Option<&Proc>, visit: &mut dyn FnMut(Pid)) -> Result<(), Errno> {
+    match proc {
+        Some(proc) => proc.each_own_child(visit),
+        None => {
+            sys::each_child_by_number(visit);
+            Ok(())
+        }
     }
 }
 

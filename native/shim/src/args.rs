@@ -20,8 +20,6 @@ pub enum Stream<'a> {
     Inherit,
     /// `/dev/null`.
     Null,
-    /// A pipe whose other end goes to the VM.
-    Pipe,
     /// A pipe whose other end the shim holds, and never writes to (stdin only).
     Open,
     /// The same as stdout (stderr only).
@@ -143,7 +141,6 @@ pub struct Config<'a> {
     pub report: Option<i32>,
     /// Leash and report are one socket, on which the VM also asks.
     pub channel: bool,
-    pub stdio: Option<&'a [u8]>,
     pub stdin: Stream<'a>,
     pub stdout: Stream<'a>,
     pub stderr: Stream<'a>,
@@ -213,7 +210,7 @@ pub struct Wrong<'a> {
 }
 
 /// Every option with a value or without, in the order of PROTOCOL.md.
-pub const OPTIONS: [&str; 28] = [
+pub const OPTIONS: [&str; 27] = [
     "run-id",
     "worker",
     "name",
@@ -222,7 +219,6 @@ pub const OPTIONS: [&str; 28] = [
     "owner",
     "report",
     "control",
-    "stdio",
     "stdin",
     "stdout",
     "stderr",
@@ -285,7 +281,6 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
         owner: None,
         report: None,
         channel: false,
-        stdio: None,
         stdin: Stream::Inherit,
         stdout: Stream::Inherit,
         stderr: Stream::Inherit,
@@ -362,15 +357,6 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
     }
     config.command_index = index;
     config.command = command;
-
-    let pipes = [config.stdin, config.stdout, config.stderr].contains(&Stream::Pipe);
-    if pipes && config.stdio.is_none() {
-        return Err(Wrong {
-            option: b"--stdio",
-            expected: "a socket's name, to send the pipes to",
-            value: b"",
-        });
-    }
     Ok(Parsed::Run(config))
 }
 
@@ -401,10 +387,12 @@ fn first_beside(seen: u32, allowed: &[&str]) -> Option<&'static str> {
 }
 
 fn warden(config: Config<'_>, seen: u32, has_command: bool) -> Result<Parsed<'_>, Wrong<'_>> {
-    let ownerless = config.owner.is_none();
+    let ownerless = config.owner.is_none() && config.control.is_none();
     without_command(config, has_command, "no command beside --warden", || {
         let other = first_beside(seen, &BESIDE_WARDEN).map(|name| (name, "not to be given beside --warden"));
-        other.or_else(|| ownerless.then_some(("owner", "PID:TICKS beside --warden")))
+        other.or_else(|| {
+            ownerless.then_some(("owner", "PID:TICKS beside --warden, unless --control is given"))
+        })
     })
 }
 
@@ -451,10 +439,6 @@ fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<
         b"report" => config.report = Some(descriptor(text).ok_or(wrong("a descriptor"))?),
         b"owner" => config.owner = Some(owner(text).ok_or(wrong("PID:TICKS"))?),
         b"attach" => config.attach = Some(target(text).ok_or(wrong("PID or PID:TICKS, from 2 up"))?),
-        b"stdio" => {
-            let fits = !text.is_empty() && text.len() <= 100;
-            config.stdio = Some(fits.then_some(text).ok_or(wrong("1 to 100 characters"))?);
-        }
         b"stdin" => {
             config.stdin = stream(value, false)
                 .filter(|stream| !matches!(stream, Stream::File(_)))
@@ -518,7 +502,6 @@ fn stream(value: Option<&CStr>, is_stderr: bool) -> Option<Stream<'_>> {
     let value = value?;
     match value.to_bytes() {
         b"null" => Some(Stream::Null),
-        b"pipe" => Some(Stream::Pipe),
         b"inherit" => Some(Stream::Inherit),
         text if text.starts_with(b"fd:") => {
             descriptor(text.get(3..)?).filter(|&fd| fd > 2).map(Stream::Descriptor)
@@ -784,7 +767,7 @@ mod tests {
             (&["--run-id=s59m65f", "--owner=0:1", "--", "x"], "--owner"),
             (&["--run-id=s59m65f", "--owner=1", "--", "x"], "--owner"),
             (&["--run-id=s59m65f", "--stdin=file:/x", "--", "x"], "--stdin"),
-            (&["--run-id=s59m65f", "--stdout=pipe", "--", "x"], "--stdio"),
+            (&["--run-id=s59m65f", "--stdout=pipe", "--", "x"], "--stdout"),
             (&["--run-id=s59m65f", "--stdout=open", "--", "x"], "--stdout"),
             (&["--run-id=s59m65f", "--stderr=open", "--", "x"], "--stderr"),
             (&["--run-id=s59m65f", "--stdout=stdout", "--", "x"], "--stdout"),

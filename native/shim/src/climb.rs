@@ -145,7 +145,7 @@ impl<'a> Climb<'a> {
 
     /// Begins once more, with what the worker has left, and without reports.
     pub(crate) fn begin_anew(&mut self) {
-        self.report = Report::new(None);
+        self.report = self.report.silent();
         self.ladder = Ladder::new(self.config.stop, self.config.linger);
         self.ladder.started();
         self.steps = [None; MAX_STEPS + 1];

@@ -13,13 +13,13 @@ use rustix::net::{
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::report::Stage;
-use crate::sys::{self, ChildStack, Texts};
+use crate::sys::{self, Arena, ChildStack, Texts};
 
-/// Bytes of a request: `LWR1`, kind, mask of the worker's descriptors, two zeros, arguments and variables (both u32, big
-/// endian).
+/// Bytes of a request before its texts: `LWR1`, kind, mask of the worker's descriptors, where the texts are, a zero,
+/// arguments and variables (both u32, big endian).
 const REQUEST: usize = 16;
 
-/// The channel, the texts, the directory, and three of the worker's.
+/// The channel, the directory, the texts where they are a file, and three of the worker's.
 const DESCRIPTORS: usize = 6;
 
 /// Where a shim finds its channel. Behind it come the worker's descriptors; the warden keeps these numbers free.
@@ -30,6 +30,11 @@ const LAST: i32 = CHANNEL + 3;
 
 /// The connection to the VM, and what starting a shim takes.
 pub(crate) struct Control {
+    starter: Starter,
+    arena: Arena,
+}
+
+struct Starter {
     stack: ChildStack,
     null: OwnedFd,
 }
@@ -57,23 +62,24 @@ pub(crate) fn prepare() -> Result<Control, Errno> {
         let null = rustix::fs::open(c"/dev/null", flags, rustix::fs::Mode::empty())?;
         let number = rustix::fd::AsRawFd::as_raw_fd(&null);
         if number > LAST {
-            return Ok(Control { stack: ChildStack::new()?, null });
+            let starter = Starter { stack: ChildStack::new()?, null };
+            return Ok(Control { starter, arena: Arena::new()? });
         }
         core::mem::forget(null);
     }
 }
 
-/// Connects to the VM that listens under that abstract name.
+/// Connects to the VM that listens under that abstract name. Of one that does not know its own number the user id has to do.
 ///
 /// # Errors
 ///
 /// `EACCES` where whoever listens is not the owner; what socket(2) and connect(2) say.
-pub(crate) fn connect(name: &[u8], owner: Pid) -> Result<OwnedFd, Errno> {
+pub(crate) fn connect(name: &[u8], owner: Option<Pid>) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
     let peer = rustix::net::sockopt::socket_peercred(&socket)?;
-    if peer.uid != rustix::process::geteuid() || peer.pid != owner {
+    if peer.uid != rustix::process::geteuid() || owner.is_some_and(|owner| peer.pid != owner) {
         return Err(Errno::ACCESS);
     }
     Ok(socket)
@@ -85,12 +91,13 @@ impl Control {
     /// # Errors
     ///
     /// `EAGAIN` where there is none, `EPIPE` where none will come.
-    pub(crate) fn take(&self, socket: BorrowedFd<'_>) -> Result<Request, Errno> {
+    pub(crate) fn take(&mut self, socket: BorrowedFd<'_>) -> Result<Request, Errno> {
         let mut message = [0u8; REQUEST];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let got = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut message)], &mut ancillary, flags)?;
+        let mut places = [IoSliceMut::new(&mut message), IoSliceMut::new(self.arena.text())];
+        let got = rustix::net::recvmsg(socket, &mut places, &mut ancillary, flags)?;
         let mut fds: [Option<OwnedFd>; DESCRIPTORS] = [const { None }; DESCRIPTORS];
         let received = ancillary.drain().filter_map(|message| match message {
             RecvAncillaryMessage::ScmRights(fds) => Some(fds),
@@ -102,23 +109,27 @@ impl Control {
         if got.bytes == 0 {
             return Err(Errno::PIPE);
         }
-        let [channel, texts, directory, ends @ ..] = fds;
-        let Some(channel) = channel else { return Ok(Request::Other) };
-        let request = match message {
+        let (bytes, was_cut) = (got.bytes, got.flags);
+        let mut fds = fds.into_iter();
+        let Some(channel) = fds.next().flatten() else { return Ok(Request::Other) };
+        let outcome = match message {
             [b'L', b'W', b'R', b'1', 2, ..] => return Ok(Request::Word(channel)),
-            [b'L', b'W', b'R', b'1', 1, mask @ 0..=7, 0, 0, a, b, c, d, e, f, g, h]
-                if got.bytes == REQUEST && !got.flags.contains(ReturnFlags::CTRUNC) =>
-            {
-                (mask, u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]))
-            }
             // Where our table of descriptors is full, some of them are lost (unix(7)).
-            [b'L', b'W', b'R', b'1', 1, ..] => {
-                fail(channel.as_fd(), Errno::MFILE);
-                return Ok(Request::Failed);
+            [b'L', b'W', b'R', b'1', 1, ..] if was_cut.contains(ReturnFlags::CTRUNC) => Err(Errno::MFILE),
+            [b'L', b'W', b'R', b'1', 1, ..] if was_cut.contains(ReturnFlags::TRUNC) => Err(Errno::TOOBIG),
+            [b'L', b'W', b'R', b'1', 1, mask @ 0..=7, place @ 0..=1, 0, a, b, c, d, e, f, g, h] => {
+                let (arguments, variables) =
+                    (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
+                let directory = fds.next().flatten();
+                let texts = texts(&mut self.arena, bytes, place == 1, fds.by_ref(), arguments, variables);
+                texts.and_then(|texts| {
+                    let directory = directory.ok_or(Errno::BADF)?;
+                    self.starter.start(mask, channel.as_fd(), &texts, &directory, fds)
+                })
             }
             _ => return Ok(Request::Other),
         };
-        match self.start(request, channel.as_fd(), texts, directory, ends) {
+        match outcome {
             Ok((pid, pidfd)) => {
                 tell(channel.as_fd(), pid, pidfd.as_ref());
                 Ok(Request::Started(pid))
@@ -129,21 +140,41 @@ impl Control {
             }
         }
     }
+}
 
+fn texts(
+    arena: &mut Arena,
+    bytes: usize,
+    is_file: bool,
+    mut fds: impl Iterator<Item = Option<OwnedFd>>,
+    arguments: u32,
+    variables: u32,
+) -> Result<Texts<'_>, Errno> {
+    let (arguments, variables) = (count(arguments)?, count(variables)?);
+    if is_file {
+        let file = fds.next().flatten().ok_or(Errno::BADF)?;
+        return Texts::read(file.as_fd(), arguments, variables);
+    }
+    arena.texts(bytes.saturating_sub(REQUEST), arguments, variables)
+}
+
+impl Starter {
     fn start(
         &self,
-        (mask, arguments, variables): (u8, u32, u32),
+        mask: u8,
         channel: BorrowedFd<'_>,
-        texts: Option<OwnedFd>,
-        directory: Option<OwnedFd>,
-        ends: [Option<OwnedFd>; 3],
+        texts: &Texts<'_>,
+        directory: &OwnedFd,
+        fds: impl Iterator<Item = Option<OwnedFd>>,
     ) -> Result<(Pid, Option<OwnedFd>), Errno> {
-        let (Some(texts), Some(directory)) = (texts, directory) else { return Err(Errno::BADF) };
-        let texts = Texts::read(texts.as_fd(), count(arguments)?, count(variables)?)?;
+        let mut ends = [const { None }; 3];
+        for (end, fd) in ends.iter_mut().zip(fds) {
+            *end = fd;
+        }
         let mut failed = 0i32;
         let failure = &mut failed;
         let work = || {
-            let errno = self.become_shim(mask, channel, &directory, &ends, &texts);
+            let errno = self.become_shim(mask, channel, directory, &ends, texts);
             *failure = errno.raw_os_error();
             126
         };
@@ -163,7 +194,7 @@ impl Control {
         channel: BorrowedFd<'_>,
         directory: &OwnedFd,
         ends: &[Option<OwnedFd>; 3],
-        texts: &Texts,
+        texts: &Texts<'_>,
     ) -> Errno {
         let prepared = (|| {
             sys::copy_to(self.null.as_fd(), 0)?;

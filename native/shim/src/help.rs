@@ -24,12 +24,11 @@ Every option is one argument. The first is always --run-id.
   --owner=PID:TICKS   end the tree when that process ends; TICKS is field 22
                       of /proc/PID/stat
   --report=FD         write report frames to FD
-  --stdio=NAME        abstract Unix datagram socket that gets the pipe ends
-  --stdin=WHERE       null, pipe, inherit (default), fd:N from 3 up, or open:
-                      a pipe that ends with the leash, or with us, and brings
+  --stdin=WHERE       null, inherit (default), fd:N from 3 up, or open: a
+                      pipe that ends with the leash, or with us, and brings
                       nothing
-  --stdout=WHERE      null, pipe, inherit (default), fd:N from 3 up or
-                      file:PATH, appended to
+  --stdout=WHERE      null, inherit (default), fd:N from 3 up or file:PATH,
+                      appended to
   --stderr=WHERE      as --stdout, or stdout: the same place as stdout
   --stop=STEPS        the ladder: SIGNAL:MS[@TO], CMD:MS or STDIN:MS,
                       separated by commas, at most 8; MS may be inf; TO is

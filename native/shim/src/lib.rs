@@ -8,7 +8,6 @@
 //! | read the command line | [`args`], [`blocks`], [`help`] |
 //! | everything in its order | `run` |
 //! | prepare itself: mark, signals, subreaper, session, descriptors, owner | `prepare`, `foreign` |
-//! | pipes for the VM | `stdio` |
 //! | fork; the child becomes the worker | `spawn` |
 //! | wait | `supervise`, `watched` |
 //! | end the tree by the ladder | `ladder`, `command`, `tree` |
@@ -49,7 +48,6 @@ mod report;
 mod run;
 mod say;
 mod spawn;
-mod stdio;
 mod supervise;
 pub mod sys;
 mod target;

@@ -30,10 +30,13 @@ impl MarkOutcome {
     }
 }
 
+/// As the `ready` report says that the mark is turned off.
+pub(crate) const MARK_OFF: u8 = 1;
+
 /// Marks this process; its children inherit. A mark that cannot be set costs a carrier, not the start.
 pub(crate) fn mark(config: &Config<'_>) -> MarkOutcome {
     if !config.mark {
-        return MarkOutcome { code: 1, errno: 0, hard: None };
+        return MarkOutcome { code: MARK_OFF, errno: 0, hard: None };
     }
     let failed = |error: Errno| {
         let errno = u16::try_from(error.raw_os_error()).unwrap_or(0);

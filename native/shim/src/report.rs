@@ -1,5 +1,6 @@
 //! Report frames, as native/PROTOCOL.md, section 2 lays them out.
 
+use core::cell::Cell;
 use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 
@@ -9,7 +10,6 @@ use crate::offer::offer;
 /// Where a start failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
-    Socket = 1,
     Pipe = 2,
     Fork = 3,
     Setsid = 4,
@@ -77,11 +77,15 @@ pub(crate) struct End {
 #[derive(Clone, Copy)]
 pub(crate) struct Report<'a> {
     fd: Option<BorrowedFd<'a>>,
+    ready: &'a Ready,
 }
+
+/// What is said together with the next report: each write wakes the VM.
+pub(crate) type Ready = Cell<Option<[u8; 10]>>;
 
 /// Frames that are written by one `write`.
 struct Frame {
-    bytes: [u8; 96],
+    bytes: [u8; 112],
     len: usize,
     /// Where the last of them begins.
     begin: usize,
@@ -89,7 +93,7 @@ struct Frame {
 
 impl Frame {
     fn new(kind: u8) -> Self {
-        let mut frame = Self { bytes: [0; 96], len: 2, begin: 0 };
+        let mut frame = Self { bytes: [0; 112], len: 2, begin: 0 };
         frame.put(&[kind]);
         frame
     }
@@ -121,8 +125,13 @@ fn ms(value: u64) -> [u8; 4] {
 }
 
 impl<'a> Report<'a> {
-    pub(crate) fn new(fd: Option<BorrowedFd<'a>>) -> Self {
-        Self { fd }
+    pub(crate) fn new(fd: Option<BorrowedFd<'a>>, ready: &'a Ready) -> Self {
+        Self { fd, ready }
+    }
+
+    /// One to nobody.
+    pub(crate) fn silent(self) -> Self {
+        Self { fd: None, ..self }
     }
 
     /// Whole or lost: a write of at most PIPE_BUF to a pipe is atomic (pipe(7)). A VM that does not read its reports
@@ -130,18 +139,25 @@ impl<'a> Report<'a> {
     fn send(self, frame: &mut Frame) {
         let Some(fd) = self.fd else { return };
         frame.end();
-        offer(fd, &[frame.bytes.get(..frame.len).unwrap_or_default()]);
+        let frame = frame.bytes.get(..frame.len).unwrap_or_default();
+        match self.ready.take() {
+            Some(ready) => offer(fd, &[&[0, 10], &ready, frame]),
+            None => offer(fd, &[frame]),
+        }
     }
 
+    /// Said before whatever comes next.
     pub(crate) fn ready(self, pid: i32, mark: u8, mark_errno: u16, flags: u8) {
-        self.send(
-            Frame::new(1)
-                .put(&[1])
-                .put(&pid.to_be_bytes())
-                .put(&[mark])
-                .put(&mark_errno.to_be_bytes())
-                .put(&[flags]),
-        );
+        let [a, b, c, d] = pid.to_be_bytes();
+        let [high, low] = mark_errno.to_be_bytes();
+        self.ready.set(Some([1, 1, a, b, c, d, mark, high, low, flags]));
+    }
+
+    /// Said now.
+    pub(crate) fn ready_now(self) {
+        if let (Some(fd), Some(ready)) = (self.fd, self.ready.take()) {
+            offer(fd, &[&[0, 10], &ready]);
+        }
     }
 
     pub(crate) fn started(self, pid: i32) {
@@ -211,6 +227,6 @@ mod tests {
     #[test]
     fn the_largest_reports_fit_one_write() {
         let (exited, gone) = (2 + 1 + 2, 2 + 1 + 4 + 4 + 4 + 1 + 9 * 6);
-        assert!(exited + gone <= 96);
+        assert!(exited + gone <= 112);
     }
 }

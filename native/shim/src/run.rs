@@ -5,17 +5,17 @@ use rustix::fd::{AsFd, AsRawFd};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
-use crate::args::{self, Config, Parsed};
+use crate::args::{self, Config, Parsed, Stream};
 use crate::foreign::Foreign;
 use crate::prepare::{self, Owner};
 use crate::proc_file::Proc;
 use crate::reap::Reaper;
-use crate::report::{Failed, Report, Stage};
+use crate::report::{Failed, Ready, Report, Stage};
 use crate::spawn::{self, Launch};
 use crate::supervise::Supervisor;
 use crate::sys::{self, Vectors, signal};
 use crate::watched::Watched;
-use crate::{attach, help, say, stdio, warden};
+use crate::{attach, help, say, warden};
 
 /// The shim's own failure.
 const OWN_FAILURE: u8 = 125;
@@ -51,7 +51,8 @@ fn start(vectors: Vectors, config: &Config<'static>) -> u8 {
     // nohup(1) has turned off stays so.
     sys::set_signal_mask(if config.leash.is_some() { u64::MAX } else { !sys::turned_off() });
 
-    let report = Report::new(config.report.map(sys::borrow));
+    let ready = Ready::default();
+    let report = Report::new(config.report.map(sys::borrow), &ready);
     // The end of the process closes what is open, all at once.
     let ended = match config.attach {
         None if config.warden => warden::begin(config, report).map(|run| ManuallyDrop::new(run).run()),
@@ -108,19 +109,20 @@ fn launch<'a>(
         u8::from(subreaper) | u8::from(watched.owner.is_some()) << 1 | u8::from(watched.leash.is_some()) << 2;
     report.ready(shim.as_raw_pid(), mark.code, mark.errno, flags);
 
-    let stdio::Pipes { worker: ends, stdin } = stdio::pipes(config, &watched)?;
-    let (failed, failure) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
-        .map_err(|errno| (Stage::Pipe, errno))?;
+    let pipe = |flags| rustix::pipe::pipe_with(flags).map_err(|errno| (Stage::Pipe, errno));
+    let open = (config.stdin == Stream::Open).then(|| pipe(PipeFlags::CLOEXEC)).transpose()?;
+    let (theirs, stdin) = open.unzip();
+    let (failed, failure) = pipe(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let launch = Launch {
         config: *config,
         vectors,
         shim,
-        ends: ends.each_ref().map(|end| end.as_ref().map(AsRawFd::as_raw_fd)),
+        stdin: theirs.as_ref().map(AsRawFd::as_raw_fd),
         failure: failure.as_raw_fd(),
     };
     let child = spawn::start(launch).map_err(|errno| (Stage::Fork, errno))?;
     // The worker's ends must be the worker's alone, or its peer would never see the end of them.
-    drop(ends);
+    drop(theirs);
     drop(failure);
     for fd in config.workers_descriptors().filter_map(|fd| u32::try_from(fd).ok()) {
         sys::close_range(fd, fd);

@@ -63,7 +63,6 @@ pub(crate) fn start_failed(command: &[u8], stage: u8, errno: u16) {
         return;
     }
     let at: &[u8] = match stage {
-        1 => b" (stdio socket)",
         2 => b" (pipe)",
         3 => b" (fork)",
         4 => b" (session)",

@@ -23,8 +23,8 @@ pub(crate) struct Launch {
     pub(crate) config: Config<'static>,
     pub(crate) vectors: Vectors,
     pub(crate) shim: Pid,
-    /// The worker's ends of its pipes.
-    pub(crate) ends: [Option<i32>; 3],
+    /// The worker's end of an open stdin.
+    pub(crate) stdin: Option<i32>,
     /// Where to say what failed, as stage and errno; exec closes it.
     pub(crate) failure: i32,
 }
@@ -63,7 +63,7 @@ fn prepare(launch: &Launch) -> Outcome {
     if rustix::process::getppid() != Some(launch.shim) {
         return Err((Stage::Pdeathsig, Errno::SRCH));
     }
-    streams(config, launch.ends)?;
+    streams(config, launch.stdin)?;
     if let Some(directory) = config.cd {
         rustix::process::chdir(directory).map_err(|e| (Stage::Chdir, e))?;
     }
@@ -92,18 +92,17 @@ fn session(config: &Config<'_>) -> Result<(), Errno> {
 }
 
 /// Whatever is opened for it is closed by exec.
-fn streams(config: &Config<'_>, ends: [Option<i32>; 3]) -> Outcome {
-    let [stdin, stdout, stderr] = ends;
+fn streams(config: &Config<'_>, open_stdin: Option<i32>) -> Outcome {
     let mut null = None;
-    stream(0, config.stdin, stdin, &mut null).map_err(|e| (Stage::Stdin, e))?;
-    stream(1, config.stdout, stdout, &mut null).map_err(|e| (Stage::Stdout, e))?;
-    stream(2, config.stderr, stderr, &mut null).map_err(|e| (Stage::Stderr, e))
+    stream(0, config.stdin, open_stdin, &mut null).map_err(|e| (Stage::Stdin, e))?;
+    stream(1, config.stdout, None, &mut null).map_err(|e| (Stage::Stdout, e))?;
+    stream(2, config.stderr, None, &mut null).map_err(|e| (Stage::Stderr, e))
 }
 
 fn stream(
     number: u8,
     target: Stream<'_>,
-    end: Option<i32>,
+    open_stdin: Option<i32>,
     null: &mut Option<BorrowedFd<'static>>,
 ) -> Result<(), Errno> {
     let fd = match target {
@@ -111,7 +110,7 @@ fn stream(
         Stream::Inherit => return rustix::io::fcntl_setfd(sys::borrow(i32::from(number)), FdFlags::empty()),
         // Above 2, so that the copy is another descriptor, without close-on-exec.
         Stream::Descriptor(fd) => sys::borrow(fd),
-        Stream::Pipe | Stream::Open => end.map(sys::borrow).ok_or(Errno::BADF)?,
+        Stream::Open => open_stdin.map(sys::borrow).ok_or(Errno::BADF)?,
         Stream::Stdout => sys::borrow(1),
         Stream::Null => match *null {
             Some(fd) => fd,

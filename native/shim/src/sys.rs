@@ -776,16 +776,117 @@ impl Numbers {
     }
 }
 
-/// Arguments and environment that came as one text: strings that end in NUL, behind one another, and the vectors that
-/// execve(2) wants. It is given back when this is dropped.
+/// Arguments and variables of a program, as execve(2) takes them.
 #[derive(Debug)]
-pub struct Texts {
-    place: *mut core::ffi::c_void,
-    len: usize,
+pub struct Texts<'a> {
+    vector: *const *const c_char,
     arguments: usize,
+    /// What has to be unmapped behind it.
+    mapping: Option<Mapping>,
+    arena: core::marker::PhantomData<&'a Arena>,
 }
 
-impl Texts {
+/// Memory of its own.
+#[derive(Debug)]
+struct Mapping {
+    place: *mut core::ffi::c_void,
+    len: usize,
+}
+
+impl Mapping {
+    fn new(len: usize, flags: MapFlags) -> Result<Self, Errno> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: the kernel chooses an address that nothing else has.
+        let place = unsafe { mmap_anonymous(core::ptr::null_mut(), len, access, MapFlags::PRIVATE | flags) }?;
+        Ok(Self { place, len })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the whole mapping and nothing else.
+        let _ = unsafe { munmap(self.place, self.len) };
+    }
+}
+
+/// Room for the texts of one program at a time, which costs what is used of it.
+#[derive(Debug)]
+pub struct Arena(Mapping);
+
+impl Arena {
+    /// Strings at most.
+    const STRINGS: usize = 2_046;
+
+    /// Bytes of pointers, with the nulls behind the two vectors.
+    const VECTOR: usize = (Self::STRINGS + 2) * size_of::<usize>();
+
+    /// Bytes of text at most.
+    const TEXT: usize = 32 * 1024;
+
+    /// Maps the memory.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new() -> Result<Self, Errno> {
+        Mapping::new(Self::VECTOR + Self::TEXT, MapFlags::NORESERVE).map(Self)
+    }
+
+    /// Where the text goes.
+    pub fn text(&mut self) -> &mut [u8] {
+        // SAFETY: inside the mapping, zero or written, and ours alone.
+        unsafe { core::slice::from_raw_parts_mut(self.0.place.cast::<u8>().add(Self::VECTOR), Self::TEXT) }
+    }
+
+    /// So many bytes of it as strings.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` where there are fewer strings than that or more, or no argument; `E2BIG` where there is no room for them.
+    pub fn texts(&mut self, bytes: usize, arguments: usize, variables: usize) -> Result<Texts<'_>, Errno> {
+        if arguments.saturating_add(variables) > Self::STRINGS {
+            return Err(Errno::TOOBIG);
+        }
+        let vector = self.0.place.cast::<*const c_char>();
+        let text = self.text().get(..bytes).ok_or(Errno::TOOBIG)?;
+        // SAFETY: the vector has room for them and the two nulls.
+        unsafe { index(vector, text, arguments, variables) }?;
+        Ok(Texts { vector, arguments, mapping: None, arena: core::marker::PhantomData })
+    }
+}
+
+/// Writes a pointer to each string, and a null behind the arguments and behind the variables.
+///
+/// # Safety
+///
+/// `vector` is a place for all of them.
+unsafe fn index(
+    vector: *mut *const c_char,
+    text: &[u8],
+    arguments: usize,
+    variables: usize,
+) -> Result<(), Errno> {
+    let (mut count, mut rest) = (0usize, text);
+    while let Some(end) = rest.iter().position(|&byte| byte == 0) {
+        if count == arguments + variables {
+            return Err(Errno::INVAL);
+        }
+        let index = if count < arguments { count } else { count + 1 };
+        // SAFETY: one of those places.
+        unsafe { vector.add(index).write(rest.as_ptr().cast()) };
+        count += 1;
+        rest = rest.get(end + 1..).unwrap_or_default();
+    }
+    // SAFETY: as above.
+    unsafe {
+        vector.add(arguments).write(core::ptr::null());
+        vector.add(arguments + variables + 1).write(core::ptr::null());
+    }
+    let all = count == arguments + variables && rest.is_empty() && arguments > 0;
+    if all { Ok(()) } else { Err(Errno::INVAL) }
+}
+
+impl Texts<'_> {
     /// Reads them from the beginning of a file.
     ///
     /// # Errors
@@ -801,12 +902,9 @@ impl Texts {
         if len > MOST {
             return Err(Errno::TOOBIG);
         }
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: the kernel chooses an address that nothing else has.
-        let place = unsafe { mmap_anonymous(core::ptr::null_mut(), len, access, MapFlags::PRIVATE) }?;
-        let texts = Self { place, len, arguments };
+        let mapping = Mapping::new(len, MapFlags::empty())?;
         // SAFETY: inside the mapping, zero or written by the kernel, and ours alone.
-        let text = unsafe { core::slice::from_raw_parts_mut(place.cast::<u8>().add(strings), bytes) };
+        let text = unsafe { core::slice::from_raw_parts_mut(mapping.place.cast::<u8>().add(strings), bytes) };
         let mut have = 0usize;
         while have < bytes {
             match rustix::io::pread(file, text.get_mut(have..).unwrap_or_default(), have as u64) {
@@ -816,39 +914,23 @@ impl Texts {
                 Err(error) => return Err(error),
             }
         }
-        let vector = place.cast::<*const u8>();
-        let (mut count, mut rest) = (0usize, &*text);
-        while let Some(end) = rest.iter().position(|&byte| byte == 0) {
-            if count == arguments + variables {
-                return Err(Errno::INVAL);
-            }
-            // The null between the two vectors is there already, and so is the last one.
-            let index = if count < arguments { count } else { count + 1 };
-            // SAFETY: below `pointers`, inside the mapping.
-            unsafe { vector.add(index).write(rest.as_ptr()) };
-            count += 1;
-            rest = rest.get(end + 1..).unwrap_or_default();
-        }
-        let all = count == arguments + variables && rest.is_empty() && arguments > 0;
-        if all { Ok(texts) } else { Err(Errno::INVAL) }
+        let vector = mapping.place.cast::<*const c_char>();
+        // SAFETY: `pointers` of them lie before the text.
+        unsafe { index(vector, text, arguments, variables) }?;
+        Ok(Self { vector, arguments, mapping: Some(mapping), arena: core::marker::PhantomData })
     }
 
     /// Replaces this process by the program that the first argument names; returns only on failure.
     #[must_use]
     pub fn exec(&self) -> Errno {
-        let argv = self.place.cast::<*const c_char>();
-        // SAFETY: both vectors end in a null and their strings in a NUL, by `read`, and live across the call.
-        match unsafe { syscall!(Sysno::execve, *argv, argv, argv.add(self.arguments + 1)) } {
+        let _ = &self.mapping;
+        // SAFETY: both vectors end in a null and their strings in a NUL, by `index`, and live across the call.
+        match unsafe {
+            syscall!(Sysno::execve, *self.vector, self.vector, self.vector.add(self.arguments + 1))
+        } {
             Ok(_) => Errno::NOEXEC,
             Err(error) => errno(error),
         }
-    }
-}
-
-impl Drop for Texts {
-    fn drop(&mut self) {
-        // SAFETY: the whole mapping and nothing else.
-        let _ = unsafe { munmap(self.place, self.len) };
     }
 }
 

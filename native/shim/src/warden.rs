@@ -33,8 +33,9 @@ const HEADSTART_MS: u64 = 20;
 /// one may have been stopped once more.
 const SHIMS_MS: (u64, u64) = (5, 1_000);
 
-/// Between two looks at a run whose VM let go of us and lives: doubled from the first to the last.
-const UNLEASHED_MS: (u64, u64) = (10, 60_000);
+/// Between two looks at a run whose VM let go of us and lives, doubled from the first to the last; and after how long we
+/// leave what is there to the next warden.
+const UNLEASHED_MS: (u64, u64, u64) = (10, 1_000, 10_000);
 
 /// Rounds in a row in which nobody was left but those whom we may not signal, or cannot look at: some 10 seconds.
 const VAIN_ROUNDS: u32 = 100;
@@ -48,57 +49,85 @@ const COMMAND_LINE: usize = 4096 + 64;
 /// The keeper of one run.
 pub(crate) struct Warden {
     run: RunId,
-    /// When we started, and our number: of two wardens the younger one stays.
-    age: (u64, i32),
     watched: Watched,
-    proc: Proc,
-    table: OwnedFd,
+    proc: Option<Proc>,
+    /// The listing of `/proc`, where processes can be found by their marks.
+    table: Option<OwnedFd>,
     control: Option<Control>,
     children: Children,
+}
+
+/// The marks of the run as a warden that can look for them sees them.
+#[derive(Clone, Copy)]
+struct Marks<'a> {
+    run: RunId,
+    proc: &'a Proc,
+    table: &'a OwnedFd,
 }
 
 /// Becomes the warden of a run.
 ///
 /// # Errors
 ///
-/// Where it could not do what it is for: no `/proc` of this pid namespace, no mark, no pidfd of the owner.
+/// Where it could not do what it is for. What starts shims needs its socket alone: without `/proc` of this pid namespace,
+/// mark or pidfd of the owner it knows its trees by descent, and the hang-up stands for the owner's end. Any other warden
+/// needs all three.
 #[inline(never)]
 pub(crate) fn begin(config: &Config<'_>, report: Report<'_>) -> Result<Warden, Failed> {
     let at = |errno| (Stage::Warden, errno);
     let own = rustix::process::getpid();
     let control = config.control.map(|_| control::prepare()).transpose().map_err(at)?;
-    let mark = prepare::mark(config);
+    // Without a mark: what we start is to have what a port's program has.
     let _ = rustix::process::setsid();
     let subreaper = sys::become_subreaper().is_ok();
-    mark.required().map_err(at)?;
     // Every signal is blocked; that a child has ended is all that is read.
     let signals = sys::signal_fd(sys::bit(signal::CHLD)).map_err(at)?;
-    let proc = Proc::open(own).ok_or(at(Errno::NOENT))?;
-    let table = proc.table().map_err(at)?;
-    let age = (proc.stat(own).map_err(at)?.start_ticks, own.as_raw_pid());
+    let proc = Proc::open(own);
     let mut watched = Watched::new(signals, config, None);
-    match prepare::owner(config.owner, Some(&proc)) {
+    let owner = config.owner.and_then(|(owner, _)| Pid::from_raw(owner));
+    let socket = config.control.map(|name| control::connect(name, owner));
+    let let_go = match &socket {
+        Some(connected) => matches!(connected, Err(Errno::CONNREFUSED)),
+        None => watched.leash_let_go(),
+    };
+    match prepare::owner(config.owner, proc.as_ref()) {
         Owner::Watched(fd) => watched.owner = Some(fd),
-        Owner::Unwatched => return Err(at(Errno::NOSYS)),
-        // It ended while we started, and an older warden may have left for us: the mark is there. A leash that holds
-        // says that the owner is not the one that is meant.
-        Owner::Gone if watched.leash_let_go() => {}
+        Owner::Unwatched => {}
+        // It ended while we started, and an older warden may have left before. A leash that holds says that the owner is
+        // not the one that is meant.
+        Owner::Gone if let_go => {}
         Owner::Gone => return Err((Stage::OwnerGone, Errno::SRCH)),
     }
-    if let (Some(name), Some((owner, _))) = (config.control, config.owner) {
-        let owner = Pid::from_raw(owner).ok_or(at(Errno::SRCH))?;
-        watched.leash = Some(sys::keep(control::connect(name, owner).map_err(at)?));
-        watched.asks = true;
+    let is_gone = let_go && watched.owner.is_none() && config.owner.is_some();
+    let table = table(proc.as_ref(), is_gone || watched.owner.is_some());
+    match (socket, &table) {
+        (Some(Err(_)), Ok(_)) if is_gone => {}
+        (Some(socket), _) => {
+            watched.leash = Some(sys::keep(socket.map_err(at)?));
+            watched.asks = true;
+        }
+        (None, &Err(errno)) => return Err(at(errno)),
+        (None, Ok(_)) => {}
     }
-    let flags =
-        u8::from(subreaper) | u8::from(watched.owner.is_some()) << 1 | u8::from(watched.leash.is_some()) << 2;
-    report.ready(own.as_raw_pid(), 0, 0, flags);
+    let watches = [subreaper, watched.owner.is_some(), watched.leash.is_some(), table.is_ok()];
+    let flags = (0..).zip(watches).fold(0, |flags, (bit, is_so)| flags | u8::from(is_so) << bit);
+    report.ready(own.as_raw_pid(), prepare::MARK_OFF, 0, flags);
+    report.ready_now();
     if control.is_none() {
         run::let_go_of_streams(config);
     }
     let _ = rustix::process::chdir(c"/");
     let children = Children::new().map_err(at)?;
-    Ok(Warden { run: config.run, age, watched, proc, table, control, children })
+    Ok(Warden { run: config.run, watched, proc, table: table.ok(), control, children })
+}
+
+fn table(proc: Option<&Proc>, knows_owner: bool) -> Result<OwnedFd, Errno> {
+    sys::locks_limits(rustix::process::getpid())?;
+    // Of an owner that cannot be watched it would never be known that none of its starts is under way.
+    if !knows_owner {
+        return Err(Errno::NOSYS);
+    }
+    proc.ok_or(Errno::NOENT)?.table()
 }
 
 impl Warden {
@@ -107,7 +136,9 @@ impl Warden {
     /// Never a part of its caller: what it has on its stack would be a page or two of every shim's.
     #[inline(never)]
     pub(crate) fn run(&mut self) -> u8 {
-        if self.watched.owner.is_none() || self.outlives_owner() {
+        if self.marks().is_none() {
+            self.serve_alone();
+        } else if self.watched.owner.is_none() || self.outlives_owner() {
             // Nobody is to wait for the end of what the VM had as stderr because of us.
             run::silence();
             sys::pause_ms(HEADSTART_MS);
@@ -116,15 +147,37 @@ impl Warden {
         0
     }
 
-    /// Waits for the owner's end; `false` where it let go of us before, and nobody is left or another took our place.
+    fn marks(&self) -> Option<Marks<'_>> {
+        Some(Marks { run: self.run, proc: self.proc.as_ref()?, table: self.table.as_ref()? })
+    }
+
+    /// Starts shims and ends what killed ones leave, until the VM has let go of us and no child is left.
+    fn serve_alone(&mut self) {
+        loop {
+            let woken = self.wait_until(None);
+            if woken.asked {
+                self.serve();
+            }
+            if woken.leash || woken.owner {
+                self.watched.leash = None;
+                self.watched.owner = None;
+                run::silence();
+            }
+            if self.watched.leash.is_none() && !self.children.any() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for the owner's end; `false` where it let go of us long before, and nothing of ours is left.
     ///
-    /// A VM that is ending closes its files first. So a leash that hangs up says nothing about the VM, and we stay
-    /// while there is anybody to stay for.
+    /// A VM that is ending closes its files first. So a leash that hangs up says nothing about the VM, and we stay until
+    /// it would have ended. A VM that lives has another warden by then; our shims are ours to the last.
     fn outlives_owner(&mut self) -> bool {
         let (mut calm, mut pause) = (Calm::default(), UNLEASHED_MS.0);
-        let mut look = None;
+        let (mut look, mut until) = (None, u64::MAX);
         loop {
-            let woken = self.wait_until(look);
+            let woken = self.wait_until(look.filter(|_| !self.children.any()));
             if woken.owner {
                 self.watched.owner = None;
                 return true;
@@ -132,24 +185,26 @@ impl Warden {
             if woken.asked {
                 self.serve();
             }
+            let now = sys::now_ms();
             if woken.leash {
                 // What has ended stays readable and would wake us for ever.
                 self.watched.leash = None;
-                look = Some(0);
+                (look, until) = (Some(now), now.saturating_add(UNLEASHED_MS.2));
                 run::silence();
             }
-            let now = sys::now_ms();
-            if look.is_none_or(|at| now < at) {
+            // A child that ends wakes us.
+            if self.children.any() || look.is_none_or(|at| now < at) {
                 continue;
             }
-            let found = self.look(From::Listing, &[]);
+            let Some(marks) = self.marks() else { return false };
+            let found = marks.look(From::Listing, &[]);
             let is_calm = calm.proven(found.pass);
-            if !self.children.any() && (found.younger || (is_calm && self.is_nobody_hidden())) {
+            if now >= until || (is_calm && marks.is_nobody_hidden()) {
                 return false;
             }
             let nobody = found.pass.living == 0 && !is_calm;
             pause = if nobody { UNLEASHED_MS.0 } else { pause.saturating_mul(2).min(UNLEASHED_MS.1) };
-            look = Some(sys::now_ms().saturating_add(pause));
+            look = Some(now.saturating_add(pause));
         }
     }
 
@@ -161,23 +216,23 @@ impl Warden {
             // Many ends may be one signal.
             let _ = self.watched.take_signals().count();
         }
-        self.children.reap(&self.proc);
-        self.children.end_orphans(&self.proc, sys::now_ms());
+        self.children.reap(self.proc.as_ref());
+        self.children.end_orphans(self.proc.as_ref(), sys::now_ms());
         woken
     }
 
     /// Does what the VM asks for, so much at a time that what else there is gets its turn.
     fn serve(&mut self) {
-        let (Some(control), Some(socket)) = (&self.control, self.watched.leash) else { return };
+        let (Some(control), Some(socket)) = (&mut self.control, self.watched.leash) else { return };
         for _ in 0..REQUESTS {
             match control.take(socket) {
                 Ok(Request::Started(pid)) => self.children.started(pid),
                 Ok(Request::Word(fd)) => {
                     // That a shim was killed may be news.
-                    self.children.reap(&self.proc);
+                    self.children.reap(self.proc.as_ref());
                     self.children.give_word(fd);
                 }
-                Ok(Request::Failed | Request::Other) | Err(Errno::INTR) => {}
+                Ok(Request::Failed | Request::Other) | Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(_) => return,
             }
         }
@@ -189,14 +244,15 @@ impl Warden {
         let mut from = From::Listing;
         loop {
             let _ = self.wait_until(Some(0));
-            let found = self.look(from, &[signal::CONT]);
+            let Some(marks) = self.marks() else { return };
+            let found = marks.look(from, &[signal::CONT]);
             let mut struck = Struck::default();
             // Who could not be looked at may be a shim.
             if found.others > 0 && (!found.pass.hole || vain > VAIN_ROUNDS / 2) {
                 if strikes >= STOP_FIRST_AFTER {
-                    self.strike(from, &found.shims, signal::STOP);
+                    marks.strike(from, &found.shims, signal::STOP);
                 }
-                struck = self.strike(from, &found.shims, signal::KILL);
+                struck = marks.strike(from, &found.shims, signal::KILL);
             }
             // What has no mark is known by its descent alone.
             let shims = found.shims.len.saturating_add(u32::from(self.children.any()));
@@ -205,7 +261,7 @@ impl Warden {
             // By number a pass takes a second or two, and what is hidden cannot see us coming either: one is enough.
             let is_last = from == From::Numbers && pass == Pass { zombies: pass.zombies, ..Pass::default() };
             if is_last || calm.proven(pass) {
-                if from == From::Numbers || !self.proc.hides() {
+                if from == From::Numbers || !marks.proc.hides() {
                     return;
                 }
                 (from, calm) = (From::Numbers, Calm::default());
@@ -235,22 +291,24 @@ impl Warden {
         self.watched.wait(Some(ms));
         self.watched.witness = None;
     }
+}
 
-    fn bearers(&self) -> Bearers<'_, impl Fn(Mark) -> bool + use<>> {
+impl<'a> Marks<'a> {
+    fn bearers(self) -> Bearers<'a, impl Fn(Mark) -> bool + use<>> {
         let run = self.run;
         Bearers {
-            proc: &self.proc,
-            table: &self.table,
+            proc: self.proc,
+            table: self.table,
             wanted: move |mark| mark.run() == run && !mark.outlives(),
         }
     }
 
     /// What is let go leaves only with proof, and the listing is none where `/proc` hides.
-    fn is_nobody_hidden(&self) -> bool {
+    fn is_nobody_hidden(self) -> bool {
         !self.proc.hides() || self.look(From::Numbers, &[]).pass.living == 0
     }
 
-    fn pass(&self, from: From, visit: &mut dyn FnMut(Pid, Mark, OwnedFd)) -> Pass {
+    fn pass(self, from: From, visit: &mut dyn FnMut(Pid, Mark, OwnedFd)) -> Pass {
         match from {
             From::Listing => self.bearers().pass(visit),
             From::Numbers => self.bearers().pass_by_number(visit),
@@ -258,10 +316,9 @@ impl Warden {
     }
 
     /// Who lives of the run. Each shim gets the signals: one that was stopped would keep its tree for ever.
-    fn look(&self, from: From, to_shims: &[u8]) -> Found {
+    fn look(self, from: From, to_shims: &[u8]) -> Found {
         let mut found = Found::default();
         let mut unread = false;
-        let mut wardens = 0u32;
         let mut pass = self.pass(from, &mut |pid, mark, fd| {
             let worker = mark.worker();
             // Most of a tree have higher numbers than their shim, and then need not be looked at.
@@ -275,23 +332,18 @@ impl Warden {
                     crate::marked::send(fd.as_fd(), to_shims);
                     found.shim = Some(fd);
                 }
-                Ok(Role::Warden) => {
-                    wardens = wardens.saturating_add(1);
-                    found.younger |= self.is_younger(pid, fd.as_fd());
-                }
                 Ok(Role::Other) => found.others = found.others.saturating_add(1),
                 Err(Errno::SRCH | Errno::NOENT) => {}
                 Err(_) => unread = true,
             }
         });
-        pass.living = pass.living.saturating_sub(wardens);
         pass.hole |= unread;
         found.pass = pass;
         found
     }
 
     /// Signals everybody whose shim is gone.
-    fn strike(&self, from: From, shims: &Shims, number: u8) -> Struck {
+    fn strike(self, from: From, shims: &Shims, number: u8) -> Struck {
         let mut struck = Struck::default();
         self.pass(from, &mut |pid, mark, fd| {
             if shims.cover(mark.worker())
@@ -312,12 +364,12 @@ impl Warden {
         struck
     }
 
-    /// What a bearer is to us. Any process can imitate arguments: a shim or warden is ours only where all its ids are.
+    /// What a bearer is to us. Any process can imitate arguments: a shim is ours only where all its ids are.
     ///
-    /// What `/proc` hides is neither. Shims and wardens run one program as one user, so that all of them are dumpable, and
-    /// shown, or none is.
+    /// What `/proc` hides is none. Shims run one program as one user, so that all of them are dumpable, and shown, or none
+    /// is.
     #[inline(never)]
-    fn role(&self, pid: Pid, fd: BorrowedFd<'_>) -> Result<Role, Errno> {
+    fn role(self, pid: Pid, fd: BorrowedFd<'_>) -> Result<Role, Errno> {
         let mut buffer = [0u8; COMMAND_LINE];
         let line = match self.proc.read_cmdline(pid, &mut buffer) {
             Err(Errno::NOENT | Errno::PERM | Errno::ACCESS) if is_dumpable() && !ended(fd) => {
@@ -335,14 +387,10 @@ impl Warden {
         }
         Ok(match shim {
             _ if !is_own => Role::Other,
-            ShimArgs { warden: true, .. } => Role::Warden,
+            // No warden has a mark of the run.
+            ShimArgs { warden: true, .. } => Role::Other,
             _ => Role::Shim,
         })
-    }
-
-    fn is_younger(&self, pid: Pid, fd: BorrowedFd<'_>) -> bool {
-        let Ok(stat) = self.proc.stat(pid) else { return false };
-        (stat.start_ticks, pid.as_raw_pid()) > self.age && !ended(fd)
     }
 }
 
@@ -361,7 +409,6 @@ enum From {
 
 enum Role {
     Shim,
-    Warden,
     Other,
 }
 
@@ -371,11 +418,8 @@ struct Found {
     shims: Shims,
     /// One of them.
     shim: Option<OwnedFd>,
-    /// Those who are neither shim nor warden.
+    /// Those that are no shims.
     others: u32,
-    /// Another warden of the run lives, and began after us.
-    younger: bool,
-    /// Without wardens.
     pass: Pass,
 }
 

@@ -2,6 +2,7 @@
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use crate::args::Config;
@@ -120,10 +121,12 @@ impl Watched {
     pub(crate) fn take_asked(&self) -> Option<u8> {
         let mut message = [0u8; 8];
         let fd = self.leash.filter(|_| self.asks)?;
-        match rustix::net::recv(fd, &mut message[..], RecvFlags::DONTWAIT) {
-            Ok((_, len)) if len > 0 => message.first().copied(),
-            _ => None,
-        }
+        let mut receive = || rustix::net::recv(fd, &mut message[..], RecvFlags::DONTWAIT);
+        // Said once where the other end went without having read all, before what it has asked (af_unix.c).
+        let received =
+            receive().or_else(|error| if error == Errno::CONNRESET { receive() } else { Err(error) });
+        received.ok().filter(|&(_, len)| len > 0)?;
+        message.first().copied()
     }
 
     /// Whether leash or owner say, now or within so many milliseconds, that nobody wants the tree.

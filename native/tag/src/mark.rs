@@ -59,8 +59,7 @@ impl Mark {
 
     /// The mark for a process that now has `limits`.
     ///
-    /// What has the run's mark and no worker's number yet, such as what a warden started, is given its number; everything
-    /// else that has a mark nests in it.
+    /// If it has one already, then the new one nests in it.
     ///
     /// # Errors
     ///
@@ -74,7 +73,6 @@ impl Mark {
     ) -> Result<Self, NoDepthLeft> {
         let depth = match Self::decode(limits) {
             None => DEPTH_MAX,
-            Some(outer) if outer == (Self { run, outlives, worker: None, ..outer }) => outer.depth,
             Some(outer) => outer.depth.checked_sub(1).ok_or(NoDepthLeft)?,
         };
         Ok(Self { depth, run, outlives, worker })
@@ -175,22 +173,6 @@ mod tests {
         let mark = Mark::nested_in(Limits::UNLIMITED, run("s59m65f"), WorkerNumber::new(1), false).unwrap();
         let soft_only = Limits { soft: mark.limits().soft, hard: u64::MAX };
         assert_eq!(Mark::decode(soft_only), None, "a soft limit alone is no mark");
-    }
-
-    #[test]
-    fn what_has_the_runs_mark_and_no_number_gets_one_without_nesting() {
-        let (run, one) = (run("s59m65f"), WorkerNumber::new(1));
-        let warden = Mark::nested_in(Limits::UNLIMITED, run, None, false).unwrap();
-        let mark = Mark::nested_in(warden.limits(), run, one, false).unwrap();
-        assert_eq!((mark.depth(), mark.worker()), (warden.depth(), one));
-        assert!(mark.limits().hard == warden.limits().hard && mark.limits().soft < warden.limits().soft);
-        for (other, worker, outlives) in [(run, one, true), ("0000001".parse().unwrap(), one, false)] {
-            let mark = Mark::nested_in(warden.limits(), other, worker, outlives).unwrap();
-            assert_eq!(mark.depth(), warden.depth() - 1);
-            assert!(mark.limits().hard < warden.limits().hard);
-        }
-        let nested = Mark::nested_in(mark.limits(), run, WorkerNumber::new(2), false).unwrap();
-        assert_eq!(nested.depth(), mark.depth() - 1, "a worker's own shim nests");
     }
 
     #[test]

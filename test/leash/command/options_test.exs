@@ -26,8 +26,8 @@ defmodule Leash.Command.OptionsTest do
     ]
 
     assert Map.take(worker(given), Keyword.keys(given)) == Map.new(given)
-    assert worker(env: %{"A" => "b"}).env == [{~c"A", ~c"b"}]
-    assert worker(env: Stream.map(["A"], &{&1, nil}), timeout: 5).env == [{~c"A", false}]
+    assert worker(env: %{"A" => "b"}).env == [{"A", "b"}]
+    assert worker(env: Stream.map(["A"], &{&1, nil}), timeout: 5).env == [{"A", nil}]
     assert worker(cd: "/", cd: "/tmp").cd == "/"
   end
 

@@ -39,8 +39,9 @@ defmodule Leash.Command.StdinTest do
       text
     end
 
-    assert said.(:open) == "open\n"
-    assert said.(:null) == "ended\n"
+    # Unbuffered, Python writes the end of a line by itself.
+    assert said.(:open) =~ "open"
+    assert said.(:null) =~ "ended"
 
     tree = start_tree({:sh, "echo ready $$; exec sleep 60"}, stdin: :open)
     {os_pid, _ticks} = tree.os

@@ -42,6 +42,7 @@ defmodule Leash.Test.NativeTerms.Any do
   defp fitting(:boolean, _known), do: pick([true, false])
   defp fitting(:how, _known), do: pick([:ladder, :kill])
   defp fitting(:ends, _known), do: {source(), source(), source()}
+  defp fitting(:environment, known), do: {fitting(:text, known), Enum.random(0..3)}
   defp fitting(:process, _known), do: pick([self(), spawn(fn -> :ok end)])
   defp fitting(:run, _known), do: pick(["s59m65f", word(7), "S59M65F", bytes()])
 

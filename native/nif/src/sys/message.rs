@@ -19,12 +19,19 @@ pub(crate) struct Sent {
 }
 
 /// Sends one message without waiting.
-pub(crate) fn send_with(socket: BorrowedFd<'_>, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+pub(crate) fn send_with(
+    socket: BorrowedFd<'_>,
+    parts: &[&[u8]],
+    fds: &[BorrowedFd<'_>],
+) -> Result<(), Errno> {
     let mut control = Control([MaybeUninit::zeroed(); SPACE]);
-    let mut iov = libc::iovec { iov_base: message.as_ptr().cast_mut().cast(), iov_len: message.len() };
+    let mut iov: Vec<_> = parts
+        .iter()
+        .map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() })
+        .collect();
     // SAFETY: zero is a valid msghdr, whose padding differs between the C libraries.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    (header.msg_iov, header.msg_iovlen) = (&mut iov, 1);
+    (header.msg_iov, header.msg_iovlen) = (iov.as_mut_ptr(), iov.len() as _);
     let bytes = u32::try_from(size_of_val(fds)).map_err(|_| Errno::INVAL)?;
     if !fds.is_empty() {
         header.msg_control = control.0.as_mut_ptr().cast();

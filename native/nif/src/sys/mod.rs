@@ -1,15 +1,15 @@
-//! All `unsafe` of the crate: the VM's resource of a descriptor, receiving descriptors, signals by number.
+//! All `unsafe` of the crate: the VM's resource of a descriptor, messages with descriptors, signals by number, the environment.
 #![allow(unsafe_code)]
 
 mod fd;
 mod message;
-mod receive;
 mod signal;
+mod variable;
 
 pub(crate) use fd::{ArmError, Fd, OwnerGone, Readiness, register};
 pub(crate) use message::{Sent, owned, receive_from, send_with, standard};
-pub(crate) use receive::{Received, receive};
 pub(crate) use signal::send_signal;
+pub(crate) use variable::variable;
 
 fn last_errno() -> rustix::io::Errno {
     let code = std::io::Error::last_os_error().raw_os_error();

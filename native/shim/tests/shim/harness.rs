@@ -234,18 +234,15 @@ pub struct Plan {
 impl Plan {
     /// As a VM starts it: stdin is the leash, stdout takes the reports, the worker has neither.
     pub fn vm() -> Self {
-        let mut plan = Self::by_hand();
-        plan.command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        plan.options.extend(["--worker=1", "--leash=0", "--report=1", "--stdin=null"].map(str::to_owned));
-        plan
+        Self::vm_with_stdin("null")
     }
 
-    /// As a VM starts it, with one pipe.
-    pub fn vm_with_pipes(name: &str, pipe: &str) -> Self {
+    /// As a VM starts it, with that as the worker's stdin.
+    pub fn vm_with_stdin(stdin: &str) -> Self {
         let mut plan = Self::by_hand();
         plan.command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        plan.options.extend(["--worker=1", "--leash=0", "--report=1", pipe].map(str::to_owned));
-        plan.option(format!("--stdio={name}"))
+        plan.options.extend(["--worker=1", "--leash=0", "--report=1"].map(str::to_owned));
+        plan.option(format!("--stdin={stdin}"))
     }
 
     /// As a person starts it.

@@ -237,7 +237,7 @@ fn a_start_that_hangs_can_be_ended() {
 fn a_worker_that_ends_by_the_end_of_stdin_is_left_the_time_for_it() {
     let dir = Dir::new();
     let saved = dir.path("saved");
-    let mut tree = Plan::vm_with_pipes("unused", "--stdin=inherit")
+    let mut tree = Plan::vm_with_stdin("inherit")
         .option("--stop=STDIN:20000,TERM:20000")
         .sh(&format!("trap '' TERM; echo up > {saved}; cat; sleep 1; echo data >> {saved}; exit 3"));
     until("it is up", || dir.read("saved") == "up\n");

@@ -125,6 +125,26 @@ fn file_of(bytes: &[u8]) -> OwnedFd {
     file.into()
 }
 
+/// Installs a filter (seccomp(2)) in the calling process.
+fn refuse(calls: &[libc::c_long]) -> std::io::Result<()> {
+    let statement = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    // struct seccomp_data begins with the number of the system call.
+    let mut filter = vec![statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0)];
+    for &call in calls {
+        let jump = statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, call as u32);
+        filter.push(libc::sock_filter { jf: 1, ..jump });
+        filter.push(statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32));
+    }
+    filter.push(statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW));
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the program outlives the call, which copies it.
+    let result = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program)
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
 impl Vm {
     /// One whose warden is at its post.
     pub fn start() -> Self {
@@ -132,6 +152,22 @@ impl Vm {
     }
 
     pub fn of(run: RunId, change: impl FnOnce(&mut Command)) -> Self {
+        let (vm, ready) = Self::launch(run, change);
+        let pid = vm.warden.id();
+        assert_eq!(ready, [Frame::Ready { protocol: 1, pid, mark: 1, errno: 0, flags: 0b1111 }]);
+        vm
+    }
+
+    /// One whose warden and its shims get ENOSYS from these system calls, and what it reported.
+    pub fn without(calls: &'static [libc::c_long]) -> (Self, Vec<Frame>) {
+        Self::launch(new_run(), |command| {
+            use std::os::unix::process::CommandExt;
+            // SAFETY: two system calls.
+            unsafe { command.pre_exec(|| refuse(calls)) };
+        })
+    }
+
+    fn launch(run: RunId, change: impl FnOnce(&mut Command)) -> (Self, Vec<Frame>) {
         let name = format!("leash-test-{run}");
         let listener = listen(&name);
         let own = i32::try_from(std::process::id()).unwrap();
@@ -145,9 +181,6 @@ impl Vm {
         let mut warden = command.spawn().unwrap();
         let mut frame = [0; 12];
         warden.stdout.as_mut().unwrap().read_exact(&mut frame).unwrap();
-        let pid = warden.id();
-        let ready = Frame::Ready { protocol: 1, pid, mark: 0, errno: 0, flags: 0b111 };
-        assert_eq!(frames::all(&frame), [ready]);
         // SAFETY: a descriptor of ours, and no address asked for.
         let fd = unsafe {
             libc::accept4(
@@ -159,7 +192,8 @@ impl Vm {
         };
         assert!(fd >= 0);
         // SAFETY: just opened.
-        Self { run, warden, control: Some(unsafe { OwnedFd::from_raw_fd(fd) }) }
+        let vm = Self { run, warden, control: Some(unsafe { OwnedFd::from_raw_fd(fd) }) };
+        (vm, frames::all(&frame))
     }
 
     pub fn warden(&self) -> i32 {
@@ -188,11 +222,14 @@ impl Vm {
         for string in arguments.iter().chain(&request.environment) {
             text.extend(CString::new(string.as_str()).unwrap().as_bytes_with_nul());
         }
-        let texts = file_of(&text);
+        // As a VM does where a message would be too long.
+        let texts = (text.len() > 30_000 || arguments.len() > 1_000).then(|| file_of(&text));
         let directory = File::open(request.directory.as_deref().unwrap_or(".")).unwrap();
         let (ours, theirs) = pair();
-        let mut fds = vec![theirs.as_raw_fd(), texts.as_raw_fd(), directory.as_raw_fd()];
+        let mut fds = vec![theirs.as_raw_fd(), directory.as_raw_fd()];
+        fds.extend(texts.as_ref().map(AsRawFd::as_raw_fd));
         let mut message = b"LWR1\x01\0\0\0".to_vec();
+        message[6] = u8::from(texts.is_some());
         for (bit, end) in request.ends.iter().enumerate() {
             if let Some(end) = end {
                 message[5] |= 1 << bit;
@@ -201,6 +238,9 @@ impl Vm {
         }
         message.extend(u32::try_from(arguments.len()).unwrap().to_be_bytes());
         message.extend(u32::try_from(request.environment.len()).unwrap().to_be_bytes());
+        if texts.is_none() {
+            message.extend(&text);
+        }
         send(self.control.as_ref().unwrap(), &message, &fds);
         Channel { fd: Some(ours), frames: Vec::new(), pidfd: None }
     }

@@ -1,159 +1,18 @@
-//! The worker's pipes: how their ends reach the VM, and reading and writing them.
+//! Descriptors of the VM: reading and writing the worker's pipes, closing, and giving away.
 
 use crate::pidfd::new_fd;
 use crate::pipe_room::PipeRoom;
 use crate::reply::{atoms, errno, error, ok};
-use crate::sys::{ArmError, Fd, Readiness, Received, receive};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, setsockopt, socket, sockopt};
+use crate::sys::{ArmError, Fd, Readiness};
 use rustix::io::Errno;
 use rustler::{Binary, Encoder, Env, LocalPid, NewBinary, NifResult, Term, TermType};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 /// What one read or write moves at most, some 10 µs of copying. Larger binaries are slower: measured with 96 and 128 KiB, the VM
 /// gave their memory back and got it anew, a page fault for every page read.
 const CHUNK: usize = 64 * 1024;
 /// How many elements of iodata one write looks at, at some 10 ns each.
 const ELEMENTS: usize = 2048;
-/// How many datagrams of others one accept throws away before it lets the scheduler go on.
-const STRANGERS: usize = 16;
-const MAGIC: &[u8; 4] = b"LSH1";
-
-/// `listen() :: {:ok, fd, name} | {:error, posix}`: an abstract socket to which a shim sends its pipe ends.
-///
-/// Normal scheduler: four system calls of constant time.
-#[rustler::nif]
-fn listen(env: Env<'_>) -> Term<'_> {
-    match bind_socket() {
-        Ok((socket, name)) => match Fd::new(env, socket, &env.pid()) {
-            Ok(fd) => (atoms::ok(), fd, name).encode(env),
-            Err(_) => error(env, atoms::noproc()),
-        },
-        Err(reason) => errno(env, reason),
-    }
-}
-
-/// A socket under a name that nobody can guess, and the name without its leading NUL.
-fn bind_socket() -> Result<(OwnedFd, String), Errno> {
-    let name = random_name()?;
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None).map_err(from_nix)?;
-    // Before the bind: no datagram can arrive without credentials.
-    setsockopt(&socket, sockopt::PassCred, &true).map_err(from_nix)?;
-    let address = UnixAddr::new_abstract(name.as_bytes()).map_err(from_nix)?;
-    bind(socket.as_raw_fd(), &address).map_err(from_nix)?;
-    Ok((socket, name))
-}
-
-pub(crate) fn random_name() -> Result<String, Errno> {
-    let mut bytes = [0_u8; 16];
-    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    // getrandom(2): up to 256 bytes are never cut short.
-    if filled != bytes.len() {
-        return Err(Errno::IO);
-    }
-    Ok(format!("leash-{:032x}", u128::from_ne_bytes(bytes)))
-}
-
-/// `accept(fd, os_pid, worker) :: {:ok, %{stdin: fd | nil, stdout: .., stderr: ..}} | :again | {:error, reason}`.
-///
-/// Takes the datagram that the shim `os_pid` sent for `worker`; every other one is dropped, with its
-/// descriptors. On `:again` the caller gets `{:leash_fd, fd, :ready}` when there is more.
-///
-/// Normal scheduler: at most [`STRANGERS`] receives that do not wait.
-#[rustler::nif]
-fn accept<'a>(env: Env<'a>, fd: Term<'a>, os_pid: i32, worker: u16) -> NifResult<Term<'a>> {
-    let socket: Fd = fd.decode()?;
-    let expected = Expected { pid: os_pid, uid: rustix::process::geteuid().as_raw(), worker };
-    let received = socket.with(|socket| receive_ours(socket, &expected));
-    Ok(match received {
-        None => error(env, atoms::closed()),
-        Some(Ok(Some(ends))) => accepted(env, ends),
-        Some(Ok(None)) => again(env, &socket, Readiness::Read, fd, None),
-        Some(Err(reason)) => errno(env, reason),
-    })
-}
-
-fn accepted(env: Env<'_>, ends: Ends) -> Term<'_> {
-    let owner = env.pid();
-    let stdin = hand_over(env, ends.stdin, &owner);
-    let stdout = hand_over(env, ends.stdout, &owner);
-    let stderr = hand_over(env, ends.stderr, &owner);
-    let pairs = [(atoms::stdin(), stdin), (atoms::stdout(), stdout), (atoms::stderr(), stderr)];
-    let map = Term::map_from_pairs(env, &pairs).unwrap_or_else(|_| atoms::nil().encode(env));
-    ok(env, map)
-}
-
-/// The owner is the caller, who runs this very moment: it cannot be gone.
-fn hand_over<'a>(env: Env<'a>, end: Option<OwnedFd>, owner: &LocalPid) -> Term<'a> {
-    end.and_then(|end| Fd::new(env, end, owner).ok()).encode(env)
-}
-
-struct Expected {
-    pid: i32,
-    uid: u32,
-    worker: u16,
-}
-
-/// The VM's ends of a worker's pipes.
-#[derive(Default)]
-struct Ends {
-    stdin: Option<OwnedFd>,
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
-}
-
-/// `None` when nothing more is there, or too much of others'.
-fn receive_ours(socket: BorrowedFd<'_>, expected: &Expected) -> Result<Option<Ends>, Errno> {
-    for _ in 0..STRANGERS {
-        match receive(socket) {
-            Ok(received) => {
-                if let Some(ends) = ends_of(received, expected) {
-                    return ends.map(Some);
-                }
-            }
-            Err(Errno::AGAIN) => return Ok(None),
-            Err(Errno::INTR) => {}
-            Err(reason) => return Err(reason),
-        }
-    }
-    Ok(None)
-}
-
-/// `None` for a stranger's or malformed datagram: dropping it closes what came with it.
-fn ends_of(received: Received, expected: &Expected) -> Option<Result<Ends, Errno>> {
-    let sender = received.sender?;
-    if sender.pid != expected.pid || sender.uid != expected.uid {
-        return None;
-    }
-    let [m0, m1, m2, m3, high, low, mask @ 0..=7, 0, _] = received.payload else { return None };
-    let well_formed = received.length == 8 && [m0, m1, m2, m3] == *MAGIC;
-    if !well_formed || u16::from_be_bytes([high, low]) != expected.worker {
-        return None;
-    }
-    if received.truncated {
-        // The shim sends what there is room for: our table of descriptors is full (unix(7)).
-        return Some(Err(Errno::MFILE));
-    }
-    let complete = received.descriptors.len() == mask.count_ones() as usize;
-    complete.then(|| Ends::from_mask(mask, received.descriptors))
-}
-
-impl Ends {
-    fn from_mask(mask: u8, descriptors: Vec<OwnedFd>) -> Result<Self, Errno> {
-        let mut ends = Self::default();
-        let mut rest = descriptors.into_iter();
-        for (bit, end) in [(1, &mut ends.stdin), (2, &mut ends.stdout), (4, &mut ends.stderr)] {
-            if mask & bit != 0 {
-                *end = rest.next();
-            }
-            if let Some(end) = end {
-                // Ours alone: the two ends of a pipe are different open file descriptions (pipe(7)).
-                rustix::io::ioctl_fionbio(end, true)?;
-            }
-        }
-        Ok(ends)
-    }
-}
 
 /// `fd_read(fd, max) :: {:ok, binary} | :eof | :again | {:error, posix | :closed}`.
 ///
@@ -355,8 +214,4 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
         Err(Errno::INTR) => call(),
         outcome => outcome,
     }
-}
-
-pub(crate) fn from_nix(errno: nix::errno::Errno) -> Errno {
-    Errno::from_raw_os_error(errno as i32)
 }

@@ -1,0 +1,34 @@
+//! Reading the environment of the emulator.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+/// Bytes of a value that are read at first; longer ones are read again.
+const FIRST: usize = 1024;
+
+/// enif_getenv(3), which rustler 0.39 does not have.
+type GetEnv = unsafe extern "C" fn(*const c_char, *mut c_char, *mut usize) -> c_int;
+
+/// The bytes of a variable's value.
+pub(crate) fn variable(name: &CStr) -> Option<Vec<u8>> {
+    // SAFETY: a name that ends in NUL; the emulator exports the function for libraries such as this one.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"enif_getenv".as_ptr()) };
+    if found.is_null() {
+        return None;
+    }
+    // SAFETY: erl_nif(3) gives this signature.
+    let getenv = unsafe { std::mem::transmute::<*mut c_void, GetEnv>(found) };
+    let mut value = vec![0u8; FIRST];
+    loop {
+        let mut size = value.len();
+        // SAFETY: the name ends in NUL, and `size` is how many bytes the buffer holds.
+        match unsafe { getenv(name.as_ptr(), value.as_mut_ptr().cast(), &raw mut size) } {
+            0 => {
+                value.truncate(size);
+                return Some(value);
+            }
+            // Too small: `size` says how much it takes.
+            1.. if size > value.len() => value.resize(size, 0),
+            _ => return None,
+        }
+    }
+}
