@@ -172,9 +172,23 @@ defmodule Leash.Warden do
     receive do
       {:leash_fd, ^channel, :ready} -> first(channel, fd, until)
     after
-      @slow_ms ->
+      @slow_ms -> waited(channel, fd, until)
+    end
+  end
+
+  # One that was replaced while it is stopped keeps its requests until it is gone. What it starts later finds its channel
+  # hung up.
+  defp waited(channel, fd, until) do
+    cond do
+      not match?({^fd, _progress}, control()) ->
+        {:error, :lost}
+
+      now() >= until ->
+        {:error, :no_warden}
+
+      true ->
         slow(fd)
-        if now() < until, do: await(channel, fd, until), else: {:error, :no_warden}
+        await(channel, fd, until)
     end
   end
 

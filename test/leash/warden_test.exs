@@ -103,6 +103,69 @@ defmodule Leash.WardenTest do
     assert_eventually(fn -> not Enum.any?(vm.trees["w"] ++ VM.wardens(vm), &Observer.alive?/1) end)
   end
 
+  test "is no port's: where all ports are closed, workers go on and others start", %{dir: dir} do
+    vm = vm(dir, workers())
+    [warden] = VM.wardens(vm)
+
+    # That of the guest's own stdin and stdout is left.
+    closed = """
+    for port <- Port.list(), {:os_pid, pid} <- [Port.info(port, :os_pid)], is_integer(pid), do: Port.close(port)
+    {Leash.cmd("echo", ["on"]), Leash.capabilities().warden}
+    """
+
+    assert VM.eval(vm, closed) == {{"on\n", 0}, :ok}
+    assert VM.wardens(vm) == [warden]
+    assert Enum.all?([vm.workers["w"].os | vm.trees["w"]], &Observer.alive?/1)
+  end
+
+  test "that is stopped is continued by the next start", %{dir: dir} do
+    vm = vm(dir, workers())
+    [{pid, _ticks} = warden] = VM.wardens(vm)
+    Observer.signal(warden, "STOP")
+    assert_eventually(fn -> Observer.state(pid) == "T" end)
+    assert VM.eval(vm, ~s|Leash.cmd("echo", ["on"])|, 10_000) == {"on\n", 0}
+    assert VM.wardens(vm) == [warden]
+  end
+
+  @tag needs: :freezer
+  test "that cannot be continued is replaced, and the starts that wait go on", %{dir: dir} do
+    vm = vm(dir, workers())
+    [warden] = VM.wardens(vm)
+    freezer = freeze(warden)
+
+    code =
+      ~s{1..20 |> Task.async_stream(fn _ -> Leash.cmd("echo", ["on"]) end, max_concurrency: 20, timeout: 20_000) |> Enum.uniq()}
+
+    assert VM.eval(vm, code, 20_000) == [ok: {"on\n", 0}]
+    assert [_next] = VM.wardens(vm) -- [warden]
+    thaw(freezer)
+    assert_eventually(fn -> not Observer.alive?(warden) end)
+    assert Enum.all?([vm.workers["w"].os | vm.trees["w"]], &Observer.alive?/1)
+  end
+
+  test "whose socket is full takes what waits when it goes on, and nothing is started twice", %{
+    dir: dir
+  } do
+    vm = vm(dir, [])
+    [warden] = VM.wardens(vm)
+    log = Path.join(dir, "log")
+    Observer.signal(warden, "STOP")
+
+    # More than the socket holds.
+    code = """
+    1..600
+    |> Task.async_stream(fn n -> Leash.cmd("sh", ["-c", "echo \#{n} >> #{log}"]) end, max_concurrency: 600, timeout: 60_000)
+    |> Enum.frequencies()
+    """
+
+    assert VM.eval(vm, code, 60_000) == %{{:ok, {"", 0}} => 600}
+
+    numbers =
+      log |> File.read!() |> String.split("\n", trim: true) |> Enum.map(&String.to_integer/1)
+
+    assert Enum.sort(numbers) == Enum.to_list(1..600)
+  end
+
   test "goes with the application, and with a VM that leaves nothing", %{dir: dir} do
     vm = vm(dir, workers())
     [warden] = VM.wardens(vm)
