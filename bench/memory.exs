@@ -78,17 +78,21 @@ defmodule Bench.Memory do
     ])
   end
 
-  # Children of the VM's fork server that run this file.
+  # Children of the VM's fork server, and of the run's warden, that run this file.
   defp running(path) do
     {:ok, wanted} = file_id(path)
-    {:ok, children} = Leash.OSProcess.children(String.to_integer(System.pid()))
 
-    for server <- children,
-        {:ok, supervisors} = Leash.OSProcess.children(server),
-        %{pid: pid} <- supervisors,
+    for server <- children(String.to_integer(System.pid())),
+        child <- children(server),
+        pid <- [child | if(warden?(child), do: children(child), else: [])],
         file_id("/proc/#{pid}/exe") == {:ok, wanted},
         not warden?(pid),
         do: pid
+  end
+
+  defp children(pid) do
+    {:ok, children} = Leash.OSProcess.children(pid)
+    Enum.map(children, & &1.pid)
   end
 
   # The run's own, the same program.

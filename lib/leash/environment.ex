@@ -20,7 +20,7 @@ defmodule Leash.Environment do
 
   # Most changes are of names that the VM does not have, which one look tells.
   defp without({name, _value}, variables) do
-    name = String.to_charlist(name)
+    name = characters(name, :file.native_name_encoding())
 
     if :lists.keymember(name, 1, variables),
       do: List.keydelete(variables, name, 0),
@@ -41,9 +41,18 @@ defmodule Leash.Environment do
 
   # Only the VM's own copy has the bytes: what is no text in the encoding of file names looks here like one that is.
   defp text_by_variable(variables) do
+    encoding = :file.native_name_encoding()
+
     for {name, value} <- variables, into: "" do
-      name = :unicode.characters_to_binary(name)
-      name <> "=" <> (Native.variable(name) || :unicode.characters_to_binary(value)) <> <<0>>
+      name = bytes(name, encoding)
+      name <> "=" <> (Native.variable(name) || bytes(value, encoding)) <> <<0>>
     end
   end
+
+  # As `:os.env/0` has the name.
+  defp characters(name, :latin1), do: :erlang.binary_to_list(name)
+  defp characters(name, :utf8), do: String.to_charlist(name)
+
+  defp bytes(characters, encoding),
+    do: :unicode.characters_to_binary(characters, :unicode, encoding)
 end

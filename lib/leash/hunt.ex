@@ -78,17 +78,16 @@ defmodule Leash.Hunt do
   end
 
   @doc """
-  Begins a hunt, where there is one once a shim has ended (`shim` is its pidfd).
+  Begins a hunt, where there is one once a shim has ended (`shim` is its pidfd, `:unknown` where there is none).
 
   The caller gets `{:DOWN, monitor, :process, pid, {:shutdown, result}}` at its end. What a killed shim left is the
   warden's to end, by descent, so its word is asked for first; `:word` of the report says whose it is.
   """
-  @spec start(spec(), Native.fd() | nil) :: {pid(), reference()}
+  @spec start(spec(), Native.fd() | :unknown | nil) :: {pid(), reference()}
   def start(spec, shim \\ nil) do
     # spawn, not spawn_link: a hunt that ends what a dead worker left must not die with who asked.
     spawn_monitor(fn ->
-      await_end(shim)
-      word = word(spec)
+      word = if ended?(shim), do: word(spec)
 
       with {:ok, report} <- hunt(spec, @again_ms) do
         exit({:shutdown, {:ok, Map.put(report, :word, word)}})
@@ -98,20 +97,29 @@ defmodule Leash.Hunt do
     end)
   end
 
+  # Of what another run has started it says nothing.
+  defp word(%{adopted: _tree}), do: nil
   defp word(%{kind: :workers, deadline: deadline}), do: Warden.word(min(@word_ms, deadline))
   defp word(_of_other_runs), do: nil
 
   # It lets go of everything before it has ended, and only then are its children the warden's (exit_notify in
   # kernel/exit.c).
-  defp await_end(nil), do: :ok
+  #
+  # By a descriptor of its own: of one only one process at a time is told, and the Reaper may wait for that of the table.
+  defp ended?(nil), do: true
 
-  defp await_end(fd) do
-    if Native.pidfd_monitor(fd, {:leash, :shim_ended}) == :ok do
+  defp ended?(:unknown), do: false
+
+  defp ended?(fd) do
+    with {:ok, own} <- Native.fd_dup(fd),
+         :ok <- Native.pidfd_monitor(own, {:leash, :shim_ended}) do
       receive do
-        {:leash, :shim_ended} -> :ok
+        {:leash, :shim_ended} -> true
       after
-        @shim_ms -> :ok
+        @shim_ms -> false
       end
+    else
+      _refused -> false
     end
   end
 

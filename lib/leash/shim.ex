@@ -49,14 +49,15 @@ defmodule Leash.Shim do
   @doc """
   Has the run's warden start a shim, in the VM's directory and environment as they are now.
 
-  Errors are those of `Leash.Warden.start_shim/3`.
+  Errors are those of `Leash.Warden.start_shim/5`.
   """
   @spec start(Run.t(), pos_integer(), map()) :: {:ok, Warden.started()} | {:error, term()}
   def start(run, number, options) do
     environment =
       Environment.with_changes([{"LEASH_RUN", tag(run, number, options)} | options.env])
 
-    Warden.start_shim([path() | args(run, number, options)], environment, ends(options))
+    args = [path() | args(run, number, options)]
+    Warden.start_shim(run, args, environment, ends(options), options.start_timeout)
   end
 
   defp ends(%{attach: _target}), do: {:none, :none, :none}

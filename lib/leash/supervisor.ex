@@ -7,8 +7,9 @@ defmodule Leash.Supervisor do
 
   alias Leash.{Control, Guard, LastExits, RecordKeeper, Reaper, Warden, Workers}
 
-  # The Reaper ends what is left, bounded by its own deadline (stop_timeout), two steps of a second and a hunt of five.
-  @reaper_margin_ms 8_000
+  # The Reaper ends what is left, bounded by its own deadline (stop_timeout), two steps of a second, the warden's word
+  # (four) and a hunt of five.
+  @reaper_margin_ms 12_000
 
   @spec start_link(Leash.Run.t()) :: Supervisor.on_start()
   def start_link(run), do: Supervisor.start_link(__MODULE__, run, name: __MODULE__)

@@ -19,6 +19,8 @@ defmodule Leash.Warden do
 
   # So long the start of the application waits for it. Most need 3 ms; it is no reason not to start.
   @ready_ms 2_000
+  # One that has not connected by then hangs, or was stopped.
+  @unready_ms 5_000
   # Between two tries where wardens do not get ready: doubled from the first to the last.
   @again_ms {100, 5_000}
   # From the pause of that length on, starts are not made to wait: none of some tries has helped.
@@ -80,22 +82,28 @@ defmodule Leash.Warden do
   Has a shim started, with these arguments (the first is its path) and environment, in the VM's
   directory. What is returned is owned by the calling process.
 
-  Errors: `:not_running`, `:no_warden` (none could start it in 10 seconds, or several tries to
-  start one have failed),
+  Errors: `:not_running`, `:no_warden` (none could start it in these milliseconds, at most 10 seconds,
+  or several tries to start one have failed),
   `:no_working_directory`, and POSIX names such as `:emfile`.
   """
-  @spec start_shim([binary()], Leash.Environment.t(), {source, source, source}) ::
+  @spec start_shim(
+          Run.t(),
+          [binary()],
+          Leash.Environment.t(),
+          {source, source, source},
+          timeout()
+        ) ::
           {:ok, started()} | {:error, term()}
         when source: :none | :pipe | :inherit
-  def start_shim(args, environment, ends),
-    do: request({args, environment, ends}, control(), now() + @start_ms)
+  def start_shim(run, args, environment, ends, ms),
+    do: request({run.id, args, environment, ends}, control(), now() + min(ms, @start_ms))
 
   @spec control() :: control() | nil
   defp control, do: :persistent_term.get(@control, nil)
 
   defp request(request, nil, until), do: request_next(request, nil, until)
 
-  defp request({args, environment, ends} = request, {fd, progress} = control, until) do
+  defp request({_run, args, environment, ends} = request, {fd, progress} = control, until) do
     case Native.shim_start(fd, args, environment, ends) do
       {:ok, channel, {stdin, stdout, stderr}} ->
         ends = %{stdin: stdin, stdout: stdout, stderr: stderr}
@@ -103,7 +111,7 @@ defmodule Leash.Warden do
         case first(channel, fd, until) do
           {:error, reason} ->
             close([channel, stdin, stdout, stderr])
-            if reason == :lost, do: request_next(request, fd, until), else: {:error, reason}
+            if reason == :lost, do: request_again(request, control, until), else: {:error, reason}
 
           message ->
             :counters.add(progress, 1, 1)
@@ -137,23 +145,39 @@ defmodule Leash.Warden do
     end
   end
 
-  defp request_next(request, fd, until) do
-    case next(fd, until) do
+  # One that lives had no descriptor for it.
+  defp request_again(request, {fd, _progress} = control, until) do
+    cond do
+      now() >= until ->
+        {:error, :no_warden}
+
+      control() == control ->
+        Process.sleep(Enum.random(@full_ms))
+        request(request, control, until)
+
+      true ->
+        request_next(request, fd, until)
+    end
+  end
+
+  defp request_next({run, _args, _environment, _ends} = request, fd, until) do
+    case next(run, fd, until) do
       {:ok, control} -> request(request, control, until)
       {:error, _reason} = error -> error
     end
   end
 
-  defp next(fd, until) do
-    if Run.fetch() == :error,
-      do: {:error, :not_running},
-      else: GenServer.call(__MODULE__, {:next, fd, until}, :infinity)
+  defp next(run, fd, until) do
+    # Another run may be on by now.
+    if match?({:ok, %Run{id: ^run}}, Run.fetch()),
+      do: GenServer.call(__MODULE__, {:next, fd, until}, :infinity),
+      else: {:error, :not_running}
   catch
     # It is started again, or the application is stopping.
     :exit, _not_there ->
       if now() < until do
         Process.sleep(20)
-        next(fd, until)
+        next(run, fd, until)
       else
         {:error, :no_warden}
       end
@@ -212,13 +236,25 @@ defmodule Leash.Warden do
   """
   @spec word(timeout()) :: Native.fd() | nil
   def word(ms) do
-    with {control, _progress} <- control(),
-         {:ok, fd} <- Native.warden_word(control) do
-      said = await_word(fd, now() + ms)
-      close([fd])
-      if said == {:ok, "W"}, do: control
-    else
-      _no_warden -> nil
+    case control() do
+      {control, _progress} -> ask_word(control, now() + ms)
+      nil -> nil
+    end
+  end
+
+  defp ask_word(control, until) do
+    case Native.warden_word(control) do
+      {:ok, fd} ->
+        said = await_word(fd, until)
+        close([fd])
+        if said == {:ok, "W"}, do: control
+
+      :again ->
+        Process.sleep(Enum.random(@full_ms))
+        if now() < until, do: ask_word(control, until)
+
+      {:error, _reason} ->
+        nil
     end
   end
 
@@ -244,6 +280,8 @@ defmodule Leash.Warden do
       port: nil,
       listener: nil,
       os_pid: nil,
+      # by which it is signalled
+      process: nil,
       control: nil,
       error: :starting,
       began: nil,
@@ -262,6 +300,7 @@ defmodule Leash.Warden do
     case Native.warden_listen() do
       {:ok, listener, name} ->
         port = Shim.open_warden(state.run, name)
+        _timer = Process.send_after(self(), {:unready, port}, @unready_ms)
         %{state | port: port, listener: listener, error: :starting, began: now()}
 
       {:error, reason} ->
@@ -308,7 +347,7 @@ defmodule Leash.Warden do
 
   @impl true
   def handle_cast({:slow, fd}, %{control: {fd, progress}, woken: nil} = state) do
-    signal(state.os_pid, :sigcont)
+    signal(state.process, :sigcont)
     _timer = Process.send_after(self(), {:stuck?, fd}, @stuck_ms)
     {:noreply, %{state | woken: {:counters.get(progress, 1), false}}}
   end
@@ -340,6 +379,14 @@ defmodule Leash.Warden do
       else: %{state | woken: nil}
   end
 
+  defp advance({:unready, port}, %{port: port, control: nil} = state) do
+    with {:os_pid, os_pid} <- Port.info(port, :os_pid),
+         {:ok, process} <- OSProcess.identify(os_pid),
+         do: signal(process, :sigkill)
+
+    unusable(:unready, state)
+  end
+
   defp advance(:again, %{port: nil, control: nil} = state), do: open(state)
   defp advance(_other, state), do: state
 
@@ -361,17 +408,33 @@ defmodule Leash.Warden do
 
   defp connected(state) do
     case Native.warden_accept(state.listener, state.os_pid) do
-      {:ok, fd} -> serving(fd, state)
+      {:ok, fd} -> connected(fd, state)
       :again -> state
-      {:error, reason} -> %{state | error: reason}
+      {:error, reason} -> unusable(reason, state)
     end
+  end
+
+  # Its number is its own as long as its end of the connection is open.
+  defp connected(fd, state) do
+    process = with {:ok, process} <- OSProcess.identify(state.os_pid), do: process
+    process = if is_struct(process), do: process
+
+    case Native.channel_read(fd) do
+      :again -> serving(fd, %{state | process: process})
+      _ended -> unusable(:killed, state)
+    end
+  end
+
+  # One that is not let go would stay, and nothing would say when it ends.
+  defp unusable(reason, state) do
+    if state.port, do: Port.close(state.port)
+    failed(forget(state), reason)
   end
 
   # From now on its end is that of the connection. A port could be closed by anything that goes through `Port.list/0`.
   defp serving(fd, state) do
     Port.close(state.port)
     _ = Native.fd_close(state.listener)
-    :again = Native.channel_read(fd)
     control = {fd, :counters.new(1, [])}
     :persistent_term.put(@control, control)
     Enum.each(state.waiting, &GenServer.reply(&1, {:ok, control}))
@@ -398,7 +461,7 @@ defmodule Leash.Warden do
       "Leash: the run's warden, #{state.os_pid}, starts nothing any more; another one is started"
     )
 
-    signal(state.os_pid, :sigkill)
+    signal(state.process, :sigkill)
     open(%{forget(state) | error: :killed})
   end
 
@@ -407,15 +470,14 @@ defmodule Leash.Warden do
     _ = state.listener && Native.fd_close(state.listener)
 
     with {fd, _progress} <- state.control, do: Native.fd_close(fd)
-    %{state | port: nil, listener: nil, os_pid: nil, control: nil, woken: nil}
+    %{state | port: nil, listener: nil, os_pid: nil, process: nil, control: nil, woken: nil}
   end
 
-  # Where it cannot be identified or signalled, it is replaced all the same.
-  defp signal(os_pid, signal) do
-    with {:ok, process} <- OSProcess.identify(os_pid) do
-      _gone_or_refused = OSProcess.signal(process, signal)
-    end
+  # Where it could not be identified or cannot be signalled, it is replaced all the same.
+  defp signal(nil, _signal), do: :ok
 
+  defp signal(process, signal) do
+    _gone_or_refused = OSProcess.signal(process, signal)
     :ok
   end
 

@@ -23,7 +23,7 @@ defmodule Leash.Workers do
   @type outlives :: nil | :own | Leash.Detached.tree()
 
   @typedoc """
-  A worker. `shim_fd` is a pidfd; `warden` is the control of the one that started the shim; `tree` is `:ending` once the shim was told to, and `:gone` once the
+  A worker. `shim_fd` is a pidfd; `tree` is `:ending` once the shim was told to, and `:gone` once the
   Worker saw the proof.
   """
   @type row :: %{
@@ -37,7 +37,6 @@ defmodule Leash.Workers do
           stop: Ladder.t(),
           shim: pos_integer() | nil,
           shim_fd: Native.fd() | nil,
-          warden: Native.fd() | nil,
           os_pid: pos_integer() | nil,
           tree: :alive | :ending | :gone,
           outlives: outlives(),
@@ -82,7 +81,6 @@ defmodule Leash.Workers do
       began: System.monotonic_time(),
       shim: nil,
       shim_fd: nil,
-      warden: nil,
       os_pid: nil,
       tree: :alive,
       outlives: description[:outlives],

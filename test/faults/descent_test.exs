@@ -40,6 +40,41 @@ defmodule Leash.Faults.DescentTest do
     end
   end
 
+  # Each of them ends a mark where its PAM sets limits.
+  @others [
+    {"su", "su nobody -s /bin/sh -c"},
+    {"runuser", "runuser -u nobody -- sh -c"},
+    {"sudo", "sudo -n -u nobody sh -c"}
+  ]
+
+  @tag needs: :su
+  test "what other users' processes were started by su, runuser and sudo is gone when the shim is killed, and VM and shim" do
+    decoys = Decoys.all()
+    tools = for {program, line} <- @others, System.find_executable(program), do: line
+    assert tools != []
+
+    for killed <- [[:shim], [:vm, :shim]], tool <- tools do
+      vm = start_vm([])
+      line = "#{tool} 'setsid -f sleep 600'; #{tool} 'sleep 601; :'; :"
+      VM.eval(vm, "spawn(fn -> Leash.cmd(\"sh\", [\"-c\", #{inspect(line)}]) end); :ok")
+      assert_eventually(fn -> length(sleeps(vm, "600") ++ sleeps(vm, "601")) == 2 end, 20_000)
+      tree = Carrier.members(vm.carrier) |> Enum.filter(&nobodys?/1)
+      assert length(tree) >= 3
+      [plain] = sleeps(vm, "601")
+      shim = Enum.find(Stream.iterate(plain, &parent/1), &shim?/1)
+      Observer.kill_together(for it <- killed, do: if(it == :vm, do: vm.identity, else: shim))
+      assert_eventually(fn -> not Enum.any?([shim | tree], &Observer.alive?/1) end, 2_000)
+      VM.stop(vm)
+    end
+
+    assert Decoys.harmed(decoys) == []
+  end
+
+  defp nobodys?({pid, _ticks}), do: File.read!("/proc/#{pid}/status") =~ "Uid:\t65534\t65534"
+
+  defp shim?({pid, _ticks}),
+    do: match?([_program, "--run-id=" <> _run | _options], Observer.argv(pid))
+
   defp start(vm, code) do
     code =
       "args = [\"-c\", #{inspect(@line)}]; spawn(fn -> #{code}; Process.sleep(:infinity) end)"
@@ -53,7 +88,7 @@ defmodule Leash.Faults.DescentTest do
     assert File.read!("/proc/#{pid}/environ") == ""
     shell = parent(plain)
     shim = parent(shell)
-    assert [_program, "--run-id=" <> _run | _options] = Observer.argv(elem(shim, 0))
+    assert shim?(shim)
     %{stripped: stripped, plain: plain, shell: shell, shim: shim}
   end
 

@@ -39,6 +39,7 @@ defmodule Leash.Test.Needs do
        fn -> Decoys.root?() and System.find_executable("atd") != nil end},
       {:public_python, "there is no setpriv, no root, or no Python that every user may run",
        fn -> Decoys.root?() and Python.public() != nil end},
+      {:su, "su to another user is refused", fn -> works?("su nobody -s /bin/sh -c true") end},
       {:pm2, "pm2 cannot be installed with npm", fn -> Leash.Test.JobDaemon.pm2() != nil end},
       {:git, "git is not installed", fn -> System.find_executable("git") != nil end},
       {:ffmpeg, "ffmpeg and ffprobe are not installed",

@@ -51,14 +51,23 @@ defmodule Leash.Worker.Address do
   end
 
   defp connect_to({address, family}, port, options, ms) do
-    with {:ok, socket} <- :gen_tcp.connect(address, port, [family | options], ms),
+    # Passive, so that a server that closes at once leaves a socket that can be asked.
+    options = [family, {:active, false} | options]
+
+    with {:ok, socket} <- :gen_tcp.connect(address, port, options, ms),
          do: if(itself?(socket), do: drop(socket), else: {:ok, socket})
   end
 
   # The kernel takes the port of a connection from the range in which the asked one may be. If it
   # takes that very port and nothing listens there, TCP connects the socket to itself (RFC 9293,
   # 3.5).
-  defp itself?(socket), do: :inet.sockname(socket) == :inet.peername(socket)
+  defp itself?(socket) do
+    with {:ok, name} <- :inet.sockname(socket) do
+      :inet.peername(socket) == {:ok, name}
+    else
+      _gone -> false
+    end
+  end
 
   # With a reset, since a port in TIME_WAIT could not be listened on for a minute.
   defp drop(socket) do

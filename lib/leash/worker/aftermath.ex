@@ -26,18 +26,20 @@ defmodule Leash.Worker.Aftermath do
   def shim_gone(%{result: {:ok, _exit}} = state), do: await_end(state)
 
   def shim_gone(state) do
-    hunt = Hunt.start(Hunt.of_workers(state.run, [state.number]), state.shim_fd)
+    hunt = Hunt.start(Hunt.of_workers(state.run, [state.number]), state.shim_fd || :unknown)
     %{state | phase: :hunting, hunt: hunt, failure: state.failure || :shim_died}
   end
 
-  # It lets go of its channel in the middle of its exit. Whoever stops a worker is to find no shim afterwards.
+  # It lets go of its channel in the middle of its exit, and after a stop no shim is to be found.
+  # By a descriptor of its own: of one only one process at a time is told, and the Reaper may wait for that of the table.
   defp await_end(%{shim_fd: fd} = state) do
-    if fd != nil and Native.pidfd_ended?(fd) == false and
-         Native.pidfd_monitor(fd, {:leash, :shim_ended}) == :ok do
+    with true <- fd != nil and Native.pidfd_ended?(fd) == false,
+         {:ok, own} <- Native.fd_dup(fd),
+         :ok <- Native.pidfd_monitor(own, {:leash, :shim_ended}) do
       _timer = Process.send_after(self(), {:leash, :shim_ended}, @exit_ms)
       %{state | phase: :ending}
     else
-      drain(state)
+      _ended_or_unknown -> drain(state)
     end
   end
 
@@ -54,14 +56,26 @@ defmodule Leash.Worker.Aftermath do
   def hunted(state, result)
 
   # Nothing was found, and not everything was seen: that proves no end, but the warden's word does.
-  def hunted(
-        %{warden: warden} = state,
-        {:shutdown, {:ok, %{survivors: [], complete: false, word: word} = report}}
-      )
-      when word != warden,
-      do: hunted(state, {:incomplete, report.incomplete_because})
+  def hunted(state, {:shutdown, {:ok, %{survivors: []} = report}}) do
+    if report.complete or (report.word == state.warden and descends?(state)),
+      do: gone(state),
+      else: hunted(state, {:incomplete, report.incomplete_because})
+  end
 
-  def hunted(state, {:shutdown, {:ok, %{survivors: []}}}) do
+  def hunted(state, {:shutdown, {:ok, %{survivors: survivors}}}),
+    do: left(state, survivors)
+
+  # It was tried several times. The Reaper goes on trying, and keeps the number until it succeeds.
+  def hunted(state, failure) do
+    reason = reason(failure)
+    log_failure(state, reason)
+    unended(state, %{survivors: [], unproven: reason}, {:unproven, reason})
+  end
+
+  # What was attached is not below its shim, and what outlives its VM is spared.
+  defp descends?(state), do: state.attachment == nil and state.options.on_exit != :detach
+
+  defp gone(state) do
     exit = %Exit{cause: :shim_died, os_pid: state.os_pid}
 
     exit =
@@ -73,16 +87,6 @@ defmodule Leash.Worker.Aftermath do
       end
 
     drain(%{state | hunt: nil, result: {:ok, exit}})
-  end
-
-  def hunted(state, {:shutdown, {:ok, %{survivors: survivors}}}),
-    do: left(state, survivors)
-
-  # It was tried several times. The Reaper goes on trying, and keeps the number until it succeeds.
-  def hunted(state, failure) do
-    reason = reason(failure)
-    log_failure(state, reason)
-    unended(state, %{survivors: [], unproven: reason}, {:unproven, reason})
   end
 
   defp reason({:shutdown, {:error, reason}}), do: reason

@@ -3,7 +3,7 @@ defmodule Leash.Worker.Launch do
   @moduledoc false
 
   alias Leash.{Attachment, HeldShim, Reaper, Run, Shim, Text, Warden, Workers}
-  alias Leash.Worker.{Claims, Client, ReadyProbe, State}
+  alias Leash.Worker.{Channel, Claims, Client, ReadyProbe, State}
 
   @doc "Starts the shim; with what it has said first. What is owned (number, descriptors) is the calling process's, and goes with it."
   @spec run(map(), Client.t() | nil) :: {:ok, State.t(), Warden.message()} | {:error, term()}
@@ -32,20 +32,24 @@ defmodule Leash.Worker.Launch do
          options = Run.with_flag(run, number, options),
          :ok <- Attachment.record(run, number, options),
          {:ok, started} <- start(run, number, options) do
-      # The Reaper looks after the tree where this process is killed before the first report.
-      Workers.change(number, warden: started.warden)
-
-      {:ok,
-       State.new(%{
-         run: run,
-         number: number,
-         client: client,
-         options: options,
-         label: label,
-         started: started
-       }), started.first}
+      %{
+        run: run,
+        number: number,
+        client: client,
+        options: options,
+        label: label,
+        started: started
+      }
+      |> State.new()
+      |> held(started.first)
     end
   end
+
+  # Where this process is killed before the shim's own first report, the Reaper has to look after the tree.
+  defp held(state, {:spawned, _frames, _pidfd} = first),
+    do: {:ok, Channel.take(state, first), {:ok, ""}}
+
+  defp held(state, first), do: {:ok, state, first}
 
   defp owner(%{attach: %{owner: owner}}, _client), do: if(is_pid(owner), do: owner)
   defp owner(_options, nil), do: State.parent()
@@ -79,10 +83,20 @@ defmodule Leash.Worker.Launch do
   end
 
   defp start(run, number, options) do
+    began = System.monotonic_time(:millisecond)
+
     with {:error, reason} <- Shim.start(run, number, options) do
       # What may be started later finds its channel hung up, and starts nothing.
       Workers.change(number, tree: :gone)
-      {:error, if(reason in [:not_running, :no_warden], do: reason, else: {:shim, reason})}
+
+      {:error,
+       failure(reason, System.monotonic_time(:millisecond) - began, options.start_timeout)}
     end
   end
+
+  defp failure(:not_running, _took, _most), do: :not_running
+  # It was asked for less than a warden is waited for.
+  defp failure(:no_warden, took, most) when took >= most, do: :start_timeout
+  defp failure(:no_warden, _took, _most), do: :no_warden
+  defp failure(reason, _took, _most), do: {:shim, reason}
 end

@@ -6,7 +6,7 @@
  * What is shown, over every order of events (script/model runs it):
  *
  *   safe      no signal ever reaches a process that is not of the run that is being ended; as long as its shim lives, none but the shim's
- *             reaches the tree; and while the VM lives none reaches anybody but a warden's what its own shim has left
+ *             reaches the tree; and while the VM lives none reaches anything but a warden's what its own shim has left
  *   complete  shim and wardens come to their ends, and then nothing of the run lives: where a start has swept since the VM's end; and
  *             without any start, where the VM had a warden and nobody from outside killed the last one after the VM's end. What has
  *             lost its mark is gone as well where the warden that has started its shim was not killed

@@ -146,8 +146,8 @@ fn ask<'a>(
     let is_small = texts.len() <= INLINE_BYTES && arguments.saturating_add(variables) <= INLINE_STRINGS;
     let file = if is_small { None } else { Some(file_of(&texts)?) };
     let directory = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    // A deleted one can be opened, and no path leads to it any more.
-    if rustix::fs::fstat(&directory)?.st_nlink == 0 {
+    // A deleted one can be opened; only getcwd(2) tells.
+    if rustix::process::getcwd(Vec::new()) == Err(Errno::NOENT) {
         return Err(Errno::NOENT);
     }
     let (channel, theirs) = pair()?;
@@ -174,12 +174,17 @@ fn ask<'a>(
     let fds: Vec<_> = [&theirs, &directory].into_iter().chain(&file).chain(pipes.iter().flatten()).collect();
     let fds: Vec<_> = fds.into_iter().map(AsFd::as_fd).collect();
     let inline = if is_small { texts.as_slice() } else { &[] };
-    match send_with(control, &[&request, inline], &fds) {
+    request_with(control, &[&request, inline], &fds)?;
+    Ok(Started { channel, ours })
+}
+
+fn request_with(control: BorrowedFd<'_>, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    send_with(control, parts, fds).map_err(|error| match error {
         // Too many descriptors are in messages that were not taken yet (unix(7)), or too little memory is free for one more:
         // both pass.
-        Err(Errno::TOOMANYREFS | Errno::NOBUFS) => Err(Errno::AGAIN),
-        sent => sent.map(|()| Started { channel, ours }),
-    }
+        Errno::TOOMANYREFS | Errno::NOBUFS => Errno::AGAIN,
+        other => other,
+    })
 }
 
 /// All of them, each argument with a NUL behind it.
@@ -262,7 +267,7 @@ fn channel_ask<'a>(env: Env<'a>, fd: Fd, what: rustler::Atom) -> NifResult<Term<
 fn warden_word(env: Env<'_>, control: Fd) -> Term<'_> {
     let asked = control.with(|control| {
         let (ours, theirs) = pair()?;
-        send_with(control, &[b"LWR1\x02\0\0\0\0\0\0\0\0\0\0\0"], &[theirs.as_fd()])?;
+        request_with(control, &[b"LWR1\x02\0\0\0\0\0\0\0\0\0\0\0"], &[theirs.as_fd()])?;
         Ok(ours)
     });
     match asked {

@@ -16,8 +16,8 @@ use crate::sys::{self, Numbers, Waited, signal};
 use crate::tree::{self, Order, Walked};
 use leash_tag::Mark;
 
-/// Children reaped in one go at most.
-const BOUND: u32 = 256;
+/// Children reaped in one go at most: some 10 ms.
+const BOUND: u32 = 16_384;
 
 /// Processes that one pass signals at most: a start that is asked for meanwhile waits for no longer than that takes.
 const VISITS: u32 = 256;
@@ -38,6 +38,8 @@ pub(crate) struct Children {
     left: Numbers,
     /// When to end orphans next, and how many passes there were; `None` where there are none.
     orphans: Option<(u64, u32)>,
+    /// The last round of reaping met its bound.
+    more: bool,
     waiting: [Option<OwnedFd>; WAITING],
 }
 
@@ -47,6 +49,7 @@ impl Children {
             shims: Numbers::new()?,
             left: Numbers::new()?,
             orphans: None,
+            more: false,
             waiting: [const { None }; WAITING],
         })
     }
@@ -79,14 +82,18 @@ impl Children {
 
     /// When to call [`Children::end_orphans`] next.
     pub(crate) fn due(&self) -> Option<u64> {
-        self.orphans.map(|(at, _)| at)
+        if self.more { Some(0) } else { self.orphans.map(|(at, _)| at) }
     }
 
-    /// Reaps those that have ended.
-    pub(crate) fn reap(&mut self, proc: Option<&Proc>) {
+    /// Reaps those that have ended; whether there may be more.
+    pub(crate) fn reap(&mut self, proc: Option<&Proc>) -> bool {
         let mut leaves = false;
+        self.more = true;
         for _ in 0..BOUND {
-            let Waited::Ended(pid, ended) = sys::peek_any() else { break };
+            let Waited::Ended(pid, ended) = sys::peek_any() else {
+                self.more = false;
+                break;
+            };
             let killed = ended.how != Ended::EXITED || ended.value == OWN_FAILURE;
             if self.shims.remove(pid) && killed {
                 // Its mark can be read as long as it is not reaped.
@@ -102,6 +109,7 @@ impl Children {
         if leaves {
             self.leave(proc);
         }
+        self.more
     }
 
     /// What the shim of a tree that outlives its VM has left is let be, without its mark, too; unless another shim was
@@ -146,32 +154,36 @@ impl Children {
         } else {
             &[(Order::ChildrenFirst, signal::KILL)]
         };
-        let mut listed = true;
-        for &(order, number) in signals {
-            found = 0;
-            let Some(proc) = proc else {
-                // Theirs become ours as they die. One pass over all numbers is long enough.
-                sys::each_child_by_number(&mut |pid| {
-                    if !spared(pid) && !outlives(pid) {
-                        found = found.saturating_add(1);
-                        let _ = sys::kill(pid, number);
-                    }
-                });
-                continue;
-            };
-            let walked = tree::walk(proc, &spared, order, VISITS, &mut |met| {
-                if !outlives(met.pid()) {
+        let mut listed = false;
+        if let Some(proc) = proc {
+            for &(order, number) in signals {
+                found = 0;
+                listed = Walked::Nobody
+                    != tree::walk(proc, &spared, order, VISITS, &mut |met| {
+                        if !outlives(met.pid()) {
+                            found = found.saturating_add(1);
+                            met.signal(number);
+                        }
+                    });
+            }
+        }
+        let mut pause = pause_after(passes);
+        if !listed {
+            // Theirs become ours as they die.
+            sys::each_child_by_number(&mut |pid| {
+                if !spared(pid) && !outlives(pid) {
                     found = found.saturating_add(1);
-                    met.signal(number);
+                    let _ = sys::kill(pid, signal::KILL);
                 }
             });
-            listed &= walked != Walked::Nobody;
+            // All numbers take a second, in which nothing else is done.
+            let took = sys::now_ms().saturating_sub(now);
+            pause = if passes > 1 { pause.max(took.saturating_mul(4)) } else { pause };
         }
-        self.orphans = if found > 0 && listed {
-            Some((now.saturating_add(pause_after(passes)), passes.saturating_add(1)))
+        self.orphans = if found > 0 {
+            Some((sys::now_ms().saturating_add(pause), passes.saturating_add(1)))
         } else {
-            let given = if listed { say } else { |_: &OwnedFd| () };
-            self.waiting.iter_mut().filter_map(Option::take).for_each(|fd| given(&fd));
+            self.waiting.iter_mut().filter_map(Option::take).for_each(|fd| say(&fd));
             None
         };
         if self.is_vain() {

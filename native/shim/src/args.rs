@@ -128,6 +128,17 @@ impl Ids {
     }
 }
 
+/// What has started the shim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A shell, a unit, a container.
+    Hand,
+    /// The VM's fork server.
+    Port,
+    /// The run's warden.
+    Warden,
+}
+
 /// What the command line asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each field is the option of its name, which help describes")]
@@ -170,6 +181,15 @@ pub struct Config<'a> {
 }
 
 impl Config<'_> {
+    /// What has started us.
+    pub(crate) fn origin(&self) -> Origin {
+        match self.leash {
+            _ if self.channel => Origin::Warden,
+            Some(_) => Origin::Port,
+            None => Origin::Hand,
+        }
+    }
+
     /// The descriptors beside 0 to 2 that were handed to us: leash, report, and the worker's own.
     pub(crate) fn descriptors(&self) -> [Option<i32>; 5] {
         let of = |stream| match stream {

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::process::Pid;
 
-use crate::args::{Act, Config, MAX_STEPS};
+use crate::args::{Act, Config, MAX_STEPS, Origin};
 use crate::blocks::Block;
 use crate::report::{Ended, Report, Stage};
 use crate::spawn;
@@ -25,8 +25,8 @@ pub(crate) struct Launch {
     pub(crate) directory: Option<&'static CStr>,
     /// Whether 2 is stderr, and not leash or report.
     pub(crate) stderr: bool,
-    /// No VM has started us.
-    pub(crate) by_hand: bool,
+    /// What has started us.
+    pub(crate) origin: Origin,
 }
 
 impl Launch {
@@ -38,7 +38,7 @@ impl Launch {
             shim: rustix::process::getpid(),
             directory: config.cd,
             stderr: ![config.leash, config.report].contains(&Some(2)),
-            by_hand: config.leash.is_none(),
+            origin: config.origin(),
         })
     }
 }
@@ -192,7 +192,7 @@ fn prepare(launch: &Launch) -> Result<(), Errno> {
     if directory.is_none_or(|path| rustix::process::chdir(path).is_err()) {
         let _ = rustix::process::chdir(c"/");
     }
-    spawn::reset_signals(launch.by_hand);
+    spawn::reset_signals(launch.origin);
     Ok(())
 }
 

@@ -129,7 +129,7 @@ impl<'a> Report<'a> {
         Self { fd, ready }
     }
 
-    /// One to nobody.
+    /// One that says nothing.
     pub(crate) fn silent(self) -> Self {
         Self { fd: None, ..self }
     }

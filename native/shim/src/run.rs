@@ -5,7 +5,7 @@ use rustix::fd::{AsFd, AsRawFd};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
-use crate::args::{self, Config, Parsed, Stream};
+use crate::args::{self, Config, Origin, Parsed, Stream};
 use crate::foreign::Foreign;
 use crate::prepare::{self, Owner};
 use crate::proc_file::Proc;
@@ -49,7 +49,8 @@ fn start(vectors: Vectors, config: &Config<'static>) -> u8 {
     sys::default_disposition(signal::CHLD);
     // A signal that is blocked comes to us though it is ignored. The VM's own requests have to come; by hand, what
     // nohup(1) has turned off stays so.
-    sys::set_signal_mask(if config.leash.is_some() { u64::MAX } else { !sys::turned_off() });
+    let by_hand = config.leash.is_none() && !config.warden;
+    sys::set_signal_mask(if by_hand { !sys::turned_off() } else { u64::MAX });
 
     let ready = Ready::default();
     let report = Report::new(config.report.map(sys::borrow), &ready);
@@ -139,7 +140,9 @@ fn launch<'a>(
 /// stdin and stdout belong to the command: `producer | leash-shim … | consumer` has to see them close when the
 /// command closes them. stderr stays, for what we have to say ourselves.
 pub(crate) fn let_go_of_streams(config: &Config<'_>) {
-    let used = |number| config.leash == Some(number) || config.report == Some(number);
+    // A warden hands on what is `/dev/null` already.
+    let is_warden = config.origin() == Origin::Warden;
+    let used = |number| is_warden || config.leash == Some(number) || config.report == Some(number);
     // Nor may what outlives its VM keep the pipe or terminal open that the VM had as stderr.
     let silent = (config.detach || config.warden) && config.report.is_some();
     if used(0) && used(1) && !silent {

@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::process::Pid;
 
-use crate::args::{Config, Stream};
+use crate::args::{Config, Origin, Stream};
 use crate::report::{Failed, Stage};
 use crate::sys::{self, Child, Memory, Vectors, signal};
 
@@ -67,19 +67,24 @@ fn prepare(launch: &Launch) -> Outcome {
     if let Some(directory) = config.cd {
         rustix::process::chdir(directory).map_err(|e| (Stage::Chdir, e))?;
     }
-    reset_signals(config.leash.is_none());
+    reset_signals(config.origin());
     Ok(())
 }
 
+/// As a program expects them.
+pub(crate) fn reset_signals(origin: Origin) {
+    reset_dispositions(origin);
+    sys::set_signal_mask(0);
+}
+
 /// The VM's fork server ignores SIGPIPE and SIGFPE, and ignored stays ignored across exec. By hand, what nohup(1) has
-/// turned off stays so.
-pub(crate) fn reset_signals(by_hand: bool) {
-    for number in 1..=signal::MAX {
-        if !(by_hand && sys::is_turned_off(number)) {
+/// turned off stays so. The warden has reset its own once for all.
+pub(crate) fn reset_dispositions(origin: Origin) {
+    for number in (1..=signal::MAX).filter(|_| origin != Origin::Warden) {
+        if !(origin == Origin::Hand && sys::is_turned_off(number)) {
             sys::default_disposition(number);
         }
     }
-    sys::set_signal_mask(0);
 }
 
 /// In the foreground the program stays in our group: it has the terminal when we have it, and what the keyboard and the

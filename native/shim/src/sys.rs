@@ -393,11 +393,14 @@ const TURNED_OFF: [u8; 3] = [signal::HUP, signal::INT, signal::QUIT];
 #[must_use]
 pub fn is_turned_off(signal: u8) -> bool {
     const SIG_IGN: u64 = 1;
+    if !TURNED_OFF.contains(&signal) {
+        return false;
+    }
     let mut action = [0u64; 4];
     // SAFETY: the struct is as large as the kernel's on x86-64 and aarch64, and nothing is set.
     let result =
         unsafe { syscall!(Sysno::rt_sigaction, usize::from(signal), 0, action.as_mut_ptr(), SIGSET_BYTES) };
-    TURNED_OFF.contains(&signal) && result.is_ok() && action[0] == SIG_IGN
+    result.is_ok() && action[0] == SIG_IGN
 }
 
 /// Those of them, as a signal mask.
@@ -719,8 +722,8 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// More than there are worker numbers.
-    const MAX: usize = 32_768;
+    /// Twice as many as there are worker numbers: those that have ended are in it until they are reaped.
+    const MAX: usize = 65_536;
 
     /// Maps the memory.
     ///

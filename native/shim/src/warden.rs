@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use crate::adopt::Children;
-use crate::args::Config;
+use crate::args::{Config, Origin};
 use crate::control::{self, Control, Request};
 use crate::ladder::{STOP_FIRST_AFTER, pause_after};
 use crate::marked::{Bearers, Calm, Pass};
@@ -22,6 +22,7 @@ use crate::prepare::{self, Owner};
 use crate::proc_file::Proc;
 use crate::report::{Failed, Report, Stage};
 use crate::run;
+use crate::spawn;
 use crate::sys::{self, signal};
 use crate::tree::ended;
 use crate::watched::{Watched, Woken};
@@ -77,6 +78,10 @@ pub(crate) fn begin(config: &Config<'_>, report: Report<'_>) -> Result<Warden, F
     let at = |errno| (Stage::Warden, errno);
     let own = rustix::process::getpid();
     let control = config.control.map(|_| control::prepare()).transpose().map_err(at)?;
+    if control.is_some() {
+        // What we start has those of ours.
+        spawn::reset_dispositions(Origin::Port);
+    }
     // Without a mark: what we start is to have what a port's program has.
     let _ = rustix::process::setsid();
     let subreaper = sys::become_subreaper().is_ok();
@@ -85,29 +90,31 @@ pub(crate) fn begin(config: &Config<'_>, report: Report<'_>) -> Result<Warden, F
     let proc = Proc::open(own);
     let mut watched = Watched::new(signals, config, None);
     let owner = config.owner.and_then(|(owner, _)| Pid::from_raw(owner));
-    let socket = config.control.map(|name| control::connect(name, owner));
-    let let_go = match &socket {
-        Some(connected) => matches!(connected, Err(Errno::CONNREFUSED)),
-        None => watched.leash_let_go(),
+    let connected = match config.control.map(|name| control::connect(name, owner)) {
+        Some(Ok(socket)) => {
+            watched.leash = Some(sys::keep(socket));
+            watched.asks = true;
+            Ok(())
+        }
+        Some(Err(errno)) => Err(errno),
+        None => Ok(()),
     };
-    match prepare::owner(config.owner, proc.as_ref()) {
+    let found = prepare::owner(config.owner, proc.as_ref());
+    let is_gone = matches!(found, Owner::Gone);
+    match found {
         Owner::Watched(fd) => watched.owner = Some(fd),
         Owner::Unwatched => {}
         // It ended while we started, and an older warden may have left before. A leash that holds says that the owner is
         // not the one that is meant.
-        Owner::Gone if let_go => {}
+        Owner::Gone if connected == Err(Errno::CONNREFUSED) || watched.leash_let_go() => {}
         Owner::Gone => return Err((Stage::OwnerGone, Errno::SRCH)),
     }
-    let is_gone = let_go && watched.owner.is_none() && config.owner.is_some();
     let table = table(proc.as_ref(), is_gone || watched.owner.is_some());
-    match (socket, &table) {
-        (Some(Err(_)), Ok(_)) if is_gone => {}
-        (Some(socket), _) => {
-            watched.leash = Some(sys::keep(socket.map_err(at)?));
-            watched.asks = true;
-        }
-        (None, &Err(errno)) => return Err(at(errno)),
-        (None, Ok(_)) => {}
+    match (connected, &table) {
+        (Err(_), Ok(_)) if is_gone => {}
+        (Err(errno), _) => return Err(at(errno)),
+        (Ok(()), &Err(errno)) if control.is_none() => return Err(at(errno)),
+        (Ok(()), _) => {}
     }
     let watches = [subreaper, watched.owner.is_some(), watched.leash.is_some(), table.is_ok()];
     let flags = (0..).zip(watches).fold(0, |flags, (bit, is_so)| flags | u8::from(is_so) << bit);
@@ -139,12 +146,22 @@ impl Warden {
         if self.marks().is_none() {
             self.serve_alone();
         } else if self.watched.owner.is_none() || self.outlives_owner() {
-            // Nobody is to wait for the end of what the VM had as stderr because of us.
-            run::silence();
+            self.let_go();
             sys::pause_ms(HEADSTART_MS);
             self.clear();
         }
         0
+    }
+
+    /// The VM has let go of us, or has ended. What has ended stays readable and would wake us for ever; what it has asked for and
+    /// was not taken is refused by the close, with all that came with it. And nothing is to wait
+    /// for the end of what the VM had as stderr because of us.
+    fn let_go(&mut self) {
+        if self.control.is_some() {
+            self.watched.let_go_of_channel();
+        }
+        self.watched.leash = None;
+        run::silence();
     }
 
     fn marks(&self) -> Option<Marks<'_>> {
@@ -159,9 +176,8 @@ impl Warden {
                 self.serve();
             }
             if woken.leash || woken.owner {
-                self.watched.leash = None;
+                self.let_go();
                 self.watched.owner = None;
-                run::silence();
             }
             if self.watched.leash.is_none() && !self.children.any() {
                 return;
@@ -187,10 +203,8 @@ impl Warden {
             }
             let now = sys::now_ms();
             if woken.leash {
-                // What has ended stays readable and would wake us for ever.
-                self.watched.leash = None;
+                self.let_go();
                 (look, until) = (Some(now), now.saturating_add(UNLEASHED_MS.2));
-                run::silence();
             }
             // A child that ends wakes us.
             if self.children.any() || look.is_none_or(|at| now < at) {
@@ -229,7 +243,7 @@ impl Warden {
                 Ok(Request::Started(pid)) => self.children.started(pid),
                 Ok(Request::Word(fd)) => {
                     // That a shim was killed may be news.
-                    self.children.reap(self.proc.as_ref());
+                    while self.children.reap(self.proc.as_ref()) {}
                     self.children.give_word(fd);
                 }
                 Ok(Request::Failed | Request::Other) | Err(Errno::INTR | Errno::CONNRESET) => {}

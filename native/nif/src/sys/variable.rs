@@ -2,8 +2,11 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-/// Bytes of a value that are read at first; longer ones are read again.
+/// Bytes of a value that are read at first; longer ones are read anew.
 const FIRST: usize = 1024;
+
+/// No program gets more (execve(2)).
+const MOST: usize = 16 << 20;
 
 /// enif_getenv(3), which rustler 0.39 does not have.
 type GetEnv = unsafe extern "C" fn(*const c_char, *mut c_char, *mut usize) -> c_int;
@@ -26,8 +29,8 @@ pub(crate) fn variable(name: &CStr) -> Option<Vec<u8>> {
                 value.truncate(size);
                 return Some(value);
             }
-            // Too small: `size` says how much it takes.
-            1.. if size > value.len() => value.resize(size, 0),
+            // Too small. Other than erl_nif(3) says, `size` is not what it takes (sys_env.c of OTP 25 to 29).
+            1.. if value.len() < MOST => value.resize(value.len() * 4, 0),
             _ => return None,
         }
     }

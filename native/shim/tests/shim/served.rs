@@ -116,6 +116,32 @@ fn a_warden_on_less_of_a_kernel_starts_shims_and_knows_what_they_leave_by_descen
     decoy.assert_alive();
 }
 
+/// As that of a VM under nohup(1), whose fork server also ignores SIGPIPE.
+#[test]
+fn a_warden_heeds_no_signal_and_its_programs_ignore_none_whatever_was_ignored_before() {
+    let vm = Vm::of(new_run(), |command| {
+        use std::os::unix::process::CommandExt;
+        // SAFETY: no handler is installed.
+        unsafe {
+            command.pre_exec(|| {
+                for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGPIPE, libc::SIGFPE] {
+                    libc::signal(signal, libc::SIG_IGN);
+                }
+                Ok(())
+            });
+        }
+    });
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+        kill(vm.warden(), signal);
+    }
+    let channel = vm.shim(1, &[], &["sleep", "72"]);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", channel.worker())).unwrap();
+    for field in ["SigBlk:\t0000000000000000\n", "SigIgn:\t0000000000000000\n"] {
+        assert!(status.contains(field), "{status}");
+    }
+    assert!(lives(vm.warden()));
+}
+
 #[test]
 fn the_mark_is_the_same_as_without_a_warden() {
     let vm = Vm::start();
@@ -318,7 +344,7 @@ fn starts_do_not_wait_for_the_end_of_a_large_tree() {
     println!("a start beside the end of 800: {took:?}; all gone after {:?}", began.elapsed());
     quick.ask(b'K');
     assert!(quick.until(is_gone).is_some());
-    assert_eq!(bearers(vm.run), []);
+    until("the shim has ended, too", || bearers(vm.run).is_empty());
 }
 
 #[test]
