@@ -105,7 +105,7 @@ defmodule Leash do
   | `:timeout` passes while the command runs | `:timeout` |
   | `:timeout` passes after its exit, while something holds stdout | its status |
   | something that it started cannot be ended (it is root's, or waits in the kernel) | its status, or `:timeout` |
-  | its shim is killed, or its port closed, and it ends with that | 137, as for SIGKILL |
+  | its shim is killed, and it ends with that | 137, as for SIGKILL |
   | the same after its exit | its status |
 
   What could not be ended, and an end that was not seen, are a warning in the log; the former is an event of `Leash.Telemetry`
@@ -256,7 +256,7 @@ defmodule Leash do
   | it ends by itself | what it started gets `:linger` milliseconds, then the ladder |
   | the VM ends in any way, SIGKILL included | the ladder, by the shim |
   | the `:leash` application stops | the ladder, bounded by `:stop_timeout` |
-  | the shim is killed | SIGKILL to everything that carries the tree's mark, and by the warden to everything below the shim; `:shim_died` |
+  | the shim is killed | SIGKILL to everything that carries the tree's mark; `:shim_died` |
   | VM and shim are killed together | SIGKILL by the run's warden; if that was killed too, the sweep of the next start |
 
   ## Who is covered
@@ -548,7 +548,8 @@ defmodule Leash do
   @doc """
   What this machine gives: which carriers, pidfds, what of `/proc` can be seen, whether the run has a
   record, whether `leash stop` can ask it (`:control`), and whether there is a process that starts shims and ends what is left
-  when VM and shims are killed at once (`:warden`; `{:error, :marks_unseen}`: it does the former alone). Where something is missing Leash works at a lower level, and this is where it says so.
+  when VM and shims are killed at once (`:warden`; `{:error, :marks_unseen}`: it ends then what is below its own shims, and does
+  not find what the mark alone tells, such as a port's tree). Where something is missing Leash works at a lower level, and this is where it says so.
   """
   @spec capabilities() :: map()
   def capabilities do

@@ -2,7 +2,7 @@ defmodule Leash.Adopted do
   # A tree that a Worker left running on purpose, taken over by a later run, or by a later process of the same run.
   #
   # It answers what a `Leash.Worker` answers, and ends the tree only when it is asked to: whatever else ends this process,
-  # the tree goes on and can be adopted again. There is no port, so nobody says how the program ended; and the end of its
+  # the tree goes on and can be adopted again. There is no channel, so nothing says how the program ended; and the end of its
   # shim, which the pidfd tells, is the proof that nothing is left only where it ended by itself. Nobody can tell that from
   # outside, so the tags are looked for each time.
   #

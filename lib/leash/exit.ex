@@ -4,18 +4,17 @@ defmodule Leash.Exit do
 
   A `Leash.Exit` exists only when the tree is gone: the shim, to which every orphan of the tree is
   reparented, was told by the kernel that it has no child left (`ECHILD` from waitid(2)); or, where
-  the shim was killed, no process with the worker's tag was found any more; or what is left was kept on purpose. Where `Leash.capabilities/0`
-  says `pidfd: false` or `proc: false` the shim was let go, and has ended.
+  the shim was killed, the warden that had started it says that nothing below it is left, or a look
+  at all processes found none with the worker's tag; or what is left was kept on purpose.
 
     * `:status` - the worker's exit status, `nil` when a signal ended it
     * `:signal` - the signal that ended the worker, `nil` when it exited. Both are `nil` of a worker that was adopted (how it ended only
-      its shim saw), of what `Leash.attach/2` took over (only its parent learns it), and where the shim had to be let go because it
-      cannot be signalled (no pidfds)
+      its shim saw), and of what `Leash.attach/2` took over (only its parent learns it)
     * `:core_dumped?` - whether it left a core dump
     * `:cause` - why the tree was ended: `:exited` (the worker ended by itself), `:kept` (it ended by itself, and what
       it left goes on, as `on_exit: :keep` says), `:stop` (asked to
       stop, or the shim was signalled), `:kill` (asked to end at once), `:leash` (the VM let go),
-      `:owner` (the VM ended), `:shim_died` (the shim was killed, the tree was found by its tags), `:unseen` (an adopted
+      `:owner` (the VM ended), `:shim_died` (the shim was killed; the tree was ended by descent and by its tags), `:unseen` (an adopted
       worker ended without having been asked to)
     * `:step` - the step at which the last process went: `nil` (no step was needed), a signal of the
       ladder such as `:sigterm`, `:cmd` for a command, `:close_stdin`, or `:sigkill` of the final phase

@@ -1,11 +1,13 @@
 defmodule Leash.HeldShim do
-  # A shim's pidfd, opened when it is needed.
+  # The pidfd of a port's shim, and of one whose warden was killed before it could send it. That of
+  # every other shim comes with its start (`Leash.Worker.Channel`).
   #
-  # What tells that a number is this very shim's reads `/proc` on another thread, which costs as much as a tenth of
-  # a short program's life. So nobody holds a shim in its first milliseconds; who has to signal it by then opens
-  # it at that moment.
+  # What tells that a number is this very shim's reads `/proc` on another thread, which costs as
+  # much as a tenth of a short program's life. So a port's shim is not held in its first
+  # milliseconds; what has to signal it by then opens it at that moment.
   #
-  # Where pidfds or `/proc` are refused no shim can be held at all, and none is ever signalled: its leash is let go instead.
+  # Where pidfds or `/proc` are refused, no number can be proven: a port is let go, and a Worker
+  # asks over its channel.
   @moduledoc false
 
   alias Leash.{Native, Workers}
@@ -15,7 +17,7 @@ defmodule Leash.HeldShim do
   # Most programs that end quickly have by then.
   @after_ms 20
 
-  @doc "How long a shim lives unheld where nobody needs it, in milliseconds."
+  @doc "How long a port's shim lives unheld where nothing needs it, in milliseconds."
   @spec after_ms() :: pos_integer()
   def after_ms, do: @after_ms
 

@@ -1,7 +1,7 @@
 defmodule Leash.Reaper do
   # Hands out worker numbers, and answers for every tree whose Worker process is gone.
   #
-  # While a Worker lives it ends its own tree. When it dies its port closes and the shim begins the
+  # While a Worker lives it ends its own tree. When it dies its leash closes and the shim begins the
   # ladder by itself; the Reaper then decides how hard (a crash means SIGKILL at once), wakes a
   # stopped shim, ends what a dead shim left, and frees the number only when nothing is left.
   #

@@ -16,7 +16,7 @@ defmodule Leash.StopAll do
 
   alias Leash.{Detached, Exit, Group, Hunt, Native, Reaper, Run, Schema, Workers}
 
-  # Until a Worker that has not begun is taken for stuck. Beginning is one signal, but a thousand do it at once.
+  # Until a Worker that has not begun is taken for stuck. Beginning is one request, but a thousand do it at once.
   @unanswered_ms 500
   # A Worker says more of an end than a hunt can, and says it right after its shim has gone.
   @last_word_ms 200
@@ -199,7 +199,7 @@ defmodule Leash.StopAll do
 
   defp advance(state, {:unbegun, _done}), do: state
 
-  # Its port goes with it, and a shim that is executed later finds its leash hung up and starts nothing. The Reaper says when that is
+  # Its channel goes with it, and a shim that is executed later finds its leash hung up and starts nothing. The Reaper says when that is
   # proven.
   defp give_up(state, number) do
     Process.exit(state.waiting[number].row.pid, :kill)

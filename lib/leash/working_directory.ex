@@ -1,5 +1,6 @@
 defmodule Leash.WorkingDirectory do
-  # A VM whose working directory was deleted can start no program: the fork server enters that directory first.
+  # A VM whose working directory was deleted can start no program: the fork server
+  # enters that directory first, and a request for a shim is refused.
   @moduledoc false
 
   @message "the VM's working directory was deleted, and no program can be started from there: " <>

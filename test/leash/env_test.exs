@@ -33,6 +33,33 @@ defmodule Leash.EnvTest do
     end
   end
 
+  # Such as a path of files that were named in another encoding; and longer than what is read of it at first.
+  test "bytes that are no text arrive as they are, as from a port" do
+    for locale <- ["C.UTF-8", "C"], length <- [1, 3_000] do
+      raw = "printf 'a\\377\\303\\251'; head -c #{length} /dev/zero | tr '\\0' x"
+
+      line = ~s|LEASH_TEST_RAW=$(#{raw}) LEASH_TEST_\303\251=b LC_ALL=#{locale} exec "$@"|
+      vm = start_vm([], prefix: Python.quote_all(["sh", "-c", line, "sh"]))
+
+      code = """
+      args = ["-c", "env | grep -a LEASH_TEST_ | sort | od -An -tx1 -v"]
+      port = Port.open({:spawn_executable, "/bin/sh"}, [:binary, :exit_status, args: args])
+      read = fn read, all ->
+        receive do
+          {^port, {:data, data}} -> read.(read, all <> data)
+          {^port, {:exit_status, 0}} -> all
+        end
+      end
+
+      {read.(read, ""), elem(Leash.cmd("/bin/sh", args), 0)}
+      """
+
+      {bare, ours} = VM.eval(vm, code)
+      assert bare =~ "61 ff c3 a9"
+      assert {locale, ours} == {locale, bare}
+    end
+  end
+
   test "the same from Erlang" do
     expected = ".unset.set\n"
 

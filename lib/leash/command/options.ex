@@ -112,7 +112,7 @@ defmodule Leash.Command.Options do
          parallelism: [
            type: Schema.boolean(),
            default: false,
-           doc: "Accepted for `System.cmd/3`'s sake; no data go through the port."
+           doc: "Accepted for `System.cmd/3`'s sake; no data go through a port."
          ],
          use_stdio: [
            type: Schema.boolean(),

@@ -149,7 +149,7 @@ defmodule Leash.Reaper.Hunts do
     state
   end
 
-  # By its shim's own report.
+  # By its shim's own report, or the warden's word.
   defp ended_in_order?(number), do: match?({:ok, %{tree: :gone}}, Workers.fetch(number))
 
   # Of what ran and whose Worker did not live to say so.

@@ -102,7 +102,7 @@ defmodule Leash.Reaper.Orphans do
     do: wait(number, {:verify, number}, @unseen_shim_ms, state)
 
   defp end_orphan(row, how, state) do
-    # The port is closed, so the ladder has begun; it has to be told only to hurry, or to wake up.
+    # The leash is let go, so the ladder has begun; it has to be told only to hurry, or to wake up.
     _ = Reaper.signal_shim(row.shim_fd, if(how == :kill, do: :kill, else: :wake))
 
     case Native.pidfd_monitor(row.shim_fd, {:shim_ended, row.number}) do

@@ -2,7 +2,8 @@ defmodule Leash.Shim.Escalation do
   # How hard a tree is ended, and what comes when it has not ended in its time. The one policy of
   # a Worker, an adopted tree, and the Reaper:
   #
-  #   ladder ──its length + 1 s──▶ kill (QUIT to the shim) ──1 s──▶ sigkill (of the shim) ──1 s──▶ look by the tags
+  #   ladder ──its length + 1 s──▶ kill (asked for, or QUIT) ──1 s──▶ sigkill (of the shim)
+  #   ──1 s──▶ the warden's word, and a look by the tags
   #
   # It decides and does nothing, so that each of them is bounded by the same numbers.
   @moduledoc false

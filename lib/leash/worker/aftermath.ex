@@ -17,7 +17,8 @@ defmodule Leash.Worker.Aftermath do
   @doc """
   The shim is gone.
 
-  Its last report is the kernel's word that the tree is; without it, the tags have to be looked for.
+  Its last report is the kernel's word that the tree is; without it, the warden's word is asked
+  for, then the tags are looked for.
   """
   @spec shim_gone(State.t()) :: State.t()
   def shim_gone(%{phase: phase} = state) when phase in [:hunting, :draining, :done], do: state

@@ -215,8 +215,8 @@ defmodule Leash.Worker.Options do
       type: Schema.boolean(),
       default: true,
       doc:
-        "`false` leaves `RLIMIT_LOCKS` alone. After a crash of VM and shim the environment alone then tells what is left: " <>
-          "children that drop it are not found."
+        "`false` leaves `RLIMIT_LOCKS` alone. If the warden is killed with VM and shim, or the program is a port's, then the " <>
+          "environment alone tells what is left: children that drop it are not found."
     ]
   ]
 

@@ -1,5 +1,6 @@
 defmodule Leash.Worker.Stuck do
-  # A tree that has not ended in its time: QUIT to the shim, then SIGKILL, then without it.
+  # A tree that has not ended in its time: SIGKILL asked for on the channel, then SIGKILL to the shim,
+  # then without it.
   @moduledoc false
 
   alias Leash.Shim.Escalation

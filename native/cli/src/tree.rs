@@ -41,7 +41,8 @@ pub(crate) fn run(place: &Place, args: &TreeArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// A run and what is below it. What nobody of the run is the parent of stands at the top: shims, and orphans.
+/// A run and what is below it. What nothing of the run is the parent of stands at the top: the warden, shims that are
+/// not its children, and orphans.
 fn draw(run: &RunView, processes: &[&ProcessView], paint: Paint, width: Option<usize>) -> Vec<String> {
     let status = run.status_cell();
     let mut parts = vec![format!("owner {}", or_dash(run.owner.map(OwnerView::text)))];

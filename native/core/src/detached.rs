@@ -1,7 +1,7 @@
 //! Trees that outlive their VM on purpose and can be found again by name.
 //!
-//! Only a living shim speaks for one: its own command line, its own mark and its own program together. What a command kept
-//! has no shim any more and is nobody's to take over.
+//! Only a living shim speaks for one: its own command line, its own mark and its own program together. The shim of a kept
+//! tree may live, too, but it was not told to detach: nothing takes that over.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;

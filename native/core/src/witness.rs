@@ -70,7 +70,8 @@ impl Claim {
         })
     }
 
-    /// The claim of a shim's own command line, where the process is known as a shim of this user by another carrier too.
+    /// The claim of a shim's own command line, where the process is known as a shim of this user by another
+    /// carrier too, or as a warden by the program that it executes.
     ///
     /// It names neither namespace nor boot: a shim that we see runs in this boot, and that its number is one of our
     /// namespace is only believed of a shim in our namespace.

@@ -20,7 +20,7 @@ const CMDLINE_MAX: u64 = 8 * 1024;
 /// `shim_open(os_pid, run_id, worker) :: {:ok, fd} | {:error, :esrch | :not_ours | posix}`.
 ///
 /// A pidfd of the shim that runs `worker` of `run_id`, proven by its command line, its uid and that it still lived after
-/// both were read. Before the port's program was executed the answer is `:not_ours`.
+/// both were read. Before the shim was executed the answer is `:not_ours`.
 ///
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]

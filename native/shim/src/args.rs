@@ -170,7 +170,7 @@ pub struct Config<'a> {
     pub foreground: bool,
     /// A process that somebody else started, and its start ticks; there is no command then.
     pub attach: Option<(i32, Option<u64>)>,
-    /// No tree of its own: what all of the run leave.
+    /// No tree of its own: it starts the run's shims, and ends what they leave.
     pub warden: bool,
     /// The name of the socket on which the VM asks its warden for shims.
     pub control: Option<&'a [u8]>,
@@ -463,15 +463,15 @@ fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<
             config.stdin = stream(value, false)
                 .filter(|stream| !matches!(stream, Stream::File(_)))
                 .or((text == b"open").then_some(Stream::Open))
-                .ok_or(wrong("null, open, pipe, inherit or fd:N from 3 up"))?;
+                .ok_or(wrong("null, open, inherit or fd:N from 3 up"))?;
         }
         b"stdout" => {
             config.stdout =
-                stream(value, false).ok_or(wrong("null, pipe, inherit, fd:N from 3 up or file:PATH"))?;
+                stream(value, false).ok_or(wrong("null, inherit, fd:N from 3 up or file:PATH"))?;
         }
         b"stderr" => {
             config.stderr = stream(value, true)
-                .ok_or(wrong("null, pipe, inherit, stdout, fd:N from 3 up or file:PATH"))?;
+                .ok_or(wrong("null, inherit, stdout, fd:N from 3 up or file:PATH"))?;
         }
         b"stop" => {
             config.stop = Steps::parse(text).ok_or(wrong(

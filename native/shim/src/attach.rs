@@ -73,7 +73,7 @@ pub(crate) fn begin<'a>(
     let at = |errno| (Stage::Attach, errno);
     let shim = rustix::process::getpid();
     let tag = Tag { run: config.run, worker: config.worker };
-    // What the VM has, its other children have too. A warden, whose child this may be, has a mark of its own.
+    // What the VM has, its other children have too. A shim without an owner has what it inherited.
     let whose = config.owner.and_then(|(pid, _)| Pid::from_raw(pid)).unwrap_or(shim);
     let inherited = sys::locks_limits(whose).or_else(|_| sys::locks_limits(shim)).map_err(at)?;
     let marker = Marker { tag, inherited };

@@ -4,7 +4,7 @@
 pub const TEXT: &str = "\
 usage: leash-shim --run-id=ID [OPTIONS] -- COMMAND [ARGS...]
        leash-shim --run-id=ID --attach=PID[:TICKS] [OPTIONS]
-       leash-shim --run-id=ID --warden --owner=PID:TICKS [--control=NAME]
+       leash-shim --run-id=ID --warden [--control=NAME] [--owner=PID:TICKS]
 
 Starts COMMAND and ends when nothing of its process tree is left: children,
 daemons, sessions of their own. Whoever holds the leash ends the tree by
@@ -63,9 +63,11 @@ Every option is one argument. The first is always --run-id.
                       it and what it starts end as a command's tree does.
                       Beside it only run-id, worker, channel, leash, owner,
                       report, stop, step, linger and on-term
-  --warden            no command: once the owner has ended, SIGKILL to whoever
-                      has the run's mark and whose leash-shim is gone, until
-                      nobody is left. Needs --owner; heeds no signal
+  --warden            no command: starts the shims that are asked for on
+                      --control, and ends what is below one that was killed.
+                      Once the owner has ended, SIGKILL to what has the run's
+                      mark and no leash-shim, until nothing is left. Needs
+                      --control or --owner; heeds no signal
   --control=NAME      beside --warden: the abstract Unix socket on which the
                       owner listens, and asks for the shims of its run
   --help, --version   print this, or the version; as the only argument
@@ -77,9 +79,10 @@ signals to leash-shim:
   TERM, HUP, INT      begin the ladder; a second of them kills at once
   QUIT                kills at once, whatever was going on
   USR1, USR2, WINCH, CONT and all others
-                      are passed on to the command, without --leash only
+                      are passed on to the command, without --leash and
+                      --channel only
   HUP, INT, QUIT that are ignored at the start (nohup, &) stay ignored, for us
-  and for the command, without --leash only
+  and for the command, without --leash and --channel only
 
 exit status:
   0 to 255            the command's own; 0 of a process that was attached

@@ -24,7 +24,7 @@ unsafe extern "C" fn main(stack: *const usize) -> ! {
 }
 
 /// No panic is reachable by intent; if one is, the shim ends, and with it (PDEATHSIG) the worker, and the VM
-/// or the next sweep ends the rest.
+/// and the warden that started it, or the next sweep ends the rest.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     sys::exit(125)

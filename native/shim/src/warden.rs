@@ -1,11 +1,11 @@
-//! What a run leaves whose VM and whose shims are gone: one process for the whole run, which outlives them.
+//! The keeper of a run: one process that starts the shims, ends what a killed one leaves, and outlives the VM.
 //!
-//! A shim ends its own tree when the VM ends. Where the shim was killed too, nobody is left who knows its tree; but
-//! everybody in it has the run's mark, by which he is found and gets SIGKILL. A tree whose shim lives is that shim's,
-//! which is waited for.
+//! What a killed shim leaves becomes our child, and is ended by descent, whether the VM lives or not (`adopt`). What is
+//! no descendant of ours (the trees of ports, of attached processes, of shims of an earlier warden) is found by the
+//! run's mark, and gets SIGKILL, once the VM has ended. A tree whose shim lives is that shim's, which is waited for.
 //!
-//! Nobody is signalled while the VM lives: a worker could be starting whose shim was not met. Of a VM that has ended
-//! none can come, since a shim that starts sees its owner gone before it has a worker.
+//! Nothing is signalled for its mark while the VM lives: a worker could be starting whose shim was not met. Of a VM
+//! that has ended none can come, since a shim that starts sees its owner gone before it has a worker.
 
 use leash_tag::argv::ShimArgs;
 use leash_tag::{Mark, RunId, WorkerNumber};
