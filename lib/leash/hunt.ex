@@ -97,10 +97,15 @@ defmodule Leash.Hunt do
     end)
   end
 
-  # Of what another run has started it says nothing.
-  defp word(%{adopted: _tree}), do: nil
-  defp word(%{kind: :workers, deadline: deadline}), do: Warden.word(min(@word_ms, deadline))
-  defp word(_of_other_runs), do: nil
+  # It says something of what this run has started, and has had a shim.
+  defp word(%{kind: :workers, workers: numbers, deadline: deadline} = spec) do
+    if not is_map_key(spec, :adopted) and Enum.any?(numbers, &begun?/1),
+      do: Warden.word(min(@word_ms, deadline))
+  end
+
+  defp word(_of_dead_runs), do: nil
+
+  defp begun?(number), do: not match?({:ok, %{shim: nil}}, Workers.fetch(number))
 
   # It lets go of everything before it has ended, and only then are its children the warden's (exit_notify in
   # kernel/exit.c).

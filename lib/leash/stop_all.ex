@@ -345,7 +345,9 @@ defmodule Leash.StopAll do
 
       numbers ->
         {batch, spec} = batch(state, numbers)
-        {_pid, monitor} = Hunt.start(Map.put(spec, :deadline, @hunt_ms))
+
+        # Its callers have a deadline, and the warden may be what hangs: the Reaper asks for its word.
+        {_pid, monitor} = Hunt.start(Map.put(spec, :deadline, @hunt_ms), :unknown)
         %{state | hunting: {monitor, batch}, to_verify: numbers -- batch}
     end
   end
