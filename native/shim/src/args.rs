@@ -470,8 +470,8 @@ fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<
                 stream(value, false).ok_or(wrong("null, inherit, fd:N from 3 up or file:PATH"))?;
         }
         b"stderr" => {
-            config.stderr = stream(value, true)
-                .ok_or(wrong("null, inherit, stdout, fd:N from 3 up or file:PATH"))?;
+            config.stderr =
+                stream(value, true).ok_or(wrong("null, inherit, stdout, fd:N from 3 up or file:PATH"))?;
         }
         b"stop" => {
             config.stop = Steps::parse(text).ok_or(wrong(
