@@ -75,7 +75,7 @@ defmodule Leash.Adopted do
       stoppers: [],
       hunt: nil,
       result: nil,
-      reaper: Process.monitor(Reaper)
+      supervisor: Process.monitor(Leash.Supervisor)
     }
   end
 
@@ -179,10 +179,13 @@ defmodule Leash.Adopted do
   defp advance(%{hunt: {_pid, monitor}} = state, {:DOWN, monitor, :process, _, reason}),
     do: hunted(%{state | hunt: nil}, reason)
 
-  defp advance(%{reaper: monitor} = state, {:DOWN, monitor, :process, _, _reason}),
-    do: reattach(state, Reaper.reattach())
+  # The application has stopped.
+  defp advance(
+         %{phase: :running, supervisor: monitor} = state,
+         {:DOWN, monitor, :process, _, _reason}
+       ),
+       do: %{state | phase: :left}
 
-  defp advance(state, {:leash, {:reattach, tries}}), do: reattach(state, Reaper.reattach(tries))
   defp advance(state, _other), do: state
 
   defp stop(state, from, how), do: begin_end(%{state | stoppers: [from | state.stoppers]}, how)
@@ -267,9 +270,4 @@ defmodule Leash.Adopted do
   end
 
   defp now, do: System.monotonic_time(:millisecond)
-
-  # The Reaper restarts after a crash, and knows this process by its row. If it stays away, the application has stopped.
-  defp reattach(state, {:ok, monitor}), do: %{state | reaper: monitor}
-  defp reattach(%{phase: :running} = state, :away), do: %{state | phase: :left}
-  defp reattach(state, _later), do: state
 end

@@ -96,7 +96,7 @@ defmodule Leash.Attachment do
            Native.attach_option(process.pid, process.start_ticks, process.pidfs_inode) do
       %{process: process, option: option, owner: owner}
       |> worker_options(options)
-      |> Worker.start_attached()
+      |> Worker.Server.start_attached()
       |> outcome()
     end
   end

@@ -26,11 +26,19 @@ defmodule Leash.Cmd do
     }
 
     case Command.start(worker) do
-      {:ok, command} -> guarded(command, state, deadline, own)
+      {:ok, command} ->
+        {ended, status, state} = collect(command, state, deadline)
+        finished(ended, status, state, own)
+
       # It did not come to its exec in time, and is gone, or can only be waited for (state D).
-      {:error, :start_timeout} -> result(state, :timeout, own)
-      {:error, {:survivors, _list}} -> result(state, :timeout, own)
-      {:error, reason} -> halted(state, reason)
+      {:error, :start_timeout} ->
+        result(state, :timeout, own)
+
+      {:error, {:survivors, _list}} ->
+        result(state, :timeout, own)
+
+      {:error, reason} ->
+        halted(state, reason)
     end
   end
 
@@ -41,43 +49,48 @@ defmodule Leash.Cmd do
     failed(reason)
   end
 
-  # Whatever the Collectable or the source of the input raise, the tree ends first.
-  defp guarded(command, state, deadline, own) do
-    try do
-      collect(command, state, deadline)
-    catch
-      kind, reason ->
-        stacktrace = __STACKTRACE__
-        _ended = Command.abort(command, :ladder)
-        state.collect.(state.collected, :halt)
-        :erlang.raise(kind, reason, stacktrace)
-    else
-      {{:by_itself, how}, :timeout, state} -> result(state, Command.status(how), own)
-      {{:error, :start_timeout}, _status, state} -> result(state, :timeout, own)
-      {{:error, reason}, _status, state} -> halted(state, reason)
-      {{_when, how}, status, state} -> result(state, status || Command.status(how), own)
-    end
-  end
+  defp finished({:by_itself, how}, :timeout, state, own),
+    do: result(state, Command.status(how), own)
+
+  defp finished({:error, :start_timeout}, _status, state, own), do: result(state, :timeout, own)
+  defp finished({:error, reason}, _status, state, _own), do: halted(state, reason)
+
+  defp finished({_when, how}, status, state, own),
+    do: result(state, status || Command.status(how), own)
 
   defp collect(command, state, deadline) do
     case Command.next(command, @read_bytes, deadline) do
       {:data, stream, data, command} ->
-        case take(stream, data, state) do
+        case taken(stream, data, command, state) do
           {:ok, state} -> collect(command, state, deadline)
           {:full, state} -> {Command.abort(command, :ladder), :max_output, state}
         end
 
       {:timeout, command} ->
-        Command.finish(command, :ladder)
+        command = Command.finish(command, :ladder)
         {ended, _status, state} = collect(command, state, :infinity)
         {ended, :timeout, state}
 
       {:ended, ended, _command} ->
         {ended, nil, state}
 
-      {:input_failed, kind, reason, stacktrace, _command} ->
-        :erlang.raise(kind, reason, stacktrace)
+      {:input_failed, kind, reason, stacktrace, command} ->
+        aborted(command, state, kind, reason, stacktrace)
     end
+  end
+
+  defp taken(stream, data, command, state) do
+    take(stream, data, state)
+  catch
+    kind, reason -> aborted(command, state, kind, reason, __STACKTRACE__)
+  end
+
+  # Whatever the Collectable or the source of the input raise, the tree ends first.
+  @spec aborted(Command.t(), map(), :error | :exit | :throw, term(), list()) :: no_return()
+  defp aborted(command, state, kind, reason, stacktrace) do
+    _ended = Command.abort(command, :ladder)
+    state.collect.(state.collected, :halt)
+    :erlang.raise(kind, reason, stacktrace)
   end
 
   defp take(stream, data, %{left: left} = state) when byte_size(data) > left,
@@ -131,7 +144,6 @@ defmodule Leash.Cmd do
   def failed({:shim, :no_working_directory}),
     do: raise(RuntimeError, WorkingDirectory.message())
 
-  def failed({:worker_down, reason}), do: exit({reason, __MODULE__})
   def failed({stage, posix}) when is_atom(stage) and is_atom(posix), do: :erlang.error(posix)
   def failed(reason), do: :erlang.error(reason)
 end

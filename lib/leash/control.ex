@@ -32,9 +32,6 @@ defmodule Leash.Control do
   @look_for_socket_ms 20_000
   # Until it listens again where it could not, or no descriptor was left.
   @again_ms 1_000
-  # How often a number is looked at that is not free yet.
-  @look_ms 50
-  @free_tries 200
   # Beyond its deadline, until a worker that was told to end is answered for as still ending: `leash` waits 2 s.
   @last_word_ms 1_500
 
@@ -269,7 +266,7 @@ defmodule Leash.Control do
 
     tasks =
       for(group <- groups, do: fn -> stop_group(group, deadline) end) ++
-        for row <- named, do: fn -> [stop_one(row, deadline)] end
+        for row <- named, do: fn -> StopAll.stop(row.number, deadline) end
 
     # What does not come back in time is answered for by what is known of it.
     done = tasks |> in_parallel(deadline + @last_word_ms) |> Map.new(&{&1.worker, &1})
@@ -307,50 +304,6 @@ defmodule Leash.Control do
   defp stop_group(group, deadline) do
     {_all_gone?, stopped} = StopAll.run(group, deadline: deadline)
     stopped
-  end
-
-  # As `Leash.StopAll` asks: a Worker that is still starting takes messages and no calls. Its answer to the second word is
-  # that to the first.
-  defp stop_one(row, deadline) do
-    ref = Process.monitor(row.pid)
-    how = if deadline == 0, do: :kill, else: :ladder
-    send(row.pid, {:leash, {:stop, {self(), ref}, how}})
-    stopped(row, await_end(row, ref, if(deadline == 0, do: :infinity, else: deadline)))
-  end
-
-  defp await_end(row, ref, ms) do
-    receive do
-      {^ref, {:error, :noproc}} -> await_free(row, @free_tries)
-      {^ref, result} -> result
-      {:DOWN, ^ref, :process, _pid, _reason} -> await_free(row, @free_tries)
-    after
-      ms ->
-        send(row.pid, {:leash, {:stop, {self(), ref}, :kill}})
-        await_end(row, ref, :infinity)
-    end
-  end
-
-  # The Worker said nothing of its end: its number is free, or another's, once the Reaper has seen that of the tree. Past
-  # what a hunt takes no answer is given: it is ending, for all that is known.
-  defp await_free(_row, 0), do: exit(:shutdown)
-
-  defp await_free(row, tries) do
-    case Workers.fetch(row.number) do
-      {:ok, %{pid: pid, tree: tree}} when pid == row.pid and tree != :gone ->
-        Process.sleep(@look_ms)
-        await_free(row, tries - 1)
-
-      # Without a table the application has ended everything.
-      _free ->
-        {:ok, :gone}
-    end
-  end
-
-  defp stopped(row, result) do
-    Map.merge(Map.take(row, [:pid, :label, :group, :os_pid]), %{
-      worker: row.number,
-      result: result
-    })
   end
 
   ## Which workers a name means

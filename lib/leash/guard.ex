@@ -12,6 +12,7 @@ defmodule Leash.Guard do
 
   alias Leash.Guard.{Options, Watch}
   alias Leash.{Callback, Telemetry, Vitals, Workers}
+  alias Leash.Worker.Message
 
   @type limit :: :processes | :rss | :lifetime | :idle
 
@@ -45,7 +46,7 @@ defmodule Leash.Guard do
   def saw_output(nil, _bytes), do: :ok
   def saw_output(traffic, bytes), do: :counters.add(traffic, 1, bytes)
 
-  @doc "Guards the calling Worker's tree until it ends. The Worker gets `{:leash, {:doomed, reason}}` if it is to stop."
+  @doc "Guards the calling Worker's tree until it ends. The Worker is told with `Leash.Worker.Message.fail_unhealthy/2`."
   @spec watch(pos_integer(), keyword() | nil, :counters.counters_ref() | nil) :: :ok
   def watch(_number, nil, _traffic), do: :ok
 
@@ -136,7 +137,7 @@ defmodule Leash.Guard do
   # One reason is enough.
   defp act([breach | _more], row, %{action: :stop}) do
     Telemetry.guard(row.number, breach, :stop)
-    send(row.pid, {:leash, {:doomed, {:guard, breach}}})
+    Message.fail_unhealthy(row.pid, {:guard, breach})
     :stopped
   end
 

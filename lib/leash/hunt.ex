@@ -5,7 +5,7 @@ defmodule Leash.Hunt do
   # happens here, in a process of its own, until a target's pidfd wakes it or the step's time is over.
   @moduledoc false
 
-  alias Leash.{Native, Warden, Workers}
+  alias Leash.{Descriptor, Native, Warden, Workers}
 
   # Within what `Leash.Shim.Escalation` gives the proof.
   @deadline_ms 5_000
@@ -66,6 +66,24 @@ defmodule Leash.Hunt do
   @spec own_seen?(report()) :: boolean()
   def own_seen?(report), do: report.complete or report.incomplete_because == [:hidepid]
 
+  @doc """
+  Returns what the end of a hunt's process proves: `reason` is that of its `:DOWN` message.
+
+  If not everything was seen, then finding nothing proves no end. The word of the warden that
+  started the tree does; `warden` is `nil` for a tree that is not below its shim.
+  """
+  @spec verdict(term(), Native.fd() | nil) ::
+          :gone | {:left, [Leash.Worker.survivor()]} | {:unproven, term()}
+  def verdict({:shutdown, {:ok, %{survivors: []} = report}}, warden) do
+    if report.complete or (warden != nil and report.word == warden),
+      do: :gone,
+      else: {:unproven, {:incomplete, report.incomplete_because}}
+  end
+
+  def verdict({:shutdown, {:ok, %{survivors: survivors}}}, _warden), do: {:left, survivors}
+  def verdict({:shutdown, {:error, reason}}, _warden), do: {:unproven, reason}
+  def verdict(crash, _warden), do: {:unproven, {:crashed, crash}}
+
   @doc "Runs a hunt to its end and returns the report. Blocks for at most the hunt's own deadline."
   @spec run(spec()) :: {:ok, report()} | {:error, term()}
   def run(spec) do
@@ -107,24 +125,21 @@ defmodule Leash.Hunt do
 
   defp begun?(number), do: not match?({:ok, %{shim: nil}}, Workers.fetch(number))
 
-  # It lets go of everything before it has ended, and only then are its children the warden's (exit_notify in
-  # kernel/exit.c).
-  #
-  # By a descriptor of its own: of one only one process at a time is told, and the Reaper may wait for that of the table.
+  # It lets go of everything before it has ended, and only then are its children the warden's
+  # (exit_notify in kernel/exit.c).
   defp ended?(nil), do: true
 
   defp ended?(:unknown), do: false
 
   defp ended?(fd) do
-    with {:ok, own} <- Native.fd_dup(fd),
-         :ok <- Native.pidfd_monitor(own, {:leash, :shim_ended}) do
+    if Descriptor.monitor_end(fd, {:leash, :shim_ended}) == :ok do
       receive do
         {:leash, :shim_ended} -> true
       after
         @shim_ms -> false
       end
     else
-      _refused -> false
+      false
     end
   end
 

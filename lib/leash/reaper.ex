@@ -63,6 +63,14 @@ defmodule Leash.Reaper do
   end
 
   @doc """
+  Ends the calling process's part in a worker: its tree is gone, or the Reaper answers for it.
+
+  That is what the end of the process does otherwise.
+  """
+  @spec release(pos_integer()) :: :ok
+  def release(number), do: GenServer.cast(__MODULE__, {:release, number})
+
+  @doc """
   Signals a shim, and wakes it if it is stopped.
 
   `:ladder` is for once only: a second one means SIGKILL to the shim's tree. A shim that is gone has done what it was to do, so
@@ -93,31 +101,13 @@ defmodule Leash.Reaper do
   @spec close(Group.t() | :all) :: :ok | {:error, :not_running}
   def close(group), do: ask({:close, group})
 
-  # How often, and how long in all, a Reaper that is away is looked for.
-  @reattach_ms 100
-  @reattach_tries 50
-
-  @doc """
-  Monitors the Reaper, which restarts after a crash. While it is away the caller gets `{:leash, {:reattach, tries}}` to call
-  this with again; `:away` is for the last time.
-  """
-  @spec reattach(non_neg_integer()) :: {:ok, reference()} | :later | :away
-  def reattach(tries \\ @reattach_tries)
-  def reattach(0), do: :away
-
-  def reattach(tries) do
-    if Process.whereis(__MODULE__) do
-      {:ok, Process.monitor(__MODULE__)}
-    else
-      look_again_in_a_while({:leash, {:reattach, tries - 1}})
-      :later
-    end
-  end
+  # How often a Reaper that is away is looked for.
+  @look_again_ms 100
 
   @doc "The caller gets the message when it is time to look once more whether the Reaper is back."
   @spec look_again_in_a_while(term()) :: :ok
   def look_again_in_a_while(message) do
-    _timer = Process.send_after(self(), message, @reattach_ms)
+    _timer = Process.send_after(self(), message, @look_again_ms)
     :ok
   end
 
@@ -138,8 +128,14 @@ defmodule Leash.Reaper do
 
     # After a crash of this process the table says who is to be watched.
     state = options |> Keyword.fetch!(:run) |> State.new()
-    {:ok, Enum.reduce(Workers.all(), state, &Numbers.watch/2)}
+    {:ok, Enum.reduce(Workers.all(), state, &watch/2)}
   end
+
+  # The release of a command was lost with the process that it was sent to.
+  defp watch(%{kind: :command, tree: :gone} = row, state),
+    do: Orphans.worker_down(row.number, :normal, state)
+
+  defp watch(row, state), do: Numbers.watch(row, state)
 
   @impl true
   def handle_call({:register, description}, from, state),
@@ -171,6 +167,12 @@ defmodule Leash.Reaper do
   end
 
   @impl true
+  def handle_cast({:release, number}, state) when is_map_key(state.watched, number),
+    do: {:noreply, Orphans.worker_down(number, :normal, Numbers.unwatch(number, state))}
+
+  def handle_cast({:release, _number}, state), do: {:noreply, state}
+
+  @impl true
   def handle_info({:DOWN, monitor, :process, _pid, reason}, %{hunting: {_, monitor, _}} = state),
     do: {:noreply, Hunts.hunted(reason, state)}
 
@@ -180,13 +182,14 @@ defmodule Leash.Reaper do
         {:noreply, %{state | closers: Map.delete(state.closers, monitor)}}
 
       {number, monitors} ->
-        {:noreply, Orphans.worker_down(number, reason, %{state | monitors: monitors})}
+        state = %{state | monitors: monitors, watched: Map.delete(state.watched, number)}
+        {:noreply, Orphans.worker_down(number, reason, state)}
     end
   end
 
   def handle_info({:shim_ended, number}, state) do
-    # Somebody has taken the tree over meanwhile: it is his to say.
-    if number in Map.values(state.monitors),
+    # The tree was adopted; the adopting process reports its end.
+    if is_map_key(state.watched, number),
       do: {:noreply, state},
       else: {:noreply, Orphans.shim_ended(number, state)}
   end

@@ -49,15 +49,24 @@ defmodule Leash.Shim do
   @doc """
   Has the run's warden start a shim, in the VM's directory and environment as they are now.
 
-  Errors are those of `Leash.Warden.start_shim/5`.
+  Errors are those of `Leash.Warden.start_shim/2`.
   """
-  @spec start(Run.t(), pos_integer(), map()) :: {:ok, Warden.started()} | {:error, term()}
-  def start(run, number, options) do
+  @spec start(Run.t(), pos_integer(), map(), reference() | nil) ::
+          {:ok, Warden.started()} | {:error, term()}
+  def start(run, number, options, cancel) do
     environment =
       Environment.with_changes([{"LEASH_RUN", tag(run, number, options)} | options.env])
 
-    args = [path() | args(run, number, options)]
-    Warden.start_shim(run, args, environment, ends(options), options.start_timeout)
+    Warden.start_shim(
+      %{
+        run: run.id,
+        args: [path() | args(run, number, options)],
+        environment: environment,
+        ends: ends(options),
+        cancel: cancel
+      },
+      options.start_timeout
+    )
   end
 
   defp ends(%{attach: _target}), do: {:none, :none, :none}

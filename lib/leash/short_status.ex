@@ -7,7 +7,10 @@ defmodule Leash.ShortStatus do
   # OTP 25 calls format_status/1; GenServer lists it as a callback later.
   @impl? {:format_status, 1} in GenServer.behaviour_info(:callbacks)
 
-  @doc "Defines `format_status/1`, which keeps these keys of a state that is a map."
+  @doc """
+  Defines `format_status/1`, which keeps these keys of a state that is a map. `key: keys` keeps those
+  keys of the map under that key.
+  """
   defmacro __using__(keys) do
     quote do
       unquote(if @impl?, do: quote(do: @impl(GenServer)), else: quote(do: @doc(false)))
@@ -16,7 +19,7 @@ defmodule Leash.ShortStatus do
   end
 
   @doc "A status with those keys of its state, and of its last message only what kind it is."
-  @spec of(map(), [atom()]) :: map()
+  @spec of(map(), [atom() | {atom(), [atom()]}]) :: map()
   def of(status, keys) do
     status
     |> change(:state, &state(&1, keys))
@@ -27,7 +30,15 @@ defmodule Leash.ShortStatus do
   defp change(status, key, fun) when is_map_key(status, key), do: Map.update!(status, key, fun)
   defp change(status, _key, _fun), do: status
 
-  defp state(state, keys) when is_map(state), do: Map.take(state, keys)
+  defp state(state, keys) when is_map(state) do
+    for key <- keys, into: %{} do
+      case key do
+        {key, keys} -> {key, state |> Map.get(key) |> state(keys)}
+        key -> {key, Map.get(state, key)}
+      end
+    end
+  end
+
   defp state(state, _keys), do: state
 
   # The end of a linked process is no secret, and often why this one ended.

@@ -15,6 +15,7 @@ defmodule Leash.StopAll do
   @moduledoc false
 
   alias Leash.{Detached, Exit, Group, Hunt, Native, Reaper, Run, Schema, Workers}
+  alias Leash.Worker.Message
 
   # Until a Worker that has not begun is taken for stuck. Beginning is one request, but a thousand do it at once.
   @unanswered_ms 500
@@ -22,6 +23,8 @@ defmodule Leash.StopAll do
   @last_word_ms 200
   # From QUIT until a shim is taken for stuck.
   @stuck_ms 1_000
+  # Until the shim of a command that is just starting is looked for again.
+  @starting_ms 20
   # What a hunt gets to see the end of whom it killed: whoever calls has a deadline, and the Reaper goes on.
   @hunt_ms 1_500
 
@@ -41,15 +44,24 @@ defmodule Leash.StopAll do
           {:ok, [Leash.stopped()]} | {:error, [Leash.stopped()]}
   def run(group, options) do
     %{deadline: deadline} = validate!(group, options)
-    {pid, monitor} = spawn_monitor(fn -> exit({:shutdown, {:stopped, stop(group, deadline)}}) end)
+    results = alone(group, deadline, {Leash, :stop_all, [group, options]})
+    all_gone? = Enum.all?(results, &match?(%{result: {:ok, _}}, &1))
+    {if(all_gone?, do: :ok, else: :error), results}
+  end
+
+  @doc """
+  Ends one worker, by its number, in the same way. Returns nothing of a worker that has ended before.
+  """
+  @spec stop(pos_integer(), timeout()) :: [Leash.stopped()]
+  def stop(number, deadline), do: alone(number, deadline, {__MODULE__, :stop, [number, deadline]})
+
+  defp alone(which, deadline, call) do
+    {pid, monitor} =
+      spawn_monitor(fn -> exit({:shutdown, {:stopped, stop_each(which, deadline)}}) end)
 
     receive do
-      {:DOWN, ^monitor, :process, ^pid, {:shutdown, {:stopped, results}}} ->
-        all_gone? = Enum.all?(results, &match?(%{result: {:ok, _}}, &1))
-        {if(all_gone?, do: :ok, else: :error), results}
-
-      {:DOWN, ^monitor, :process, ^pid, reason} ->
-        exit({reason, {Leash, :stop_all, [group, options]}})
+      {:DOWN, ^monitor, :process, ^pid, {:shutdown, {:stopped, results}}} -> results
+      {:DOWN, ^monitor, :process, ^pid, reason} -> exit({reason, call})
     end
   end
 
@@ -64,15 +76,15 @@ defmodule Leash.StopAll do
     end
   end
 
-  defp stop(group, deadline) do
+  defp stop_each(group, deadline) do
     case Run.fetch() do
-      {:ok, run} -> stop(run, group, deadline)
+      {:ok, run} -> stop_each(run, group, deadline)
       # The application ended everything when it stopped.
       :error -> []
     end
   end
 
-  defp stop(run, group, deadline) do
+  defp stop_each(run, group, deadline) do
     began = now()
 
     state = %{
@@ -90,11 +102,10 @@ defmodule Leash.StopAll do
       to_verify: []
     }
 
-    for {message, ms} <- [
-          unanswered: @unanswered_ms,
-          deadline: deadline,
-          hunt: deadline + @stuck_ms
-        ],
+    times =
+      if deadline != :infinity, do: [deadline: deadline, hunt: deadline + @stuck_ms], else: []
+
+    for {message, ms} <- [{:unanswered, @unanswered_ms} | times],
         do: Process.send_after(self(), {:leash, message}, began + ms, abs: true)
 
     state = state |> attach() |> loop()
@@ -121,7 +132,7 @@ defmodule Leash.StopAll do
       {:DOWN, monitor, :process, _pid, reason} ->
         state |> hunted(monitor, reason) |> loop()
 
-      {:leash_free, number} ->
+      {free_or_gone, number} when free_or_gone in [:leash_free, :leash_gone] ->
         state |> gone(number) |> loop()
 
       {:leash_left, numbers, survivors} ->
@@ -165,8 +176,17 @@ defmodule Leash.StopAll do
   defp ask(state, row) do
     ref = Process.monitor(row.pid)
     state = put_in(state.waiting[row.number], %{row: row, ref: ref, fd: nil})
-    send(row.pid, {:leash, {:stop, {self(), ref}, state.how}})
-    put_in(state.refs[ref], row.number)
+    state = put_in(state.refs[ref], row.number)
+    ask_for_end(row, ref, state)
+  end
+
+  # The process of a command is its caller's, which may be busy with what it has read.
+  defp ask_for_end(%{kind: :command, number: number}, _ref, state),
+    do: advance(state, {:tell, number})
+
+  defp ask_for_end(row, ref, state) do
+    Message.stop(row.pid, {self(), ref}, state.how)
+    state
   end
 
   defp advance(state, :attach), do: attach(state)
@@ -178,6 +198,17 @@ defmodule Leash.StopAll do
         reduce: state,
         do: (state -> tell_shim(state, number, state.how))
   end
+
+  defp advance(state, {:tell, number}) when is_map_key(state.waiting, number) do
+    state = tell_shim(state, number, state.how)
+
+    if state.waiting[number].fd == nil and unbegun?(state, number),
+      do: Process.send_after(self(), {:leash, {:tell, number}}, @starting_ms)
+
+    state
+  end
+
+  defp advance(state, {:tell, _done}), do: state
 
   defp advance(state, :deadline) do
     # Not by the Workers, whom the last seconds may find stuck. They see what their shims report.
@@ -191,18 +222,25 @@ defmodule Leash.StopAll do
   defp advance(state, {:unbegun, number}) when is_map_key(state.waiting, number) do
     cond do
       not unbegun?(state, number) -> state |> tell_shim(number, :kill) |> verify([number])
-      # Port.open/2 is somebody else's call, who is not ours to kill.
+      # Port.open/2 is a call in a process that is not ours to kill.
       match?(%{kind: :port}, state.waiting[number].row) -> left(state, number, [])
-      true -> give_up(state, number)
+      true -> give_up(state, number, state.waiting[number].row)
     end
   end
 
   defp advance(state, {:unbegun, _done}), do: state
+  defp advance(state, {:unended, number}), do: left(state, number, [])
 
-  # Its channel goes with it, and a shim that is executed later finds its leash hung up and starts nothing. The Reaper says when that is
-  # proven.
-  defp give_up(state, number) do
-    Process.exit(state.waiting[number].row.pid, :kill)
+  # Its channel is closed, and a shim that is executed later finds that and starts nothing. The
+  # Reaper says when that is proven.
+  defp give_up(state, number, %{kind: :command, cancel: cancel}) do
+    send(cancel, {cancel, :cancel})
+    Process.send_after(self(), {:leash, {:unended, number}}, @last_word_ms)
+    state
+  end
+
+  defp give_up(state, _number, row) do
+    Process.exit(row.pid, :kill)
     state
   end
 

@@ -35,6 +35,10 @@ defmodule Leash.Stream do
   end
 
   # states: {:running, command, deadline, timed_out?} → {:last, how} → :over
+  #                                                   → {:failed, function that raises}
+  #
+  # What raises is called by the next pull: the stream's clean-up gets the state of before, and may
+  # not end a command twice.
   #
   # A running command is its owner's: only the process that began it may ask for the next part.
   defp start(own, worker) do
@@ -48,6 +52,7 @@ defmodule Leash.Stream do
 
   defp pull(:over, _own, _last), do: {:halt, :over}
   defp pull({:last, how}, _own, last), do: {last.(how), :over}
+  defp pull({:failed, raise}, _own, _last), do: raise.()
 
   defp pull({:running, %{owner: owner}, _deadline, _timed_out?}, _own, _last)
        when owner != self() do
@@ -61,14 +66,13 @@ defmodule Leash.Stream do
         {[element(stream, data, own)], {:running, command, deadline, timed_out?}}
 
       {:timeout, command} ->
-        Command.finish(command, :ladder)
-        pull({:running, command, :infinity, true}, own, last)
+        pull({:running, Command.finish(command, :ladder), :infinity, true}, own, last)
 
       {:ended, {:error, :start_timeout}, _command} ->
         {[], {:last, :timeout}}
 
       {:ended, {:error, reason}, _command} ->
-        Cmd.failed(reason)
+        {[], {:failed, fn -> Cmd.failed(reason) end}}
 
       {:ended, {:ended, _how}, _command} when timed_out? ->
         {[], {:last, :timeout}}
@@ -76,9 +80,9 @@ defmodule Leash.Stream do
       {:ended, {_when, how}, _command} ->
         {[], {:last, how}}
 
-      # The stream's own clean-up ends the tree.
-      {:input_failed, kind, reason, stacktrace, _command} ->
-        :erlang.raise(kind, reason, stacktrace)
+      {:input_failed, kind, reason, stacktrace, command} ->
+        _ended = Command.abort(command, :ladder)
+        {[], {:failed, fn -> :erlang.raise(kind, reason, stacktrace) end}}
     end
   end
 

@@ -63,6 +63,18 @@ defmodule Leash.Telemetry do
     do: of_worker([:leash, :worker, :stop], number, &lived/1, %{exit: exit})
 
   @doc false
+  # What `Leash.Worker.Machine` says of a tree. `elapsed` in milliseconds, as the shim counts.
+  @spec of_tree(
+          pos_integer(),
+          {:stop, Leash.Exit.t()}
+          | {:survivors, [Leash.Worker.survivor()]}
+          | {:step, Leash.Exit.cause(), term(), non_neg_integer()}
+        ) :: :ok
+  def of_tree(number, {:stop, exit}), do: worker_stop(number, exit)
+  def of_tree(number, {:survivors, list}), do: survivors(number, list)
+  def of_tree(number, {:step, cause, step, elapsed}), do: step(number, cause, step, elapsed)
+
+  @doc false
   @spec survivors(pos_integer(), [Leash.Worker.survivor()]) :: :ok
   def survivors(number, survivors),
     do:

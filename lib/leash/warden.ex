@@ -15,7 +15,7 @@ defmodule Leash.Warden do
 
   require Logger
 
-  alias Leash.{Native, OSProcess, Run, Shim}
+  alias Leash.{Descriptor, Native, OSProcess, Run, Shim}
 
   # So long the start of the application waits for it. Most need 3 ms; it is no reason not to start.
   @ready_ms 2_000
@@ -51,6 +51,16 @@ defmodule Leash.Warden do
           warden: Native.fd()
         }
 
+  @typedoc "What a shim is started with; `cancel` is an alias of the caller."
+  @type request :: %{
+          run: Leash.RunId.t(),
+          args: [binary()],
+          environment: Leash.Environment.t(),
+          ends: {source(), source(), source()},
+          cancel: reference() | nil
+        }
+
+  @typep source :: :none | :pipe | :inherit
   @typep end_ :: Native.fd() | nil
   @typep control :: {Native.fd(), :counters.counters_ref()}
 
@@ -80,38 +90,37 @@ defmodule Leash.Warden do
 
   @doc """
   Has a shim started, with these arguments (the first is its path) and environment, in the VM's
-  directory. What is returned is owned by the calling process.
+  directory. What is returned is owned by the calling process, which `{cancel, :cancel}` makes give
+  up.
 
   Errors: `:not_running`, `:no_warden` (none could start it in these milliseconds, at most 10 seconds,
-  or several tries to start one have failed),
-  `:no_working_directory`, and POSIX names such as `:emfile`.
+  or several tries to start one have failed), `:stopping` (cancelled), `:no_working_directory`, and
+  POSIX names such as `:emfile`.
   """
-  @spec start_shim(
-          Run.t(),
-          [binary()],
-          Leash.Environment.t(),
-          {source, source, source},
-          timeout()
-        ) ::
-          {:ok, started()} | {:error, term()}
-        when source: :none | :pipe | :inherit
-  def start_shim(run, args, environment, ends, ms),
-    do: request({run.id, args, environment, ends}, control(), now() + min(ms, @start_ms))
+  @spec start_shim(request(), timeout()) :: {:ok, started()} | {:error, term()}
+  def start_shim(request, ms) do
+    request
+    |> Map.put(:slow_at, now() + @slow_ms)
+    |> request(control(), now() + min(ms, @start_ms))
+  end
 
   @spec control() :: control() | nil
   defp control, do: :persistent_term.get(@control, nil)
 
   defp request(request, nil, until), do: request_next(request, nil, until)
 
-  defp request({_run, args, environment, ends} = request, {fd, progress} = control, until) do
-    case Native.shim_start(fd, args, environment, ends) do
+  defp request(request, {fd, progress} = control, until) do
+    case Native.shim_start(fd, request.args, request.environment, request.ends) do
       {:ok, channel, {stdin, stdout, stderr}} ->
         ends = %{stdin: stdin, stdout: stdout, stderr: stderr}
 
-        case first(channel, fd, until) do
+        case first(channel, fd, until, request.cancel) do
           {:error, reason} ->
-            close([channel, stdin, stdout, stderr])
-            if reason == :lost, do: request_again(request, control, until), else: {:error, reason}
+            Enum.each([channel, stdin, stdout, stderr], &Descriptor.close/1)
+
+            if reason == :lost,
+              do: request_again(request, control, until, :lost),
+              else: {:error, reason}
 
           message ->
             :counters.add(progress, 1, 1)
@@ -119,7 +128,7 @@ defmodule Leash.Warden do
         end
 
       :again ->
-        wait_for_room(request, control, until)
+        request_again(request, control, until, :full)
 
       {:error, gone} when gone in [:closed, :epipe, :econnreset, :enotconn] ->
         request_next(request, fd, until)
@@ -129,29 +138,15 @@ defmodule Leash.Warden do
     end
   end
 
-  # Not every start can be told that there is room again: a descriptor has one that waits for it.
-  defp wait_for_room(request, {fd, _progress} = control, until) do
+  # The socket is full, or the warden had no descriptor for it. A descriptor tells one process when
+  # that changes, and more may wait.
+  defp request_again(request, {fd, _progress} = control, until, why) do
     cond do
       now() >= until ->
         {:error, :no_warden}
 
       control() == control ->
-        if until - now() < @start_ms - @slow_ms, do: slow(fd)
-        Process.sleep(Enum.random(@full_ms))
-        request(request, control, until)
-
-      true ->
-        request(request, control(), until)
-    end
-  end
-
-  # One that lives had no descriptor for it.
-  defp request_again(request, {fd, _progress} = control, until) do
-    cond do
-      now() >= until ->
-        {:error, :no_warden}
-
-      control() == control ->
+        if why == :full and now() >= request.slow_at, do: slow(fd)
         Process.sleep(Enum.random(@full_ms))
         request(request, control, until)
 
@@ -160,8 +155,8 @@ defmodule Leash.Warden do
     end
   end
 
-  defp request_next({run, _args, _environment, _ends} = request, fd, until) do
-    case next(run, fd, until) do
+  defp request_next(request, fd, until) do
+    case next(request.run, fd, until) do
       {:ok, control} -> request(request, control, until)
       {:error, _reason} = error -> error
     end
@@ -184,25 +179,26 @@ defmodule Leash.Warden do
   end
 
   # Until then nothing is known to have been started; without a word its channel ends, and nothing was.
-  defp first(channel, fd, until) do
+  defp first(channel, fd, until, cancel) do
     case Native.channel_read(channel) do
-      :again -> await(channel, fd, until)
+      :again -> await(channel, fd, until, cancel)
       :eof -> {:error, :lost}
       other -> other
     end
   end
 
-  defp await(channel, fd, until) do
+  defp await(channel, fd, until, cancel) do
     receive do
-      {:leash_fd, ^channel, :ready} -> first(channel, fd, until)
+      {:leash_fd, ^channel, :ready} -> first(channel, fd, until, cancel)
+      {^cancel, :cancel} -> {:error, :stopping}
     after
-      @slow_ms -> waited(channel, fd, until)
+      @slow_ms -> waited(channel, fd, until, cancel)
     end
   end
 
   # One that was replaced while it is stopped keeps its requests until it is gone. What it starts later finds its channel
   # hung up.
-  defp waited(channel, fd, until) do
+  defp waited(channel, fd, until, cancel) do
     cond do
       not match?({^fd, _progress}, control()) ->
         {:error, :lost}
@@ -212,19 +208,7 @@ defmodule Leash.Warden do
 
       true ->
         slow(fd)
-        await(channel, fd, until)
-    end
-  end
-
-  defp close(fds), do: fds |> Enum.reject(&is_nil/1) |> Enum.each(&close_one/1)
-
-  defp close_one(fd) do
-    _ = Native.fd_close(fd)
-
-    receive do
-      {:leash_fd, ^fd, _what} -> :ok
-    after
-      0 -> :ok
+        await(channel, fd, until, cancel)
     end
   end
 
@@ -246,7 +230,7 @@ defmodule Leash.Warden do
     case Native.warden_word(control) do
       {:ok, fd} ->
         said = await_word(fd, until)
-        close([fd])
+        Descriptor.close(fd)
         if said == {:ok, "W"}, do: control
 
       :again ->

@@ -124,25 +124,8 @@ defmodule Leash.Worker do
     * `:no_proc`, `:incomplete` - `/proc` cannot be read, so whether one lives is not known
   """
 
-  use GenServer
-  use Leash.ShortStatus, [:label, :number, :os_pid, :shim_pid, :phase, :ending]
-
-  alias Leash.{Callback, Detached, Exit, Posix, Schema}
-
-  alias Leash.Worker.{
-    Await,
-    Channel,
-    ChildSpec,
-    Client,
-    Ending,
-    Input,
-    Life,
-    Options,
-    Pipes,
-    Result,
-    Start,
-    State
-  }
+  alias Leash.{Detached, Exit, Posix, Schema}
+  alias Leash.Worker.{ChildSpec, Launch, Options, Server}
 
   @typedoc "An option of `start_link/1`."
   @type option :: unquote(Schema.typespec(Options.schema()))
@@ -179,42 +162,16 @@ defmodule Leash.Worker do
   def start_link(options) do
     with {:ok, options} <- Options.validate(options) do
       name = if options.name, do: [name: options.name], else: []
-
-      Detached.start_or_adopt(options, name, fn -> start_named(options, name) end)
+      Detached.start_or_adopt(options, name, fn -> start_named(options) end)
     end
   end
 
   # A supervisor starts the next when the owner of this name's process has crashed, which may end
   # its tree for a while yet.
-  defp start_named(options, name) do
-    with {:error, {:already_started, pid}} = taken <-
-           GenServer.start_link(__MODULE__, {with_callers(options), nil}, name) do
-      if Start.until_gone(pid), do: start_named(options, name), else: taken
+  defp start_named(options) do
+    with {:error, {:already_started, pid}} = taken <- Server.start_link(options) do
+      if Launch.until_gone(pid), do: start_named(options), else: taken
     end
-  end
-
-  @doc false
-  # For `Leash.Command`: a Worker without a link, whose client reads the pipes itself. The client gets
-  # `{ref, message}` and its end, whatever the reason, ends the tree. Never logs a crash of its own.
-  @spec start_for({pid(), reference()}, map()) :: {:ok, pid()} | {:error, term()}
-  def start_for(client, options) do
-    with {:error, {:shutdown, reason}} <-
-           GenServer.start(__MODULE__, {with_callers(options), client}),
-         do: {:error, reason}
-  end
-
-  # The processes for which functions of the options are called.
-  defp with_callers(options), do: Map.put(options, :callers, Callback.callers())
-
-  @doc false
-  # For `Leash.attach/2`: a Worker without a link, whose program is there already. Never logs a crash of its start.
-  @spec start_attached(map()) :: {:ok, pid()} | {:error, term()}
-  def start_attached(options) do
-    name = if options.name, do: [name: options.name], else: []
-
-    with {:error, {:shutdown, reason}} <-
-           GenServer.start(__MODULE__, {with_callers(options), :attached}, name),
-         do: {:error, reason}
   end
 
   @doc """
@@ -325,79 +282,4 @@ defmodule Leash.Worker do
   catch
     :exit, {_reason, {GenServer, :call, _}} -> {:error, :noproc}
   end
-
-  ## The process: the callbacks alone. A start is `Leash.Worker.Start`'s, a message `Leash.Worker.Life`'s.
-
-  @impl true
-  def init({options, nil}), do: Start.run(options, nil)
-
-  def init({options, :attached}),
-    do: with({:stop, reason} <- Start.run(options, nil), do: {:stop, {:shutdown, reason}})
-
-  def init({options, {pid, ref}}) do
-    with {:stop, reason} <- Start.run(options, Client.new(pid, ref)),
-         do: {:stop, {:shutdown, reason}}
-  end
-
-  @impl true
-  def handle_continue(:over, state), do: continue(state)
-
-  @impl true
-  def handle_call(:info, _from, state), do: {:reply, State.info(state), state}
-
-  def handle_call({:write, _data, _timeout}, _from, %{input: nil} = state),
-    do: {:reply, {:error, Pipes.no_input(state)}, state}
-
-  def handle_call({:write, data, timeout}, from, state) do
-    Input.write(state.input, data, timeout, from)
-    {:noreply, state}
-  end
-
-  def handle_call(:close_stdin, _from, %{input: nil} = state) do
-    case Pipes.no_input(state) do
-      :epipe -> {:reply, :ok, state}
-      reason -> {:reply, {:error, reason}, state}
-    end
-  end
-
-  def handle_call(:close_stdin, from, state) do
-    Input.close(state.input, from)
-    {:noreply, state}
-  end
-
-  def handle_call({:stop, how}, from, state),
-    do: state |> Life.advance({:leash, {:stop, from, how}}) |> continue()
-
-  @impl true
-  def handle_info({:EXIT, pid, reason} = message, state) do
-    if State.own_exit?(state, pid) or reason == :normal,
-      do: state |> Life.advance(message) |> continue(),
-      else: {:stop, reason, state}
-  end
-
-  def handle_info(message, state), do: state |> Life.advance(message) |> continue()
-
-  defp continue(%{phase: :done} = state) do
-    if Result.vm_stops?(state),
-      do: {:noreply, Result.answered(state)},
-      else: {:stop, Result.reason(state), state}
-  end
-
-  defp continue(state), do: {:noreply, state}
-
-  # Shut down, or crashed: this process may not end before its tree has.
-  @impl true
-  def terminate(reason, %{phase: :done} = state), do: over(state, reason)
-
-  def terminate(reason, state) do
-    if State.lasts?(state) and not Result.stop_waits?(),
-      do: state |> Channel.leave(reason) |> Result.answer(),
-      else:
-        state
-        |> Ending.begin(Ending.how(state, reason))
-        |> Await.until(:infinity, reason, fn _state -> false end)
-        |> over(reason)
-  end
-
-  defp over(state, reason), do: state |> Result.note(reason) |> Result.answer()
 end

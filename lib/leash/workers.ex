@@ -44,7 +44,8 @@ defmodule Leash.Workers do
           guard: Leash.Guard.spec() | nil,
           on_crash: :ladder | :kill,
           owner: pid() | nil,
-          claims: [claim()]
+          claims: [claim()],
+          cancel: reference() | nil
         }
 
   @typedoc """
@@ -66,15 +67,17 @@ defmodule Leash.Workers do
           # the process that takes that of the row along when it ends
           optional(:owner) => pid() | nil,
           optional(:on_crash) => :ladder | :kill,
-          optional(:claims) => [claim()]
+          optional(:claims) => [claim()],
+          # an alias: `{cancel, :cancel}` makes the process give up a start
+          optional(:cancel) => reference() | nil
         }
 
   @doc "The row of a worker that is about to start."
   @spec row(pos_integer(), pid(), description()) :: row()
   def row(number, pid, description) do
-    %{name: nil, owner: nil, on_crash: :kill, claims: []}
+    %{name: nil, owner: nil, on_crash: :kill, claims: [], cancel: nil}
     |> Map.merge(Map.take(description, [:kind, :label, :name, :stop, :group]))
-    |> Map.merge(Map.take(description, [:owner, :on_crash, :claims]))
+    |> Map.merge(Map.take(description, [:owner, :on_crash, :claims, :cancel]))
     |> Map.merge(%{
       number: number,
       pid: pid,
@@ -162,8 +165,15 @@ defmodule Leash.Workers do
     :ok
   end
 
-  @doc "The rows of a group whose trees are not proven gone, by number."
-  @spec living(Leash.Group.t() | :all) :: [row()]
+  @doc "The rows of a group, or of one number, whose trees are not proven gone, by number."
+  @spec living(Leash.Group.t() | :all | pos_integer()) :: [row()]
+  def living(number) when is_integer(number) do
+    case fetch(number) do
+      {:ok, %{tree: tree} = row} when tree != :gone -> [row]
+      _gone -> []
+    end
+  end
+
   def living(group),
     do: for(row <- all(), row.tree != :gone, Leash.Group.includes?(group, row.group), do: row)
 

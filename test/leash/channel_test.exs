@@ -121,11 +121,8 @@ defmodule Leash.ChannelTest do
   # A socket is told once that its other end has not read all, before what that has said itself.
   test "what a shim has reported comes, though it left a request unread", it do
     {:ok, channel, _ends} = start(it, ["sleep", "617"])
-    assert_eventually(fn -> Observer.with_argument("617") != [] end)
-
-    [worker] =
-      for {pid, _} = process <- Observer.with_argument("617"), argv0(pid) == "sleep", do: process
-
+    assert_eventually(fn -> match?([_], of_sleep("617")) end)
+    [worker] = of_sleep("617")
     shim = Observer.identity(Observer.parent(elem(worker, 0)))
     Observer.signal(shim, "STOP")
     assert Native.channel_ask(channel, :ladder) == :ok
@@ -136,7 +133,12 @@ defmodule Leash.ChannelTest do
     assert_eventually(fn -> not Observer.alive?(worker) end)
   end
 
-  defp argv0(pid), do: "/proc/#{pid}/cmdline" |> File.read!() |> String.split("\0") |> hd()
+  # Its shim has the number among its arguments as well.
+  defp of_sleep(number) do
+    for {pid, _ticks} = process <- Observer.with_argument(number),
+        {:ok, "sleep\0" <> _rest} <- [File.read("/proc/#{pid}/cmdline")],
+        do: process
+  end
 
   test "the end of the process that holds the channel ends the tree", it do
     test = self()
@@ -175,7 +177,7 @@ defmodule Leash.ChannelTest do
     Decoy.stop(decoy)
   end
 
-  defp sleeps, do: Observer.with_argument("615") ++ Observer.with_argument("616")
+  defp sleeps, do: of_sleep("615") ++ of_sleep("616")
 
   defp next(fd) do
     with :again <- Native.channel_read(fd) do

@@ -13,16 +13,23 @@ defmodule Leash.Command.Feeder do
   @type input :: iodata() | Enumerable.t()
 
   @doc """
-  Starts a feeder linked to the caller and makes it the owner of `fd`; it begins when `feed/1` says so.
+  Starts a feeder that ends with the caller, and makes it the owner of `fd`. It begins when `feed/1`
+  says so. Returns its pid and a monitor.
 
-  It exits `:normal` when everything was written or nobody reads any more, and
+  It exits `:normal` when everything was written or the program reads no more, and
   `{:shutdown, {:input, kind, reason, stacktrace}}` when the enumerable raised, threw or exited.
   """
-  @spec start_link(Native.fd(), input()) :: pid()
-  def start_link(fd, input) do
-    pid =
-      spawn_link(
+  @spec start(Native.fd(), input()) :: {pid(), reference()}
+  def start(fd, input) do
+    caller = self()
+
+    {pid, monitor} =
+      spawn_monitor(
         Callback.inherit(fn ->
+          # Not by a link: the caller may not trap exits, and a source may end the feeder.
+          feeder = self()
+          spawn(fn -> end_with(caller, feeder) end)
+
           receive do
             :feed -> feed(fd, input)
           end
@@ -30,7 +37,17 @@ defmodule Leash.Command.Feeder do
       )
 
     :ok = Native.fd_give(fd, pid)
-    pid
+    {pid, monitor}
+  end
+
+  # A source that waits for something heeds nothing else.
+  defp end_with(caller, feeder) do
+    Process.monitor(caller)
+    Process.monitor(feeder)
+
+    receive do
+      {:DOWN, _monitor, :process, _caller_or_feeder, _reason} -> Process.exit(feeder, :kill)
+    end
   end
 
   @doc "Lets a feeder begin; to be called once."

@@ -123,31 +123,28 @@ defmodule Leash.Reaper.Numbers do
 
   # Whose process this very VM had before.
   defp take_over(row, description, pid, state) do
-    old = for {monitor, number} <- state.monitors, number == row.number, do: monitor
-    monitors = Map.drop(state.monitors, old)
-
     cond do
       Process.alive?(row.pid) ->
         {:reply, {:error, {:already_started, row.pid}}, state}
 
       # Its end has begun, or is being looked at.
       closed?(state, description.group) or closed?(state, row.group) or row.tree != :alive or
-          (old == [] and not MapSet.member?(state.left, row.number)) ->
+          not (is_map_key(state.watched, row.number) or
+                   MapSet.member?(state.left, row.number)) ->
         {:reply, {:error, :stopping}, state}
 
       row.outlives == :own ->
-        for monitor <- old, do: Process.demonitor(monitor, [:flush])
         _ = row.shim_fd && Native.pidfd_demonitor(row.shim_fd)
         row = Map.merge(row, %{Map.delete(description, :outlives) | stop: row.stop})
         row = %{row | pid: pid}
         Workers.put(row)
         left = MapSet.delete(state.left, row.number)
-        {:reply, {:ok, row.number}, watch(row, %{state | monitors: monitors, left: left})}
+        state = unwatch(row.number, %{state | left: left})
+        {:reply, {:ok, row.number}, watch(row, state)}
 
       true ->
-        for monitor <- old, do: Process.demonitor(monitor, [:flush])
         Workers.delete(row.number)
-        register(description, pid, %{state | monitors: monitors})
+        register(description, pid, unwatch(row.number, state))
     end
   end
 
@@ -159,8 +156,22 @@ defmodule Leash.Reaper.Numbers do
     %{
       state
       | monitors: Map.put(state.monitors, monitor, row.number),
+        watched: Map.put(state.watched, row.number, monitor),
         last: max(state.last, row.number)
     }
+  end
+
+  @doc "Watches the Worker of a number no more."
+  @spec unwatch(pos_integer(), State.t()) :: State.t()
+  def unwatch(number, state) do
+    case Map.pop(state.watched, number) do
+      {nil, _watched} ->
+        state
+
+      {monitor, watched} ->
+        Process.demonitor(monitor, [:flush])
+        %{state | watched: watched, monitors: Map.delete(state.monitors, monitor)}
+    end
   end
 
   @doc "The numbers whose trees somebody answers for: a Worker, a shim that is waited for, a hunt."
@@ -168,7 +179,7 @@ defmodule Leash.Reaper.Numbers do
   def in_hand(state) do
     hunted = with {_pid, _monitor, numbers} <- state.hunting, do: numbers
 
-    [Map.values(state.monitors), Map.keys(state.ending), hunted || []]
+    [Map.keys(state.watched), Map.keys(state.ending), hunted || []]
     |> Enum.concat()
     |> MapSet.new()
     |> MapSet.union(state.to_verify)

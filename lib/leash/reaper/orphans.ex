@@ -36,6 +36,8 @@ defmodule Leash.Reaper.Orphans do
         state
 
       {:ok, %{tree: :gone} = row} ->
+        # A command's caller has the shim's word, and is asked for nothing.
+        if row.kind == :command, do: State.tell_closers(state, {:leash_gone, number})
         state = Numbers.inherit([number], state)
         Hunts.look_again(row, look_after(@look_again_ms, state), state)
 

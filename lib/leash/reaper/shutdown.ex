@@ -5,6 +5,7 @@ defmodule Leash.Reaper.Shutdown do
 
   alias Leash.{HeldShim, Hunt, Native, Reaper, Run, Workers}
   alias Leash.Reaper.{Hunts, Orphans}
+  alias Leash.Worker.Message
 
   # From QUIT to KILL of a shim, and from there to looking at what it left.
   @stuck_ms 1_000
@@ -21,7 +22,9 @@ defmodule Leash.Reaper.Shutdown do
 
     # A Worker that sees to it itself exits with :shutdown, and not with how its program took the
     # signal.
-    Enum.each(rows, &send(&1.pid, {:leash, {:doomed, :shutdown}}))
+    for %{kind: kind, pid: pid} <- rows,
+        kind != :command,
+        do: Message.fail_unhealthy(pid, :shutdown)
 
     Enum.each(rows, fn row ->
       if row.tree == :alive and row.shim_fd != nil,

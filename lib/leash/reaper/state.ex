@@ -8,6 +8,7 @@ defmodule Leash.Reaper.State do
           run: Run.t(),
           last: non_neg_integer(),
           monitors: %{optional(reference()) => pos_integer()},
+          watched: %{optional(pos_integer()) => reference()},
           ending: %{optional(pos_integer()) => reference() | nil},
           hunting: {pid(), reference(), [pos_integer()]} | nil,
           to_verify: MapSet.t(pos_integer()),
@@ -38,8 +39,9 @@ defmodule Leash.Reaper.State do
     %{
       run: run,
       last: 0,
-      # monitor => number, while the Worker lives
+      # monitor => number, while the Worker lives, and the other way round
       monitors: %{},
+      watched: %{},
       # numbers whose shim is being waited for => its timer
       ending: %{},
       # numbers to be proven gone, by the hunt under way and by the next

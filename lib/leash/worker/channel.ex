@@ -1,79 +1,128 @@
 defmodule Leash.Worker.Channel do
-  # The channel to the shim: what it reports, what it is asked for, and the hang-up, which ends the tree
-  # (native/PROTOCOL.md, section 10). Beside it the shim's pidfd, for what a shim that is stopped or stuck does not read.
+  # The channel to a shim: its reports, the requests to it, and the hang-up, which ends the tree
+  # (native/PROTOCOL.md, section 10). Beside it the shim's pidfd, because a shim that is stopped or
+  # hangs does not read.
   @moduledoc false
 
-  alias Leash.{HeldShim, Native, Reaper, Workers}
-  alias Leash.Worker.{Aftermath, Report, State}
+  alias Leash.{Descriptor, HeldShim, Native, Reaper, Shim, Warden, Workers}
+  alias Leash.Worker.Machine
 
-  @doc "Takes what the shim has said. Its end without a last report means that it was killed."
-  @spec read(State.t()) :: State.t()
-  def read(%{channel: nil} = state), do: state
+  @enforce_keys [:fd, :run_id, :number, :warden]
+  defstruct [:fd, :run_id, :number, :warden, :shim_pid, :pidfd]
 
-  def read(%{channel: channel} = state) do
-    case Native.channel_read(channel) do
-      :again -> state
-      ended when ended == :eof or elem(ended, 0) == :error -> Aftermath.shim_gone(close(state))
-      message -> state |> take(message) |> read()
+  @typedoc """
+  `fd` is nil once the shim has closed it, and `pidfd` while the warden has not sent it. `warden`
+  says which warden started the shim, see `Leash.Warden.word/1`.
+  """
+  @type t :: %__MODULE__{
+          fd: Native.fd() | nil,
+          run_id: Leash.RunId.t(),
+          number: pos_integer(),
+          warden: Native.fd(),
+          shim_pid: pos_integer() | nil,
+          pidfd: Native.fd() | nil
+        }
+
+  @doc "Returns the channel of a shim that was started, and the events of its first message."
+  @spec new(Leash.RunId.t(), pos_integer(), Warden.started()) :: {[Machine.event()], t()}
+  def new(run_id, number, started) do
+    channel = %__MODULE__{
+      fd: started.channel,
+      run_id: run_id,
+      number: number,
+      warden: started.warden
+    }
+
+    {channel, events} = take(started.first, channel, [])
+    {Enum.reverse(events), channel}
+  end
+
+  @doc "Takes what the shim has said. `:hung_up` comes last."
+  @spec read(t()) :: {[Machine.event()], t()}
+  def read(%{fd: nil} = channel), do: {[], channel}
+  def read(channel), do: read(channel, [])
+
+  defp read(channel, events) do
+    case Native.channel_read(channel.fd) do
+      :again ->
+        {Enum.reverse(events), channel}
+
+      ended when ended == :eof or elem(ended, 0) == :error ->
+        {Enum.reverse([:hung_up | events]), close(channel)}
+
+      message ->
+        {channel, events} = take(message, channel, events)
+        read(channel, events)
     end
   end
 
-  @doc "Takes one message."
-  @spec take(State.t(), Leash.Warden.message()) :: State.t()
-  def take(state, {:spawned, frames, pidfd}), do: state |> hold(pidfd) |> take({:ok, frames})
+  defp take({:spawned, frames, pidfd}, channel, events),
+    do: take({:ok, frames}, hold(channel, pidfd), events)
 
-  def take(state, {:ok, frames}) do
-    for <<size::16, frame::binary-size(size) <- frames>>, reduce: state do
-      state -> Report.take(state, frame)
+  defp take({:ok, frames}, channel, events) do
+    for <<size::16, frame::binary-size(size) <- frames>>, reduce: {channel, events} do
+      {channel, events} -> frame |> Shim.report() |> noted(channel, events)
     end
   end
+
+  defp noted({:spawned, shim_pid} = report, channel, events),
+    do: {%{channel | shim_pid: shim_pid}, [{:report, report} | events]}
+
+  defp noted(report, channel, events), do: {channel, [{:report, report} | events]}
 
   # The supervisor keeps it open when this process is killed: the Reaper then needs it.
-  defp hold(state, pidfd) do
+  defp hold(channel, pidfd) do
     _ = Native.fd_give(pidfd, Process.whereis(Leash.Supervisor) || self())
-    State.update_row(%{state | shim_fd: pidfd}, shim_fd: pidfd)
+    Workers.change(channel.number, shim_fd: pidfd)
+    %{channel | pidfd: pidfd}
   end
 
   @doc "Asks for the ladder or for SIGKILL at once, and wakes a shim that is stopped."
-  @spec ask(State.t(), :ladder | :kill) :: State.t()
-  def ask(state, how) do
-    # So that others that may tell it (`Leash.stop_all/2`) do not tell it again, which would mean SIGKILL.
-    _ = how == :ladder and Workers.first_to_tell?(state.number)
-    _ = state.channel && Native.channel_ask(state.channel, how)
-    signal(state, :wake)
+  @spec ask(t(), :ladder | :kill) :: t()
+  def ask(channel, how) do
+    # A second request means SIGKILL, and `Leash.stop_all/2` may ask, too.
+    _ = how == :ladder and Workers.first_to_tell?(channel.number)
+    _ = channel.fd && Native.channel_ask(channel.fd, how)
+    signal(channel, :wake)
   end
 
   @doc "Signals the shim itself."
-  @spec signal(State.t(), :wake | :sigkill) :: State.t()
-  def signal(state, how) do
-    state = held(state, how)
-    _ = state.shim_fd && Reaper.signal_shim(state.shim_fd, how)
-    state
+  @spec signal(t(), :wake | :kill | :sigkill) :: t()
+  def signal(channel, how) do
+    channel = held(channel, how)
+    _ = channel.pidfd && Reaper.signal_shim(channel.pidfd, how)
+    channel
   end
 
-  # The warden was killed between the start and its word. Nothing is lost yet; what does not answer has to be signalled.
-  defp held(%{shim_fd: nil, shim_pid: pid} = state, :sigkill) when pid != nil do
-    case HeldShim.open(pid, state.run.id, state.number) do
-      {:ok, fd} -> %{state | shim_fd: fd}
-      {:error, _gone} -> state
+  # The warden was killed between the start and its word. Until a shim hangs, nothing is lost.
+  defp held(%{pidfd: nil, shim_pid: pid} = channel, :sigkill) when pid != nil do
+    case HeldShim.open(pid, channel.run_id, channel.number) do
+      {:ok, pidfd} -> %{channel | pidfd: pidfd}
+      {:error, _gone} -> channel
     end
   end
 
-  defp held(state, _how), do: state
+  defp held(channel, _how), do: channel
 
-  @doc "Lets go of the leash."
-  @spec close(State.t()) :: State.t()
-  def close(%{channel: nil} = state), do: state
-
-  def close(%{channel: channel} = state) do
-    _ = Native.fd_close(channel)
-    %{state | channel: nil}
+  @doc """
+  Sends the caller the message when the shim has ended, at once where that is so or not known.
+  """
+  @spec await_exit(t(), term()) :: :ok
+  def await_exit(%{pidfd: pidfd}, message) do
+    with true <- pidfd != nil and Native.pidfd_ended?(pidfd) == false,
+         :ok <- Descriptor.monitor_end(pidfd, message) do
+      :ok
+    else
+      _ended_or_unknown ->
+        send(self(), message)
+        :ok
+    end
   end
 
-  @doc "Ends this process's part in a tree that outlives it. The Reaper answers for it from now on."
-  @spec leave(State.t(), term()) :: State.t()
-  def leave(state, reason) do
-    state = close(state)
-    %{state | phase: :done, failure: reason, result: {:error, :noproc}}
+  @doc "Hangs up."
+  @spec close(t()) :: t()
+  def close(channel) do
+    :ok = Descriptor.close(channel.fd)
+    %{channel | fd: nil}
   end
 end

@@ -6,7 +6,7 @@ defmodule Leash.Worker.Health do
   @moduledoc false
 
   alias Leash.{Callback, Schema, Telemetry, Workers}
-  alias Leash.Worker.{Check, HttpGet}
+  alias Leash.Worker.{Check, HttpGet, Message}
 
   @longest_ms 0x7FFFFFFF
   @defaults %{every: 5_000, timeout: 1_000, failures: 3}
@@ -50,7 +50,7 @@ defmodule Leash.Worker.Health do
 
   defp valid_option?(_other), do: false
 
-  @doc "Begins to ask. The calling Worker gets `{:leash, {:doomed, {:unhealthy, reason}}}` if it is to stop."
+  @doc "Begins to ask. The calling Worker is told with `Leash.Worker.Message.fail_unhealthy/2`."
   @spec start(keyword() | nil, pos_integer(), String.t()) :: :ok
   def start(nil, _number, _label), do: :ok
 
@@ -114,7 +114,7 @@ defmodule Leash.Worker.Health do
     Telemetry.health(state.number, failed + 1, reason)
 
     if failed + 1 >= state.failures,
-      do: send(state.worker, {:leash, {:doomed, {:unhealthy, reason}}}),
+      do: Message.fail_unhealthy(state.worker, {:unhealthy, reason}),
       else: wait(state, failed + 1)
   end
 end

@@ -2,60 +2,94 @@ defmodule Leash.Worker.Launch do
   # From options to a shim that runs: a number, then what the warden has started.
   @moduledoc false
 
-  alias Leash.{Attachment, HeldShim, Reaper, Run, Shim, Text, Warden, Workers}
-  alias Leash.Worker.{Channel, Claims, Client, ReadyProbe, State}
+  alias Leash.{Attachment, HeldShim, Ladder, Reaper, Run, Shim, Text, Warden, Workers}
+  alias Leash.Shim.Escalation
+  alias Leash.Worker.{Claims, ReadyProbe}
 
-  @doc "Starts the shim; with what it has said first. What is owned (number, descriptors) is the calling process's, and goes with it."
-  @spec run(map(), Client.t() | nil) :: {:ok, State.t(), Warden.message()} | {:error, term()}
-  def run(options, client) do
+  @type t :: %{
+          run: Run.t(),
+          number: pos_integer(),
+          label: String.t(),
+          options: map(),
+          started: Warden.started()
+        }
+
+  @doc """
+  Starts the shim. The number and the descriptors are the calling process's, and go with it.
+
+  `owner` is the process that takes the calling one along when it ends.
+  """
+  @spec run(map(), Workers.kind(), pid() | nil) :: {:ok, t()} | {:error, term()}
+  def run(options, kind, owner) do
     label = label(options)
+    # The caller of a command is not `Leash.stop_all/2`'s to kill.
+    cancel = if kind == :command, do: :erlang.alias()
 
     with :ok <- endable(options),
-         {:ok, options} <- Attachment.watch(options),
          {:ok, number} <-
            Reaper.register(%{
-             kind: kind(options, client),
+             kind: kind,
              label: label,
              name: options.name,
              stop: options.stop,
              group: options.group,
              mark?: options[:mark] != false,
              on_crash: options.on_crash,
-             owner: owner(options, client),
+             owner: owner,
              claims: Claims.of(options),
-             outlives: if(options.on_exit == :detach, do: :own)
+             outlives: if(options.on_exit == :detach, do: :own),
+             cancel: cancel
            }),
-         # Not before: a predecessor may have listened there until now.
-         :ok <- free(options.ready),
+         {:error, reason} <- numbered(options, number, label, cancel) do
+      Reaper.release(number)
+      {:error, reason}
+    end
+  end
+
+  defp numbered(options, number, label, cancel) do
+    # Not before: a predecessor may have listened there until now.
+    with :ok <- free(options.ready),
          {:ok, run} <- fetch_run(),
          :ok <- Run.note_mark(run, number, options),
          options = Run.with_flag(run, number, options),
          :ok <- Attachment.record(run, number, options),
-         {:ok, started} <- start(run, number, options) do
-      %{
-        run: run,
-        number: number,
-        client: client,
-        options: options,
-        label: label,
-        started: started
-      }
-      |> State.new()
-      |> held(started.first)
+         {:ok, started} <- start(run, number, options, cancel) do
+      {:ok, %{run: run, number: number, label: label, options: options, started: started}}
     end
   end
 
-  # Where this process is killed before the shim's own first report, the Reaper has to look after the tree.
-  defp held(state, {:spawned, _frames, _pidfd} = first),
-    do: {:ok, Channel.take(state, first), {:ok, ""}}
+  @doc """
+  Waits for a worker that is ending to be gone, as long as that may take; false where it is not
+  ending, or still there.
+  """
+  @spec until_gone(pid()) :: boolean()
+  def until_gone(pid) do
+    case Workers.of_process(pid) do
+      {:ok, row} ->
+        (row.tree == :gone or Workers.ending?(row)) and
+          down?(pid, Escalation.total(Ladder.duration(row.stop)))
 
-  defp held(state, first), do: {:ok, state, first}
+      # Its end is on its way to the table, or it is none of ours.
+      :error ->
+        node(pid) == node() and not Process.alive?(pid)
+    end
+  end
 
-  defp owner(%{attach: %{owner: owner}}, _client), do: if(is_pid(owner), do: owner)
-  defp owner(_options, nil), do: State.parent()
-  defp owner(_options, client), do: client.pid
+  defp down?(pid, ms) do
+    monitor = Process.monitor(pid)
 
-  # What listens there may be a tree of ours that is ending, with a port that it has not named.
+    receive do
+      {:DOWN, ^monitor, :process, _pid, _reason} -> true
+    after
+      ms ->
+        Process.demonitor(monitor, [:flush])
+        false
+    end
+  end
+
+  # A listener at that port may be a tree of ours that is ending and has not named it.
+  defp free(nil), do: :ok
+
   defp free(ready) do
     with {:error, {:port_in_use, _port}} = refused <- ReadyProbe.free(ready) do
       case Reaper.await_ending() do
@@ -65,15 +99,11 @@ defmodule Leash.Worker.Launch do
     end
   end
 
-  # What outlives its Worker is ended by a signal to its shim, or never.
+  # What outlives its worker is ended by a signal to its shim, or never.
   defp endable(%{on_exit: :detach}),
     do: if(HeldShim.possible?(), do: :ok, else: {:error, :no_pidfd})
 
   defp endable(_options), do: :ok
-
-  defp kind(%{attach: _target}, _client), do: :attachment
-  defp kind(_options, nil), do: :worker
-  defp kind(_options, _client), do: :command
 
   defp label(%{name: nil, command: command}), do: command |> Path.basename() |> Text.printable()
   defp label(%{name: name}), do: inspect(name)
@@ -82,10 +112,12 @@ defmodule Leash.Worker.Launch do
     with :error <- Run.fetch(), do: {:error, :not_running}
   end
 
-  defp start(run, number, options) do
+  defp start(run, number, options, cancel) do
     began = System.monotonic_time(:millisecond)
+    started = Shim.start(run, number, options, cancel)
+    :ok = unalias(cancel)
 
-    with {:error, reason} <- Shim.start(run, number, options) do
+    with {:error, reason} <- started do
       # What may be started later finds its channel hung up, and starts nothing.
       Workers.change(number, tree: :gone)
 
@@ -94,7 +126,20 @@ defmodule Leash.Worker.Launch do
     end
   end
 
-  defp failure(:not_running, _took, _most), do: :not_running
+  # Nothing cancels it any more.
+  defp unalias(nil), do: :ok
+
+  defp unalias(cancel) do
+    _ = :erlang.unalias(cancel)
+
+    receive do
+      {^cancel, :cancel} -> :ok
+    after
+      0 -> :ok
+    end
+  end
+
+  defp failure(reason, _took, _most) when reason in [:not_running, :stopping], do: reason
   # It was asked for less than a warden is waited for.
   defp failure(:no_warden, took, most) when took >= most, do: :start_timeout
   defp failure(:no_warden, _took, _most), do: :no_warden

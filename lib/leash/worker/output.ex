@@ -12,7 +12,7 @@ defmodule Leash.Worker.Output do
   require Logger
 
   alias Leash.{Callback, Guard, Native}
-  alias Leash.Worker.{LogLines, OutputWindow, ReadyLine}
+  alias Leash.Worker.{LogLines, Message, OutputWindow, ReadyLine}
 
   @read_bytes 65_536
 
@@ -219,7 +219,7 @@ defmodule Leash.Worker.Output do
   defp look_for_ready(state, data) do
     case ReadyLine.push(state.ready, data) do
       :match ->
-        send(state.worker, {:output_ready, self()})
+        Message.ready(state.worker)
         %{state | ready: nil}
 
       ready ->

@@ -3,7 +3,7 @@ defmodule Leash.Worker.ReadyProbe do
   @moduledoc false
 
   alias Leash.Callback
-  alias Leash.Worker.{Address, Check, HttpGet}
+  alias Leash.Worker.{Address, Check, HttpGet, Message}
 
   # How long somebody else may take to answer where the worker will.
   @free_ms 2_000
@@ -82,7 +82,7 @@ defmodule Leash.Worker.ReadyProbe do
   defp ask(question, worker, monitor) do
     case answer(question, monitor) do
       :ok ->
-        send(worker, {:output_ready, self()})
+        Message.ready(worker)
 
       :stopped ->
         log(question, {:error, {:timeout, :infinity}})

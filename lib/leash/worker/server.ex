@@ -1,0 +1,504 @@
+defmodule Leash.Worker.Server do
+  # The process of a worker: it carries out what `Leash.Worker.Machine` decides, while it starts,
+  # runs and terminates alike.
+  @moduledoc false
+
+  use GenServer
+
+  use Leash.ShortStatus, [
+    :label,
+    :number,
+    machine: [:os_pid, :shim_pid, :phase, :ending, :failure, :result]
+  ]
+
+  alias Leash.{
+    Attachment,
+    Callback,
+    Exit,
+    Guard,
+    Hunt,
+    LastExits,
+    Posix,
+    Run,
+    Telemetry,
+    Workers
+  }
+
+  alias Leash.Worker.{
+    Channel,
+    Health,
+    Input,
+    Launch,
+    Machine,
+    Message,
+    Pipes,
+    ReadyProbe
+  }
+
+  require Logger
+
+  # A function of `:exit_reason` that takes longer is given up: the supervisor waits.
+  @exit_reason_ms 1_000
+
+  @enforce_keys [:run, :number, :label, :options, :machine, :channel]
+  defstruct [
+    :run,
+    :number,
+    :label,
+    :options,
+    :machine,
+    :channel,
+    :attachment,
+    :started_at,
+    :parent,
+    :supervisor,
+    :traffic,
+    :hunt,
+    :timer,
+    # why the process exits, once that is known
+    :reason,
+    :input,
+    outputs: %{}
+  ]
+
+  @type t :: %__MODULE__{
+          run: Run.t(),
+          number: pos_integer(),
+          label: String.t(),
+          options: map(),
+          machine: Machine.t(),
+          channel: Channel.t(),
+          attachment: Attachment.t() | nil,
+          started_at: DateTime.t() | nil,
+          parent: pid() | nil,
+          supervisor: reference(),
+          traffic: :counters.counters_ref() | nil,
+          hunt: {pid(), reference()} | nil,
+          timer: reference() | nil,
+          reason: nil | {:reason, term()},
+          input: pid() | nil,
+          outputs: %{optional(pid()) => :stdout | :stderr}
+        }
+
+  @doc "Starts a worker linked to the caller, under a name or without one."
+  @spec start_link(map()) :: GenServer.on_start()
+  def start_link(options),
+    do: GenServer.start_link(__MODULE__, with_callers(options), name(options))
+
+  @doc "Starts what `Leash.attach/2` takes over, without a link. The start logs no crash."
+  @spec start_attached(map()) :: {:ok, pid()} | {:error, term()}
+  def start_attached(options) do
+    with {:error, {:shutdown, reason}} <-
+           GenServer.start(__MODULE__, with_callers(options), name(options)),
+         do: {:error, reason}
+  end
+
+  defp name(%{name: nil}), do: []
+  defp name(%{name: name}), do: [name: name]
+
+  # The processes for which functions of the options are called.
+  defp with_callers(options), do: Map.put(options, :callers, Callback.callers())
+
+  ## Start
+
+  @impl true
+  def init(options) do
+    Process.flag(:trap_exit, true)
+    :ok = Callback.put_callers(options.callers)
+    parent = parent()
+
+    with {:error, reason} <- start(options, parent) do
+      {:stop, if(is_map_key(options, :attach), do: {:shutdown, reason}, else: reason)}
+    end
+  end
+
+  # proc_lib notes the process that called `start_link/1` as the first ancestor.
+  defp parent do
+    case Process.get(:"$ancestors") do
+      [pid | _] when is_pid(pid) -> pid
+      [name | _] when is_atom(name) -> Process.whereis(name)
+      _none -> nil
+    end
+  end
+
+  defp start(options, parent) do
+    {kind, owner} = kind(options, parent)
+
+    with {:ok, options} <- Attachment.watch(options),
+         {:ok, launched} <- Launch.run(options, kind, owner) do
+      {events, channel} = Channel.new(launched.run.id, launched.number, launched.started)
+
+      launched
+      |> new(channel, parent)
+      |> Pipes.open(launched.started.ends)
+      |> count_outputs()
+      |> steps(events)
+      |> read()
+      |> until(options.start_timeout, :start_timeout, &(&1.machine.os_pid != nil))
+      |> started()
+    end
+  end
+
+  defp kind(%{attach: %{owner: owner}}, _parent),
+    do: {:attachment, if(is_pid(owner), do: owner)}
+
+  defp kind(_options, parent), do: {:worker, parent}
+
+  defp new(%{options: options} = launched, channel, parent) do
+    %__MODULE__{
+      run: launched.run,
+      number: launched.number,
+      label: launched.label,
+      # Without the environment: it may hold secrets, and nothing reads it any more.
+      options: %{options | env: []},
+      machine: %Machine{
+        stop: options.stop,
+        linger: options.linger,
+        on_crash: options.on_crash,
+        detach?: options.on_exit == :detach,
+        ready?: options.ready == nil
+      },
+      channel: channel,
+      attachment: options[:attach],
+      started_at: DateTime.utc_now(),
+      parent: parent,
+      supervisor: Process.monitor(Leash.Supervisor),
+      traffic: Guard.traffic(options[:guard])
+    }
+  end
+
+  defp count_outputs(server), do: step(server, {:outputs, map_size(server.outputs)})
+
+  # The program was executed; it may have ended since.
+  defp started(%{machine: %{failure: nil, ending: nil, os_pid: pid} = machine} = server)
+       when pid != nil do
+    if machine.phase == :running,
+      do: ReadyProbe.start(server.options.ready, server.label, fn -> info(server) end)
+
+    server
+    |> until(server.options.ready_timeout, :ready_timeout, & &1.machine.ready?)
+    |> ready()
+  end
+
+  defp started(server), do: failed(server)
+
+  defp ready(%{machine: %{failure: nil, ending: nil, ready?: true} = machine} = server) do
+    Telemetry.worker(:ready, server.number)
+
+    if machine.phase == :running,
+      do: Health.start(server.options[:health], server.number, server.label)
+
+    {:ok, server, {:continue, :over}}
+  end
+
+  defp ready(server), do: failed(server)
+
+  defp failed(server) do
+    %{reason: {:reason, reason}} = answer_late(server)
+    {:error, reason}
+  end
+
+  # Handles messages until the condition holds, or the tree is gone.
+  #
+  # Past the time, or when the parent goes, the tree is ended first. GenServer's loop does not run in
+  # `init/1` and `terminate/2`, so calls stay in the mailbox.
+  defp until(server, :infinity, failure, condition),
+    do: loop(server, :infinity, failure, condition)
+
+  defp until(server, ms, failure, condition), do: loop(server, now() + ms, failure, condition)
+
+  defp loop(%{machine: machine} = server, deadline, failure, condition) do
+    cond do
+      machine.phase == :done ->
+        server
+
+      machine.failure == nil and machine.ending == nil and condition.(server) ->
+        server
+
+      true ->
+        # An end under way has bounds of its own.
+        deadline = if machine.ending == nil, do: deadline, else: :infinity
+
+        case Message.next(left(deadline)) do
+          :timeout ->
+            server |> step({:fail, failure}) |> loop(:infinity, failure, condition)
+
+          # A parent that ends takes the worker along whatever its reason, others if they crash.
+          {:EXIT, pid, reason} = message ->
+            server =
+              if own_exit?(server, pid) or (reason == :normal and pid != server.parent),
+                do: advance(server, message),
+                else: step(server, {:fail, reason})
+
+            loop(server, deadline, failure, condition)
+
+          message ->
+            server |> advance(message) |> loop(deadline, failure, condition)
+        end
+    end
+  end
+
+  defp left(:infinity), do: :infinity
+  defp left(deadline), do: max(0, deadline - now())
+
+  defp now, do: System.monotonic_time(:millisecond)
+
+  ## Run
+
+  @impl true
+  def handle_continue(:over, server), do: continue(server)
+
+  @impl true
+  def handle_call(:info, _from, server), do: {:reply, info(server), server}
+
+  def handle_call({:write, _data, _timeout}, _from, %{input: nil} = server),
+    do: {:reply, {:error, Pipes.no_input(server.options)}, server}
+
+  def handle_call({:write, data, timeout}, from, server) do
+    Input.write(server.input, data, timeout, from)
+    {:noreply, server}
+  end
+
+  def handle_call(:close_stdin, _from, %{input: nil} = server) do
+    case Pipes.no_input(server.options) do
+      :epipe -> {:reply, :ok, server}
+      reason -> {:reply, {:error, reason}, server}
+    end
+  end
+
+  def handle_call(:close_stdin, from, server) do
+    Input.close(server.input, from)
+    {:noreply, server}
+  end
+
+  def handle_call({:stop, how}, from, server),
+    do: server |> step({:stop, from, how}) |> continue()
+
+  @impl true
+  def handle_info({:EXIT, pid, reason} = message, server) do
+    if own_exit?(server, pid) or reason == :normal,
+      do: server |> advance(message) |> continue(),
+      else: {:stop, reason, server}
+  end
+
+  def handle_info(message, server), do: server |> advance(message) |> continue()
+
+  defp continue(%{machine: %{phase: :done}, reason: {:reason, reason}} = server) do
+    if vm_stops?(server), do: {:noreply, server}, else: {:stop, reason, server}
+  end
+
+  defp continue(server), do: {:noreply, server}
+
+  # Whether the whole VM stops, in order, and with it the application.
+  #
+  # The holder of this process is by then no part of an application, and ends in a moment. If it were
+  # told of this end, it would restart what cannot be started any more, or crash: a script that ends
+  # so makes the VM's exit status 1.
+  defp vm_stops?(%{machine: %{failure: :shutdown}}),
+    do: match?({:stopping, _progress}, :init.get_status())
+
+  defp vm_stops?(_server), do: false
+
+  # Shut down, or crashed: this process may not end before its tree has.
+  @impl true
+  def terminate(_reason, %{machine: %{phase: :done}} = server), do: answer_late(server)
+
+  def terminate(reason, server) do
+    server = answer_late(%{server | reason: {:reason, reason}})
+
+    event =
+      if Machine.lasts?(server.machine),
+        do: {:leave, reason},
+        else: {:end, Machine.how(server.machine, reason)}
+
+    server |> step(event) |> until(:infinity, reason, fn _ -> false end) |> answer_late()
+  end
+
+  # Those whose request is still in the mailbox.
+  defp answer_late(server) do
+    for {from, how} <- Message.pending_stops(), reduce: server do
+      server -> step(server, {:stop, from, how})
+    end
+  end
+
+  ## Messages
+
+  defp advance(%{channel: %{fd: fd}} = server, {:leash_fd, fd, :ready}), do: read(server)
+  defp advance(server, {:leash, :shim_ended}), do: step(server, :shim_ended)
+
+  defp advance(server, {:output_ready, _pid}) do
+    :ok = Pipes.limit(server.outputs)
+    step(server, :ready)
+  end
+
+  defp advance(%{outputs: outputs} = server, {:EXIT, pid, _reason}) when is_map_key(outputs, pid),
+    do: step(%{server | outputs: Map.delete(outputs, pid)}, :output_ended)
+
+  defp advance(%{input: input} = server, {:EXIT, input, _reason}), do: %{server | input: nil}
+
+  defp advance(%{attachment: %{watch: watch}} = server, {:DOWN, watch, :process, _, reason}),
+    do: step(server, {:owner_ended, Machine.how(server.machine, reason)})
+
+  defp advance(server, {:leash, :owner_ended}), do: step(server, {:owner_ended, :ladder})
+  defp advance(server, {:leash, {:stop, from, how}}), do: step(server, {:stop, from, how})
+
+  defp advance(server, {:leash, {:fail_unhealthy, reason}}),
+    do: step(server, {:fail_unhealthy, reason})
+
+  defp advance(%{hunt: {_pid, monitor}} = server, {:DOWN, monitor, :process, _, reason}) do
+    verdict = Hunt.verdict(reason, if(descends?(server), do: server.channel.warden))
+    step(%{server | hunt: nil}, {:proof, verdict})
+  end
+
+  # Nothing would answer for this tree after this process.
+  defp advance(%{supervisor: monitor} = server, {:DOWN, monitor, :process, _, _reason}) do
+    reason = {:shutdown, :leash_stopped}
+    step(server, if(Machine.lasts?(server.machine), do: {:leave, reason}, else: {:fail, reason}))
+  end
+
+  defp advance(%{timer: timer} = server, {:timeout, timer, name}),
+    do: step(%{server | timer: nil}, {:timeout, name})
+
+  defp advance(server, _other), do: server
+
+  defp own_exit?(server, pid), do: pid == server.input or is_map_key(server.outputs, pid)
+
+  # An attached tree is not below its shim, and what outlives its VM is spared.
+  defp descends?(server), do: server.attachment == nil and not server.machine.detach?
+
+  ## Steps of the machine
+
+  defp read(server) do
+    {events, channel} = Channel.read(server.channel)
+    steps(%{server | channel: channel}, events)
+  end
+
+  defp steps(server, events), do: Enum.reduce(events, server, &step(&2, &1))
+
+  defp step(server, event) do
+    {machine, actions} = Machine.handle(event, server.machine)
+    Enum.reduce(actions, %{server | machine: machine}, &act/2)
+  end
+
+  defp act({:row, changes}, server) do
+    Workers.change(server.number, changes)
+    server
+  end
+
+  defp act({:ask, how}, server), do: %{server | channel: Channel.ask(server.channel, how)}
+  defp act({:signal, how}, server), do: %{server | channel: Channel.signal(server.channel, how)}
+  defp act(:close, server), do: %{server | channel: Channel.close(server.channel)}
+
+  defp act({:timer, name, ms}, server),
+    do: %{act(:cancel_timer, server) | timer: :erlang.start_timer(ms, self(), name)}
+
+  defp act(:cancel_timer, server) do
+    _ = server.timer && :erlang.cancel_timer(server.timer)
+    %{server | timer: nil}
+  end
+
+  defp act(:hunt, server) do
+    spec = Hunt.of_workers(server.run, [server.number])
+    %{server | hunt: Hunt.start(spec, server.channel.pidfd || :unknown)}
+  end
+
+  defp act(:await_exit, server) do
+    :ok = Channel.await_exit(server.channel, {:leash, :shim_ended})
+    server
+  end
+
+  defp act(:started, server) do
+    Telemetry.worker(:start, server.number)
+    Guard.watch(server.number, server.options[:guard], server.traffic)
+    server
+  end
+
+  defp act(:attached, server) do
+    attachment = Attachment.attached(server.attachment, server.run, server.number)
+    %{server | attachment: attachment}
+  end
+
+  defp act(:close_stdin, server) do
+    if server.input, do: Input.close(server.input, nil)
+    server
+  end
+
+  defp act({:telemetry, event}, server) do
+    Telemetry.of_tree(server.number, event)
+    server
+  end
+
+  defp act(:finish_outputs, server) do
+    :ok = Pipes.finish(server.outputs)
+    server
+  end
+
+  defp act(:leave_outputs, server) do
+    :ok = Pipes.leave(server.outputs, server.options, server.label)
+    server
+  end
+
+  defp act({:unproven, reason}, server) do
+    Logger.error("Leash could not look for what worker #{server.label} left: #{inspect(reason)}")
+    server
+  end
+
+  # Before this process is gone, after which the next of its name may be asked for it.
+  defp act(:over, server) do
+    server = %{server | reason: server.reason || reason(server)}
+    {:reason, reason} = server.reason
+    LastExits.put(server.options.name, server.machine.result, reason)
+    server
+  end
+
+  defp act({:answer, from, result}, server) do
+    GenServer.reply(from, result)
+    server
+  end
+
+  ## What is known of it
+
+  defp reason(%{machine: machine} = server) do
+    case Machine.outcome(machine) do
+      {:reason, reason} ->
+        {:reason, reason}
+
+      {:exit, exit} ->
+        {:reason, if(Machine.up?(machine), do: mapped(server, exit), else: {:exited, exit})}
+    end
+  end
+
+  defp mapped(%{options: %{exit_reason: nil}}, exit), do: Exit.reason(exit)
+
+  defp mapped(%{options: %{exit_reason: function}} = server, exit) do
+    callback = Callback.new(:exit_reason, server.label, function)
+
+    case Callback.run_within(callback, [exit], @exit_reason_ms) do
+      {:ok, reason} ->
+        reason
+
+      {:error, failure} ->
+        _logged = Callback.log(callback, failure)
+        Exit.reason(exit)
+    end
+  end
+
+  # What `Leash.Worker.info/1` says.
+  defp info(%{machine: machine} = server) do
+    info = %{
+      run_id: server.run.id,
+      worker: server.number,
+      group: server.options.group,
+      os_pid: machine.os_pid,
+      shim_pid: machine.shim_pid,
+      command: server.options.command,
+      args: server.options.args,
+      state: if(machine.phase == :running and machine.exited == nil, do: :running, else: :ending),
+      started_at: server.started_at,
+      mark: with({:error, errno} <- machine.mark, do: {:error, Posix.name(errno)}),
+      adopted?: false
+    }
+
+    Attachment.info(info, server.attachment)
+  end
+end
