@@ -15,7 +15,7 @@ defmodule Bench.Many do
     samples = contestants |> Enum.map(measure) |> Stats.interleave(Stats.rounds(@rounds))
 
     for {index, key, what, aims} <- [
-          {0, :many_start, "#{many} workers started at once, until all run", [{:ratio, 1.25}]},
+          {0, :many_start, "#{many} workers started at once, until all run", [{:ratio, 1.0}]},
           {1, :many_stop, "the #{many} stopped at once, until all are gone", [:below_all]}
         ] do
       cells =

@@ -30,8 +30,8 @@ defmodule Bench.Start do
 
     [
       row(:start_open_port, "`Leash.open_port`", :open_port, samples, aims: [{:ratio, 1.15}]),
-      row(:start_cmd, "`Leash.cmd`", :cmd, samples, peers: cells),
-      row(:start_worker, "`Leash.Worker`", :worker, samples, []),
+      row(:start_cmd, "`Leash.cmd`", :cmd, samples, peers: cells, aims: [{:ratio, 1.0}]),
+      row(:start_worker, "`Leash.Worker`", :worker, samples, aims: [{:ratio, 1.05}]),
       row(:start_shim, "the shim in a bare port", :shim, samples, [])
     ]
   end

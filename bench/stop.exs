@@ -29,7 +29,7 @@ defmodule Bench.Stop do
         {"the same through one process between, in C, until that has ended", ms(samples.relay)},
         {"`kill` and pidfd wait", ms(samples.command)}
       ],
-      aims: [{:ratio, 1.2}],
+      aims: [{:ratio, 2.0}],
       peers: for({name, _it} <- peers(), into: %{}, do: {name, Alone.cell(samples[name], 1_000)})
     }
   end

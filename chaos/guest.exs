@@ -200,8 +200,11 @@ defmodule Guest do
       row = Enum.random(list)
 
       case :rand.uniform(40) do
-        n when n <= 6 ->
+        n when n <= 6 and row.kind == :worker ->
           spawn(fn -> Leash.Worker.stop(row.pid) end)
+
+        n when n <= 6 ->
+          :ok
 
         n when n <= 9 ->
           Process.exit(row.pid, :kill)

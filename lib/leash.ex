@@ -53,8 +53,8 @@ defmodule Leash do
   `:pid` is the process that held it, `:os_pid` its program where that was known. The `:result`:
 
     * `{:ok, %Leash.Exit{}}` - nothing of the tree is left, and this is how it ended
-    * `{:ok, :gone}` - nothing of the tree is left, but nobody saw how it ended: of `open_port/3`, or its process was
-      killed or did not answer
+    * `{:ok, :gone}` - nothing of the tree is left, and how it ended is not known here: of `open_port/3`, of a command
+      or stream, whose caller has the status, or the process of the worker was killed or did not answer
     * `{:error, %{survivors: list}}` - these processes could not be ended, see `t:Leash.Worker.survivor/0`; with an empty list nobody was found,
       but not everybody could be looked at
   """
@@ -125,7 +125,6 @@ defmodule Leash do
     * what `:into` or the enumerable of `:input` raise; the tree is ended first
     * `ErlangError` with `:original` `:no_warden`, `:shim_died` (the shim was killed before the command was executed),
       `:too_many_workers`, `:no_pidfd` - as for `Leash.Worker`; nothing is left
-    * an exit with `{reason, Leash.Cmd}` - the process that holds the command was killed; the tree is ended
   """
   @spec cmd(String.t(), [binary()], [cmd_option()]) ::
           {Collectable.t() | {Collectable.t(), binary()}, 0..255 | :timeout | :max_output}
@@ -301,7 +300,8 @@ defmodule Leash do
   A worker as `list/1` and `info/1` have it.
 
     * `:run_id`, `:worker` - this run, and the number in it
-    * `:pid` - the process that holds it, `:name` what that is registered as, `:label` what it is called in logs, `:group`
+    * `:kind` - `:worker`, `:command` (of `cmd/3` and the streams), `:port`, `:attachment`, or `:adopted`
+    * `:pid` - the process that holds it. That of a `:command` is its caller, which takes no call of `Leash.Worker`; `:name` what that is registered as, `:label` what it is called in logs, `:group`
     * `:os_pid` - its program, `:shim_pid` - the shim above it
     * `:tree` - `:alive` or `:ending`
     * `:age` - milliseconds since it was started
@@ -313,6 +313,7 @@ defmodule Leash do
   @type listed :: %{
           run_id: RunId.t() | nil,
           worker: pos_integer(),
+          kind: :worker | :command | :port | :attachment | :adopted,
           pid: pid(),
           name: GenServer.name() | nil,
           label: String.t(),

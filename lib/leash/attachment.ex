@@ -213,13 +213,13 @@ defmodule Leash.Attachment do
 
   Without a record a later run keeps and reports what is older than this VM.
   """
-  @spec record(Run.t(), pos_integer(), map()) :: :ok
-  def record(%Run{lock: {:ok, lock}}, number, %{attach: %{process: process}}) do
+  @spec record(Run.t(), pos_integer(), t()) :: :ok
+  def record(%Run{lock: {:ok, lock}}, number, %{process: process}) do
     _ = Native.run_append_attachment(lock, number, process.pid, process.start_ticks)
     :ok
   end
 
-  def record(_run, _number, _options), do: :ok
+  def record(_run, _number, _attachment), do: :ok
 
   @doc "Whom the mark did not reach, looked up once, now that it is on everybody whom it could reach."
   @spec attached(t(), Run.t(), pos_integer()) :: t()

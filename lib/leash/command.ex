@@ -342,7 +342,8 @@ defmodule Leash.Command do
 
   defp read_channel(command) do
     {events, channel} = Channel.read(command.channel)
-    steps(%{command | channel: channel}, events)
+    # Not between an exit and the word that nothing is left, which come together.
+    end_rest(steps(%{command | channel: channel}, events))
   end
 
   defp steps(command, events), do: Enum.reduce(events, command, &step(&2, &1))
@@ -355,7 +356,7 @@ defmodule Leash.Command do
   # What outlives the program has no say in how it ended, and neither has the clock.
   defp exited(command, {:report, {:exited, how}}) do
     by_itself? = command.machine.ending == nil and how != :unknown
-    end_rest(if by_itself?, do: %{command | by_itself: how}, else: command)
+    if by_itself?, do: %{command | by_itself: how}, else: command
   end
 
   defp exited(command, _event), do: command

@@ -51,7 +51,7 @@ defmodule Leash.Detached do
 
   @doc "What is wrong with the options of a worker that is to outlive its VM."
   @spec check(map()) :: :ok | {:error, OptionsError.t()}
-  def check(%{on_exit: :detach} = options) do
+  def check(options) do
     cond do
       options.name == nil or not text?(text(options.name)) ->
         refuse(:name, "a name of at most #{@longest} bytes, to find it again by,", options.name)
@@ -75,8 +75,6 @@ defmodule Leash.Detached do
         :ok
     end
   end
-
-  def check(_options), do: :ok
 
   defp refuse(key, expected, value),
     do: Schema.error(key, expected <> " beside on_exit: :detach", value)
@@ -119,18 +117,16 @@ defmodule Leash.Detached do
   @doc """
   Starts a worker by `start`, or takes the one over that an earlier start of the same name has left running.
   """
-  @spec start_or_adopt(map(), keyword(), (() -> GenServer.on_start())) :: GenServer.on_start()
-  def start_or_adopt(%{on_exit: :detach} = options, registration, start) do
-    with {:ok, tree} <- find(text(options.name)),
-         {:error, :not_found} <- Adopted.start_link(tree, options.group, registration) do
+  @spec start_or_adopt(map(), (() -> GenServer.on_start())) :: GenServer.on_start()
+  def start_or_adopt(%{name: name} = options, start) do
+    with {:ok, tree} <- find(text(name)),
+         {:error, :not_found} <- Adopted.start_link(tree, options.group, name: name) do
       start.()
     else
       {:error, :not_found} -> start.()
       started_or_refused -> started_or_refused
     end
   end
-
-  def start_or_adopt(_options, _registration, start), do: start.()
 
   @schema Schema.new(
             group: [

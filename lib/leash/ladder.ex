@@ -98,6 +98,8 @@ defmodule Leash.Ladder do
   @kill_phase_ms 2_000
 
   @default [sigterm: 2_000]
+  # Most workers have it.
+  @default_option "#{elem(Signal.number(:sigterm), 1)}:2000@group"
 
   @doc false
   # The ladder of who names none.
@@ -247,6 +249,7 @@ defmodule Leash.Ladder do
   # The value of the shim's `--stop` option.
   @spec to_option(t()) :: String.t()
   def to_option([]), do: "KILL:0"
+  def to_option(@default), do: @default_option
 
   def to_option(steps) do
     Enum.map_join(steps, ",", fn

@@ -74,6 +74,7 @@ defmodule Leash.Listing do
         %{
           run_id: run_id,
           worker: row.number,
+          kind: row.kind,
           pid: row.pid,
           name: row.name,
           label: row.label,

@@ -11,7 +11,7 @@ defmodule Leash.Reaper do
   @moduledoc false
 
   use GenServer
-  use Leash.ShortStatus, [:last, :ending, :hunting, :to_verify, :left]
+  use Leash.ShortStatus, [:ending, :hunting, :to_verify, :left]
 
   alias Leash.{Group, Native, Workers}
   alias Leash.Reaper.{Hunts, Numbers, Orphans, Shutdown, State}
@@ -28,9 +28,29 @@ defmodule Leash.Reaper do
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(options), do: GenServer.start_link(__MODULE__, options, name: __MODULE__)
 
-  @doc "Registers the calling Worker and gives it a number whose last tree is proven gone."
+  @doc """
+  Registers the calling process and gives it a number whose last tree is proven gone.
+
+  Only what another tree may still have is waited for here; the rest is a matter of the table.
+  """
   @spec register(Workers.description()) ::
           {:ok, pos_integer()} | {:error, :not_running | :stopping | :too_many_workers}
+  def register(%{claims: []} = description) do
+    case Workers.register(self(), description) do
+      {:ok, number} ->
+        GenServer.cast(__MODULE__, {:watch, number})
+        {:ok, number}
+
+      {:error, {:stopping, number}} ->
+        GenServer.cast(__MODULE__, {:watch, number})
+        release(number)
+        {:error, :stopping}
+
+      {:error, reason} ->
+        {:error, reason}
+    end
+  end
+
   def register(description) do
     GenServer.call(__MODULE__, {:register, description}, :infinity)
   catch
@@ -128,6 +148,8 @@ defmodule Leash.Reaper do
 
     # After a crash of this process the table says who is to be watched.
     state = options |> Keyword.fetch!(:run) |> State.new()
+    # Those that close groups come again.
+    :ok = Workers.open_all()
     {:ok, Enum.reduce(Workers.all(), state, &watch/2)}
   end
 
@@ -147,12 +169,14 @@ defmodule Leash.Reaper do
     do: Numbers.adopt(description, pid, state)
 
   def handle_call({:close, group}, {pid, _tag}, state) do
-    closers = Map.put(state.closers, Process.monitor(pid), {pid, group})
-    state = %{state | closers: closers}
-    # Their Workers are gone, and an earlier hunt could not end what they left.
-    given_up =
-      MapSet.difference(MapSet.new(Workers.living(group), & &1.number), Numbers.in_hand(state))
+    monitor = Process.monitor(pid)
+    Workers.close(monitor, group)
+    state = %{state | closers: Map.put(state.closers, monitor, {pid, group})}
 
+    # Their processes are gone, and an earlier hunt could not end what they left. One that lives has
+    # its request to be watched still on its way.
+    gone = for row <- Workers.living(group), not Process.alive?(row.pid), do: row.number
+    given_up = MapSet.difference(MapSet.new(gone), Numbers.in_hand(state))
     to_verify = MapSet.union(state.to_verify, given_up)
     # What waits for its next look is looked for now.
     {:reply, :ok, Hunts.look_at_later(%{state | to_verify: to_verify})}
@@ -162,11 +186,25 @@ defmodule Leash.Reaper do
     {own, others} =
       Enum.split_with(state.closers, fn {_monitor, {closer, _}} -> closer == pid end)
 
-    for {monitor, _} <- own, do: Process.demonitor(monitor, [:flush])
+    for {monitor, _} <- own do
+      Process.demonitor(monitor, [:flush])
+      Workers.open(monitor)
+    end
+
     {:reply, :ok, %{state | closers: Map.new(others)}}
   end
 
   @impl true
+  def handle_cast({:watch, number}, state) do
+    case Workers.fetch(number) do
+      {:ok, row} when not is_map_key(state.watched, number) ->
+        {:noreply, Numbers.watch(row, state)}
+
+      _gone_or_watched ->
+        {:noreply, state}
+    end
+  end
+
   def handle_cast({:release, number}, state) when is_map_key(state.watched, number),
     do: {:noreply, Orphans.worker_down(number, :normal, Numbers.unwatch(number, state))}
 
@@ -179,6 +217,7 @@ defmodule Leash.Reaper do
   def handle_info({:DOWN, monitor, :process, _pid, reason}, state) do
     case Map.pop(state.monitors, monitor) do
       {nil, _monitors} ->
+        Workers.open(monitor)
         {:noreply, %{state | closers: Map.delete(state.closers, monitor)}}
 
       {number, monitors} ->
@@ -205,5 +244,8 @@ defmodule Leash.Reaper do
   def handle_info(_other, state), do: {:noreply, state}
 
   @impl true
-  def terminate(_reason, state), do: Shutdown.run(state.run)
+  def terminate(_reason, state) do
+    Workers.close(:shutdown, :all)
+    Shutdown.run(state.run)
+  end
 end

@@ -117,7 +117,7 @@ defmodule Leash.Shim do
       head(run, number, "--channel=#{@channel}", options),
       "--attach=" <> attach.option,
       # The last of all options.
-      StopCommand.arguments(Ladder.commands(options.stop))
+      commands(Ladder.commands(options.stop))
     ])
   end
 
@@ -138,7 +138,7 @@ defmodule Leash.Shim do
       limits(options.limits),
       if(options.mark, do: [], else: "--no-mark"),
       more,
-      StopCommand.arguments(Ladder.commands(options.stop)),
+      commands(Ladder.commands(options.stop)),
       "--",
       options.command | options.args
     ])
@@ -167,6 +167,9 @@ defmodule Leash.Shim do
   # A command of the ladder is run by a shim that is no more where it was started.
   defp cd(%{cd: cd, stop: stop}),
     do: "--cd=" <> if(Ladder.commands(stop) == [], do: cd, else: Path.absname(cd))
+
+  defp commands([]), do: []
+  defp commands(commands), do: StopCommand.arguments(commands)
 
   defp limits([]), do: []
   defp limits(limits), do: "--limits=" <> Limits.to_option(limits)

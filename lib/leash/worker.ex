@@ -161,8 +161,9 @@ defmodule Leash.Worker do
   @spec start_link([option()] | map()) :: GenServer.on_start()
   def start_link(options) do
     with {:ok, options} <- Options.validate(options) do
-      name = if options.name, do: [name: options.name], else: []
-      Detached.start_or_adopt(options, name, fn -> start_named(options) end)
+      if options.on_exit == :detach,
+        do: Detached.start_or_adopt(options, fn -> start_named(options) end),
+        else: start_named(options)
     end
   end
 

@@ -9,6 +9,11 @@ defmodule Leash.Workers do
   alias Leash.{Ladder, Native}
 
   @claims Module.concat(__MODULE__, Claims)
+  @closed Module.concat(__MODULE__, Closed)
+  @last Module.concat(__MODULE__, Last)
+
+  # What the mark has room for.
+  @numbers 32_766
 
   @typedoc """
   A `Leash.Worker`, one of a command's or a stream's, a port of `Leash.open_port/3`, or what `Leash.attach/2` or `Leash.adopt/2`
@@ -92,12 +97,30 @@ defmodule Leash.Workers do
     })
   end
 
-  @doc "Creates the table; the caller owns it."
+  # What changes in the life of a tree, each at a position of its own: a change is one write, and two
+  # processes that change different keys do not undo each other's.
+  @positions %{shim: 5, shim_fd: 6, os_pid: 7, tree: 8, guard: 9}
+
+  defp entry(row) do
+    {row.number, row.pid, Map.drop(row, Map.keys(@positions)), 0, row.shim, row.shim_fd,
+     row.os_pid, row.tree, row.guard}
+  end
+
+  defp row({_number, _pid, fixed, _told, shim, shim_fd, os_pid, tree, guard}),
+    do:
+      Map.merge(fixed, %{shim: shim, shim_fd: shim_fd, os_pid: os_pid, tree: tree, guard: guard})
+
+  @doc "Creates the tables; the caller owns them."
   @spec create() :: :ok
   def create do
     _ = :ets.new(__MODULE__, [:named_table, :public, read_concurrency: true])
     # claim => number, so that a start looks at those alone that have what it wants
     _ = :ets.new(@claims, [:named_table, :public, :bag, read_concurrency: true])
+    # what closes a group => the group
+    _ = :ets.new(@closed, [:named_table, :public, read_concurrency: true])
+    # the last number
+    _ = :ets.new(@last, [:named_table, :public, write_concurrency: true])
+    true = :ets.insert(@last, {:last, 0})
     :ok
   end
 
@@ -105,22 +128,94 @@ defmodule Leash.Workers do
   @spec exist?() :: boolean()
   def exist?, do: :ets.whereis(__MODULE__) != :undefined
 
+  @doc """
+  Gives a process a free number, unless its group is closed.
+
+  The row is there before the group is looked at, and what closes a group looks at the rows after
+  that. So one of the two sees the other.
+  """
+  @spec register(pid(), description()) ::
+          {:ok, pos_integer()}
+          | {:error, :not_running | :too_many_workers | {:stopping, pos_integer()}}
+  def register(pid, description) do
+    with {:ok, number} <- insert_new(pid, description, @numbers) do
+      if closed?(description.group) do
+        change(number, tree: :gone)
+        {:error, {:stopping, number}}
+      else
+        {:ok, number}
+      end
+    end
+  rescue
+    # There is no table while the application is stopped.
+    ArgumentError -> {:error, :not_running}
+  end
+
+  defp insert_new(_pid, _description, 0), do: {:error, :too_many_workers}
+
+  # Numbers rise, so that one is not used again while its last tree may still be thought of.
+  defp insert_new(pid, description, left) do
+    number = :ets.update_counter(@last, :last, {2, 1, @numbers, 1})
+    row = row(number, pid, description)
+
+    if :ets.insert_new(__MODULE__, entry(row)) do
+      claim(row)
+      {:ok, number}
+    else
+      insert_new(pid, description, left - 1)
+    end
+  end
+
+  defp closed?(group) do
+    :ets.info(@closed, :size) > 0 and
+      Enum.any?(:ets.tab2list(@closed), fn {_who, closed} ->
+        Leash.Group.includes?(closed, group)
+      end)
+  end
+
+  @doc "Closes a group for starts, until `open/1`."
+  @spec close(term(), Leash.Group.t() | :all | pos_integer()) :: :ok
+  def close(who, group) do
+    true = :ets.insert(@closed, {who, group})
+    :ok
+  end
+
+  @doc "Opens what was closed under that name."
+  @spec open(term()) :: :ok
+  def open(who) do
+    true = :ets.delete(@closed, who)
+    :ok
+  end
+
+  @doc "Opens every group."
+  @spec open_all() :: :ok
+  def open_all do
+    true = :ets.delete_all_objects(@closed)
+    :ok
+  end
+
+  @doc "Puts a row as it is."
   @spec put(row()) :: :ok
   def put(row) do
-    true = :ets.insert(__MODULE__, {row.number, row.pid, row, 0})
+    true = :ets.insert(__MODULE__, entry(row))
+    claim(row)
+  end
+
+  defp claim(%{claims: []}), do: :ok
+
+  defp claim(row) do
     true = :ets.insert(@claims, for(claim <- row.claims, do: {claim, row.number}))
     :ok
   end
 
   @doc "Changes a row, unless it or the table went away."
-  @spec change(pos_integer(), keyword()) :: :ok
+  @spec change(pos_integer(), [{:shim | :shim_fd | :os_pid | :tree | :guard, term()}]) :: :ok
   def change(number, changes) do
-    with {:ok, row} <- fetch(number),
-         do: :ets.update_element(__MODULE__, number, {3, Map.merge(row, Map.new(changes))})
-
+    changes = for {key, value} <- changes, do: {Map.fetch!(@positions, key), value}
+    _ = :ets.update_element(__MODULE__, number, changes)
     :ok
   rescue
-    # The table went with the application between the question and the write.
+    # The table went with the application.
     ArgumentError -> :ok
   end
 
@@ -148,7 +243,7 @@ defmodule Leash.Workers do
   @spec fetch(pos_integer()) :: {:ok, row()} | :error
   def fetch(number) do
     case :ets.lookup(__MODULE__, number) do
-      [{_number, _pid, row, _told}] -> {:ok, row}
+      [entry] -> {:ok, row(entry)}
       [] -> :error
     end
   rescue
@@ -191,8 +286,8 @@ defmodule Leash.Workers do
   @doc "The row of a process."
   @spec of_process(pid()) :: {:ok, row()} | :error
   def of_process(pid) do
-    case :ets.match(__MODULE__, {:_, pid, :"$1", :_}) do
-      [[row] | _] -> {:ok, row}
+    case :ets.match_object(__MODULE__, {:_, pid, :_, :_, :_, :_, :_, :_, :_}) do
+      [entry | _] -> {:ok, row(entry)}
       [] -> :error
     end
   rescue
@@ -231,7 +326,7 @@ defmodule Leash.Workers do
   @spec all() :: [row()]
   def all do
     if exist?(),
-      do: __MODULE__ |> :ets.tab2list() |> Enum.map(&elem(&1, 2)) |> Enum.sort_by(& &1.number),
+      do: __MODULE__ |> :ets.tab2list() |> Enum.map(&row/1) |> Enum.sort_by(& &1.number),
       else: []
   rescue
     # The table went with the application between the question and the look.

@@ -46,15 +46,9 @@ defmodule Leash.EnvTest do
       true = :os.putenv([?L, ?E, ?A, ?S, ?H, ?_, ?T, ?E, ?S, ?T, ?_, 233], [233])
       env = System.find_executable("env")
       port = Port.open({:spawn_executable, env}, [:binary, :exit_status])
-      read = fn read, all ->
-        receive do
-          {^port, {:data, data}} -> read.(read, all <> data)
-          {^port, {:exit_status, 0}} -> all
-        end
-      end
-
+      #{VM.read_port()}
       own = fn text -> for "LEASH_TEST_" <> rest <- String.split(text, "\n"), do: Base.encode16(rest) end
-      {own.(read.(read, "")), own.(elem(Leash.cmd(env, []), 0))}
+      {own.(read_port.(port)), own.(elem(Leash.cmd(env, []), 0))}
       """
 
       {bare, ours} = VM.eval(vm, code)

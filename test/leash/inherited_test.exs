@@ -21,19 +21,9 @@ defmodule Leash.InheritedTest do
         System.delete_env("HOME")
         [python | args] = #{inspect(python)}
 
-        port = fn port ->
-          read = fn read, all ->
-            receive do
-              {^port, {:data, data}} -> read.(read, all <> data)
-              {^port, {:exit_status, 0}} -> all
-            end
-          end
-
-          read.(read, "")
-        end
-
+        #{VM.read_port()}
         options = [:binary, :exit_status]
-        bare = port.(Port.open({:spawn_executable, python}, [{:args, args} | options]))
+        bare = read_port.(Port.open({:spawn_executable, python}, [{:args, args} | options]))
 
         worker = fn options ->
           {:ok, worker} = Leash.Worker.start_link([command: python, args: args, on_output: self()] ++ options)
@@ -57,7 +47,7 @@ defmodule Leash.InheritedTest do
           stream: Leash.stream!(python, args) |> Enum.join(),
           worker: worker.([]),
           worker_unmarked: worker.(mark: false),
-          open_port: port.(Leash.open_port(python, args, options))
+          open_port: read_port.(Leash.open_port(python, args, options))
         }
         """,
         30_000

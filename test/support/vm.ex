@@ -148,6 +148,23 @@ defmodule Leash.Test.VM do
       else: await_line(vm, beginning, ms)
   end
 
+  @doc "Code that binds `read_port` to a function: all output of a port whose program exits with 0."
+  @spec read_port() :: String.t()
+  def read_port do
+    """
+    read_port = fn port ->
+      read = fn read, all ->
+        receive do
+          {^port, {:data, data}} -> read.(read, all <> data)
+          {^port, {:exit_status, 0}} -> all
+        end
+      end
+
+      read.(read, "")
+    end
+    """
+  end
+
   @doc "Runs code in the VM and returns its value, which has to be plain data."
   @spec eval(t(), String.t(), non_neg_integer()) :: term()
   def eval(vm, code, ms \\ 30_000) do

@@ -133,7 +133,7 @@ defmodule Leash.Reaper.Hunts do
   def look_at_later(state) do
     _ = state.look_again && Process.cancel_timer(state.look_again)
     to_verify = MapSet.union(state.to_verify, state.later)
-    hunt(%{state | look_again: nil, later: MapSet.new(), to_verify: to_verify})
+    hunt(Numbers.watch_all(%{state | look_again: nil, later: MapSet.new(), to_verify: to_verify}))
   end
 
   defp now, do: System.monotonic_time(:millisecond)

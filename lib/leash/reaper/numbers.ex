@@ -6,11 +6,9 @@ defmodule Leash.Reaper.Numbers do
   alias Leash.Reaper.State
   alias Leash.Shim.Escalation
 
-  @numbers 32_766
-
   @type answer ::
           {:ok, pos_integer()}
-          | {:error, :stopping | :too_many_workers | {:already_started, pid()}}
+          | {:error, :not_running | :stopping | :too_many_workers | {:already_started, pid()}}
 
   @doc """
   Gives a Worker a number, now or when the trees that are ending and have what it wants are gone.
@@ -95,17 +93,17 @@ defmodule Leash.Reaper.Numbers do
   end
 
   defp register(description, pid, state) do
-    case closed?(state, description.group) || free_number(state.last, @numbers) do
-      true ->
+    case Workers.register(pid, description) do
+      {:ok, number} ->
+        {:ok, row} = Workers.fetch(number)
+        {:reply, {:ok, number}, watch(row, state)}
+
+      {:error, {:stopping, number}} ->
+        Workers.delete(number)
         {:reply, {:error, :stopping}, state}
 
-      nil ->
-        {:reply, {:error, :too_many_workers}, state}
-
-      number ->
-        row = Workers.row(number, pid, description)
-        Workers.put(row)
-        {:reply, {:ok, number}, %{watch(row, state) | last: number}}
+      {:error, reason} ->
+        {:reply, {:error, reason}, state}
     end
   end
 
@@ -156,9 +154,23 @@ defmodule Leash.Reaper.Numbers do
     %{
       state
       | monitors: Map.put(state.monitors, monitor, row.number),
-        watched: Map.put(state.watched, row.number, monitor),
-        last: max(state.last, row.number)
+        watched: Map.put(state.watched, row.number, monitor)
     }
+  end
+
+  @doc """
+  Watches the processes that have registered and were killed before they could ask for that.
+  """
+  @spec watch_all(State.t()) :: State.t()
+  def watch_all(state) do
+    in_hand = in_hand(state)
+
+    for row <- Workers.all(),
+        row.number not in in_hand,
+        not Process.alive?(row.pid),
+        reduce: state do
+      state -> watch(row, state)
+    end
   end
 
   @doc "Watches the Worker of a number no more."
@@ -185,13 +197,5 @@ defmodule Leash.Reaper.Numbers do
     |> MapSet.union(state.to_verify)
     |> MapSet.union(state.later)
     |> MapSet.union(state.left)
-  end
-
-  # Numbers rise, so that one is not used again while somebody may still think of its last bearer.
-  defp free_number(_last, 0), do: nil
-
-  defp free_number(last, left) do
-    number = rem(last, @numbers) + 1
-    if Workers.taken?(number), do: free_number(number, left - 1), else: number
   end
 end

@@ -6,7 +6,6 @@ defmodule Leash.Reaper.State do
 
   @type t :: %{
           run: Run.t(),
-          last: non_neg_integer(),
           monitors: %{optional(reference()) => pos_integer()},
           watched: %{optional(pos_integer()) => reference()},
           ending: %{optional(pos_integer()) => reference() | nil},
@@ -38,7 +37,6 @@ defmodule Leash.Reaper.State do
   def new(run) do
     %{
       run: run,
-      last: 0,
       # monitor => number, while the Worker lives, and the other way round
       monitors: %{},
       watched: %{},

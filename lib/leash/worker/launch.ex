@@ -36,7 +36,7 @@ defmodule Leash.Worker.Launch do
              mark?: options[:mark] != false,
              on_crash: options.on_crash,
              owner: owner,
-             claims: Claims.of(options),
+             claims: claims(options),
              outlives: if(options.on_exit == :detach, do: :own),
              cancel: cancel
            }),
@@ -52,7 +52,7 @@ defmodule Leash.Worker.Launch do
          {:ok, run} <- fetch_run(),
          :ok <- Run.note_mark(run, number, options),
          options = Run.with_flag(run, number, options),
-         :ok <- Attachment.record(run, number, options),
+         :ok <- record(run, number, options),
          {:ok, started} <- start(run, number, options, cancel) do
       {:ok, %{run: run, number: number, label: label, options: options, started: started}}
     end
@@ -86,6 +86,16 @@ defmodule Leash.Worker.Launch do
         false
     end
   end
+
+  defp record(run, number, %{attach: attach}), do: Attachment.record(run, number, attach)
+  defp record(_run, _number, _options), do: :ok
+
+  # Most programs name nothing that only one tree can have.
+  defp claims(%{name: nil, ready: nil, stdout: stdout, stderr: stderr, health: nil})
+       when is_atom(stdout) and is_atom(stderr),
+       do: []
+
+  defp claims(options), do: Claims.of(options)
 
   # A listener at that port may be a tree of ours that is ending and has not named it.
   defp free(nil), do: :ok

@@ -192,7 +192,7 @@ defmodule Leash.Worker.Machine do
        do: machine
 
   defp event({:report, report}, machine),
-    do: report |> StopCommand.named(machine.stop, machine.commands) |> report(machine)
+    do: report |> named(machine) |> report(machine)
 
   # Without its last report it was killed.
   defp event(:hung_up, %{phase: phase} = machine) when phase in [:launching, :running, :ending] do
@@ -255,6 +255,13 @@ defmodule Leash.Worker.Machine do
 
   ## Reports
 
+  # Commands of the ladder are numbers in a report.
+  defp named(report, machine) do
+    if Ladder.commands(machine.stop) == [],
+      do: report,
+      else: StopCommand.named(report, machine.stop, machine.commands)
+  end
+
   defp report({:ready, %{mark: mark, shim: shim_pid}}, machine) do
     machine = report({:spawned, shim_pid}, %{machine | mark: mark})
 
@@ -270,6 +277,9 @@ defmodule Leash.Worker.Machine do
         machine
     end
   end
+
+  # The warden's word, and the shim's own.
+  defp report({:spawned, shim_pid}, %{shim_pid: shim_pid} = machine), do: machine
 
   defp report({:spawned, shim_pid}, machine),
     do: act(%{machine | shim_pid: shim_pid}, {:row, shim: shim_pid})

@@ -296,7 +296,7 @@ defmodule Leash.Worker.Options do
     with {:ok, options} <- Schema.validate(@schema, options),
          {:ok, options} <- command(options),
          :ok <- marked_if_kept(options),
-         :ok <- Leash.Detached.check(options),
+         :ok <- detachable(options),
          :ok <- readable_ready(options),
          :ok <- directory(options.cd),
          {:ok, stop} <- Ladder.resolve(options.stop, options.cd),
@@ -330,6 +330,9 @@ defmodule Leash.Worker.Options do
     do: Schema.error(:shell, "nothing beside :command (one of the two)", line)
 
   # Without a mark that says so, a later run would end them.
+  defp detachable(%{on_exit: :detach} = options), do: Leash.Detached.check(options)
+  defp detachable(_options), do: :ok
+
   defp marked_if_kept(%{on_exit: :keep, mark: false}),
     do: Schema.error(:mark, "true beside on_exit: :keep", false)
 
