@@ -451,7 +451,7 @@ defmodule Leash do
 
   ## Options
 
-  #{Leash.Schema.docs(Leash.Detached.schema())}
+  #{Leash.Schema.docs(Leash.Adopted.schema())}
   ## Errors
 
     * `:not_found` - no such tree of this user lives in this pid namespace
@@ -465,7 +465,7 @@ defmodule Leash do
   """
   @spec adopt(GenServer.name() | String.t(), group: group() | nil) ::
           {:ok, pid()} | {:error, Leash.OptionsError.t() | term()}
-  def adopt(name, options \\ []), do: Detached.adopt(name, options)
+  def adopt(name, options \\ []), do: Leash.Adopted.adopt(name, options)
 
   @doc """
   The detached workers of this user that live, whoever started them.

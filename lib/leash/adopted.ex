@@ -13,18 +13,57 @@ defmodule Leash.Adopted do
   use GenServer
   use Leash.ShortStatus, [:number, :group, :phase, :ending]
 
-  alias Leash.{Detached, Exit, Hunt, Native, Reaper, Run, Telemetry, Workers}
+  alias Leash.{Detached, Exit, HeldShim, Hunt, Native, Reaper, Run, Schema, Telemetry, Workers}
   alias Leash.Adopted.Program
   alias Leash.Shim.Escalation
+  alias Leash.Worker.Options
 
-  @spec start(Detached.tree(), Leash.group() | nil) :: {:ok, pid()} | {:error, term()}
-  def start(tree, group) do
+  @doc """
+  Starts a worker by `start`, or takes the one over that an earlier start of the same name has left running.
+  """
+  @spec start_or_adopt(map(), (() -> GenServer.on_start())) :: GenServer.on_start()
+  def start_or_adopt(%{name: name} = options, start) do
+    with {:ok, tree} <- Detached.find(Detached.text(name)),
+         {:error, :not_found} <- start_link(tree, options.group, name: name) do
+      start.()
+    else
+      {:error, :not_found} -> start.()
+      started_or_refused -> started_or_refused
+    end
+  end
+
+  @schema Schema.new(
+            group: [
+              type: Leash.Group.option(),
+              doc: "The group that `Leash.stop_all/2` ends it with."
+            ]
+          )
+
+  @spec schema() :: Schema.t()
+  def schema, do: @schema
+
+  @doc "`Leash.adopt/2`."
+  @spec adopt(GenServer.name() | String.t(), keyword()) :: {:ok, pid()} | {:error, term()}
+  def adopt(name, options) do
+    with {:ok, text} <- name(name),
+         {:ok, %{group: group}} <- Schema.validate(@schema, options),
+         {:ok, tree} <- Detached.find(text),
+         do: start(tree, group)
+  end
+
+  defp name(name) do
+    if (is_binary(name) or (name != nil and Options.name?(name))) and
+         Detached.text?(Detached.text(name)),
+       do: {:ok, Detached.text(name)},
+       else: Schema.error(:name, "a name as GenServer accepts it, or its text (200 bytes)", name)
+  end
+
+  defp start(tree, group) do
     ref = make_ref()
     __MODULE__ |> GenServer.start({tree, group, {self(), ref}}) |> answered(ref)
   end
 
-  @spec start_link(Detached.tree(), Leash.group() | nil, keyword()) :: GenServer.on_start()
-  def start_link(tree, group, registration) do
+  defp start_link(tree, group, registration) do
     ref = make_ref()
 
     __MODULE__
@@ -75,7 +114,7 @@ defmodule Leash.Adopted do
       stoppers: [],
       hunt: nil,
       result: nil,
-      supervisor: Process.monitor(Leash.Supervisor)
+      supervisor: Workers.monitor_owner()
     }
   end
 
@@ -196,7 +235,7 @@ defmodule Leash.Adopted do
 
   defp begin_end(state, how) do
     Workers.change(state.number, tree: :ending)
-    _ = Reaper.tell_shim(state.number, state.fd, how)
+    _ = HeldShim.tell(state.number, state.fd, how)
     watch(state, how)
     %{state | phase: :ending, ending: how, began: state.began || now()}
   end
@@ -221,7 +260,7 @@ defmodule Leash.Adopted do
   defp climb(state, {:tell, :kill}), do: begin_end(state, :kill)
 
   defp climb(state, {:tell, stage}) do
-    _ = Reaper.signal_shim(state.fd, stage)
+    _ = HeldShim.signal(state.fd, stage)
     watch(state, stage)
     state
   end

@@ -1,12 +1,11 @@
 defmodule Leash.Attachment do
   # `Leash.attach/2`: an OS process that somebody else started, tied to an owner.
   #
-  # A `Leash.Worker` without a link does the work, with a shim that attaches instead of starting. What is particular is here: who the
-  # target and the owner are, the line in the record without which no later run would take a process for ours that is older than
-  # this VM, and who is not covered.
+  # A Worker process without a link does the work, with a shim that attaches instead of starting
+  # (`Leash.Attachment.Attached`). Here is what comes before: which processes the target and the owner are.
   @moduledoc false
 
-  alias Leash.{Ladder, Native, OptionsError, OSProcess, Run, Schema, Worker}
+  alias Leash.{Ladder, Native, OptionsError, OSProcess, Schema, Worker}
 
   @start_timeout 10_000
 
@@ -52,14 +51,6 @@ defmodule Leash.Attachment do
   @schema Schema.new(@options)
 
   @type target :: OSProcess.target() | port()
-
-  @typedoc "What a Worker keeps of it."
-  @type t :: %{
-          required(:process) => OSProcess.t(),
-          required(:option) => String.t(),
-          required(:owner) => pid() | :application | {:os_pid, OSProcess.t()},
-          optional(atom()) => term()
-        }
 
   # What the shim says by an errno of its own; PROTOCOL.md, section 7.
   @refusals %{
@@ -178,60 +169,4 @@ defmodule Leash.Attachment do
   # The owner ended in the middle, and what was attached with it.
   defp outcome({:error, :normal}), do: {:error, :noproc}
   defp outcome(other), do: other
-
-  ## In the Worker
-
-  @doc "Watches the owner. Without `:attach` nothing is done."
-  @spec watch(map()) :: {:ok, map()} | {:error, term()}
-  def watch(%{attach: attach} = options) do
-    with {:ok, watch} <- watch_owner(attach.owner),
-         do: {:ok, %{options | attach: Map.merge(attach, %{watch: watch, not_covered: []})}}
-  end
-
-  def watch(options), do: {:ok, options}
-
-  defp watch_owner(:application), do: {:ok, nil}
-
-  defp watch_owner(pid) when is_pid(pid) do
-    monitor = Process.monitor(pid)
-    if Process.alive?(pid), do: {:ok, monitor}, else: {:error, :noproc}
-  end
-
-  # The descriptor is this process's, and its reference keeps it open.
-  defp watch_owner({:os_pid, process}) do
-    with {:ok, fd} <- Native.process_open(process.pid, process.start_ticks, process.pidfs_inode),
-         :ok <- Native.pidfd_monitor(fd, {:leash, :owner_ended}) do
-      {:ok, fd}
-    else
-      {:error, reason} when reason in [:esrch, :reused] -> {:error, :noproc}
-      {:error, reason} -> {:error, {:owner, reason}}
-    end
-  end
-
-  @doc """
-  Names the process in the record, before there is a shim.
-
-  Without a record a later run keeps and reports what is older than this VM.
-  """
-  @spec record(Run.t(), pos_integer(), t()) :: :ok
-  def record(%Run{lock: {:ok, lock}}, number, %{process: process}) do
-    _ = Native.run_append_attachment(lock, number, process.pid, process.start_ticks)
-    :ok
-  end
-
-  def record(_run, _number, _attachment), do: :ok
-
-  @doc "Whom the mark did not reach, looked up once, now that it is on everybody whom it could reach."
-  @spec attached(t(), Run.t(), pos_integer()) :: t()
-  def attached(attach, run, number) do
-    case Native.not_covered(attach.process.pid, run.id, number) do
-      {:ok, list} -> %{attach | not_covered: list}
-      {:error, _no_proc} -> attach
-    end
-  end
-
-  @doc "What `Leash.Worker.info/1` says more of it."
-  @spec info(map(), t() | nil) :: map()
-  def info(info, nil), do: info
-  def info(info, attach), do: Map.put(info, :not_covered, attach.not_covered)
 end

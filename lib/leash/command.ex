@@ -114,7 +114,7 @@ defmodule Leash.Command do
       },
       channel: channel,
       # When it is gone, nothing would answer for the tree after this process.
-      supervisor: Process.monitor(Leash.Supervisor),
+      supervisor: Workers.monitor_owner(),
       linger: options.linger
     }
   end

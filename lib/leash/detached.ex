@@ -5,8 +5,7 @@ defmodule Leash.Detached do
   # its tree. See native/PROTOCOL.md, section 6, for what a process has to be in order to be believed.
   @moduledoc false
 
-  alias Leash.{Adopted, Native, OptionsError, Schema, Workers}
-  alias Leash.Worker.Options
+  alias Leash.{Native, OptionsError, Schema, Workers}
 
   # What the shim takes.
   @longest 200
@@ -113,45 +112,6 @@ defmodule Leash.Detached do
 
   defp elsewhere(tree),
     do: {:detached_elsewhere, Map.take(tree, [:owner_pid, :os_pid, :shim_pid, :run_id, :worker])}
-
-  @doc """
-  Starts a worker by `start`, or takes the one over that an earlier start of the same name has left running.
-  """
-  @spec start_or_adopt(map(), (() -> GenServer.on_start())) :: GenServer.on_start()
-  def start_or_adopt(%{name: name} = options, start) do
-    with {:ok, tree} <- find(text(name)),
-         {:error, :not_found} <- Adopted.start_link(tree, options.group, name: name) do
-      start.()
-    else
-      {:error, :not_found} -> start.()
-      started_or_refused -> started_or_refused
-    end
-  end
-
-  @schema Schema.new(
-            group: [
-              type: Leash.Group.option(),
-              doc: "The group that `Leash.stop_all/2` ends it with."
-            ]
-          )
-
-  @spec schema() :: Schema.t()
-  def schema, do: @schema
-
-  @doc "`Leash.adopt/2`."
-  @spec adopt(GenServer.name() | String.t(), keyword()) :: {:ok, pid()} | {:error, term()}
-  def adopt(name, options) do
-    with {:ok, text} <- name(name),
-         {:ok, %{group: group}} <- Schema.validate(@schema, options),
-         {:ok, tree} <- find(text),
-         do: Adopted.start(tree, group)
-  end
-
-  defp name(name) do
-    if (is_binary(name) or (name != nil and Options.name?(name))) and text?(text(name)),
-      do: {:ok, text(name)},
-      else: Schema.error(:name, "a name as GenServer accepts it, or its text (200 bytes)", name)
-  end
 
   @doc "`Leash.detached/0`."
   @spec list() :: [map()]

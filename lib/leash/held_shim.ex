@@ -1,6 +1,7 @@
 defmodule Leash.HeldShim do
-  # The pidfd of a port's shim, and of one whose warden was killed before it could send it. That of
-  # every other shim comes with its start (`Leash.Worker.Channel`).
+  # A shim by its pidfd: signals to it, and the pidfd of a port's shim, or of one whose warden was
+  # killed before it could send it. That of every other shim comes with its start
+  # (`Leash.Worker.Channel`).
   #
   # What tells that a number is this very shim's reads `/proc` on another thread, which costs as
   # much as a tenth of a short program's life. So a port's shim is not held in its first
@@ -16,6 +17,12 @@ defmodule Leash.HeldShim do
 
   # Most programs that end quickly have by then.
   @after_ms 20
+
+  # Not TERM, which a shim ignores when it comes from pid 1 (everybody was signalled): in a container we are that.
+  @sigint 2
+  @sigquit 3
+  @sigkill 9
+  @sigcont 18
 
   @doc "How long a port's shim lives unheld where nothing needs it, in milliseconds."
   @spec after_ms() :: pos_integer()
@@ -38,18 +45,40 @@ defmodule Leash.HeldShim do
   @doc """
   Opens the shim of a worker, and notes it in the worker's row.
 
-  The pidfd is `Leash.Supervisor`'s, which keeps it open when the caller is killed: the Reaper then needs it.
+  The pidfd outlives the caller (`Leash.Workers.keep/1`).
   Errors: `:esrch` (it has ended), `:not_ours` (the number is another's, or the shim is not executed yet), and what pidfd_open(2) says.
   """
   @spec open(pos_integer(), Leash.RunId.t(), pos_integer()) ::
           {:ok, Native.fd()} | {:error, atom()}
   def open(pid, run_id, number) do
     with {:ok, fd} <- Native.shim_open(pid, run_id, number) do
-      _ = Native.fd_give(fd, Process.whereis(Leash.Supervisor) || self())
+      :ok = Workers.keep(fd)
       Workers.change(number, shim_fd: fd, shim: pid)
       {:ok, fd}
     end
   end
+
+  @doc """
+  Signals a shim, and wakes it if it is stopped.
+
+  `:ladder` is for once only: a second one means SIGKILL to the shim's tree. A shim that is gone has done what it was to do, so
+  an error is one of the machine: it refuses such signals.
+  """
+  @spec signal(Native.fd(), :wake | :ladder | :kill | :sigkill) :: :ok | {:error, term()}
+  def signal(fd, how) do
+    signal = %{wake: @sigcont, ladder: @sigint, kill: @sigquit, sigkill: @sigkill}[how]
+
+    sent = Native.pidfd_signal(fd, signal)
+    _ = Native.pidfd_signal(fd, @sigcont)
+    with {:error, reason} when reason in [:esrch, :closed] <- sent, do: :ok
+  end
+
+  @doc "Like `signal/2`, but that a shim whose ladder somebody else has begun is only woken."
+  @spec tell(pos_integer(), Native.fd(), :ladder | :kill) :: :ok | {:error, term()}
+  def tell(number, fd, :ladder),
+    do: signal(fd, if(Workers.first_to_tell?(number), do: :ladder, else: :wake))
+
+  def tell(_number, fd, :kill), do: signal(fd, :kill)
 
   @doc "The row with its shim held, where that lives."
   @spec of_row(Workers.row(), Leash.Run.t()) :: Workers.row()

@@ -13,17 +13,11 @@ defmodule Leash.Reaper do
   use GenServer
   use Leash.ShortStatus, [:ending, :hunting, :to_verify, :left]
 
-  alias Leash.{Group, Native, Workers}
+  alias Leash.{Group, Workers}
   alias Leash.Reaper.{Hunts, Numbers, Orphans, Shutdown, State}
 
   # From somebody who asks us to an answer.
   @answer_ms 500
-
-  # Not TERM, which a shim ignores when it comes from pid 1 (everybody was signalled): in a container we are that.
-  @sigint 2
-  @sigquit 3
-  @sigkill 9
-  @sigcont 18
 
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(options), do: GenServer.start_link(__MODULE__, options, name: __MODULE__)
@@ -89,28 +83,6 @@ defmodule Leash.Reaper do
   """
   @spec release(pos_integer()) :: :ok
   def release(number), do: GenServer.cast(__MODULE__, {:release, number})
-
-  @doc """
-  Signals a shim, and wakes it if it is stopped.
-
-  `:ladder` is for once only: a second one means SIGKILL to the shim's tree. A shim that is gone has done what it was to do, so
-  an error is one of the machine: it refuses such signals.
-  """
-  @spec signal_shim(Native.fd(), :wake | :ladder | :kill | :sigkill) :: :ok | {:error, term()}
-  def signal_shim(fd, how) do
-    signal = %{wake: @sigcont, ladder: @sigint, kill: @sigquit, sigkill: @sigkill}[how]
-
-    sent = Native.pidfd_signal(fd, signal)
-    _ = Native.pidfd_signal(fd, @sigcont)
-    with {:error, reason} when reason in [:esrch, :closed] <- sent, do: :ok
-  end
-
-  @doc "Like `signal_shim/2`, but that a shim whose ladder somebody else has begun is only woken."
-  @spec tell_shim(pos_integer(), Native.fd(), :ladder | :kill) :: :ok | {:error, term()}
-  def tell_shim(number, fd, :ladder),
-    do: signal_shim(fd, if(Workers.first_to_tell?(number), do: :ladder, else: :wake))
-
-  def tell_shim(_number, fd, :kill), do: signal_shim(fd, :kill)
 
   @doc """
   Closes a group for starts until the caller ends or calls `open/0`.

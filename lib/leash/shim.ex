@@ -11,7 +11,6 @@ defmodule Leash.Shim do
     Run,
     Signal,
     StopCommand,
-    Warden,
     WorkingDirectory
   }
 
@@ -47,26 +46,23 @@ defmodule Leash.Shim do
   @descriptors [stdin: 4, stdout: 5, stderr: 6]
 
   @doc """
-  Has the run's warden start a shim, in the VM's directory and environment as they are now.
-
-  Errors are those of `Leash.Warden.start_shim/2`.
+  What the run's warden is asked for, in the VM's directory and environment as they are now.
   """
-  @spec start(Run.t(), pos_integer(), map(), reference() | nil) ::
-          {:ok, Warden.started()} | {:error, term()}
-  def start(run, number, options, cancel) do
-    environment =
-      Environment.with_changes([{"LEASH_RUN", tag(run, number, options)} | options.env])
-
-    Warden.start_shim(
-      %{
-        run: run.id,
-        args: [path() | args(run, number, options)],
-        environment: environment,
-        ends: ends(options),
-        cancel: cancel
-      },
-      options.start_timeout
-    )
+  @spec request(Run.t(), pos_integer(), map()) :: %{
+          run: Leash.RunId.t(),
+          args: [binary()],
+          environment: Environment.t(),
+          ends: {source, source, source}
+        }
+        when source: :none | :pipe | :inherit
+  def request(run, number, options) do
+    %{
+      run: run.id,
+      args: [path() | args(run, number, options)],
+      environment:
+        Environment.with_changes([{"LEASH_RUN", tag(run, number, options)} | options.env]),
+      ends: ends(options)
+    }
   end
 
   defp ends(%{attach: _target}), do: {:none, :none, :none}
@@ -207,7 +203,7 @@ defmodule Leash.Shim do
   @doc """
   Reads one report frame; what a newer shim might add is `:unknown`.
 
-  Commands of the ladder are numbers in it, which `Leash.StopCommand.named/3` replaces.
+  Commands of the ladder are numbers in it, which `named/3` replaces.
   """
   @spec report(binary()) :: report()
   def report(<<1, 1, shim::32, mark, errno::16, _flags>>) do
@@ -255,6 +251,31 @@ defmodule Leash.Shim do
     do: {:command, index, StopCommand.result(how, value, errno)}
 
   def report(other), do: {:unknown, other}
+
+  @doc """
+  A report with commands instead of their indices, from the ladder that the shim was given; `results` is what earlier
+  reports said of them, by index.
+  """
+  @spec named(report(), Ladder.t(), %{optional(byte()) => StopCommand.result()}) :: report()
+  def named({:step, cause, {:cmd, index}, ms}, stop, _results),
+    do: {:step, cause, {:cmd, Ladder.command(stop, index)}, ms}
+
+  def named({:gone, %Exit{step: nil}} = report, _stop, _results), do: report
+
+  def named({:gone, %Exit{} = exit}, stop, results) do
+    steps =
+      Enum.map(exit.steps, fn
+        %{command: index} = step ->
+          %{step | command: Ladder.command(stop, index), result: results[index]}
+
+        step ->
+          step
+      end)
+
+    {:gone, %{exit | steps: steps}}
+  end
+
+  def named(report, _stop, _results), do: report
 
   defp last([]), do: nil
 

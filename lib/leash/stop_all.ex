@@ -14,7 +14,7 @@ defmodule Leash.StopAll do
   # so, or a hunt of our own where the Worker does not answer.
   @moduledoc false
 
-  alias Leash.{Detached, Exit, Group, Hunt, Native, Reaper, Run, Schema, Workers}
+  alias Leash.{Detached, Exit, Group, HeldShim, Hunt, Native, Reaper, Run, Schema, Workers}
   alias Leash.Worker.Message
 
   # Until a Worker that has not begun is taken for stuck. Beginning is one request, but a thousand do it at once.
@@ -44,7 +44,7 @@ defmodule Leash.StopAll do
           {:ok, [Leash.stopped()]} | {:error, [Leash.stopped()]}
   def run(group, options) do
     %{deadline: deadline} = validate!(group, options)
-    results = alone(group, deadline, {Leash, :stop_all, [group, options]})
+    results = alone(group, deadline, {__MODULE__, :run, [group, options]})
     all_gone? = Enum.all?(results, &match?(%{result: {:ok, _}}, &1))
     {if(all_gone?, do: :ok, else: :error), results}
   end
@@ -257,7 +257,7 @@ defmodule Leash.StopAll do
         state
 
       {%{fd: fd}, state} ->
-        _ = Reaper.tell_shim(number, fd, how)
+        _ = HeldShim.tell(number, fd, how)
         state
     end
   end

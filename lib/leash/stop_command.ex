@@ -3,7 +3,7 @@ defmodule Leash.StopCommand do
   # end is called.
   @moduledoc false
 
-  alias Leash.{Executable, Exit, Ladder, OptionsError, Posix, Schema, Shim, Signal}
+  alias Leash.{Executable, OptionsError, Posix, Schema, Signal}
 
   # The shim has room for this many, the program included; native/PROTOCOL.md, section 1.
   @max_arguments 32
@@ -77,29 +77,4 @@ defmodule Leash.StopCommand do
   def result(0, _status, errno), do: {:error, Posix.name(errno)}
   def result(1, status, _errno), do: {:status, status}
   def result(_killed_or_dumped, signal, _errno), do: {:signal, Signal.name(signal)}
-
-  @doc """
-  A report with commands instead of their indices, from the ladder that the shim was given; `results` is what earlier
-  reports said of them, by index.
-  """
-  @spec named(Shim.report(), Ladder.t(), %{optional(byte()) => result()}) :: Shim.report()
-  def named({:step, cause, {:cmd, index}, ms}, stop, _results),
-    do: {:step, cause, {:cmd, Ladder.command(stop, index)}, ms}
-
-  def named({:gone, %Exit{step: nil}} = report, _stop, _results), do: report
-
-  def named({:gone, %Exit{} = exit}, stop, results) do
-    steps =
-      Enum.map(exit.steps, fn
-        %{command: index} = step ->
-          %{step | command: Ladder.command(stop, index), result: results[index]}
-
-        step ->
-          step
-      end)
-
-    {:gone, %{exit | steps: steps}}
-  end
-
-  def named(report, _stop, _results), do: report
 end

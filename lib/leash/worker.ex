@@ -124,7 +124,7 @@ defmodule Leash.Worker do
     * `:no_proc`, `:incomplete` - `/proc` cannot be read, so whether one lives is not known
   """
 
-  alias Leash.{Detached, Exit, Posix, Schema}
+  alias Leash.{Adopted, Exit, Posix, Schema}
   alias Leash.Worker.{ChildSpec, Launch, Options, Server}
 
   @typedoc "An option of `start_link/1`."
@@ -162,7 +162,7 @@ defmodule Leash.Worker do
   def start_link(options) do
     with {:ok, options} <- Options.validate(options) do
       if options.on_exit == :detach,
-        do: Detached.start_or_adopt(options, fn -> start_named(options) end),
+        do: Adopted.start_or_adopt(options, fn -> start_named(options) end),
         else: start_named(options)
     end
   end

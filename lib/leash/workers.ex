@@ -129,6 +129,27 @@ defmodule Leash.Workers do
   def exist?, do: :ets.whereis(__MODULE__) != :undefined
 
   @doc """
+  Returns the process that owns the table, the supervisor of the application: it outlives every
+  other process of ours, and when it is gone, nothing answers for a tree any more.
+  """
+  @spec owner() :: pid() | nil
+  def owner, do: with(:undefined <- :ets.info(__MODULE__, :owner), do: nil)
+
+  @doc """
+  Makes that process the owner of a descriptor, so that the Reaper finds it open when the caller is
+  killed.
+  """
+  @spec keep(Native.fd()) :: :ok
+  def keep(fd) do
+    _ = Native.fd_give(fd, owner() || self())
+    :ok
+  end
+
+  @doc "Monitors it. While the application is stopped the message comes at once."
+  @spec monitor_owner() :: reference()
+  def monitor_owner, do: Process.monitor(owner() || __MODULE__)
+
+  @doc """
   Gives a process a free number, unless its group is closed.
 
   The row is there before the group is looked at, and what closes a group looks at the rows after

@@ -1,7 +1,7 @@
 defmodule Leash.ShimTest do
   use ExUnit.Case, async: true
 
-  alias Leash.{Exit, Shim, StopCommand}
+  alias Leash.{Exit, Shim}
 
   test "reads every report" do
     assert Shim.report(<<1, 1, 4711::32, 0, 0::16, 7>>) == {:ready, %{shim: 4711, mark: :set}}
@@ -39,7 +39,7 @@ defmodule Leash.ShimTest do
 
   test "commands of the ladder get their names" do
     stop = [{:cmd, ["x", "y"], 1}, {:sigterm, 1}, {:cmd, ["z"], 1}]
-    named = &StopCommand.named(Shim.report(&1), stop, %{0 => {:status, 0}})
+    named = &Shim.named(Shim.report(&1), stop, %{0 => {:status, 0}})
 
     assert named.(<<4, 3, 0, 0, 9::32>>) == {:step, :stop, {:cmd, ["x", "y"]}, 9}
     assert named.(<<4, 3, 1, 15, 9::32>>) == {:step, :stop, :sigterm, 9}

@@ -108,7 +108,7 @@ defmodule Leash.OpenPort.Keeper do
         |> Map.merge(%{
           os_pid: os_pid,
           port: Port.monitor(port),
-          leash: Process.monitor(Leash.Supervisor)
+          leash: Workers.monitor_owner()
         })
         |> keep(@first_look_ms)
 
@@ -212,7 +212,7 @@ defmodule Leash.OpenPort.Keeper do
     if Native.pidfd_ended?(state.fd) == true, do: exit({:shutdown, :shim_ended})
 
     # Where the pipe did hang up, the ladder has begun and this one signal changes nothing.
-    _ = Reaper.tell_shim(state.number, state.fd, how)
+    _ = HeldShim.tell(state.number, state.fd, how)
     Workers.change(state.number, tree: :ending)
     leave(how)
   end

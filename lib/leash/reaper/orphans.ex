@@ -2,7 +2,7 @@ defmodule Leash.Reaper.Orphans do
   # A tree whose Worker is gone: how hard it is ended, and when its shim is taken for stuck.
   @moduledoc false
 
-  alias Leash.{HeldShim, Ladder, LastExits, Native, Reaper, Workers}
+  alias Leash.{HeldShim, Ladder, LastExits, Native, Workers}
   alias Leash.Reaper.{Hunts, Numbers, State}
   alias Leash.Shim.Escalation
 
@@ -105,7 +105,7 @@ defmodule Leash.Reaper.Orphans do
 
   defp end_orphan(row, how, state) do
     # The leash is let go, so the ladder has begun; it has to be told only to hurry, or to wake up.
-    _ = Reaper.signal_shim(row.shim_fd, if(how == :kill, do: :kill, else: :wake))
+    _ = HeldShim.signal(row.shim_fd, if(how == :kill, do: :kill, else: :wake))
 
     case Native.pidfd_monitor(row.shim_fd, {:shim_ended, row.number}) do
       :ok -> wait(row.number, {:stuck, row.number, how}, patience(row, how), state)
@@ -129,7 +129,7 @@ defmodule Leash.Reaper.Orphans do
 
     case Escalation.next(how) do
       {:tell, stage} ->
-        _ = Reaper.signal_shim(row.shim_fd, stage)
+        _ = HeldShim.signal(row.shim_fd, stage)
         wait(number, {:stuck, number, stage}, patience(row, stage), state)
 
       :look ->

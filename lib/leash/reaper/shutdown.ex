@@ -3,7 +3,7 @@ defmodule Leash.Reaper.Shutdown do
   # deadline.
   @moduledoc false
 
-  alias Leash.{HeldShim, Hunt, Native, Reaper, Run, Workers}
+  alias Leash.{HeldShim, Hunt, Native, Run, Workers}
   alias Leash.Reaper.{Hunts, Orphans}
   alias Leash.Worker.Message
 
@@ -28,7 +28,7 @@ defmodule Leash.Reaper.Shutdown do
 
     Enum.each(rows, fn row ->
       if row.tree == :alive and row.shim_fd != nil,
-        do: Reaper.tell_shim(row.number, row.shim_fd, :ladder)
+        do: HeldShim.tell(row.number, row.shim_fd, :ladder)
     end)
 
     waiting = for {number, fd} <- fds, monitored?(number, fd), into: %{}, do: {number, fd}
@@ -60,7 +60,7 @@ defmodule Leash.Reaper.Shutdown do
   defp monitored?(number, fd), do: Native.pidfd_monitor(fd, {:shim_ended, number}) == :ok
 
   defp signal_all(waiting, how) do
-    Enum.each(waiting, fn {_number, fd} -> Reaper.signal_shim(fd, how) end)
+    Enum.each(waiting, fn {_number, fd} -> HeldShim.signal(fd, how) end)
     waiting
   end
 

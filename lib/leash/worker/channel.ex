@@ -4,7 +4,7 @@ defmodule Leash.Worker.Channel do
   # hangs does not read.
   @moduledoc false
 
-  alias Leash.{Descriptor, HeldShim, Native, Reaper, Shim, Warden, Workers}
+  alias Leash.{Descriptor, HeldShim, Native, Shim, Warden, Workers}
   alias Leash.Worker.Machine
 
   @enforce_keys [:fd, :run_id, :number, :warden]
@@ -70,9 +70,8 @@ defmodule Leash.Worker.Channel do
 
   defp noted(report, channel, events), do: {channel, [{:report, report} | events]}
 
-  # The supervisor keeps it open when this process is killed: the Reaper then needs it.
   defp hold(channel, pidfd) do
-    _ = Native.fd_give(pidfd, Process.whereis(Leash.Supervisor) || self())
+    :ok = Workers.keep(pidfd)
     Workers.change(channel.number, shim_fd: pidfd)
     %{channel | pidfd: pidfd}
   end
@@ -90,7 +89,7 @@ defmodule Leash.Worker.Channel do
   @spec signal(t(), :wake | :kill | :sigkill) :: t()
   def signal(channel, how) do
     channel = held(channel, how)
-    _ = channel.pidfd && Reaper.signal_shim(channel.pidfd, how)
+    _ = channel.pidfd && HeldShim.signal(channel.pidfd, how)
     channel
   end
 

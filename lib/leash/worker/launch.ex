@@ -2,7 +2,8 @@ defmodule Leash.Worker.Launch do
   # From options to a shim that runs: a number, then what the warden has started.
   @moduledoc false
 
-  alias Leash.{Attachment, HeldShim, Ladder, Reaper, Run, Shim, Text, Warden, Workers}
+  alias Leash.{HeldShim, Ladder, Reaper, Run, Shim, Text, Warden, Workers}
+  alias Leash.Attachment.Attached
   alias Leash.Shim.Escalation
   alias Leash.Worker.{Claims, ReadyProbe}
 
@@ -87,7 +88,7 @@ defmodule Leash.Worker.Launch do
     end
   end
 
-  defp record(run, number, %{attach: attach}), do: Attachment.record(run, number, attach)
+  defp record(run, number, %{attach: attach}), do: Attached.record(run, number, attach)
   defp record(_run, _number, _options), do: :ok
 
   # Most programs name nothing that only one tree can have.
@@ -124,7 +125,8 @@ defmodule Leash.Worker.Launch do
 
   defp start(run, number, options, cancel) do
     began = System.monotonic_time(:millisecond)
-    started = Shim.start(run, number, options, cancel)
+    request = run |> Shim.request(number, options) |> Map.put(:cancel, cancel)
+    started = Warden.start_shim(request, options.start_timeout)
     :ok = unalias(cancel)
 
     with {:error, reason} <- started do

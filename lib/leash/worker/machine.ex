@@ -259,7 +259,7 @@ defmodule Leash.Worker.Machine do
   defp named(report, machine) do
     if Ladder.commands(machine.stop) == [],
       do: report,
-      else: StopCommand.named(report, machine.stop, machine.commands)
+      else: Shim.named(report, machine.stop, machine.commands)
   end
 
   defp report({:ready, %{mark: mark, shim: shim_pid}}, machine) do

@@ -12,7 +12,6 @@ defmodule Leash.Worker.Server do
   ]
 
   alias Leash.{
-    Attachment,
     Callback,
     Exit,
     Guard,
@@ -23,6 +22,8 @@ defmodule Leash.Worker.Server do
     Telemetry,
     Workers
   }
+
+  alias Leash.Attachment.Attached
 
   alias Leash.Worker.{
     Channel,
@@ -68,7 +69,7 @@ defmodule Leash.Worker.Server do
           options: map(),
           machine: Machine.t(),
           channel: Channel.t(),
-          attachment: Attachment.t() | nil,
+          attachment: Attached.t() | nil,
           started_at: DateTime.t() | nil,
           parent: pid() | nil,
           supervisor: reference(),
@@ -124,7 +125,7 @@ defmodule Leash.Worker.Server do
   defp start(options, parent) do
     {kind, owner} = kind(options, parent)
 
-    with {:ok, options} <- Attachment.watch(options),
+    with {:ok, options} <- Attached.watch(options),
          {:ok, launched} <- Launch.run(options, kind, owner) do
       {events, channel} = Channel.new(launched.run.id, launched.number, launched.started)
 
@@ -162,7 +163,7 @@ defmodule Leash.Worker.Server do
       attachment: options[:attach],
       started_at: DateTime.utc_now(),
       parent: parent,
-      supervisor: Process.monitor(Leash.Supervisor),
+      supervisor: Workers.monitor_owner(),
       traffic: Guard.traffic(options[:guard])
     }
   end
@@ -414,7 +415,7 @@ defmodule Leash.Worker.Server do
   end
 
   defp act(:attached, server) do
-    attachment = Attachment.attached(server.attachment, server.run, server.number)
+    attachment = Attached.attached(server.attachment, server.run, server.number)
     %{server | attachment: attachment}
   end
 
@@ -499,6 +500,6 @@ defmodule Leash.Worker.Server do
       adopted?: false
     }
 
-    Attachment.info(info, server.attachment)
+    Attached.info(info, server.attachment)
   end
 end

@@ -1,0 +1,69 @@
+defmodule Leash.Attachment.Attached do
+  # What the process that holds an attached tree knows of it: its owner, the line in the record
+  # without which a later run would not end a process older than this VM, and what is not covered.
+  @moduledoc false
+
+  alias Leash.{Native, OSProcess, Run}
+
+  @typedoc "What a Worker keeps of it."
+  @type t :: %{
+          required(:process) => OSProcess.t(),
+          required(:option) => String.t(),
+          required(:owner) => pid() | :application | {:os_pid, OSProcess.t()},
+          optional(atom()) => term()
+        }
+
+  @doc "Watches the owner. Without `:attach` nothing is done."
+  @spec watch(map()) :: {:ok, map()} | {:error, term()}
+  def watch(%{attach: attach} = options) do
+    with {:ok, watch} <- watch_owner(attach.owner),
+         do: {:ok, %{options | attach: Map.merge(attach, %{watch: watch, not_covered: []})}}
+  end
+
+  def watch(options), do: {:ok, options}
+
+  defp watch_owner(:application), do: {:ok, nil}
+
+  defp watch_owner(pid) when is_pid(pid) do
+    monitor = Process.monitor(pid)
+    if Process.alive?(pid), do: {:ok, monitor}, else: {:error, :noproc}
+  end
+
+  # The descriptor is this process's, and its reference keeps it open.
+  defp watch_owner({:os_pid, process}) do
+    with {:ok, fd} <- Native.process_open(process.pid, process.start_ticks, process.pidfs_inode),
+         :ok <- Native.pidfd_monitor(fd, {:leash, :owner_ended}) do
+      {:ok, fd}
+    else
+      {:error, reason} when reason in [:esrch, :reused] -> {:error, :noproc}
+      {:error, reason} -> {:error, {:owner, reason}}
+    end
+  end
+
+  @doc """
+  Names the process in the record, before there is a shim.
+
+  Without a record a later run keeps and reports what is older than this VM.
+  """
+  @spec record(Run.t(), pos_integer(), t()) :: :ok
+  def record(%Run{lock: {:ok, lock}}, number, %{process: process}) do
+    _ = Native.run_append_attachment(lock, number, process.pid, process.start_ticks)
+    :ok
+  end
+
+  def record(_run, _number, _attachment), do: :ok
+
+  @doc "Whom the mark did not reach, looked up once, now that it is on everybody whom it could reach."
+  @spec attached(t(), Run.t(), pos_integer()) :: t()
+  def attached(attach, run, number) do
+    case Native.not_covered(attach.process.pid, run.id, number) do
+      {:ok, list} -> %{attach | not_covered: list}
+      {:error, _no_proc} -> attach
+    end
+  end
+
+  @doc "What `Leash.Worker.info/1` says more of it."
+  @spec info(map(), t() | nil) :: map()
+  def info(info, nil), do: info
+  def info(info, attach), do: Map.put(info, :not_covered, attach.not_covered)
+end
