@@ -32,7 +32,7 @@ defmodule Bench.List do
       list: fn -> Leash.list() end,
       tree: fn -> Leash.tree() end,
       table: fn -> Leash.list(vitals: false) end,
-      guard: fn -> Leash.Vitals.sums(Leash.Workers.living(:all)) end
+      guard: fn -> Leash.Usage.sums(Leash.Registry.living(:all)) end
     ]
 
     samples =

@@ -32,7 +32,8 @@ defmodule Leash do
   #{Leash.Schema.docs(Leash.Config.schema())}
   """
 
-  alias Leash.{Cmd, Command, Detached, Hunt, Ladder, Native, Run, RunId, StopAll, Sweep}
+  alias Leash.{Cleanup, Command, Detached, Ladder, Native, Run, RunId, StopAll, Sweep}
+  alias Leash.Command.Collect
 
   @doc """
   This run's id. Raises while the `:leash` application is stopped.
@@ -128,7 +129,7 @@ defmodule Leash do
   """
   @spec cmd(String.t(), [binary()], [cmd_option()]) ::
           {Collectable.t() | {Collectable.t(), binary()}, 0..255 | :timeout | :max_output}
-  def cmd(command, args \\ [], options \\ []), do: Cmd.run(command, args, options)
+  def cmd(command, args \\ [], options \\ []), do: Collect.run(command, args, options)
 
   @doc """
   The output of a command as a lazy stream of binaries, read as fast as it is consumed.
@@ -157,7 +158,7 @@ defmodule Leash do
   """
   @spec stream!(String.t(), [binary()], [stream_option()]) :: Enumerable.t()
   def stream!(command, args \\ [], options \\ []),
-    do: Leash.Stream.new(command, args, options, Leash.Stream.last!(command))
+    do: Leash.Command.Stream.new(command, args, options, Leash.Command.Stream.last!(command))
 
   @doc """
   Like `stream!/3`, with `{:exit, how}` as its last element instead of an exception.
@@ -169,7 +170,7 @@ defmodule Leash do
   """
   @spec stream(String.t(), [binary()], [stream_option()]) :: Enumerable.t()
   def stream(command, args \\ [], options \\ []),
-    do: Leash.Stream.new(command, args, options, &Leash.Stream.last/1)
+    do: Leash.Command.Stream.new(command, args, options, &Leash.Command.Stream.last/1)
 
   @typedoc "An option of `open_port/3`."
   @type port_option :: unquote(Leash.OpenPort.Options.typespec())
@@ -388,7 +389,7 @@ defmodule Leash do
   others wrote are replaced.
   """
   @spec tree(:all | group() | pid() | GenServer.name() | pos_integer()) :: String.t()
-  def tree(which \\ :all), do: Leash.TreeDrawing.draw(which)
+  def tree(which \\ :all), do: Leash.TreeView.draw(which)
 
   @doc """
   Ends the workers of a group, or `:all`, in parallel and under one deadline, and returns when nothing of them is left.
@@ -521,7 +522,7 @@ defmodule Leash do
     with :ok <- check_id(run_id),
          {:ok, run} <- with(:error <- Run.fetch(), do: {:error, :not_running}),
          :ok <- check_foreign(run, run_id),
-         {:ok, report} <- Hunt.run(run_spec(run, run_id)) do
+         {:ok, report} <- Cleanup.run(run_spec(run, run_id)) do
       refused(report)
     end
   end

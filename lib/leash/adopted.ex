@@ -13,7 +13,8 @@ defmodule Leash.Adopted do
   use GenServer
   use Leash.ShortStatus, [:number, :group, :phase, :ending]
 
-  alias Leash.{Detached, Exit, HeldShim, Hunt, Native, Reaper, Run, Schema, Telemetry, Workers}
+  alias Leash.{Cleanup, Detached, Exit, Native, Reaper, Registry, Run, Schema, Telemetry}
+  alias Leash.Shim.Handle
   alias Leash.Adopted.Program
   alias Leash.Shim.Escalation
   alias Leash.Worker.Options
@@ -114,7 +115,7 @@ defmodule Leash.Adopted do
       stoppers: [],
       hunt: nil,
       result: nil,
-      supervisor: Workers.monitor_owner()
+      supervisor: Registry.monitor_owner()
     }
   end
 
@@ -234,8 +235,8 @@ defmodule Leash.Adopted do
   defp begin_end(%{ending: same} = state, same), do: state
 
   defp begin_end(state, how) do
-    Workers.change(state.number, tree: :ending)
-    _ = HeldShim.tell(state.number, state.fd, how)
+    Registry.change(state.number, tree: :ending)
+    _ = Handle.tell(state.number, state.fd, how)
     watch(state, how)
     %{state | phase: :ending, ending: how, began: state.began || now()}
   end
@@ -260,7 +261,7 @@ defmodule Leash.Adopted do
   defp climb(state, {:tell, :kill}), do: begin_end(state, :kill)
 
   defp climb(state, {:tell, stage}) do
-    _ = HeldShim.signal(state.fd, stage)
+    _ = Handle.signal(state.fd, stage)
     watch(state, stage)
     state
   end
@@ -268,7 +269,7 @@ defmodule Leash.Adopted do
   defp climb(state, :look), do: hunt(state)
 
   defp hunt(state),
-    do: %{state | phase: :hunting, hunt: Hunt.start(Hunt.of_tree(state.run, state.tree))}
+    do: %{state | phase: :hunting, hunt: Cleanup.start(Cleanup.of_tree(state.run, state.tree))}
 
   defp hunted(state, {:shutdown, {:ok, %{survivors: [], complete: true}}}) do
     exit = %Exit{
@@ -278,7 +279,7 @@ defmodule Leash.Adopted do
     }
 
     Telemetry.worker_stop(state.number, exit)
-    Workers.change(state.number, tree: :gone)
+    Registry.change(state.number, tree: :gone)
     done(state, {:ok, exit})
   end
 

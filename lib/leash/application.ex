@@ -6,7 +6,8 @@ defmodule Leash.Application do
 
   require Logger
 
-  alias Leash.{Config, HeldShim, Native, Priv, Reaper, Run, Supervisor, Sweep}
+  alias Leash.{Config, Native, Priv, Reaper, Run, Supervisor, Sweep}
+  alias Leash.Shim.Handle
 
   @impl true
   def start(_type, _arguments) do
@@ -16,7 +17,7 @@ defmodule Leash.Application do
          {:ok, config} <- Config.load(),
          {:ok, run} <- Run.open(config) do
       warn_of_lost_record(run)
-      warn_of_narrow_place(HeldShim.find_out())
+      warn_of_narrow_place(Handle.find_out())
       Sweep.remember(sweep(config))
 
       with {:ok, pid} <- Supervisor.start_link(run), do: {:ok, pid, run}

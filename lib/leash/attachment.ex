@@ -5,7 +5,7 @@ defmodule Leash.Attachment do
   # (`Leash.Attachment.Attached`). Here is what comes before: which processes the target and the owner are.
   @moduledoc false
 
-  alias Leash.{Ladder, Native, OptionsError, OSProcess, Schema, Worker}
+  alias Leash.{Ladder, Native, OSProcess, OptionsError, Schema, Worker}
 
   @start_timeout 10_000
 

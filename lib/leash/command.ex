@@ -8,8 +8,8 @@ defmodule Leash.Command do
   # whatever its reason, ends the tree: its descriptors close, and the Reaper does the rest.
   @moduledoc false
 
-  alias Leash.{Descriptor, Exit, Hunt, Native, Reaper, Signal, Telemetry, Workers}
-  alias Leash.Command.Feeder
+  alias Leash.{Cleanup, Descriptor, Exit, Native, Reaper, Registry, Signal, Telemetry}
+  alias Leash.Stdio.InputFeeder
   alias Leash.Worker.{Channel, Launch, Machine}
 
   require Logger
@@ -114,14 +114,14 @@ defmodule Leash.Command do
       },
       channel: channel,
       # When it is gone, nothing would answer for the tree after this process.
-      supervisor: Workers.monitor_owner(),
+      supervisor: Registry.monitor_owner(),
       linger: options.linger
     }
   end
 
   defp open(command, ends, input) do
     streams = for stream <- [:stdout, :stderr], fd = ends[stream], do: {stream, fd}
-    feeder = if ends.stdin, do: Feeder.start(ends.stdin, input)
+    feeder = if ends.stdin, do: InputFeeder.start(ends.stdin, input)
     %{command | streams: streams, feeder: feeder}
   end
 
@@ -225,7 +225,7 @@ defmodule Leash.Command do
         {:something, read_channel(command)}
 
       {:DOWN, ^hunt, :process, _pid, reason} ->
-        verdict = Hunt.verdict(reason, command.channel.warden)
+        verdict = Cleanup.verdict(reason, command.channel.warden)
         {:something, step(%{command | hunt: nil}, {:proof, verdict})}
 
       {:DOWN, ^feeding, :process, _pid, reason} ->
@@ -362,7 +362,7 @@ defmodule Leash.Command do
   defp exited(command, _event), do: command
 
   defp act({:row, changes}, command) do
-    Workers.change(command.number, changes)
+    Registry.change(command.number, changes)
     command
   end
 
@@ -376,8 +376,8 @@ defmodule Leash.Command do
   defp act(:cancel_timer, command), do: %{command | due: nil}
 
   defp act(:hunt, command) do
-    spec = Hunt.of_workers(command.run, [command.number])
-    {_pid, monitor} = Hunt.start(spec, command.channel.pidfd || :unknown)
+    spec = Cleanup.of_workers(command.run, [command.number])
+    {_pid, monitor} = Cleanup.start(spec, command.channel.pidfd || :unknown)
     %{command | hunt: monitor}
   end
 
@@ -385,7 +385,7 @@ defmodule Leash.Command do
   defp act(:started, command) do
     Telemetry.worker(:start, command.number)
     Telemetry.worker(:ready, command.number)
-    _ = command.feeder && Feeder.feed(elem(command.feeder, 0))
+    _ = command.feeder && InputFeeder.feed(elem(command.feeder, 0))
     command
   end
 

@@ -7,7 +7,7 @@ defmodule Leash.CommandError do
 
   defexception [:program, :how]
 
-  @type t :: %__MODULE__{program: String.t(), how: Leash.Stream.how()}
+  @type t :: %__MODULE__{program: String.t(), how: Leash.Command.Stream.how()}
 
   @impl true
   def message(%__MODULE__{program: program, how: {:status, status}}),

@@ -18,7 +18,7 @@ defmodule Leash.Control do
   use GenServer
   use Leash.ShortStatus, [:path, :error]
 
-  alias Leash.{Exit, Native, Run, Schema, StopAll, Workers}
+  alias Leash.{Exit, Native, Registry, Run, Schema, StopAll}
 
   # sun_path of unix(7) with its NUL.
   @most_path 107
@@ -253,7 +253,7 @@ defmodule Leash.Control do
     ]
 
   defp answer(:names) do
-    for name <- Enum.uniq(Enum.flat_map(Workers.living(:all), &names/1)),
+    for name <- Enum.uniq(Enum.flat_map(Registry.living(:all), &names/1)),
         do: fields(["name", name])
   end
 
@@ -314,9 +314,9 @@ defmodule Leash.Control do
   An atom is called what `inspect/1` and `Atom.to_string/1` make of it, a string itself or what `inspect/1` makes of it,
   anything else what `inspect/1` makes of it.
   """
-  @spec meant(binary()) :: [Workers.row()]
+  @spec meant(binary()) :: [Registry.row()]
   def meant(name),
-    do: for(row <- Workers.living(:all), group?(row, name) or named?(row, name), do: row)
+    do: for(row <- Registry.living(:all), group?(row, name) or named?(row, name), do: row)
 
   defp group?(%{group: nil}, _name), do: false
   defp group?(%{group: group}, name), do: called?(group, name)

@@ -5,7 +5,7 @@ defmodule Leash.Detached do
   # its tree. See native/PROTOCOL.md, section 6, for what a process has to be in order to be believed.
   @moduledoc false
 
-  alias Leash.{Native, OptionsError, Schema, Workers}
+  alias Leash.{Native, OptionsError, Registry, Schema}
 
   # What the shim takes.
   @longest 200
@@ -145,7 +145,7 @@ defmodule Leash.Detached do
   end
 
   @doc "Whether a row of the table is this very tree's."
-  @spec of?(Workers.row(), tree(), Leash.RunId.t()) :: boolean()
+  @spec of?(Registry.row(), tree(), Leash.RunId.t()) :: boolean()
   def of?(%{outlives: nil}, _tree, _own), do: false
 
   def of?(%{outlives: :own, number: number}, tree, own),

@@ -11,8 +11,8 @@ defmodule Leash.Guard do
   require Logger
 
   alias Leash.Guard.{Options, Watch}
-  alias Leash.{Callback, Telemetry, Vitals, Workers}
-  alias Leash.Worker.Message
+  alias Leash.{Callback, Registry, Telemetry, Usage}
+  alias Leash.Worker.Protocol
 
   @type limit :: :processes | :rss | :lifetime | :idle
 
@@ -46,19 +46,21 @@ defmodule Leash.Guard do
   def saw_output(nil, _bytes), do: :ok
   def saw_output(traffic, bytes), do: :counters.add(traffic, 1, bytes)
 
-  @doc "Guards the calling Worker's tree until it ends. The Worker is told with `Leash.Worker.Message.fail_unhealthy/2`."
+  @doc "Guards the calling Worker's tree until it ends. The Worker is told with `Leash.Worker.Protocol.fail_unhealthy/2`."
   @spec watch(pos_integer(), keyword() | nil, :counters.counters_ref() | nil) :: :ok
   def watch(_number, nil, _traffic), do: :ok
 
   def watch(number, options, traffic) do
-    Workers.change(number, guard: Options.spec(options, traffic))
+    Registry.change(number, guard: Options.spec(options, traffic))
     GenServer.cast(__MODULE__, {:watch, number})
   end
 
   @impl true
   def init(nil) do
     # After a crash of this process the table says who is to be watched.
-    watches = for %{guard: %{}} = row <- Workers.all(), into: %{}, do: {row.number, watch_of(row)}
+    watches =
+      for %{guard: %{}} = row <- Registry.all(), into: %{}, do: {row.number, watch_of(row)}
+
     {:ok, arm(%{watches: watches, timer: nil})}
   end
 
@@ -69,7 +71,7 @@ defmodule Leash.Guard do
 
   @impl true
   def handle_cast({:watch, number}, state) do
-    case Workers.fetch(number) do
+    case Registry.fetch(number) do
       {:ok, %{guard: %{}} = row} -> {:noreply, arm(put_in(state.watches[number], watch_of(row)))}
       _gone_again -> {:noreply, state}
     end
@@ -105,7 +107,7 @@ defmodule Leash.Guard do
     living =
       for {number, watch} <- due,
           {:ok, %{tree: :alive, guard: guard} = row} when guard == watch.spec <- [
-            Workers.fetch(number)
+            Registry.fetch(number)
           ],
           do: {row, watch}
 
@@ -117,13 +119,12 @@ defmodule Leash.Guard do
 
   defp sums(living) do
     if Enum.any?(living, fn {_row, watch} -> Watch.needs_look?(watch) end),
-      do: living |> Enum.map(&elem(&1, 0)) |> Vitals.sums(),
+      do: living |> Enum.map(&elem(&1, 0)) |> Usage.sums(),
       else: :error
   end
 
   defp check(row, watch, sums, now) do
-    sums =
-      with {:ok, sums} <- sums, do: Map.get(sums, row.number, Vitals.none()), else: (_ -> nil)
+    sums = with {:ok, sums} <- sums, do: Map.get(sums, row.number, Usage.none()), else: (_ -> nil)
 
     {breaches, watch} = Watch.check(watch, sums, now)
 
@@ -137,7 +138,7 @@ defmodule Leash.Guard do
   # One reason is enough.
   defp act([breach | _more], row, %{action: :stop}) do
     Telemetry.guard(row.number, breach, :stop)
-    Message.fail_unhealthy(row.pid, {:guard, breach})
+    Protocol.fail_unhealthy(row.pid, {:guard, breach})
     :stopped
   end
 

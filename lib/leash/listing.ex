@@ -2,7 +2,8 @@ defmodule Leash.Listing do
   # What `Leash.list/1` and `Leash.info/1` say of workers.
   @moduledoc false
 
-  alias Leash.{LastExits, Run, Schema, Vitals, Workers}
+  alias Leash.{Registry, Run, Schema, Usage}
+  alias Leash.Registry.ExitHistory
 
   @schema Schema.new(
             vitals: [
@@ -21,8 +22,8 @@ defmodule Leash.Listing do
   def list(options) do
     case Schema.validate(@schema, options) do
       {:ok, %{vitals: vitals?}} ->
-        rows = Workers.living(:all)
-        sums = if vitals?, do: Vitals.sums(rows), else: :error
+        rows = Registry.living(:all)
+        sums = if vitals?, do: Usage.sums(rows), else: :error
         listed(rows, sums)
 
       {:error, error} ->
@@ -34,7 +35,7 @@ defmodule Leash.Listing do
           map() | nil
   def info(which) do
     # Under one name there may be one more, whose process is gone and whose tree is being looked for.
-    case Workers.living(:all)
+    case Registry.living(:all)
          |> Enum.filter(&same?(&1, which))
          |> Enum.max_by(& &1.began, fn -> nil end) do
       nil -> nil
@@ -43,10 +44,10 @@ defmodule Leash.Listing do
   end
 
   defp members(row) do
-    case Vitals.members([row]) do
+    case Usage.members([row]) do
       {:ok, members} ->
         members = Map.get(members, row.number, [])
-        [listed] = listed([row], {:ok, %{row.number => Vitals.sum(members)}})
+        [listed] = listed([row], {:ok, %{row.number => Usage.sum(members)}})
         Map.put(listed, :members, members)
 
       :error ->
@@ -56,14 +57,14 @@ defmodule Leash.Listing do
   end
 
   @doc "Whether a worker is the one of this pid, number or name."
-  @spec same?(Workers.row(), term()) :: boolean()
+  @spec same?(Registry.row(), term()) :: boolean()
   def same?(%{pid: pid}, pid) when is_pid(pid), do: true
   def same?(%{number: number}, number) when is_integer(number), do: true
   def same?(%{name: name}, name) when name != nil, do: true
   def same?(_row, _which), do: false
 
   @doc "Rows as users see them."
-  @spec listed([Workers.row()], {:ok, %{pos_integer() => Vitals.sums()}} | :error) ::
+  @spec listed([Registry.row()], {:ok, %{pos_integer() => Usage.sums()}} | :error) ::
           [Leash.listed()]
   def listed(rows, sums) do
     now = System.monotonic_time()
@@ -83,13 +84,13 @@ defmodule Leash.Listing do
           shim_pid: row.shim,
           tree: row.tree,
           age: System.convert_time_unit(now - row.began, :native, :millisecond),
-          last_exit: LastExits.fetch(row.name, row.began)
+          last_exit: ExitHistory.fetch(row.name, row.began)
         },
         sums_of(row, sums)
       )
     end
   end
 
-  defp sums_of(row, {:ok, sums}), do: Map.get(sums, row.number, Vitals.none())
+  defp sums_of(row, {:ok, sums}), do: Map.get(sums, row.number, Usage.none())
   defp sums_of(_row, :error), do: %{processes: nil, rss: nil, cpu: nil}
 end

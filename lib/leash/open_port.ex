@@ -3,11 +3,11 @@ defmodule Leash.OpenPort do
   #
   # The caller opens the port, so that it is the owner from the first moment and no message takes a detour. The
   # shim's leash is the port's pipe itself, which hangs up when the port closes. A port whose queue is not empty
-  # keeps its pipe, so a Keeper watches each port and tells its shim.
+  # keeps its pipe, so a PortWatcher watches each port and tells its shim.
   @moduledoc false
 
-  alias Leash.{Run, Shim, Workers}
-  alias Leash.OpenPort.{Keeper, Options}
+  alias Leash.{Registry, Run, Shim}
+  alias Leash.OpenPort.{Options, PortWatcher}
 
   @spec open(String.t(), [binary()], list()) :: port()
   def open(command, args, options) do
@@ -15,11 +15,11 @@ defmodule Leash.OpenPort do
 
     {:ok, run} = with(:error <- Run.fetch(), do: not_running!())
 
-    case Keeper.start(run, options) do
+    case PortWatcher.start(run, options) do
       {:ok, keeper, number} ->
         :ok = Run.note_mark(run, number, options)
         port = open(keeper, run, number, Run.with_flag(run, number, options))
-        Keeper.watch(keeper, number, port, os_pid(port))
+        PortWatcher.watch(keeper, number, port, os_pid(port))
         port
 
       {:error, :too_many_workers} ->
@@ -44,9 +44,9 @@ defmodule Leash.OpenPort do
   rescue
     error ->
       # The system refused, so no process ever had the number.
-      Workers.delete(number)
+      Registry.delete(number)
       _ = Run.forget([number])
-      Keeper.dismiss(keeper)
+      PortWatcher.dismiss(keeper)
       reraise Options.refused(error, options), __STACKTRACE__
   end
 
@@ -54,6 +54,6 @@ defmodule Leash.OpenPort do
   defp absolute("/" <> _ = path), do: path
   defp absolute(path), do: Path.expand(path)
 
-  # A port that is closed already has no number any more; the Keeper then looks by the tag.
+  # A port that is closed already has no number any more; the PortWatcher then looks by the tag.
   defp os_pid(port), do: with({:os_pid, pid} <- Port.info(port, :os_pid), do: pid)
 end

@@ -13,8 +13,8 @@ defmodule Leash.Reaper do
   use GenServer
   use Leash.ShortStatus, [:ending, :hunting, :to_verify, :left]
 
-  alias Leash.{Group, Workers}
-  alias Leash.Reaper.{Hunts, Numbers, Orphans, Shutdown, State}
+  alias Leash.{Group, Registry}
+  alias Leash.Reaper.{Orphans, Registrations, Shutdown, State, Verification}
 
   # From somebody who asks us to an answer.
   @answer_ms 500
@@ -27,10 +27,10 @@ defmodule Leash.Reaper do
 
   Only what another tree may still have is waited for here; the rest is a matter of the table.
   """
-  @spec register(Workers.description()) ::
+  @spec register(Registry.description()) ::
           {:ok, pos_integer()} | {:error, :not_running | :stopping | :too_many_workers}
   def register(%{claims: []} = description) do
-    case Workers.register(self(), description) do
+    case Registry.register(self(), description) do
       {:ok, number} ->
         GenServer.cast(__MODULE__, {:watch, number})
         {:ok, number}
@@ -67,7 +67,7 @@ defmodule Leash.Reaper do
 
   A tree of this very run keeps its number, which its Worker left behind.
   """
-  @spec adopt(Workers.description()) ::
+  @spec adopt(Registry.description()) ::
           {:ok, pos_integer()}
           | {:error, :not_running | :stopping | :too_many_workers | {:already_started, pid()}}
   def adopt(description) do
@@ -121,56 +121,56 @@ defmodule Leash.Reaper do
     # After a crash of this process the table says who is to be watched.
     state = options |> Keyword.fetch!(:run) |> State.new()
     # Those that close groups come again.
-    :ok = Workers.open_all()
-    {:ok, Enum.reduce(Workers.all(), state, &watch/2)}
+    :ok = Registry.open_all()
+    {:ok, Enum.reduce(Registry.all(), state, &watch/2)}
   end
 
   # The release of a command was lost with the process that it was sent to.
   defp watch(%{kind: :command, tree: :gone} = row, state),
     do: Orphans.worker_down(row.number, :normal, state)
 
-  defp watch(row, state), do: Numbers.watch(row, state)
+  defp watch(row, state), do: Registrations.watch(row, state)
 
   @impl true
   def handle_call({:register, description}, from, state),
-    do: Numbers.give(description, from, state)
+    do: Registrations.give(description, from, state)
 
-  def handle_call(:await_ending, from, state), do: Numbers.await_ending(from, state)
+  def handle_call(:await_ending, from, state), do: Registrations.await_ending(from, state)
 
   def handle_call({:adopt, description}, {pid, _tag}, state),
-    do: Numbers.adopt(description, pid, state)
+    do: Registrations.adopt(description, pid, state)
 
   def handle_call({:close, group}, {pid, _tag}, state) do
     monitor = Process.monitor(pid)
-    Workers.close(monitor, group)
-    state = %{state | closers: Map.put(state.closers, monitor, {pid, group})}
+    Registry.close(monitor, group)
+    state = %{state | group_locks: Map.put(state.group_locks, monitor, {pid, group})}
 
     # Their processes are gone, and an earlier hunt could not end what they left. One that lives has
     # its request to be watched still on its way.
-    gone = for row <- Workers.living(group), not Process.alive?(row.pid), do: row.number
-    given_up = MapSet.difference(MapSet.new(gone), Numbers.in_hand(state))
+    gone = for row <- Registry.living(group), not Process.alive?(row.pid), do: row.number
+    given_up = MapSet.difference(MapSet.new(gone), Registrations.in_hand(state))
     to_verify = MapSet.union(state.to_verify, given_up)
     # What waits for its next look is looked for now.
-    {:reply, :ok, Hunts.look_at_later(%{state | to_verify: to_verify})}
+    {:reply, :ok, Verification.look_at_later(%{state | to_verify: to_verify})}
   end
 
   def handle_call(:open, {pid, _tag}, state) do
     {own, others} =
-      Enum.split_with(state.closers, fn {_monitor, {closer, _}} -> closer == pid end)
+      Enum.split_with(state.group_locks, fn {_monitor, {closer, _}} -> closer == pid end)
 
     for {monitor, _} <- own do
       Process.demonitor(monitor, [:flush])
-      Workers.open(monitor)
+      Registry.open(monitor)
     end
 
-    {:reply, :ok, %{state | closers: Map.new(others)}}
+    {:reply, :ok, %{state | group_locks: Map.new(others)}}
   end
 
   @impl true
   def handle_cast({:watch, number}, state) do
-    case Workers.fetch(number) do
+    case Registry.fetch(number) do
       {:ok, row} when not is_map_key(state.watched, number) ->
-        {:noreply, Numbers.watch(row, state)}
+        {:noreply, Registrations.watch(row, state)}
 
       _gone_or_watched ->
         {:noreply, state}
@@ -178,19 +178,19 @@ defmodule Leash.Reaper do
   end
 
   def handle_cast({:release, number}, state) when is_map_key(state.watched, number),
-    do: {:noreply, Orphans.worker_down(number, :normal, Numbers.unwatch(number, state))}
+    do: {:noreply, Orphans.worker_down(number, :normal, Registrations.unwatch(number, state))}
 
   def handle_cast({:release, _number}, state), do: {:noreply, state}
 
   @impl true
   def handle_info({:DOWN, monitor, :process, _pid, reason}, %{hunting: {_, monitor, _}} = state),
-    do: {:noreply, Hunts.hunted(reason, state)}
+    do: {:noreply, Verification.hunted(reason, state)}
 
   def handle_info({:DOWN, monitor, :process, _pid, reason}, state) do
     case Map.pop(state.monitors, monitor) do
       {nil, _monitors} ->
-        Workers.open(monitor)
-        {:noreply, %{state | closers: Map.delete(state.closers, monitor)}}
+        Registry.open(monitor)
+        {:noreply, %{state | group_locks: Map.delete(state.group_locks, monitor)}}
 
       {number, monitors} ->
         state = %{state | monitors: monitors, watched: Map.delete(state.watched, number)}
@@ -210,14 +210,16 @@ defmodule Leash.Reaper do
   def handle_info({:stuck, number, how}, state) when is_map_key(state.ending, number),
     do: {:noreply, Orphans.stuck(number, how, state)}
 
-  def handle_info({:timeout, timer, :late}, state), do: {:noreply, Numbers.late(timer, state)}
-  def handle_info(:look_again, state), do: {:noreply, Hunts.look_at_later(state)}
-  def handle_info({:verify, number}, state), do: {:noreply, Hunts.verify(number, state)}
+  def handle_info({:timeout, timer, :late}, state),
+    do: {:noreply, Registrations.late(timer, state)}
+
+  def handle_info(:look_again, state), do: {:noreply, Verification.look_at_later(state)}
+  def handle_info({:verify, number}, state), do: {:noreply, Verification.verify(number, state)}
   def handle_info(_other, state), do: {:noreply, state}
 
   @impl true
   def terminate(_reason, state) do
-    Workers.close(:shutdown, :all)
+    Registry.close(:shutdown, :all)
     Shutdown.run(state.run)
   end
 end

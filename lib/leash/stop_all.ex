@@ -14,8 +14,9 @@ defmodule Leash.StopAll do
   # so, or a hunt of our own where the Worker does not answer.
   @moduledoc false
 
-  alias Leash.{Detached, Exit, Group, HeldShim, Hunt, Native, Reaper, Run, Schema, Workers}
-  alias Leash.Worker.Message
+  alias Leash.{Cleanup, Detached, Exit, Group, Native, Reaper, Registry, Run, Schema}
+  alias Leash.Shim.Handle
+  alias Leash.Worker.Protocol
 
   # Until a Worker that has not begun is taken for stuck. Beginning is one request, but a thousand do it at once.
   @unanswered_ms 500
@@ -158,7 +159,7 @@ defmodule Leash.StopAll do
   # Also after the Reaper's restart, which may have let a start through and forgotten to tell of an end.
   defp attach(state) do
     closed = Reaper.close(state.group)
-    state = Enum.reduce(Workers.living(state.group), state, &ask(&2, &1))
+    state = Enum.reduce(Registry.living(state.group), state, &ask(&2, &1))
     state = state.waiting |> Map.keys() |> Enum.reduce(state, &if_freed(&2, &1))
 
     case closed do
@@ -185,7 +186,7 @@ defmodule Leash.StopAll do
     do: advance(state, {:tell, number})
 
   defp ask_for_end(row, ref, state) do
-    Message.stop(row.pid, {self(), ref}, state.how)
+    Protocol.stop(row.pid, {self(), ref}, state.how)
     state
   end
 
@@ -257,7 +258,7 @@ defmodule Leash.StopAll do
         state
 
       {%{fd: fd}, state} ->
-        _ = HeldShim.tell(number, fd, how)
+        _ = Handle.tell(number, fd, how)
         state
     end
   end
@@ -286,7 +287,7 @@ defmodule Leash.StopAll do
 
   defp open_shim(state, number, outlives) do
     # The row of one that outlives its Worker may have passed to another process meanwhile.
-    row = if outlives == :own, do: Workers.fetch(number), else: fetch(state, number)
+    row = if outlives == :own, do: Registry.fetch(number), else: fetch(state, number)
 
     case row do
       {:ok, %{shim: nil}} -> {:error, :not_started}
@@ -323,13 +324,13 @@ defmodule Leash.StopAll do
       # The row of a tree of another run goes with its process, and not with the tree.
       :error when of_another_run? -> state
       # Where the whole table went with the application, no row is no proof.
-      _gone -> if Workers.exist?(), do: gone(state, number), else: verify(state, [number])
+      _gone -> if Registry.exist?(), do: gone(state, number), else: verify(state, [number])
     end
   end
 
   # The row of that very worker: by its Worker process, since numbers are used again.
   defp fetch(state, number) do
-    with {:ok, row} <- Workers.fetch(number) do
+    with {:ok, row} <- Registry.fetch(number) do
       if row.pid == state.waiting[number].row.pid, do: {:ok, row}, else: :error
     end
   end
@@ -385,7 +386,7 @@ defmodule Leash.StopAll do
         {batch, spec} = batch(state, numbers)
 
         # Its callers have a deadline, and the warden may be what hangs: the Reaper asks for its word.
-        {_pid, monitor} = Hunt.start(Map.put(spec, :deadline, @hunt_ms), :unknown)
+        {_pid, monitor} = Cleanup.start(Map.put(spec, :deadline, @hunt_ms), :unknown)
         %{state | hunting: {monitor, batch}, to_verify: numbers -- batch}
     end
   end
@@ -395,8 +396,8 @@ defmodule Leash.StopAll do
   # Trees of other runs are looked for one by one.
   defp batch(state, numbers) do
     case Enum.reject(numbers, &is_map(state.waiting[&1].row.outlives)) do
-      [] -> {[hd(numbers)], Hunt.of_tree(state.run, state.waiting[hd(numbers)].row.outlives)}
-      own -> {own, Hunt.of_workers(state.run, own)}
+      [] -> {[hd(numbers)], Cleanup.of_tree(state.run, state.waiting[hd(numbers)].row.outlives)}
+      own -> {own, Cleanup.of_workers(state.run, own)}
     end
   end
 

@@ -5,7 +5,8 @@ defmodule Leash.Supervisor do
 
   use Supervisor
 
-  alias Leash.{Control, Guard, LastExits, RecordKeeper, Reaper, Warden, Workers}
+  alias Leash.{Control, Guard, Reaper, RecordKeeper, Registry, Warden}
+  alias Leash.Registry.ExitHistory
 
   # The Reaper ends what is left, bounded by its own deadline (stop_timeout), two steps of a second, the warden's word
   # (four) and a hunt of five.
@@ -16,8 +17,8 @@ defmodule Leash.Supervisor do
 
   @impl true
   def init(run) do
-    Workers.create()
-    LastExits.create()
+    Registry.create()
+    ExitHistory.create()
 
     children = [
       {RecordKeeper, run},

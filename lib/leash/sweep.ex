@@ -46,7 +46,7 @@ defmodule Leash.Sweep do
       the VM's control group.
   """
 
-  alias Leash.{Hunt, OptionsError, Run, Schema, Telemetry}
+  alias Leash.{Cleanup, OptionsError, Run, Schema, Telemetry}
 
   require Logger
 
@@ -112,7 +112,7 @@ defmodule Leash.Sweep do
     with {:ok, options} <- Schema.validate(schema(), options),
          {:ok, run} <- fetch_run() do
       Telemetry.sweep(run, options.mode, fn ->
-        with {:ok, report} <- Hunt.run(spec(options, run)), do: {:ok, from_report(report)}
+        with {:ok, report} <- Cleanup.run(spec(options, run)), do: {:ok, from_report(report)}
       end)
     end
   end

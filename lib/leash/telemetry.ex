@@ -41,7 +41,7 @@ defmodule Leash.Telemetry do
   that one.
   """
 
-  alias Leash.{Run, Workers}
+  alias Leash.{Registry, Run}
 
   @doc "The names of all events, for `:telemetry.attach_many/4`."
   @spec events() :: [[atom(), ...]]
@@ -154,7 +154,7 @@ defmodule Leash.Telemetry do
 
   # The row is looked up only where somebody may listen.
   defp of_worker(event, number, measurements, more \\ %{}) do
-    with true <- listens?(), {:ok, row} <- Workers.fetch(number) do
+    with true <- listens?(), {:ok, row} <- Registry.fetch(number) do
       metadata = %{
         run_id: with({:ok, run} <- Run.fetch(), do: run.id),
         worker: row.number,

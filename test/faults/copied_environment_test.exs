@@ -127,7 +127,7 @@ defmodule Leash.Faults.CopiedEnvironmentTest do
     report
   end
 
-  defp numbers(vm), do: VM.eval(vm, "length(Leash.Workers.all())")
+  defp numbers(vm), do: VM.eval(vm, "length(Leash.Registry.all())")
   defp sh(line), do: [command: "sh", args: ["-c", line], stop: [sigterm: 300]]
   defp decoy(log), do: Python.quote_all(Python.argv("decoy.py", [log, "600"]))
 

@@ -1,4 +1,4 @@
-defmodule Leash.CmdTest do
+defmodule Leash.Command.CollectTest do
   use Leash.Test.Case, async: false
 
   alias Leash.Test.{Matrix, SlowCollectable}
@@ -560,7 +560,7 @@ defmodule Leash.CmdTest do
     inside = fn ->
       VM.eval(
         vm,
-        "{length(Port.list()), length(Process.list()), :erlang.system_info(:atom_count), length(Leash.Workers.all())}"
+        "{length(Port.list()), length(Process.list()), :erlang.system_info(:atom_count), length(Leash.Registry.all())}"
       )
     end
 

@@ -290,7 +290,7 @@ defmodule Leash.GuardTest do
     test "looks once for all who have the same interval, and not at all for nobody" do
       trees = for _ <- 1..5, do: start_tree(:plain, guard: [processes: 9, every: @every])
       guard = Process.whereis(Guard)
-      :erlang.trace_pattern({Leash.Vitals, :sums, 1}, true, [])
+      :erlang.trace_pattern({Leash.Usage, :sums, 1}, true, [])
       :erlang.trace(guard, true, [:call])
       began = System.monotonic_time(:millisecond)
       looked(hd(trees), 10)
@@ -306,7 +306,7 @@ defmodule Leash.GuardTest do
 
     defp calls(count) do
       receive do
-        {:trace, _pid, :call, {Leash.Vitals, :sums, _}} -> calls(count + 1)
+        {:trace, _pid, :call, {Leash.Usage, :sums, _}} -> calls(count + 1)
       after
         0 -> count
       end

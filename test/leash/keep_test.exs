@@ -22,7 +22,7 @@ defmodule Leash.KeepTest do
     assert Carrier.members(carrier) == [daemon]
     assert Leash.list() == []
     # Neither the look at what ended in order nor a sweep of this run ends it.
-    assert_eventually(fn -> Leash.Workers.all() == [] end)
+    assert_eventually(fn -> Leash.Registry.all() == [] end)
     {:ok, report} = Leash.sweep()
     assert report.survivors == []
     assert Carrier.members(carrier) == [daemon]

@@ -1,7 +1,7 @@
 defmodule Leash.ListTest do
   use Leash.Test.Case, async: false
 
-  alias Leash.LastExits
+  alias Leash.Registry.ExitHistory
 
   setup do
     nothing_is_listed_after()
@@ -209,12 +209,12 @@ defmodule Leash.ListTest do
     end
 
     test "is kept of a thousand names, the newest" do
-      for number <- 1..1_001, do: LastExits.put({:via, __MODULE__, number}, nil, :reason)
+      for number <- 1..1_001, do: ExitHistory.put({:via, __MODULE__, number}, nil, :reason)
       now = System.monotonic_time()
-      assert :ets.info(LastExits, :size) <= 1_000
-      assert LastExits.fetch({:via, __MODULE__, 1}, now) == nil
-      assert %{reason: :reason} = LastExits.fetch({:via, __MODULE__, 2}, now)
-      assert %{reason: :reason} = LastExits.fetch({:via, __MODULE__, 1_001}, now)
+      assert :ets.info(ExitHistory, :size) <= 1_000
+      assert ExitHistory.fetch({:via, __MODULE__, 1}, now) == nil
+      assert %{reason: :reason} = ExitHistory.fetch({:via, __MODULE__, 2}, now)
+      assert %{reason: :reason} = ExitHistory.fetch({:via, __MODULE__, 1_001}, now)
     end
   end
 end

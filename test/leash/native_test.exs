@@ -401,7 +401,7 @@ defmodule Leash.NativeTest do
       assert eventually(fn -> count() <= before end)
     end
 
-    # Looks for the end of the process from the outside, and steps as Leash.Hunt does.
+    # Looks for the end of the process from the outside, and steps as Leash.Cleanup does.
     defp hunted(hunt) do
       case Native.hunt_step(hunt) do
         {:done, report} ->

@@ -2,8 +2,8 @@ defmodule Leash.RunDirTest do
   # Serial: each test boots a VM of its own.
   use Leash.Test.Case, async: false
 
-  alias Leash.{DefaultDir, Workers}
-  alias Leash.Reaper.{Hunts, State}
+  alias Leash.{DefaultDir, Registry}
+  alias Leash.Reaper.{State, Verification}
   alias Leash.Test.Narrow
 
   import ExUnit.CaptureLog, only: [with_log: 1]
@@ -40,7 +40,7 @@ defmodule Leash.RunDirTest do
     assert_gone(carrier, 20_000)
 
     {other, _ticks} = vm.workers["two"].os
-    rows = "for(row <- Leash.Workers.all(), do: row.os_pid)"
+    rows = "for(row <- Leash.Registry.all(), do: row.os_pid)"
     assert_eventually(fn -> VM.eval(vm, rows) == [other] end, 20_000)
 
     assert Observer.alive?(vm.workers["two"].os)
@@ -101,7 +101,7 @@ defmodule Leash.RunDirTest do
   describe "a hunt" do
     defp hunted(state, result) do
       state = %{state | hunting: {self(), make_ref(), [31_999]}, later: MapSet.new()}
-      Hunts.hunted({:shutdown, result}, state)
+      Verification.hunted({:shutdown, result}, state)
     end
 
     defp report(because, survivors \\ []) do
@@ -111,8 +111,8 @@ defmodule Leash.RunDirTest do
 
     defp row(tree) do
       description = %{kind: :worker, label: "test", stop: [], group: nil}
-      Workers.put(%{Workers.row(31_999, self(), description) | tree: tree})
-      on_exit(fn -> Workers.delete(31_999) end)
+      Registry.put(%{Registry.row(31_999, self(), description) | tree: tree})
+      on_exit(fn -> Registry.delete(31_999) end)
     end
 
     for {title, result} <- [
@@ -129,7 +129,7 @@ defmodule Leash.RunDirTest do
           Enum.reduce(1..9, {State.new(Leash.Run.current!()), []}, fn _n, {state, waits} ->
             {state, _log} = with_log(fn -> hunted(state, result) end)
             assert MapSet.to_list(state.later) == [31_999]
-            assert Workers.taken?(31_999)
+            assert Registry.taken?(31_999)
             # Some of it has passed.
             ms = Float.ceil(Process.cancel_timer(state.look_again) / 1_000) |> trunc()
             {%{state | look_again: nil}, [ms | waits]}
@@ -140,10 +140,10 @@ defmodule Leash.RunDirTest do
         assert {_state, ""} = with_log(fn -> hunted(state, result) end)
 
         # The next look hunts it, and with a hunt that succeeds the number is free.
-        %{hunting: {_pid, monitor, [31_999]}} = state = Hunts.look_at_later(state)
+        %{hunting: {_pid, monitor, [31_999]}} = state = Verification.look_at_later(state)
         assert_receive {:DOWN, ^monitor, :process, _, reason}, 20_000
-        assert %{hunting: nil, failures: 0} = Hunts.hunted(reason, state)
-        refute Workers.taken?(31_999)
+        assert %{hunting: nil, failures: 0} = Verification.hunted(reason, state)
+        refute Registry.taken?(31_999)
       end
     end
 
@@ -151,7 +151,7 @@ defmodule Leash.RunDirTest do
       row(:ending)
       state = hunted(State.new(Leash.Run.current!()), {:ok, report([:hidepid])})
       assert {state.look_again, MapSet.size(state.later)} == {nil, 0}
-      refute Workers.taken?(31_999)
+      refute Registry.taken?(31_999)
     end
 
     test "keeps the number of what survived, and is begun again as well" do
@@ -163,19 +163,19 @@ defmodule Leash.RunDirTest do
 
       assert Process.cancel_timer(state.look_again) <= 1_000
       assert MapSet.to_list(state.later) == [31_999]
-      assert Workers.taken?(31_999)
+      assert Registry.taken?(31_999)
     end
 
     test "without /proc frees what its shim proved, and nothing else" do
       row(:gone)
       state = hunted(State.new(Leash.Run.current!()), {:ok, report([:no_proc])})
       assert state.look_again == nil
-      refute Workers.taken?(31_999)
+      refute Registry.taken?(31_999)
 
       row(:ending)
       {state, _log} = with_log(fn -> hunted(state, {:ok, report([:no_proc])}) end)
       assert is_integer(Process.cancel_timer(state.look_again))
-      assert Workers.taken?(31_999)
+      assert Registry.taken?(31_999)
     end
   end
 

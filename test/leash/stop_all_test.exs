@@ -3,7 +3,7 @@ defmodule Leash.StopAllTest do
 
   use Leash.Test.Case, async: true
 
-  alias Leash.{OptionsError, Workers}
+  alias Leash.{OptionsError, Registry}
   alias Leash.Test.Sink
 
   # Of each test its own: others run at the same time.
@@ -126,13 +126,13 @@ defmodule Leash.StopAllTest do
       {dead, monitor} = spawn_monitor(fn -> :ok end)
       assert_receive {:DOWN, ^monitor, :process, _pid, _reason}
       description = %{kind: :worker, label: "left", group: group, stop: []}
-      Workers.put(%{Workers.row(32_700, dead, description) | tree: :ending})
+      Registry.put(%{Registry.row(32_700, dead, description) | tree: :ending})
 
       assert {took, {:ok, [%{worker: 32_700, result: {:ok, :gone}}]}} =
                timed(fn -> Leash.stop_all(group, deadline: 20_000) end)
 
       assert took < 10_000
-      refute Workers.taken?(32_700)
+      refute Registry.taken?(32_700)
     end
 
     test "a worker that is still starting, whose start fails", %{group: group} do

@@ -1,4 +1,4 @@
-defmodule Leash.StreamTest do
+defmodule Leash.Command.StreamTest do
   use Leash.Test.Case, async: false
 
   alias Leash.CommandError

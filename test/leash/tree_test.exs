@@ -1,7 +1,7 @@
 defmodule Leash.TreeTest do
   use Leash.Test.Case, async: false
 
-  alias Leash.TreeDrawing
+  alias Leash.TreeView
 
   setup do
     nothing_is_listed_after()
@@ -146,13 +146,13 @@ defmodule Leash.TreeTest do
   test "ages and sizes are short" do
     ages =
       for ms <- [0, 59_999, 60_000, 3_599_000, 3_600_000, 86_399_000, 86_400_000],
-          do: TreeDrawing.age(ms)
+          do: TreeView.age(ms)
 
     assert ages == ~w(0s 59s 1m00s 59m59s 1h00m 23h59m 1d00h)
 
     sizes =
       for bytes <- [0, 1023, 1024, 26_214_400, 3_221_225_472, 2 ** 60],
-          do: TreeDrawing.size(bytes)
+          do: TreeView.size(bytes)
 
     assert sizes == ~w(0B 1023B 1K 25M 3G 1048576T)
   end

@@ -7,7 +7,8 @@ defmodule Leash.Test.NativeTerms do
   """
 
   alias Leash.Native
-  alias Leash.Test.{Decoy, FarEnds, NativeTerms.Any, Observer}
+  alias Leash.Test.{Decoy, FarEnds, Observer}
+  alias Leash.Test.NativeTerms.Any
 
   # Who has which parameters. A function that is missing here fails the run.
   @functions [

@@ -2,7 +2,7 @@ defmodule Leash.Guard.Watch do
   # What a guard knows of one worker, and what it says of it at each look. Times are monotonic milliseconds.
   @moduledoc false
 
-  alias Leash.{Guard, Vitals}
+  alias Leash.{Guard, Usage}
 
   @enforce_keys [:spec, :began, :due, :active_at]
   defstruct [:spec, :began, :due, :active_at, seen: nil, breached: []]
@@ -43,7 +43,7 @@ defmodule Leash.Guard.Watch do
 
   A breach is new until the value is within its limit again.
   """
-  @spec check(t(), Vitals.sums() | nil, integer()) :: {[Guard.breach()], t()}
+  @spec check(t(), Usage.sums() | nil, integer()) :: {[Guard.breach()], t()}
   def check(%__MODULE__{} = watch, sums, now) do
     watch = active(watch, sums, now)
 

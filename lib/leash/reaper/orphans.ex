@@ -2,8 +2,10 @@ defmodule Leash.Reaper.Orphans do
   # A tree whose Worker is gone: how hard it is ended, and when its shim is taken for stuck.
   @moduledoc false
 
-  alias Leash.{HeldShim, Ladder, LastExits, Native, Workers}
-  alias Leash.Reaper.{Hunts, Numbers, State}
+  alias Leash.{Ladder, Native, Registry}
+  alias Leash.Registry.ExitHistory
+  alias Leash.Shim.Handle
+  alias Leash.Reaper.{Registrations, State, Verification}
   alias Leash.Shim.Escalation
 
   # A shim whose exec is still under way carries no tag yet; it ends at once by itself, since its
@@ -21,30 +23,30 @@ defmodule Leash.Reaper.Orphans do
   def worker_down(number, {:shutdown, :shim_ended}, state) do
     # A shim without reports: its end is the proof where it ended by itself, and where it was killed it is not.
     # Nobody can tell these apart, so the tags are looked for.
-    case Workers.fetch(number) do
+    case Registry.fetch(number) do
       :error ->
         state
 
       {:ok, row} ->
-        Hunts.look_again(row, look_after(@look_soon_ms, state), state)
+        Verification.look_again(row, look_after(@look_soon_ms, state), state)
     end
   end
 
   def worker_down(number, reason, state) do
-    case Workers.fetch(number) do
+    case Registry.fetch(number) do
       :error ->
         state
 
       {:ok, %{tree: :gone} = row} ->
         # A command's caller has the shim's word, and is asked for nothing.
-        if row.kind == :command, do: State.tell_closers(state, {:leash_gone, number})
-        state = Numbers.inherit([number], state)
-        Hunts.look_again(row, look_after(@look_again_ms, state), state)
+        if row.kind == :command, do: State.tell_stoppers(state, {:leash_gone, number})
+        state = Registrations.ended([number], state)
+        Verification.look_again(row, look_after(@look_again_ms, state), state)
 
       {:ok, %{outlives: nil} = row} ->
         # Its Worker could not say how it ended.
-        LastExits.put(row.name, nil, reason)
-        end_orphan(HeldShim.of_row(row, state.run), how(row, reason), state)
+        ExitHistory.put(row.name, nil, reason)
+        end_orphan(Handle.of_row(row, state.run), how(row, reason), state)
 
       {:ok, row} ->
         outlived(row, state)
@@ -60,20 +62,20 @@ defmodule Leash.Reaper.Orphans do
 
   # Of another run: its number here means nothing to anybody.
   defp outlived(%{outlives: tree, number: number}, state) when is_map(tree) do
-    Workers.delete(number)
+    Registry.delete(number)
     state
   end
 
   # It was told before, and is through when its shim is.
   defp outlived(%{tree: :ending} = row, state),
-    do: end_orphan(HeldShim.of_row(row, state.run), :ladder, state)
+    do: end_orphan(Handle.of_row(row, state.run), :ladder, state)
 
   defp outlived(row, state), do: leave(row, 1, state)
 
   @doc "The time of a shim that was not seen yet is over, whose tree is to go on."
   @spec leave(pos_integer(), State.t()) :: State.t()
   def leave(number, state) do
-    case MapSet.member?(state.left, number) && Workers.fetch(number) do
+    case MapSet.member?(state.left, number) && Registry.fetch(number) do
       {:ok, %{shim_fd: nil} = row} -> leave(row, 0, state)
       _held_or_taken_over -> state
     end
@@ -84,18 +86,18 @@ defmodule Leash.Reaper.Orphans do
   defp leave(%{number: number} = row, tries, state) do
     left = %{state | left: MapSet.put(state.left, number)}
 
-    case HeldShim.of_row(row, state.run) do
+    case Handle.of_row(row, state.run) do
       %{shim_fd: nil} when tries > 0 ->
         Process.send_after(self(), {:leave, number}, @unseen_shim_ms)
         left
 
       %{shim_fd: nil} ->
-        Hunts.verify(number, state)
+        Verification.verify(number, state)
 
       %{shim_fd: fd} ->
         if Native.pidfd_monitor(fd, {:shim_ended, number}) == :ok,
           do: left,
-          else: Hunts.verify(number, state)
+          else: Verification.verify(number, state)
     end
   end
 
@@ -105,7 +107,7 @@ defmodule Leash.Reaper.Orphans do
 
   defp end_orphan(row, how, state) do
     # The leash is let go, so the ladder has begun; it has to be told only to hurry, or to wake up.
-    _ = HeldShim.signal(row.shim_fd, if(how == :kill, do: :kill, else: :wake))
+    _ = Handle.signal(row.shim_fd, if(how == :kill, do: :kill, else: :wake))
 
     case Native.pidfd_monitor(row.shim_fd, {:shim_ended, row.number}) do
       :ok -> wait(row.number, {:stuck, row.number, how}, patience(row, how), state)
@@ -114,7 +116,7 @@ defmodule Leash.Reaper.Orphans do
   end
 
   @doc "How long a shim may take until it is taken for stuck."
-  @spec patience(Workers.row(), Escalation.stage()) :: timeout()
+  @spec patience(Registry.row(), Escalation.stage()) :: timeout()
   def patience(row, stage), do: Escalation.bound(stage, Ladder.duration(row.stop))
 
   defp wait(number, _message, :infinity, state), do: put_in(state.ending[number], nil)
@@ -125,15 +127,15 @@ defmodule Leash.Reaper.Orphans do
   @doc "The time of that way of ending is over."
   @spec stuck(pos_integer(), Escalation.stage(), State.t()) :: State.t()
   def stuck(number, how, state) do
-    {:ok, row} = Workers.fetch(number)
+    {:ok, row} = Registry.fetch(number)
 
     case Escalation.next(how) do
       {:tell, stage} ->
-        _ = HeldShim.signal(row.shim_fd, stage)
+        _ = Handle.signal(row.shim_fd, stage)
         wait(number, {:stuck, number, stage}, patience(row, stage), state)
 
       :look ->
-        Hunts.verify(number, state)
+        Verification.verify(number, state)
     end
   end
 
@@ -142,6 +144,6 @@ defmodule Leash.Reaper.Orphans do
   def shim_ended(number, state) do
     {timer, ending} = Map.pop(state.ending, number)
     _ = timer && Process.cancel_timer(timer)
-    Hunts.verify(number, %{state | ending: ending})
+    Verification.verify(number, %{state | ending: ending})
   end
 end

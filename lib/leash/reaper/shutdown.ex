@@ -3,9 +3,10 @@ defmodule Leash.Reaper.Shutdown do
   # deadline.
   @moduledoc false
 
-  alias Leash.{HeldShim, Hunt, Native, Run, Workers}
-  alias Leash.Reaper.{Hunts, Orphans}
-  alias Leash.Worker.Message
+  alias Leash.{Cleanup, Native, Registry, Run}
+  alias Leash.Shim.Handle
+  alias Leash.Reaper.{Orphans, Verification}
+  alias Leash.Worker.Protocol
 
   # From QUIT to KILL of a shim, and from there to looking at what it left.
   @stuck_ms 1_000
@@ -13,7 +14,7 @@ defmodule Leash.Reaper.Shutdown do
   @doc "Ends everything; whether that was proven is asked with `all_gone?/0`."
   @spec run(Run.t()) :: :ok
   def run(run) do
-    living = for row <- Workers.all(), row.tree != :gone, do: HeldShim.of_row(row, run)
+    living = for row <- Registry.all(), row.tree != :gone, do: Handle.of_row(row, run)
     {lasting, rows} = Enum.split_with(living, &lasts?/1)
     fds = for %{shim_fd: fd, number: number} <- rows, fd != nil, do: {number, fd}
 
@@ -24,11 +25,11 @@ defmodule Leash.Reaper.Shutdown do
     # signal.
     for %{kind: kind, pid: pid} <- rows,
         kind != :command,
-        do: Message.fail_unhealthy(pid, :shutdown)
+        do: Protocol.fail_unhealthy(pid, :shutdown)
 
     Enum.each(rows, fn row ->
       if row.tree == :alive and row.shim_fd != nil,
-        do: HeldShim.tell(row.number, row.shim_fd, :ladder)
+        do: Handle.tell(row.number, row.shim_fd, :ladder)
     end)
 
     waiting = for {number, fd} <- fds, monitored?(number, fd), into: %{}, do: {number, fd}
@@ -43,7 +44,7 @@ defmodule Leash.Reaper.Shutdown do
 
     # Unseen shims, dead shims and their orphans: everything of this run that still carries a tag.
     lasting_numbers = for %{number: number} <- lasting, do: number
-    numbers = for(%{number: number} <- Workers.all(), do: number) -- lasting_numbers
+    numbers = for(%{number: number} <- Registry.all(), do: number) -- lasting_numbers
     gone? = numbers == [] or verified?(run, numbers)
     # The record stays as long as something of the run does.
     gone? = gone? and not Enum.any?(lasting, &(&1.outlives == :own))
@@ -60,7 +61,7 @@ defmodule Leash.Reaper.Shutdown do
   defp monitored?(number, fd), do: Native.pidfd_monitor(fd, {:shim_ended, number}) == :ok
 
   defp signal_all(waiting, how) do
-    Enum.each(waiting, fn {_number, fd} -> HeldShim.signal(fd, how) end)
+    Enum.each(waiting, fn {_number, fd} -> Handle.signal(fd, how) end)
     waiting
   end
 
@@ -78,12 +79,12 @@ defmodule Leash.Reaper.Shutdown do
   end
 
   defp verified?(run, numbers) do
-    case Hunt.run(Hunt.of_workers(run, numbers)) do
+    case Cleanup.run(Cleanup.of_workers(run, numbers)) do
       {:ok, %{survivors: []} = report} ->
-        Hunt.own_seen?(report)
+        Cleanup.own_seen?(report)
 
       {:ok, %{survivors: survivors}} ->
-        Hunts.log_survivors(survivors)
+        Verification.log_survivors(survivors)
         false
 
       {:error, _reason} ->

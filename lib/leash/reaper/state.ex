@@ -1,8 +1,8 @@
 defmodule Leash.Reaper.State do
-  # What the Reaper knows of the trees, beyond the table of Workers.
+  # What the Reaper knows of the trees, beyond the table of workers.
   @moduledoc false
 
-  alias Leash.{Group, Run, Workers}
+  alias Leash.{Group, Registry, Run}
 
   @type t :: %{
           run: Run.t(),
@@ -16,18 +16,18 @@ defmodule Leash.Reaper.State do
           hunt_began: integer(),
           hunt_took: integer(),
           failures: non_neg_integer(),
-          closers: %{optional(reference()) => {pid(), Group.t() | :all}},
+          group_locks: %{optional(reference()) => {pid(), Group.t() | :all}},
           left: MapSet.t(pos_integer()),
-          heirs: [heir()]
+          waiting: [registration()]
         }
 
   @typedoc """
   A start that waits for trees that are ending: to be given a number, or to be told that they are
   gone; and when it has waited long enough.
   """
-  @type heir :: %{
+  @type registration :: %{
           numbers: MapSet.t(pos_integer()),
-          wants: {:number, Workers.description()} | :word,
+          wants: {:number, Registry.description()} | :word,
           from: GenServer.from(),
           timer: reference() | nil
         }
@@ -54,16 +54,16 @@ defmodule Leash.Reaper.State do
       # how many hunts have failed in a row
       failures: 0,
       # who stops a group at the moment: monitor => {pid, group}
-      closers: %{},
+      group_locks: %{},
       # detached trees that live on without a Worker
       left: MapSet.new(),
       # starts that want what a tree has that is still ending, the latest first
-      heirs: []
+      waiting: []
     }
   end
 
   @doc "Tells those who are stopping groups."
-  @spec tell_closers(t(), term()) :: :ok
-  def tell_closers(state, message),
-    do: Enum.each(state.closers, fn {_monitor, {pid, _group}} -> send(pid, message) end)
+  @spec tell_stoppers(t(), term()) :: :ok
+  def tell_stoppers(state, message),
+    do: Enum.each(state.group_locks, fn {_monitor, {pid, _group}} -> send(pid, message) end)
 end

@@ -4,7 +4,8 @@ defmodule Leash.Worker.Channel do
   # hangs does not read.
   @moduledoc false
 
-  alias Leash.{Descriptor, HeldShim, Native, Shim, Warden, Workers}
+  alias Leash.{Descriptor, Native, Registry, Shim, Warden}
+  alias Leash.Shim.Handle
   alias Leash.Worker.Machine
 
   @enforce_keys [:fd, :run_id, :number, :warden]
@@ -71,8 +72,8 @@ defmodule Leash.Worker.Channel do
   defp noted(report, channel, events), do: {channel, [{:report, report} | events]}
 
   defp hold(channel, pidfd) do
-    :ok = Workers.keep(pidfd)
-    Workers.change(channel.number, shim_fd: pidfd)
+    :ok = Registry.keep(pidfd)
+    Registry.change(channel.number, shim_fd: pidfd)
     %{channel | pidfd: pidfd}
   end
 
@@ -80,7 +81,7 @@ defmodule Leash.Worker.Channel do
   @spec ask(t(), :ladder | :kill) :: t()
   def ask(channel, how) do
     # A second request means SIGKILL, and `Leash.stop_all/2` may ask, too.
-    _ = how == :ladder and Workers.first_to_tell?(channel.number)
+    _ = how == :ladder and Registry.first_to_tell?(channel.number)
     _ = channel.fd && Native.channel_ask(channel.fd, how)
     signal(channel, :wake)
   end
@@ -89,13 +90,13 @@ defmodule Leash.Worker.Channel do
   @spec signal(t(), :wake | :kill | :sigkill) :: t()
   def signal(channel, how) do
     channel = held(channel, how)
-    _ = channel.pidfd && HeldShim.signal(channel.pidfd, how)
+    _ = channel.pidfd && Handle.signal(channel.pidfd, how)
     channel
   end
 
   # The warden was killed between the start and its word. Until a shim hangs, nothing is lost.
   defp held(%{pidfd: nil, shim_pid: pid} = channel, :sigkill) when pid != nil do
-    case HeldShim.open(pid, channel.run_id, channel.number) do
+    case Handle.open(pid, channel.run_id, channel.number) do
       {:ok, pidfd} -> %{channel | pidfd: pidfd}
       {:error, _gone} -> channel
     end

@@ -3,11 +3,11 @@ defmodule Leash.Worker.Claims do
   # the files that it writes.
   @moduledoc false
 
-  alias Leash.Worker.{Address, HttpGet}
-  alias Leash.Workers
+  alias Leash.Probe.{Address, HTTP}
+  alias Leash.Registry
 
   @doc "The claims of these options."
-  @spec of(map()) :: [Workers.claim()]
+  @spec of(map()) :: [Registry.claim()]
   def of(options) do
     name = if options[:name] != nil, do: [{:name, options.name}], else: []
     asked = [options[:ready], (options[:health] || [])[:check]]
@@ -18,7 +18,7 @@ defmodule Leash.Worker.Claims do
   defp port({:tcp, port}), do: [{:port, port}]
 
   defp port({:http, target}) do
-    {:ok, %{addresses: addresses, port: port}} = HttpGet.parse(target)
+    {:ok, %{addresses: addresses, port: port}} = HTTP.parse(target)
     if Enum.any?(addresses, &Address.loopback?/1), do: [{:port, port}], else: []
   end
 

@@ -2,10 +2,12 @@ defmodule Leash.Worker.Launch do
   # From options to a shim that runs: a number, then what the warden has started.
   @moduledoc false
 
-  alias Leash.{HeldShim, Ladder, Reaper, Run, Shim, Text, Warden, Workers}
+  alias Leash.{Ladder, Reaper, Registry, Run, Shim, Text, Warden}
+  alias Leash.Shim.Handle
   alias Leash.Attachment.Attached
   alias Leash.Shim.Escalation
-  alias Leash.Worker.{Claims, ReadyProbe}
+  alias Leash.Probe.Readiness
+  alias Leash.Worker.Claims
 
   @type t :: %{
           run: Run.t(),
@@ -20,7 +22,7 @@ defmodule Leash.Worker.Launch do
 
   `owner` is the process that takes the calling one along when it ends.
   """
-  @spec run(map(), Workers.kind(), pid() | nil) :: {:ok, t()} | {:error, term()}
+  @spec run(map(), Registry.kind(), pid() | nil) :: {:ok, t()} | {:error, term()}
   def run(options, kind, owner) do
     label = label(options)
     # The caller of a command is not `Leash.stop_all/2`'s to kill.
@@ -65,9 +67,9 @@ defmodule Leash.Worker.Launch do
   """
   @spec until_gone(pid()) :: boolean()
   def until_gone(pid) do
-    case Workers.of_process(pid) do
+    case Registry.of_process(pid) do
       {:ok, row} ->
-        (row.tree == :gone or Workers.ending?(row)) and
+        (row.tree == :gone or Registry.ending?(row)) and
           down?(pid, Escalation.total(Ladder.duration(row.stop)))
 
       # Its end is on its way to the table, or it is none of ours.
@@ -102,9 +104,9 @@ defmodule Leash.Worker.Launch do
   defp free(nil), do: :ok
 
   defp free(ready) do
-    with {:error, {:port_in_use, _port}} = refused <- ReadyProbe.free(ready) do
+    with {:error, {:port_in_use, _port}} = refused <- Readiness.free(ready) do
       case Reaper.await_ending() do
-        :gone -> ReadyProbe.free(ready)
+        :gone -> Readiness.free(ready)
         :none -> refused
       end
     end
@@ -112,7 +114,7 @@ defmodule Leash.Worker.Launch do
 
   # What outlives its worker is ended by a signal to its shim, or never.
   defp endable(%{on_exit: :detach}),
-    do: if(HeldShim.possible?(), do: :ok, else: {:error, :no_pidfd})
+    do: if(Handle.possible?(), do: :ok, else: {:error, :no_pidfd})
 
   defp endable(_options), do: :ok
 
@@ -131,7 +133,7 @@ defmodule Leash.Worker.Launch do
 
     with {:error, reason} <- started do
       # What may be started later finds its channel hung up, and starts nothing.
-      Workers.change(number, tree: :gone)
+      Registry.change(number, tree: :gone)
 
       {:error,
        failure(reason, System.monotonic_time(:millisecond) - began, options.start_timeout)}

@@ -97,7 +97,7 @@ defmodule Leash.Worker.Machine do
           actions: [action()]
         }
 
-  @typedoc "What a hunt for the tree's tags proved, see `Leash.Hunt.verdict/2`."
+  @typedoc "What a hunt for the tree's tags proved, see `Leash.Cleanup.verdict/2`."
   @type verdict :: :gone | {:left, [Leash.Worker.survivor()]} | {:unproven, term()}
 
   @type event ::

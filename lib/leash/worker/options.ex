@@ -4,7 +4,7 @@ defmodule Leash.Worker.Options do
   @moduledoc false
 
   alias Leash.{Executable, Guard, Ladder, Limits, OptionsError, Schema}
-  alias Leash.Worker.{Health, HttpGet, ReadyProbe}
+  alias Leash.Probe.{HTTP, Health, Readiness}
 
   # execve(2): one argument or variable holds at most 32 pages (MAX_ARG_STRLEN), its NUL included.
   @longest_argument 131_071
@@ -145,12 +145,12 @@ defmodule Leash.Worker.Options do
       type:
         Schema.custom(
           &__MODULE__.ready?/1,
-          "a regex for a line of stdout, {:tcp, port}, {:http, target} (#{HttpGet.expected()}), or a function of no or one argument",
+          "a regex for a line of stdout, {:tcp, port}, {:http, target} (#{HTTP.expected()}), or a function of no or one argument",
           quote(
             do:
               Regex.t()
               | {:tcp, :inet.port_number()}
-              | {:http, unquote(HttpGet.typespec())}
+              | {:http, unquote(HTTP.typespec())}
               | (() -> term())
               | (map() -> term())
               | nil
@@ -270,7 +270,7 @@ defmodule Leash.Worker.Options do
   @doc false
   @spec ready?(term()) :: boolean()
   def ready?(nil), do: true
-  def ready?(ready), do: is_struct(ready, Regex) or ReadyProbe.valid?(ready)
+  def ready?(ready), do: is_struct(ready, Regex) or Readiness.valid?(ready)
 
   @doc false
   @spec exit_reason?(term()) :: boolean()

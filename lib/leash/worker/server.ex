@@ -11,30 +11,14 @@ defmodule Leash.Worker.Server do
     machine: [:os_pid, :shim_pid, :phase, :ending, :failure, :result]
   ]
 
-  alias Leash.{
-    Callback,
-    Exit,
-    Guard,
-    Hunt,
-    LastExits,
-    Posix,
-    Run,
-    Telemetry,
-    Workers
-  }
+  alias Leash.{Callback, Cleanup, Exit, Guard, Posix, Registry, Run, Telemetry}
+  alias Leash.Registry.ExitHistory
 
   alias Leash.Attachment.Attached
 
-  alias Leash.Worker.{
-    Channel,
-    Health,
-    Input,
-    Launch,
-    Machine,
-    Message,
-    Pipes,
-    ReadyProbe
-  }
+  alias Leash.Probe.{Health, Readiness}
+  alias Leash.Stdio.Writer
+  alias Leash.Worker.{Channel, Launch, Machine, Protocol, Stdio}
 
   require Logger
 
@@ -131,7 +115,7 @@ defmodule Leash.Worker.Server do
 
       launched
       |> new(channel, parent)
-      |> Pipes.open(launched.started.ends)
+      |> Stdio.open(launched.started.ends)
       |> count_outputs()
       |> steps(events)
       |> read()
@@ -163,7 +147,7 @@ defmodule Leash.Worker.Server do
       attachment: options[:attach],
       started_at: DateTime.utc_now(),
       parent: parent,
-      supervisor: Workers.monitor_owner(),
+      supervisor: Registry.monitor_owner(),
       traffic: Guard.traffic(options[:guard])
     }
   end
@@ -174,7 +158,7 @@ defmodule Leash.Worker.Server do
   defp started(%{machine: %{failure: nil, ending: nil, os_pid: pid} = machine} = server)
        when pid != nil do
     if machine.phase == :running,
-      do: ReadyProbe.start(server.options.ready, server.label, fn -> info(server) end)
+      do: Readiness.start(server.options.ready, server.label, fn -> info(server) end)
 
     server
     |> until(server.options.ready_timeout, :ready_timeout, & &1.machine.ready?)
@@ -220,7 +204,7 @@ defmodule Leash.Worker.Server do
         # An end under way has bounds of its own.
         deadline = if machine.ending == nil, do: deadline, else: :infinity
 
-        case Message.next(left(deadline)) do
+        case Protocol.next(left(deadline)) do
           :timeout ->
             server |> step({:fail, failure}) |> loop(:infinity, failure, condition)
 
@@ -253,22 +237,22 @@ defmodule Leash.Worker.Server do
   def handle_call(:info, _from, server), do: {:reply, info(server), server}
 
   def handle_call({:write, _data, _timeout}, _from, %{input: nil} = server),
-    do: {:reply, {:error, Pipes.no_input(server.options)}, server}
+    do: {:reply, {:error, Stdio.no_input(server.options)}, server}
 
   def handle_call({:write, data, timeout}, from, server) do
-    Input.write(server.input, data, timeout, from)
+    Writer.write(server.input, data, timeout, from)
     {:noreply, server}
   end
 
   def handle_call(:close_stdin, _from, %{input: nil} = server) do
-    case Pipes.no_input(server.options) do
+    case Stdio.no_input(server.options) do
       :epipe -> {:reply, :ok, server}
       reason -> {:reply, {:error, reason}, server}
     end
   end
 
   def handle_call(:close_stdin, from, server) do
-    Input.close(server.input, from)
+    Writer.close(server.input, from)
     {:noreply, server}
   end
 
@@ -317,7 +301,7 @@ defmodule Leash.Worker.Server do
 
   # Those whose request is still in the mailbox.
   defp answer_late(server) do
-    for {from, how} <- Message.pending_stops(), reduce: server do
+    for {from, how} <- Protocol.pending_stops(), reduce: server do
       server -> step(server, {:stop, from, how})
     end
   end
@@ -328,7 +312,7 @@ defmodule Leash.Worker.Server do
   defp advance(server, {:leash, :shim_ended}), do: step(server, :shim_ended)
 
   defp advance(server, {:output_ready, _pid}) do
-    :ok = Pipes.limit(server.outputs)
+    :ok = Stdio.limit(server.outputs)
     step(server, :ready)
   end
 
@@ -347,7 +331,7 @@ defmodule Leash.Worker.Server do
     do: step(server, {:fail_unhealthy, reason})
 
   defp advance(%{hunt: {_pid, monitor}} = server, {:DOWN, monitor, :process, _, reason}) do
-    verdict = Hunt.verdict(reason, if(descends?(server), do: server.channel.warden))
+    verdict = Cleanup.verdict(reason, if(descends?(server), do: server.channel.warden))
     step(%{server | hunt: nil}, {:proof, verdict})
   end
 
@@ -382,7 +366,7 @@ defmodule Leash.Worker.Server do
   end
 
   defp act({:row, changes}, server) do
-    Workers.change(server.number, changes)
+    Registry.change(server.number, changes)
     server
   end
 
@@ -399,8 +383,8 @@ defmodule Leash.Worker.Server do
   end
 
   defp act(:hunt, server) do
-    spec = Hunt.of_workers(server.run, [server.number])
-    %{server | hunt: Hunt.start(spec, server.channel.pidfd || :unknown)}
+    spec = Cleanup.of_workers(server.run, [server.number])
+    %{server | hunt: Cleanup.start(spec, server.channel.pidfd || :unknown)}
   end
 
   defp act(:await_exit, server) do
@@ -420,7 +404,7 @@ defmodule Leash.Worker.Server do
   end
 
   defp act(:close_stdin, server) do
-    if server.input, do: Input.close(server.input, nil)
+    if server.input, do: Writer.close(server.input, nil)
     server
   end
 
@@ -430,12 +414,12 @@ defmodule Leash.Worker.Server do
   end
 
   defp act(:finish_outputs, server) do
-    :ok = Pipes.finish(server.outputs)
+    :ok = Stdio.finish(server.outputs)
     server
   end
 
   defp act(:leave_outputs, server) do
-    :ok = Pipes.leave(server.outputs, server.options, server.label)
+    :ok = Stdio.leave(server.outputs, server.options, server.label)
     server
   end
 
@@ -448,7 +432,7 @@ defmodule Leash.Worker.Server do
   defp act(:over, server) do
     server = %{server | reason: server.reason || reason(server)}
     {:reason, reason} = server.reason
-    LastExits.put(server.options.name, server.machine.result, reason)
+    ExitHistory.put(server.options.name, server.machine.result, reason)
     server
   end
 

@@ -304,7 +304,7 @@ end_killed_6:
 end_killed_7:
   if :: d_step { acts && shim && halted -> halted = false } :: acts && !(shim && halted) fi;
 end_killed_8:
-  /* Leash.Hunt.start/2: the warden's word first (Children::give_word), once the shim's pidfd says that it has ended */
+  /* Leash.Cleanup.start/2: the warden's word first (Children::give_word), once the shim's pidfd says that it has ended */
   atomic { acts && shim_ended && !any_orphan ->
     d_step {
       a = 0;

@@ -3,7 +3,8 @@ defmodule Leash.OpenPort.TreeTest do
 
   use Leash.Test.Case, async: true
 
-  alias Leash.{OpenPort, Test.Python}
+  alias Leash.OpenPort
+  alias Leash.Test.Python
 
   # More than the pipe and the port's own buffer hold, so that data stay in its queue.
   @flood 300_000
@@ -184,7 +185,7 @@ defmodule Leash.OpenPort.TreeTest do
     program = command({:sh, "sleep 60 & sleep 60"}, carrier)
     options = OpenPort.Options.validate!(program[:command], program[:args], [:binary])
     run = Leash.Run.current!()
-    {:ok, keeper, number} = OpenPort.Keeper.start(run, options)
+    {:ok, keeper, number} = OpenPort.PortWatcher.start(run, options)
     {args, env} = Leash.Shim.for_port(run, number, options)
 
     # As on a machine that is so loaded that the fork server's child does not get on: the number is a shell's first.
@@ -193,7 +194,7 @@ defmodule Leash.OpenPort.TreeTest do
     {:os_pid, shim} = Port.info(port, :os_pid)
     assert_receive {^port, {:data, "late\n"}}, 5_000
     Port.command(port, :binary.copy("x", @flood), [:nosuspend])
-    OpenPort.Keeper.watch(keeper, number, port, shim)
+    OpenPort.PortWatcher.watch(keeper, number, port, shim)
     Port.close(port)
 
     # The queue is full, so nothing but us tells it; a search by tag would begin a second from now.
@@ -331,7 +332,7 @@ defmodule Leash.OpenPort.TreeTest do
     assert_gone(tree, 3_000)
   end
 
-  test "the Keeper's death ends the tree, and the Reaper frees the number" do
+  test "the PortWatcher's death ends the tree, and the Reaper frees the number" do
     tree = open_tree(:daemon)
     Process.exit(row(tree).pid, :kill)
     assert_gone(tree, 5_000)

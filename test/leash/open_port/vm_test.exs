@@ -48,7 +48,7 @@ defmodule Leash.OpenPort.VMTest do
     others = VM.eval(ports.vm, count) - length(@shapes)
     # One that stays open when its program is gone.
     VM.eval(ports.vm, "Leash.open_port(\"sleep\", [\"60\"], [:eof]) && :ok")
-    held = "Enum.all?(Leash.Workers.all(), & &1.shim_fd)"
+    held = "Enum.all?(Leash.Registry.all(), & &1.shim_fd)"
     assert_eventually(fn -> VM.eval(ports.vm, held) end)
     assert VM.ask(ports.vm, "app_stop", 10_000) == ":ok"
     # The stop itself has waited for them.

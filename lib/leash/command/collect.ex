@@ -1,0 +1,149 @@
+defmodule Leash.Command.Collect do
+  # `Leash.cmd/3`: runs a command to its end and collects what it writes.
+  @moduledoc false
+
+  alias Leash.{Command, WorkingDirectory}
+  alias Leash.Command.Options
+
+  @read_bytes 65_536
+
+  @type status :: 0..255 | :timeout | :max_output
+
+  @spec run(String.t(), [binary()], keyword()) ::
+          {Collectable.t() | {Collectable.t(), binary()}, status()}
+  def run(program, args, options) do
+    {own, worker} = Options.validate!(Options.cmd(), program, args, options)
+    deadline = Command.deadline(own.timeout)
+    {initial, collect} = Collectable.into(own.into)
+
+    state = %{
+      collected: initial,
+      collect: collect,
+      lines?: own.lines != nil,
+      line: [],
+      stderr: [],
+      left: own.max_output
+    }
+
+    case Command.start(worker) do
+      {:ok, command} ->
+        {ended, status, state} = collect(command, state, deadline)
+        finished(ended, status, state, own)
+
+      # It did not come to its exec in time, and is gone, or can only be waited for (state D).
+      {:error, :start_timeout} ->
+        result(state, :timeout, own)
+
+      {:error, {:survivors, _list}} ->
+        result(state, :timeout, own)
+
+      {:error, reason} ->
+        halted(state, reason)
+    end
+  end
+
+  # What a Collectable has opened is closed.
+  @spec halted(map(), term()) :: no_return()
+  defp halted(state, reason) do
+    state.collect.(state.collected, :halt)
+    failed(reason)
+  end
+
+  defp finished({:by_itself, how}, :timeout, state, own),
+    do: result(state, Command.status(how), own)
+
+  defp finished({:error, :start_timeout}, _status, state, own), do: result(state, :timeout, own)
+  defp finished({:error, reason}, _status, state, _own), do: halted(state, reason)
+
+  defp finished({_when, how}, status, state, own),
+    do: result(state, status || Command.status(how), own)
+
+  defp collect(command, state, deadline) do
+    case Command.next(command, @read_bytes, deadline) do
+      {:data, stream, data, command} ->
+        case taken(stream, data, command, state) do
+          {:ok, state} -> collect(command, state, deadline)
+          {:full, state} -> {Command.abort(command, :ladder), :max_output, state}
+        end
+
+      {:timeout, command} ->
+        command = Command.finish(command, :ladder)
+        {ended, _status, state} = collect(command, state, :infinity)
+        {ended, :timeout, state}
+
+      {:ended, ended, _command} ->
+        {ended, nil, state}
+
+      {:input_failed, kind, reason, stacktrace, command} ->
+        aborted(command, state, kind, reason, stacktrace)
+    end
+  end
+
+  defp taken(stream, data, command, state) do
+    take(stream, data, state)
+  catch
+    kind, reason -> aborted(command, state, kind, reason, __STACKTRACE__)
+  end
+
+  # Whatever the Collectable or the source of the input raise, the tree ends first.
+  @spec aborted(Command.t(), map(), :error | :exit | :throw, term(), list()) :: no_return()
+  defp aborted(command, state, kind, reason, stacktrace) do
+    _ended = Command.abort(command, :ladder)
+    state.collect.(state.collected, :halt)
+    :erlang.raise(kind, reason, stacktrace)
+  end
+
+  defp take(stream, data, %{left: left} = state) when byte_size(data) > left,
+    do: {:full, put(stream, binary_part(data, 0, left), %{state | left: 0})}
+
+  defp take(stream, data, %{left: :infinity} = state), do: {:ok, put(stream, data, state)}
+
+  defp take(stream, data, state),
+    do: {:ok, put(stream, data, %{state | left: state.left - byte_size(data)})}
+
+  defp put(_stream, "", state), do: state
+  defp put(:stderr, data, state), do: %{state | stderr: [state.stderr, data]}
+
+  # Only what is new is searched: a line may be as long as all of the output.
+  defp put(:stdout, data, %{lines?: true} = state) do
+    case :binary.split(data, "\n", [:global]) do
+      [part] ->
+        %{state | line: [state.line, part]}
+
+      [end_of_line | more] ->
+        {lines, [rest]} = Enum.split(more, -1)
+        line = IO.iodata_to_binary([state.line, end_of_line])
+        Enum.reduce([line | lines], %{state | line: [rest]}, &put_element/2)
+    end
+  end
+
+  defp put(:stdout, data, state), do: put_element(data, state)
+
+  defp put_element(element, state),
+    do: %{state | collected: state.collect.(state.collected, {:cont, element})}
+
+  defp result(state, status, own) do
+    last = IO.iodata_to_binary(state.line)
+    state = if last == "", do: state, else: put_element(last, state)
+    output = state.collect.(state.collected, :done)
+
+    if own.stderr == :capture and not own.stderr_to_stdout,
+      do: {{output, IO.iodata_to_binary(state.stderr)}, status},
+      else: {output, status}
+  end
+
+  @doc false
+  # What `System.cmd/3` raises when the system refuses, and for the rest what it was.
+  @spec failed(term()) :: no_return()
+  def failed(:not_running),
+    do: raise(RuntimeError, "the :leash application is not started, or is stopping")
+
+  def failed(:stopping),
+    do: raise(RuntimeError, "Leash.stop_all/2 is ending the command's group")
+
+  def failed({:shim, :no_working_directory}),
+    do: raise(RuntimeError, WorkingDirectory.message())
+
+  def failed({stage, posix}) when is_atom(stage) and is_atom(posix), do: :erlang.error(posix)
+  def failed(reason), do: :erlang.error(reason)
+end

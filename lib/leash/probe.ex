@@ -1,0 +1,68 @@
+defmodule Leash.Probe do
+  # One question to a worker: does it answer? Asked for `ready:` until it does, and for `health:` again and again.
+  @moduledoc false
+
+  alias Leash.Callback
+  alias Leash.Probe.{Address, HTTP}
+
+  @type t ::
+          {:tcp, :inet.port_number()}
+          | {:http, HTTP.target()}
+          | (() -> term())
+          | {module(), atom(), [term()]}
+
+  @typedoc "Why it is not well."
+  @type reason ::
+          :timeout
+          | {:status, 100..999}
+          | {:returned, term()}
+          | {:raised, term()}
+          | atom()
+          | tuple()
+
+  @doc false
+  @spec valid?(term()) :: boolean()
+  def valid?({:tcp, port}), do: is_integer(port) and port in 1..65_535
+  def valid?({:http, target}), do: HTTP.parse(target) != :error
+
+  def valid?({module, function, args}),
+    do: is_atom(module) and is_atom(function) and is_list(args)
+
+  def valid?(check), do: is_function(check, 0)
+
+  @doc "Whether it is a function, which `judge/1` has a say on, and no connection."
+  @spec function?(term()) :: boolean()
+  def function?({kind, _target}) when kind in [:tcp, :http], do: false
+  def function?(_function), do: true
+
+  @doc "Asks once for a connection, which is given up after so many milliseconds."
+  @spec connect(t(), non_neg_integer()) :: :ok | {:error, reason()}
+  def connect({:tcp, port}, ms) do
+    deadline = now() + ms
+    left = fn -> max(0, deadline - now()) end
+
+    with {:ok, socket} <- Address.connect(Address.this_machine(), port, [], left),
+         do: :gen_tcp.close(socket)
+  end
+
+  def connect({:http, target}, ms) do
+    {:ok, target} = HTTP.parse(target)
+
+    case HTTP.status(target, ms) do
+      {:ok, 200} -> :ok
+      {:ok, status} -> {:error, {:status, status}}
+      {:error, reason} -> {:error, reason}
+    end
+  end
+
+  @doc "What a function's answer means: it is content with `true`, `:ok` or `{:ok, term}`."
+  @spec judge({:ok, term()} | {:error, Callback.failure()}) :: :ok | {:error, reason()}
+  def judge({:ok, good}) when good in [true, :ok], do: :ok
+  def judge({:ok, {:ok, _term}}), do: :ok
+  def judge({:ok, other}), do: {:error, {:returned, other}}
+  def judge({:error, {:timeout, _ms}}), do: {:error, :timeout}
+  def judge({:error, {:error, exception, _stacktrace}}), do: {:error, {:raised, exception}}
+  def judge({:error, {kind, reason, _stacktrace}}), do: {:error, {:raised, {kind, reason}}}
+
+  defp now, do: System.monotonic_time(:millisecond)
+end

@@ -1,0 +1,167 @@
+defmodule Leash.Stdio.LogLines do
+  # Cuts the output of a program into texts for the log.
+  #
+  #   * A line feed ends a line, and carriage returns before it belong to it.
+  #   * A line that is longer than a log backend takes goes on in the next text, "…" marks both.
+  #   * Other carriage returns are those of a progress bar: the text before one is overwritten by
+  #     what follows. It is shown at most once a second, and after a second without news.
+  #   * Nothing in a text controls a terminal, and all of it is UTF-8.
+  @moduledoc false
+
+  alias Leash.Text
+
+  @enforce_keys [:longest]
+  defstruct [:longest, line: "", continued?: false, overwritten: nil, shown: nil, shown_at: nil]
+
+  @typedoc """
+  `line`: the line that has not ended, without the parts that are shown; `continued?`: there are
+  such parts; `overwritten`: the state of a progress bar that waits; `shown`, `shown_at`: the last
+  state that was shown of this line, and when (milliseconds).
+  """
+  @type t :: %__MODULE__{
+          longest: pos_integer(),
+          line: binary(),
+          continued?: boolean(),
+          overwritten: binary() | nil,
+          shown: binary() | nil,
+          shown_at: integer() | nil
+        }
+
+  # Logger cuts off texts of more than about 8096 bytes, unless it is configured otherwise.
+  @longest 8_000
+  # Of a name that is itself as long as that.
+  @shortest 1_000
+
+  @progress_ms 1_000
+
+  @doc "Lines that are logged behind a label of so many bytes."
+  @spec new(non_neg_integer()) :: t()
+  def new(label_bytes), do: %__MODULE__{longest: max(@longest - label_bytes, @shortest)}
+
+  @doc "The texts that are complete with these bytes, at a time in milliseconds."
+  @spec push(t(), binary(), integer()) :: {[String.t()], t()}
+  def push(lines, data, now) do
+    {ended, [rest]} = (lines.line <> data) |> :binary.split("\n", [:global]) |> Enum.split(-1)
+    {texts, lines} = Enum.flat_map_reduce(ended, %{lines | line: ""}, &line(&2, &1, now))
+    {more, lines} = unfinished(lines, rest, now)
+    {texts ++ more, lines}
+  end
+
+  @doc "The milliseconds after which `due/2` has something to show, if nothing is pushed before."
+  @spec due_in(t(), integer()) :: pos_integer() | nil
+  def due_in(%{overwritten: nil}, _now), do: nil
+  def due_in(%{shown_at: nil}, _now), do: @progress_ms
+  def due_in(%{shown_at: at}, now), do: max(1, at + @progress_ms - now)
+
+  @doc "The state of a progress bar that waited, if its time has come."
+  @spec due(t(), integer()) :: {[String.t()], t()}
+  def due(%{overwritten: nil} = lines, _now), do: {[], lines}
+
+  def due(%{shown_at: at} = lines, now) when at != nil and now - at < @progress_ms,
+    do: {[], lines}
+
+  def due(%{overwritten: state} = lines, now) do
+    {texts, lines} = show(%{lines | overwritten: nil}, state)
+    {texts, %{lines | shown: state, shown_at: now}}
+  end
+
+  @doc "The rest, at the end of the output."
+  @spec finish(t(), integer()) :: {[String.t()], t()}
+  def finish(lines, now) do
+    if without_returns(lines.line) == "",
+      do: {[], %{lines | line: ""}},
+      else: any_line(lines, lines.line, now)
+  end
+
+  # Nearly all are.
+  defp line(%{line: "", continued?: false, overwritten: nil, shown: nil} = lines, line, now) do
+    if byte_size(line) <= lines.longest and Text.plain?(line),
+      do: {[line], lines},
+      else: any_line(lines, line, now)
+  end
+
+  defp line(lines, line, now), do: any_line(lines, line, now)
+
+  defp any_line(lines, line, now) do
+    {states, [last]} =
+      line |> without_returns() |> :binary.split("\r", [:global]) |> Enum.split(-1)
+
+    {texts, lines} = overwrite(lines, states, now)
+    shown? = last != "" and last == lines.shown
+    {shown, lines} = if shown?, do: {[], lines}, else: show(lines, last)
+    {texts ++ shown, %{lines | line: "", overwritten: nil, shown: nil}}
+  end
+
+  # A carriage return at the end may be that of a line feed which is yet to come.
+  defp unfinished(lines, rest, now) do
+    text = without_returns(rest)
+    returns = if byte_size(text) < byte_size(rest), do: "\r", else: ""
+    {states, [last]} = text |> :binary.split("\r", [:global]) |> Enum.split(-1)
+    {texts, lines} = overwrite(lines, states, now)
+    {shown, last, lines} = show_beginning(lines, last, [])
+
+    overwritten =
+      cond do
+        shown != [] -> nil
+        returns != "" and last not in ["", lines.shown] -> last
+        true -> lines.overwritten
+      end
+
+    {texts ++ shown, %{lines | line: last <> returns, overwritten: overwritten}}
+  end
+
+  defp without_returns(line) do
+    size = byte_size(line) - 1
+
+    if size >= 0 and :binary.last(line) == ?\r,
+      do: without_returns(binary_part(line, 0, size)),
+      else: line
+  end
+
+  # Of states that came together only the last could be seen.
+  defp overwrite(lines, states, now) do
+    case states |> Enum.reverse() |> Enum.find(&(&1 != "")) do
+      state when state in [nil, lines.shown] -> {[], lines}
+      state -> due(%{lines | overwritten: state}, now)
+    end
+  end
+
+  # All of a line or state.
+  defp show(lines, text) do
+    {shown, last, lines} = show_beginning(lines, text, [])
+    {printed, lines} = print(lines, last, false)
+    {shown ++ printed, lines}
+  end
+
+  # As long as it is too long; the rest may grow.
+  defp show_beginning(%{longest: longest} = lines, text, shown) when byte_size(text) <= longest,
+    do: {shown, text, lines}
+
+  defp show_beginning(%{longest: longest} = lines, text, shown) do
+    {piece, rest} = Text.split(text, longest)
+    {printed, lines} = print(lines, piece, true)
+    show_beginning(lines, rest, shown ++ printed)
+  end
+
+  # A replaced byte has three.
+  defp print(lines, raw, goes_on?) do
+    pieces = raw |> Text.printable() |> pieces(lines.longest)
+    last = length(pieces) - 1
+
+    texts =
+      for {piece, index} <- Enum.with_index(pieces) do
+        before = if lines.continued? or index > 0, do: "…", else: ""
+        after_it = if goes_on? or index < last, do: "…", else: ""
+        before <> piece <> after_it
+      end
+
+    {texts, %{lines | continued?: goes_on?}}
+  end
+
+  defp pieces(text, longest) do
+    case Text.split(text, longest) do
+      {text, ""} -> [text]
+      {piece, rest} -> [piece | pieces(rest, longest)]
+    end
+  end
+end

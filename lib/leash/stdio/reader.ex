@@ -1,0 +1,263 @@
+defmodule Leash.Stdio.Reader do
+  # Reads one of a worker's output streams and hands it on.
+  #
+  # A process of its own, so that a handler that blocks holds back the program (the kernel pipe
+  # fills) and nothing else: neither the Worker nor the end of the tree ever waits for it. A
+  # handler that fails costs a line in the log, and never the pipe.
+  @moduledoc false
+
+  use GenServer
+  use Leash.ShortStatus, [:label, :stream, :worker]
+
+  require Logger
+
+  alias Leash.{Callback, Guard, Native}
+  alias Leash.Stdio.{FlowControl, LogLines, ReadyLine}
+  alias Leash.Worker.Protocol
+
+  @read_bytes 65_536
+
+  # Between bursts of this many reads the mailbox gets its turn.
+  @reads_in_a_row 16
+
+  # After the tree is gone the pipe still holds what was written last, and then ends. Where somebody
+  # outside the tree holds the other end, it never ends: this long without a byte is taken for it.
+  @quiet_ms 100
+  @drain_ms 5_000
+
+  @type stream :: :stdout | :stderr
+
+  @typedoc """
+  `handler`: as `option` has it; `label`: the worker in the log; `callers`: those of a function as
+  handler; `ready`: what is looked for in lines of stdout; `window`: the most messages in the
+  handler's mailbox; `limited?`: whether that counts from the start; `traffic`: what counts bytes
+  for a guard.
+  """
+  @type options :: %{
+          handler: :log | pid() | (stream(), binary() -> term()),
+          option: :on_output | :on_stderr,
+          label: String.t(),
+          callers: [pid()],
+          ready: Regex.t() | nil,
+          window: pos_integer(),
+          limited?: boolean(),
+          traffic: :counters.counters_ref() | nil
+        }
+
+  @doc """
+  Starts a reader linked to the calling Worker and makes it the owner of `fd`.
+
+  Sends the Worker `{:output_ready, pid}` when a line matches `ready`, and ends `:normal` at the
+  end of the stream.
+  """
+  @spec start_link(Native.fd(), stream(), options()) :: GenServer.on_start()
+  def start_link(fd, stream, options) do
+    with {:ok, pid} <- GenServer.start(__MODULE__, {self(), fd, stream, options}) do
+      :ok = Native.fd_give(fd, pid)
+      GenServer.cast(pid, :read)
+      {:ok, pid}
+    end
+  end
+
+  @doc "From now on the window counts: the worker is ready, so nobody waits for its output any more to get on."
+  @spec limit(pid()) :: :ok
+  def limit(output), do: GenServer.cast(output, :limit)
+
+  @doc "The tree is gone: what the pipe still holds is read without waiting for the handler."
+  @spec finish(pid()) :: :ok
+  def finish(output), do: GenServer.cast(output, :finish)
+
+  @impl true
+  def init({worker, fd, stream, options}) do
+    # Traps exits so that a Worker that is killed does not take along what is still in the pipe.
+    Process.flag(:trap_exit, true)
+    :ok = Callback.put_callers(options.callers)
+    # Not as its parent: the end of that would be a crash of this process, too.
+    Process.link(worker)
+
+    window = FlowControl.new(options.handler, options.window)
+
+    {:ok,
+     %{
+       worker: worker,
+       fd: fd,
+       stream: stream,
+       handler: handler(options),
+       window: if(options.limited?, do: FlowControl.limit(window), else: window),
+       # fires when a full mailbox is to be looked at again
+       pause: nil,
+       label: options.label,
+       traffic: options.traffic,
+       # fires when a state of a progress bar is to be logged
+       progress: nil,
+       ready: if(stream == :stdout and options.ready != nil, do: ReadyLine.new(options.ready))
+     }}
+  end
+
+  defp handler(%{handler: :log, label: label}), do: LogLines.new(byte_size(label))
+  defp handler(%{handler: pid}) when is_pid(pid), do: pid
+
+  defp handler(%{handler: function, option: option, label: label}),
+    do: Callback.new(option, label, function)
+
+  @impl true
+  def handle_cast(:read, state), do: read(state, @reads_in_a_row)
+
+  def handle_cast(:limit, state),
+    do: {:noreply, %{state | window: FlowControl.limit(state.window)}}
+
+  def handle_cast(:finish, state),
+    do: read(%{state | window: FlowControl.finish(state.window)}, @reads_in_a_row)
+
+  @impl true
+  def handle_info({:leash_fd, _fd, :ready}, state), do: read(state, @reads_in_a_row)
+  def handle_info(:look_again, state), do: read(%{state | pause: nil}, @reads_in_a_row)
+
+  def handle_info(:progress, state),
+    do: {:noreply, log(%{state | progress: nil}, &LogLines.due(&1, now()))}
+
+  def handle_info({:EXIT, pid, _reason}, %{worker: pid} = state), do: {:stop, :normal, state}
+  def handle_info(_other, state), do: {:noreply, state}
+
+  # The Worker is gone, by whatever reason: what it left in the pipe still belongs to the handler.
+  @impl true
+  def terminate(_reason, state) do
+    drain(state, now() + @drain_ms)
+  end
+
+  defp read(state, 0) do
+    GenServer.cast(self(), :read)
+    {:noreply, state}
+  end
+
+  defp read(state, left) do
+    case FlowControl.check(state.window) do
+      {:open, window} -> read_open(%{state | window: window}, left)
+      {:full, ms, window} -> {:noreply, pause(%{state | window: window}, ms)}
+    end
+  end
+
+  defp read_open(state, left) do
+    case Native.fd_read(state.fd, @read_bytes) do
+      {:ok, data} -> state |> deliver(data) |> read(left - 1)
+      :again -> {:noreply, state}
+      _eof_or_error -> {:stop, :normal, ended(state)}
+    end
+  end
+
+  defp pause(%{pause: nil} = state, ms) do
+    # Held back is not idle.
+    Guard.saw_output(state.traffic, 1)
+    %{state | pause: Process.send_after(self(), :look_again, ms)}
+  end
+
+  defp pause(state, _ms), do: state
+
+  defp drain(%{fd: nil}, _deadline), do: :ok
+
+  # The tree may be alive still (the Worker was killed), so the window goes on to count. Past the
+  # deadline the handler gets what the pipe holds: nobody else will ever read it.
+  defp drain(state, deadline) do
+    if now() >= deadline do
+      rest(state, @reads_in_a_row)
+    else
+      case FlowControl.check(state.window) do
+        {:open, window} ->
+          drain_open(%{state | window: window}, deadline)
+
+        {:full, ms, window} ->
+          Process.sleep(ms)
+          drain(%{state | window: window}, deadline)
+      end
+    end
+  end
+
+  defp drain_open(state, deadline) do
+    case Native.fd_read(state.fd, @read_bytes) do
+      {:ok, data} ->
+        state |> deliver(data) |> drain(deadline)
+
+      :again ->
+        receive do
+          {:leash_fd, _fd, :ready} -> drain(state, deadline)
+        after
+          @quiet_ms -> ended(state)
+        end
+
+      _eof_or_error ->
+        ended(state)
+    end
+  end
+
+  defp rest(state, 0), do: ended(state)
+
+  defp rest(state, left) do
+    case Native.fd_read(state.fd, @read_bytes) do
+      {:ok, data} -> state |> deliver(data) |> rest(left - 1)
+      _nothing_more -> ended(state)
+    end
+  end
+
+  defp ended(state) do
+    _ = Native.fd_close(state.fd)
+    over(%{state | fd: nil})
+  end
+
+  defp over(%{handler: %LogLines{}} = state), do: log(state, &LogLines.finish(&1, now()))
+
+  defp over(%{handler: %Callback{} = callback} = state),
+    do: %{state | handler: Callback.log_rest(callback)}
+
+  defp over(state), do: state
+
+  defp deliver(state, data) do
+    Guard.saw_output(state.traffic, byte_size(data))
+    state |> look_for_ready(data) |> handle(data)
+  end
+
+  defp look_for_ready(%{ready: nil} = state, _data), do: state
+
+  defp look_for_ready(state, data) do
+    case ReadyLine.push(state.ready, data) do
+      :match ->
+        Protocol.ready(state.worker)
+        %{state | ready: nil}
+
+      ready ->
+        %{state | ready: ready}
+    end
+  end
+
+  defp handle(%{handler: pid} = state, data) when is_pid(pid) do
+    send(pid, {:leash_output, state.worker, state.stream, data})
+    %{state | window: FlowControl.sent(state.window)}
+  end
+
+  defp handle(%{handler: %LogLines{}} = state, data),
+    do: log(state, &LogLines.push(&1, data, now()))
+
+  defp handle(%{handler: %Callback{} = callback} = state, data) do
+    case Callback.run(callback, [state.stream, data]) do
+      {:ok, _anything} -> state
+      {:error, failure} -> %{state | handler: Callback.log(callback, failure)}
+    end
+  end
+
+  defp log(state, step) do
+    {texts, lines} = step.(state.handler)
+    level = if state.stream == :stderr, do: :warning, else: :info
+    Enum.each(texts, &Logger.log(level, fn -> [state.label, ": ", &1] end))
+    arm_progress(%{state | handler: lines})
+  end
+
+  defp arm_progress(%{progress: nil, handler: lines} = state) do
+    case LogLines.due_in(lines, now()) do
+      nil -> state
+      ms -> %{state | progress: Process.send_after(self(), :progress, ms)}
+    end
+  end
+
+  defp arm_progress(state), do: state
+
+  defp now, do: System.monotonic_time(:millisecond)
+end

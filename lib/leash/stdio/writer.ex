@@ -1,0 +1,114 @@
+defmodule Leash.Stdio.Writer do
+  # Writes to a worker's stdin, in the order of the calls.
+  #
+  # A process of its own, so that a program which does not read blocks only those who write to it,
+  # and neither the Worker nor the end of the tree.
+  @moduledoc false
+
+  use GenServer
+  use Leash.ShortStatus, [:worker, :waiting?]
+
+  alias Leash.Native
+
+  @doc "Starts a writer that ends with the calling Worker, and makes it the owner of `fd`."
+  @spec start_link(Native.fd()) :: GenServer.on_start()
+  def start_link(fd) do
+    with {:ok, pid} <- GenServer.start_link(__MODULE__, {self(), fd}) do
+      :ok = Native.fd_give(fd, pid)
+      {:ok, pid}
+    end
+  end
+
+  @doc """
+  Queues a write; `from` gets the answer when the kernel took all of it: `:ok`, `{:error, :epipe}`,
+  `{:error, :closed}` or, after `timeout` milliseconds, `{:error, :timeout}` (part may be written).
+  """
+  @spec write(pid(), binary(), timeout(), GenServer.from()) :: :ok
+  def write(input, data, timeout, from), do: GenServer.cast(input, {:write, data, timeout, from})
+
+  @doc "Closes stdin after what is queued, so that the program sees the end of its input; `nil` wants no answer."
+  @spec close(pid(), GenServer.from() | nil) :: :ok
+  def close(input, from), do: GenServer.cast(input, {:close, from})
+
+  @impl true
+  def init({worker, fd}) do
+    # The link takes along only whose partner ended abnormally; a Worker that ends :normal is only seen like this.
+    Process.monitor(worker)
+    {:ok, %{worker: worker, fd: fd, queue: :queue.new(), waiting?: false}}
+  end
+
+  @impl true
+  def handle_cast({:write, data, timeout, from}, state) do
+    timer = if timeout != :infinity, do: Process.send_after(self(), {:timeout, from}, timeout)
+    enqueue({:write, data, from, timer}, state)
+  end
+
+  def handle_cast({:close, from}, state), do: enqueue({:close, from}, state)
+
+  @impl true
+  def handle_info({:leash_fd, _fd, :writable}, state),
+    do: {:noreply, work(%{state | waiting?: false})}
+
+  def handle_info({:timeout, from}, state) do
+    # Somebody who gave up must not have the rest of the data written behind the next one's back.
+    queue =
+      :queue.filter(
+        fn
+          {:write, _rest, ^from, _timer} ->
+            GenServer.reply(from, {:error, :timeout})
+            false
+
+          _other ->
+            true
+        end,
+        state.queue
+      )
+
+    {:noreply, work(%{state | queue: queue})}
+  end
+
+  def handle_info({:DOWN, _monitor, :process, worker, _reason}, %{worker: worker} = state),
+    do: {:stop, :normal, state}
+
+  def handle_info(_other, state), do: {:noreply, state}
+
+  defp enqueue(job, state), do: {:noreply, work(%{state | queue: :queue.in(job, state.queue)})}
+
+  defp work(%{waiting?: true} = state), do: state
+
+  defp work(state) do
+    case :queue.out(state.queue) do
+      {:empty, _queue} -> state
+      {{:value, job}, queue} -> job(job, %{state | queue: queue})
+    end
+  end
+
+  defp job({:close, from}, state) do
+    _ = state.fd && Native.fd_close(state.fd)
+    if from, do: GenServer.reply(from, :ok)
+    work(%{state | fd: nil})
+  end
+
+  defp job({:write, _data, _from, _timer} = write, %{fd: nil} = state),
+    do: done(write, {:error, :closed}, state)
+
+  defp job({:write, data, from, timer} = write, state) do
+    case Native.fd_write(state.fd, data) do
+      {:ok, written} when written == byte_size(data) -> done(write, :ok, state)
+      {:ok, written} -> job({:write, rest(data, written), from, timer}, state)
+      {:again, written} -> wait({:write, rest(data, written), from, timer}, state)
+      {:error, reason} -> done(write, {:error, reason}, state)
+    end
+  end
+
+  defp rest(data, written), do: binary_part(data, written, byte_size(data) - written)
+
+  defp wait(write, state),
+    do: %{state | queue: :queue.in_r(write, state.queue), waiting?: true}
+
+  defp done({:write, _data, from, timer}, answer, state) do
+    _ = timer && Process.cancel_timer(timer)
+    GenServer.reply(from, answer)
+    work(state)
+  end
+end

@@ -1,0 +1,76 @@
+defmodule Leash.Worker.Protocol do
+  # Every message between a process that answers for a tree and the others. The calls are those of
+  # `Leash.Worker`.
+  @moduledoc false
+
+  alias Leash.Native
+
+  @typedoc """
+  What a Worker process takes.
+
+    * `{:leash, {:stop, from, how}}` - end the tree and reply, also while it starts
+    * `{:leash, {:fail_unhealthy, reason}}` - end the tree; the process exits with the reason
+    * `{:leash, :owner_ended}` - the process of the operating system that owned an attached tree
+    * `{:leash, :shim_ended}` - the shim's pidfd
+    * `{:leash_fd, fd, :ready}` - the channel can be read
+    * `{:output_ready, pid}` - `:ready` is fulfilled
+    * `{:timeout, timer, name}` - a timer of `Leash.Worker.Machine`
+    * `{:DOWN, …}` - the hunt, the supervisor of `:leash`, or the owner of an attached tree
+    * `{:EXIT, …}` - the parent, or a process that reads or writes a pipe
+  """
+  @type t ::
+          {:leash, {:stop, GenServer.from(), :ladder | :kill}}
+          | {:leash, {:fail_unhealthy, term()}}
+          | {:leash, :owner_ended | :shim_ended}
+          | {:leash_fd, Native.fd(), :ready}
+          | {:output_ready, pid()}
+          | {:timeout, reference(), atom()}
+          | {:DOWN, reference(), :process, pid(), term()}
+          | {:EXIT, pid() | port(), term()}
+
+  @doc "Asks for the end of a tree; the answer is that of `Leash.Worker.stop/2`."
+  @spec stop(pid(), GenServer.from(), :ladder | :kill) :: :ok
+  def stop(worker, from, how), do: tell(worker, {:stop, from, how})
+
+  @doc "Ends a worker for this reason, in order."
+  @spec fail_unhealthy(pid(), term()) :: :ok
+  def fail_unhealthy(worker, reason), do: tell(worker, {:fail_unhealthy, reason})
+
+  @doc "Says that the worker is ready."
+  @spec ready(pid()) :: :ok
+  def ready(worker) do
+    send(worker, {:output_ready, self()})
+    :ok
+  end
+
+  defp tell(worker, message) do
+    send(worker, {:leash, message})
+    :ok
+  end
+
+  @doc "Waits for the next message, so many milliseconds. Calls stay in the mailbox."
+  @spec next(timeout()) :: t() | :timeout
+  def next(ms) do
+    receive do
+      {:EXIT, _, _} = message -> message
+      {:leash, _} = message -> message
+      {:leash_fd, _, _} = message -> message
+      {:output_ready, _} = message -> message
+      {:timeout, _, _} = message -> message
+      {:DOWN, _, _, _, _} = message -> message
+    after
+      ms -> :timeout
+    end
+  end
+
+  @doc "Takes the requests for an end that are in the mailbox, calls too."
+  @spec pending_stops() :: [{GenServer.from(), :ladder | :kill}]
+  def pending_stops do
+    receive do
+      {:"$gen_call", from, {:stop, how}} -> [{from, how} | pending_stops()]
+      {:leash, {:stop, from, how}} -> [{from, how} | pending_stops()]
+    after
+      0 -> []
+    end
+  end
+end

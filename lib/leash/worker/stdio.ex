@@ -1,0 +1,76 @@
+defmodule Leash.Worker.Stdio do
+  # The VM's ends of a worker's pipes: given to the processes that read and write them.
+  @moduledoc false
+
+  alias Leash.{Callback, Native}
+  alias Leash.Stdio.{Reader, Writer}
+  alias Leash.Worker.Server
+
+  @type ends :: %{
+          stdin: Native.fd() | nil,
+          stdout: Native.fd() | nil,
+          stderr: Native.fd() | nil
+        }
+  @type outputs :: %{optional(pid()) => :stdout | :stderr}
+
+  @doc "Hands the ends to processes that are linked to the caller."
+  @spec open(Server.t(), ends()) :: Server.t()
+  def open(server, ends),
+    do: %{server | input: start_input(ends.stdin), outputs: start_outputs(server, ends)}
+
+  defp start_input(nil), do: nil
+
+  defp start_input(fd) do
+    {:ok, pid} = Writer.start_link(fd)
+    pid
+  end
+
+  @doc "Why nothing can be written."
+  @spec no_input(map()) :: :epipe | :not_piped
+  def no_input(%{stdin: :pipe}), do: :epipe
+  def no_input(_options), do: :not_piped
+
+  defp start_outputs(_server, %{stdout: nil, stderr: nil}), do: %{}
+
+  defp start_outputs(server, ends) do
+    options = %{
+      label: server.label,
+      callers: Callback.callers(),
+      ready: if(is_struct(server.options.ready, Regex), do: server.options.ready),
+      window: server.options.output_window,
+      limited?: server.machine.ready?,
+      traffic: server.traffic
+    }
+
+    for stream <- [:stdout, :stderr], fd = ends[stream], into: %{} do
+      options = Map.merge(options, handler(server.options, stream))
+      {:ok, pid} = Reader.start_link(fd, stream, options)
+      {pid, stream}
+    end
+  end
+
+  defp handler(%{on_stderr: handler}, :stderr) when handler != nil,
+    do: %{option: :on_stderr, handler: handler}
+
+  defp handler(%{on_output: handler}, _stream), do: %{option: :on_output, handler: handler}
+
+  @doc "The worker is ready: from now on output that no process takes holds the program back."
+  @spec limit(outputs()) :: :ok
+  def limit(outputs), do: Enum.each(Map.keys(outputs), &Reader.limit/1)
+
+  @doc "The tree is gone: what the pipes still hold is read without waiting for more."
+  @spec finish(outputs()) :: :ok
+  def finish(outputs), do: Enum.each(Map.keys(outputs), &Reader.finish/1)
+
+  @doc "Logs the handlers that have not taken everything in time; they go on alone."
+  @spec leave(outputs(), map(), String.t()) :: :ok
+  def leave(outputs, options, label) do
+    _logged =
+      for stream <- Map.values(outputs),
+          %{option: option, handler: function} when is_function(function) <-
+            [handler(options, stream)],
+          do: option |> Callback.new(label, function) |> Callback.log(:busy)
+
+    :ok
+  end
+end
