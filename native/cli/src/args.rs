@@ -193,7 +193,8 @@ fn asked(text: &str) -> Result<String, String> {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let number: f64 = text.parse().map_err(|_| "a number such as 2 or 0.5 is expected".to_owned())?;
+    let number: f64 =
+        text.parse().map_err(|_| "a number such as 2 or 0.5 is expected".to_owned())?;
     if !(0.1..=3600.0).contains(&number) {
         return Err("0.1 to 3600 is expected".to_owned());
     }

@@ -47,7 +47,8 @@ pub(crate) fn ask_all(
         .map(|run| {
             let (path, request) = (dir.path().join(socket_name(*run)), request.to_owned());
             let (sender, answer) = mpsc::channel();
-            let started = std::thread::Builder::new().spawn(move || sender.send(ask(&path, &request, until)));
+            let started = std::thread::Builder::new()
+                .spawn(move || sender.send(ask(&path, &request, until)));
             (*run, started.is_ok(), answer)
         })
         .collect();
@@ -58,13 +59,18 @@ pub(crate) fn ask_all(
     };
     asked
         .into_iter()
-        .map(|(run, started, answer)| (run, if started { wait(&answer) } else { Err(Silence::NoAnswer) }))
+        .map(|(run, started, answer)| {
+            (run, if started { wait(&answer) } else { Err(Silence::NoAnswer) })
+        })
         .collect()
 }
 
 fn ask(path: &Path, request: &str, until: Instant) -> Result<Vec<Line>, Silence> {
     let mut stream = connect(path)?;
-    let uid = rustix::net::sockopt::socket_peercred(&stream).map_err(|_| Silence::NoAnswer)?.uid.as_raw();
+    let uid = rustix::net::sockopt::socket_peercred(&stream)
+        .map_err(|_| Silence::NoAnswer)?
+        .uid
+        .as_raw();
     if !is_believed(uid, rustix::process::geteuid().as_raw()) {
         return Err(Silence::ForeignPeer);
     }
@@ -96,7 +102,9 @@ fn ask(path: &Path, request: &str, until: Instant) -> Result<Vec<Line>, Silence>
 fn connect(path: &Path) -> Result<UnixStream, Silence> {
     UnixStream::connect(path).map_err(|error| match error.kind() {
         // The last one: a path that is too long for a socket, so that the VM has none either.
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::InvalidInput => Silence::NoSocket,
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::InvalidInput => {
+            Silence::NoSocket
+        }
         _ => Silence::NoAnswer,
     })
 }
@@ -140,7 +148,8 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     fn answered(with: &'static [u8]) -> (Result<Vec<Line>, Silence>, Duration) {
-        let path = std::env::temp_dir().join(format!("leash-cli-{}", leash_core::generate_run_id().unwrap()));
+        let path = std::env::temp_dir()
+            .join(format!("leash-cli-{}", leash_core::generate_run_id().unwrap()));
         let dir = RunDir::open(&path).unwrap();
         let run = leash_core::generate_run_id().unwrap();
         let listener = UnixListener::bind(path.join(socket_name(run))).unwrap();
@@ -181,13 +190,17 @@ mod tests {
         for half in [&b""[..], b"worker\t1\n", b"worker\tend\n"] {
             let (answer, took) = answered(half);
             assert_eq!(answer, Err(Silence::NoAnswer), "{half:?}");
-            assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(5), "{took:?}");
+            assert!(
+                took >= Duration::from_millis(300) && took < Duration::from_secs(5),
+                "{took:?}"
+            );
         }
     }
 
     #[test]
     fn nobody_listens_on_a_socket_that_a_dead_vm_left() {
-        let path = std::env::temp_dir().join(format!("leash-cli-{}", leash_core::generate_run_id().unwrap()));
+        let path = std::env::temp_dir()
+            .join(format!("leash-cli-{}", leash_core::generate_run_id().unwrap()));
         let dir = RunDir::open(&path).unwrap();
         let run = leash_core::generate_run_id().unwrap();
         let ask = || ask_all(&dir, &[run], "find x", Duration::from_millis(300)).remove(0).1;

@@ -16,7 +16,8 @@ pub(crate) enum Exit {
 
 impl Exit {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 5] = [Self::Done, Self::Left, Self::Usage, Self::Refused, Self::Unusable];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Done, Self::Left, Self::Usage, Self::Refused, Self::Unusable];
 }
 
 impl From<Exit> for ExitCode {

@@ -40,7 +40,13 @@ pub(crate) fn run(place: &Place, args: &KillArgs) -> Result<Exit, Failure> {
     }
     if args.json {
         let run_dir = place.path.display().to_string();
-        print_json(&Document { format: 1, run_dir, run_id: run.to_string(), forced, report: &report })?;
+        print_json(&Document {
+            format: 1,
+            run_dir,
+            run_id: run.to_string(),
+            forced,
+            report: &report,
+        })?;
     } else {
         print(&text(&report, forced))?;
     }
@@ -56,9 +62,14 @@ fn text(report: &Report, forced: Option<Asked>) -> String {
     let mut lines = Vec::new();
     if let Some(Asked { pid, signal, ended, elapsed_ms }) = forced {
         let became = if ended { "ended" } else { "still lives" };
-        lines.push(format!("the VM, process {pid}, got {signal} and {became} after {elapsed_ms} ms"));
+        lines.push(format!(
+            "the VM, process {pid}, got {signal} and {became} after {elapsed_ms} ms"
+        ));
     }
-    if forced.is_some_and(|asked| asked.ended) && report.refused.is_some() && report.runs.is_empty() {
+    if forced.is_some_and(|asked| asked.ended)
+        && report.refused.is_some()
+        && report.runs.is_empty()
+    {
         lines.push("nothing of its run is left".to_owned());
     }
     if report.refused.is_none() {
@@ -83,13 +94,19 @@ fn conclude(run: RunId, report: &Report, forced: Option<Asked>) -> Result<Exit, 
         (Some(Refused::Run(why)), Some(known)) => {
             Err(Failure::new(Exit::Refused, refusal(run, why, &known.why)))
         }
-        (Some(_), Some(known)) => Err(Failure::new(Exit::Refused, refusal(run, known.verdict, &known.why))),
+        (Some(_), Some(known)) => {
+            Err(Failure::new(Exit::Refused, refusal(run, known.verdict, &known.why)))
+        }
     }
 }
 
 fn refusal(run: RunId, of: Verdict, why: &str) -> String {
     // The core speaks to a VM there.
-    let why = if of == Verdict::OwnOuterRun { "this command was started from inside of it" } else { why };
+    let why = if of == Verdict::OwnOuterRun {
+        "this command was started from inside of it"
+    } else {
+        why
+    };
     let hint = if of == Verdict::Live { " (--force sends SIGTERM to its VM)" } else { "" };
     format!("{run} is not provably dead: {}: {why}; nothing was sent{hint}", verdict(of))
 }
@@ -126,7 +143,8 @@ mod tests {
     #[test]
     fn the_status_says_what_came_of_it() {
         let status = |refused, known, forced| {
-            conclude(run_id(), &report(refused, known), forced).unwrap_or_else(|failure| failure.exit)
+            conclude(run_id(), &report(refused, known), forced)
+                .unwrap_or_else(|failure| failure.exit)
         };
         assert_eq!(status(None, true, None), Exit::Done);
         assert_eq!(status(Some(Verdict::UnknownOwner), false, None), Exit::Left);

@@ -39,16 +39,21 @@ impl Look {
         if report.incomplete_because.contains(&Incomplete::NoProc) {
             return Err(Failure::new(Exit::Unusable, incomplete(&report).unwrap_or_default()));
         }
-        let mut runs: Vec<_> =
-            report.runs.iter().map(|run| RunView::new(run, since(dir.as_ref(), &run.run_id))).collect();
+        let mut runs: Vec<_> = report
+            .runs
+            .iter()
+            .map(|run| RunView::new(run, since(dir.as_ref(), &run.run_id)))
+            .collect();
         let recorded: HashSet<_> = runs
             .iter()
             .filter(|run| run.record == RecordPresence::Present)
             .map(|run| run.run_id.clone())
             .collect();
-        let owners: HashMap<_, _> = runs.iter().map(|run| (run.run_id.clone(), run.owner)).collect();
+        let owners: HashMap<_, _> =
+            runs.iter().map(|run| (run.run_id.clone(), run.owner)).collect();
         let me = host.me().pid.as_u32();
-        let of_run = |run: &Option<String>| run.as_ref().is_some_and(|run| recorded.contains(run));
+        let of_run =
+            |run: &Option<String>| run.as_ref().is_some_and(|run| recorded.contains(run));
         let mut processes: Vec<_> = report
             .matches
             .iter()
@@ -68,11 +73,14 @@ impl Look {
             (&a.run_id, a.worker, !a.shim, a.pid).cmp(&(&b.run_id, b.worker, !b.shim, b.pid))
         });
         for run in &mut runs {
-            let own = processes.iter().filter(|process| process.run_id.as_ref() == Some(&run.run_id));
+            let own =
+                processes.iter().filter(|process| process.run_id.as_ref() == Some(&run.run_id));
             (run.shims, run.processes) =
                 own.fold((0, 0), |(s, p), one| if one.shim { (s + 1, p) } else { (s, p + 1) });
         }
-        runs.retain(|run| all || run.record != RecordPresence::Absent || run.shims + run.processes > 0);
+        runs.retain(|run| {
+            all || run.record != RecordPresence::Absent || run.shims + run.processes > 0
+        });
         Ok(Self {
             runs,
             processes,

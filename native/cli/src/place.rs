@@ -21,7 +21,11 @@ impl Place {
         Self::find_in(option, |name| std::env::var_os(name), uid)
     }
 
-    fn find_in(option: Option<PathBuf>, variable: impl Fn(&str) -> Option<OsString>, uid: u32) -> Self {
+    fn find_in(
+        option: Option<PathBuf>,
+        variable: impl Fn(&str) -> Option<OsString>,
+        uid: u32,
+    ) -> Self {
         let nonempty = |name| variable(name).filter(|value| !value.is_empty());
         if let Some(path) = option {
             return Self { path, named: true };
@@ -31,7 +35,8 @@ impl Place {
         }
         if let Some(directories) = nonempty("RUNTIME_DIRECTORY") {
             // systemd.exec(5): several directories are separated by colons.
-            let first = directories.as_bytes().split(|&byte| byte == b':').next().unwrap_or_default();
+            let first =
+                directories.as_bytes().split(|&byte| byte == b':').next().unwrap_or_default();
             let path = PathBuf::from(OsString::from_vec(first.to_vec())).join("leash");
             return Self { path, named: false };
         }
@@ -52,7 +57,8 @@ impl Place {
     /// The second part is what to tell then.
     pub(crate) fn open_to_look(&self) -> Result<(Option<Arc<RunDir>>, Option<String>), Failure> {
         if !self.named && is_missing(&self.path) {
-            let note = format!("{}: runs are judged by what processes say of them", self.missing());
+            let note =
+                format!("{}: runs are judged by what processes say of them", self.missing());
             return Ok((None, Some(note)));
         }
         Ok((Some(self.open()?), None))
@@ -75,13 +81,16 @@ fn default_in(parent: &Path, uid: u32) -> PathBuf {
     }
     let prefix = format!("{name}.");
     let others = std::fs::read_dir(parent).into_iter().flatten().flatten();
-    let others = others.filter(|entry| entry.file_name().as_bytes().starts_with(prefix.as_bytes()));
-    let others = others.map(|entry| entry.path()).filter(|path| is_ours(path) && is_private(path));
+    let others =
+        others.filter(|entry| entry.file_name().as_bytes().starts_with(prefix.as_bytes()));
+    let others =
+        others.map(|entry| entry.path()).filter(|path| is_ours(path) && is_private(path));
     others.min().unwrap_or(first)
 }
 
 fn is_missing(path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    std::fs::symlink_metadata(path)
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 #[cfg(test)]
@@ -113,7 +122,8 @@ mod tests {
     #[test]
     fn where_the_default_is_not_ours_the_one_that_a_vm_took_instead_is_found() {
         use std::os::unix::fs::PermissionsExt as _;
-        let parent = std::env::temp_dir().join(format!("leash-cli-default-{}", std::process::id()));
+        let parent =
+            std::env::temp_dir().join(format!("leash-cli-default-{}", std::process::id()));
         let uid = rustix::process::geteuid().as_raw();
         let at = |end: &str| parent.join(format!("leash-{uid}{end}"));
         let make = |end: &str, mode| {
@@ -130,15 +140,24 @@ mod tests {
         make(".4", 0o700);
         assert_eq!(default_in(&parent, uid), at(".3"));
         std::fs::remove_file(at("")).unwrap();
-        assert_eq!(default_in(&parent, uid), at(".3"), "it is found again when the first is free");
+        assert_eq!(
+            default_in(&parent, uid),
+            at(".3"),
+            "it is found again when the first is free"
+        );
         make("", 0o755);
-        assert_eq!(default_in(&parent, uid), at(""), "a loose one of ours is for its user to close");
+        assert_eq!(
+            default_in(&parent, uid),
+            at(""),
+            "a loose one of ours is for its user to close"
+        );
         std::fs::remove_dir_all(&parent).unwrap();
     }
 
     #[test]
     fn a_missing_directory_is_not_made_and_only_forgiven_where_nobody_named_it() {
-        let missing = std::env::temp_dir().join(format!("leash-cli-missing-{}", std::process::id()));
+        let missing =
+            std::env::temp_dir().join(format!("leash-cli-missing-{}", std::process::id()));
         let place = |named| Place { path: missing.clone(), named };
         assert_eq!(place(true).open_to_look().unwrap_err().exit, Exit::Unusable);
         assert_eq!(place(false).open().unwrap_err().exit, Exit::Unusable);

@@ -46,7 +46,11 @@ pub(crate) fn shown(look: &Look, shims: bool) -> Vec<&ProcessView> {
     look.processes.iter().filter(|process| shims || !process.shim).collect()
 }
 
-pub(crate) fn table(processes: &[&ProcessView], paint: Paint, width: Option<usize>) -> Vec<String> {
+pub(crate) fn table(
+    processes: &[&ProcessView],
+    paint: Paint,
+    width: Option<usize>,
+) -> Vec<String> {
     use Align::{Left, Right};
     let columns = [
         ("RUN", Left),

@@ -77,7 +77,9 @@ impl RunView {
     pub(crate) fn status_cell(&self) -> Cell {
         let (text, colour) = match self.status {
             Status::Alive => ("alive".to_owned(), Colour::Green),
-            Status::Dead if self.verdict == Verdict::Stale => ("dead (boot)".to_owned(), Colour::Red),
+            Status::Dead if self.verdict == Verdict::Stale => {
+                ("dead (boot)".to_owned(), Colour::Red)
+            }
             Status::Dead => ("DEAD".to_owned(), Colour::Red),
             Status::Unknown => (verdict(self.verdict), Colour::Yellow),
         };
@@ -136,7 +138,10 @@ mod tests {
     #[test]
     fn only_what_is_provably_over_is_dead() {
         assert_eq!(Status::of(Verdict::Live), Status::Alive);
-        assert_eq!((Status::of(Verdict::Dead), Status::of(Verdict::Stale)), (Status::Dead, Status::Dead));
+        assert_eq!(
+            (Status::of(Verdict::Dead), Status::of(Verdict::Stale)),
+            (Status::Dead, Status::Dead)
+        );
         for unsure in [Verdict::Disputed, Verdict::UnknownOwner, Verdict::ForeignNamespace] {
             assert_eq!(Status::of(unsure), Status::Unknown);
         }

@@ -52,7 +52,9 @@ fn table(runs: &[RunView], paint: Paint, width: Option<usize>) -> Vec<String> {
         ("PROCESSES", Right),
         ("WHY", Left),
     ];
-    let text = |text: &Option<String>| or_dash(text.as_deref().filter(|text| !text.is_empty()).map(harmless));
+    let text = |text: &Option<String>| {
+        or_dash(text.as_deref().filter(|text| !text.is_empty()).map(harmless))
+    };
     let rows: Vec<_> = runs
         .iter()
         .map(|run| {

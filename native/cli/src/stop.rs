@@ -90,7 +90,8 @@ pub(crate) fn run(place: &Place, args: &StopArgs) -> Result<Exit, Failure> {
     drop_dead(place, &mut mute)?;
     let document = |stopped, runs: &[Asked], mute: &[Mute], report: Option<&Report>| {
         let run_dir = place.path.display().to_string();
-        let document = Document { format: 1, run_dir, name: &args.name, stopped, runs, mute, report };
+        let document =
+            Document { format: 1, run_dir, name: &args.name, stopped, runs, mute, report };
         if args.json { print_json(&document) } else { Ok(()) }
     };
     let has_it = runs.iter().any(|run| !run.workers.is_empty());
@@ -119,8 +120,11 @@ pub(crate) fn run(place: &Place, args: &StopArgs) -> Result<Exit, Failure> {
     let patience = args.deadline + ANSWER;
     let request = format!("stop {} {}", args.deadline.as_millis(), args.name);
     let (ended, silent) = sort(ask_all(&dir, &chosen, &request, patience))?;
-    let exit =
-        if is_all_gone(&ended) && silent.is_empty() && mute.is_empty() { Exit::Done } else { Exit::Left };
+    let exit = if is_all_gone(&ended) && silent.is_empty() && mute.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Left
+    };
     mute.extend(silent);
     document(true, &ended, &mute, None)?;
     if !args.json {
@@ -147,8 +151,12 @@ fn living(dir: &RunDir, only: Option<RunId>) -> Result<Vec<RunId>, Failure> {
     if !records.complete {
         complain("not every record could be read: a run may have been missed");
     }
-    let mut runs: Vec<_> =
-        records.files.iter().filter(|file| file.lock != Lock::Free).map(|file| file.run).collect();
+    let mut runs: Vec<_> = records
+        .files
+        .iter()
+        .filter(|file| file.lock != Lock::Free)
+        .map(|file| file.run)
+        .collect();
     runs.sort_unstable_by_key(RunId::to_string);
     Ok(runs)
 }
@@ -260,8 +268,10 @@ fn swept(report: &Report) -> String {
 
 /// Where VMs live and none has it, somebody misspelt it, or it has ended already.
 fn say_unknown(dir: &RunDir, living: &[RunId], asked: usize, name: &str) {
-    let mut message =
-        format!("{} no worker or group {name}", count(asked, "living run has", "living runs have"));
+    let mut message = format!(
+        "{} no worker or group {name}",
+        count(asked, "living run has", "living runs have")
+    );
     let mut names: Vec<_> = ask_all(dir, living, "names", ANSWER)
         .into_iter()
         .flat_map(|(_, answer)| answer.unwrap_or_default())
@@ -287,7 +297,8 @@ fn refusal(args: &StopArgs, runs: &[Asked], mute: &[Mute]) -> Option<String> {
         return None;
     }
     if runs.len() > 1 {
-        let message = format!("several runs have {}: {}; nothing was stopped", args.name, listed());
+        let message =
+            format!("several runs have {}: {}; nothing was stopped", args.name, listed());
         return Some(format!("{message} (choose with --run, or --all-runs)"));
     }
     (!mute.is_empty()).then(|| {
@@ -311,7 +322,9 @@ fn say_mute(mute: &[Mute], patience: Duration) {
     for Mute { run_id, why } in mute {
         let what = match why {
             Silence::NoSocket => "its VM lives and has no socket to be asked on".to_owned(),
-            Silence::NoAnswer => format!("its VM has not answered within {} ms", patience.as_millis()),
+            Silence::NoAnswer => {
+                format!("its VM has not answered within {} ms", patience.as_millis())
+            }
             Silence::ForeignPeer => "another user listens on its socket".to_owned(),
             Silence::Garbage => "its VM answered what is no answer".to_owned(),
         };
@@ -366,9 +379,16 @@ fn what(result: Option<Outcome>) -> Cell {
 
 fn how(worker: &Worker) -> String {
     let how = worker.how.as_deref().map(harmless).unwrap_or_default();
-    let survivors: Vec<_> =
-        worker.survivors.iter().map(|one| format!("{} ({})", one.pid, harmless(&one.why))).collect();
-    if survivors.is_empty() { how } else { format!("{how} {}", survivors.join(", ")).trim_start().to_owned() }
+    let survivors: Vec<_> = worker
+        .survivors
+        .iter()
+        .map(|one| format!("{} ({})", one.pid, harmless(&one.why)))
+        .collect();
+    if survivors.is_empty() {
+        how
+    } else {
+        format!("{how} {}", survivors.join(", ")).trim_start().to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -388,7 +408,8 @@ mod tests {
         let found = Worker::parse(&fields("worker|3|worker|4711|MyApp.W|:pool")).unwrap();
         assert_eq!((found.worker, found.os_pid, found.result), (3, Some(4711), None));
         let left =
-            Worker::parse(&fields("worker|3|port||sh||survived||12:eperm,13:uninterruptible")).unwrap();
+            Worker::parse(&fields("worker|3|port||sh||survived||12:eperm,13:uninterruptible"))
+                .unwrap();
         assert_eq!((left.os_pid, left.group.as_deref(), left.survivors.len()), (None, None, 2));
         assert_eq!(how(&left), "12 (eperm), 13 (uninterruptible)");
         for bad in [
@@ -408,8 +429,12 @@ mod tests {
         ];
         let (asked, mute) = sort(answers).unwrap();
         assert!(asked.is_empty());
-        assert_eq!(mute.iter().map(|run| run.why).collect::<Vec<_>>(), [Silence::Garbage, Silence::NoAnswer]);
-        let failure = sort(vec![(run_id("s59m65f"), Ok(vec![fields("error|no\u{1b}")]))]).unwrap_err();
+        assert_eq!(
+            mute.iter().map(|run| run.why).collect::<Vec<_>>(),
+            [Silence::Garbage, Silence::NoAnswer]
+        );
+        let failure =
+            sort(vec![(run_id("s59m65f"), Ok(vec![fields("error|no\u{1b}")]))]).unwrap_err();
         assert_eq!(failure.message, "s59m65f: no\u{fffd}");
     }
 
@@ -437,8 +462,13 @@ mod tests {
     #[test]
     fn what_a_vm_says_cannot_control_the_terminal() {
         let worker =
-            Worker::parse(&fields("worker|3|worker|4711|a\u{1b}[2Jb|\u{1b}|ended|st\u{1b}|")).unwrap();
-        let shown = table(&[Asked { run_id: "s59m65f".into(), workers: vec![worker] }], Paint(false), None);
+            Worker::parse(&fields("worker|3|worker|4711|a\u{1b}[2Jb|\u{1b}|ended|st\u{1b}|"))
+                .unwrap();
+        let shown = table(
+            &[Asked { run_id: "s59m65f".into(), workers: vec![worker] }],
+            Paint(false),
+            None,
+        );
         assert!(!shown.contains('\u{1b}'), "{shown:?}");
         assert!(shown.ends_with("\nended 1 worker\n"));
     }

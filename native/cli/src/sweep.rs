@@ -48,13 +48,24 @@ pub(crate) fn exit(report: &Report) -> Exit {
     if report.survivors.is_empty() && is_proven(report) { Exit::Done } else { Exit::Left }
 }
 
-pub(crate) fn table(report: &Report, dry_run: bool, paint: Paint, width: Option<usize>) -> Vec<String> {
+pub(crate) fn table(
+    report: &Report,
+    dry_run: bool,
+    paint: Paint,
+    width: Option<usize>,
+) -> Vec<String> {
     use Align::{Left, Right};
     if report.matches.is_empty() {
         return Vec::new();
     }
-    let columns =
-        [("WHAT", Left), ("PID", Right), ("RUN", Left), ("WORKER", Right), ("WHY", Left), ("COMMAND", Left)];
+    let columns = [
+        ("WHAT", Left),
+        ("PID", Right),
+        ("RUN", Left),
+        ("WORKER", Right),
+        ("WHY", Left),
+        ("COMMAND", Left),
+    ];
     let rows: Vec<_> = report
         .matches
         .iter()
@@ -90,7 +101,9 @@ fn why(report: &Report, found: &Match) -> String {
     let survivor = report.survivors.iter().find(|one| same(one.pid, one.start_ticks));
     match (survivor, found.ended_by) {
         (Some(survivor), _) => format!("{judged}; {}", name(survivor.reason).replace('_', " ")),
-        (None, Some(by)) => format!("{judged}; by {}", if by == "shim" { "its shim" } else { by }),
+        (None, Some(by)) => {
+            format!("{judged}; by {}", if by == "shim" { "its shim" } else { by })
+        }
         (None, None) => judged,
     }
 }
@@ -134,7 +147,12 @@ mod tests {
     use leash_core::Incomplete;
     use leash_core::report::{Reason, Survivor};
 
-    fn found(pid: u32, verdict: Verdict, action: Action, ended_by: Option<&'static str>) -> Match {
+    fn found(
+        pid: u32,
+        verdict: Verdict,
+        action: Action,
+        ended_by: Option<&'static str>,
+    ) -> Match {
         Match {
             pid,
             start_ticks: Some(5),
@@ -177,17 +195,28 @@ mod tests {
             ..Report::default()
         };
         let shown = table(&report, false, Paint(false), None);
-        assert!(shown[1].starts_with("ended       7  s59m65f       1  dead: its run is dead; by SIGTERM"));
-        assert!(shown[2].starts_with("SURVIVED    8") && shown[2].contains("; uninterruptible"), "{shown:?}");
-        assert!(shown[3].starts_with("kept        9") && shown[3].contains("live: "), "{shown:?}");
+        assert!(
+            shown[1]
+                .starts_with("ended       7  s59m65f       1  dead: its run is dead; by SIGTERM")
+        );
+        assert!(
+            shown[2].starts_with("SURVIVED    8") && shown[2].contains("; uninterruptible"),
+            "{shown:?}"
+        );
+        assert!(
+            shown[3].starts_with("kept        9") && shown[3].contains("live: "),
+            "{shown:?}"
+        );
         assert_eq!(summary(&report, false), "ended 1 process of 1 dead run in 0 ms; 1 left");
         assert_eq!(exit(&report), Exit::Left);
     }
 
     #[test]
     fn a_dry_run_says_would() {
-        let report =
-            Report { matches: vec![found(7, Verdict::Dead, Action::Kept, None)], ..Report::default() };
+        let report = Report {
+            matches: vec![found(7, Verdict::Dead, Action::Kept, None)],
+            ..Report::default()
+        };
         assert!(table(&report, true, Paint(false), None)[1].starts_with("would end"));
         assert_eq!(summary(&report, true), "would end 1 process of 1 dead run; nothing was sent");
         assert!(table(&report, false, Paint(false), None)[1].starts_with("kept"));

@@ -41,7 +41,10 @@ pub(crate) fn lines<const N: usize>(
         }
     }
     let titles = columns.map(|(title, _)| Cell { text: title.to_owned(), colour: Colour::Bold });
-    std::iter::once(&titles).chain(rows).map(|row| line(row, columns, widths, paint, width)).collect()
+    std::iter::once(&titles)
+        .chain(rows)
+        .map(|row| line(row, columns, widths, paint, width))
+        .collect()
 }
 
 fn line<const N: usize>(
@@ -92,7 +95,8 @@ pub(crate) fn cut(text: &str, width: usize) -> String {
 mod tests {
     use super::*;
 
-    const COLUMNS: [(&str, Align); 3] = [("A", Align::Left), ("NUM", Align::Right), ("REST", Align::Left)];
+    const COLUMNS: [(&str, Align); 3] =
+        [("A", Align::Left), ("NUM", Align::Right), ("REST", Align::Left)];
 
     fn row(a: &str, number: &str, rest: &str) -> [Cell; 3] {
         [a.into(), number.into(), rest.into()]

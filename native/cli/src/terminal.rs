@@ -50,13 +50,16 @@ impl Screen {
         }
         // Blocked and read, so that the terminal is put right before any of them ends this process.
         let mut set = SigSet::empty();
-        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGWINCH] {
+        for signal in
+            [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGWINCH]
+        {
             set.add(signal);
         }
         set.thread_block().map_err(|errno| failed(errno as i32))?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let signals = SignalFd::with_flags(&set, flags).map_err(|errno| failed(errno as i32))?;
-        let before = rustix::termios::tcgetattr(&stdin).map_err(|errno| failed(errno.raw_os_error()))?;
+        let before =
+            rustix::termios::tcgetattr(&stdin).map_err(|errno| failed(errno.raw_os_error()))?;
         let mut raw = before.clone();
         raw.make_raw();
         rustix::termios::tcsetattr(&stdin, OptionalActions::Flush, &raw)
@@ -77,7 +80,8 @@ impl Screen {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let stdin = std::io::stdin();
-            let mut fds = [PollFd::new(&stdin, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
+            let mut fds =
+                [PollFd::new(&stdin, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
             let ready = match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
                 Ok(0) => return Woken::Draw,
                 Ok(_) => fds.map(|fd| !fd.revents().is_empty()),
@@ -86,7 +90,9 @@ impl Screen {
             };
             if ready[1] {
                 match self.signals.read_signal() {
-                    Ok(Some(info)) if info.ssi_signo != Signal::SIGWINCH as u32 => return Woken::Quit,
+                    Ok(Some(info)) if info.ssi_signo != Signal::SIGWINCH as u32 => {
+                        return Woken::Quit;
+                    }
                     _ => return Woken::Draw,
                 }
             }
@@ -100,7 +106,8 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         let _ = write("\x1b[?25h\x1b[?1049l");
-        let _ = rustix::termios::tcsetattr(std::io::stdin(), OptionalActions::Flush, &self.before);
+        let _ =
+            rustix::termios::tcsetattr(std::io::stdin(), OptionalActions::Flush, &self.before);
     }
 }
 

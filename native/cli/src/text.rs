@@ -60,7 +60,8 @@ mod tests {
 
     #[test]
     fn ages_and_sizes_fit_a_column() {
-        let ages = [0, 59_999, 60_000, 3_599_000, 3_600_000, 86_399_000, 86_400_000, 400 * 86_400_000];
+        let ages =
+            [0, 59_999, 60_000, 3_599_000, 3_600_000, 86_399_000, 86_400_000, 400 * 86_400_000];
         let shown = ["0s", "59s", "1m00s", "59m59s", "1h00m", "23h59m", "1d00h", "400d00h"];
         assert_eq!(ages.map(age), shown);
         let sizes = [0, 1023, 1024, 25 << 20, 3 << 30, 1 << 60];
@@ -75,6 +76,9 @@ mod tests {
 
     #[test]
     fn nothing_controls_the_terminal() {
-        assert_eq!(harmless("a\x1b[2Jb\n\u{9b}c\u{7f}"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}c\u{fffd}");
+        assert_eq!(
+            harmless("a\x1b[2Jb\n\u{9b}c\u{7f}"),
+            "a\u{fffd}[2Jb\u{fffd}\u{fffd}c\u{fffd}"
+        );
     }
 }

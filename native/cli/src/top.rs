@@ -50,7 +50,8 @@ mod tests {
 
     #[test]
     fn a_frame_is_never_larger_than_the_terminal() {
-        let notes: Vec<_> = (0..20).map(|number| format!("note {number}, which goes on")).collect();
+        let notes: Vec<_> =
+            (0..20).map(|number| format!("note {number}, which goes on")).collect();
         let look = Look {
             runs: Vec::new(),
             processes: Vec::new(),
@@ -61,7 +62,10 @@ mod tests {
         for size in [(1, 1), (10, 3), (80, 24), (80, 22), (80, 21)] {
             let lines = frame(&look, false, Paint(false), size);
             assert!(lines.len() <= size.1, "{size:?}: {lines:?}");
-            assert!(lines.iter().all(|line| line.chars().count() <= size.0), "{size:?}: {lines:?}");
+            assert!(
+                lines.iter().all(|line| line.chars().count() <= size.0),
+                "{size:?}: {lines:?}"
+            );
         }
         assert_eq!(frame(&look, false, Paint(false), (80, 10))[9], "and 13 more");
     }

@@ -43,7 +43,12 @@ pub(crate) fn run(place: &Place, args: &TreeArgs) -> Result<Exit, Failure> {
 
 /// A run and what is below it. What nothing of the run is the parent of stands at the top: the warden, shims that are
 /// not its children, and orphans.
-fn draw(run: &RunView, processes: &[&ProcessView], paint: Paint, width: Option<usize>) -> Vec<String> {
+fn draw(
+    run: &RunView,
+    processes: &[&ProcessView],
+    paint: Paint,
+    width: Option<usize>,
+) -> Vec<String> {
     let status = run.status_cell();
     let mut parts = vec![format!("owner {}", or_dash(run.owner.map(OwnerView::text)))];
     for (name, value) in [("app", &run.app), ("node", &run.node), ("since", &run.since)] {
@@ -92,11 +97,13 @@ fn descend<'a>(
             continue;
         }
         let (elbow, below) = if is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-        let text = cut(&format!("{indent}{elbow}{}", label(process)), width.unwrap_or(usize::MAX));
+        let text =
+            cut(&format!("{indent}{elbow}{}", label(process)), width.unwrap_or(usize::MAX));
         lines.push(paint.text(process.status_cell().colour, &text));
         let Some(children) = children.get(&process.pid) else { continue };
         // Deeper than that nobody can see who is whose anyway.
-        let deeper = if length(&indent) < DEEPEST { Rc::from(format!("{indent}{below}")) } else { indent };
+        let deeper =
+            if length(&indent) < DEEPEST { Rc::from(format!("{indent}{below}")) } else { indent };
         push(&mut stack, children, &deeper);
     }
 }
@@ -108,7 +115,10 @@ fn push<'a>(
     indent: &Rc<str>,
 ) {
     let ordered = siblings.iter().enumerate().rev();
-    stack.extend(ordered.map(|(index, process)| (*process, Rc::clone(indent), index + 1 == siblings.len())));
+    stack.extend(
+        ordered
+            .map(|(index, process)| (*process, Rc::clone(indent), index + 1 == siblings.len())),
+    );
 }
 
 fn label(process: &ProcessView) -> String {
@@ -122,7 +132,11 @@ fn label(process: &ProcessView) -> String {
         return format!("{pid} {state} shim of worker {worker}");
     }
     let vitals = format!("{}, {}", age(process.age_ms), or_dash(process.rss_bytes.map(size)));
-    format!("{pid} {state} [{worker}, {}, {vitals}] {}", verdict(process.verdict), process.command)
+    format!(
+        "{pid} {state} [{worker}, {}, {vitals}] {}",
+        verdict(process.verdict),
+        process.command
+    )
 }
 
 #[cfg(test)]
@@ -133,7 +147,12 @@ mod tests {
     use leash_core::{OwnerState, Source, Verdict};
 
     fn run() -> RunView {
-        let owner = OwnerView { pid: 90, start_ticks: 1, state: OwnerState::Alive, source: Source::Record };
+        let owner = OwnerView {
+            pid: 90,
+            start_ticks: 1,
+            state: OwnerState::Alive,
+            source: Source::Record,
+        };
         RunView {
             run_id: "s59m65f".into(),
             status: Status::Alive,
@@ -178,8 +197,12 @@ mod tests {
 
     #[test]
     fn shims_stand_below_the_run_and_processes_below_their_parents() {
-        let processes =
-            [process(10, 90, true), process(11, 10, false), process(12, 11, false), process(13, 10, false)];
+        let processes = [
+            process(10, 90, true),
+            process(11, 10, false),
+            process(12, 11, false),
+            process(13, 10, false),
+        ];
         assert_eq!(
             drawn(&processes),
             [
@@ -204,7 +227,8 @@ mod tests {
 
     #[test]
     fn a_circle_of_parents_is_drawn_once_and_ends() {
-        let lines = drawn(&[process(10, 11, false), process(11, 10, false), process(12, 12, false)]);
+        let lines =
+            drawn(&[process(10, 11, false), process(11, 10, false), process(12, 12, false)]);
         for pid in [10, 11, 12] {
             let label = format!("─ {pid} S");
             assert_eq!(lines.iter().filter(|line| line.contains(&label)).count(), 1, "{lines:?}");

@@ -31,7 +31,8 @@ pub(crate) fn read(host: &Host, pid: u32, start_ticks: u64) -> Option<Vitals> {
 
 /// The second number of `statm`, in pages.
 fn resident(statm: &[u8]) -> Option<u64> {
-    let pages: u64 = std::str::from_utf8(statm).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    let pages: u64 =
+        std::str::from_utf8(statm).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()?;
     pages.checked_mul(u64::try_from(rustix::param::page_size()).ok()?)
 }
 

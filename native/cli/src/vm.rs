@@ -25,7 +25,9 @@ pub(crate) fn terminate(dir: &RunDir, run: RunId, patience: Duration) -> Result<
     let host = Host::current()?;
     let record = believed(dir, run)?;
     let refuse = |why: &str| Err(refused(run, why));
-    let Some(owner) = Claim::of_record(&record.owner) else { return refuse("its record names no owner") };
+    let Some(owner) = Claim::of_record(&record.owner) else {
+        return refuse("its record names no owner");
+    };
     if owner.state(&host) != OwnerState::Alive {
         return refuse("the owner that its record names does not live");
     }

@@ -2,7 +2,11 @@
 //!
 //! In a pid namespace of its own: a sweep of "every dead run of this user" must not see what other tests, or people,
 //! have running.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy knows only #[test] functions as tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions as tests"
+)]
 
 #[path = "../../core/tests/common/isolated.rs"]
 #[allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
@@ -56,7 +60,8 @@ struct Scene {
 
 impl Scene {
     fn set() -> Self {
-        let path = std::env::temp_dir().join(format!("leash-cli-{}", leash_core::generate_run_id().unwrap()));
+        let path = std::env::temp_dir()
+            .join(format!("leash-cli-{}", leash_core::generate_run_id().unwrap()));
         std::fs::create_dir(&path).unwrap();
         std::fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
         let host = Host::current().unwrap();
@@ -69,18 +74,21 @@ impl Scene {
         let owner = Owner { pid: vm.0.id(), start_ticks: identity.start_ticks, ..me.clone() };
         let dead = leash_core::generate_run_id().unwrap();
         let record = path.join(format!("{dead}.json"));
-        std::fs::write(&record, Record::head_line(dead, &owner, &about, &Default::default())).unwrap();
+        std::fs::write(&record, Record::head_line(dead, &owner, &about, &Default::default()))
+            .unwrap();
         std::fs::set_permissions(&record, Permissions::from_mode(0o600)).unwrap();
         drop(vm);
 
         let worker = |run: RunId, owner: &Owner| {
             let Owner { pid, start_ticks, boot_id, pid_ns } = owner;
             let tag = format!("{run}.1.{pid}.{start_ticks}.{pid_ns}.{}", &boot_id[..8]);
-            let mark = Mark::nested_in(Limits::UNLIMITED, run, WorkerNumber::new(1), false).unwrap();
+            let mark =
+                Mark::nested_in(Limits::UNLIMITED, run, WorkerNumber::new(1), false).unwrap();
             let Limits { soft, hard } = mark.limits();
             let mut prlimit = Command::new("prlimit");
-            let process =
-                Process::sleep(prlimit.args([&format!("--locks={soft}:{hard}"), "sleep"]).env(ENV_NAME, tag));
+            let process = Process::sleep(
+                prlimit.args([&format!("--locks={soft}:{hard}"), "sleep"]).env(ENV_NAME, tag),
+            );
             process.wait_for_name("sleep\n");
             process
         };
@@ -96,8 +104,9 @@ impl Scene {
             .output()
             .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        let document = serde_json::from_str(&text)
-            .unwrap_or_else(|error| panic!("{error}: {text:?} {}", String::from_utf8_lossy(&output.stderr)));
+        let document = serde_json::from_str(&text).unwrap_or_else(|error| {
+            panic!("{error}: {text:?} {}", String::from_utf8_lossy(&output.stderr))
+        });
         (document, output.status.code())
     }
 }
@@ -123,7 +132,9 @@ impl Vm {
                 stream.read_line(&mut request).unwrap();
                 let request = request.trim_end().to_owned();
                 let answer = match request.as_str() {
-                    "find pool" => "worker\t1\tworker\t11\tA\t:pool\nworker\t2\tport\t\tsh\t:pool\n",
+                    "find pool" => {
+                        "worker\t1\tworker\t11\tA\t:pool\nworker\t2\tport\t\tsh\t:pool\n"
+                    }
                     "stop 70 pool" => {
                         "worker\t1\tworker\t11\tA\t:pool\tended\tSIGTERM, 3 ms\t\n\
                          worker\t2\tport\t\tsh\t:pool\tsurvived\t\t12:eperm\n"
@@ -176,7 +187,10 @@ fn every_document_is_what_the_schema_says() {
         assert_eq!((&one["run_id"], &one["verdict"]), (&live.clone().into(), &"live".into()));
         assert_eq!(one["owner"]["state"], "alive");
         let other = find(&ps["processes"], "pid", pids[1]).unwrap();
-        assert_eq!((&other["verdict"], &other["owner"]["state"]), (&"dead".into(), &"gone".into()));
+        assert_eq!(
+            (&other["verdict"], &other["owner"]["state"]),
+            (&"dead".into(), &"gone".into())
+        );
 
         let (runs, _) = scene.leash(&["runs", "--json"]);
         assert_valid("runs", &runs);

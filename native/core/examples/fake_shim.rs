@@ -9,14 +9,18 @@ use std::time::Duration;
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip_while(|arg| arg != "--").skip(1);
-    let Some(wait) = args.next().and_then(|text| text.parse().ok()) else { return ExitCode::from(125) };
+    let Some(wait) = args.next().and_then(|text| text.parse().ok()) else {
+        return ExitCode::from(125);
+    };
     let Some(program) = args.next() else { return ExitCode::from(125) };
     if let Ok(seconds) = std::env::var("CHILDREN_BOOTTIME")
         && !give_children_a_clock(&seconds)
     {
         return ExitCode::from(124);
     }
-    let Ok(mut worker) = Command::new(program).args(args).spawn() else { return ExitCode::from(126) };
+    let Ok(mut worker) = Command::new(program).args(args).spawn() else {
+        return ExitCode::from(126);
+    };
     std::thread::sleep(Duration::from_millis(wait).min(Duration::from_secs(60)));
     let _ = worker.kill();
     let _ = worker.wait();

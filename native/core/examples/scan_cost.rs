@@ -66,7 +66,8 @@ fn floor() -> rustix::io::Result<usize> {
         let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: the new limit is null, so nothing is set; `old` is a live, writable `rlimit` for the whole call.
         read += usize::from(
-            unsafe { libc::prlimit(pid, libc::RLIMIT_LOCKS, std::ptr::null(), &raw mut old) } == 0,
+            unsafe { libc::prlimit(pid, libc::RLIMIT_LOCKS, std::ptr::null(), &raw mut old) }
+                == 0,
         );
     }
     Ok(read)

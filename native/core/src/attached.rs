@@ -49,12 +49,15 @@ pub fn not_covered(target: Pid, run: RunId, worker: u16) -> Result<Vec<NotCovere
     let host = Host::current()?;
     let table = table(&host)?;
     let ours = |entry: &Entry| {
-        entry.mark.is_some_and(|mark| mark.run() == run && mark.worker().is_some_and(|it| it.get() == worker))
+        entry.mark.is_some_and(|mark| {
+            mark.run() == run && mark.worker().is_some_and(|it| it.get() == worker)
+        })
     };
     let below = below(target, &table);
     let marked = table.iter().filter(|(_, entry)| ours(entry)).map(|(pid, _)| *pid);
     let tree: HashSet<Pid> = below.iter().copied().chain(marked).chain([target]).collect();
-    let of_tree = |leader: u32| Pid::from_u32(leader).is_some_and(|leader| tree.contains(&leader));
+    let of_tree =
+        |leader: u32| Pid::from_u32(leader).is_some_and(|leader| tree.contains(&leader));
     let why = |pid: &Pid, entry: &Entry| {
         if tree.contains(pid) {
             // A mark of another run or worker: there is somebody else who answers for it.
@@ -80,7 +83,8 @@ fn table(host: &Host) -> Result<HashMap<Pid, Entry>> {
             && !stat.kernel_thread
             && !is_dead(host, pid, stat.state)
         {
-            let mark = examiner.mark(pid).ok().and_then(|mark: Carrier<Mark>| mark.present().copied());
+            let mark =
+                examiner.mark(pid).ok().and_then(|mark: Carrier<Mark>| mark.present().copied());
             table.insert(pid, Entry { stat, mark });
         }
         ControlFlow::Continue(())

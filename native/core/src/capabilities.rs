@@ -43,8 +43,9 @@ pub fn capabilities(run_dir: Option<&Path>) -> Capabilities {
     let mut buffer = Vec::new();
     let dir: Option<Result<RunDir, Error>> = run_dir.map(RunDir::open);
     let limits = host.as_ref().and_then(|host| host.proc().limits(me, &mut buffer).ok());
-    let mut reads =
-        |path: &str| host.as_ref().is_some_and(|host| host.proc().read(path, 4096, &mut buffer).is_ok());
+    let mut reads = |path: &str| {
+        host.as_ref().is_some_and(|host| host.proc().read(path, 4096, &mut buffer).is_ok())
+    };
     Capabilities {
         proc: host.is_some(),
         pidfs: pidfd.as_ref().is_some_and(|pidfd| pidfd.inode().is_some()),
@@ -55,7 +56,9 @@ pub fn capabilities(run_dir: Option<&Path>) -> Capabilities {
         environ: reads("self/environ"),
         children_file: reads("thread-self/children"),
         hidepid: host.as_ref().is_some_and(Host::hides_processes),
-        identity: host.as_ref().is_some_and(|host| host.boot().is_some() && host.pid_ns().is_some()),
+        identity: host
+            .as_ref()
+            .is_some_and(|host| host.boot().is_some() && host.pid_ns().is_some()),
         run_dir: matches!(dir, Some(Ok(_))),
         run_dir_error: dir.and_then(Result::err).map(|error| error.kind()),
     }

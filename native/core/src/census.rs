@@ -99,7 +99,9 @@ impl Counting<'_> {
     /// A shim with the mark of another run was that run's, or its number is somebody else's by now.
     fn hear_shims(&mut self) {
         for (pid, worker) in self.census.shims {
-            let Some(mark) = self.mark(*pid).filter(|mark| mark.run() != self.census.run) else { continue };
+            let Some(mark) = self.mark(*pid).filter(|mark| mark.run() != self.census.run) else {
+                continue;
+            };
             if let Some(number) = mark.worker()
                 && self.host.stat(*pid, &mut self.buffer).is_ok_and(|stat| stat.comm == SHIM_NAME)
             {
@@ -145,7 +147,10 @@ impl Counting<'_> {
     }
 
     fn look_at_unmarked(&mut self, pid: Pid) {
-        if !self.met.contains_key(&pid) && !self.census.shims.contains_key(&pid) && self.mark(pid).is_none() {
+        if !self.met.contains_key(&pid)
+            && !self.census.shims.contains_key(&pid)
+            && self.mark(pid).is_none()
+        {
             self.meet(pid, None, None);
         }
     }
@@ -169,13 +174,18 @@ impl Counting<'_> {
 
     /// By their own command lines: numbers of shims that have ended may be others' by now.
     fn has_unmarked_shim(&mut self) -> bool {
-        let unmarked: Vec<_> =
-            self.census.shims.iter().filter(|(pid, _)| !self.marked_shims.contains(pid)).collect();
+        let unmarked: Vec<_> = self
+            .census
+            .shims
+            .iter()
+            .filter(|(pid, _)| !self.marked_shims.contains(pid))
+            .collect();
         unmarked.into_iter().any(|(pid, worker)| {
             let proc = self.host.proc();
             proc.read_of(*pid, "cmdline", cmdline::READ_LIMIT, &mut self.buffer).is_ok()
                 && ShimArgs::parse(&self.buffer).is_some_and(|args| {
-                    args.run == self.census.run && args.worker.map(|number| number.get()) == Some(*worker)
+                    args.run == self.census.run
+                        && args.worker.map(|number| number.get()) == Some(*worker)
                 })
         })
     }
@@ -227,7 +237,9 @@ impl Counting<'_> {
                 if let Some(known) = known.get(&here) {
                     break *known;
                 }
-                let Some(met) = self.met.get(&here) else { break self.census.shims.get(&here).copied() };
+                let Some(met) = self.met.get(&here) else {
+                    break self.census.shims.get(&here).copied();
+                };
                 // Parents were read one after the other: a circle leads to nobody.
                 if way.contains(&here) {
                     break None;
@@ -248,7 +260,8 @@ impl Counting<'_> {
         let line = std::mem::take(&mut self.buffer);
         let stat = self.host.stat(pid, &mut self.buffer).ok()?;
         // Read after the line: whoever began then is the one whose line it is.
-        let is_same = self.met.get(&pid).is_some_and(|met| met.stat.start_ticks == stat.start_ticks);
+        let is_same =
+            self.met.get(&pid).is_some_and(|met| met.stat.start_ticks == stat.start_ticks);
         is_same.then(|| cmdline::shown(&line, &stat.comm))
     }
 }

@@ -35,7 +35,8 @@ impl Host {
             match self.proc().read(&path, 1 << 20, &mut buffer) {
                 Ok(_) => children.extend(crate::parse::words(&buffer).filter_map(Pid::parse)),
                 // A thread that ended meanwhile gave its children to another; a file that none has is a kernel without it.
-                Err(_) if self.proc().read("thread-self/children", 16, &mut Vec::new()).is_ok() => {}
+                Err(_)
+                    if self.proc().read("thread-self/children", 16, &mut Vec::new()).is_ok() => {}
                 Err(_) => return None,
             }
         }

@@ -34,12 +34,13 @@ impl BootClock {
     /// As [`BootClock::new`], for who must not take an unreadable file for no shift.
     #[must_use]
     pub fn parse(timens_offsets: &[u8], ticks_per_second: u64) -> Option<Self> {
-        let (seconds, nanoseconds) = timens_offsets.split(|&byte| byte == b'\n').find_map(|line| {
-            let mut fields = words(line);
-            // "boottime"; older kernels print the clock's number, CLOCK_BOOTTIME = 7.
-            matches!(fields.next()?, b"boottime" | b"7").then_some(())?;
-            Some((signed(fields.next()?)?, signed(fields.next()?)?))
-        })?;
+        let (seconds, nanoseconds) =
+            timens_offsets.split(|&byte| byte == b'\n').find_map(|line| {
+                let mut fields = words(line);
+                // "boottime"; older kernels print the clock's number, CLOCK_BOOTTIME = 7.
+                matches!(fields.next()?, b"boottime" | b"7").then_some(())?;
+                Some((signed(fields.next()?)?, signed(fields.next()?)?))
+            })?;
         let nanoseconds = i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
         let ticks = (nanoseconds * i128::from(ticks_per_second)).div_euclid(1_000_000_000);
         Some(Self { offset_ticks: i64::try_from(ticks).ok()?, per_second: ticks_per_second })
@@ -101,7 +102,8 @@ mod tests {
         let clock = |text: &str| BootClock::new(text.as_bytes(), 100);
         assert_eq!(clock("").to_machine(5), 5);
         assert_eq!(
-            clock("monotonic           0         0\nboottime            0         0\n").to_machine(5),
+            clock("monotonic           0         0\nboottime            0         0\n")
+                .to_machine(5),
             5
         );
         let shifted = clock("monotonic 1 0\nboottime 86400 500000000\n");

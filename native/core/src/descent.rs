@@ -44,13 +44,17 @@ pub(crate) fn is_plausible(
     } else if loss.resettable {
         Explanation::Possible
     } else {
-        return Err("only its environment names the run, and no descendant of the run can lose its mark");
+        return Err(
+            "only its environment names the run, and no descendant of the run can lose its mark",
+        );
     };
     let group = loss.control_group.as_deref().map(str::as_bytes);
     if matches!(explanation, Explanation::Possible)
         && (group.is_none() || service_group(host, pid).as_deref() != group)
     {
-        return Err("only its environment names the run, and it is not in the control group of the run's VM");
+        return Err(
+            "only its environment names the run, and it is not in the control group of the run's VM",
+        );
     }
     let adopters = match explanation {
         Explanation::Certain => loss.ancestors.as_slice(),
@@ -72,7 +76,8 @@ struct Family<'a> {
 /// daemon that started it, which nothing lowers: the kernel has ignored this limit since 2.4.25.
 fn has_lowered_limits(host: &Host, pid: Pid) -> bool {
     let mut buffer = Vec::new();
-    let hard = |pid, buffer: &mut Vec<u8>| host.proc().limits(pid, buffer).map(|limits| limits.hard);
+    let hard =
+        |pid, buffer: &mut Vec<u8>| host.proc().limits(pid, buffer).map(|limits| limits.hard);
     match (hard(pid, &mut buffer), hard(host.me().pid, &mut buffer)) {
         (Ok(its), Ok(ours)) => its < ours,
         _ => false,
@@ -110,18 +115,25 @@ fn chain(host: &Host, first: Pid, family: &Family<'_>) -> Chain {
             Err(_) => return Chain::Changed,
         };
         // From outside of this pid namespace only a stranger can start something in it.
-        let Some(parent) = parent else { return Chain::Broken("its parent is in another pid namespace") };
+        let Some(parent) = parent else {
+            return Chain::Broken("its parent is in another pid namespace");
+        };
         if parent.get() == 1 {
             return Chain::OfTheRun;
         }
         match examiner.again(parent) {
             Ok(seen)
-                if seen.mark.present().is_some_and(|mark| mark.run() == family.run && mark.outlives()) =>
+                if seen
+                    .mark
+                    .present()
+                    .is_some_and(|mark| mark.run() == family.run && mark.outlives()) =>
             {
                 return Chain::Broken("it descends from what was kept on purpose");
             }
             Ok(seen) if seen.runs().contains(&family.run) => pid = parent,
-            Ok(_) | Err(Skipped::Untagged) if family.adopts(host, pid, parent) => return Chain::OfTheRun,
+            Ok(_) | Err(Skipped::Untagged) if family.adopts(host, pid, parent) => {
+                return Chain::OfTheRun;
+            }
             Ok(_) | Err(Skipped::Untagged) => {
                 return Chain::Broken("an ancestor of it is no process of the run");
             }
@@ -139,7 +151,8 @@ impl Family<'_> {
         self.is_adopter(host, parent)
             || self.group.is_some()
                 && service_group(host, pid).as_deref() == self.group
-                && service_group(host, parent).is_some_and(|its| Some(its.as_slice()) != self.group)
+                && service_group(host, parent)
+                    .is_some_and(|its| Some(its.as_slice()) != self.group)
     }
 
     fn is_adopter(&self, host: &Host, parent: Pid) -> bool {

@@ -83,7 +83,9 @@ pub fn open_detached(shim: &Identity, run: RunId, worker: WorkerNumber) -> Resul
     let host = Host::current()?;
     let looked = look(&host, &mut Examiner::new(&host, &[]), shim.pid);
     match looked.map_err(Error::of_process)? {
-        Some((tree, pidfd)) if tree.shim.is(shim) && (tree.run, tree.worker) == (run, worker) => Ok(pidfd),
+        Some((tree, pidfd)) if tree.shim.is(shim) && (tree.run, tree.worker) == (run, worker) => {
+            Ok(pidfd)
+        }
         Some(_) => Err(Error::new(ErrorKind::Reused).about(shim.pid)),
         // Nobody, or somebody else.
         None => match PidFd::open(shim.pid) {
@@ -153,7 +155,9 @@ fn described(host: &Host, seen: &Seen, cmdline: &[u8], inode: Option<u64>) -> Op
     let marked = mark.outlives() && mark.run() == run && mark.worker() == Some(worker);
     let detaches = argv::shim_option(cmdline, b"on-hangup") == Some(b"detach");
     // A VM that runs inside of such a tree must not take it over.
-    if !(marked && detaches && runs_shim(host, pid) && is_here(host, pid)) || host.refusal(pid).is_some() {
+    if !(marked && detaches && runs_shim(host, pid) && is_here(host, pid))
+        || host.refusal(pid).is_some()
+    {
         return None;
     }
     let claim = Claim::of_shim(host, seen);
@@ -168,7 +172,11 @@ fn described(host: &Host, seen: &Seen, cmdline: &[u8], inode: Option<u64>) -> Op
         leader: leader(host, pid, mark),
         owner: claim.map(|claim| claim.pid),
         owner_state: claim.map_or(OwnerState::Unknown, |claim| claim.state(host)),
-        command: argv::args(cmdline).skip_while(|arg| *arg != b"--").skip(1).map(<[u8]>::to_vec).collect(),
+        command: argv::args(cmdline)
+            .skip_while(|arg| *arg != b"--")
+            .skip(1)
+            .map(<[u8]>::to_vec)
+            .collect(),
         age: Duration::from_secs(1).mul_f64(seconds(host, age)),
     })
 }
@@ -191,7 +199,9 @@ fn leader(host: &Host, shim: Pid, mark: &Mark) -> Option<Pid> {
     children
         .into_iter()
         .filter(|&child| {
-            host.proc().limits(child, &mut buffer).is_ok_and(|limits| Mark::decode(limits) == Some(*mark))
+            host.proc()
+                .limits(child, &mut buffer)
+                .is_ok_and(|limits| Mark::decode(limits) == Some(*mark))
         })
         .filter_map(|child| Some((host.stat(child, &mut Vec::new()).ok()?.start_ticks, child)))
         .min()

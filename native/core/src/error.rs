@@ -111,7 +111,8 @@ impl Error {
     /// The kernel's error as POSIX spells it, in lower case: `eacces`.
     #[must_use]
     pub fn errno_name(&self) -> Option<String> {
-        self.errno().map(|errno| format!("{:?}", nix::errno::Errno::from_raw(errno)).to_lowercase())
+        self.errno()
+            .map(|errno| format!("{:?}", nix::errno::Errno::from_raw(errno)).to_lowercase())
     }
 
     /// Whether the process has ended: for a signal, success.
@@ -147,7 +148,9 @@ impl fmt::Display for ErrorKind {
             Self::Symlink => "the run directory must not be a symbolic link",
             Self::NotADirectory => "the run directory is not a directory",
             Self::ForeignOwner => "the run directory belongs to another user",
-            Self::LoosePermissions => "the run directory must be closed to group and others (chmod 700)",
+            Self::LoosePermissions => {
+                "the run directory must be closed to group and others (chmod 700)"
+            }
             Self::Corrupt => "not a believable record",
             Self::NoProc => "/proc is missing or shows another pid namespace",
             Self::Io => "the system call failed",

@@ -23,7 +23,12 @@ impl Work {
     /// The rest of a pass that found nothing more to end: what `/proc` hides from it.
     ///
     /// Returns whether anything was added. Where it is not tried although it matters, the pass says that it was cut short.
-    pub(crate) fn look_by_number(&mut self, result: &mut Scan, found: usize, deadline: Instant) -> bool {
+    pub(crate) fn look_by_number(
+        &mut self,
+        result: &mut Scan,
+        found: usize,
+        deadline: Instant,
+    ) -> bool {
         if !self.host.hides_processes() || !self.matters() {
             return false;
         }
@@ -51,7 +56,8 @@ impl Work {
     }
 
     fn is_over(&mut self, run: RunId) -> bool {
-        self.judge.is_in_scope(run) && matches!(self.judgement(run).verdict, Verdict::Dead | Verdict::Stale)
+        self.judge.is_in_scope(run)
+            && matches!(self.judgement(run).verdict, Verdict::Dead | Verdict::Stale)
     }
 }
 

@@ -46,7 +46,8 @@ impl Host {
     ///
     /// `NoProc` where the directory or that file is missing.
     pub fn image(path: &Path, me: Pid, uid: u32) -> Result<Self> {
-        let proc = ProcRoot::image(path).map_err(|_| Error::new(ErrorKind::NoProc).about(path.display()))?;
+        let proc = ProcRoot::image(path)
+            .map_err(|_| Error::new(ErrorKind::NoProc).about(path.display()))?;
         Self::of(proc, me, uid)
     }
 
@@ -60,9 +61,13 @@ impl Host {
         let _ = proc.read("self/timens_offsets", 4096, &mut text);
         let clock = BootClock::new(&text, rustix::param::clock_ticks_per_second());
         let stat = read_stat(&proc, me, &mut text).ok_or_else(no_proc)?;
-        let inode = if proc.is_image() { None } else { PidFd::open(me).ok().and_then(|fd| fd.inode()) };
-        let identity =
-            Identity { pid: me, start_ticks: clock.to_machine(stat.start_ticks), pidfs_inode: inode };
+        let inode =
+            if proc.is_image() { None } else { PidFd::open(me).ok().and_then(|fd| fd.inode()) };
+        let identity = Identity {
+            pid: me,
+            start_ticks: clock.to_machine(stat.start_ticks),
+            pidfs_inode: inode,
+        };
         Ok(Self {
             proc,
             me: identity,
@@ -169,7 +174,8 @@ impl Host {
     pub(crate) fn pid_max(&self) -> u32 {
         let mut text = Vec::new();
         let told = self.proc.read("sys/kernel/pid_max", 32, &mut text).ok();
-        told.and_then(|_| u32::try_from(crate::parse::decimal(text.trim_ascii())?).ok()).unwrap_or(1 << 22)
+        told.and_then(|_| u32::try_from(crate::parse::decimal(text.trim_ascii())?).ok())
+            .unwrap_or(1 << 22)
     }
 
     /// The user ids of a process if prlimit(2) told its limits: ours, unless we have CAP_SYS_RESOURCE and are told
@@ -185,7 +191,8 @@ impl Host {
     /// Whether this process and everything that it ever starts keeps its user and group.
     pub(crate) fn keeps_ids(&self) -> bool {
         let mut text = Vec::new();
-        self.proc.read("self/status", 8192, &mut text).is_ok() && crate::parse::status::keeps_ids(&text)
+        self.proc.read("self/status", 8192, &mut text).is_ok()
+            && crate::parse::status::keeps_ids(&text)
     }
 
     /// A process's stat file, its start normalised to the machine's clock.

@@ -140,7 +140,8 @@ impl Hunt {
                 Step::Wait { until } => {
                     let left = until.saturating_duration_since(Instant::now());
                     let timeout = rustix::event::Timespec::try_from(left).ok();
-                    let mut fds = [rustix::event::PollFd::new(&self.epoll, rustix::event::PollFlags::IN)];
+                    let mut fds =
+                        [rustix::event::PollFd::new(&self.epoll, rustix::event::PollFlags::IN)];
                     let _ = rustix::event::poll(&mut fds, timeout.as_ref());
                 }
             }

@@ -55,7 +55,8 @@ impl Host {
         let pidfd = PidFd::open(pid)?;
         match self.stat(pid, &mut Vec::new()) {
             Ok(stat) => {
-                let identity = Identity { pid, start_ticks: stat.start_ticks, pidfs_inode: pidfd.inode() };
+                let identity =
+                    Identity { pid, start_ticks: stat.start_ticks, pidfs_inode: pidfd.inode() };
                 Ok((identity, pidfd))
             }
             Err(_) if pidfd.is_ended() => Err(Error::new(ErrorKind::Gone).about(pid)),
@@ -92,9 +93,9 @@ impl Host {
             Err(error) if error.is_gone() => true,
             Err(_) => match self.proc().holder(identity.pid) {
                 Holder::Nobody => true,
-                Holder::Unheld => self
-                    .stat(identity.pid, &mut Vec::new())
-                    .is_ok_and(|stat| stat.start_ticks != identity.start_ticks || stat.is_ended()),
+                Holder::Unheld => self.stat(identity.pid, &mut Vec::new()).is_ok_and(|stat| {
+                    stat.start_ticks != identity.start_ticks || stat.is_ended()
+                }),
                 Holder::Process(_) | Holder::Thread | Holder::Unknown => false,
             },
         }
@@ -137,7 +138,11 @@ mod tests {
         assert!(!pidfd.is_ended());
         for other in [
             Identity { start_ticks: identity.start_ticks + 1, ..identity },
-            Identity { pidfs_inode: identity.pidfs_inode.map(|inode| inode + 1), start_ticks: 0, ..identity },
+            Identity {
+                pidfs_inode: identity.pidfs_inode.map(|inode| inode + 1),
+                start_ticks: 0,
+                ..identity
+            },
         ] {
             assert_eq!(Handle::open(&other).unwrap_err().kind(), ErrorKind::Reused);
         }
@@ -145,7 +150,11 @@ mod tests {
         while !pidfd.is_ended() {
             std::thread::yield_now();
         }
-        assert_eq!(Handle::open(&identity).unwrap_err().kind(), ErrorKind::Gone, "a zombie is gone");
+        assert_eq!(
+            Handle::open(&identity).unwrap_err().kind(),
+            ErrorKind::Gone,
+            "a zombie is gone"
+        );
         child.wait().unwrap();
         assert_eq!(Handle::open(&identity).unwrap_err().kind(), ErrorKind::Gone);
         assert!(pidfd.signal(crate::Signal::KILL).unwrap_err().is_gone());

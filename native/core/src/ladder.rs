@@ -26,7 +26,8 @@ impl Ladder {
     /// A shim's `--stop=` value: `SIG:MS[@TO][,…]`, MS a number or `inf`.
     #[must_use]
     pub fn parse_shim(text: &[u8]) -> Option<Self> {
-        let steps = text.split(|&byte| byte == b',').map(parse_step).collect::<Option<Vec<_>>>()?;
+        let steps =
+            text.split(|&byte| byte == b',').map(parse_step).collect::<Option<Vec<_>>>()?;
         Some(Self { steps })
     }
 
@@ -116,7 +117,8 @@ mod tests {
         let ladder = Ladder::parse_shim(b"INT:500,15:1500@tree,SIGQUIT:0@leader").unwrap();
         assert_eq!((ladder.len(), ladder.total()), (3, Some(ms(2000))));
         assert_eq!(Ladder::parse_shim(b"TERM:inf@group").unwrap().total(), None);
-        for text in ["", "TERM", "TERM:", "TERM:x", ":1", "TERM:1,", "64:1", "term:1", "TERM:-1"] {
+        for text in ["", "TERM", "TERM:", "TERM:x", ":1", "TERM:1,", "64:1", "term:1", "TERM:-1"]
+        {
             assert_eq!(Ladder::parse_shim(text.as_bytes()), None, "{text:?}");
         }
     }
@@ -125,10 +127,16 @@ mod tests {
     fn a_shims_commands_take_time_and_are_no_signals() {
         assert_eq!(Ladder::time_of_shim(b"CMD:5000,15:1500@tree"), Some(ms(6500)));
         assert_eq!(Ladder::time_of_shim(b"TERM:2000@group"), Some(ms(2000)));
-        for text in ["CMD:inf", "CMD:1,TERM:inf", "CMD", "CMD:", "CMD:x", "", "CMD:1@leader", "cmd:1"] {
+        for text in
+            ["CMD:inf", "CMD:1,TERM:inf", "CMD", "CMD:", "CMD:x", "", "CMD:1@leader", "cmd:1"]
+        {
             assert_eq!(Ladder::time_of_shim(text.as_bytes()), None, "{text:?}");
         }
-        assert_eq!(Ladder::parse_shim(b"CMD:5000,TERM:1"), None, "whoever has no shim cannot run them");
+        assert_eq!(
+            Ladder::parse_shim(b"CMD:5000,TERM:1"),
+            None,
+            "whoever has no shim cannot run them"
+        );
     }
 
     #[test]

@@ -42,7 +42,8 @@ impl MarkLoss {
 
 fn ancestors(host: &Host) -> Vec<(u32, u64)> {
     let mut buffer = Vec::new();
-    let identity = |pid: &Pid| Some((pid.as_u32(), host.stat(*pid, &mut buffer).ok()?.start_ticks));
+    let identity =
+        |pid: &Pid| Some((pid.as_u32(), host.stat(*pid, &mut buffer).ok()?.start_ticks));
     host.ancestors().iter().filter_map(identity).collect()
 }
 
@@ -50,10 +51,11 @@ fn ancestors(host: &Host) -> Vec<(u32, u64)> {
 pub(crate) fn can_mark(host: &Host) -> bool {
     let Ok(limits) = host.proc().limits(host.me().pid, &mut Vec::new()) else { return false };
     // Any id will do: whether the limit has to be raised is decided by the bits above it.
-    let fits =
-        RunId::from_number(1).and_then(|run| Mark::nested_in(limits, run, None, false).ok()).is_some_and(
-            |mark| mark.limits().hard <= limits.hard || has_sys_resource(host, b"CapEff:") == Some(true),
-        );
+    let fits = RunId::from_number(1)
+        .and_then(|run| Mark::nested_in(limits, run, None, false).ok())
+        .is_some_and(|mark| {
+            mark.limits().hard <= limits.hard || has_sys_resource(host, b"CapEff:") == Some(true)
+        });
     fits && crate::sys::may_set_own_file_locks(limits)
 }
 

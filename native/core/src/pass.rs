@@ -53,7 +53,8 @@ impl Work {
             }
             None => Instant::now() >= deadline,
         });
-        let judges_owners = matches!(self.spec.kind, HuntKind::Run { .. } | HuntKind::Sweep { .. });
+        let judges_owners =
+            matches!(self.spec.kind, HuntKind::Run { .. } | HuntKind::Sweep { .. });
         // Workers of one's own are found without any record.
         if !complete && judges_owners {
             result.incomplete.push(Incomplete::Records);
@@ -81,7 +82,9 @@ impl Work {
         // be calm before nothing found is believed, and no more.
         self.haunt(&zombies);
         let haunted = self.haunt(&haunted);
-        self.clean = carriers == Carriers::All && (found == 0 || self.is_report()) && self.targets.is_empty();
+        self.clean = carriers == Carriers::All
+            && (found == 0 || self.is_report())
+            && self.targets.is_empty();
         if carriers == Carriers::All {
             self.named = result.seen.iter().flat_map(Seen::runs).collect();
             self.report.unreadable = result.unreadable;
@@ -91,14 +94,17 @@ impl Work {
             self.clean |= found == 0 && !self.is_pending();
         }
         // Descriptors may come back before the deadline.
-        let exhausted = self.report.incomplete_because.contains(&Incomplete::DescriptorsExhausted);
+        let exhausted =
+            self.report.incomplete_because.contains(&Incomplete::DescriptorsExhausted);
         self.clean &= self.is_report() || (!haunted && !exhausted);
     }
 
     /// Reads the records; whether every one that the verdicts need could be.
     fn hear_records(&mut self) -> bool {
         let is_for_workers = self.is_for_workers();
-        let Some(dir) = &self.spec.run_dir else { return is_for_workers || !self.spec.records_unusable };
+        let Some(dir) = &self.spec.run_dir else {
+            return is_for_workers || !self.spec.records_unusable;
+        };
         if is_for_workers {
             // The VM that asks is the proof for its own workers. All that a record could add is the owner of a run that
             // is nested in one of them.
@@ -150,7 +156,13 @@ impl Work {
         found
     }
 
-    pub(crate) fn take(&mut self, epoll: &OwnedFd, seen: &Seen, decision: Decision, open: Option<PidFd>) {
+    pub(crate) fn take(
+        &mut self,
+        epoll: &OwnedFd,
+        seen: &Seen,
+        decision: Decision,
+        open: Option<PidFd>,
+    ) {
         let Decision { verdict, run, why } = decision;
         let found = Match::new(seen, run, verdict, why);
         let is_shim = !self.is_for_workers() && seen.shim_of(self.host.uid()).is_some();
@@ -160,8 +172,17 @@ impl Work {
         let stage = Stage::New;
         let waited_for = self.is_for_workers();
         let (last, blocked) = (None, None);
-        let target =
-            Target { seen: seen.clone(), found, tree, is_shim, pidfd, stage, last, blocked, waited_for };
+        let target = Target {
+            seen: seen.clone(),
+            found,
+            tree,
+            is_shim,
+            pidfd,
+            stage,
+            last,
+            blocked,
+            waited_for,
+        };
         self.others.remove(&key);
         if !is_shim {
             self.ladders.entry(tree).or_insert_with(Instant::now);
@@ -170,7 +191,13 @@ impl Work {
     }
 
     /// A descriptor of the process that was seen, to wait on; `None` is no harm.
-    fn hold(&mut self, epoll: &OwnedFd, seen: &Seen, key: Key, open: Option<PidFd>) -> Option<PidFd> {
+    fn hold(
+        &mut self,
+        epoll: &OwnedFd,
+        seen: &Seen,
+        key: Key,
+        open: Option<PidFd>,
+    ) -> Option<PidFd> {
         // Not out of the reserve: that is for signals.
         if is_scarce() {
             return None;
@@ -187,7 +214,11 @@ impl Work {
 }
 
 /// Whether a mark alone makes its bearer one to be ended, as far as a mark alone can.
-pub(crate) fn is_hunted(kind: &HuntKind, mark: &Mark, judge: impl FnOnce(RunId) -> RunJudgement) -> bool {
+pub(crate) fn is_hunted(
+    kind: &HuntKind,
+    mark: &Mark,
+    judge: impl FnOnce(RunId) -> RunJudgement,
+) -> bool {
     let run = mark.run();
     let (hunted, outliving) = match kind {
         HuntKind::Worker(workers) => {

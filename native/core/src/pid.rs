@@ -99,7 +99,9 @@ mod tests {
     fn zero_negatives_and_odd_spellings_are_no_pids() {
         assert_eq!((Pid::new(0), Pid::new(-1), Pid::new(i32::MIN)), (None, None, None));
         assert_eq!((Pid::from_u32(0), Pid::from_u32(u32::MAX)), (None, None));
-        for text in ["", "0", "-1", "+1", "01", "1 ", "self", "2147483648", "99999999999999999999"] {
+        for text in
+            ["", "0", "-1", "+1", "01", "1 ", "self", "2147483648", "99999999999999999999"]
+        {
             assert_eq!(Pid::parse(text.as_bytes()), None, "{text:?}");
         }
         assert_eq!(Pid::parse(b"4194303").map(Pid::get), Some(4_194_303));

@@ -74,7 +74,11 @@ impl ProcRoot {
 
     fn open_as(path: &Path, kind: Kind) -> Result<Self, Errno> {
         let dir = with_reserve(|| {
-            rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            rustix::fs::open(
+                path,
+                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
         })?;
         Ok(Self { dir, path: path.to_owned(), kind })
     }
@@ -96,7 +100,12 @@ impl ProcRoot {
     }
 
     /// Reads at most `limit` bytes of a file below the root into `buffer`, which it empties first.
-    pub(crate) fn read(&self, path: &str, limit: usize, buffer: &mut Vec<u8>) -> Result<Read, Errno> {
+    pub(crate) fn read(
+        &self,
+        path: &str,
+        limit: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Read, Errno> {
         buffer.clear();
         // NOFOLLOW and NONBLOCK change nothing in the kernel's /proc and keep an image from leading elsewhere.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -105,7 +114,8 @@ impl ProcRoot {
             if buffer.len() >= limit {
                 return Ok(Read::Cut);
             }
-            let want = (limit - buffer.len()).min(if buffer.is_empty() { 4096 } else { 32 * 1024 });
+            let want =
+                (limit - buffer.len()).min(if buffer.is_empty() { 4096 } else { 32 * 1024 });
             buffer.reserve(want);
             let before = buffer.len();
             match rustix::io::read(&file, rustix::buffer::spare_capacity(buffer)) {
@@ -135,7 +145,8 @@ impl ProcRoot {
     /// The owner of `<pid>`'s directory: its effective user, or root where it is not dumpable (proc(5)).
     pub(crate) fn directory_uid(&self, pid: Pid) -> Result<u32, Errno> {
         let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
-        rustix::fs::statat(&self.dir, path_of(pid, "").trim_end_matches('/'), flags).map(|stat| stat.st_uid)
+        rustix::fs::statat(&self.dir, path_of(pid, "").trim_end_matches('/'), flags)
+            .map(|stat| stat.st_uid)
     }
 
     /// What a namespace link such as `<pid>/ns/time` names.
@@ -146,8 +157,11 @@ impl ProcRoot {
     /// The inode behind a namespace link.
     pub(crate) fn namespace(&self, path: &str) -> Result<u64, Errno> {
         let link = self.link(path)?;
-        let number = link.iter().position(|&byte| byte == b'[').and_then(|open| link.get(open + 1..));
-        number.and_then(|text| crate::parse::decimal(text.strip_suffix(b"]")?)).ok_or(Errno::INVAL)
+        let number =
+            link.iter().position(|&byte| byte == b'[').and_then(|open| link.get(open + 1..));
+        number
+            .and_then(|text| crate::parse::decimal(text.strip_suffix(b"]")?))
+            .ok_or(Errno::INVAL)
     }
 
     pub(crate) fn holder(&self, pid: Pid) -> Holder {

@@ -171,8 +171,9 @@ impl Record {
         if text.is_empty() {
             return Err(Corrupt::Empty);
         }
-        let mut lines =
-            text.split_inclusive(|&byte| byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"));
+        let mut lines = text
+            .split_inclusive(|&byte| byte == b'\n')
+            .filter_map(|line| line.strip_suffix(b"\n"));
         let head = lines.next().ok_or(Corrupt::Malformed)?;
         let head: Head = serde_json::from_slice(head).map_err(|_| Corrupt::Malformed)?;
         let named = RunId::parse(head.run_id.as_bytes()).ok_or(Corrupt::Malformed)?;
@@ -224,7 +225,8 @@ impl Record {
 
 impl RecordedCommand {
     fn parse(line: &[u8]) -> Option<Self> {
-        let CommandLine { worker, flag, command, at_ticks } = serde_json::from_slice(line).ok()?;
+        let CommandLine { worker, flag, command, at_ticks } =
+            serde_json::from_slice(line).ok()?;
         let bytes = |arg| match arg {
             Arg::Text(text) => text.into_bytes(),
             Arg::Bytes(bytes) => bytes,
@@ -301,13 +303,15 @@ mod tests {
     fn reads_back_what_it_writes_in_the_agreed_form() {
         let record = parse(&format!("{HEAD}\n")).unwrap();
         assert_eq!((record.owner.pid, record.about.app.as_str()), (4711, "my_app"));
-        let written = Record::head_line(record.run, &record.owner, &record.about, &record.mark_loss);
+        let written =
+            Record::head_line(record.run, &record.owner, &record.about, &record.mark_loss);
         assert_eq!(String::from_utf8(written).unwrap(), format!("{HEAD}\n"));
     }
 
     #[test]
     fn commands_follow_and_a_truncated_last_line_is_passed_over() {
-        let agreed = r#"{"worker":3,"flag":"--snakepit-run-id","command":["python3","-u",[255,0]]}"#;
+        let agreed =
+            r#"{"worker":3,"flag":"--snakepit-run-id","command":["python3","-u",[255,0]]}"#;
         let record = parse(&format!("{HEAD}\n{agreed}\n{{\"flag\":\"x\",\"comm")).unwrap();
         let command = RecordedCommand {
             worker: Some(3),
@@ -323,9 +327,10 @@ mod tests {
     fn attachments_stand_between_commands_and_lines_of_later_versions() {
         let agreed = r#"{"attached":{"worker":3,"pid":4711,"start_ticks":123}}"#;
         let command = r#"{"worker":4,"flag":"--id","command":["x"]}"#;
-        let record =
-            parse(&format!("{HEAD}\n{agreed}\n{{\"later\":1}}\n{command}\n{{\"attached\":{{}}}}\n{agreed}"))
-                .unwrap();
+        let record = parse(&format!(
+            "{HEAD}\n{agreed}\n{{\"later\":1}}\n{command}\n{{\"attached\":{{}}}}\n{agreed}"
+        ))
+        .unwrap();
         let attachment = RecordedAttachment { worker: 3, pid: 4711, start_ticks: 123 };
         assert_eq!(record.attachments, [attachment], "whole lines only");
         assert_eq!(record.commands.len(), 1);
@@ -341,7 +346,11 @@ mod tests {
             ancestors: vec![(7, 70), (1, 2)],
         };
         let record = parse(&format!("{HEAD}\n")).unwrap();
-        assert_eq!(record.mark_loss, MarkLoss::default(), "a record of an older version explains nothing");
+        assert_eq!(
+            record.mark_loss,
+            MarkLoss::default(),
+            "a record of an older version explains nothing"
+        );
         let mut text = Record::head_line(record.run, &record.owner, &record.about, &loss);
         text.extend(Record::unmarked_line(7));
         let record = Record::parse(&text, id()).unwrap();

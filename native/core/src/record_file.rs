@@ -100,7 +100,8 @@ impl RunDir {
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(Error::of_file(errno).about(name)),
         };
-        let corrupt = |why, lock| Ok(Some(RecordFile { run, lock, record: Err(why), inode: inode(&stat) }));
+        let corrupt =
+            |why, lock| Ok(Some(RecordFile { run, lock, record: Err(why), inode: inode(&stat) }));
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {}
             FileType::Symlink => return corrupt(Corrupt::Symlink, Lock::Unknown),
@@ -109,10 +110,13 @@ impl RunDir {
         let file = match self.open_file(&name) {
             Ok(file) => file,
             Err(Errno::NOENT) => return Ok(None),
-            Err(Errno::ACCESS | Errno::LOOP) => return corrupt(Corrupt::Unreadable, Lock::Unknown),
+            Err(Errno::ACCESS | Errno::LOOP) => {
+                return corrupt(Corrupt::Unreadable, Lock::Unknown);
+            }
             Err(errno) => return Err(Error::of_file(errno).about(name)),
         };
-        let stat = rustix::fs::fstat(&file).map_err(|errno| Error::of_file(errno).about(&name))?;
+        let stat =
+            rustix::fs::fstat(&file).map_err(|errno| Error::of_file(errno).about(&name))?;
         let lock = try_lock(&file);
         let record = distrust(&stat).map_or_else(|| read(file, run, limit), Err);
         Ok(Some(RecordFile { run, lock, record, inode: inode(&stat) }))
@@ -137,7 +141,11 @@ impl RunDir {
 
     fn open_file(&self, name: &str) -> std::result::Result<OwnedFd, Errno> {
         // A fifo or device that took the name since must not block.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY
+            | OFlags::NOFOLLOW
+            | OFlags::NONBLOCK
+            | OFlags::NOCTTY
+            | OFlags::CLOEXEC;
         with_reserve(|| rustix::fs::openat(self, name, flags, Mode::empty()))
     }
 
@@ -146,7 +154,9 @@ impl RunDir {
         let entries = with_reserve(|| Dir::read_from(self))?;
         for entry in entries {
             let entry = entry?;
-            if let Some(run) = entry.file_name().to_bytes().strip_suffix(b".json").and_then(RunId::parse) {
+            if let Some(run) =
+                entry.file_name().to_bytes().strip_suffix(b".json").and_then(RunId::parse)
+            {
                 runs.push(run);
             }
         }
@@ -169,7 +179,10 @@ fn distrust(stat: &Stat) -> Option<Corrupt> {
 /// Its first `limit` bytes: the head, which names the owner, is believed whatever follows it.
 fn read(file: OwnedFd, run: RunId, limit: u64) -> std::result::Result<Record, Corrupt> {
     let mut text = Vec::new();
-    std::fs::File::from(file).take(limit).read_to_end(&mut text).map_err(|_| Corrupt::Unreadable)?;
+    std::fs::File::from(file)
+        .take(limit)
+        .read_to_end(&mut text)
+        .map_err(|_| Corrupt::Unreadable)?;
     Record::parse(&text, run)
 }
 

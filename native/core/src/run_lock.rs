@@ -32,7 +32,9 @@ pub fn generate_run_id() -> Result<RunId> {
     // Above the largest multiple of COUNT the low ids would come more often than the others.
     const FAIR: u64 = u64::MAX - u64::MAX % RunId::COUNT;
     loop {
-        let number = SysRng.try_next_u64().map_err(|_| Error::new(ErrorKind::Io).about("random source"))?;
+        let number = SysRng
+            .try_next_u64()
+            .map_err(|_| Error::new(ErrorKind::Io).about("random source"))?;
         if number < FAIR
             && let Some(run) = RunId::from_number(number % RunId::COUNT)
         {
@@ -111,7 +113,8 @@ impl RunLock {
     ///
     /// `Exists` where that run has a record: take another id.
     pub fn create(dir: &RunDir, host: &Host, run: RunId, about: &About) -> Result<Self> {
-        let head = Record::head_line(run, &Owner::current(host)?, about, &MarkLoss::current(host));
+        let head =
+            Record::head_line(run, &Owner::current(host)?, about, &MarkLoss::current(host));
         let file = publish(dir, run, &head, Name::New).map_err(|errno| at(dir, run, errno))?;
         Ok(Self {
             run,
@@ -149,7 +152,12 @@ impl RunLock {
     /// # Errors
     ///
     /// The system call's; the line is then lost, which can cost a cleanup and nothing else.
-    pub fn append_command(&self, worker: Option<u16>, flag: &str, command: &[Vec<u8>]) -> Result<()> {
+    pub fn append_command(
+        &self,
+        worker: Option<u16>,
+        flag: &str,
+        command: &[Vec<u8>],
+    ) -> Result<()> {
         let command = RecordedCommand {
             worker,
             flag: flag.to_owned(),
@@ -198,7 +206,8 @@ impl RunLock {
 
     fn publish(&self, dir: &RunDir, held: &mut Held, name: Name) -> Result<()> {
         let lines = held.lines.iter().map(|(_, line)| line.as_slice());
-        let text = std::iter::once(self.head.as_slice()).chain(lines).collect::<Vec<_>>().concat();
+        let text =
+            std::iter::once(self.head.as_slice()).chain(lines).collect::<Vec<_>>().concat();
         // The old lock is given up only when the new one is in place.
         held.file = Some(publish(dir, self.run, &text, name).map_err(|errno| self.error(errno))?);
         held.written = held.living;
@@ -232,7 +241,8 @@ impl RunLock {
         let whole = usize::try_from(ours.st_size).is_ok_and(|size| size >= written)
             && file.read_exact_at(&mut head, 0).is_ok()
             && head == self.head;
-        let name = match rustix::fs::statat(&dir, file_name(self.run), AtFlags::SYMLINK_NOFOLLOW) {
+        let name = match rustix::fs::statat(&dir, file_name(self.run), AtFlags::SYMLINK_NOFOLLOW)
+        {
             Ok(there) if inode(&there) == inode(&ours) && whole => return Ok(false),
             Ok(_) => Name::Replace,
             Err(Errno::NOENT) => Name::New,
@@ -287,10 +297,16 @@ enum Name {
 }
 
 /// Writes a locked file and gives it its name last.
-fn publish(dir: &RunDir, run: RunId, text: &[u8], name: Name) -> std::result::Result<File, Errno> {
+fn publish(
+    dir: &RunDir,
+    run: RunId,
+    text: &[u8],
+    name: Name,
+) -> std::result::Result<File, Errno> {
     let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR;
-    let nameless = || with_reserve(|| rustix::fs::openat(dir, ".", flags | OFlags::TMPFILE, mode));
+    let nameless =
+        || with_reserve(|| rustix::fs::openat(dir, ".", flags | OFlags::TMPFILE, mode));
     if name == Name::New
         && let Ok(file) = nameless()
     {

@@ -97,7 +97,8 @@ impl Scan {
 
 impl ScanOptions<'_> {
     /// Every carrier, no records.
-    pub const ALL: ScanOptions<'static> = ScanOptions { carriers: Carriers::All, recorded: &[], skip: None };
+    pub const ALL: ScanOptions<'static> =
+        ScanOptions { carriers: Carriers::All, recorded: &[], skip: None };
     /// Marked processes only.
     pub const MARKED: ScanOptions<'static> =
         ScanOptions { carriers: Carriers::MarkOnly, recorded: &[], skip: None };

@@ -169,7 +169,12 @@ impl<'a> Examiner<'a> {
         })
     }
 
-    fn shown(&mut self, pid: Pid, mark: Carrier<Mark>, carriers: Carriers) -> Result<Seen, Skipped> {
+    fn shown(
+        &mut self,
+        pid: Pid,
+        mark: Carrier<Mark>,
+        carriers: Carriers,
+    ) -> Result<Seen, Skipped> {
         let marked = mark.present().is_some();
         if !marked {
             if carriers == Carriers::MarkOnly && !mark.is_unreadable() {
@@ -181,7 +186,8 @@ impl<'a> Examiner<'a> {
                 return Err(Skipped::Untagged);
             }
         }
-        let line = self.host.proc().read_of(pid, "cmdline", cmdline::READ_LIMIT, &mut self.cmdline);
+        let line =
+            self.host.proc().read_of(pid, "cmdline", cmdline::READ_LIMIT, &mut self.cmdline);
         let whole_line = match line {
             Ok(read) => read == Read::Whole,
             Err(errno) => unreadable::<()>(errno).map(|_| false)?,
@@ -243,7 +249,11 @@ impl<'a> Examiner<'a> {
         // The directory shows the effective user, and root's for what is not dumpable; a set-id program of ours is ours
         // by its real id, which only the file tells.
         let ours = uid == self.host.uid() && uid != 0;
-        let uids = if ours { Some(Uids { real: uid, effective: uid, saved: uid }) } else { self.uids(pid)? };
+        let uids = if ours {
+            Some(Uids { real: uid, effective: uid, saved: uid })
+        } else {
+            self.uids(pid)?
+        };
         Ok(Seen {
             identity: Identity { pid, start_ticks: stat.start_ticks, pidfs_inode: None },
             parent: stat.parent,
@@ -304,13 +314,17 @@ impl<'a> Examiner<'a> {
     }
 
     fn uids(&mut self, pid: Pid) -> Result<Option<Uids>, Skipped> {
-        self.host.proc().uids(pid, &mut self.small).or_else(|errno| unreadable::<()>(errno).map(|_| None))
+        self.host
+            .proc()
+            .uids(pid, &mut self.small)
+            .or_else(|errno| unreadable::<()>(errno).map(|_| None))
     }
 
     fn recorded_run(&self) -> Option<Recorded> {
         let mut matching = self.recorded.iter().filter(|(run, recorded)| {
             cmdline::equals(&self.cmdline, &recorded.command)
-                && argv::flag_value(argv::args(&self.cmdline).skip(1), recorded.flag.as_bytes()) == Some(*run)
+                && argv::flag_value(argv::args(&self.cmdline).skip(1), recorded.flag.as_bytes())
+                    == Some(*run)
         });
         // The youngest line speaks for the youngest process.
         let (run, recorded) = matching.next_back()?;
@@ -320,7 +334,8 @@ impl<'a> Examiner<'a> {
     /// The environment tag. An exec at work shows an empty block for a moment.
     fn env(&mut self, pid: Pid) -> Result<Carrier<OwnerTag>, Skipped> {
         for _ in 0..3 {
-            match self.host.proc().read_of(pid, "environ", cmdline::READ_LIMIT, &mut self.environ) {
+            match self.host.proc().read_of(pid, "environ", cmdline::READ_LIMIT, &mut self.environ)
+            {
                 Ok(read) if !self.environ.is_empty() => {
                     return Ok(parse::environ::tag(&self.environ, read == Read::Cut));
                 }
@@ -347,7 +362,8 @@ impl<'a> Examiner<'a> {
             let clock = self.host.clock_of(pid)?;
             Some((Pid::parse(value.get(..colon)?)?, clock.to_machine(ticks)))
         });
-        let linger = option(b"linger").and_then(parse::decimal).map_or(LINGER, Duration::from_millis);
+        let linger =
+            option(b"linger").and_then(parse::decimal).map_or(LINGER, Duration::from_millis);
         let patience = Ladder::time_of_shim(option(b"stop").unwrap_or(b"TERM:2000@group"))
             .filter(|_| !args.warden)
             .map(|time| time.saturating_add(linger));
@@ -410,17 +426,26 @@ impl Seen {
             self.mark.present().is_some_and(|mark| mark.run() == run)
                 || self.env.present().is_some_and(|env| env.run == run)
         };
-        self.shim.as_ref().filter(|shim| self.is_of(uid) && (shim.is_warden || is_named(shim.args.run)))
+        self.shim
+            .as_ref()
+            .filter(|shim| self.is_of(uid) && (shim.is_warden || is_named(shim.args.run)))
     }
 
     /// The worker that the carriers name within a run: the mark's, else the environment's, else the command line's.
     #[must_use]
     pub fn worker_in(&self, run: RunId) -> Option<u16> {
-        let mark = self.mark.present().filter(|mark| mark.run() == run).and_then(|mark| mark.worker());
+        let mark =
+            self.mark.present().filter(|mark| mark.run() == run).and_then(|mark| mark.worker());
         let env = || self.env.present().filter(|env| env.run == run).map(|env| env.worker);
-        let shim =
-            || self.shim.as_ref().filter(|shim| shim.args.run == run).and_then(|shim| shim.args.worker);
-        let recorded = || self.recorded.filter(|recorded| recorded.run == run).and_then(|found| found.worker);
+        let shim = || {
+            self.shim
+                .as_ref()
+                .filter(|shim| shim.args.run == run)
+                .and_then(|shim| shim.args.worker)
+        };
+        let recorded = || {
+            self.recorded.filter(|recorded| recorded.run == run).and_then(|found| found.worker)
+        };
         mark.or_else(env).or_else(shim).map(|worker| worker.get()).or_else(recorded)
     }
 

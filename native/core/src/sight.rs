@@ -43,7 +43,12 @@ enum Sight {
 impl Work {
     /// A quick pass that signals marked processes of trees being ended the moment it sees them: what forks without a
     /// pause is gone before a whole pass is over. Returns whether there was any such tree.
-    pub(crate) fn signal_on_sight(&mut self, epoll: &OwnedFd, now: Instant, deadline: Instant) -> bool {
+    pub(crate) fn signal_on_sight(
+        &mut self,
+        epoll: &OwnedFd,
+        now: Instant,
+        deadline: Instant,
+    ) -> bool {
         let kill_at = self.kill_at(now, deadline);
         let in_charge = self.trees_in_charge();
         let trees: HashMap<Tree, (Signal, Stage)> = self
@@ -115,7 +120,8 @@ impl Work {
             if let Ok(seen) = examiner.rest(pid, mark, Carriers::MarkOnly) {
                 self.judge.hear_process(&seen);
                 let is_new = !self.targets.contains_key(&key(&seen.identity));
-                if let Some(decision) = self.decide(&seen).filter(|it| is_new && it.verdict == Verdict::Dead)
+                if let Some(decision) =
+                    self.decide(&seen).filter(|it| is_new && it.verdict == Verdict::Dead)
                     && seen.shim_of(host.uid()).is_some()
                 {
                     self.take(epoll, &seen, decision, None);
@@ -171,7 +177,11 @@ impl Work {
     fn may_be_shim(&self, seen: &Seen) -> bool {
         let is_ours = seen.is_of(self.host.uid());
         is_ours
-            && seen.command.strip_prefix('[').and_then(|name| name.strip_suffix(']')).map(str::as_bytes)
+            && seen
+                .command
+                .strip_prefix('[')
+                .and_then(|name| name.strip_suffix(']'))
+                .map(str::as_bytes)
                 == Some(SHIM_NAME)
     }
 
@@ -212,7 +222,8 @@ impl Work {
             return Sight::Kept;
         }
         let key = key(&seen.identity);
-        if self.targets.contains_key(&key) || self.others.get(&key).is_some_and(|m| m.action == Action::Kept)
+        if self.targets.contains_key(&key)
+            || self.others.get(&key).is_some_and(|m| m.action == Action::Kept)
         {
             return Sight::Kept;
         }

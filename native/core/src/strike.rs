@@ -32,7 +32,8 @@ impl Work {
     pub(crate) fn advance(&mut self, now: Instant, deadline: Instant) {
         let kill_at = self.kill_at(now, deadline);
         // Shims first: they decide whether the others wait.
-        let mut keys: Vec<_> = self.targets.iter().map(|(key, target)| (!target.is_shim, *key)).collect();
+        let mut keys: Vec<_> =
+            self.targets.iter().map(|(key, target)| (!target.is_shim, *key)).collect();
         keys.sort_unstable();
         let mut in_charge = self.trees_in_charge();
         for (_, key) in keys {
@@ -65,7 +66,10 @@ impl Work {
                     // One that outlives its VM has not begun by itself.
                     let outlives = target.seen.mark.present().is_some_and(|mark| mark.outlives());
                     let signal = if outlives { Signal::INT } else { Signal::CONT };
-                    Some((signal, Stage::ShimWorks { until: self.shim_until(target, now, kill_at) }))
+                    Some((
+                        signal,
+                        Stage::ShimWorks { until: self.shim_until(target, now, kill_at) },
+                    ))
                 }
                 Stage::ShimWorks { until } if now >= until => {
                     Some((Signal::QUIT, Stage::ShimQuits { until: now + QUIT_GRACE }))
@@ -128,9 +132,11 @@ impl Work {
                 let tree = target.tree;
                 if target.is_shim && signal == Signal::KILL {
                     // Its worker dies with it; nobody is left who would give the rest a grace.
-                    self.ladders.insert(tree, now.checked_sub(self.ladder_length()).unwrap_or(now));
+                    self.ladders
+                        .insert(tree, now.checked_sub(self.ladder_length()).unwrap_or(now));
                 }
-                self.next_pass = now + if signal == Signal::KILL { KILL_PASS } else { LADDER_PASS };
+                self.next_pass =
+                    now + if signal == Signal::KILL { KILL_PASS } else { LADDER_PASS };
             }
         }
     }
@@ -154,7 +160,9 @@ impl Work {
                     &opened
                 }
                 Err(Errno::SRCH) => return Sent::Ended,
-                Err(Errno::MFILE | Errno::NFILE) => return Sent::Blocked(Reason::DescriptorsExhausted),
+                Err(Errno::MFILE | Errno::NFILE) => {
+                    return Sent::Blocked(Reason::DescriptorsExhausted);
+                }
                 Err(Errno::INVAL | Errno::NOENT) => return Sent::Ended,
                 Err(Errno::NOSYS | Errno::PERM) => return Sent::Blocked(Reason::NoPidfd),
                 Err(_) => return Sent::Blocked(Reason::Unreadable),
@@ -185,11 +193,15 @@ impl Work {
                     }
                 }
                 let judgements = &mut self.judgements;
-                Some(Some(self.judge.process(&seen, |judge, run| remembered(judgements, judge, run))))
+                Some(Some(
+                    self.judge.process(&seen, |judge, run| remembered(judgements, judge, run)),
+                ))
             }
         };
         match fresh {
-            Some(Some(decision)) if decision.verdict != Verdict::Dead => return Sent::Kept(decision),
+            Some(Some(decision)) if decision.verdict != Verdict::Dead => {
+                return Sent::Kept(decision);
+            }
             Some(None) => return Sent::Ended,
             _ => {}
         }
@@ -206,7 +218,9 @@ impl Work {
             }
             Err(error) if error.is_gone() => Sent::Ended,
             Err(error) if error.is_not_permitted() => Sent::Blocked(Reason::Eperm),
-            Err(error) if error.kind() == ErrorKind::Unsupported => Sent::Blocked(Reason::NoPidfd),
+            Err(error) if error.kind() == ErrorKind::Unsupported => {
+                Sent::Blocked(Reason::NoPidfd)
+            }
             Err(_) => Sent::Blocked(Reason::Unreadable),
         }
     }
@@ -218,7 +232,9 @@ pub(crate) fn is_in_charge(trees: &HashSet<Tree>, target: &Target) -> bool {
     let of_run = || trees.iter().any(|tree| tree.0 == run);
     !target.is_shim
         && !trees.is_empty()
-        && (trees.contains(&target.tree) || trees.contains(&(run, None)) || (worker.is_none() && of_run()))
+        && (trees.contains(&target.tree)
+            || trees.contains(&(run, None))
+            || (worker.is_none() && of_run()))
 }
 
 /// Reads a target again by number, its descriptor being open: the same process, with the tag it was judged by.
@@ -247,7 +263,9 @@ fn look_again(
     } else if brief {
         examiner.brief(identity.pid).map(|(now, mark)| (now, mark == target.seen.mark))
     } else {
-        examiner.again(identity.pid).map(|seen| (seen.identity, seen.runs() == target.seen.runs()))
+        examiner
+            .again(identity.pid)
+            .map(|seen| (seen.identity, seen.runs() == target.seen.runs()))
     };
     match looked {
         Ok((now, _)) if !same(&now) => Err(Sent::Ended),
@@ -258,7 +276,9 @@ fn look_again(
         Err(Skipped::Zombie) => Err(Sent::Ended),
         Err(Skipped::Gone) if pidfd.is_ended() => Err(Sent::Ended),
         Err(Skipped::Gone) => Err(Sent::Blocked(Reason::Unreadable)),
-        Err(Skipped::Failed(Errno::MFILE | Errno::NFILE)) => Err(Sent::Blocked(Reason::DescriptorsExhausted)),
+        Err(Skipped::Failed(Errno::MFILE | Errno::NFILE)) => {
+            Err(Sent::Blocked(Reason::DescriptorsExhausted))
+        }
         Err(Skipped::Failed(_)) => Err(Sent::Blocked(Reason::Unreadable)),
     }
 }

@@ -52,7 +52,11 @@ impl Work {
             && self.report.refused.is_none()
             && self.is_seen_through()
             && !self.named.contains(&run)
-            && self.report.survivors.iter().all(|survivor| survivor.run_id != Some(run.to_string()))
+            && self
+                .report
+                .survivors
+                .iter()
+                .all(|survivor| survivor.run_id != Some(run.to_string()))
             && self.judge.is_in_scope(run)
     }
 

@@ -20,7 +20,8 @@ pub(crate) fn file_lock_limits(pid: Pid) -> Result<Limits, Errno> {
     let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the new limit is null, so nothing is set; `old` is a live, writable `rlimit` for the whole call, and
     // the kernel writes no more than one.
-    let result = unsafe { libc::prlimit(pid.get(), libc::RLIMIT_LOCKS, std::ptr::null(), &raw mut old) };
+    let result =
+        unsafe { libc::prlimit(pid.get(), libc::RLIMIT_LOCKS, std::ptr::null(), &raw mut old) };
     if result == 0 {
         Ok(Limits { soft: old.rlim_cur, hard: old.rlim_max })
     } else {
@@ -39,8 +40,13 @@ pub(crate) fn may_set_own_file_locks(limits: Limits) -> bool {
 pub(crate) fn pidfd_signal_nothing(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
     let no_info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: no memory is passed.
-    let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), 0, no_info, 0) };
-    if result == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(nix::errno::Errno::last_raw())) }
+    let result =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), 0, no_info, 0) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(Errno::from_raw_os_error(nix::errno::Errno::last_raw()))
+    }
 }
 
 /// `struct pidfd_info` in its first version, 64 bytes (<linux/pidfd.h>).

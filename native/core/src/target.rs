@@ -58,7 +58,10 @@ impl Target {
     pub(crate) fn is_shim_in_charge(&self) -> bool {
         self.is_shim
             && self.blocked.is_none()
-            && matches!(self.stage, Stage::New | Stage::ShimWorks { .. } | Stage::ShimQuits { .. })
+            && matches!(
+                self.stage,
+                Stage::New | Stage::ShimWorks { .. } | Stage::ShimQuits { .. }
+            )
     }
 }
 

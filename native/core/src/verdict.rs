@@ -264,7 +264,11 @@ impl Judge {
         RunJudgement { run, verdict, why: why.into(), owners }
     }
 
-    fn weigh(&self, run: RunId, owners: &[(Source, Claim, OwnerState)]) -> (Verdict, &'static str) {
+    fn weigh(
+        &self,
+        run: RunId,
+        owners: &[(Source, Claim, OwnerState)],
+    ) -> (Verdict, &'static str) {
         use OwnerState::{Alive, ForeignNamespace, Gone, OtherBoot, Unknown};
         if self.asker.own_run == Some(run) {
             return (Verdict::Own, "it is this VM's own run");
@@ -278,17 +282,25 @@ impl Judge {
         }
         // A record of another boot is no witness of this one's processes; a process of this boot that names another
         // boot is a contradiction.
-        let stale = |owner: &&(Source, Claim, OwnerState)| owner.0 == Source::Record && owner.2 == OtherBoot;
+        let stale = |owner: &&(Source, Claim, OwnerState)| {
+            owner.0 == Source::Record && owner.2 == OtherBoot
+        };
         let speaking = owners.iter().filter(|owner| !stale(owner)).count();
-        let every = |state| speaking > 0 && owners.iter().filter(|o| !stale(o)).all(|owner| owner.2 == state);
+        let every = |state| {
+            speaking > 0 && owners.iter().filter(|o| !stale(o)).all(|owner| owner.2 == state)
+        };
         let file = self.records.get(&run);
         let unread = if self.records_unusable { Lock::Unknown } else { Lock::Free };
         match file.map_or(unread, |file| file.lock) {
             Lock::Free => {}
             // A child that a NIF forked in the VM keeps the lock open after its owner is gone.
-            Lock::Held if every(Gone) && owners.iter().any(|owner| owner.0 == Source::Record) => {}
+            Lock::Held if every(Gone) && owners.iter().any(|owner| owner.0 == Source::Record) => {
+            }
             Lock::Held if any(Gone) || any(OtherBoot) => {
-                return (Verdict::Disputed, "its lock is held, but its witnesses say that its owner is gone");
+                return (
+                    Verdict::Disputed,
+                    "its lock is held, but its witnesses say that its owner is gone",
+                );
             }
             Lock::Held => return (Verdict::Live, "its lock is held"),
             Lock::Unknown if file.is_some_and(|file| file.record.is_err()) && speaking > 0 => {}
@@ -345,9 +357,18 @@ impl Judge {
                 return decide(verdict, Some(run), &judgement.why);
             }
             if !self.is_in_scope(run) {
-                return decide(Verdict::OutOfScope, Some(run), "it is not this application's run");
+                return decide(
+                    Verdict::OutOfScope,
+                    Some(run),
+                    "it is not this application's run",
+                );
             }
-            let began = judgement.owners.iter().map(|owner| owner.1.start_ticks).max().unwrap_or(u64::MAX);
+            let began = judgement
+                .owners
+                .iter()
+                .map(|owner| owner.1.start_ticks)
+                .max()
+                .unwrap_or(u64::MAX);
             predates |= seen.identity.start_ticks < began && !self.is_attached(seen, run);
         }
         self.of_dead_run(seen, first, predates)
@@ -358,19 +379,24 @@ impl Judge {
     /// That record is ours alone to write, and nobody but the process itself, its user or its parents can have set the
     /// mark; so it may be older than the owner.
     fn is_attached(&self, seen: &Seen, run: RunId) -> bool {
-        let marked = seen.mark.present().filter(|mark| mark.run() == run).and_then(|mark| mark.worker());
+        let marked =
+            seen.mark.present().filter(|mark| mark.run() == run).and_then(|mark| mark.worker());
         marked.zip(self.believed(run)).is_some_and(|(worker, record)| {
             record.attachments.iter().any(|attachment| attachment.worker == worker.get())
         })
     }
 
     fn of_dead_run(&mut self, seen: &Seen, run: RunId, predates: bool) -> Decision {
-        let decide = |verdict, why: &str| Decision { verdict, run: Some(run), why: why.to_owned() };
+        let decide =
+            |verdict, why: &str| Decision { verdict, run: Some(run), why: why.to_owned() };
         if !self.asker.outliving && seen.mark.present().is_some_and(|mark| mark.outlives()) {
             return decide(Verdict::Outlives, "it outlives its VM on purpose");
         }
         if self.is_under_live_owner(seen, &seen.runs()) {
-            return decide(Verdict::LiveRunOwner, "it owns a live run, or descends from an owner of one");
+            return decide(
+                Verdict::LiveRunOwner,
+                "it owns a live run, or descends from an owner of one",
+            );
         }
         if predates {
             return decide(Verdict::PredatesOwner, "it is older than its run's owner");
@@ -459,9 +485,9 @@ impl Judge {
         // Whose parent is not told may descend from any of them.
         if seen.parent.is_none() && seen.identity.known_start().is_none() {
             let others = living.iter().filter(|&&owner| owner != host.me().pid);
-            return others
-                .copied()
-                .any(|owner| owner == seen.identity.pid || self.belongs(owner, runs, &mut examiner));
+            return others.copied().any(|owner| {
+                owner == seen.identity.pid || self.belongs(owner, runs, &mut examiner)
+            });
         }
         let mut pid = Some(seen.identity.pid);
         for _ in 0..DEPTH {
@@ -494,20 +520,24 @@ impl Judge {
             OwnerState::Gone | OwnerState::OtherBoot | OwnerState::ForeignNamespace => false,
         };
         let is_of = |claim: &Claim, uid| {
-            host.proc().uids(claim.pid, &mut Vec::new()).is_ok_and(|uids| uids.is_some_and(|it| it.are(uid)))
+            host.proc()
+                .uids(claim.pid, &mut Vec::new())
+                .is_ok_and(|uids| uids.is_some_and(|it| it.are(uid)))
         };
         let ours = self.claims.values().flatten().map(|(_, claim)| claim);
-        let theirs = self.others.iter().filter(|(claim, uid)| is_of(claim, *uid)).map(|(claim, _)| claim);
+        let theirs =
+            self.others.iter().filter(|(claim, uid)| is_of(claim, *uid)).map(|(claim, _)| claim);
         ours.chain(theirs).filter(|claim| may_live(claim)).map(|claim| claim.pid).collect()
     }
 
     /// Whether an owner itself belongs to one of these runs, or that cannot be told.
     fn belongs(&mut self, owner: Pid, runs: &[RunId], examiner: &mut Examiner<'_>) -> bool {
-        let named = self.owners_runs.entry(owner).or_insert_with(|| match examiner.again(owner) {
-            Ok(owner) => Some(owner.runs()),
-            Err(Skipped::Untagged | Skipped::Gone | Skipped::Zombie) => Some(Vec::new()),
-            Err(Skipped::Failed(_)) => None,
-        });
+        let named =
+            self.owners_runs.entry(owner).or_insert_with(|| match examiner.again(owner) {
+                Ok(owner) => Some(owner.runs()),
+                Err(Skipped::Untagged | Skipped::Gone | Skipped::Zombie) => Some(Vec::new()),
+                Err(Skipped::Failed(_)) => None,
+            });
         named.as_ref().is_none_or(|named| named.iter().any(|run| runs.contains(run)))
     }
 }
@@ -527,5 +557,7 @@ fn outer_runs(host: &Host) -> HashSet<RunId> {
 /// Every command that a believed record of this boot names.
 pub(crate) fn recorded_commands(records: &[RecordFile]) -> Vec<(RunId, RecordedCommand)> {
     let believed = records.iter().filter_map(|file| file.record.as_ref().ok());
-    believed.flat_map(|record| record.commands.iter().map(|command| (record.run, command.clone()))).collect()
+    believed
+        .flat_map(|record| record.commands.iter().map(|command| (record.run, command.clone())))
+        .collect()
 }

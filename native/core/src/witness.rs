@@ -86,7 +86,9 @@ impl Claim {
     /// Looks whether this owner lives, now.
     #[must_use]
     pub fn state(&self, host: &Host) -> OwnerState {
-        let (Some(boot), Some(pid_ns)) = (host.boot(), host.pid_ns()) else { return OwnerState::Unknown };
+        let (Some(boot), Some(pid_ns)) = (host.boot(), host.pid_ns()) else {
+            return OwnerState::Unknown;
+        };
         if self.boot != boot {
             return OwnerState::OtherBoot;
         }
@@ -97,12 +99,16 @@ impl Claim {
         let stat = match &holder {
             Holder::Nobody => return OwnerState::Gone,
             Holder::Unknown => return OwnerState::Unknown,
-            Holder::Process(_) | Holder::Thread | Holder::Unheld => host.stat(self.pid, &mut Vec::new()).ok(),
+            Holder::Process(_) | Holder::Thread | Holder::Unheld => {
+                host.stat(self.pid, &mut Vec::new()).ok()
+            }
         };
         // Ended is asked after the number was read: a descriptor that has not ended had the number all along.
         let ended = match &holder {
             Holder::Process(Some(pidfd)) => pidfd.is_ended(),
-            Holder::Process(None) => stat.as_ref().is_some_and(|stat| matches!(stat.state, 'Z' | 'X')),
+            Holder::Process(None) => {
+                stat.as_ref().is_some_and(|stat| matches!(stat.state, 'Z' | 'X'))
+            }
             Holder::Unheld => stat.as_ref().is_some_and(Stat::is_ended),
             _ => false,
         };

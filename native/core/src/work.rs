@@ -103,14 +103,19 @@ impl Work {
             report: Report::default(),
         };
         if let HuntKind::Process(identity) = spec.kind {
-            work.take_process(epoll, &identity)
-                .map_err(|refused| Box::new(Report { refused: Some(refused), ..Report::default() }))?;
+            work.take_process(epoll, &identity).map_err(|refused| {
+                Box::new(Report { refused: Some(refused), ..Report::default() })
+            })?;
         }
         Ok(work)
     }
 
     /// The one process of a hunt without tags.
-    fn take_process(&mut self, epoll: &OwnedFd, identity: &Identity) -> std::result::Result<(), Refused> {
+    fn take_process(
+        &mut self,
+        epoll: &OwnedFd,
+        identity: &Identity,
+    ) -> std::result::Result<(), Refused> {
         use crate::ErrorKind::{Gone, NotPermitted, Reused};
         if let Some(refusal) = self.host.refusal(identity.pid) {
             return Err(Refused::Process(refusal));
@@ -121,10 +126,11 @@ impl Work {
             NotPermitted => Refused::NotPermitted,
             _ => Refused::Unknown,
         })?;
-        let seen = Examiner::new(&self.host, &[]).untagged(identity.pid).map_err(|why| match why {
-            Skipped::Gone | Skipped::Zombie => Refused::Gone,
-            _ => Refused::Unknown,
-        })?;
+        let seen =
+            Examiner::new(&self.host, &[]).untagged(identity.pid).map_err(|why| match why {
+                Skipped::Gone | Skipped::Zombie => Refused::Gone,
+                _ => Refused::Unknown,
+            })?;
         let seen = Seen { identity: *identity, ..seen };
         // Without it the driver's clock finds the end, only later.
         let _ = epoll::add(epoll, &pidfd, epoll::EventData::new_u64(0), epoll::EventFlags::IN);
@@ -154,11 +160,16 @@ impl Work {
             now = Instant::now().max(now);
             let on_sight = self.signal_on_sight(epoll, now, deadline);
             let pending = self.is_pending();
-            let pass_due = self.needs_passes() && (now >= self.next_pass || (!pending && !self.clean));
+            let pass_due =
+                self.needs_passes() && (now >= self.next_pass || (!pending && !self.clean));
             let is_storm = on_sight && !self.is_calm();
             if pass_due && !self.clean && !is_storm {
                 let brief = self.first_is_brief() || pending;
-                self.pass(epoll, if brief { Carriers::MarkOnly } else { Carriers::All }, deadline);
+                self.pass(
+                    epoll,
+                    if brief { Carriers::MarkOnly } else { Carriers::All },
+                    deadline,
+                );
             }
             if self.report.refused.is_some() {
                 self.finish();
@@ -292,7 +303,11 @@ impl Work {
 
     /// The trees that living shims are at work on.
     pub(crate) fn trees_in_charge(&self) -> HashSet<Tree> {
-        self.targets.values().filter(|shim| shim.is_shim_in_charge()).map(|shim| shim.tree).collect()
+        self.targets
+            .values()
+            .filter(|shim| shim.is_shim_in_charge())
+            .map(|shim| shim.tree)
+            .collect()
     }
 
     fn next_time(&self, now: Instant) -> Instant {
@@ -318,7 +333,8 @@ impl Work {
             };
         }
         let reserve = (self.spec.deadline / 4).min(SHIM_GRACE);
-        let kill_at = self.began.checked_add(self.spec.deadline).and_then(|end| end.checked_sub(reserve));
+        let kill_at =
+            self.began.checked_add(self.spec.deadline).and_then(|end| end.checked_sub(reserve));
         match kill_at {
             Some(kill_at) if kill_at > now => next.min(kill_at),
             _ => next,

@@ -57,7 +57,8 @@ impl Workers {
 
     /// Whether a mark says already that a process is another worker's.
     pub(crate) fn is_others(&self, mark: &Mark) -> bool {
-        mark.run() == self.run && mark.worker().is_some_and(|number| !self.numbers.contains(&number.get()))
+        mark.run() == self.run
+            && mark.worker().is_some_and(|number| !self.numbers.contains(&number.get()))
     }
 
     /// Whether somebody who outlives his VM on purpose is one of those that are to end all the same, as far as the number
@@ -83,7 +84,8 @@ impl Workers {
 
     fn is_attached(&self, seen: &Seen) -> bool {
         let mark = seen.mark.present().filter(|mark| mark.run() == self.run);
-        mark.and_then(|mark| mark.worker()).is_some_and(|number| self.attached.contains(&number.get()))
+        mark.and_then(|mark| mark.worker())
+            .is_some_and(|number| self.attached.contains(&number.get()))
     }
 
     fn belongs(&self, host: &Host, seen: &Seen) -> Belongs {
@@ -100,9 +102,14 @@ impl Workers {
         }
         match &seen.env {
             Carrier::Present(tag) if tag.run == self.run => {
-                let ours = Claim::of_env(tag)
-                    .is_some_and(|claim| claim.pid == host.me().pid && Some(claim.pid_ns) == host.pid_ns());
-                if ours && self.numbers.contains(&tag.worker.get()) { Belongs::Yes } else { Belongs::No }
+                let ours = Claim::of_env(tag).is_some_and(|claim| {
+                    claim.pid == host.me().pid && Some(claim.pid_ns) == host.pid_ns()
+                });
+                if ours && self.numbers.contains(&tag.worker.get()) {
+                    Belongs::Yes
+                } else {
+                    Belongs::No
+                }
             }
             _ if seen.mark.present().is_some() => Belongs::Unknown,
             _ => Belongs::No,
@@ -111,21 +118,31 @@ impl Workers {
 
     /// Judges a process; `None` for one that is none of these workers'.
     pub(crate) fn judge(&self, host: &Host, judge: &mut Judge, seen: &Seen) -> Option<Decision> {
-        let decide =
-            |verdict, why: &str| Some(Decision { verdict, run: Some(self.run), why: why.to_owned() });
+        let decide = |verdict, why: &str| {
+            Some(Decision { verdict, run: Some(self.run), why: why.to_owned() })
+        };
         match self.belongs(host, seen) {
             Belongs::No => return None,
-            Belongs::Unknown => return decide(Verdict::UnknownWorker, "nothing says which worker's it is"),
+            Belongs::Unknown => {
+                return decide(Verdict::UnknownWorker, "nothing says which worker's it is");
+            }
             Belongs::Yes => {}
         }
         if let Some(refusal) = judge.refusal(seen) {
             return decide(Verdict::Refused, &refusal.to_string());
         }
-        if seen.mark.present().is_some_and(|mark| mark.outlives() && !self.ends_outliving(mark, host)) {
+        if seen
+            .mark
+            .present()
+            .is_some_and(|mark| mark.outlives() && !self.ends_outliving(mark, host))
+        {
             return decide(Verdict::Outlives, "it outlives its VM on purpose");
         }
         if judge.is_under_live_owner(seen, &[self.run]) {
-            return decide(Verdict::LiveRunOwner, "it owns a live run, or descends from an owner of one");
+            return decide(
+                Verdict::LiveRunOwner,
+                "it owns a live run, or descends from an owner of one",
+            );
         }
         let began = self.adopted.map_or(host.me().start_ticks, |adopted| adopted.start_ticks);
         if seen.identity.start_ticks < began && !self.is_attached(seen) {
@@ -139,7 +156,9 @@ impl Workers {
             && seen.shim_of(host.uid()).is_none_or(|shim| shim.args.run != self.run)
         {
             let unmarked = self.unmarked.contains(&env.worker.get());
-            if let Err(why) = is_plausible(host, seen, self.run, &MarkLoss::current(host), unmarked) {
+            if let Err(why) =
+                is_plausible(host, seen, self.run, &MarkLoss::current(host), unmarked)
+            {
                 return decide(Verdict::EnvOnly, why);
             }
         }

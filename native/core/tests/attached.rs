@@ -1,11 +1,16 @@
 //! Processes that somebody else started, and that a run attached: older than its VM.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy knows only #[test] functions as tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions as tests"
+)]
 
 mod common;
 
 use common::*;
 use leash_core::{
-    Host, Hunt, HuntKind, Owner, RecordedAttachment, RunDir, RunLock, Verdict, Why, Workers, not_covered,
+    Host, Hunt, HuntKind, Owner, RecordedAttachment, RunDir, RunLock, Verdict, Why, Workers,
+    not_covered,
 };
 use leash_tag::{Limits, Mark, WorkerNumber};
 use std::io::Write as _;
@@ -16,26 +21,35 @@ const PRE: &str = "LEASH_TEST_OLDER";
 
 fn attach(dir: &TestDir, vm: &Vm, worker: u16, process: &Process) {
     let identity = process.identity();
-    let attachment =
-        RecordedAttachment { worker, pid: identity.pid.as_u32(), start_ticks: identity.start_ticks };
-    let mut file = std::fs::OpenOptions::new().append(true).open(dir.record_path(vm.run)).unwrap();
+    let attachment = RecordedAttachment {
+        worker,
+        pid: identity.pid.as_u32(),
+        start_ticks: identity.start_ticks,
+    };
+    let mut file =
+        std::fs::OpenOptions::new().append(true).open(dir.record_path(vm.run)).unwrap();
     file.write_all(&attachment.line()).unwrap();
 }
 
 /// Marks a process that is there, as the shim does.
 fn mark(process: &Process, vm: &Vm, worker: Option<u16>) {
     let number = worker.and_then(WorkerNumber::new);
-    let Limits { soft, hard } = Mark::nested_in(Limits::UNLIMITED, vm.run, number, false).unwrap().limits();
+    let Limits { soft, hard } =
+        Mark::nested_in(Limits::UNLIMITED, vm.run, number, false).unwrap().limits();
     let locks = format!("--locks={soft}:{hard}");
-    let status =
-        Command::new("prlimit").args(["--pid", &process.pid().to_string(), &locks]).status().unwrap();
+    let status = Command::new("prlimit")
+        .args(["--pid", &process.pid().to_string(), &locks])
+        .status()
+        .unwrap();
     assert!(status.success());
 }
 
 /// So that what follows is younger: a tick has 10 ms.
 fn tick() {
     let began = sleeper(&mut Command::new("sleep")).identity().start_ticks;
-    wait_until("the next tick", || sleeper(&mut Command::new("sleep")).identity().start_ticks > began + 1);
+    wait_until("the next tick", || {
+        sleeper(&mut Command::new("sleep")).identity().start_ticks > began + 1
+    });
 }
 
 #[test]
@@ -81,8 +95,16 @@ fn the_line_is_written_again_with_a_lost_record() {
     let lock = RunLock::create_any(&dir.open(), &host, &leash_core::About::default()).unwrap();
     let attachment = RecordedAttachment { worker: 3, pid: 4711, start_ticks: 5 };
     lock.append_attachment(&attachment).unwrap();
-    let read =
-        || RunDir::open(&dir.path).unwrap().record(lock.run()).unwrap().unwrap().record.unwrap().attachments;
+    let read = || {
+        RunDir::open(&dir.path)
+            .unwrap()
+            .record(lock.run())
+            .unwrap()
+            .unwrap()
+            .record
+            .unwrap()
+            .attachments
+    };
     assert_eq!(read(), [attachment]);
     std::fs::remove_file(dir.record_path(lock.run())).unwrap();
     assert!(lock.ensure().unwrap());
@@ -113,8 +135,10 @@ fn a_hunt_for_an_attached_worker_ends_what_is_older_than_the_vm_and_no_other() {
         let number = WorkerNumber::new(worker);
         let Limits { soft, hard } =
             Mark::nested_in(Limits::UNLIMITED, vm.run, number, false).unwrap().limits();
-        let status =
-            Command::new("prlimit").args(["--pid", pid, &format!("--locks={soft}:{hard}")]).status().unwrap();
+        let status = Command::new("prlimit")
+            .args(["--pid", pid, &format!("--locks={soft}:{hard}")])
+            .status()
+            .unwrap();
         assert!(status.success());
     };
     for (pid, worker) in pids.split(' ').zip([1, 2]) {
@@ -132,8 +156,7 @@ fn a_hunt_for_an_attached_worker_ends_what_is_older_than_the_vm_and_no_other() {
 fn who_escaped_before_is_named_by_session_and_group() {
     let vm = Vm::start();
     // Their parent is gone, and the session is the target's.
-    let script =
-        "sh -c 'sleep 58 & echo $!'; (setsid sleep 57 & echo $!) ; sleep 59 & echo $!; exec sleep 60";
+    let script = "sh -c 'sleep 58 & echo $!'; (setsid sleep 57 & echo $!) ; sleep 59 & echo $!; exec sleep 60";
     let mut command = Command::new("sh");
     command.args(["-c", script]).stdout(std::process::Stdio::piped());
     // SAFETY: a single system call.
@@ -144,20 +167,24 @@ fn who_escaped_before_is_named_by_session_and_group() {
         })
     };
     let mut target = Process(command.spawn().unwrap());
-    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(target.0.stdout.take().unwrap()));
+    let mut lines =
+        std::io::BufRead::lines(std::io::BufReader::new(target.0.stdout.take().unwrap()));
     let mut pid = || lines.next().unwrap().unwrap().parse::<u32>().unwrap();
     let (escaped, left, child) = (pid(), pid(), pid());
     settle(target.pid());
     wait_until("it to be below nobody of the tree", || {
         let sleeps = |pid: &u32| {
-            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "sleep\n")
+            std::fs::read_to_string(format!("/proc/{pid}/comm"))
+                .is_ok_and(|comm| comm == "sleep\n")
         };
         [escaped, left, child].iter().all(sleeps)
     });
     mark(&target, &vm, Some(1));
     let report = not_covered(target.pid(), vm.run, 1).unwrap();
-    let named: Vec<_> = report.iter().map(|it| (it.pid.as_u32(), it.command.as_str(), it.why)).collect();
-    let mut expected = vec![(escaped, "sleep 58", Why::Escaped), (child, "sleep 59", Why::Unmarked)];
+    let named: Vec<_> =
+        report.iter().map(|it| (it.pid.as_u32(), it.command.as_str(), it.why)).collect();
+    let mut expected =
+        vec![(escaped, "sleep 58", Why::Escaped), (child, "sleep 59", Why::Unmarked)];
     expected.sort_unstable_by_key(|it| it.0);
     assert_eq!(named, expected, "a session of its own ({left}) is nobody's");
     for pid in [escaped, left, child] {

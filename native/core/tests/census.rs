@@ -1,5 +1,9 @@
 //! What is counted of a run's trees, on real processes.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy knows only #[test] functions as tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions as tests"
+)]
 
 mod common;
 
@@ -13,7 +17,8 @@ use std::process::Command;
 fn count(run: RunId, workers: &[u16], shims: &[(Pid, u16)], commands: usize) -> Vec<Member> {
     let shims: HashMap<_, _> = shims.iter().copied().collect();
     let workers = workers.iter().copied().collect();
-    census(&Host::current().unwrap(), &Census { run, workers: &workers, shims: &shims, commands }).unwrap()
+    census(&Host::current().unwrap(), &Census { run, workers: &workers, shims: &shims, commands })
+        .unwrap()
 }
 
 fn of(members: &[Member], pid: Pid) -> Option<&Member> {
@@ -63,9 +68,16 @@ fn members_are_those_of_the_run_each_with_its_worker() {
         [(1, one.pid()), (32_766, two.pid())]
     );
     let first = members.first().unwrap();
-    assert_eq!((first.command.as_str(), first.state, first.parent), ("sleep 60", 'S', Some(Pid::current())));
+    assert_eq!(
+        (first.command.as_str(), first.state, first.parent),
+        ("sleep 60", 'S', Some(Pid::current()))
+    );
     assert!(first.rss_bytes > 4096 && first.age_ms < 60_000, "{first:?}");
-    assert_eq!(count(vm.run, &[1, 32_766], &[], 1).first().unwrap().command, "sleep", "more than asked for");
+    assert_eq!(
+        count(vm.run, &[1, 32_766], &[], 1).first().unwrap().command,
+        "sleep",
+        "more than asked for"
+    );
     let of_one = count(vm.run, &[32_766], &[], 1);
     assert_eq!(of_one.iter().map(|member| member.pid).collect::<Vec<_>>(), [two.pid()]);
     assert_eq!(of_one.first().unwrap().command, "sleep 60", "of those who are asked for");
@@ -83,13 +95,18 @@ fn a_nested_run_and_a_lost_number_belong_to_who_started_them() {
     );
     let tree = start(vm.marked(3, "sh").args(["-c", &line]));
     let inner_shell = child_of(tree.pid(), "bash");
-    let (inner_sleep, numberless) = (child_of(inner_shell.pid, "sleep"), child_of(tree.pid(), "sleep"));
+    let (inner_sleep, numberless) =
+        (child_of(inner_shell.pid, "sleep"), child_of(tree.pid(), "sleep"));
     // The same mark below nobody of ours is somebody else's.
     let mark = Mark::nested_in(ours, inner.run, WorkerNumber::new(8), false).unwrap();
     let stranger = sleeper(&mut under(mark, "sleep"));
     let members = count(vm.run, &[3], &[], 10);
     for pid in [tree.pid(), inner_shell.pid, inner_sleep.pid, numberless.pid] {
-        assert_eq!(of(&members, pid).map(|member| member.worker), Some(3), "{pid} in {members:?}");
+        assert_eq!(
+            of(&members, pid).map(|member| member.worker),
+            Some(3),
+            "{pid} in {members:?}"
+        );
     }
     assert_eq!((members.len(), of(&members, stranger.pid())), (4, None));
 }
@@ -113,7 +130,10 @@ fn without_a_mark_the_descendants_of_the_shim_are_counted_and_nobody_elses() {
     let (shell, sleep) = &tree[0];
     let mut expected = [(4, shell.pid), (4, sleep.pid)];
     expected.sort_unstable();
-    assert_eq!(members.iter().map(|member| (member.worker, member.pid)).collect::<Vec<_>>(), expected);
+    assert_eq!(
+        members.iter().map(|member| (member.worker, member.pid)).collect::<Vec<_>>(),
+        expected
+    );
     // A number that is another's by now, as after the end of a shim.
     assert_eq!(count(vm.run, &[4], &[(not_ours.pid(), 4)], 10), []);
 }
@@ -121,7 +141,8 @@ fn without_a_mark_the_descendants_of_the_shim_are_counted_and_nobody_elses() {
 #[test]
 fn what_was_taken_over_from_another_run_has_the_number_that_it_has_here() {
     let (vm, earlier) = (Vm::start(), Vm::start());
-    let mark = Mark::nested_in(Limits::UNLIMITED, earlier.run, WorkerNumber::new(9), true).unwrap();
+    let mark =
+        Mark::nested_in(Limits::UNLIMITED, earlier.run, WorkerNumber::new(9), true).unwrap();
     let mut command = under(mark, "bash");
     let line = "exec -a leash-shim \"$0\" -- 60000 sh -c 'sleep 60 & wait'";
     // By the name that the kernel keeps, too.
@@ -136,9 +157,15 @@ fn what_was_taken_over_from_another_run_has_the_number_that_it_has_here() {
     let members = count(vm.run, &[4], &[(shim.pid(), 4)], 10);
     let mut expected = [(4, shell.pid), (4, sleep.pid)];
     expected.sort_unstable();
-    assert_eq!(members.iter().map(|member| (member.worker, member.pid)).collect::<Vec<_>>(), expected);
+    assert_eq!(
+        members.iter().map(|member| (member.worker, member.pid)).collect::<Vec<_>>(),
+        expected
+    );
     assert_eq!(of(&members, others.pid()), None);
     // In its own run, before the shim's number is known.
     let members = count(earlier.run, &[9], &[], 10);
-    assert_eq!(members.iter().map(|member| member.pid).collect::<Vec<_>>(), expected.map(|(_, pid)| pid));
+    assert_eq!(
+        members.iter().map(|member| member.pid).collect::<Vec<_>>(),
+        expected.map(|(_, pid)| pid)
+    );
 }

@@ -1,6 +1,10 @@
 //! When a process that names a dead run in its environment alone is ended: only where its missing mark is explained
 //! and all of its living ancestors are of the run.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy knows only #[test] functions as tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions as tests"
+)]
 
 mod common;
 
@@ -52,9 +56,10 @@ fn verdict(image: &Image, suspect: &Entry<'_>) -> Verdict {
 
 #[test]
 fn without_a_reason_for_the_missing_mark_a_copied_environment_convicts_nothing() {
-    for loss in
-        [MarkLoss::default(), MarkLoss { control_group: resettable().control_group, ..MarkLoss::default() }]
-    {
+    for loss in [
+        MarkLoss::default(),
+        MarkLoss { control_group: resettable().control_group, ..MarkLoss::default() },
+    ] {
         let orphan = Entry { cgroup: SERVICE, ..PLAIN };
         assert_eq!(verdict(&dead_run(loss, &[2]), &orphan), Verdict::EnvOnly);
     }
@@ -81,9 +86,11 @@ fn an_orphan_that_lowered_its_own_limits_is_ended() {
 #[test]
 fn a_daemons_child_is_kept_whatever_explains_its_missing_mark() {
     let lowered = Limits { soft: 1, hard: 1 };
-    for (loss, limits) in
-        [(unmarked(), Limits::UNLIMITED), (resettable(), Limits::UNLIMITED), (MarkLoss::default(), lowered)]
-    {
+    for (loss, limits) in [
+        (unmarked(), Limits::UNLIMITED),
+        (resettable(), Limits::UNLIMITED),
+        (MarkLoss::default(), lowered),
+    ] {
         let image = dead_run(loss, &[]);
         image.add(150, &Entry { ticks: 2_000, cgroup: SERVICE, ..PLAIN });
         let job = Entry { parent: 150, limits, cgroup: SERVICE, ..PLAIN };
@@ -99,7 +106,11 @@ fn where_marks_can_be_reset_the_control_group_of_the_vm_decides() {
         ("the root, where every process is", b"0::/\n", Verdict::EnvOnly),
     ];
     for (name, cgroup, expected) in table {
-        assert_eq!(verdict(&dead_run(resettable(), &[]), &Entry { cgroup, ..PLAIN }), expected, "{name}");
+        assert_eq!(
+            verdict(&dead_run(resettable(), &[]), &Entry { cgroup, ..PLAIN }),
+            expected,
+            "{name}"
+        );
     }
     // A VM in the root group cannot be told from any other process by it.
     let nowhere = MarkLoss { control_group: None, ..resettable() };
@@ -117,10 +128,14 @@ fn an_orphan_that_a_service_manager_outside_of_the_group_adopted_is_ended() {
 fn an_ancestor_of_the_vm_that_adopts_orphans_hides_no_unmarked_worker_and_its_own_jobs_live() {
     for (loss, expected) in [(unmarked(), Verdict::Dead), (resettable(), Verdict::EnvOnly)] {
         for (ticks, expected) in [(2_000, expected), (2_001, Verdict::EnvOnly)] {
-            let image = dead_run(MarkLoss { ancestors: vec![(150, 2_000), (1, 1)], ..loss.clone() }, &[]);
+            let image =
+                dead_run(MarkLoss { ancestors: vec![(150, 2_000), (1, 1)], ..loss.clone() }, &[]);
             // Of the same number and another start it is another process.
             image.add(150, &Entry { ticks, cgroup: SERVICE, ..PLAIN });
-            assert_eq!(verdict(&image, &Entry { parent: 150, cgroup: SERVICE, ..PLAIN }), expected);
+            assert_eq!(
+                verdict(&image, &Entry { parent: 150, cgroup: SERVICE, ..PLAIN }),
+                expected
+            );
         }
     }
 }
@@ -139,9 +154,13 @@ fn a_descendant_is_ended_if_each_process_above_it_is_of_the_run() {
 #[test]
 fn a_descendant_of_what_was_kept_on_purpose_is_kept() {
     let image = dead_run(resettable(), &[1]);
-    let kept = Mark::nested_in(Limits::UNLIMITED, run(), WorkerNumber::new(1), true).unwrap().limits();
+    let kept =
+        Mark::nested_in(Limits::UNLIMITED, run(), WorkerNumber::new(1), true).unwrap().limits();
     image.add(310, &Entry { limits: kept, environ: &tag(), cgroup: SERVICE, ..PLAIN });
-    assert_eq!(verdict(&image, &Entry { parent: 310, cgroup: SERVICE, ..PLAIN }), Verdict::EnvOnly);
+    assert_eq!(
+        verdict(&image, &Entry { parent: 310, cgroup: SERVICE, ..PLAIN }),
+        Verdict::EnvOnly
+    );
 }
 
 #[test]

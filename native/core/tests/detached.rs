@@ -1,12 +1,16 @@
 //! Trees that outlive their VM on purpose: found by their shims, ended by exactly their marks.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy knows only #[test] functions as tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions as tests"
+)]
 
 mod common;
 
 use common::*;
 use leash_core::{
-    Adopted, Detached, ErrorKind, Hunt, HuntKind, Identity, OwnerState, Report, Verdict, Workers, detached,
-    open_detached,
+    Adopted, Detached, ErrorKind, Hunt, HuntKind, Identity, OwnerState, Report, Verdict, Workers,
+    detached, open_detached,
 };
 use leash_tag::{Limits, Mark, WorkerNumber};
 use std::process::Command;
@@ -53,8 +57,14 @@ fn a_shim_is_found_by_all_it_says_and_by_nothing_less() {
         let program = program(&dir);
         let run = format!("--run-id={}", vm.run);
         let owner = format!("--owner={}:{}", vm.owner.pid, vm.owner.start_ticks);
-        let all =
-            [&run, "--worker=3", "--name=MyApp.A b", "--on-hangup=detach", &owner, "--stop=TERM:300,INT:200"];
+        let all = [
+            &run,
+            "--worker=3",
+            "--name=MyApp.A b",
+            "--on-hangup=detach",
+            &owner,
+            "--stop=TERM:300,INT:200",
+        ];
         let tree = shim(&program, mark(&vm, 3, true), &all);
         wait_until("its worker", || marked_and_running(vm.run).len() == 2);
 
@@ -87,9 +97,21 @@ fn a_shim_is_found_by_all_it_says_and_by_nothing_less() {
             shim(&program, mark(&vm, 3, false), &all),
             shim(&program, mark(&Vm::start(), 3, true), &all),
             shim(&program, mark(&vm, 3, true), &[&run, "--worker=3", "--name=A"]),
-            shim(&program, mark(&vm, 3, true), &[&run, "--worker=3", "--name=A", "--on-hangup=stop"]),
-            shim(&program, mark(&vm, 3, true), &[&run, "--worker=3", "--on-hangup=detach", "--name=A"]),
-            shim(&program, mark(&vm, 3, true), &[&run, "--name=A", "--worker=3", "--on-hangup=detach"]),
+            shim(
+                &program,
+                mark(&vm, 3, true),
+                &[&run, "--worker=3", "--name=A", "--on-hangup=stop"],
+            ),
+            shim(
+                &program,
+                mark(&vm, 3, true),
+                &[&run, "--worker=3", "--on-hangup=detach", "--name=A"],
+            ),
+            shim(
+                &program,
+                mark(&vm, 3, true),
+                &[&run, "--name=A", "--worker=3", "--on-hangup=detach"],
+            ),
             // The name of the program alone makes no shim.
             shim(&fake_shim().display().to_string(), mark(&vm, 3, true), &all),
             sleeper(Command::new(&program).args(all).args(["--", "40000", "sleep"])),
@@ -97,7 +119,10 @@ fn a_shim_is_found_by_all_it_says_and_by_nothing_less() {
         for other in &others {
             let identity = other.identity();
             assert_eq!(found_by(other.pid()), None);
-            assert_eq!(open_detached(&identity, vm.run, seen.worker).unwrap_err().kind(), ErrorKind::Reused);
+            assert_eq!(
+                open_detached(&identity, vm.run, seen.worker).unwrap_err().kind(),
+                ErrorKind::Reused
+            );
         }
         assert!(detached().unwrap().complete);
         for process in others {
@@ -130,7 +155,9 @@ fn an_adopted_tree_ends_by_exactly_its_mark() {
         let started = shim.identity().start_ticks;
         let mut member = sleeper(under(mark(&vm, 1, true), "sleep").env_clear());
         // What a command kept has a deeper mark.
-        let kept = Mark::nested_in(mark(&vm, 1, true).limits(), vm.run, WorkerNumber::new(1), true).unwrap();
+        let kept =
+            Mark::nested_in(mark(&vm, 1, true).limits(), vm.run, WorkerNumber::new(1), true)
+                .unwrap();
         let mut others = [
             older,
             sleeper(&mut under(kept, "sleep")),

@@ -1,11 +1,17 @@
 //! Under `hidepid`: what is hidden although it is of this very user.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy knows only #[test] functions as tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions as tests"
+)]
 
 mod common;
 
 use common::*;
 use leash_core::report::Action;
-use leash_core::{Host, Hunt, HuntKind, HuntSpec, Incomplete, Mode, Owner, Report, Verdict, Workers};
+use leash_core::{
+    Host, Hunt, HuntKind, HuntSpec, Incomplete, Mode, Owner, Report, Verdict, Workers,
+};
 use leash_tag::{Limits, Mark, RunId, WorkerNumber};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -94,7 +100,10 @@ fn what_is_hidden_of_a_worker_ends_and_hidden_neighbours_live() {
         assert_eq!(found(&report, targets[0].pid()).unwrap().start_ticks, None);
         // Another user's process is in this namespace: only a user that nothing changes has proof that it is not ours.
         let missed: &[Incomplete] = if keeps_ids() { &[] } else { &[Incomplete::Hidepid] };
-        assert_eq!((report.incomplete_because.as_slice(), report.complete), (missed, missed.is_empty()));
+        assert_eq!(
+            (report.incomplete_because.as_slice(), report.complete),
+            (missed, missed.is_empty())
+        );
         assert!(report.survivors.is_empty());
         // Without the time for it, nothing is claimed.
         let mut target = hidden(Some(mark(vm.run, 1)));

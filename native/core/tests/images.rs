@@ -1,11 +1,17 @@
 //! Verdicts on directories that look like `/proc`: what no test machine can be brought to show.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy knows only #[test] functions as tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions as tests"
+)]
 
 mod common;
 
 use common::Vm;
 use common::image::*;
-use leash_core::{Carriers, Host, Incomplete, Owner, OwnerState, Pid, ScanOptions, Verdict, scan};
+use leash_core::{
+    Carriers, Host, Incomplete, Owner, OwnerState, Pid, ScanOptions, Verdict, scan,
+};
 use std::os::unix::fs::symlink;
 
 #[test]
@@ -55,7 +61,8 @@ fn unreadable_is_not_untagged_and_a_mark_without_owner_convicts_nobody() {
     image.add(301, &Entry { limits: limits(1), environ: &long, ..PLAIN });
     let host = image.host();
     let result = scan(&host, &ScanOptions::ALL);
-    let seen = |pid: u32| result.seen.iter().find(|seen| seen.identity.pid.as_u32() == pid).unwrap();
+    let seen =
+        |pid: u32| result.seen.iter().find(|seen| seen.identity.pid.as_u32() == pid).unwrap();
     assert!(seen(301).env.is_unreadable() && !seen(300).env.is_unreadable());
     assert_eq!(result.unreadable, 1);
 }
@@ -64,9 +71,14 @@ fn unreadable_is_not_untagged_and_a_mark_without_owner_convicts_nobody() {
 fn odd_entries_are_read_or_passed_over() {
     let image = Image::new();
     let environ = env(200, 3_000, NS, &BOOT[..8]);
-    for (index, comm) in [&b"a) R 1 (b"[..], b"\n", b" ", b"\xff\xfe", b"", b"x) Z 0 ("].iter().enumerate() {
+    for (index, comm) in
+        [&b"a) R 1 (b"[..], b"\n", b" ", b"\xff\xfe", b"", b"x) Z 0 ("].iter().enumerate()
+    {
         let pid = 4_194_000 + u32::try_from(index).unwrap();
-        image.add(pid, &Entry { comm, limits: limits(1), environ: &environ, cmdline: b"", ..PLAIN });
+        image.add(
+            pid,
+            &Entry { comm, limits: limits(1), environ: &environ, cmdline: b"", ..PLAIN },
+        );
         assert_eq!(image.verdict(pid), Some(Verdict::Dead));
     }
     // Huge and odd command lines.
@@ -86,7 +98,10 @@ fn odd_entries_are_read_or_passed_over() {
     assert!(result.is_complete(), "{:?}", result.incomplete);
     let pids: Vec<_> = result.seen.iter().map(|seen| seen.identity.pid.as_u32()).collect();
     assert!(pids.contains(&4_194_100) && pids.contains(&4_194_101) && pids.contains(&4_194_005));
-    assert!(!pids.contains(&4_001) && !pids.contains(&4_002) && !pids.contains(&4_000), "{pids:?}");
+    assert!(
+        !pids.contains(&4_001) && !pids.contains(&4_002) && !pids.contains(&4_000),
+        "{pids:?}"
+    );
     assert!(result.seen.iter().all(|seen| seen.command.chars().count() <= 200));
     assert_eq!(result.vanished.len(), 1);
 }
@@ -115,7 +130,8 @@ fn a_proc_that_hides_processes_is_incomplete() {
     }
 
     fn hide(image: &Image) {
-        let line = format!("22 1 0:21 / {} rw - proc proc rw,hidepid=2\n", image.dir.path.display());
+        let line =
+            format!("22 1 0:21 / {} rw - proc proc rw,hidepid=2\n", image.dir.path.display());
         std::fs::write(image.path("100/mountinfo"), line).unwrap();
     }
 }
@@ -126,7 +142,10 @@ fn no_proc_or_a_foreign_one_is_refused() {
     std::fs::remove_file(image.path("self")).unwrap();
     assert!(Host::image(&image.dir.path, Pid::new(ME).unwrap(), 0).is_err());
     symlink("77", image.path("self")).unwrap();
-    assert!(Host::image(&image.dir.path, Pid::new(ME).unwrap(), 0).is_err(), "another namespace's /proc");
+    assert!(
+        Host::image(&image.dir.path, Pid::new(ME).unwrap(), 0).is_err(),
+        "another namespace's /proc"
+    );
     assert!(Host::image(&image.path("nowhere"), Pid::new(ME).unwrap(), 0).is_err());
 }
 
@@ -157,7 +176,8 @@ fn a_marked_pass_opens_nothing_of_the_unmarked() {
     image.add(301, &Entry { limits: limits(1), ..PLAIN });
     let host = image.host();
     let options = ScanOptions { carriers: Carriers::MarkOnly, ..ScanOptions::ALL };
-    let pids: Vec<_> = scan(&host, &options).seen.iter().map(|seen| seen.identity.pid.get()).collect();
+    let pids: Vec<_> =
+        scan(&host, &options).seen.iter().map(|seen| seen.identity.pid.get()).collect();
     assert_eq!(pids, [301]);
     assert_eq!(leash_core::count_marked(&host).unwrap(), (4, 1));
 }

@@ -1,5 +1,9 @@
 //! Time namespaces: the same process has the same start whoever reads it.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy knows only #[test] functions as tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions as tests"
+)]
 
 mod common;
 
@@ -23,7 +27,12 @@ fn an_identity_means_the_same_in_another_time_namespace() {
         return;
     }
     let unshare = ["--time", "--fork", "--boottime", "100000"];
-    if !Command::new("unshare").args(unshare).arg("true").status().is_ok_and(|status| status.success()) {
+    if !Command::new("unshare")
+        .args(unshare)
+        .arg("true")
+        .status()
+        .is_ok_and(|status| status.success())
+    {
         return println!("skipped: no time namespace can be made here");
     }
     let target = sleeper(&mut Command::new("sleep"));
@@ -43,13 +52,20 @@ fn a_shim_in_another_time_namespace_names_its_owner_by_its_own_clock() {
     isolated("a_shim_in_another_time_namespace_names_its_owner_by_its_own_clock", || {
         let ahead = AHEAD.to_string();
         let unshare = ["--time", "--fork", "--kill-child", "--boottime", &ahead];
-        if !Command::new("unshare").args(unshare).arg("true").status().is_ok_and(|status| status.success()) {
+        if !Command::new("unshare")
+            .args(unshare)
+            .arg("true")
+            .status()
+            .is_ok_and(|status| status.success())
+        {
             return println!("skipped: no time namespace can be made here");
         }
         let ticks = leash_core::Host::current().unwrap().clock().ticks(AHEAD);
         let start_shim = |vm: &Vm, children: Option<u64>| {
             let Limits { soft, hard } =
-                Mark::nested_in(Limits::UNLIMITED, vm.run, WorkerNumber::new(1), false).unwrap().limits();
+                Mark::nested_in(Limits::UNLIMITED, vm.run, WorkerNumber::new(1), false)
+                    .unwrap()
+                    .limits();
             let script = format!(
                 "exec -a leash-shim {} --run-id={} --worker=1 --owner={}:{} --stop= --linger=0 -- 40000 sleep 50",
                 fake_shim().display(),
@@ -58,7 +74,13 @@ fn a_shim_in_another_time_namespace_names_its_owner_by_its_own_clock() {
                 vm.owner.start_ticks + ticks
             );
             let mut command = Command::new("unshare");
-            command.args(unshare).args(["prlimit", &format!("--locks={soft}:{hard}"), "bash", "-c", &script]);
+            command.args(unshare).args([
+                "prlimit",
+                &format!("--locks={soft}:{hard}"),
+                "bash",
+                "-c",
+                &script,
+            ]);
             command.envs(children.map(|seconds| ("CHILDREN_BOOTTIME", seconds.to_string())));
             let unshare = start(&mut command);
             // Shim and program.
@@ -67,8 +89,11 @@ fn a_shim_in_another_time_namespace_names_its_owner_by_its_own_clock() {
         };
         let dir = TestDir::new();
         let (mut dead, live, ambiguous) = (Vm::start(), Vm::start(), Vm::start());
-        let _shims =
-            [start_shim(&dead, None), start_shim(&live, None), start_shim(&ambiguous, Some(2 * AHEAD))];
+        let _shims = [
+            start_shim(&dead, None),
+            start_shim(&live, None),
+            start_shim(&ambiguous, Some(2 * AHEAD)),
+        ];
         // There is no record, and no environment: nothing else names an owner.
         dead.process.die();
         let report = sweep(&dir);
@@ -95,7 +120,10 @@ fn an_owner_that_proc_hides_is_unknown_and_its_run_is_kept() {
             let report = sweep(&dir);
             assert!(worker.is_alive());
             assert_eq!(report.incomplete_because, [leash_core::Incomplete::Hidepid]);
-            assert_eq!(found(&report, worker.pid()).unwrap().verdict, leash_core::Verdict::UnknownOwner);
+            assert_eq!(
+                found(&report, worker.pid()).unwrap().verdict,
+                leash_core::Verdict::UnknownOwner
+            );
             return;
         }
         let drop_rights = ["--reuid=65534", "--regid=65534", "--clear-groups"];

@@ -1,5 +1,9 @@
 //! Run directories, records and their locks, on a real file system.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy knows only #[test] functions as tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions as tests"
+)]
 
 mod common;
 
@@ -10,7 +14,12 @@ use leash_core::{About, ErrorKind, Host, Lock, RecordedAttachment, RunDir, RunLo
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
 fn about() -> About {
-    About { app: "my_app".into(), node: "n@h".into(), version: "0.1.0".into(), ..About::default() }
+    About {
+        app: "my_app".into(),
+        node: "n@h".into(),
+        version: "0.1.0".into(),
+        ..About::default()
+    }
 }
 
 fn host() -> Host {
@@ -46,7 +55,9 @@ fn a_run_directory_is_made_private_and_anything_else_is_refused() {
     let missing = dir.path.join("a/b");
     assert_eq!(RunDir::open(&missing).unwrap_err().errno_name().as_deref(), Some("enoent"));
     std::fs::set_permissions(&made, std::fs::Permissions::from_mode(0o700)).unwrap();
-    if std::os::unix::fs::chown(&made, Some(65_534), None).is_ok() && rustix::process::geteuid().is_root() {
+    if std::os::unix::fs::chown(&made, Some(65_534), None).is_ok()
+        && rustix::process::geteuid().is_root()
+    {
         assert_eq!(kind(&made), ErrorKind::ForeignOwner);
     }
 }
@@ -74,7 +85,8 @@ fn a_record_is_locked_as_long_as_its_run_lives() {
     assert_eq!(runs.record(run).unwrap().unwrap().lock, Lock::Free);
     drop(lock);
     let lock = RunLock::create_any(&runs, &host(), &about()).unwrap();
-    std::os::unix::net::UnixListener::bind(dir.path.join(leash_core::socket_name(lock.run()))).unwrap();
+    std::os::unix::net::UnixListener::bind(dir.path.join(leash_core::socket_name(lock.run())))
+        .unwrap();
     lock.drop_record().unwrap();
     lock.drop_record().unwrap();
     assert!(runs.record(lock.run()).unwrap().is_none());
@@ -150,7 +162,10 @@ fn a_record_holds_living_numbers_only_however_many_starts_there_were() {
     std::fs::remove_file(&path).unwrap();
     assert!(lock.ensure().unwrap());
     let commands = runs.record(lock.run()).unwrap().unwrap().record.unwrap().commands;
-    assert_eq!(commands.iter().map(|command| command.worker).collect::<Vec<_>>(), [Some(7), Some(3)]);
+    assert_eq!(
+        commands.iter().map(|command| command.worker).collect::<Vec<_>>(),
+        [Some(7), Some(3)]
+    );
 }
 
 #[test]
@@ -159,8 +174,9 @@ fn concurrent_starts_never_share_an_id() {
     let runs = dir.open();
     let run = leash_core::generate_run_id().unwrap();
     let won = std::thread::scope(|scope| {
-        let tries: Vec<_> =
-            (0..8).map(|_| scope.spawn(|| RunLock::create(&runs, &host(), run, &about()))).collect();
+        let tries: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| RunLock::create(&runs, &host(), run, &about())))
+            .collect();
         let locks: Vec<_> = tries.into_iter().map(|thread| thread.join().unwrap()).collect();
         locks.iter().filter(|lock| lock.is_ok()).count()
     });
@@ -234,7 +250,9 @@ fn a_corrupt_record_kills_nothing_and_stays() {
             assert!(by_mark.is_alive(), "{report:?}");
             assert_eq!(found(&report, by_mark.pid()).unwrap().verdict, Verdict::UnknownOwner);
             assert_eq!(report.runs[0].record, RecordPresence::Corrupt);
-            assert!(std::fs::symlink_metadata(&path).is_ok() && report.records_dropped.is_empty());
+            assert!(
+                std::fs::symlink_metadata(&path).is_ok() && report.records_dropped.is_empty()
+            );
         }
         // The environment's word is enough.
         let mut by_env = sleeper(&mut vm.worker(2, "sleep"));

@@ -1,5 +1,9 @@
 //! What another user's process says of a run of ours.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy knows only #[test] functions as tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions as tests"
+)]
 
 mod common;
 
@@ -13,7 +17,11 @@ const RIGHTS: [&str; 3] = ["--reuid=65534", "--regid=65534", "--clear-groups"];
 /// Runs a test as root in a pid namespace of its own, where another user can be had.
 fn as_root(name: &str, body: impl FnOnce()) {
     isolated(name, || {
-        let can = Command::new("setpriv").args(RIGHTS).arg("true").status().is_ok_and(|it| it.success());
+        let can = Command::new("setpriv")
+            .args(RIGHTS)
+            .arg("true")
+            .status()
+            .is_ok_and(|it| it.success());
         if !can || !rustix::process::geteuid().is_root() {
             return println!("skipped: cannot become another user");
         }

@@ -1,5 +1,9 @@
 //! Sweeps of real processes: all of a dead run's go, nobody else's does.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy knows only #[test] functions as tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions as tests"
+)]
 
 mod common;
 
@@ -41,7 +45,8 @@ fn a_dead_runs_processes_end_whichever_carriers_they_have_left() {
         targets.push(stopped);
         // Worker 3 has no mark: its orphan is told by its environment, and so a daemon's job with a copy is not.
         let unmarked = orphan(&vm, 3);
-        let mut strangers = [sleeper(&mut vm.tagged(3, "sleep")), sleeper(&mut vm.tagged(2, "sleep"))];
+        let mut strangers =
+            [sleeper(&mut vm.tagged(3, "sleep")), sleeper(&mut vm.tagged(2, "sleep"))];
         let marked_ones_copy = orphan(&vm, 2);
         let report = sweep(&dir);
         assert_eq!(found(&report, unmarked).unwrap().action, Action::Ended);
@@ -52,13 +57,24 @@ fn a_dead_runs_processes_end_whichever_carriers_they_have_left() {
         }
         for target in &mut targets {
             let found = found(&report, target.pid()).unwrap();
-            assert_eq!((found.verdict, found.action), (Verdict::Dead, Action::Ended), "{found:?}");
+            assert_eq!(
+                (found.verdict, found.action),
+                (Verdict::Dead, Action::Ended),
+                "{found:?}"
+            );
             assert!(!target.is_alive(), "{found:?}");
         }
         let stubborn = found(&report, targets[3].pid()).unwrap();
         assert_eq!((stubborn.ended_by, stubborn.worker), (Some("SIGKILL"), Some(5)));
-        assert_eq!(found(&report, targets[4].pid()).unwrap().ended_by, Some("SIGTERM"), "CONT follows TERM");
-        assert!(report.survivors.is_empty() && report.complete && report.passes >= 2, "{report:?}");
+        assert_eq!(
+            found(&report, targets[4].pid()).unwrap().ended_by,
+            Some("SIGTERM"),
+            "CONT follows TERM"
+        );
+        assert!(
+            report.survivors.is_empty() && report.complete && report.passes >= 2,
+            "{report:?}"
+        );
         assert_eq!(marked_and_running(vm.run), [] as [u32; 0]);
         // What may be a process of the run still needs its record.
         assert!(report.records_dropped.is_empty() && dir.record_path(vm.run).exists());
@@ -102,8 +118,19 @@ fn decoys_live() {
         let waiting = "sleep 60 & wait";
         let mut decoys = vec![
             // An operator's grep, an editor, a script with the id in its arguments.
-            start(Command::new("sh").args(["-c", waiting, "grep", "--", &format!("--run-id={id}")])),
-            start(Command::new("sh").args(["-c", waiting, "leash-shim", &format!("--run-id={id}")])),
+            start(Command::new("sh").args([
+                "-c",
+                waiting,
+                "grep",
+                "--",
+                &format!("--run-id={id}"),
+            ])),
+            start(Command::new("sh").args([
+                "-c",
+                waiting,
+                "leash-shim",
+                &format!("--run-id={id}"),
+            ])),
             // Same tag, living owner.
             sleeper(&mut live.worker(1, "sleep")),
             sleeper(&mut live.tagged(2, "sleep")),
@@ -135,12 +162,16 @@ fn decoys_live() {
         for decoy in decoys.iter_mut().chain([&mut false_shim]) {
             assert!(decoy.is_alive(), "{:?}", found(&report, decoy.pid()));
         }
-        let verdict = |index: usize| found(&report, decoys[index].pid()).map(|found| found.verdict);
+        let verdict =
+            |index: usize| found(&report, decoys[index].pid()).map(|found| found.verdict);
         assert_eq!(verdict(0), None);
         assert_eq!((verdict(2), verdict(3)), (Some(Verdict::Live), Some(Verdict::Live)));
         assert_eq!(verdict(7), Some(Verdict::UnknownOwner));
         assert_eq!((verdict(8), verdict(9)), (Some(Verdict::Live), Some(Verdict::Live)));
-        assert_eq!(found(&report, false_shim.pid()).map(|found| found.verdict), Some(Verdict::ArgvOnly));
+        assert_eq!(
+            found(&report, false_shim.pid()).map(|found| found.verdict),
+            Some(Verdict::ArgvOnly)
+        );
         assert!(report.records_dropped.is_empty(), "something still names the run");
     });
 }
@@ -153,7 +184,10 @@ fn a_report_explains_and_signals_nothing() {
         let mut target = sleeper(&mut dead.worker(7, "sleep"));
         let report = sweep_as(&dir, Mode::Report);
         let found = found(&report, target.pid()).unwrap();
-        assert_eq!((found.verdict, found.action, found.worker), (Verdict::Dead, Action::Kept, Some(7)));
+        assert_eq!(
+            (found.verdict, found.action, found.worker),
+            (Verdict::Dead, Action::Kept, Some(7))
+        );
         assert_eq!(found.carriers, ["mark", "env"]);
         assert!(target.is_alive() && report.passes == 1 && dir.record_path(dead.run).exists());
         let json = serde_json::to_value(&report).unwrap();
@@ -190,7 +224,9 @@ fn a_lock_that_a_forked_child_holds_does_not_keep_a_dead_run_alive() {
         let mut vm = Vm::start();
         let path = vm.record(&dir, "test");
         let mut holder = start(Command::new("flock").arg(&path).args(["sleep", "60"]));
-        wait_until("the lock", || dir.open().record(vm.run).unwrap().unwrap().lock == leash_core::Lock::Held);
+        wait_until("the lock", || {
+            dir.open().record(vm.run).unwrap().unwrap().lock == leash_core::Lock::Held
+        });
         let mut target = sleeper(&mut vm.marked(1, "sleep"));
         assert_eq!(sweep(&dir).runs[0].verdict, Verdict::Live);
         assert!(target.is_alive());
@@ -229,7 +265,8 @@ fn what_outlives_on_purpose_is_kept_with_its_record() {
     isolated("what_outlives_on_purpose_is_kept_with_its_record", || {
         let dir = TestDir::new();
         let vm = Vm::dead(&dir);
-        let mark = Mark::nested_in(Limits::UNLIMITED, vm.run, WorkerNumber::new(1), true).unwrap();
+        let mark =
+            Mark::nested_in(Limits::UNLIMITED, vm.run, WorkerNumber::new(1), true).unwrap();
         let mut kept = sleeper(&mut under(mark, "sleep"));
         let report = sweep(&dir);
         assert_eq!(found(&report, kept.pid()).unwrap().verdict, Verdict::Outlives);
@@ -248,11 +285,16 @@ fn a_live_run_nested_in_a_dead_one_is_kept_with_its_vm() {
         let inner = start(outer.worker(1, "/bin/sh").args(["-c", script]).arg(&file));
         let mut inner = Vm::of(inner);
         inner.record(&dir, "inner");
-        wait_until("its child", || std::fs::read_to_string(&file).is_ok_and(|text| text.ends_with('\n')));
+        wait_until("its child", || {
+            std::fs::read_to_string(&file).is_ok_and(|text| text.ends_with('\n'))
+        });
         let child: u32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
         let mut target = sleeper(&mut outer.marked(2, "sleep"));
         let report = sweep(&dir);
-        assert!(inner.process.is_alive() && is_running(child) && !target.is_alive(), "{report:?}");
+        assert!(
+            inner.process.is_alive() && is_running(child) && !target.is_alive(),
+            "{report:?}"
+        );
         assert_eq!(found(&report, inner.process.pid()).unwrap().verdict, Verdict::LiveRunOwner);
         assert!(dir.record_path(outer.run).exists(), "something of it is left");
         inner.process.die();
@@ -267,13 +309,18 @@ fn orphans_of_a_dead_run_inside_a_live_one_are_ended() {
         let dir = TestDir::new();
         let inner = Vm::dead(&dir);
         let Limits { soft, hard } =
-            Mark::nested_in(Limits::UNLIMITED, inner.run, WorkerNumber::new(1), false).unwrap().limits();
-        let script = format!("prlimit --locks={soft}:{hard} sleep 60 & echo $! > $0; sleep 60; sleep 60");
+            Mark::nested_in(Limits::UNLIMITED, inner.run, WorkerNumber::new(1), false)
+                .unwrap()
+                .limits();
+        let script =
+            format!("prlimit --locks={soft}:{hard} sleep 60 & echo $! > $0; sleep 60; sleep 60");
         let file = dir.path.join("child");
         let outer = start(Command::new("sh").args(["-c", &script]).arg(&file));
         let mut outer = Vm::of(outer);
         outer.record(&dir, "outer");
-        wait_until("its child", || std::fs::read_to_string(&file).is_ok_and(|text| text.ends_with('\n')));
+        wait_until("its child", || {
+            std::fs::read_to_string(&file).is_ok_and(|text| text.ends_with('\n'))
+        });
         let child: u32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
         // prlimit has done its work when it has become what it starts.
         let name = || std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
@@ -289,14 +336,21 @@ fn orphans_of_a_dead_run_inside_a_live_one_are_ended() {
 fn a_run_that_the_sweeping_process_belongs_to_is_kept() {
     let prefix = "export LEASH_RUN=abc1234.1.30000.0.$(readlink /proc/self/ns/pid | tr -dc 0-9).$(cut -c1-8 \
                   /proc/sys/kernel/random/boot_id); exec \"$@\"";
-    isolated_by("a_run_that_the_sweeping_process_belongs_to_is_kept", &["sh", "-c", prefix, "sh"], || {
-        let dir = TestDir::new();
-        let mut sibling = sleeper(Command::new("sleep").env("OTHER", "1"));
-        let report = sweep(&dir);
-        let found = found(&report, sibling.pid()).unwrap();
-        assert_eq!((found.verdict, found.run_id.as_deref()), (Verdict::OwnOuterRun, Some("abc1234")));
-        assert!(sibling.is_alive());
-    });
+    isolated_by(
+        "a_run_that_the_sweeping_process_belongs_to_is_kept",
+        &["sh", "-c", prefix, "sh"],
+        || {
+            let dir = TestDir::new();
+            let mut sibling = sleeper(Command::new("sleep").env("OTHER", "1"));
+            let report = sweep(&dir);
+            let found = found(&report, sibling.pid()).unwrap();
+            assert_eq!(
+                (found.verdict, found.run_id.as_deref()),
+                (Verdict::OwnOuterRun, Some("abc1234"))
+            );
+            assert!(sibling.is_alive());
+        },
+    );
 }
 
 #[test]
@@ -336,7 +390,9 @@ fn a_process_older_than_its_runs_owner_is_kept() {
         let mut vm = Vm::start();
         vm.record(&dir, "test");
         let Limits { soft, hard } =
-            Mark::nested_in(Limits::UNLIMITED, vm.run, WorkerNumber::new(1), false).unwrap().limits();
+            Mark::nested_in(Limits::UNLIMITED, vm.run, WorkerNumber::new(1), false)
+                .unwrap()
+                .limits();
         let pid = older.pid().to_string();
         let set = format!("--locks={soft}:{hard}");
         assert!(Command::new("prlimit").args(["--pid", &pid, &set]).status().unwrap().success());
@@ -367,7 +423,8 @@ fn a_recorded_command_convicts_only_as_a_whole_and_in_its_time() {
         std::fs::write(dir.record_path(vm.run), text).unwrap();
         let mut worker = start(Command::new("sh").args(&command[1..]));
         let mut longer = start(Command::new("sh").args(&command[1..]).arg("-v"));
-        let mut grep = start(Command::new("sh").args(["-c", "sleep 60 & wait", "grep", "--my-run-id", &id]));
+        let mut grep =
+            start(Command::new("sh").args(["-c", "sleep 60 & wait", "grep", "--my-run-id", &id]));
         let report = sweep(&dir);
         assert!(!worker.is_alive(), "{report:?}");
         assert!(before.is_alive() && longer.is_alive() && grep.is_alive());
@@ -400,8 +457,12 @@ fn a_leader_that_ended_before_its_threads_is_alive_and_is_ended() {
              threading.Thread(target=time.sleep,args=(30,)).start()\n\
              ctypes.CDLL(None).syscall({number},0)"
         );
-        let mut leader =
-            start(vm.marked(1, "/usr/bin/env").args(["PATH=/usr/bin:/bin", "python3", "-c", &script]));
+        let mut leader = start(vm.marked(1, "/usr/bin/env").args([
+            "PATH=/usr/bin:/bin",
+            "python3",
+            "-c",
+            &script,
+        ]));
         let pid = leader.pid();
         let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         wait_until("the zombie leader", || state().contains(") Z ") || !state().contains('('));
@@ -419,21 +480,30 @@ fn more_than_a_sweep_holds_descriptors_of_are_seen_to_end_within_their_grace() {
         let dir = TestDir::new();
         let vm = Vm::dead(&dir);
         let mut shell = start(
-            vm.worker(1, "sh").args(["-c", "for i in $(seq 300); do sleep 60 & done; trap '' TERM; wait"]),
+            vm.worker(1, "sh")
+                .args(["-c", "for i in $(seq 300); do sleep 60 & done; trap '' TERM; wait"]),
         );
         wait_until("all to begin", || marked_and_running(vm.run).len() == 301);
         shell.die();
         let kind = HuntKind::Sweep { own_run: None, app: None, mode: Mode::End };
         let ladder = leash_core::Ladder::new(vec![(leash_core::Signal::TERM, ms(6_000))]);
-        let report =
-            Hunt::new(leash_core::HuntSpec { ladder, deadline: ms(20_000), ..spec(&dir.path, kind) })
-                .unwrap()
-                .run();
+        let report = Hunt::new(leash_core::HuntSpec {
+            ladder,
+            deadline: ms(20_000),
+            ..spec(&dir.path, kind)
+        })
+        .unwrap()
+        .run();
         assert_eq!(marked_and_running(vm.run), [] as [u32; 0]);
         assert!(report.survivors.is_empty() && report.complete, "{:?}", report.survivors);
-        let ended = report.matches.iter().filter(|found| found.ended_by == Some("SIGTERM")).count();
+        let ended =
+            report.matches.iter().filter(|found| found.ended_by == Some("SIGTERM")).count();
         assert_eq!(ended, 300);
-        assert!(report.elapsed_ms < 5_000, "it waited for the next signal: {} ms", report.elapsed_ms);
+        assert!(
+            report.elapsed_ms < 5_000,
+            "it waited for the next signal: {} ms",
+            report.elapsed_ms
+        );
     });
 }
 
@@ -442,7 +512,8 @@ fn two_sweeps_at_once_end_everything_and_report_no_survivor() {
     isolated("two_sweeps_at_once_end_everything_and_report_no_survivor", || {
         let dir = TestDir::new();
         let vm = Vm::dead(&dir);
-        let mut targets: Vec<_> = (1..=20).map(|worker| sleeper(&mut vm.worker(worker, "sleep"))).collect();
+        let mut targets: Vec<_> =
+            (1..=20).map(|worker| sleeper(&mut vm.worker(worker, "sleep"))).collect();
         let reports: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..2).map(|_| scope.spawn(|| sweep(&dir))).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -514,7 +585,11 @@ fn a_tree_that_keeps_forking_is_ended() {
         let spec = leash_core::HuntSpec { deadline: ms(30_000), ..spec(&dir.path, kind) };
         let report = Hunt::new(spec).unwrap().run();
         let took = began.elapsed();
-        println!("forking tree: {took:?}, {} passes, {} processes", report.passes, report.matches.len());
+        println!(
+            "forking tree: {took:?}, {} passes, {} processes",
+            report.passes,
+            report.matches.len()
+        );
         // Every process of the tree holds the pipe's other end: its end of file is theirs.
         std::io::Read::read_to_end(first.0.stdout.as_mut().unwrap(), &mut Vec::new()).unwrap();
         assert!(started.elapsed() < ms(39_000), "it ended by itself");

@@ -1,11 +1,17 @@
 //! Hunts for workers of the asking VM's own, live run, and for single processes.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy knows only #[test] functions as tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions as tests"
+)]
 
 mod common;
 
 use common::*;
 use leash_core::report::{Action, Reason, Refused};
-use leash_core::{Host, Hunt, HuntKind, Incomplete, Ladder, Mode, Owner, Report, Signal, Verdict, Workers};
+use leash_core::{
+    Host, Hunt, HuntKind, Incomplete, Ladder, Mode, Owner, Report, Signal, Verdict, Workers,
+};
 use leash_tag::{ENV_NAME, Limits, Mark, WorkerNumber};
 use std::process::Command;
 
@@ -16,7 +22,8 @@ fn me() -> Vm {
 }
 
 fn hunt(dir: &TestDir, vm: &Vm, numbers: &[u16], outliving: bool) -> Report {
-    let outliving = if outliving { numbers.iter().copied().collect() } else { Default::default() };
+    let outliving =
+        if outliving { numbers.iter().copied().collect() } else { Default::default() };
     let workers = Workers { outliving, ..Workers::of(vm.run, numbers.iter().copied().collect()) };
     Hunt::new(spec(&dir.path, HuntKind::Worker(workers))).unwrap().run()
 }
@@ -91,8 +98,11 @@ fn no_worker_needs_a_record_to_be_ended_and_no_run_is_dead_without_one() {
         let mut kept = sleeper(&mut other.worker(1, "sleep"));
         other.process.die();
         let unusable = |kind| {
-            let spec =
-                leash_core::HuntSpec { run_dir: None, records_unusable: true, ..spec(&dir.path, kind) };
+            let spec = leash_core::HuntSpec {
+                run_dir: None,
+                records_unusable: true,
+                ..spec(&dir.path, kind)
+            };
             Hunt::new(spec).unwrap().run()
         };
         let report = unusable(HuntKind::Worker(Workers::of(vm.run, [1].into())));
@@ -115,7 +125,10 @@ fn what_outlives_on_purpose_ends_only_when_asked() {
     let (dir, vm) = (TestDir::new(), me());
     let mark = Mark::nested_in(Limits::UNLIMITED, vm.run, WorkerNumber::new(1), true).unwrap();
     let mut kept = sleeper(&mut under(mark, "sleep"));
-    assert_eq!(found(&hunt(&dir, &vm, &[1], false), kept.pid()).unwrap().verdict, Verdict::Outlives);
+    assert_eq!(
+        found(&hunt(&dir, &vm, &[1], false), kept.pid()).unwrap().verdict,
+        Verdict::Outlives
+    );
     assert!(kept.is_alive());
     hunt(&dir, &vm, &[1], true);
     assert!(!kept.is_alive());
@@ -161,7 +174,10 @@ fn without_any_descriptor_nothing_is_claimed() {
         let (dir, vm) = (TestDir::new(), me());
         let mut target = sleeper(&mut vm.worker(1, "sleep"));
         let workers = Workers::of(vm.run, [1].into());
-        let spec = leash_core::HuntSpec { deadline: ms(300), ..spec(&dir.path, HuntKind::Worker(workers)) };
+        let spec = leash_core::HuntSpec {
+            deadline: ms(300),
+            ..spec(&dir.path, HuntKind::Worker(workers))
+        };
         let mut hunt = Hunt::new(spec).unwrap();
         setrlimit(Resource::Nofile, Rlimit { current: Some(32), maximum: Some(32) }).unwrap();
         let mut all = Vec::new();
@@ -176,9 +192,19 @@ fn without_any_descriptor_nothing_is_claimed() {
 }
 
 /// A hunt for one process, whatever its tags.
-fn of_process(identity: leash_core::Identity, ladder: Ladder, deadline: u64) -> leash_core::HuntSpec {
+fn of_process(
+    identity: leash_core::Identity,
+    ladder: Ladder,
+    deadline: u64,
+) -> leash_core::HuntSpec {
     let kind = HuntKind::Process(identity);
-    leash_core::HuntSpec { kind, ladder, deadline: ms(deadline), run_dir: None, records_unusable: false }
+    leash_core::HuntSpec {
+        kind,
+        ladder,
+        deadline: ms(deadline),
+        run_dir: None,
+        records_unusable: false,
+    }
 }
 
 fn end(process: &Process, ladder: Ladder, deadline: u64) -> Report {
@@ -187,7 +213,9 @@ fn end(process: &Process, ladder: Ladder, deadline: u64) -> Report {
 
 #[test]
 fn a_process_ends_by_its_ladder() {
-    let ladder = || Ladder::new(vec![(Signal::from_name("INT").unwrap(), ms(100)), (Signal::TERM, ms(100))]);
+    let ladder = || {
+        Ladder::new(vec![(Signal::from_name("INT").unwrap(), ms(100)), (Signal::TERM, ms(100))])
+    };
     let script = |traps: &str| {
         let mut process = Command::new("sh");
         process.args(["-c", &format!("{traps}; echo; while :; do sleep 0.02; done")]);
@@ -197,7 +225,9 @@ fn a_process_ends_by_its_ladder() {
         std::io::Read::read_exact(process.0.stdout.as_mut().unwrap(), &mut byte).unwrap();
         process
     };
-    for (traps, by) in [(":", "SIGINT"), ("trap '' INT", "SIGTERM"), ("trap '' INT TERM", "SIGKILL")] {
+    for (traps, by) in
+        [(":", "SIGINT"), ("trap '' INT", "SIGTERM"), ("trap '' INT TERM", "SIGKILL")]
+    {
         let mut process = script(traps);
         let report = end(&process, ladder(), 3_000);
         assert_eq!(report.matches[0].ended_by, Some(by), "{traps}");
@@ -218,7 +248,8 @@ fn a_process_that_ended_is_success_and_self_and_ancestors_are_refused() {
     let mut process = sleeper(&mut Command::new("sleep"));
     let identity = process.identity();
     process.die();
-    let hunt = |identity| Hunt::new(of_process(identity, Ladder::kill(), 1_000)).unwrap().run().refused;
+    let hunt =
+        |identity| Hunt::new(of_process(identity, Ladder::kill(), 1_000)).unwrap().run().refused;
     assert_eq!(hunt(identity), Some(Refused::Gone));
     let me = leash_core::identify(leash_core::Pid::current()).unwrap();
     assert!(matches!(hunt(me), Some(Refused::Process(_))));
@@ -243,7 +274,11 @@ fn a_forbidden_signal_is_reported_and_not_waited_for() {
             let status = Command::new("setpriv")
                 .args(drop_rights)
                 .arg(std::env::current_exe().unwrap())
-                .args(["a_forbidden_signal_is_reported_and_not_waited_for", "--exact", "--nocapture"])
+                .args([
+                    "a_forbidden_signal_is_reported_and_not_waited_for",
+                    "--exact",
+                    "--nocapture",
+                ])
                 .env("LEASH_CORE_TEST_TARGET", target.pid().to_string())
                 .status();
             assert!(target.is_alive());
@@ -287,7 +322,9 @@ fn a_reused_number_is_another_process() {
             }
             reused += 1;
             same_tick += u32::from(innocent.identity().start_ticks == identity.start_ticks);
-            if identity.pidfs_inode.is_none() && innocent.identity().start_ticks == identity.start_ticks {
+            if identity.pidfs_inode.is_none()
+                && innocent.identity().start_ticks == identity.start_ticks
+            {
                 continue;
             }
             assert_eq!(

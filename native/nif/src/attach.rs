@@ -13,13 +13,17 @@ use rustler::{Binary, Env, Term};
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
 fn attach_option(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) -> Term<'_> {
-    let Some(identity) = identity(pid, start_ticks, inode) else { return error(env, atoms::esrch()) };
+    let Some(identity) = identity(pid, start_ticks, inode) else {
+        return error(env, atoms::esrch());
+    };
     match Host::current() {
         Err(failure) => of_process(env, &failure),
         Ok(host) => match (host.refusal(identity.pid), Handle::open(&identity)) {
             (Some(why), _) => error(env, (atoms::refused(), refusal(why))),
             (None, Err(failure)) => of_process(env, &failure),
-            (None, Ok(_)) => ok(env, format!("{pid}:{}", host.clock().to_local(identity.start_ticks))),
+            (None, Ok(_)) => {
+                ok(env, format!("{pid}:{}", host.clock().to_local(identity.start_ticks)))
+            }
         },
     }
 }

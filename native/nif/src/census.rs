@@ -13,15 +13,25 @@ use rustler::{Binary, Encoder, Env, NewBinary, Term};
 ///
 /// Dirty I/O: passes over `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
-fn census<'a>(env: Env<'a>, run: Binary<'a>, workers: List<(u16, Option<i32>)>, commands: usize) -> Term<'a> {
-    let Some(run) = RunId::parse(&run) else { return error(env, (atoms::invalid(), atoms::run_id())) };
-    let shims = workers.iter().filter_map(|&(worker, pid)| Some((Pid::new(pid?)?, worker))).collect();
+fn census<'a>(
+    env: Env<'a>,
+    run: Binary<'a>,
+    workers: List<(u16, Option<i32>)>,
+    commands: usize,
+) -> Term<'a> {
+    let Some(run) = RunId::parse(&run) else {
+        return error(env, (atoms::invalid(), atoms::run_id()));
+    };
+    let shims =
+        workers.iter().filter_map(|&(worker, pid)| Some((Pid::new(pid?)?, worker))).collect();
     let workers = workers.iter().map(|&(worker, _)| worker).collect();
     let counted = Host::current().and_then(|host| {
         leash_core::census(&host, &Census { run, workers: &workers, shims: &shims, commands })
     });
     match counted {
-        Ok(members) => ok(env, members.iter().map(|member| term(env, member)).collect::<Vec<_>>()),
+        Ok(members) => {
+            ok(env, members.iter().map(|member| term(env, member)).collect::<Vec<_>>())
+        }
         Err(failure) => of_file(env, &failure),
     }
 }

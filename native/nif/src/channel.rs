@@ -5,7 +5,9 @@ use crate::list::List;
 use crate::pidfd::{new_fd, new_fd_of};
 use crate::reply::{atoms, errno, error, ok};
 use crate::sys::{ArmError, Fd, Readiness, Sent, receive_from, send_with};
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket, sockopt,
+};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustler::{Binary, Encoder, Env, NewBinary, NifResult, Term};
@@ -29,7 +31,8 @@ fn warden_listen(env: Env<'_>) -> Term<'_> {
 fn bind_socket() -> Result<(OwnedFd, String), Errno> {
     let name = random_name()?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(from_nix)?;
+    let socket =
+        socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(from_nix)?;
     let address = UnixAddr::new_abstract(name.as_bytes()).map_err(from_nix)?;
     bind(socket.as_raw_fd(), &address).map_err(from_nix)?;
     listen(&socket, Backlog::new(4).map_err(from_nix)?).map_err(from_nix)?;
@@ -59,9 +62,11 @@ fn warden_accept<'a>(env: Env<'a>, fd: Term<'a>, os_pid: i32) -> NifResult<Term<
     let listener: Fd = fd.decode()?;
     let accepted = listener.with(|listener| {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let connection = nix::sys::socket::accept4(listener.as_raw_fd(), flags).map_err(from_nix)?;
+        let connection =
+            nix::sys::socket::accept4(listener.as_raw_fd(), flags).map_err(from_nix)?;
         let connection = crate::sys::owned(connection);
-        let peer = nix::sys::socket::getsockopt(&connection, sockopt::PeerCredentials).map_err(from_nix)?;
+        let peer = nix::sys::socket::getsockopt(&connection, sockopt::PeerCredentials)
+            .map_err(from_nix)?;
         let is_ours = peer.pid() == os_pid && peer.uid() == rustix::process::geteuid().as_raw();
         is_ours.then_some(connection).ok_or(Errno::AGAIN)
     });
@@ -109,7 +114,8 @@ fn shim_start<'a>(
     Ok(match asked {
         None => error(env, atoms::closed()),
         Some(Ok(Started { channel, ours })) => {
-            let give = |fd: Option<OwnedFd>| fd.and_then(|fd| new_fd_of(env, fd).ok()).encode(env);
+            let give =
+                |fd: Option<OwnedFd>| fd.and_then(|fd| new_fd_of(env, fd).ok()).encode(env);
             let channel = give(Some(channel));
             let [stdin, stdout, stderr] = ours;
             (atoms::ok(), channel, (give(stdin), give(stdout), give(stderr))).encode(env)
@@ -143,9 +149,11 @@ fn ask<'a>(
 ) -> Result<Started, Errno> {
     let texts = texts(arguments, &environment)?;
     let arguments = u32::try_from(arguments.len()).map_err(|_| Errno::TOOBIG)?;
-    let is_small = texts.len() <= INLINE_BYTES && arguments.saturating_add(variables) <= INLINE_STRINGS;
+    let is_small =
+        texts.len() <= INLINE_BYTES && arguments.saturating_add(variables) <= INLINE_STRINGS;
     let file = if is_small { None } else { Some(file_of(&texts)?) };
-    let directory = rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let directory =
+        rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     // A deleted one can be opened; only getcwd(2) tells.
     if rustix::process::getcwd(Vec::new()) == Err(Errno::NOENT) {
         return Err(Errno::NOENT);
@@ -153,10 +161,14 @@ fn ask<'a>(
     let (channel, theirs) = pair()?;
     let (mut mask, mut pipes, mut ours) = (0u8, [const { None }; 3], [const { None }; 3]);
     for (index, end) in ends.iter().enumerate() {
-        let (Some(pipe), Some(our)) = (pipes.get_mut(index), ours.get_mut(index)) else { continue };
+        let (Some(pipe), Some(our)) = (pipes.get_mut(index), ours.get_mut(index)) else {
+            continue;
+        };
         match end {
             End::None => continue,
-            End::Own => *pipe = Some(rustix::io::fcntl_dupfd_cloexec(crate::sys::standard(index), 3)?),
+            End::Own => {
+                *pipe = Some(rustix::io::fcntl_dupfd_cloexec(crate::sys::standard(index), 3)?)
+            }
             End::Pipe => {
                 let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
                 let (worker, vm) = if index == 0 { (read, write) } else { (write, read) };
@@ -171,14 +183,19 @@ fn ask<'a>(
     (request[5], request[6]) = (mask, u8::from(file.is_some()));
     request[8..12].copy_from_slice(&arguments.to_be_bytes());
     request[12..].copy_from_slice(&variables.to_be_bytes());
-    let fds: Vec<_> = [&theirs, &directory].into_iter().chain(&file).chain(pipes.iter().flatten()).collect();
+    let fds: Vec<_> =
+        [&theirs, &directory].into_iter().chain(&file).chain(pipes.iter().flatten()).collect();
     let fds: Vec<_> = fds.into_iter().map(AsFd::as_fd).collect();
     let inline = if is_small { texts.as_slice() } else { &[] };
     request_with(control, &[&request, inline], &fds)?;
     Ok(Started { channel, ours })
 }
 
-fn request_with(control: BorrowedFd<'_>, parts: &[&[u8]], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+fn request_with(
+    control: BorrowedFd<'_>,
+    parts: &[&[u8]],
+    fds: &[BorrowedFd<'_>],
+) -> Result<(), Errno> {
     send_with(control, parts, fds).map_err(|error| match error {
         // Too many descriptors are in messages that were not taken yet (unix(7)), or too little memory is free for one more:
         // both pass.

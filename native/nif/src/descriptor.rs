@@ -42,7 +42,8 @@ fn read_some<'a>(
     room: &mut PipeRoom,
     max: usize,
 ) -> Result<Option<Binary<'a>>, Errno> {
-    let available = rustix::io::ioctl_fionread(source).map_or(max, |n| usize::try_from(n).unwrap_or(max));
+    let available =
+        rustix::io::ioctl_fionread(source).map_or(max, |n| usize::try_from(n).unwrap_or(max));
     room.found(source, available);
     if available == 0 {
         // Empty or at its end. The buffer is for what arrived since the question.
@@ -85,7 +86,11 @@ fn fd_write<'a>(env: Env<'a>, fd: Term<'a>, data: Term<'a>) -> NifResult<Term<'a
         &gathered
     };
     if bytes.is_empty() {
-        return Ok(if sink.with(|_| ()).is_some() { ok(env, 0) } else { error(env, atoms::closed()) });
+        return Ok(if sink.with(|_| ()).is_some() {
+            ok(env, 0)
+        } else {
+            error(env, atoms::closed())
+        });
     }
     Ok(match sink.with(|sink| retry(|| rustix::io::write(sink, bytes))) {
         None => error(env, atoms::closed()),

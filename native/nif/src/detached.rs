@@ -38,7 +38,8 @@ struct Tree {
 
 impl Tree {
     fn of(tree: Detached, me: Option<Pid>) -> Self {
-        let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let millis =
+            |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
             name: Bytes(tree.name),
             run_id: tree.run.to_string(),
@@ -48,7 +49,9 @@ impl Tree {
             start_ticks: tree.shim.start_ticks,
             pidfs_inode: tree.shim.pidfs_inode,
             os_pid: tree.leader,
-            own: tree.owner.is_some() && tree.owner == me && tree.owner_state == OwnerState::Alive,
+            own: tree.owner.is_some()
+                && tree.owner == me
+                && tree.owner_state == OwnerState::Alive,
             owner_pid: tree.owner,
             owner: tree.owner_state,
             patience_ms: tree.patience.map(millis),

@@ -99,14 +99,19 @@ impl<'a> Items<'a> {
 }
 
 impl<'a> Pairs<'a> {
-    fn push(&mut self, key: &'static str, value: &(impl Serialize + ?Sized)) -> Result<(), Unencodable> {
+    fn push(
+        &mut self,
+        key: &'static str,
+        value: &(impl Serialize + ?Sized),
+    ) -> Result<(), Unencodable> {
         self.keys.push(atom(self.env, key)?);
         self.values.push(value.serialize(Terms { env: self.env })?);
         Ok(())
     }
 
     fn finish(self) -> Encoded<'a> {
-        let map = Term::map_from_term_arrays(self.env, &self.keys, &self.values).map_err(|_| Unencodable)?;
+        let map = Term::map_from_term_arrays(self.env, &self.keys, &self.values)
+            .map_err(|_| Unencodable)?;
         variant_of(self.env, self.variant, map)
     }
 }
@@ -171,11 +176,20 @@ impl<'a> ser::Serializer for Terms<'a> {
         atom(self.env, name)
     }
 
-    fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Encoded<'a> {
+    fn serialize_unit_variant(
+        self,
+        _: &'static str,
+        _: u32,
+        variant: &'static str,
+    ) -> Encoded<'a> {
         atom(self.env, variant)
     }
 
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Encoded<'a> {
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(
+        self,
+        _: &'static str,
+        value: &T,
+    ) -> Encoded<'a> {
         value.serialize(self)
     }
 

@@ -20,7 +20,9 @@ fn executable<'a>(env: Env<'a>, path: Binary<'a>) -> Term<'a> {
         FileType::RegularFile if executable_by_any(stat.st_mode) => atoms::ok().encode(env),
         FileType::RegularFile => error(env, atoms::eacces()),
         FileType::Directory => error(env, (atoms::r#type(), atoms::directory())),
-        FileType::BlockDevice | FileType::CharacterDevice => error(env, (atoms::r#type(), atoms::device())),
+        FileType::BlockDevice | FileType::CharacterDevice => {
+            error(env, (atoms::r#type(), atoms::device()))
+        }
         _ => error(env, (atoms::r#type(), atoms::other())),
     }
 }

@@ -46,7 +46,10 @@ fn reason<'a>(env: Env<'a>, failure: &Error) -> Term<'a> {
         ErrorKind::Exists => atoms::eexist(),
         ErrorKind::Unknown => atoms::unknown(),
         // DescriptorsExhausted and Io: the kernel's word is the better one.
-        _ => return posix().map_or_else(|| atoms::unknown().encode(env), |errno| errno_term(env, errno)),
+        _ => {
+            return posix()
+                .map_or_else(|| atoms::unknown().encode(env), |errno| errno_term(env, errno));
+        }
     };
     atom.encode(env)
 }

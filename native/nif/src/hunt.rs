@@ -61,7 +61,9 @@ fn hunt_step<'a>(env: Env<'a>, hunt: Term<'a>) -> rustler::NifResult<Term<'a>> {
     let step = match hunting.hunt.try_lock() {
         Ok(mut hunt) => hunt.step(Instant::now()),
         // Half a step of a panic: the core's state is plain data, and every step begins with a look.
-        Err(TryLockError::Poisoned(poisoned)) => PoisonError::into_inner(poisoned).step(Instant::now()),
+        Err(TryLockError::Poisoned(poisoned)) => {
+            PoisonError::into_inner(poisoned).step(Instant::now())
+        }
         Err(TryLockError::WouldBlock) => return Ok(error(env, atoms::busy())),
     };
     Ok(match step {

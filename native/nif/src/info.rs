@@ -56,7 +56,8 @@ pub(crate) fn read(identity: &Identity) -> Option<Info> {
     let stat = Stat::parse(&file(pid, "stat", SMALL)?)?;
     let status_file = file(pid, "status", SMALL).unwrap_or_default();
     let line = file(pid, "cmdline", cmdline::READ_LIMIT as u64);
-    let args = line.as_ref().map(|line| argv::args(line).map(|arg| Bytes(arg.to_vec())).collect());
+    let args =
+        line.as_ref().map(|line| argv::args(line).map(|arg| Bytes(arg.to_vec())).collect());
     Some(Info {
         pid,
         ppid: stat.parent,
@@ -65,7 +66,8 @@ pub(crate) fn read(identity: &Identity) -> Option<Info> {
         args,
         uid: status::uids(&status_file).map(|uids| uids.effective),
         start_ticks: identity.start_ticks,
-        rss_bytes: field(&status_file, "VmRSS:").and_then(|kilobytes| kilobytes.checked_mul(1024)),
+        rss_bytes: field(&status_file, "VmRSS:")
+            .and_then(|kilobytes| kilobytes.checked_mul(1024)),
         threads: field(&status_file, "Threads:"),
         run: tag(pid, line.as_deref().unwrap_or_default()),
     })
@@ -73,7 +75,8 @@ pub(crate) fn read(identity: &Identity) -> Option<Info> {
 
 /// The carriers from the hardest to lose to the easiest to write.
 fn tag(pid: Pid, line: &[u8]) -> Option<Tag> {
-    let mark = file(pid, "limits", SMALL).and_then(|text| Mark::decode(limits::file_locks(&text)?));
+    let mark =
+        file(pid, "limits", SMALL).and_then(|text| Mark::decode(limits::file_locks(&text)?));
     if let Some(mark) = mark {
         let worker = mark.worker().map(|worker| worker.get());
         return Some(Tag { run_id: mark.run().to_string(), worker, carrier: TagCarrier::Mark });
@@ -102,7 +105,9 @@ fn file(pid: Pid, name: &str, limit: u64) -> Option<Vec<u8>> {
 
 /// A number of `/proc/<pid>/status`.
 fn field(status: &[u8], name: &str) -> Option<u64> {
-    let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name.as_bytes()))?;
+    let line = status
+        .split(|&byte| byte == b'\n')
+        .find_map(|line| line.strip_prefix(name.as_bytes()))?;
     let number = line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty())?;
     std::str::from_utf8(number).ok()?.parse().ok()
 }

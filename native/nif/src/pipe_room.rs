@@ -80,7 +80,10 @@ impl Place {
     fn take() -> Option<Self> {
         let more = |taken| (taken < PLACES).then_some(taken + 1);
         // Made only when it was counted: dropping it counts back.
-        TAKEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_before| Self(()))
+        TAKEN
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .ok()
+            .map(|_before| Self(()))
     }
 }
 

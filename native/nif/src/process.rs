@@ -24,7 +24,9 @@ fn process_identify(env: Env<'_>, pid: i32) -> Term<'_> {
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
 fn process_open(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) -> Term<'_> {
-    let Some(identity) = identity(pid, start_ticks, inode) else { return error(env, atoms::esrch()) };
+    let Some(identity) = identity(pid, start_ticks, inode) else {
+        return error(env, atoms::esrch());
+    };
     match Handle::open(&identity) {
         Ok(pidfd) => new_fd(env, pidfd.into()),
         Err(failure) => of_process(env, &failure),
@@ -62,7 +64,9 @@ fn process_refusal(env: Env<'_>, pid: i32) -> Term<'_> {
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
 fn process_info(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) -> Term<'_> {
-    let Some(identity) = identity(pid, start_ticks, inode) else { return error(env, atoms::esrch()) };
+    let Some(identity) = identity(pid, start_ticks, inode) else {
+        return error(env, atoms::esrch());
+    };
     match Handle::open(&identity) {
         Err(failure) => of_process(env, &failure),
         // What was read is this process's only if it has not ended meanwhile.
@@ -80,7 +84,9 @@ fn process_info(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) ->
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
 fn process_children(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) -> Term<'_> {
-    let Some(identity) = identity(pid, start_ticks, inode) else { return error(env, atoms::esrch()) };
+    let Some(identity) = identity(pid, start_ticks, inode) else {
+        return error(env, atoms::esrch());
+    };
     match Handle::open(&identity) {
         Err(failure) => of_process(env, &failure),
         Ok(pidfd) => match children(identity.pid) {
@@ -94,7 +100,8 @@ fn process_children(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>
 /// Identified by number, then looked at again: who still is a child then was one all along.
 fn children(parent: Pid) -> leash_core::Result<Vec<Identity>> {
     let host = Host::current()?;
-    let identified = host.children(parent)?.into_iter().filter_map(|pid| Some(host.identify(pid).ok()?.0));
+    let identified =
+        host.children(parent)?.into_iter().filter_map(|pid| Some(host.identify(pid).ok()?.0));
     let identified: Vec<_> = identified.collect();
     let still = host.children(parent)?;
     Ok(identified.into_iter().filter(|child| still.binary_search(&child.pid).is_ok()).collect())

@@ -44,7 +44,9 @@ fn owner_tag_base(env: Env<'_>) -> Term<'_> {
     match owner {
         Err(failure) => of_file(env, &failure),
         Ok(owner) => match BootTag::of_boot_id(owner.boot_id.as_bytes()) {
-            Some(boot) => (owner.pid, owner.start_ticks, owner.pid_ns, boot.to_string()).encode(env),
+            Some(boot) => {
+                (owner.pid, owner.start_ticks, owner.pid_ns, boot.to_string()).encode(env)
+            }
             None => error(env, atoms::no_proc()),
         },
     }
@@ -71,7 +73,9 @@ fn owner_option(env: Env<'_>) -> Term<'_> {
 #[rustler::nif(schedule = "DirtyIo")]
 fn boot_id(env: Env<'_>) -> Term<'_> {
     match Host::current() {
-        Ok(host) => host.boot_id().map_or_else(|| error(env, atoms::no_proc()), |id| id.encode(env)),
+        Ok(host) => {
+            host.boot_id().map_or_else(|| error(env, atoms::no_proc()), |id| id.encode(env))
+        }
         Err(failure) => of_file(env, &failure),
     }
 }
@@ -82,8 +86,8 @@ fn boot_id(env: Env<'_>) -> Term<'_> {
 #[rustler::nif(schedule = "DirtyIo")]
 fn run_open<'a>(env: Env<'a>, run_dir: Binary<'a>, fields: Term<'a>) -> NifResult<Term<'a>> {
     let about = about(fields)?;
-    let lock =
-        Host::current().and_then(|host| RunLock::create_any(&RunDir::open(path(&run_dir))?, &host, &about));
+    let lock = Host::current()
+        .and_then(|host| RunLock::create_any(&RunDir::open(path(&run_dir))?, &host, &about));
     Ok(match lock {
         Ok(lock) => {
             let run = lock.run().to_string();
@@ -106,8 +110,8 @@ fn run_create<'a>(
 ) -> NifResult<Term<'a>> {
     let run = RunId::parse(&run_id).ok_or(rustler::Error::BadArg)?;
     let about = about(fields)?;
-    let lock =
-        Host::current().and_then(|host| RunLock::create(&RunDir::open(path(&run_dir))?, &host, run, &about));
+    let lock = Host::current()
+        .and_then(|host| RunLock::create(&RunDir::open(path(&run_dir))?, &host, run, &about));
     Ok(match lock {
         Ok(lock) => (atoms::ok(), ResourceArc::new(HeldRun(lock))).encode(env),
         Err(failure) => of_file(env, &failure),

@@ -3,7 +3,9 @@
 use crate::list::List;
 use crate::reply::atoms;
 use crate::run::path;
-use leash_core::{Adopted, HuntKind, HuntSpec, Identity, Ladder, Mode, Pid, RunDir, Signal, Workers};
+use leash_core::{
+    Adopted, HuntKind, HuntSpec, Identity, Ladder, Mode, Pid, RunDir, Signal, Workers,
+};
 use leash_tag::RunId;
 use rustler::{Atom, Binary, Decoder, Term};
 use std::collections::HashSet;
@@ -40,7 +42,9 @@ impl<'a> Map<'a> {
     /// `nil` and no such key are the same.
     fn get<T: Decoder<'a>>(&self, key: Atom) -> Result<Option<T>, Wrong> {
         match self.0.map_get(key) {
-            Ok(value) if Atom::from_term(value).is_ok_and(|atom| atom == atoms::nil()) => Ok(None),
+            Ok(value) if Atom::from_term(value).is_ok_and(|atom| atom == atoms::nil()) => {
+                Ok(None)
+            }
             Ok(value) => value.decode().map(Some).map_err(|_| Wrong(key)),
             Err(_) => Ok(None),
         }
@@ -62,7 +66,11 @@ impl<'a> Map<'a> {
             })
         } else if kind == atoms::sweep() {
             // Here the run that is named is the caller's own.
-            Ok(HuntKind::Sweep { own_run: self.run(atoms::run_id())?, app: self.app()?, mode: self.mode()? })
+            Ok(HuntKind::Sweep {
+                own_run: self.run(atoms::run_id())?,
+                app: self.app()?,
+                mode: self.mode()?,
+            })
         } else if kind == atoms::process() {
             self.process().map(HuntKind::Process)
         } else {
@@ -75,10 +83,16 @@ impl<'a> Map<'a> {
         Ok(Workers {
             run: self.run(atoms::run_id())?.ok_or(Wrong(atoms::run_id()))?,
             numbers: HashSet::from_iter(numbers),
-            outliving: HashSet::from_iter(self.get::<List<u16>>(atoms::outliving())?.unwrap_or_default()),
+            outliving: HashSet::from_iter(
+                self.get::<List<u16>>(atoms::outliving())?.unwrap_or_default(),
+            ),
             adopted: self.adopted()?,
-            unmarked: HashSet::from_iter(self.get::<List<u16>>(atoms::unmarked())?.unwrap_or_default()),
-            attached: HashSet::from_iter(self.get::<List<u16>>(atoms::attached())?.unwrap_or_default()),
+            unmarked: HashSet::from_iter(
+                self.get::<List<u16>>(atoms::unmarked())?.unwrap_or_default(),
+            ),
+            attached: HashSet::from_iter(
+                self.get::<List<u16>>(atoms::attached())?.unwrap_or_default(),
+            ),
         })
     }
 
@@ -124,14 +138,18 @@ impl<'a> Map<'a> {
             return Ok(Ladder::default());
         };
         let steps = steps.into_iter().map(|(signal, wait)| {
-            Signal::from_number(signal).map(|signal| (signal, Duration::from_millis(wait))).ok_or_else(wrong)
+            Signal::from_number(signal)
+                .map(|signal| (signal, Duration::from_millis(wait)))
+                .ok_or_else(wrong)
         });
         Ok(Ladder::new(steps.collect::<Result<_, _>>()?))
     }
 
     /// The directory, and whether there is one that cannot be used: no reason not to hunt.
     fn run_dir(&self) -> Result<(Option<Arc<RunDir>>, bool), Wrong> {
-        let Some(dir) = self.get::<Binary<'a>>(atoms::run_dir())? else { return Ok((None, false)) };
+        let Some(dir) = self.get::<Binary<'a>>(atoms::run_dir())? else {
+            return Ok((None, false));
+        };
         match RunDir::open(path(&dir)) {
             Ok(dir) => Ok((Some(Arc::new(dir)), false)),
             Err(_) => Ok((None, true)),

@@ -52,7 +52,11 @@ impl<'a> ReportView<'a> {
         Self {
             matches: report.matches.iter().map(MatchView::of).collect(),
             runs: &report.runs,
-            survivors: report.survivors.iter().map(|survivor| SurvivorView::of(survivor, report)).collect(),
+            survivors: report
+                .survivors
+                .iter()
+                .map(|survivor| SurvivorView::of(survivor, report))
+                .collect(),
             complete: report.complete,
             incomplete_because: &report.incomplete_because,
             unreadable: report.unreadable,
@@ -86,7 +90,9 @@ impl<'a> MatchView<'a> {
 
 impl<'a> SurvivorView<'a> {
     fn of(survivor: &'a Survivor, report: &'a Report) -> Self {
-        let same = |found: &&Match| (found.pid, found.start_ticks) == (survivor.pid, survivor.start_ticks);
+        let same = |found: &&Match| {
+            (found.pid, found.start_ticks) == (survivor.pid, survivor.start_ticks)
+        };
         let found = report.matches.iter().find(same);
         Self {
             pid: survivor.pid,

@@ -83,7 +83,8 @@ pub struct Steps {
 
 impl Steps {
     const DEFAULT: Self = {
-        let step = Step { act: Act::Signal { number: signal::TERM, to: To::Group }, wait: Some(2_000) };
+        let step =
+            Step { act: Act::Signal { number: signal::TERM, to: To::Group }, wait: Some(2_000) };
         Self { steps: [step; MAX_STEPS], len: 1 }
     };
 
@@ -262,7 +263,8 @@ pub const OPTIONS: [&str; 27] = [
 
 /// What can be asked for of a process that is there already.
 const BESIDE_ATTACH: [&str; 11] = [
-    "run-id", "worker", "channel", "leash", "owner", "report", "stop", "step", "linger", "on-term", "attach",
+    "run-id", "worker", "channel", "leash", "owner", "report", "stop", "step", "linger",
+    "on-term", "attach",
 ];
 
 /// What can be asked for of a warden.
@@ -280,15 +282,21 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
             return match args.nth(1) {
                 None if option == b"--help" => Ok(Parsed::Help),
                 None => Ok(Parsed::Version),
-                Some((_, more)) => {
-                    Err(Wrong { option, expected: "to be the only argument", value: more.to_bytes() })
-                }
+                Some((_, more)) => Err(Wrong {
+                    option,
+                    expected: "to be the only argument",
+                    value: more.to_bytes(),
+                }),
             };
         }
         Some(first) if first.starts_with(b"--run-id=") => {}
         other => {
             let value = other.unwrap_or_default();
-            return Err(Wrong { option: b"--run-id", expected: "--run-id=ID as the first argument", value });
+            return Err(Wrong {
+                option: b"--run-id",
+                expected: "--run-id=ID as the first argument",
+                value,
+            });
         }
     }
 
@@ -335,7 +343,11 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
         }
         // Where others look for it: one who is not known for a warden would be waited for like a shim.
         if arg.to_bytes() == b"--warden" && index != 2 {
-            return Err(Wrong { option: b"--warden", expected: "to be the second argument", value: b"" });
+            return Err(Wrong {
+                option: b"--warden",
+                expected: "to be the second argument",
+                value: b"",
+            });
         }
         if config.step.count() > 0 {
             let expected = "another one, or --, after its arguments";
@@ -351,10 +363,18 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
         });
     }
     if config.control.is_some() && !config.warden {
-        return Err(Wrong { option: b"--control", expected: "to be given beside --warden", value: b"" });
+        return Err(Wrong {
+            option: b"--control",
+            expected: "to be given beside --warden",
+            value: b"",
+        });
     }
     if config.step.count() != config.stop.count(Act::Command) {
-        return Err(Wrong { option: b"--step", expected: "one for each CMD of --stop", value: b"" });
+        return Err(Wrong {
+            option: b"--step",
+            expected: "one for each CMD of --stop",
+            value: b"",
+        });
     }
     if config.warden {
         return warden(config, seen, ended);
@@ -365,7 +385,8 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
             return Err(Wrong { option: b"--stop", expected, value: b"" });
         }
         return without_command(config, ended, "no command beside --attach", || {
-            first_beside(seen, &BESIDE_ATTACH).map(|name| (name, "not to be given beside --attach"))
+            first_beside(seen, &BESIDE_ATTACH)
+                .map(|name| (name, "not to be given beside --attach"))
         });
     }
 
@@ -409,7 +430,8 @@ fn first_beside(seen: u32, allowed: &[&str]) -> Option<&'static str> {
 fn warden(config: Config<'_>, seen: u32, has_command: bool) -> Result<Parsed<'_>, Wrong<'_>> {
     let ownerless = config.owner.is_none() && config.control.is_none();
     without_command(config, has_command, "no command beside --warden", || {
-        let other = first_beside(seen, &BESIDE_WARDEN).map(|name| (name, "not to be given beside --warden"));
+        let other = first_beside(seen, &BESIDE_WARDEN)
+            .map(|name| (name, "not to be given beside --warden"));
         other.or_else(|| {
             ownerless.then_some(("owner", "PID:TICKS beside --warden, unless --control is given"))
         })
@@ -418,7 +440,8 @@ fn warden(config: Config<'_>, seen: u32, has_command: bool) -> Result<Parsed<'_>
 
 fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<(), Wrong<'a>> {
     let bytes = arg.to_bytes();
-    let unknown = Wrong { option: bytes, expected: "a known option, or -- and a command", value: bytes };
+    let unknown =
+        Wrong { option: bytes, expected: "a known option, or -- and a command", value: bytes };
     let body = bytes.strip_prefix(b"--").ok_or(unknown)?;
     let name = body.split(|&byte| byte == b'=').next().unwrap_or_default();
     let index = OPTIONS.iter().position(|option| option.as_bytes() == name).ok_or(unknown)?;
@@ -429,8 +452,10 @@ fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<
     }
     *seen |= 1 << index;
 
-    let value =
-        arg.to_bytes_with_nul().get(name.len() + 3..).and_then(|value| CStr::from_bytes_with_nul(value).ok());
+    let value = arg
+        .to_bytes_with_nul()
+        .get(name.len() + 3..)
+        .and_then(|value| CStr::from_bytes_with_nul(value).ok());
     let text = value.map(CStr::to_bytes).unwrap_or_default();
     let wrong = |expected| Wrong { option, expected, value: text };
 
@@ -439,9 +464,12 @@ fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<
     }
 
     match name {
-        b"run-id" => config.run = RunId::parse(text).ok_or(wrong("7 characters of 0-9 and a-z"))?,
+        b"run-id" => {
+            config.run = RunId::parse(text).ok_or(wrong("7 characters of 0-9 and a-z"))?
+        }
         b"worker" => {
-            config.worker = Some(WorkerNumber::parse(text).ok_or(wrong("a number from 1 to 32766"))?);
+            config.worker =
+                Some(WorkerNumber::parse(text).ok_or(wrong("a number from 1 to 32766"))?);
         }
         b"name" => {
             let fits = !text.is_empty() && text.len() <= 200;
@@ -458,7 +486,9 @@ fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<
         b"leash" => config.leash = Some(descriptor(text).ok_or(wrong("a descriptor"))?),
         b"report" => config.report = Some(descriptor(text).ok_or(wrong("a descriptor"))?),
         b"owner" => config.owner = Some(owner(text).ok_or(wrong("PID:TICKS"))?),
-        b"attach" => config.attach = Some(target(text).ok_or(wrong("PID or PID:TICKS, from 2 up"))?),
+        b"attach" => {
+            config.attach = Some(target(text).ok_or(wrong("PID or PID:TICKS, from 2 up"))?)
+        }
         b"stdin" => {
             config.stdin = stream(value, false)
                 .filter(|stream| !matches!(stream, Stream::File(_)))
@@ -466,12 +496,12 @@ fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<
                 .ok_or(wrong("null, open, inherit or fd:N from 3 up"))?;
         }
         b"stdout" => {
-            config.stdout =
-                stream(value, false).ok_or(wrong("null, inherit, fd:N from 3 up or file:PATH"))?;
+            config.stdout = stream(value, false)
+                .ok_or(wrong("null, inherit, fd:N from 3 up or file:PATH"))?;
         }
         b"stderr" => {
-            config.stderr =
-                stream(value, true).ok_or(wrong("null, inherit, stdout, fd:N from 3 up or file:PATH"))?;
+            config.stderr = stream(value, true)
+                .ok_or(wrong("null, inherit, stdout, fd:N from 3 up or file:PATH"))?;
         }
         b"stop" => {
             config.stop = Steps::parse(text).ok_or(wrong(
@@ -484,10 +514,12 @@ fn option<'a>(config: &mut Config<'a>, seen: &mut u32, arg: &'a CStr) -> Result<
         b"uid" => config.ids.uid = Some(number(text).ok_or(wrong("a user id"))?),
         b"gid" => config.ids.gid = Some(number(text).ok_or(wrong("a group id"))?),
         b"groups" => {
-            config.ids.groups = Some(groups(text).ok_or(wrong("at most 32 group ids, separated by commas"))?);
+            config.ids.groups =
+                Some(groups(text).ok_or(wrong("at most 32 group ids, separated by commas"))?);
         }
         b"limits" => {
-            config.limits = Limits::parse(text).ok_or(wrong("NAME:VALUE, separated by commas"))?;
+            config.limits =
+                Limits::parse(text).ok_or(wrong("NAME:VALUE, separated by commas"))?;
         }
         b"no-mark" => config.mark = false,
         b"foreground" => config.foreground = true,
@@ -603,7 +635,8 @@ fn descriptor(text: &[u8]) -> Option<i32> {
 fn owner(text: &[u8]) -> Option<(i32, u64)> {
     let mut fields = text.splitn(2, |&byte| byte == b':');
     let pid = i32::try_from(number(fields.next()?)?).ok().filter(|&pid| pid > 0)?;
-    let ticks = core::str::from_utf8(fields.next()?).ok().filter(|text| !text.starts_with('+'))?;
+    let ticks =
+        core::str::from_utf8(fields.next()?).ok().filter(|text| !text.starts_with('+'))?;
     Some((pid, ticks.parse().ok()?))
 }
 
@@ -645,7 +678,8 @@ mod tests {
     }
 
     fn config<T>(args: &[&str], check: impl FnOnce(Config<'_>) -> T) -> T {
-        let all: Vec<&str> = ["--run-id=s59m65f"].iter().chain(args).copied().chain(["--", "cat"]).collect();
+        let all: Vec<&str> =
+            ["--run-id=s59m65f"].iter().chain(args).copied().chain(["--", "cat"]).collect();
         with(&all, |parsed| match parsed {
             Ok(Parsed::Run(config)) => check(config),
             other => panic!("{args:?}: {other:?}"),
@@ -684,7 +718,8 @@ mod tests {
 
     #[test]
     fn a_step_may_be_a_command() {
-        let args = ["--stop=CMD:5000,TERM:2000,CMD:inf", "--step=2", "rm", "--", "--step=1", "sync"];
+        let args =
+            ["--stop=CMD:5000,TERM:2000,CMD:inf", "--step=2", "rm", "--", "--step=1", "sync"];
         config(&args, |config| {
             assert_eq!(config.stop.get(0), Some(Step { act: Act::Command, wait: Some(5000) }));
             assert_eq!(config.stop.get(1), Some(step(15, Some(2000), To::Group)));
@@ -719,21 +754,24 @@ mod tests {
     fn a_process_that_is_there_takes_no_command() {
         for (text, expected) in [("7", (7, None)), ("4711:123", (4711, Some(123)))] {
             let option = std::format!("--attach={text}");
-            with(&["--run-id=s59m65f", "--worker=3", &option, "--stop=TERM:1"], |parsed| match parsed {
-                Ok(Parsed::Run(config)) => assert_eq!(config.attach, Some(expected)),
-                other => panic!("{other:?}"),
+            with(&["--run-id=s59m65f", "--worker=3", &option, "--stop=TERM:1"], |parsed| {
+                match parsed {
+                    Ok(Parsed::Run(config)) => assert_eq!(config.attach, Some(expected)),
+                    other => panic!("{other:?}"),
+                }
             });
         }
     }
 
     #[test]
     fn a_warden_takes_no_command() {
-        with(&["--run-id=s59m65f", "--warden", "--leash=0", "--report=1", "--owner=7:1"], |parsed| {
-            match parsed {
+        with(
+            &["--run-id=s59m65f", "--warden", "--leash=0", "--report=1", "--owner=7:1"],
+            |parsed| match parsed {
                 Ok(Parsed::Run(config)) => assert!(config.warden && config.owner == Some((7, 1))),
                 other => panic!("{other:?}"),
-            }
-        });
+            },
+        );
     }
 
     #[test]
@@ -801,14 +839,29 @@ mod tests {
             (&["--run-id=s59m65f", "--attach=7", "--stop=TERM:1,STDIN:1"], "--stop"),
             (&["--run-id=s59m65f", "--stop=CMD:1", "--", "x"], "--step"),
             (&["--run-id=s59m65f", "--step=1", "y", "--", "x"], "--step"),
-            (&["--run-id=s59m65f", "--stop=CMD:1", "--step=1", "y", "--step=1", "z", "--", "x"], "--step"),
+            (
+                &[
+                    "--run-id=s59m65f",
+                    "--stop=CMD:1",
+                    "--step=1",
+                    "y",
+                    "--step=1",
+                    "z",
+                    "--",
+                    "x",
+                ],
+                "--step",
+            ),
             (&["--run-id=s59m65f", "--stop=CMD:1,CMD:1", "--step=1", "y", "--", "x"], "--step"),
             (&["--run-id=s59m65f", "--stop=CMD:1", "--step=0", "--", "x"], "--step"),
             (&["--run-id=s59m65f", "--stop=CMD:1", "--step=33", "y", "--", "x"], "--step"),
             (&["--run-id=s59m65f", "--stop=CMD:1", "--step=9", "y", "--", "x"], "--step"),
             (&["--run-id=s59m65f", "--stop=CMD:1", "--step=3", "y", "--", "x"], "--"),
             (&["--run-id=s59m65f", "--stop=CMD:1", "--step=1", "y", "z", "--", "x"], "--step"),
-            (&["--run-id=s59m65f", "--stop=CMD:1", "--step=1", "y", "--linger=1", "--", "x"], "--step"),
+            (
+                &["--run-id=s59m65f", "--stop=CMD:1", "--step=1", "y", "--linger=1", "--", "x"],
+                "--step",
+            ),
             (&["--run-id=s59m65f", "--stop=CMD:1", "--step=1", "", "--", "x"], "--step"),
             (&["--run-id=s59m65f", "--step", "y", "--", "x"], "--step"),
             (&["--run-id=s59m65f", "--no-mark=1", "--", "x"], "--no-mark"),
@@ -844,7 +897,10 @@ mod tests {
     fn help_names_every_option() {
         for option in OPTIONS {
             assert!(crate::help::TEXT.contains(&std::format!("--{option}")), "{option}");
-            assert!(include_str!("../../PROTOCOL.md").contains(&std::format!("--{option}")), "{option}");
+            assert!(
+                include_str!("../../PROTOCOL.md").contains(&std::format!("--{option}")),
+                "{option}"
+            );
         }
     }
 

@@ -181,7 +181,8 @@ impl Attached<'_> {
                 Next::Finish => return self.finish(),
                 Next::Wait(until) => {
                     let look = self.is_unwitnessed().then_some(self.look.0);
-                    let until = until.into_iter().chain(look).chain(self.mark.map(|(at, _)| at)).min();
+                    let until =
+                        until.into_iter().chain(look).chain(self.mark.map(|(at, _)| at)).min();
                     self.wait(until.map(|until| until.saturating_sub(sys::now_ms())));
                 }
             }
@@ -298,9 +299,13 @@ impl Attached<'_> {
         let bearers = self.bearers();
         if let Some(leader) = self.leader() {
             tree::walk_below(&self.proc, (self.pid, leader), order, &mut |met: &Met<'_>| {
-                let bears = self.proc.locks_limits(met.pid()).is_ok_and(|limits| bearers.includes(limits));
-                let addressed =
-                    group.is_none_or(|group| met.stat(&self.proc).is_some_and(|stat| stat.pgrp == group));
+                let bears = self
+                    .proc
+                    .locks_limits(met.pid())
+                    .is_ok_and(|limits| bearers.includes(limits));
+                let addressed = group.is_none_or(|group| {
+                    met.stat(&self.proc).is_some_and(|stat| stat.pgrp == group)
+                });
                 if let Some(fd) = met.pidfd().filter(|_| addressed && !bears) {
                     send(fd, signals);
                 }
@@ -331,7 +336,8 @@ impl Attached<'_> {
     fn has_ended_the_unmarked(&self) -> bool {
         let Some(leader) = self.leader() else { return true };
         let bearers = self.bearers();
-        let bears = |pid| self.proc.locks_limits(pid).is_ok_and(|limits| bearers.includes(limits));
+        let bears =
+            |pid| self.proc.locks_limits(pid).is_ok_and(|limits| bearers.includes(limits));
         let (mut left, mut runs) = (false, false);
         if !bears(self.pid) {
             runs = !self.is_halted(self.pid);
@@ -384,7 +390,9 @@ impl<'a> climb::Tree<'a> for Attached<'a> {
             }
             To::Group => {
                 // It may have made itself another since.
-                if let Some(stat) = self.proc.stat(self.pid).ok().filter(|_| self.leader().is_some()) {
+                if let Some(stat) =
+                    self.proc.stat(self.pid).ok().filter(|_| self.leader().is_some())
+                {
                     self.pgrp = stat.pgrp;
                 }
                 self.everybody(Order::ChildrenFirst, Some(self.pgrp), &signals);
@@ -395,7 +403,8 @@ impl<'a> climb::Tree<'a> for Attached<'a> {
     fn widen(&mut self, number: u8, to: To) {
         let mut addressed_live = false;
         if to == To::Group {
-            self.bearers().pass(&mut |pid, _, fd| addressed_live |= self.is_in(self.pgrp, pid, fd.as_fd()));
+            self.bearers()
+                .pass(&mut |pid, _, fd| addressed_live |= self.is_in(self.pgrp, pid, fd.as_fd()));
         }
         if !addressed_live {
             self.everybody(Order::ChildrenFirst, None, &[number, signal::CONT]);

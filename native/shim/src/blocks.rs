@@ -68,7 +68,11 @@ impl Blocks {
     }
 
     /// The block of this number, counted from 0, among the same arguments.
-    pub(crate) fn nth<'a>(&self, number: usize, args: impl Iterator<Item = &'a CStr>) -> Option<Block> {
+    pub(crate) fn nth<'a>(
+        &self,
+        number: usize,
+        args: impl Iterator<Item = &'a CStr>,
+    ) -> Option<Block> {
         if number >= self.count {
             return None;
         }

@@ -44,7 +44,8 @@ impl Launch {
 }
 
 fn block(config: &Config<'_>, vectors: Vectors, index: u8) -> Option<Block> {
-    let is_command = |at: &usize| config.stop.get(*at).is_some_and(|step| step.act == Act::Command);
+    let is_command =
+        |at: &usize| config.stop.get(*at).is_some_and(|step| step.act == Act::Command);
     config.step.nth((0..usize::from(index)).filter(is_command).count(), vectors.args())
 }
 
@@ -63,10 +64,17 @@ impl Outcome {
     }
 
     /// Says it to the VM, or where there is none, and it could not be started, to whoever reads stderr.
-    pub(crate) fn tell(self, index: u8, report: Report<'_>, config: &Config<'_>, vectors: Vectors) {
+    pub(crate) fn tell(
+        self,
+        index: u8,
+        report: Report<'_>,
+        config: &Config<'_>,
+        vectors: Vectors,
+    ) {
         report.command(index, self);
         if let (Self::NotStarted(errno), None) = (self, config.report) {
-            let program = block(config, vectors, index).and_then(|block| vectors.args().nth(block.first));
+            let program =
+                block(config, vectors, index).and_then(|block| vectors.args().nth(block.first));
             let program = program.map_or(&b"--step"[..], CStr::to_bytes);
             crate::say::start_failed(program, Stage::Exec as u8, u16::from(errno));
         }
@@ -95,7 +103,9 @@ impl Place {
         };
         // What a child says that did not come to its exec is why; once it is reaped nobody could tell.
         let outcome = match ended {
-            Ended { how: Ended::EXITED, value } if !child.executed() => Outcome::NotStarted(value),
+            Ended { how: Ended::EXITED, value } if !child.executed() => {
+                Outcome::NotStarted(value)
+            }
             ended => Outcome::Ended(ended),
         };
         let _ = sys::reap(child.pid());
@@ -146,7 +156,8 @@ impl Commands {
         if !self.used {
             return None;
         }
-        let is_it = |place: &&mut Place| matches!(place, Place::Runs(child) if child.pid() == pid);
+        let is_it =
+            |place: &&mut Place| matches!(place, Place::Runs(child) if child.pid() == pid);
         self.places.iter_mut().find(is_it).map(Place::reap)
     }
 
@@ -197,8 +208,8 @@ fn prepare(launch: &Launch) -> Result<(), Errno> {
 }
 
 fn streams(keep_stderr: bool) -> Result<(), Errno> {
-    let null =
-        rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map(sys::keep)?;
+    let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .map(sys::keep)?;
     rustix::stdio::dup2_stdin(null)?;
     rustix::stdio::dup2_stdout(null)?;
     if keep_stderr {

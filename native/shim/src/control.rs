@@ -7,8 +7,9 @@ use core::mem::MaybeUninit;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType,
 };
 use rustix::process::{Pid, PidfdFlags};
 
@@ -76,7 +77,8 @@ pub(crate) fn prepare() -> Result<Control, Errno> {
 /// `EACCES` where whoever listens is not the owner; what socket(2) and connect(2) say.
 pub(crate) fn connect(name: &[u8], owner: Option<Pid>) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name)?)?;
     let peer = rustix::net::sockopt::socket_peercred(&socket)?;
     if peer.uid != rustix::process::geteuid() || owner.is_some_and(|owner| peer.pid != owner) {
@@ -115,13 +117,35 @@ impl Control {
         let outcome = match message {
             [b'L', b'W', b'R', b'1', 2, ..] => return Ok(Request::Word(channel)),
             // Where our table of descriptors is full, some of them are lost (unix(7)).
-            [b'L', b'W', b'R', b'1', 1, ..] if was_cut.contains(ReturnFlags::CTRUNC) => Err(Errno::MFILE),
-            [b'L', b'W', b'R', b'1', 1, ..] if was_cut.contains(ReturnFlags::TRUNC) => Err(Errno::TOOBIG),
-            [b'L', b'W', b'R', b'1', 1, mask @ 0..=7, place @ 0..=1, 0, a, b, c, d, e, f, g, h] => {
+            [b'L', b'W', b'R', b'1', 1, ..] if was_cut.contains(ReturnFlags::CTRUNC) => {
+                Err(Errno::MFILE)
+            }
+            [b'L', b'W', b'R', b'1', 1, ..] if was_cut.contains(ReturnFlags::TRUNC) => {
+                Err(Errno::TOOBIG)
+            }
+            [
+                b'L',
+                b'W',
+                b'R',
+                b'1',
+                1,
+                mask @ 0..=7,
+                place @ 0..=1,
+                0,
+                a,
+                b,
+                c,
+                d,
+                e,
+                f,
+                g,
+                h,
+            ] => {
                 let (arguments, variables) =
                     (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
                 let directory = fds.next().flatten();
-                let texts = texts(&mut self.arena, bytes, place == 1, fds.by_ref(), arguments, variables);
+                let texts =
+                    texts(&mut self.arena, bytes, place == 1, fds.by_ref(), arguments, variables);
                 texts.and_then(|texts| {
                     let directory = directory.ok_or(Errno::BADF)?;
                     self.starter.start(mask, channel.as_fd(), &texts, &directory, fds)

@@ -70,7 +70,12 @@ impl Foreign {
     }
 
     /// Visits every descendant that is not foreign.
-    pub(crate) fn walk(&self, proc: &Proc, order: Order, visit: &mut dyn FnMut(&Met<'_>)) -> Walked {
+    pub(crate) fn walk(
+        &self,
+        proc: &Proc,
+        order: Order,
+        visit: &mut dyn FnMut(&Met<'_>),
+    ) -> Walked {
         tree::walk(proc, &|pid| self.includes(Some(proc), pid), order, tree::MAX_VISITS, visit)
     }
 

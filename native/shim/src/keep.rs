@@ -39,7 +39,9 @@ pub(crate) fn everybody(proc: &Proc, foreign: &Foreign, tag: Tag) -> bool {
         }
         match seen {
             Look::All => break true,
-            Look::Blocked if now >= blocked_since.get_or_insert(now).saturating_add(BLOCKED_MS) => {
+            Look::Blocked
+                if now >= blocked_since.get_or_insert(now).saturating_add(BLOCKED_MS) =>
+            {
                 break true;
             }
             Look::Never => break false,

@@ -205,7 +205,9 @@ impl Ladder {
     /// The command of a step could not be started, or did not succeed: what it was to bring about will not come.
     pub(crate) fn command_failed(&mut self, failed: u8, now: u64) {
         match self.phase {
-            Phase::Step { index, .. } if index == failed => self.step(index.saturating_add(1), now),
+            Phase::Step { index, .. } if index == failed => {
+                self.step(index.saturating_add(1), now)
+            }
             _ => {}
         }
     }
@@ -220,8 +222,10 @@ impl Ladder {
 
     /// Says what to do; to be called until it says [`Deed::Wait`] or [`Deed::Finish`].
     pub(crate) fn due(&mut self, now: u64, leader_lives: bool) -> Deed {
-        if let Some((index, step)) =
-            self.pending.take().and_then(|index| Some((index, self.steps.get(usize::from(index))?)))
+        if let Some((index, step)) = self
+            .pending
+            .take()
+            .and_then(|index| Some((index, self.steps.get(usize::from(index))?)))
         {
             self.last = index;
             return match step.act {
@@ -271,7 +275,10 @@ impl Ladder {
     fn step(&mut self, index: u8, now: u64) {
         match self.steps.get(usize::from(index)) {
             // Grace 0 with SIGKILL is what the last phase does better.
-            None | Some(Step { act: Act::Signal { number: signal::KILL, .. }, wait: Some(0) }) => self.kill(),
+            None
+            | Some(Step { act: Act::Signal { number: signal::KILL, .. }, wait: Some(0) }) => {
+                self.kill()
+            }
             Some(step) => {
                 self.pending = Some(index);
                 let until = step.wait.map(|ms| now.saturating_add(u64::from(ms)));
@@ -332,7 +339,10 @@ mod tests {
         assert_eq!(ladder.due(1600, true), Deed::Wait(Some(3000)));
         assert_eq!(ladder.due(3000, true), Deed::Kill { first: true, stop_first: false });
         assert_eq!(ladder.due(3000, true), Deed::Wait(Some(3001)));
-        assert_eq!((ladder.cause(), ladder.last(), ladder.elapsed(|| 3000)), (Cause::Leash, 255, 2000));
+        assert_eq!(
+            (ladder.cause(), ladder.last(), ladder.elapsed(|| 3000)),
+            (Cause::Leash, 255, 2000)
+        );
         ladder.gone();
         assert_eq!(ladder.due(3001, false), Deed::Finish);
     }
@@ -415,7 +425,11 @@ mod tests {
         assert_eq!(ladder.due(5, false), Deed::Wait(Some(500)), "no look");
         assert_eq!(signal_of(ladder.due(500, true)), Some((1, 15)));
         ladder.command_failed(0, 510);
-        assert_eq!(ladder.due(510, true), Deed::Wait(Some(600)), "a step that is over fails no other");
+        assert_eq!(
+            ladder.due(510, true),
+            Deed::Wait(Some(600)),
+            "a step that is over fails no other"
+        );
     }
 
     #[test]

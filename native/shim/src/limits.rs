@@ -28,13 +28,19 @@ impl Limits {
         for part in text.split(|&byte| byte == b',') {
             let colon = part.iter().position(|&byte| byte == b':')?;
             let (name, value) = (part.get(..colon)?, part.get(colon + 1..)?);
-            let value = core::str::from_utf8(value).ok().filter(|value| !value.starts_with('+'))?;
+            let value =
+                core::str::from_utf8(value).ok().filter(|value| !value.starts_with('+'))?;
             if name == b"NICE" {
                 let nice = value.parse().ok().filter(|nice| (-20..=19).contains(nice))?;
                 limits.nice.replace(nice).is_none().then_some(())?;
             } else {
                 let index = RESOURCES.iter().position(|(known, _)| *known == name)?;
-                limits.values.get_mut(index)?.replace(value.parse().ok()?).is_none().then_some(())?;
+                limits
+                    .values
+                    .get_mut(index)?
+                    .replace(value.parse().ok()?)
+                    .is_none()
+                    .then_some(())?;
             }
         }
         Some(limits)
@@ -48,7 +54,10 @@ impl Limits {
     pub(crate) fn set(self) -> Result<(), Errno> {
         for (value, (_, resource)) in self.values.into_iter().zip(RESOURCES) {
             if let Some(value) = value {
-                rustix::process::setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })?;
+                rustix::process::setrlimit(
+                    resource,
+                    Rlimit { current: Some(value), maximum: Some(value) },
+                )?;
             }
         }
         match self.nice {

@@ -67,7 +67,9 @@ impl<F: Fn(Mark) -> bool> Bearers<'_, F> {
             // A free number is no trace of a process, and a thread is its process's.
             if !matches!(limits, Err(Errno::SRCH)) {
                 let limits =
-                    limits.map(|limits| if is_thread(pid, limits) { Limits::UNLIMITED } else { limits });
+                    limits.map(
+                        |limits| if is_thread(pid, limits) { Limits::UNLIMITED } else { limits },
+                    );
                 self.note(pid, limits, visit, &mut pass);
             }
         });
@@ -111,7 +113,10 @@ impl<F: Fn(Mark) -> bool> Bearers<'_, F> {
 /// Whether a marked number is a thread that leads no process: EINVAL, since Linux 6.15 ENOENT (pidfd_open(2)).
 fn is_thread(pid: Pid, limits: Limits) -> bool {
     Mark::decode(limits).is_some()
-        && matches!(rustix::process::pidfd_open(pid, PidfdFlags::empty()), Err(Errno::INVAL | Errno::NOENT))
+        && matches!(
+            rustix::process::pidfd_open(pid, PidfdFlags::empty()),
+            Err(Errno::INVAL | Errno::NOENT)
+        )
 }
 
 enum Look {
@@ -182,7 +187,11 @@ mod tests {
             Pass { zombies: 1, ..NOBODY },
         ] {
             let later = Pass { zombies: other.zombies, ..NOBODY };
-            assert_eq!(passes(&[NOBODY, NOBODY, other, later, later, later]), Some(5), "{other:?}");
+            assert_eq!(
+                passes(&[NOBODY, NOBODY, other, later, later, later]),
+                Some(5),
+                "{other:?}"
+            );
         }
     }
 
@@ -196,6 +205,10 @@ mod tests {
     fn where_processes_end_all_the_time_many_passes_are_enough() {
         let busy = Pass { fleeting: true, ..NOBODY };
         assert_eq!(passes(&[busy; 30]), Some(19));
-        assert_eq!(passes(&[Pass { hole: true, ..busy }; 30]), None, "but none of them may have a hole");
+        assert_eq!(
+            passes(&[Pass { hole: true, ..busy }; 30]),
+            None,
+            "but none of them may have a hole"
+        );
     }
 }

@@ -167,8 +167,9 @@ mod tests {
         assert_eq!(process.mark(tag(7, 3)), Marking::Done);
         let theirs = process.limits();
         // Without CAP_SYS_RESOURCE only a lower hard limit can be set, and then not be taken back.
-        let ours =
-            [6, 8].map(|run| Mark::nested_in(seen, tag(run, 4).run, tag(run, 4).worker, false).unwrap());
+        let ours = [6, 8].map(|run| {
+            Mark::nested_in(seen, tag(run, 4).run, tag(run, 4).worker, false).unwrap()
+        });
         let mark = ours.into_iter().find(|mark| mark.limits().hard < theirs.hard).unwrap();
         assert_eq!(replace(process.1, seen, mark), Ok(false));
         assert!(process.limits() == theirs || Mark::decode(process.limits()).is_none());

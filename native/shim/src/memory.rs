@@ -11,7 +11,11 @@ use core::ffi::{c_int, c_void};
 ///
 /// As in C.
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn memcpy(to: *mut c_void, from: *const c_void, len: usize) -> *mut c_void {
+pub(crate) unsafe extern "C" fn memcpy(
+    to: *mut c_void,
+    from: *const c_void,
+    len: usize,
+) -> *mut c_void {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: both have `len` bytes, by the contract; the ABI keeps the direction flag clear.
     unsafe {
@@ -32,7 +36,11 @@ pub(crate) unsafe extern "C" fn memcpy(to: *mut c_void, from: *const c_void, len
 ///
 /// As in C.
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn memmove(to: *mut c_void, from: *const c_void, len: usize) -> *mut c_void {
+pub(crate) unsafe extern "C" fn memmove(
+    to: *mut c_void,
+    from: *const c_void,
+    len: usize,
+) -> *mut c_void {
     let (target, source) = (to.cast::<u8>(), from.cast::<u8>());
     if (target as usize) < (source as usize) {
         // SAFETY: same contract; forwards, so nothing is overwritten before it is read.

@@ -66,7 +66,11 @@ impl Proc {
         thread: i32,
         visit: &mut dyn FnMut(Pid),
     ) -> Result<(), Errno> {
-        let path = Path::new().number(process.as_raw_pid()).add(b"/task/").number(thread).add(b"/children");
+        let path = Path::new()
+            .number(process.as_raw_pid())
+            .add(b"/task/")
+            .number(thread)
+            .add(b"/children");
         each_listed(&self.open_file(&path)?, visit)
     }
 
@@ -140,7 +144,11 @@ impl Proc {
     }
 
     /// The command line, cut where the buffer ends; empty of a process that is ending.
-    pub(crate) fn read_cmdline<'b>(&self, pid: Pid, buffer: &'b mut [u8]) -> Result<&'b [u8], Errno> {
+    pub(crate) fn read_cmdline<'b>(
+        &self,
+        pid: Pid,
+        buffer: &'b mut [u8],
+    ) -> Result<&'b [u8], Errno> {
         let file = self.open_file(&Path::new().number(pid.as_raw_pid()).add(b"/cmdline"))?;
         let len = rustix::io::read(&file, &mut *buffer)?;
         Ok(buffer.get(..len).unwrap_or_default())
@@ -165,7 +173,8 @@ impl Proc {
                 Err(Errno::INTR) => continue,
                 entry => entry?,
             };
-            let pid = number(entry.file_name().to_bytes()).and_then(|pid| i32::try_from(pid).ok());
+            let pid =
+                number(entry.file_name().to_bytes()).and_then(|pid| i32::try_from(pid).ok());
             if let Some(pid) = pid.and_then(Pid::from_raw) {
                 visit(pid);
             }
@@ -305,7 +314,9 @@ impl Stat {
 
 /// Those of "Max file locks  SOFT  HARD  locks".
 pub(crate) fn locks_in(limits: &[u8]) -> Option<Limits> {
-    let line = limits.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Max file locks"))?;
+    let line = limits
+        .split(|&byte| byte == b'\n')
+        .find_map(|line| line.strip_prefix(b"Max file locks"))?;
     let mut fields = line.split(|&byte| byte == b' ').filter(|field| !field.is_empty());
     let mut next = || {
         let field = fields.next()?;
@@ -331,8 +342,13 @@ mod tests {
         for name in ["sleep", "a) R 1 (b", "", "x\ny", "((("] {
             let text = std::format!("17 ({name}) S{TAIL}");
             let stat = Stat::parse(text.as_bytes()).unwrap();
-            let expected =
-                Stat { state: b'S', ppid: 4242, pgrp: 4243, kernel_thread: false, start_ticks: 987_654 };
+            let expected = Stat {
+                state: b'S',
+                ppid: 4242,
+                pgrp: 4243,
+                kernel_thread: false,
+                start_ticks: 987_654,
+            };
             assert_eq!(stat, expected);
         }
         assert_eq!(Stat::parse(b"17 (cut"), None);
@@ -342,13 +358,17 @@ mod tests {
 
     #[test]
     fn the_mark_is_read_where_only_the_file_may_be() {
-        let limits = b"Limit                     Soft Limit           Hard Limit           Units     \n\
+        let limits =
+            b"Limit                     Soft Limit           Hard Limit           Units     \n\
             Max file locks            5495798998463051920  5495798998463053823  locks     \n\
             Max pending signals       1                    2                    signals   \n";
-        let expected = Limits { soft: 5_495_798_998_463_051_920, hard: 5_495_798_998_463_053_823 };
+        let expected =
+            Limits { soft: 5_495_798_998_463_051_920, hard: 5_495_798_998_463_053_823 };
         assert_eq!(locks_in(limits), Some(expected));
         assert_eq!(
-            locks_in(b"Max file locks            unlimited            unlimited            locks"),
+            locks_in(
+                b"Max file locks            unlimited            unlimited            locks"
+            ),
             Some(Limits::UNLIMITED)
         );
         assert_eq!(locks_in(b"Max file locks"), None);
@@ -357,7 +377,8 @@ mod tests {
 
     #[test]
     fn all_three_ids_count() {
-        let status = |ids: &str| std::format!("Name:\tx\nUmask:\t0022\nUid:\t{ids}\nGid:\t0\t0\t0\t0\n");
+        let status =
+            |ids: &str| std::format!("Name:\tx\nUmask:\t0022\nUid:\t{ids}\nGid:\t0\t0\t0\t0\n");
         assert!(has_ids(status("7\t7\t7\t7").as_bytes(), 7));
         for ids in ["7\t7\t8\t7", "7\t0\t7\t7", "0\t7\t7\t7", "7\t7", "", "77\t7\t7\t7"] {
             assert!(!has_ids(status(ids).as_bytes(), 7), "{ids}");

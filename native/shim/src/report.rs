@@ -167,7 +167,10 @@ impl<'a> Report<'a> {
     /// The same of a process that somebody else started: how many of its tree have the mark, and how many cannot.
     pub(crate) fn attached(self, pid: i32, marked: u32, unmarked: u32) {
         self.send(
-            Frame::new(2).put(&pid.to_be_bytes()).put(&marked.to_be_bytes()).put(&unmarked.to_be_bytes()),
+            Frame::new(2)
+                .put(&pid.to_be_bytes())
+                .put(&marked.to_be_bytes())
+                .put(&unmarked.to_be_bytes()),
         );
     }
 
@@ -197,7 +200,10 @@ impl<'a> Report<'a> {
         if end.with_exit {
             frame.put(&[how, value]).and(6);
         }
-        frame.put(&[how, value, end.cause, end.last]).put(&ms(end.elapsed)).put(&end.passes.to_be_bytes());
+        frame
+            .put(&[how, value, end.cause, end.last])
+            .put(&ms(end.elapsed))
+            .put(&end.passes.to_be_bytes());
         frame.put(&[u8::try_from(steps.clone().count()).unwrap_or(0)]);
         for (index, signal, reaped) in steps {
             frame.put(&[index, signal]).put(&reaped.to_be_bytes());

@@ -56,11 +56,12 @@ fn start(vectors: Vectors, config: &Config<'static>) -> u8 {
     let report = Report::new(config.report.map(sys::borrow), &ready);
     // The end of the process closes what is open, all at once.
     let ended = match config.attach {
-        None if config.warden => warden::begin(config, report).map(|run| ManuallyDrop::new(run).run()),
-        None => launch(vectors, config, report).map(|tree| ManuallyDrop::new(tree).run()),
-        Some(target) => {
-            attach::begin(vectors, config, target, report).map(|tree| ManuallyDrop::new(tree).run())
+        None if config.warden => {
+            warden::begin(config, report).map(|run| ManuallyDrop::new(run).run())
         }
+        None => launch(vectors, config, report).map(|tree| ManuallyDrop::new(tree).run()),
+        Some(target) => attach::begin(vectors, config, target, report)
+            .map(|tree| ManuallyDrop::new(tree).run()),
     };
     ended.unwrap_or_else(|(stage, errno)| {
         let raw = u16::try_from(errno.raw_os_error()).unwrap_or(0);
@@ -100,14 +101,17 @@ fn launch<'a>(
     let mut watched = Watched::new(signals, config, owner);
     // Spares a worker that nobody would ever see. One that is to outlive them, too: its start is not over, so that whoever
     // asked for it may have asked again.
-    let nobody_asks = if config.detach { watched.leash_let_go() } else { watched.let_go_within(0) };
+    let nobody_asks =
+        if config.detach { watched.leash_let_go() } else { watched.let_go_within(0) };
     if nobody_asks {
         return Err((Stage::OwnerGone, Errno::PIPE));
     }
-    let foreign = Foreign::find(proc.as_ref(), mark.hard).map_err(|errno| (Stage::Fork, errno))?;
+    let foreign =
+        Foreign::find(proc.as_ref(), mark.hard).map_err(|errno| (Stage::Fork, errno))?;
 
-    let flags =
-        u8::from(subreaper) | u8::from(watched.owner.is_some()) << 1 | u8::from(watched.leash.is_some()) << 2;
+    let flags = u8::from(subreaper)
+        | u8::from(watched.owner.is_some()) << 1
+        | u8::from(watched.leash.is_some()) << 2;
     report.ready(shim.as_raw_pid(), mark.code, mark.errno, flags);
 
     let pipe = |flags| rustix::pipe::pipe_with(flags).map_err(|errno| (Stage::Pipe, errno));
@@ -142,14 +146,17 @@ fn launch<'a>(
 pub(crate) fn let_go_of_streams(config: &Config<'_>) {
     // A warden hands on what is `/dev/null` already.
     let is_warden = config.origin() == Origin::Warden;
-    let used = |number| is_warden || config.leash == Some(number) || config.report == Some(number);
+    let used =
+        |number| is_warden || config.leash == Some(number) || config.report == Some(number);
     // Nor may what outlives its VM keep the pipe or terminal open that the VM had as stderr.
     let silent = (config.detach || config.warden) && config.report.is_some();
     if used(0) && used(1) && !silent {
         return;
     }
     let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
-    let Ok(null) = rustix::fs::open(c"/dev/null", flags, rustix::fs::Mode::empty()) else { return };
+    let Ok(null) = rustix::fs::open(c"/dev/null", flags, rustix::fs::Mode::empty()) else {
+        return;
+    };
     if !used(0) {
         let _ = rustix::stdio::dup2_stdin(null.as_fd());
     }
@@ -164,7 +171,9 @@ pub(crate) fn let_go_of_streams(config: &Config<'_>) {
 /// Turns 0 to 2 to `/dev/null`.
 pub(crate) fn silence() {
     let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
-    let Ok(null) = rustix::fs::open(c"/dev/null", flags, rustix::fs::Mode::empty()) else { return };
+    let Ok(null) = rustix::fs::open(c"/dev/null", flags, rustix::fs::Mode::empty()) else {
+        return;
+    };
     let _ = rustix::stdio::dup2_stdin(null.as_fd());
     let _ = rustix::stdio::dup2_stdout(null.as_fd());
     let _ = rustix::stdio::dup2_stderr(null.as_fd());

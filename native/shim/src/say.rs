@@ -11,7 +11,15 @@ fn say(parts: &[&[u8]]) {
 
 pub(crate) fn wrong(wrong: &Wrong<'_>) {
     let expected = wrong.expected.as_bytes();
-    say(&[b"leash-shim: ", wrong.option, b": expected ", expected, b", got: ", wrong.value, b"\n"]);
+    say(&[
+        b"leash-shim: ",
+        wrong.option,
+        b": expected ",
+        expected,
+        b", got: ",
+        wrong.value,
+        b"\n",
+    ]);
 }
 
 /// Why a process was left alone that was to be attached.

@@ -58,7 +58,8 @@ fn prepare(launch: &Launch) -> Outcome {
     let config = &launch.config;
     session(config).map_err(|e| (Stage::Setsid, e))?;
     config.limits.set().map_err(|e| (Stage::Limits, e))?;
-    sys::become_user(config.ids.groups(), config.ids.gid, config.ids.uid).map_err(|e| (Stage::Ids, e))?;
+    sys::become_user(config.ids.groups(), config.ids.gid, config.ids.uid)
+        .map_err(|e| (Stage::Ids, e))?;
     sys::die_with_parent().map_err(|e| (Stage::Pdeathsig, e))?;
     if rustix::process::getppid() != Some(launch.shim) {
         return Err((Stage::Pdeathsig, Errno::SRCH));
@@ -112,7 +113,9 @@ fn stream(
 ) -> Result<(), Errno> {
     let fd = match target {
         // The leash may be the worker's stdin too, and close-on-exec was set for the leash.
-        Stream::Inherit => return rustix::io::fcntl_setfd(sys::borrow(i32::from(number)), FdFlags::empty()),
+        Stream::Inherit => {
+            return rustix::io::fcntl_setfd(sys::borrow(i32::from(number)), FdFlags::empty());
+        }
         // Above 2, so that the copy is another descriptor, without close-on-exec.
         Stream::Descriptor(fd) => sys::borrow(fd),
         Stream::Open => open_stdin.map(sys::borrow).ok_or(Errno::BADF)?,
@@ -121,7 +124,9 @@ fn stream(
             Some(fd) => fd,
             None => *null.insert(open(c"/dev/null", OFlags::RDWR)?),
         },
-        Stream::File(path) => open(path, OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOCTTY)?,
+        Stream::File(path) => {
+            open(path, OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOCTTY)?
+        }
     };
     match number {
         0 => rustix::stdio::dup2_stdin(fd),
@@ -152,8 +157,10 @@ pub(crate) fn execute(command: &CStr, vectors: Vectors, run: impl Fn(&CStr) -> E
 fn look_up(command: &[u8], vectors: Vectors, run: impl Fn(&CStr) -> Errno) -> Errno {
     let mut result = Errno::NOENT;
     let mut buffer = [0u8; 4096];
-    for directory in
-        vectors.env(b"PATH").unwrap_or(b"/usr/local/bin:/usr/bin:/bin").split(|&byte| byte == b':')
+    for directory in vectors
+        .env(b"PATH")
+        .unwrap_or(b"/usr/local/bin:/usr/bin:/bin")
+        .split(|&byte| byte == b':')
     {
         let Some(path) = join(&mut buffer, directory, command) else { continue };
         match run(path) {

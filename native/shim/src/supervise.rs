@@ -74,7 +74,9 @@ impl<'a> Supervisor<'a> {
                 Next::Finish if self.stays() => self.stay(),
                 Next::Finish => return self.finish(),
                 Next::Wait(_) if more => self.wait(Some(0)),
-                Next::Wait(until) => self.wait(until.map(|until| until.saturating_sub(sys::now_ms()))),
+                Next::Wait(until) => {
+                    self.wait(until.map(|until| until.saturating_sub(sys::now_ms())))
+                }
             }
         }
     }
@@ -136,7 +138,8 @@ impl<'a> Supervisor<'a> {
             return;
         }
         let leashed = self.watched.leash.is_some();
-        if self.climb.signalled(number, sender, leashed) && self.reaper.leader() == Leader::Lives {
+        if self.climb.signalled(number, sender, leashed) && self.reaper.leader() == Leader::Lives
+        {
             let _ = sys::kill(self.reaper.pid(), number);
         }
     }
@@ -171,7 +174,9 @@ impl<'a> Supervisor<'a> {
         let Some(fd) = self.watched.exec.as_ref() else { return };
         match (rustix::io::read(fd, &mut message), message) {
             (Err(Errno::INTR | Errno::AGAIN), _) => return,
-            (Ok(3), [stage, high, low]) => self.start_failed(stage, u16::from_be_bytes([high, low])),
+            (Ok(3), [stage, high, low]) => {
+                self.start_failed(stage, u16::from_be_bytes([high, low]))
+            }
             // Killed on the way to exec, it closed the pipe too, before it is a zombie.
             _ if !self.child.executed() => {
                 self.start_failed(Stage::Exec as u8, Errno::CANCELED.raw_os_error() as u16);
@@ -220,7 +225,8 @@ impl<'a> Supervisor<'a> {
         let step = self.climb.ladder.current();
         let found = self.reaper.reap();
 
-        if let (Leader::Lives, Leader::Zombie(ended) | Leader::Reaped(ended)) = (before, self.reaper.leader())
+        if let (Leader::Lives, Leader::Zombie(ended) | Leader::Reaped(ended)) =
+            (before, self.reaper.leader())
         {
             if found.gone {
                 self.exit_untold = self.started;
@@ -237,7 +243,11 @@ impl<'a> Supervisor<'a> {
         climb::commands_ended(self, found.gone);
         if found.gone {
             self.climb.ladder.gone();
-        } else if self.climb.config.keep && self.started && self.climb.ladder.lingers() && self.keep() {
+        } else if self.climb.config.keep
+            && self.started
+            && self.climb.ladder.lingers()
+            && self.keep()
+        {
             self.climb.ladder.kept();
         }
         found.more
@@ -257,7 +267,9 @@ impl<'a> Supervisor<'a> {
 
     /// Goes on with what is kept, which nobody waits for any more, until nothing of it is left or a signal ends it.
     fn stay(&mut self) {
-        let (Leader::Zombie(ended) | Leader::Reaped(ended)) = self.reaper.leader() else { return };
+        let (Leader::Zombie(ended) | Leader::Reaped(ended)) = self.reaper.leader() else {
+            return;
+        };
         self.climb.gone(ended, self.exit_untold);
         self.reaper.let_leader_go();
         self.watched.let_go_of_channel();

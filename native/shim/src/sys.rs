@@ -58,7 +58,11 @@ impl Vectors {
     ///
     /// `argv` has `argc` valid strings and `envp` is null-terminated; both live for ever.
     #[must_use]
-    pub unsafe fn new(argc: usize, argv: *const *const c_char, envp: *const *const c_char) -> Self {
+    pub unsafe fn new(
+        argc: usize,
+        argv: *const *const c_char,
+        envp: *const *const c_char,
+    ) -> Self {
         Self { argc, argv, envp }
     }
 
@@ -93,7 +97,8 @@ impl Vectors {
             }
             // SAFETY: a valid string that is never freed, by the contract of `new`.
             let entry = unsafe { CStr::from_ptr(entry) }.to_bytes();
-            if let Some(value) = entry.strip_prefix(name).and_then(|rest| rest.strip_prefix(b"=")) {
+            if let Some(value) = entry.strip_prefix(name).and_then(|rest| rest.strip_prefix(b"="))
+            {
                 return Some(value);
             }
             // SAFETY: not past the null yet.
@@ -257,10 +262,14 @@ pub fn start_child<F: FnOnce() -> u8 + 'static>(memory: Memory, work: F) -> Resu
         // without libc, thread-local storage or writable statics, so there is no state that a second one in the
         // same memory could disturb; descriptors and signal dispositions are copies. Where there was no child,
         // `work` is as it was written.
-        let result = unsafe { clone(flags, place.cast(), begin::<F>, place, core::ptr::null_mut()) };
+        let result =
+            unsafe { clone(flags, place.cast(), begin::<F>, place, core::ptr::null_mut()) };
         match i32::try_from(result).map_err(|_| Errno::CHILD)? {
             pid @ 1.. => {
-                return Ok(Child { pid: Pid::from_raw(pid).ok_or(Errno::CHILD)?, stack: Some(stack) });
+                return Ok(Child {
+                    pid: Pid::from_raw(pid).ok_or(Errno::CHILD)?,
+                    stack: Some(stack),
+                });
             }
             error if Errno::INVAL.raw_os_error() == -error => {}
             error => return Err(Errno::from_raw_os_error(-error)),
@@ -292,7 +301,9 @@ pub fn start_program<F: FnOnce() -> u8>(
     let place = stack.hold(work);
     let told = usize::from(signal::CHLD);
     // What emulates a kernel may know a plain fork only (qemu-user does).
-    for flags in [CLONE_VM | CLONE_VFORK | CLONE_PIDFD | told, CLONE_VM | CLONE_VFORK | told, told] {
+    for flags in
+        [CLONE_VM | CLONE_VFORK | CLONE_PIDFD | told, CLONE_VM | CLONE_VFORK | told, told]
+    {
         let mut pidfd = -1i32;
         // SAFETY: as in `start_child`; what `work` borrows lives, since this process waits, or the child has a copy.
         let result = unsafe { clone(flags, place.cast(), begin::<F>, place, &raw mut pidfd) };
@@ -383,7 +394,8 @@ pub fn exit(status: u8) -> ! {
 /// Sets this process's signal mask: bit n-1 blocks signal n. SIGKILL and SIGSTOP stay deliverable.
 pub fn set_signal_mask(mask: u64) {
     // SAFETY: the mask lives across the call and has the size given.
-    let _ = unsafe { syscall!(Sysno::rt_sigprocmask, SIG_SETMASK, &raw const mask, 0, SIGSET_BYTES) };
+    let _ =
+        unsafe { syscall!(Sysno::rt_sigprocmask, SIG_SETMASK, &raw const mask, 0, SIGSET_BYTES) };
 }
 
 /// The signals that nohup(1) and a shell's `&` turn off for the programs that they start.
@@ -398,15 +410,19 @@ pub fn is_turned_off(signal: u8) -> bool {
     }
     let mut action = [0u64; 4];
     // SAFETY: the struct is as large as the kernel's on x86-64 and aarch64, and nothing is set.
-    let result =
-        unsafe { syscall!(Sysno::rt_sigaction, usize::from(signal), 0, action.as_mut_ptr(), SIGSET_BYTES) };
+    let result = unsafe {
+        syscall!(Sysno::rt_sigaction, usize::from(signal), 0, action.as_mut_ptr(), SIGSET_BYTES)
+    };
     result.is_ok() && action[0] == SIG_IGN
 }
 
 /// Those of them, as a signal mask.
 #[must_use]
 pub fn turned_off() -> u64 {
-    TURNED_OFF.iter().filter(|&&signal| is_turned_off(signal)).fold(0, |mask, &signal| mask | bit(signal))
+    TURNED_OFF
+        .iter()
+        .filter(|&&signal| is_turned_off(signal))
+        .fold(0, |mask, &signal| mask | bit(signal))
 }
 
 /// A signal as a signal mask has it.
@@ -434,7 +450,9 @@ pub fn default_disposition(signal: u8) {
     let action = [0u64; 4];
     // SAFETY: no handler is installed, so no code can be run by it; the struct is as large as the
     // kernel's on x86-64 and aarch64. SIGKILL and SIGSTOP give EINVAL.
-    let _ = unsafe { syscall!(Sysno::rt_sigaction, usize::from(signal), action.as_ptr(), 0, SIGSET_BYTES) };
+    let _ = unsafe {
+        syscall!(Sysno::rt_sigaction, usize::from(signal), action.as_ptr(), 0, SIGSET_BYTES)
+    };
 }
 
 /// A descriptor that becomes readable when one of the signals of `mask` is pending (signalfd(2)).
@@ -445,7 +463,13 @@ pub fn default_disposition(signal: u8) {
 pub fn signal_fd(mask: u64) -> Result<OwnedFd, Errno> {
     // SAFETY: the mask lives across the call and has the size given.
     let fd = unsafe {
-        syscall!(Sysno::signalfd4, usize::MAX, &raw const mask, SIGSET_BYTES, SFD_NONBLOCK_CLOEXEC)
+        syscall!(
+            Sysno::signalfd4,
+            usize::MAX,
+            &raw const mask,
+            SIGSET_BYTES,
+            SFD_NONBLOCK_CLOEXEC
+        )
     }
     .map_err(errno)?;
     // SAFETY: a descriptor that the kernel just gave us and nobody else knows.
@@ -492,8 +516,10 @@ pub fn locks_limits(pid: Pid) -> Result<Limits, Errno> {
 pub fn swap_locks_limits(pid: Pid, limits: Limits) -> Result<Limits, Errno> {
     let (new, mut old) = ([limits.soft, limits.hard], [0u64; 2]);
     // SAFETY: both arrays are as large as struct rlimit64 and live across the call.
-    unsafe { syscall!(Sysno::prlimit64, pid.as_raw_pid(), RLIMIT_LOCKS, new.as_ptr(), old.as_mut_ptr()) }
-        .map_err(errno)?;
+    unsafe {
+        syscall!(Sysno::prlimit64, pid.as_raw_pid(), RLIMIT_LOCKS, new.as_ptr(), old.as_mut_ptr())
+    }
+    .map_err(errno)?;
     let [soft, hard] = old;
     Ok(Limits { soft, hard })
 }
@@ -606,7 +632,8 @@ pub fn now_ms() -> u64 {
     // SAFETY: the array is as large as struct timespec on 64-bit Linux.
     let _ = unsafe { syscall!(Sysno::clock_gettime, CLOCK_MONOTONIC, time.as_mut_ptr()) };
     let [seconds, nanoseconds] = time;
-    u64::try_from(seconds).unwrap_or(0) * 1000 + u64::try_from(nanoseconds).unwrap_or(0) / 1_000_000
+    u64::try_from(seconds).unwrap_or(0) * 1000
+        + u64::try_from(nanoseconds).unwrap_or(0) / 1_000_000
 }
 
 /// kill(2) for one process; `Pid` has neither zero nor negative numbers.
@@ -652,7 +679,11 @@ pub fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: u8) -> Result<(), Errno> {
 /// # Errors
 ///
 /// `EPERM` without the capabilities, `EINVAL`.
-pub fn become_user(groups: Option<&[u32]>, gid: Option<u32>, uid: Option<u32>) -> Result<(), Errno> {
+pub fn become_user(
+    groups: Option<&[u32]>,
+    gid: Option<u32>,
+    uid: Option<u32>,
+) -> Result<(), Errno> {
     if let Some(groups) = groups {
         // SAFETY: pointer and length of one slice.
         unsafe { syscall!(Sysno::setgroups, groups.len(), groups.as_ptr()) }.map_err(errno)?;
@@ -676,7 +707,8 @@ pub fn become_user(groups: Option<&[u32]>, gid: Option<u32>, uid: Option<u32>) -
 pub fn die_with_parent() -> Result<(), Errno> {
     const PR_SET_PDEATHSIG: usize = 1;
     // SAFETY: only numbers.
-    unsafe { syscall!(Sysno::prctl, PR_SET_PDEATHSIG, usize::from(signal::KILL), 0, 0, 0) }.map_err(errno)?;
+    unsafe { syscall!(Sysno::prctl, PR_SET_PDEATHSIG, usize::from(signal::KILL), 0, 0, 0) }
+        .map_err(errno)?;
     Ok(())
 }
 
@@ -709,7 +741,10 @@ pub fn keep(fd: OwnedFd) -> BorrowedFd<'static> {
 
 /// Sleeps for so many milliseconds, less where a signal comes.
 pub fn pause_ms(ms: u64) {
-    let time = [i64::try_from(ms / 1000).unwrap_or(0), i64::try_from(ms % 1000).unwrap_or(0) * 1_000_000];
+    let time = [
+        i64::try_from(ms / 1000).unwrap_or(0),
+        i64::try_from(ms % 1000).unwrap_or(0) * 1_000_000,
+    ];
     // SAFETY: the array is as large as struct timespec on 64-bit Linux.
     let _ = unsafe { syscall!(Sysno::nanosleep, time.as_ptr(), 0) };
 }
@@ -731,10 +766,12 @@ impl Numbers {
     ///
     /// `ENOMEM`.
     pub fn new() -> Result<Self, Errno> {
-        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
+        let (access, flags) =
+            (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
         // SAFETY: the kernel chooses an address that nothing else has.
-        let first =
-            unsafe { mmap_anonymous(core::ptr::null_mut(), Self::MAX * size_of::<i32>(), access, flags) }?;
+        let first = unsafe {
+            mmap_anonymous(core::ptr::null_mut(), Self::MAX * size_of::<i32>(), access, flags)
+        }?;
         Ok(Self { first: first.cast(), len: 0 })
     }
 
@@ -800,7 +837,9 @@ impl Mapping {
     fn new(len: usize, flags: MapFlags) -> Result<Self, Errno> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: the kernel chooses an address that nothing else has.
-        let place = unsafe { mmap_anonymous(core::ptr::null_mut(), len, access, MapFlags::PRIVATE | flags) }?;
+        let place = unsafe {
+            mmap_anonymous(core::ptr::null_mut(), len, access, MapFlags::PRIVATE | flags)
+        }?;
         Ok(Self { place, len })
     }
 }
@@ -838,7 +877,12 @@ impl Arena {
     /// Where the text goes.
     pub fn text(&mut self) -> &mut [u8] {
         // SAFETY: inside the mapping, zero or written, and ours alone.
-        unsafe { core::slice::from_raw_parts_mut(self.0.place.cast::<u8>().add(Self::VECTOR), Self::TEXT) }
+        unsafe {
+            core::slice::from_raw_parts_mut(
+                self.0.place.cast::<u8>().add(Self::VECTOR),
+                Self::TEXT,
+            )
+        }
     }
 
     /// So many bytes of it as strings.
@@ -846,7 +890,12 @@ impl Arena {
     /// # Errors
     ///
     /// `EINVAL` where there are fewer strings than that or more, or no argument; `E2BIG` where there is no room for them.
-    pub fn texts(&mut self, bytes: usize, arguments: usize, variables: usize) -> Result<Texts<'_>, Errno> {
+    pub fn texts(
+        &mut self,
+        bytes: usize,
+        arguments: usize,
+        variables: usize,
+    ) -> Result<Texts<'_>, Errno> {
         if arguments.saturating_add(variables) > Self::STRINGS {
             return Err(Errno::TOOBIG);
         }
@@ -898,7 +947,8 @@ impl Texts<'_> {
     /// or no argument; `ENOMEM`; what reading says.
     pub fn read(file: BorrowedFd<'_>, arguments: usize, variables: usize) -> Result<Self, Errno> {
         const MOST: usize = 16 << 20;
-        let bytes = usize::try_from(rustix::fs::fstat(file)?.st_size).map_err(|_| Errno::INVAL)?;
+        let bytes =
+            usize::try_from(rustix::fs::fstat(file)?.st_size).map_err(|_| Errno::INVAL)?;
         let pointers = arguments.saturating_add(variables).saturating_add(2);
         let strings = pointers.saturating_mul(size_of::<usize>());
         let len = strings.saturating_add(bytes);
@@ -907,7 +957,9 @@ impl Texts<'_> {
         }
         let mapping = Mapping::new(len, MapFlags::empty())?;
         // SAFETY: inside the mapping, zero or written by the kernel, and ours alone.
-        let text = unsafe { core::slice::from_raw_parts_mut(mapping.place.cast::<u8>().add(strings), bytes) };
+        let text = unsafe {
+            core::slice::from_raw_parts_mut(mapping.place.cast::<u8>().add(strings), bytes)
+        };
         let mut have = 0usize;
         while have < bytes {
             match rustix::io::pread(file, text.get_mut(have..).unwrap_or_default(), have as u64) {
@@ -929,7 +981,12 @@ impl Texts<'_> {
         let _ = &self.mapping;
         // SAFETY: both vectors end in a null and their strings in a NUL, by `index`, and live across the call.
         match unsafe {
-            syscall!(Sysno::execve, *self.vector, self.vector, self.vector.add(self.arguments + 1))
+            syscall!(
+                Sysno::execve,
+                *self.vector,
+                self.vector,
+                self.vector.add(self.arguments + 1)
+            )
         } {
             Ok(_) => Errno::NOEXEC,
             Err(error) => errno(error),

@@ -30,11 +30,14 @@ impl Target {
         if pid.is_init() || pid == getpid() {
             return Err(Errno::INVAL);
         }
-        let fd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| match errno {
-            // ENOENT and EINVAL: the number is a thread's.
-            Errno::NOENT => Errno::INVAL,
-            other => other,
-        })?;
+        let fd =
+            rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(
+                |errno| match errno {
+                    // ENOENT and EINVAL: the number is a thread's.
+                    Errno::NOENT => Errno::INVAL,
+                    other => other,
+                },
+            )?;
         let stat = proc.stat(pid).map_err(gone)?;
         if ended(fd.as_fd()) || ticks.is_some_and(|ticks| ticks != stat.start_ticks) {
             return Err(Errno::SRCH);
@@ -58,7 +61,9 @@ fn is_ancestor(pid: Pid, proc: &Proc) -> Result<bool, Errno> {
         match next {
             None => return Ok(false),
             Some(parent) if parent == pid => return Ok(true),
-            Some(parent) => next = proc.stat(parent).map(|Stat { ppid, .. }| Pid::from_raw(ppid))?,
+            Some(parent) => {
+                next = proc.stat(parent).map(|Stat { ppid, .. }| Pid::from_raw(ppid))?
+            }
         }
     }
     Ok(true)

@@ -155,7 +155,9 @@ impl Walk<'_> {
         // Every thread has a list of its own.
         let _ = each_thread(proc, parent, &mut |thread| {
             let _ = proc.each_child_of(parent, thread, &mut |pid| {
-                let Ok(fd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return };
+                let Ok(fd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else {
+                    return;
+                };
                 let Ok(stat) = proc.stat(pid) else { return };
                 if stat.ppid != parent.as_raw_pid() || ended(parent_fd) {
                     return;

@@ -217,7 +217,8 @@ impl Warden {
                 return false;
             }
             let nobody = found.pass.living == 0 && !is_calm;
-            pause = if nobody { UNLEASHED_MS.0 } else { pause.saturating_mul(2).min(UNLEASHED_MS.1) };
+            pause =
+                if nobody { UNLEASHED_MS.0 } else { pause.saturating_mul(2).min(UNLEASHED_MS.1) };
             look = Some(now.saturating_add(pause));
         }
     }
@@ -237,7 +238,9 @@ impl Warden {
 
     /// Does what the VM asks for, so much at a time that what else there is gets its turn.
     fn serve(&mut self) {
-        let (Some(control), Some(socket)) = (&mut self.control, self.watched.leash) else { return };
+        let (Some(control), Some(socket)) = (&mut self.control, self.watched.leash) else {
+            return;
+        };
         for _ in 0..REQUESTS {
             match control.take(socket) {
                 Ok(Request::Started(pid)) => self.children.started(pid),
@@ -273,7 +276,8 @@ impl Warden {
             let left = struck.sent.saturating_add(struck.refused);
             let pass = Pass { living: shims.saturating_add(left), ..found.pass };
             // By number a pass takes a second or two, and what is hidden cannot see us coming either: one is enough.
-            let is_last = from == From::Numbers && pass == Pass { zombies: pass.zombies, ..Pass::default() };
+            let is_last = from == From::Numbers
+                && pass == Pass { zombies: pass.zombies, ..Pass::default() };
             if is_last || calm.proven(pass) {
                 if from == From::Numbers || !marks.proc.hides() {
                     return;
@@ -282,7 +286,8 @@ impl Warden {
                 continue;
             }
             strikes = if struck.sent > 0 { strikes.saturating_add(1) } else { 0 };
-            let in_vain = shims == 0 && struck.sent == 0 && (struck.refused > 0 || found.pass.hole);
+            let in_vain =
+                shims == 0 && struck.sent == 0 && (struck.refused > 0 || found.pass.hole);
             vain = if in_vain { vain.saturating_add(1) } else { 0 };
             if vain > VAIN_ROUNDS {
                 return;
@@ -409,7 +414,10 @@ impl<'a> Marks<'a> {
 }
 
 fn is_dumpable() -> bool {
-    matches!(rustix::process::dumpable_behavior(), Ok(rustix::process::DumpableBehavior::Dumpable))
+    matches!(
+        rustix::process::dumpable_behavior(),
+        Ok(rustix::process::DumpableBehavior::Dumpable)
+    )
 }
 
 /// Where a pass takes the numbers from.

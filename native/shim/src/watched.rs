@@ -94,7 +94,8 @@ impl Watched {
             let Ok(len @ 1..) = rustix::io::read(&self.signals, &mut buffer) else { break };
             for info in buffer.get(..len).unwrap_or_default().chunks_exact(128) {
                 // struct signalfd_siginfo: ssi_signo at 0, ssi_code at 8, ssi_pid at 12 (signalfd(2)).
-                let field = |at: usize| info.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+                let field =
+                    |at: usize| info.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
                 if let (Some(&number), Some(code), Some(sender), Some(place)) =
                     (info.first(), field(8), field(12), taken.get_mut(count))
                 {
@@ -123,8 +124,8 @@ impl Watched {
         let fd = self.leash.filter(|_| self.asks)?;
         let mut receive = || rustix::net::recv(fd, &mut message[..], RecvFlags::DONTWAIT);
         // Said once where the other end went without having read all, before what it has asked (af_unix.c).
-        let received =
-            receive().or_else(|error| if error == Errno::CONNRESET { receive() } else { Err(error) });
+        let received = receive()
+            .or_else(|error| if error == Errno::CONNRESET { receive() } else { Err(error) });
         received.ok().filter(|&(_, len)| len > 0)?;
         message.first().copied()
     }

@@ -103,7 +103,10 @@ mod tests {
     fn reads_a_shim_by_exact_positions() {
         let ours = ShimArgs { run: id("s59m65f"), worker: WorkerNumber::new(3), warden: false };
         let shim = |args: &[&str]| ShimArgs::parse(&line(args));
-        assert_eq!(shim(&["/x/leash-shim", "--run-id=s59m65f", "--worker=3", "--", "cat"]), Some(ours));
+        assert_eq!(
+            shim(&["/x/leash-shim", "--run-id=s59m65f", "--worker=3", "--", "cat"]),
+            Some(ours)
+        );
         assert_eq!(
             shim(&["leash-shim", "--run-id=s59m65f", "--", "--worker=3"]),
             Some(ShimArgs { worker: None, ..ours })
@@ -129,7 +132,14 @@ mod tests {
 
     #[test]
     fn options_end_at_the_double_dash() {
-        let cmdline = line(&["leash-shim", "--run-id=s59m65f", "--stop=TERM:2000", "--", "x", "--owner=1:2"]);
+        let cmdline = line(&[
+            "leash-shim",
+            "--run-id=s59m65f",
+            "--stop=TERM:2000",
+            "--",
+            "x",
+            "--owner=1:2",
+        ]);
         assert_eq!(shim_option(&cmdline, b"stop"), Some(&b"TERM:2000"[..]));
         assert_eq!(shim_option(&cmdline, b"owner"), None);
         assert_eq!(shim_option(&cmdline, b"sto"), None);
@@ -143,7 +153,8 @@ mod tests {
             Some(b"A b".to_vec())
         );
         for other in [
-            &["leash-shim", "--run-id=s59m65f", "--worker=3", "--leash=0", "--name=A", "--", "x"][..],
+            &["leash-shim", "--run-id=s59m65f", "--worker=3", "--leash=0", "--name=A", "--", "x"]
+                [..],
             &["leash-shim", "--run-id=s59m65f", "--worker=3", "--name=", "--", "x"],
             &["leash-shim", "--run-id=s59m65f", "--name=A", "--worker=3", "--", "x"],
             &["leash-shim", "--run-id=s59m65f", "--worker=3", "--", "--name=A"],
@@ -155,8 +166,16 @@ mod tests {
 
     #[test]
     fn options_end_at_a_command_of_the_ladder() {
-        let step =
-            ["leash-shim", "--run-id=s59m65f", "--stop=CMD:1", "--step=2", "x", "--owner=1:2", "--", "y"];
+        let step = [
+            "leash-shim",
+            "--run-id=s59m65f",
+            "--stop=CMD:1",
+            "--step=2",
+            "x",
+            "--owner=1:2",
+            "--",
+            "y",
+        ];
         let cmdline = line(&step);
         assert_eq!(shim_option(&cmdline, b"stop"), Some(&b"CMD:1"[..]));
         assert_eq!(shim_option(&cmdline, b"owner"), None);
@@ -164,12 +183,17 @@ mod tests {
 
     #[test]
     fn a_flag_is_compared_whole_and_its_id_too() {
-        let value = |args: &[&str]| flag_value(args.iter().map(|arg| arg.as_bytes()), b"--run-id");
+        let value =
+            |args: &[&str]| flag_value(args.iter().map(|arg| arg.as_bytes()), b"--run-id");
         assert_eq!(value(&["--run-id", "s59m65f"]), Some(id("s59m65f")));
         assert_eq!(value(&["-x", "--run-id=s59m65f"]), Some(id("s59m65f")));
         assert_eq!(value(&["--run-id"]), None);
         assert_eq!(value(&["--run-id="]), None);
-        assert_eq!(value(&["--run-id", "--run-id=s59m65f"]), None, "the flag's value is taken, not searched");
+        assert_eq!(
+            value(&["--run-id", "--run-id=s59m65f"]),
+            None,
+            "the flag's value is taken, not searched"
+        );
         assert_eq!(value(&["--run-ids=s59m65f"]), None);
         assert_eq!(value(&["x--run-id=s59m65f"]), None);
         assert_eq!(value(&["--run-id=s59m65ff"]), None);

@@ -94,7 +94,12 @@ impl Mark {
         } else {
             None
         };
-        Some(Self { depth: ((hard >> DEPTH_SHIFT) & 7) as u8, run, outlives: hard & OUTLIVES != 0, worker })
+        Some(Self {
+            depth: ((hard >> DEPTH_SHIFT) & 7) as u8,
+            run,
+            outlives: hard & OUTLIVES != 0,
+            worker,
+        })
     }
 
     /// The limits that carry this mark.
@@ -147,7 +152,8 @@ mod tests {
 
     #[test]
     fn a_mark_can_be_taken_back_without_raising_a_limit() {
-        let mark = Mark { depth: 0, run: RunId::from_number(1).unwrap(), outlives: false, worker: None };
+        let mark =
+            Mark { depth: 0, run: RunId::from_number(1).unwrap(), outlives: false, worker: None };
         assert!(Mark::NONE_BELOW.hard < mark.limits().hard);
         assert_eq!(Mark::decode(Mark::NONE_BELOW), None);
     }
@@ -170,14 +176,17 @@ mod tests {
         for value in [u64::MAX, 0, 1, 10, 4096, i64::MAX as u64] {
             assert_eq!(Mark::decode(Limits { soft: value, hard: value }), None);
         }
-        let mark = Mark::nested_in(Limits::UNLIMITED, run("s59m65f"), WorkerNumber::new(1), false).unwrap();
+        let mark =
+            Mark::nested_in(Limits::UNLIMITED, run("s59m65f"), WorkerNumber::new(1), false)
+                .unwrap();
         let soft_only = Limits { soft: mark.limits().soft, hard: u64::MAX };
         assert_eq!(Mark::decode(soft_only), None, "a soft limit alone is no mark");
     }
 
     #[test]
     fn a_reset_soft_limit_costs_the_number_only() {
-        let mark = Mark::nested_in(Limits::UNLIMITED, run("s59m65f"), WorkerNumber::new(9), true).unwrap();
+        let mark = Mark::nested_in(Limits::UNLIMITED, run("s59m65f"), WorkerNumber::new(9), true)
+            .unwrap();
         for soft in [mark.limits().hard, 0, 1024] {
             let seen = Mark::decode(Limits { soft, hard: mark.limits().hard }).unwrap();
             assert_eq!((seen.run(), seen.worker(), seen.outlives()), (mark.run(), None, true));
@@ -188,7 +197,8 @@ mod tests {
     fn eight_runs_nest_and_the_ninth_is_refused() {
         let mut limits = Limits::UNLIMITED;
         for depth in (0..=7).rev() {
-            let mark = Mark::nested_in(limits, run("zzzzzzz"), WorkerNumber::new(32766), true).unwrap();
+            let mark =
+                Mark::nested_in(limits, run("zzzzzzz"), WorkerNumber::new(32766), true).unwrap();
             assert_eq!(mark.depth(), depth);
             limits = mark.limits();
         }

@@ -121,8 +121,8 @@ mod tests {
     #[test]
     fn refuses_everything_that_is_not_an_id() {
         for text in [
-            "", "0", "s59m65", "s59m65ff", "S59M65F", "s59m65F", "0000000", "-1", "s59 65f", "s59m6\n",
-            "s59m65\0", "s59m6é",
+            "", "0", "s59m65", "s59m65ff", "S59M65F", "s59m65F", "0000000", "-1", "s59 65f",
+            "s59m6\n", "s59m65\0", "s59m6é",
         ] {
             assert_eq!(text.parse::<RunId>(), Err(InvalidRunId), "{text:?}");
         }

@@ -38,14 +38,16 @@ fn check(schema: &Value, rule: &Value, value: &Value, at: &str, errors: &mut Vec
             // The one pattern there is.
             "pattern" => {
                 wanted == "^[0-9a-z]{7}$"
-                    && value.as_str().is_none_or(|text| leash_tag::RunId::parse(text.as_bytes()).is_some())
+                    && value
+                        .as_str()
+                        .is_none_or(|text| leash_tag::RunId::parse(text.as_bytes()).is_some())
             }
-            "minLength" => {
-                value.as_str().is_none_or(|text| text.chars().count() as u64 >= wanted.as_u64().unwrap_or(0))
-            }
-            "maxLength" => {
-                value.as_str().is_none_or(|text| text.chars().count() as u64 <= wanted.as_u64().unwrap_or(0))
-            }
+            "minLength" => value
+                .as_str()
+                .is_none_or(|text| text.chars().count() as u64 >= wanted.as_u64().unwrap_or(0)),
+            "maxLength" => value
+                .as_str()
+                .is_none_or(|text| text.chars().count() as u64 <= wanted.as_u64().unwrap_or(0)),
             "anyOf" => wanted.as_array().is_some_and(|rules| {
                 rules.iter().any(|rule| {
                     let mut inner = Vec::new();

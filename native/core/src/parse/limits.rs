@@ -6,7 +6,9 @@ use leash_tag::Limits;
 /// The line "Max file locks", `RLIMIT_LOCKS`.
 #[must_use]
 pub fn file_locks(text: &[u8]) -> Option<Limits> {
-    let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Max file locks"))?;
+    let line = text
+        .split(|&byte| byte == b'\n')
+        .find_map(|line| line.strip_prefix(b"Max file locks"))?;
     let mut values = words(line);
     Some(Limits { soft: value(values.next()?)?, hard: value(values.next()?)? })
 }
@@ -37,9 +39,13 @@ mod tests {
             read("Max file locks            5495798998463051920 unlimited            locks     "),
             Some(Limits { soft: 5_495_798_998_463_051_920, hard: u64::MAX })
         );
-        for line in
-            ["Max file locks", "Max file locks 1", "Max file locks -1 1", "Max file locks x y", "Max 1 2"]
-        {
+        for line in [
+            "Max file locks",
+            "Max file locks 1",
+            "Max file locks -1 1",
+            "Max file locks x y",
+            "Max 1 2",
+        ] {
             assert_eq!(read(line), None, "{line}");
         }
         assert_eq!(read("Max file locks 18446744073709551616 1"), None);

@@ -26,13 +26,18 @@ mod tests {
 
     #[test]
     fn the_last_mount_counts() {
-        let line = |options: &str| format!("22 1 0:21 / /proc rw,relatime shared:5 - proc proc {options}\n");
+        let line = |options: &str| {
+            format!("22 1 0:21 / /proc rw,relatime shared:5 - proc proc {options}\n")
+        };
         let hidden = |text: String| hides_processes(text.as_bytes(), b"/proc");
         assert_eq!(hidden(line("rw")), Some(false));
         assert_eq!(hidden(line("rw,hidepid=0")), Some(false));
-        for options in
-            ["rw,hidepid=1", "rw,hidepid=invisible", "rw,gid=4,hidepid=2", "hidepid=ptraceable,subset=pid"]
-        {
+        for options in [
+            "rw,hidepid=1",
+            "rw,hidepid=invisible",
+            "rw,gid=4,hidepid=2",
+            "hidepid=ptraceable,subset=pid",
+        ] {
             assert_eq!(hidden(line(options)), Some(true), "{options}");
         }
         assert_eq!(hidden(line("rw,hidepid=2") + &line("rw")), Some(false));

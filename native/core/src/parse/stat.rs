@@ -60,7 +60,8 @@ impl Stat {
             number => Some(Pid::parse(number)?),
         };
         // Of a process that is being reaped they are -1.
-        let mut number = || Some(decimal(fields.next()?).and_then(|it| u32::try_from(it).ok()).unwrap_or(0));
+        let mut number =
+            || Some(decimal(fields.next()?).and_then(|it| u32::try_from(it).ok()).unwrap_or(0));
         let (group, session) = (number()?, number()?);
         let flags = decimal(fields.nth(2)?)?;
         let mut cpu_ticks = decimal(fields.nth(4)?)?;
@@ -117,9 +118,17 @@ mod tests {
 
     #[test]
     fn comm_may_hold_anything() {
-        for comm in
-            [&b"a) R 1 (b"[..], b"", b" ", b")", b"(", b"a\nb", b"\xff\xfe", b") Z 0 (", b"x) S 1 2 3"]
-        {
+        for comm in [
+            &b"a) R 1 (b"[..],
+            b"",
+            b" ",
+            b")",
+            b"(",
+            b"a\nb",
+            b"\xff\xfe",
+            b") Z 0 (",
+            b"x) S 1 2 3",
+        ] {
             let stat = Stat::parse(&line("42", comm, "S", "7")).unwrap();
             assert_eq!((stat.comm.as_slice(), stat.state, stat.parent), (comm, 'S', Pid::new(7)));
             assert_eq!((stat.start_ticks, stat.env_start), (987_654, 140_737), "{comm:?}");

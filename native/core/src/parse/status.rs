@@ -40,7 +40,9 @@ pub fn uids(text: &[u8]) -> Option<Uids> {
 /// files (prctl(2)). Without a capability nothing else changes an id to another than one of the three that it has.
 #[must_use]
 pub fn keeps_ids(text: &[u8]) -> bool {
-    let is_one = |name: &[u8]| field(text, name).and_then(Uids::parse).is_some_and(|ids| ids.are(ids.real));
+    let is_one = |name: &[u8]| {
+        field(text, name).and_then(Uids::parse).is_some_and(|ids| ids.are(ids.real))
+    };
     let says = |name: &[u8], is: fn(&u8) -> bool| {
         field(text, name).is_some_and(|value| value.trim_ascii().iter().all(is))
     };
@@ -86,7 +88,8 @@ mod tests {
 
     #[test]
     fn ids_are_kept_where_no_exec_and_no_capability_changes_them() {
-        let kept = "Uid:\t7\t7\t7\t7\nGid:\t8\t8\t8\t8\nCapPrm:\t0000000000000000\nNoNewPrivs:\t1\n";
+        let kept =
+            "Uid:\t7\t7\t7\t7\nGid:\t8\t8\t8\t8\nCapPrm:\t0000000000000000\nNoNewPrivs:\t1\n";
         assert!(keeps_ids(kept.as_bytes()));
         for (line, other) in [
             ("NoNewPrivs:\t1", "NoNewPrivs:\t0"),
@@ -101,7 +104,8 @@ mod tests {
 
     #[test]
     fn the_capability_is_one_bit() {
-        let has = |set: &str| has_sys_resource(format!("CapBnd:\t{set}\n").as_bytes(), b"CapBnd:");
+        let has =
+            |set: &str| has_sys_resource(format!("CapBnd:\t{set}\n").as_bytes(), b"CapBnd:");
         assert_eq!(has("0000000001000000"), Some(true));
         assert_eq!(has("000001fffeffffff"), Some(false));
         assert_eq!((has("x"), has_sys_resource(b"CapBnd:\t0\n", b"CapEff:")), (None, None));

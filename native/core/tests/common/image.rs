@@ -68,12 +68,16 @@ impl Image {
             write!(rest, " {field}").unwrap();
         }
         stat.extend_from_slice(rest.as_bytes());
-        let write =
-            |file: &str, text: &[u8]| std::fs::write(self.path(&format!("{pid}/{file}")), text).unwrap();
+        let write = |file: &str, text: &[u8]| {
+            std::fs::write(self.path(&format!("{pid}/{file}")), text).unwrap()
+        };
         write("stat", &stat);
         write("environ", environ);
         write("cmdline", cmdline);
-        write("limits", format!("Max file locks {} {} locks\n", limits.soft, limits.hard).as_bytes());
+        write(
+            "limits",
+            format!("Max file locks {} {} locks\n", limits.soft, limits.hard).as_bytes(),
+        );
         let uid = rustix::process::geteuid().as_raw();
         write("cgroup", cgroup);
         write("status", format!("Name:\tx\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n").as_bytes());

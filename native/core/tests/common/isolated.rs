@@ -17,9 +17,12 @@ pub fn isolated_by(name: &str, prefix: &[&str], body: impl FnOnce()) {
         return body();
     }
     let plain = ["--pid", "--fork", "--kill-child", "--mount-proc"];
-    let rootless = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let rootless =
+        ["--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"];
     let works = |args: &[&str]| {
-        let quiet = |command: &mut Command| command.stderr(Stdio::null()).status().is_ok_and(|s| s.success());
+        let quiet = |command: &mut Command| {
+            command.stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+        };
         quiet(Command::new("unshare").args(args).arg("true"))
     };
     let args = match (works(&plain), works(&rootless)) {

@@ -2,8 +2,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use leash_core::{
-    About, Host, Hunt, HuntKind, HuntSpec, Identity, Ladder, MarkLoss, Mode, Owner, Pid, Record, Report,
-    RunDir,
+    About, Host, Hunt, HuntKind, HuntSpec, Identity, Ladder, MarkLoss, Mode, Owner, Pid, Record,
+    Report, RunDir,
 };
 use leash_tag::{ENV_NAME, Limits, Mark, RunId, WorkerNumber};
 use std::os::unix::fs::PermissionsExt as _;
@@ -24,8 +24,8 @@ pub struct TestDir {
 
 impl TestDir {
     pub fn new() -> Self {
-        let path =
-            std::env::temp_dir().join(format!("leash-core-{}", leash_core::generate_run_id().unwrap()));
+        let path = std::env::temp_dir()
+            .join(format!("leash-core-{}", leash_core::generate_run_id().unwrap()));
         std::fs::create_dir(&path).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
         Self { path }
@@ -132,7 +132,8 @@ impl Vm {
 
     /// A command that marks itself and has no environment.
     pub fn marked(&self, worker: u16, program: &str) -> Command {
-        let mark = Mark::nested_in(Limits::UNLIMITED, self.run, WorkerNumber::new(worker), false).unwrap();
+        let mark = Mark::nested_in(Limits::UNLIMITED, self.run, WorkerNumber::new(worker), false)
+            .unwrap();
         let mut command = under(mark, program);
         command.env_clear();
         command
@@ -184,7 +185,8 @@ pub fn settle(pid: Pid) {
     wait_until("the command to begin", || {
         std::fs::read(format!("/proc/{pid}/comm"))
             .is_ok_and(|comm| comm != b"prlimit\n" && comm != b"setpriv\n")
-            && std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|cmdline| !cmdline.is_empty())
+            && std::fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|cmdline| !cmdline.is_empty())
     });
 }
 
@@ -198,8 +200,9 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Whether anything of a process runs, seen without the crate under test.
 pub fn is_running(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or("").trim_start().starts_with(['Z', 'X']))
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat.rsplit(')').next().unwrap_or("").trim_start().starts_with(['Z', 'X'])
+    })
 }
 
 /// Every running process whose hard limit holds a run's mark, seen without the crate under test.
@@ -208,11 +211,14 @@ pub fn marked_and_running(run: RunId) -> Vec<u32> {
     entries
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
         .filter(|pid| {
-            let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
-            let line = limits.lines().find(|line| line.starts_with("Max file locks")).unwrap_or("");
+            let limits =
+                std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
+            let line =
+                limits.lines().find(|line| line.starts_with("Max file locks")).unwrap_or("");
             let hard = line.split_whitespace().nth(4).and_then(|word| word.parse::<u64>().ok());
-            hard.is_some_and(|hard| (hard >> 16) & ((1 << 37) - 1) == run.number() && hard >> 56 == 0x4c)
-                && is_running(*pid)
+            hard.is_some_and(|hard| {
+                (hard >> 16) & ((1 << 37) - 1) == run.number() && hard >> 56 == 0x4c
+            }) && is_running(*pid)
         })
         .collect()
 }

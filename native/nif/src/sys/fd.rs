@@ -22,11 +22,12 @@
 
 use crate::pipe_room::PipeRoom;
 use rustler::sys::{
-    ERL_NIF_SELECT_READ, ERL_NIF_SELECT_STOP, ERL_NIF_SELECT_WRITE, ErlNifEnv, ErlNifEvent, ErlNifMonitor,
-    ErlNifPid, ErlNifResourceDown, ErlNifResourceDtor, ErlNifResourceFlags, ErlNifResourceStop,
-    ErlNifResourceType, ErlNifResourceTypeInit, ErlNifTerm, enif_alloc_resource, enif_compare_monitors,
-    enif_demonitor_process, enif_get_resource, enif_init_resource_type, enif_keep_resource,
-    enif_make_resource, enif_monitor_process, enif_release_resource, enif_select, enif_select_x,
+    ERL_NIF_SELECT_READ, ERL_NIF_SELECT_STOP, ERL_NIF_SELECT_WRITE, ErlNifEnv, ErlNifEvent,
+    ErlNifMonitor, ErlNifPid, ErlNifResourceDown, ErlNifResourceDtor, ErlNifResourceFlags,
+    ErlNifResourceStop, ErlNifResourceType, ErlNifResourceTypeInit, ErlNifTerm,
+    enif_alloc_resource, enif_compare_monitors, enif_demonitor_process, enif_get_resource,
+    enif_init_resource_type, enif_keep_resource, enif_make_resource, enif_monitor_process,
+    enif_release_resource, enif_select, enif_select_x,
 };
 use rustler::{Decoder, Encoder, Env, Error, LocalPid, NifResult, Term};
 use std::ffi::{c_int, c_void};
@@ -137,7 +138,8 @@ impl Fd {
         let memory = unsafe { enif_alloc_resource(kind, size_of::<Object>()) }.cast::<Object>();
         let Some(object) = NonNull::new(memory) else { return Err(OwnerGone) };
         let pipe = Pipe { fd, room: PipeRoom::default() };
-        let state = Mutex::new(State { phase: Phase::Open { pipe, selected: false }, owner: None });
+        let state =
+            Mutex::new(State { phase: Phase::Open { pipe, selected: false }, owner: None });
         // SAFETY: the memory is fresh, large enough and aligned (asserted above).
         unsafe { object.write(Object { state }) };
         // The reference that enif_alloc_resource counted is ours now.
@@ -155,7 +157,10 @@ impl Fd {
     }
 
     /// As [`Fd::with`], for a reader who notes how full the pipe is.
-    pub(crate) fn with_room<R>(&self, use_it: impl FnOnce(BorrowedFd<'_>, &mut PipeRoom) -> R) -> Option<R> {
+    pub(crate) fn with_room<R>(
+        &self,
+        use_it: impl FnOnce(BorrowedFd<'_>, &mut PipeRoom) -> R,
+    ) -> Option<R> {
         match &mut self.lock().phase {
             Phase::Open { pipe, .. } => Some(use_it(pipe.fd.as_fd(), &mut pipe.room)),
             Phase::Stopping(_) | Phase::Closed => None,
@@ -165,9 +170,16 @@ impl Fd {
     /// Has the VM send `message` to the calling process once, when the descriptor is ready.
     ///
     /// Readiness is a level: what was there before counts. Arming again replaces the message.
-    pub(crate) fn arm(&self, env: Env, readiness: Readiness, message: Term) -> Result<(), ArmError> {
+    pub(crate) fn arm(
+        &self,
+        env: Env,
+        readiness: Readiness,
+        message: Term,
+    ) -> Result<(), ArmError> {
         let mut state = self.lock();
-        let Phase::Open { pipe, selected } = &mut state.phase else { return Err(ArmError::Closed) };
+        let Phase::Open { pipe, selected } = &mut state.phase else {
+            return Err(ArmError::Closed);
+        };
         let mode = readiness.mode() | ERL_NIF_SELECT_CUSTOM_MSG;
         let recipient = env.pid();
         // SAFETY: the descriptor is open and belongs to this object; without a message environment the
@@ -218,7 +230,12 @@ impl Fd {
         let mut monitor = MaybeUninit::uninit();
         // SAFETY: `self` keeps the object; the monitor is written when the call returns 0.
         let outcome = unsafe {
-            enif_monitor_process(env.as_c_arg(), self.object(), owner.as_c_arg(), monitor.as_mut_ptr())
+            enif_monitor_process(
+                env.as_c_arg(),
+                self.object(),
+                owner.as_c_arg(),
+                monitor.as_mut_ptr(),
+            )
         };
         if outcome != 0 {
             return Err(OwnerGone);
@@ -247,7 +264,14 @@ impl Fd {
         // SAFETY: the descriptor is still open: it is in `Phase::Stopping`, which only `stop` and the
         // failure below leave.
         let outcome = unsafe {
-            enif_select(env, number, ERL_NIF_SELECT_STOP, self.object(), ptr::null(), ErlNifTerm::default())
+            enif_select(
+                env,
+                number,
+                ERL_NIF_SELECT_STOP,
+                self.object(),
+                ptr::null(),
+                ErlNifTerm::default(),
+            )
         };
         if outcome < 0 {
             self.lock().finish_close();
@@ -338,8 +362,9 @@ impl<'a> Decoder<'a> for Fd {
         let kind = OBJECT_TYPE.load(Ordering::Acquire);
         let mut object = ptr::null();
         // SAFETY: the type is registered; `object` is written when the term is such a resource.
-        let found =
-            unsafe { enif_get_resource(term.get_env().as_c_arg(), term.as_c_arg(), kind, &mut object) };
+        let found = unsafe {
+            enif_get_resource(term.get_env().as_c_arg(), term.as_c_arg(), kind, &mut object)
+        };
         let object = NonNull::new(object.cast_mut().cast::<Object>());
         match object {
             // SAFETY: a resource of our type, kept by the term.
@@ -365,7 +390,12 @@ unsafe extern "C" fn dtor(_env: *mut ErlNifEnv, object: *mut c_void) {
     });
 }
 
-unsafe extern "C" fn stop(_env: *mut ErlNifEnv, object: *mut c_void, _event: ErlNifEvent, _direct: c_int) {
+unsafe extern "C" fn stop(
+    _env: *mut ErlNifEnv,
+    object: *mut c_void,
+    _event: ErlNifEvent,
+    _direct: c_int,
+) {
     let _ = catch_unwind(|| {
         // SAFETY: the VM keeps the object during the call.
         let object = unsafe { &*object.cast::<Object>() };

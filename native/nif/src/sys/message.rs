@@ -27,7 +27,10 @@ pub(crate) fn send_with(
     let mut control = Control([MaybeUninit::zeroed(); SPACE]);
     let mut iov: Vec<_> = parts
         .iter()
-        .map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() })
+        .map(|part| libc::iovec {
+            iov_base: part.as_ptr().cast_mut().cast(),
+            iov_len: part.len(),
+        })
         .collect();
     // SAFETY: zero is a valid msghdr, whose padding differs between the C libraries.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -53,7 +56,9 @@ pub(crate) fn send_with(
         }
     }
     // SAFETY: every pointer is to a buffer above, of the length beside it.
-    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &header, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+    let sent = unsafe {
+        libc::sendmsg(socket.as_raw_fd(), &header, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    };
     if sent < 0 { Err(super::last_errno()) } else { Ok(()) }
 }
 

@@ -12,7 +12,8 @@ pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, number: i32) -> Result<(), Errn
     }
     let no_info = ptr::null::<libc::siginfo_t>();
     // SAFETY: no memory is passed; a number that is no signal is EINVAL.
-    let outcome =
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), number, no_info, 0) };
+    let outcome = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), number, no_info, 0)
+    };
     if outcome == 0 { Ok(()) } else { Err(super::last_errno()) }
 }

@@ -293,10 +293,14 @@ fn leaderless() -> ! {
     });
     std::thread::spawn(move || {
         let is_waiting = |thread: &std::fs::DirEntry| {
-            std::fs::read_to_string(thread.path().join("stat")).is_ok_and(|stat| stat.contains(") D "))
+            std::fs::read_to_string(thread.path().join("stat"))
+                .is_ok_and(|stat| stat.contains(") D "))
         };
-        let ended = || std::fs::read_to_string("/proc/self/stat").is_ok_and(|stat| stat.contains(") Z "));
-        while !ended() || !std::fs::read_dir("/proc/self/task").unwrap().flatten().any(|it| is_waiting(&it)) {
+        let ended =
+            || std::fs::read_to_string("/proc/self/stat").is_ok_and(|stat| stat.contains(") Z "));
+        while !ended()
+            || !std::fs::read_dir("/proc/self/task").unwrap().flatten().any(|it| is_waiting(&it))
+        {
             std::thread::yield_now();
         }
         // SAFETY: a byte is written from one.

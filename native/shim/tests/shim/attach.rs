@@ -111,7 +111,8 @@ fn ends_with_everything_that_it_starts_later() {
 
 #[test]
 fn what_ignores_everything_is_killed() {
-    let mut target = Target::sh("trap '' TERM; read go; sh -c 'sleep 41; sleep 42' & sleep 43; sleep 44");
+    let mut target =
+        Target::sh("trap '' TERM; read go; sh -c 'sleep 41; sleep 42' & sleep 43; sleep 44");
     let mut tree = attached(Plan::vm().option("--stop=TERM:100"), &target);
     target.go();
     tree.member("sleep 43");
@@ -122,8 +123,9 @@ fn what_ignores_everything_is_killed() {
 
 #[test]
 fn its_own_end_is_the_end_of_what_it_leaves() {
-    let mut target =
-        Target::sh("read go; setsid sleep 41 & while ! pgrep -P $$ -x sleep >/dev/null; do :; done");
+    let mut target = Target::sh(
+        "read go; setsid sleep 41 & while ! pgrep -P $$ -x sleep >/dev/null; do :; done",
+    );
     let mut tree = attached(Plan::vm().option("--linger=300"), &target);
     target.go();
     let child = tree.member("sleep 41");
@@ -169,7 +171,8 @@ fn a_step_to_the_group_reaches_those_of_the_tree_in_it_and_no_sibling() {
     ));
     outer.ready();
     let pid: i32 = find("its number", || dir.read("pid").trim().parse().ok());
-    let mut tree = Plan::vm().option("--stop=TERM:400").attach(&format!("{pid}:{}", start_ticks(pid)));
+    let mut tree =
+        Plan::vm().option("--stop=TERM:400").attach(&format!("{pid}:{}", start_ticks(pid)));
     until("it is marked", || marks(pid) == Some(1));
     assert_eq!(tree.let_go().gone().last, 255);
     assert_eq!(
@@ -219,7 +222,8 @@ fn its_owner_s_end_ends_it() {
     let mut owner = Command::new("sleep").arg("60").spawn().unwrap();
     let target = Target::sh("sleep 41; sleep 42");
     let pid = i32::try_from(owner.id()).unwrap();
-    let mut tree = attached(Plan::vm().option(format!("--owner={pid}:{}", start_ticks(pid))), &target);
+    let mut tree =
+        attached(Plan::vm().option(format!("--owner={pid}:{}", start_ticks(pid))), &target);
     owner.kill().unwrap();
     assert_eq!(tree.ended().gone().cause, 2);
     owner.wait().unwrap();
@@ -245,7 +249,9 @@ fn who_sheds_the_mark_is_ended_as_long_as_it_is_below() {
     target.go();
     target.ready();
     let child = find("its child", || {
-        pids().into_iter().find(|&pid| ppid(pid) == Some(target.pid()) && cmdline(pid)[0] == "sleep")
+        pids()
+            .into_iter()
+            .find(|&pid| ppid(pid) == Some(target.pid()) && cmdline(pid)[0] == "sleep")
     });
     assert_eq!((marks(target.pid()), marks(child)), (None, None));
     tree.let_go();
@@ -268,7 +274,10 @@ fn who_sheds_the_mark_leaves_no_child_behind() {
 
 fn adversary(role: &str) -> Target {
     let this = std::env::current_exe().unwrap();
-    let line = format!("read go; exec {} --exact adversary::adversary --nocapture --quiet", this.display());
+    let line = format!(
+        "read go; exec {} --exact adversary::adversary --nocapture --quiet",
+        this.display()
+    );
     Target::start(Command::new("sh").args(["-c", &line]).env(ROLE, role))
 }
 
@@ -293,7 +302,10 @@ fn a_tree_of_forty_levels_and_a_wide_one_are_marked_whole() {
         let mut tree = attached(Plan::vm().option("--stop=TERM:50"), &target);
         assert_eq!(tree.grown(count as usize + 1).len(), count as usize + 1);
         let ended = tree.let_go();
-        assert_eq!(ended.frames()[1], Frame::Attached { pid: target.0.id(), marked: count + 1, unmarked: 0 });
+        assert_eq!(
+            ended.frames()[1],
+            Frame::Attached { pid: target.0.id(), marked: count + 1, unmarked: 0 }
+        );
     }
 }
 
@@ -350,7 +362,10 @@ fn a_zombie_is_gone() {
     let option = target.option();
     target.go();
     until("it has ended", || state(target.pid()) == Some('Z'));
-    assert_eq!(Plan::vm().attach(&option).ended().frames(), [Frame::StartFailed { stage: 14, errno: 3 }]);
+    assert_eq!(
+        Plan::vm().attach(&option).ended().frames(),
+        [Frame::StartFailed { stage: 14, errno: 3 }]
+    );
 }
 
 #[test]
@@ -372,7 +387,9 @@ fn another_user_s_is_not_to_be_attached_and_the_own_is() {
     tree.let_go();
 
     // Root may, with the capability that a mark takes; without it, it is not ours.
-    let others = Target::start(Command::new("sh").args(["-c", "sleep 45; sleep 46"]).uid(NOBODY).gid(NOBODY));
+    let others = Target::start(
+        Command::new("sh").args(["-c", "sleep 45; sleep 46"]).uid(NOBODY).gid(NOBODY),
+    );
     if may_mark_others() {
         let mut tree = attached(Plan::vm(), &others);
         tree.member("sleep 45");
@@ -404,7 +421,8 @@ fn who_cannot_be_marked_is_counted() {
     ));
     target.ready();
     until("it is nobody's", || cmdline(target.pid())[0] == "sleep");
-    let mut tree = attached(Plan::vm().with(|command| _ = command.uid(NOBODY).gid(NOBODY)), &target);
+    let mut tree =
+        attached(Plan::vm().with(|command| _ = command.uid(NOBODY).gid(NOBODY)), &target);
     let ended = tree.let_go();
     assert_eq!(ended.frames()[1], Frame::Attached { pid: target.0.id(), marked: 1, unmarked: 1 });
     let left: i32 = dir.read("pid").trim().parse().unwrap();
@@ -440,11 +458,15 @@ fn by_hand_the_number_alone_is_enough_and_refusals_are_said() {
     assert_eq!(tree.stop(libc::SIGTERM).code, 0);
 
     let own = std::process::id().to_string();
-    let mut refused = Plan::by_hand().with(|command| _ = command.stderr(Stdio::piped())).attach(&own);
+    let mut refused =
+        Plan::by_hand().with(|command| _ = command.stderr(Stdio::piped())).attach(&own);
     assert_eq!(refused.ended().code, 125);
     let mut said = String::new();
     refused.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert_eq!(said, format!("leash-shim: --attach: {own}: an ancestor, or a thread of the kernel\n"));
+    assert_eq!(
+        said,
+        format!("leash-shim: --attach: {own}: an ancestor, or a thread of the kernel\n")
+    );
 }
 
 #[test]
@@ -495,10 +517,12 @@ fn a_command_of_its_ladder_is_killed_with_the_tree() {
     let dir = Dir::new();
     let target = Target::sh("trap '' TERM; while :; do sleep 0.02; done");
     let script = format!("setsid sleep 61 & echo $! $$ > {}; sleep 62", dir.path("pids"));
-    let mut tree = attached(Plan::vm().option("--stop=CMD:inf").step(&["sh", "-c", &script]), &target);
+    let mut tree =
+        attached(Plan::vm().option("--stop=CMD:inf").step(&["sh", "-c", &script]), &target);
     tree.hang_up();
     until("the command is up", || dir.read("pids").ends_with('\n'));
-    let pids: Vec<i32> = dir.read("pids").split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    let pids: Vec<i32> =
+        dir.read("pids").split_whitespace().map(|pid| pid.parse().unwrap()).collect();
     assert!(pids.iter().all(|&pid| lives(pid)));
     assert_eq!(tree.stop(libc::SIGQUIT).gone().cause, 4);
     assert!(!pids.iter().any(|&pid| lives(pid)) && !lives(target.pid()));

@@ -58,8 +58,16 @@ fn one(payload: &[u8]) -> Frame {
     let mut fields = Fields(payload);
     let f = &mut fields;
     let frame = match f.u8() {
-        1 => Frame::Ready { protocol: f.u8(), pid: f.u32(), mark: f.u8(), errno: f.u16(), flags: f.u8() },
-        2 if payload.len() > 5 => Frame::Attached { pid: f.u32(), marked: f.u32(), unmarked: f.u32() },
+        1 => Frame::Ready {
+            protocol: f.u8(),
+            pid: f.u32(),
+            mark: f.u8(),
+            errno: f.u16(),
+            flags: f.u8(),
+        },
+        2 if payload.len() > 5 => {
+            Frame::Attached { pid: f.u32(), marked: f.u32(), unmarked: f.u32() }
+        }
         2 => Frame::Started { pid: f.u32() },
         3 => Frame::StartFailed { stage: f.u8(), errno: f.u16() },
         4 => Frame::Step { cause: f.u8(), index: f.u8(), signal: f.u8(), ms: f.u32() },

@@ -120,7 +120,8 @@ pub fn cmdline(pid: i32) -> Vec<String> {
 
 pub fn limits(pid: i32) -> Option<Limits> {
     let text = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
-    let mut fields = text.lines().find_map(|line| line.strip_prefix("Max file locks"))?.split_whitespace();
+    let mut fields =
+        text.lines().find_map(|line| line.strip_prefix("Max file locks"))?.split_whitespace();
     let mut next = || {
         let field = fields.next()?;
         if field == "unlimited" { Some(u64::MAX) } else { field.parse().ok() }
@@ -139,7 +140,9 @@ pub fn pids() -> Vec<i32> {
 pub fn bearers(run: RunId) -> Vec<i32> {
     pids()
         .into_iter()
-        .filter(|&pid| lives(pid) && limits(pid).and_then(Mark::decode).is_some_and(|mark| mark.run() == run))
+        .filter(|&pid| {
+            lives(pid) && limits(pid).and_then(Mark::decode).is_some_and(|mark| mark.run() == run)
+        })
         .collect()
 }
 
@@ -252,12 +255,14 @@ impl Plan {
         command.env("PATH", "/usr/local/bin:/usr/bin:/bin");
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         // The tests themselves may run in the background, or by nohup(1).
-        Self { run: new_run(), command, options: Vec::new(), steps: Vec::new() }.before_exec(|| {
-            for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
-                // SAFETY: no handler is installed.
-                unsafe { libc::signal(signal, libc::SIG_DFL) };
-            }
-        })
+        Self { run: new_run(), command, options: Vec::new(), steps: Vec::new() }.before_exec(
+            || {
+                for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+                    // SAFETY: no handler is installed.
+                    unsafe { libc::signal(signal, libc::SIG_DFL) };
+                }
+            },
+        )
     }
 
     pub fn option(mut self, option: impl Into<String>) -> Self {
@@ -372,13 +377,17 @@ impl Tree {
     /// Waits until so many live.
     #[track_caller]
     pub fn grown(&self, count: usize) -> Vec<i32> {
-        find(&format!("{count} processes"), || Some(self.members()).filter(|pids| pids.len() >= count))
+        find(&format!("{count} processes"), || {
+            Some(self.members()).filter(|pids| pids.len() >= count)
+        })
     }
 
     /// Waits for a member that runs exactly this command.
     #[track_caller]
     pub fn member(&self, command: &str) -> i32 {
-        find(command, || self.members().into_iter().find(|&pid| cmdline(pid).join(" ").trim_end() == command))
+        find(command, || {
+            self.members().into_iter().find(|&pid| cmdline(pid).join(" ").trim_end() == command)
+        })
     }
 
     pub fn signal(&self, signal: i32) {
@@ -404,12 +413,20 @@ impl Tree {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            assert!(Instant::now() < deadline, "the shim did not end; left: {:?}", self.members());
+            assert!(
+                Instant::now() < deadline,
+                "the shim did not end; left: {:?}",
+                self.members()
+            );
             std::thread::sleep(Duration::from_millis(1));
         };
         let mut left = bearers(self.run);
         left.retain(|&pid| pid != other);
-        assert!(left.is_empty(), "left: {:?}", left.iter().map(|&pid| cmdline(pid)).collect::<Vec<_>>());
+        assert!(
+            left.is_empty(),
+            "left: {:?}",
+            left.iter().map(|&pid| cmdline(pid)).collect::<Vec<_>>()
+        );
         self.decoy.assert_alive();
         let mut output = Vec::new();
         if let Some(mut stdout) = self.stdout.take() {

@@ -3,10 +3,16 @@
 use crate::harness::*;
 
 /// `sh` starts something in the background and becomes the shim.
-fn exec_after(background: &str, options: &str, worker: &str) -> (leash_tag::RunId, std::process::Child) {
+fn exec_after(
+    background: &str,
+    options: &str,
+    worker: &str,
+) -> (leash_tag::RunId, std::process::Child) {
     let run = new_run();
-    let script =
-        format!("{background} & exec {} --run-id={run} {options} -- {worker}", binary().to_str().unwrap());
+    let script = format!(
+        "{background} & exec {} --run-id={run} {options} -- {worker}",
+        binary().to_str().unwrap()
+    );
     let child = std::process::Command::new("sh").args(["-c", &script]).spawn().unwrap();
     (run, child)
 }
@@ -14,7 +20,8 @@ fn exec_after(background: &str, options: &str, worker: &str) -> (leash_tag::RunI
 fn child_of(parent: u32, command: &str) -> i32 {
     find(command, || {
         pids().into_iter().find(|&pid| {
-            ppid(pid) == i32::try_from(parent).ok() && cmdline(pid).join(" ").trim_end() == command
+            ppid(pid) == i32::try_from(parent).ok()
+                && cmdline(pid).join(" ").trim_end() == command
         })
     })
 }
@@ -22,12 +29,13 @@ fn child_of(parent: u32, command: &str) -> i32 {
 #[test]
 fn an_inherited_child_is_neither_signalled_nor_waited_for() {
     for options in ["--stop=KILL:0", "--stop=KILL:0 --no-mark", "--stop=TERM:100@tree"] {
-        let (_, mut shim) = exec_after("sleep 48", options, "sh -c 'trap \"\" TERM; sleep 49; sleep 49'");
+        let (_, mut shim) =
+            exec_after("sleep 48", options, "sh -c 'trap \"\" TERM; sleep 49; sleep 49'");
         let kept = child_of(shim.id(), "sleep 48");
         let worker = find("the worker", || {
-            pids()
-                .into_iter()
-                .find(|&pid| ppid(pid) == i32::try_from(shim.id()).ok() && cmdline(pid)[0] == "sh")
+            pids().into_iter().find(|&pid| {
+                ppid(pid) == i32::try_from(shim.id()).ok() && cmdline(pid)[0] == "sh"
+            })
         });
         child_of(u32::try_from(worker).unwrap(), "sleep 49");
         kill(i32::try_from(shim.id()).unwrap(), libc::SIGTERM);

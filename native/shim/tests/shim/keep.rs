@@ -56,7 +56,8 @@ fn is_marked_while_it_forks() {
             assert_ne!(state(pid), Some('T'), "{:?}", cmdline(pid));
         }
     }
-    let sleeps = |pids: &[i32]| pids.len() == 5 && pids.iter().all(|&pid| cmdline(pid)[0] == "sleep");
+    let sleeps =
+        |pids: &[i32]| pids.len() == 5 && pids.iter().all(|&pid| cmdline(pid)[0] == "sleep");
     end(find("the ends of the chains", || Some(tree.members()).filter(|pids| sleeps(pids))));
 }
 
@@ -76,7 +77,11 @@ fn is_not_let_go_while_a_thread_behind_a_dead_leader_forks() {
     // A fork that was under way may come to light now.
     for _ in 0..20 {
         for pid in tree.members() {
-            assert!(mark(pid).is_none_or(Mark::outlives), "cause {cause}: {pid} {:?}", state(pid));
+            assert!(
+                mark(pid).is_none_or(Mark::outlives),
+                "cause {cause}: {pid} {:?}",
+                state(pid)
+            );
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     }

@@ -50,7 +50,8 @@ fn no_close_range() {
 
 #[test]
 fn no_pidfd() {
-    let script = "trap '' TERM; setsid sh -c 'setsid sleep 52 & sleep 52; sleep 52' & sleep 0.2; exit 4";
+    let script =
+        "trap '' TERM; setsid sh -c 'setsid sleep 52 & sleep 52; sleep 52' & sleep 0.2; exit 4";
     let options = ["--stop=TERM:100", "--linger=50", "--stdout=null", "--stderr=null"];
     assert_result(without("pidfd_open", "ENOSYS", &options, script), 4, "");
 }
@@ -65,7 +66,11 @@ fn no_process_left() {
 fn a_kernel_that_knows_a_plain_fork_only() {
     assert_result(without("clone", "EINVAL:when=1", &[], "exit 4"), 4, "");
     let said = "leash-shim: leash-no-such-command: not found, errno 2\n";
-    assert_result(injected("clone:error=EINVAL:when=1", &[], &["leash-no-such-command"]), 127, said);
+    assert_result(
+        injected("clone:error=EINVAL:when=1", &[], &["leash-no-such-command"]),
+        127,
+        said,
+    );
 }
 
 #[test]
@@ -86,7 +91,11 @@ fn no_death_signal() {
 #[test]
 fn a_start_that_fails_between_two_looks_is_told() {
     let said = "leash-shim: leash-no-such-command: not found, errno 2\n";
-    assert_result(injected("waitid:delay_exit=100000", &[], &["leash-no-such-command"]), 127, said);
+    assert_result(
+        injected("waitid:delay_exit=100000", &[], &["leash-no-such-command"]),
+        127,
+        said,
+    );
 }
 
 #[test]

@@ -37,7 +37,10 @@ impl Held {
         let held = Self { pid: tree.pid };
         assert!(held.wait(IDLE).is_some(), "it stops at its exec");
         // TRACESYSGOOD tells these stops from signals; EXITKILL ends it with this thread.
-        held.ptrace(libc::PTRACE_SETOPTIONS, libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL);
+        held.ptrace(
+            libc::PTRACE_SETOPTIONS,
+            libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL,
+        );
         (held, tree)
     }
 
@@ -56,7 +59,9 @@ impl Held {
                 return None;
             }
             // SAFETY: `status` is ours.
-            let pid = unsafe { libc::waitpid(self.pid, &raw mut status, libc::WNOHANG | libc::WUNTRACED) };
+            let pid = unsafe {
+                libc::waitpid(self.pid, &raw mut status, libc::WNOHANG | libc::WUNTRACED)
+            };
             if pid == self.pid && libc::WIFSTOPPED(status) {
                 return Some(libc::WSTOPSIG(status));
             }

@@ -4,7 +4,12 @@
 //! exited; a decoy next to it has to live on. Trees end by themselves, so that a failing test leaves nothing.
 //!
 //! The binary is the one that the environment variable `LEASH_SHIM` names, or built first.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "that is how a test fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "that is how a test fails"
+)]
 #![allow(unreachable_pub, reason = "nothing here is reachable")]
 
 mod adversary;

@@ -9,7 +9,8 @@ fn unshared(flags: &[&str], before: &str, rest: &str) -> Option<String> {
         return None;
     }
     let script = format!("{before}; export SHIM={}; {rest}", binary().to_str().unwrap());
-    let output = Command::new("unshare").args(flags).args(["sh", "-c", &script]).output().unwrap();
+    let output =
+        Command::new("unshare").args(flags).args(["sh", "-c", &script]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     Some(text)
@@ -38,7 +39,9 @@ fn without_proc_statuses_are_right_and_orphans_are_waited_for() {
     let Some(text) = unshared(
         &["--mount"],
         "umount -l /proc",
-        &format!("$SHIM --run-id={run} --linger=10000 -- sh -c '(sleep 0.3; echo late) & exit 6'; echo $?"),
+        &format!(
+            "$SHIM --run-id={run} --linger=10000 -- sh -c '(sleep 0.3; echo late) & exit 6'; echo $?"
+        ),
     ) else {
         return;
     };

@@ -20,7 +20,10 @@ fn strip(seconds: u32) -> String {
 
 /// Processes that run exactly that, whatever they carry.
 fn running(command: &str) -> Vec<i32> {
-    pids().into_iter().filter(|&pid| lives(pid) && cmdline(pid).join(" ").trim_end() == command).collect()
+    pids()
+        .into_iter()
+        .filter(|&pid| lives(pid) && cmdline(pid).join(" ").trim_end() == command)
+        .collect()
 }
 
 #[track_caller]
@@ -34,7 +37,9 @@ fn a_shim_reports_and_ends_as_asked_by_its_channel_alone() {
     let mut channel = vm.shim(1, &["--stop=TERM:9000"], &["sleep", "44"]);
     assert_eq!(ppid(channel.pid()), Some(vm.warden()));
     assert_eq!(ppid(channel.worker()), Some(channel.pid()));
-    assert!(channel.frames.contains(&Frame::Spawned { pid: u32::try_from(channel.pid()).unwrap() }));
+    assert!(
+        channel.frames.contains(&Frame::Spawned { pid: u32::try_from(channel.pid()).unwrap() })
+    );
     assert!(channel.pidfd.is_some());
     channel.ask(b'E');
     match channel.ended().last() {
@@ -48,7 +53,8 @@ fn a_shim_reports_and_ends_as_asked_by_its_channel_alone() {
 #[test]
 fn sigkill_can_be_asked_for_while_the_ladder_is_climbed() {
     let vm = Vm::start();
-    let mut channel = vm.shim(1, &["--stop=TERM:60000"], &["sh", "-c", "trap '' TERM; exec sleep 64"]);
+    let mut channel =
+        vm.shim(1, &["--stop=TERM:60000"], &["sh", "-c", "trap '' TERM; exec sleep 64"]);
     one("sleep 64");
     channel.ask(b'E');
     channel.until(|frame| matches!(frame, Frame::Step { .. }));
@@ -56,7 +62,9 @@ fn sigkill_can_be_asked_for_while_the_ladder_is_climbed() {
     channel.ask(b'E');
     channel.ask(b'K');
     assert!(
-        channel.until(is_gone).is_some_and(|frame| matches!(frame, Frame::Gone(gone) if gone.cause == 4))
+        channel
+            .until(is_gone)
+            .is_some_and(|frame| matches!(frame, Frame::Gone(gone) if gone.cause == 4))
     );
 }
 
@@ -64,7 +72,8 @@ fn sigkill_can_be_asked_for_while_the_ladder_is_climbed() {
 fn a_hang_up_ends_the_tree_and_what_was_asked_before_counts() {
     let vm = Vm::start();
     for asked in [None, Some(b'K')] {
-        let mut channel = vm.shim(1, &["--stop=TERM:60000"], &["sh", "-c", "trap '' TERM; exec sleep 54"]);
+        let mut channel =
+            vm.shim(1, &["--stop=TERM:60000"], &["sh", "-c", "trap '' TERM; exec sleep 54"]);
         let (shim, worker) = (channel.pid(), one("sleep 54"));
         asked.into_iter().for_each(|what| channel.ask(what));
         channel.hang_up();
@@ -147,7 +156,10 @@ fn the_mark_is_the_same_as_without_a_warden() {
     let vm = Vm::start();
     let channel = vm.shim(7, &[], &["sleep", "44"]);
     let mark = limits(channel.worker()).and_then(Mark::decode).unwrap();
-    assert_eq!((mark.depth(), mark.worker().map(|it| it.get()), mark.outlives()), (7, Some(7), false));
+    assert_eq!(
+        (mark.depth(), mark.worker().map(|it| it.get()), mark.outlives()),
+        (7, Some(7), false)
+    );
 }
 
 #[test]
@@ -166,8 +178,7 @@ fn what_reaches_a_worker_is_what_was_asked_for() {
         ends: [None, Some(write), None],
         program: None,
     };
-    let script =
-        "pwd; env | sort; ls -l /proc/self/fd | grep -c ' -> '; grep -E '^(SigBlk|SigIgn)' /proc/self/status";
+    let script = "pwd; env | sort; ls -l /proc/self/fd | grep -c ' -> '; grep -E '^(SigBlk|SigIgn)' /proc/self/status";
     let mut channel = vm.request(1, request, &["sh", "-c", script]);
     assert!(channel.until(is_gone).is_some());
     let mut text = String::new();
@@ -176,7 +187,8 @@ fn what_reaches_a_worker_is_what_was_asked_for() {
     // Its own descriptor of the directory that is listed is the fourth.
     let signals = ["SigBlk:\t0000000000000000", "SigIgn:\t0000000000000000"];
     let directory = dir.0.canonicalize().unwrap().display().to_string();
-    let expected = [&[directory.as_str(), "A=1", "B=", "PATH=/usr/bin:/bin"], &["PWD=.."][..0]].concat();
+    let expected =
+        [&[directory.as_str(), "A=1", "B=", "PATH=/usr/bin:/bin"], &["PWD=.."][..0]].concat();
     let seen: Vec<_> = lines
         .iter()
         .filter(|line| !["PWD=", "OLDPWD=", "_=", "SHLVL="].iter().any(|it| line.starts_with(it)))
@@ -190,11 +202,13 @@ fn arguments_and_environment_may_be_as_large_as_the_kernel_lets_them_be() {
     let vm = Vm::start();
     let large = "x".repeat(100_000);
     let environment = (0..10).map(|n| format!("V{n}={large}")).collect();
-    let mut channel = vm.request(1, Request { environment, ..Request::default() }, &["/bin/true", &large]);
+    let mut channel =
+        vm.request(1, Request { environment, ..Request::default() }, &["/bin/true", &large]);
     let ended = channel.until(is_gone);
     assert!(matches!(ended, Some(Frame::Gone(gone)) if (gone.how, gone.status) == (1, 0)));
     let environment = (0..40).map(|n| format!("V{n}={large}")).collect();
-    let mut channel = vm.request(2, Request { environment, ..Request::default() }, &["/bin/true"]);
+    let mut channel =
+        vm.request(2, Request { environment, ..Request::default() }, &["/bin/true"]);
     assert_eq!(channel.ended(), [Frame::StartFailed { stage: 16, errno: 7 }]);
 }
 
@@ -203,13 +217,20 @@ fn a_shim_that_cannot_be_started_is_told_of() {
     let vm = Vm::start();
     for (program, errno) in [("/nonexistent", 2), ("/", 13)] {
         let request = Request { program: Some(program.into()), ..Request::default() };
-        assert_eq!(vm.request(1, request, &["true"]).ended(), [Frame::StartFailed { stage: 16, errno }]);
+        assert_eq!(
+            vm.request(1, request, &["true"]).ended(),
+            [Frame::StartFailed { stage: 16, errno }]
+        );
     }
     // What is no request harms nobody.
     let socket = vm.control.as_ref().unwrap();
-    for message in
-        [&b""[..], b"x", b"LWR1\x01\x08\0\0\0\0\0\0\0\0\0\0", b"LWR1\x09\0\0\0\0\0\0\0\0\0\0\0", &[255; 200]]
-    {
+    for message in [
+        &b""[..],
+        b"x",
+        b"LWR1\x01\x08\0\0\0\0\0\0\0\0\0\0",
+        b"LWR1\x09\0\0\0\0\0\0\0\0\0\0\0",
+        &[255; 200],
+    ] {
         if !message.is_empty() {
             send(socket, message, &[0]);
         }
@@ -248,9 +269,15 @@ fn word_comes_at_once_where_nothing_is_to_be_ended() {
 #[test]
 fn word_comes_after_the_end_of_what_is_hard_to_end() {
     let vm = Vm::start();
-    for shape in
-        ["chain:12", "fan:40", "clone-parent", "subreaper", "stopped:3", "vfork", "scattered-hoppers:4"]
-    {
+    for shape in [
+        "chain:12",
+        "fan:40",
+        "clone-parent",
+        "subreaper",
+        "stopped:3",
+        "vfork",
+        "scattered-hoppers:4",
+    ] {
         let this = std::env::current_exe().unwrap().display().to_string();
         let role = format!("{}={shape}", crate::adversary::ROLE);
         let request = Request {
@@ -258,7 +285,8 @@ fn word_comes_after_the_end_of_what_is_hard_to_end() {
             environment: vec![role, "PATH=/usr/bin:/bin".into()],
             ..Request::default()
         };
-        let command = [this.as_str(), "--exact", "adversary::adversary", "--nocapture", "--quiet"];
+        let command =
+            [this.as_str(), "--exact", "adversary::adversary", "--nocapture", "--quiet"];
         let mut channel = vm.request(1, request, &command);
         channel.until(|frame| matches!(frame, Frame::Started { .. }));
         let count = SHAPES.iter().find(|it| it.0 == shape).map_or(1, |it| it.1);
@@ -283,8 +311,11 @@ const SHAPES: [(&str, usize); 6] = [
 #[test]
 fn what_outlives_its_vm_on_purpose_is_left_alone_with_or_without_its_mark() {
     let vm = Vm::start();
-    let kept =
-        vm.shim(1, &["--on-hangup=detach", "--name=kept", "--linger=100000"], &["sh", "-c", &strip(155)]);
+    let kept = vm.shim(
+        1,
+        &["--on-hangup=detach", "--name=kept", "--linger=100000"],
+        &["sh", "-c", &strip(155)],
+    );
     let (stripped, plain) = (one("sleep 155"), one("sleep 156"));
     kill(kept.pid(), libc::SIGKILL);
     until("the shim is gone", || stat(kept.pid()).is_none());
@@ -364,7 +395,9 @@ pub fn vm_role() -> ! {
     let run = std::env::var("LEASH_TEST_RUN").unwrap().parse().unwrap();
     let vm = Vm::of(run, |_| ());
     let channels: Vec<_> = [(1, 175), (2, 185)]
-        .map(|(worker, seconds)| vm.shim(worker, &["--linger=100000"], &["sh", "-c", &strip(seconds)]))
+        .map(|(worker, seconds)| {
+            vm.shim(worker, &["--linger=100000"], &["sh", "-c", &strip(seconds)])
+        })
         .into();
     println!("{} {}", vm.warden(), channels[0].pid());
     loop {
@@ -383,8 +416,9 @@ fn a_warden_outlives_vm_and_shims_and_leaves_nothing() {
         .spawn()
         .unwrap();
     let mut lines = std::io::BufReader::new(vm.stdout.take().unwrap()).lines();
-    let said = lines
-        .find_map(|line| Some(line.unwrap()).filter(|line| line.starts_with(|c: char| c.is_ascii_digit())));
+    let said = lines.find_map(|line| {
+        Some(line.unwrap()).filter(|line| line.starts_with(|c: char| c.is_ascii_digit()))
+    });
     let said = said.unwrap();
     let mut said = said.split(' ').map(|number| number.parse::<i32>().unwrap());
     let (warden, shim) = (said.next().unwrap(), said.next().unwrap());

@@ -147,17 +147,20 @@ fn a_fork_bomb_in_sessions_of_their_own() {
 
 #[test]
 fn a_child_made_with_clone_parent() {
-    let mut tree = Plan::vm().option("--stop=TERM:50").option("--linger=100000").adversary("clone-parent");
+    let mut tree =
+        Plan::vm().option("--stop=TERM:50").option("--linger=100000").adversary("clone-parent");
     // Beside the leader, which is kept as a zombie.
     until("the shim's own child", || {
-        children(tree.pid) == 2 && tree.members().iter().any(|&pid| ppid(pid) == Some(tree.pid) && lives(pid))
+        children(tree.pid) == 2
+            && tree.members().iter().any(|&pid| ppid(pid) == Some(tree.pid) && lives(pid))
     });
     assert_eq!(tree.let_go().gone().last, 255);
 }
 
 #[test]
 fn children_that_do_not_signal_their_end() {
-    let mut tree = Plan::vm().option("--stop=TERM:50").option("--linger=100000").adversary("exit-signal");
+    let mut tree =
+        Plan::vm().option("--stop=TERM:50").option("--linger=100000").adversary("exit-signal");
     until("two orphans", || {
         let pids = tree.members();
         pids.len() == 2 && pids.iter().all(|&pid| ppid(pid) == Some(tree.pid))
@@ -175,7 +178,9 @@ fn a_subreaper_inside() {
 #[test]
 fn stopped_processes() {
     let mut tree = Plan::vm().option("--stop=TERM:50").adversary("stopped:20");
-    until("twenty stopped", || tree.members().iter().filter(|&&pid| state(pid) == Some('T')).count() == 20);
+    until("twenty stopped", || {
+        tree.members().iter().filter(|&&pid| state(pid) == Some('T')).count() == 20
+    });
     tree.let_go();
 }
 
@@ -199,8 +204,9 @@ fn a_child_of_another_thread() {
 fn a_shim_inside_a_shim() {
     let inner = new_run();
     let shim = binary().to_str().unwrap();
-    let script =
-        format!("{shim} --run-id={inner} --stop=TERM:50 -- sh -c 'trap \"\" TERM; sleep 41; sleep 41'");
+    let script = format!(
+        "{shim} --run-id={inner} --stop=TERM:50 -- sh -c 'trap \"\" TERM; sleep 41; sleep 41'"
+    );
     let mut tree = Plan::vm().option("--stop=TERM:1000").sh(&script);
     until("the inner tree", || bearers(inner).len() >= 3);
     tree.let_go();
@@ -257,7 +263,10 @@ fn the_list_of_children_is_held_when_descriptors_get_short() {
     until("it is open", held);
     let limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: a valid struct.
-    assert_eq!(unsafe { libc::prlimit(tree.pid, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) }, 0);
+    assert_eq!(
+        unsafe { libc::prlimit(tree.pid, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) },
+        0
+    );
     let ms = tree.let_go().gone().ms;
     assert!(ms < 400, "the children were looked up by number: {ms} ms");
 }
@@ -277,8 +286,10 @@ fn a_shim_killed_before_the_death_signal_is_set_starts_no_worker() {
     let dir = Dir::new();
     let run = new_run();
     let shim = binary().to_str().unwrap();
-    let has_strace =
-        std::process::Command::new("strace").arg("-V").output().is_ok_and(|out| out.status.success());
+    let has_strace = std::process::Command::new("strace")
+        .arg("-V")
+        .output()
+        .is_ok_and(|out| out.status.success());
     if !has_strace || !root() {
         return;
     }
@@ -289,8 +300,11 @@ fn a_shim_killed_before_the_death_signal_is_set_starts_no_worker() {
     );
     let mut strace = std::process::Command::new("sh").args(["-c", &script]).spawn().unwrap();
     let pids = find("shim and child", || Some(bearers(run)).filter(|pids| pids.len() == 2));
-    let parent =
-        pids.iter().copied().find(|&pid| pids.iter().any(|&other| ppid(other) == Some(pid))).unwrap();
+    let parent = pids
+        .iter()
+        .copied()
+        .find(|&pid| pids.iter().any(|&other| ppid(other) == Some(pid)))
+        .unwrap();
     kill(parent, libc::SIGKILL);
     until("the child's own end", || bearers(run).is_empty());
     strace.wait().unwrap();

@@ -9,7 +9,11 @@ fn stop_signals_by_hand() {
     for signal in [libc::SIGTERM, libc::SIGHUP, libc::SIGINT] {
         let mut tree = Plan::by_hand().start(&["sleep", "44"]);
         tree.member("sleep 44");
-        assert_eq!(tree.stop(signal).code, 143, "the worker gets the ladder's signal, whichever it was");
+        assert_eq!(
+            tree.stop(signal).code,
+            143,
+            "the worker gets the ladder's signal, whichever it was"
+        );
     }
 }
 
@@ -75,7 +79,11 @@ fn term_from_pid_1_is_not_for_us_while_the_leash_holds() {
             .unwrap();
         assert!(status.success());
         let expected = if heeds { "up\ntold\n" } else { "up\nsecond\ntold\n" };
-        assert_eq!((dir.read("log").as_str(), dir.read("status").as_str()), (expected, "0\n"), "{option}");
+        assert_eq!(
+            (dir.read("log").as_str(), dir.read("status").as_str()),
+            (expected, "0\n"),
+            "{option}"
+        );
         assert_eq!(bearers(run), []);
     }
 }
@@ -125,8 +133,9 @@ fn what_nohup_has_turned_off_stays_so_for_the_worker() {
 #[test]
 fn what_nohup_has_turned_off_ends_no_tree() {
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
-        let mut tree = with_ignored(Plan::by_hand(), &[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT])
-            .sh("trap 'exit 21' USR1; echo up; while :; do sleep 0.02; done");
+        let mut tree =
+            with_ignored(Plan::by_hand(), &[libc::SIGHUP, libc::SIGINT, libc::SIGQUIT])
+                .sh("trap 'exit 21' USR1; echo up; while :; do sleep 0.02; done");
         let mut stdout = tree.stdout.take().unwrap();
         stdout.read_exact(&mut [0; 3]).unwrap();
         tree.signal(signal);
@@ -177,8 +186,9 @@ fn nobody_reads_the_reports() {
 
 #[test]
 fn the_reader_of_the_reports_is_gone() {
-    let mut tree =
-        Plan::vm().option("--stop=TERM:100").sh("trap '' TERM; (setsid sleep 44 &); sleep 44; sleep 44");
+    let mut tree = Plan::vm()
+        .option("--stop=TERM:100")
+        .sh("trap '' TERM; (setsid sleep 44 &); sleep 44; sleep 44");
     tree.grown(3);
     drop(tree.stdout.take());
     assert_eq!(tree.let_go().code, 137, "SIGPIPE and EPIPE keep nobody from killing");

@@ -8,9 +8,13 @@ use std::process::{Command, Stdio};
 
 #[test]
 fn the_status_is_the_worker_s() {
-    for (script, code) in
-        [("exit 0", 0), ("exit 7", 7), ("exit 255", 255), ("kill -9 $$", 137), ("kill -SEGV $$", 139)]
-    {
+    for (script, code) in [
+        ("exit 0", 0),
+        ("exit 7", 7),
+        ("exit 255", 255),
+        ("kill -9 $$", 137),
+        ("kill -SEGV $$", 139),
+    ] {
         assert_eq!(Plan::by_hand().sh(script).ended().code, code, "{script}");
     }
 }
@@ -117,7 +121,8 @@ fn help_and_version() {
     let protocol = include_str!("../../../PROTOCOL.md");
     for line in protocol.lines().filter(|line| line.starts_with("| `--")) {
         for name in line.split('|').nth(1).unwrap().split("--").skip(1) {
-            let name: String = name.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+            let name: String =
+                name.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
             assert!(help.contains(&format!("--{name}")), "--{name} is not explained");
         }
     }
@@ -204,7 +209,11 @@ fn working_directory_name_and_path_lookup() {
         .with(|command| {
             command.env("PATH", "/nonexistent::/dev/null:/bin:/usr/bin");
         })
-        .start(&["sh", "-c", "pwd; tr '\\0' ',' < /proc/$$/cmdline | head -c 7; echo; echo $PATH"]);
+        .start(&[
+            "sh",
+            "-c",
+            "pwd; tr '\\0' ',' < /proc/$$/cmdline | head -c 7; echo; echo $PATH",
+        ]);
     assert_eq!(tree.ended().text(), "/proc\na name,\n/nonexistent::/dev/null:/bin:/usr/bin\n");
 }
 
@@ -218,7 +227,8 @@ fn ids() {
         .option("--gid=64319")
         .option("--groups=64320,64321")
         .sh("id -u; id -g; id -G; grep -c NoSuchLine /proc/self/status; kill -STOP $$; exit 0");
-    let worker = find("it stops", || tree.members().into_iter().find(|&pid| state(pid) == Some('T')));
+    let worker =
+        find("it stops", || tree.members().into_iter().find(|&pid| state(pid) == Some('T')));
     let status = fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
     assert!(status.contains("Uid:\t64318\t64318\t64318\t64318"), "{status}");
     assert!(status.contains("Gid:\t64319\t64319\t64319\t64319"), "{status}");
@@ -243,7 +253,8 @@ fn a_child_that_changes_its_ids_does_not_work_in_our_memory() {
             .option(option)
             .option("--stop=KILL:0")
             .start(&["true"]);
-        let child = find("the child", || pids().into_iter().find(|&pid| ppid(pid) == Some(tree.pid)));
+        let child =
+            find("the child", || pids().into_iter().find(|&pid| ppid(pid) == Some(tree.pid)));
         const KCMP_VM: i32 = 1;
         // SAFETY: only numbers.
         let differs = unsafe { libc::syscall(libc::SYS_kcmp, tree.pid, child, KCMP_VM, 0, 0) };
@@ -268,8 +279,14 @@ fn the_environment_is_passed_on() {
 fn the_mark_is_on_shim_and_worker_and_nests() {
     let inner = new_run();
     let shim = binary().to_str().unwrap();
-    let mut tree =
-        Plan::vm().start(&[shim, &format!("--run-id={inner}"), "--worker=77", "--", "sleep", "45"]);
+    let mut tree = Plan::vm().start(&[
+        shim,
+        &format!("--run-id={inner}"),
+        "--worker=77",
+        "--",
+        "sleep",
+        "45",
+    ]);
     let innermost = find("the inner worker", || {
         bearers(inner).into_iter().find(|&pid| cmdline(pid).join(" ").trim_end() == "sleep 45")
     });
@@ -362,7 +379,9 @@ fn a_limit_that_cannot_be_set_is_a_start_that_fails() {
 #[test]
 fn a_full_stderr_does_not_hold_up_a_start_that_failed() {
     let (_reader, full) = full_pipe();
-    let mut tree = Plan::by_hand().with(|command| _ = command.stderr(full)).start(&["leash-no-such-command"]);
+    let mut tree = Plan::by_hand()
+        .with(|command| _ = command.stderr(full))
+        .start(&["leash-no-such-command"]);
     assert_eq!(tree.ended().code, 127);
 }
 
@@ -403,9 +422,13 @@ fn the_arguments_are_the_worker_s_alone_once_it_runs() {
     let end = line.iter().position(|argument| argument == "--").unwrap();
     let (ours, its) = line.split_at(end + 1);
     assert_eq!(ours.get(1), Some(&format!("--run-id={}", tree.run)));
-    assert!(ours.ends_with(&["--step=4", "sh", "-c", "exit $0", "3", "--"].map(str::to_owned)), "{ours:?}");
+    assert!(
+        ours.ends_with(&["--step=4", "sh", "-c", "exit $0", "3", "--"].map(str::to_owned)),
+        "{ours:?}"
+    );
     assert_eq!(its.concat(), "sh", "the program's name is no secret");
-    let theirs: Vec<_> = cmdline(worker).into_iter().filter(|argument| !argument.is_empty()).collect();
+    let theirs: Vec<_> =
+        cmdline(worker).into_iter().filter(|argument| !argument.is_empty()).collect();
     assert_eq!(theirs, ["sh", "-c", "sleep 61; :", "--password", "s3cret"]);
     assert_eq!(tree.let_go().code, 143, "the command of the ladder is still there");
 }

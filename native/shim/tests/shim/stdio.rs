@@ -7,8 +7,9 @@ use std::fs;
 fn an_open_stdin_ends_with_the_leash() {
     let dir = Dir::new();
     let ended = dir.path("ended");
-    let mut tree =
-        Plan::vm_with_stdin("open").option("--stop=WINCH:20000").sh(&format!("cat; echo ended >{ended}"));
+    let mut tree = Plan::vm_with_stdin("open")
+        .option("--stop=WINCH:20000")
+        .sh(&format!("cat; echo ended >{ended}"));
     let cat = tree.member("cat");
     until("it reads", || state(cat) == Some('S'));
     assert!(!std::path::Path::new(&ended).exists(), "stdin ended while the leash held");

@@ -30,7 +30,9 @@ const STUBBORN: &str = "trap '' TERM; while :; do sleep 0.02; done";
 
 /// A worker that ends when a file comes, and nothing else; another file says that it is up.
 fn waits_for(path: &str) -> String {
-    format!("trap '' TERM; echo up > {path}.up; while ! [ -e {path} ]; do sleep 0.01; done; exit 7")
+    format!(
+        "trap '' TERM; echo up > {path}.up; while ! [ -e {path} ]; do sleep 0.01; done; exit 7"
+    )
 }
 
 #[track_caller]
@@ -42,7 +44,8 @@ fn up(dir: &Dir) {
 fn a_command_ends_the_worker_when_the_leash_is_let_go() {
     let dir = Dir::new();
     let plan = Plan::vm().option("--stop=CMD:20000,TERM:20000");
-    let mut tree = shell(plan, &format!("touch {}", dir.path("end"))).sh(&waits_for(&dir.path("end")));
+    let mut tree =
+        shell(plan, &format!("touch {}", dir.path("end"))).sh(&waits_for(&dir.path("end")));
     up(&dir);
     let began = Instant::now();
     let ended = tree.let_go();
@@ -59,7 +62,8 @@ fn a_command_ends_the_worker_when_the_leash_is_let_go() {
 fn a_command_runs_by_hand_too() {
     let dir = Dir::new();
     let plan = Plan::by_hand().option("--stop=CMD:20000");
-    let mut tree = shell(plan, &format!("touch {}", dir.path("end"))).sh(&waits_for(&dir.path("end")));
+    let mut tree =
+        shell(plan, &format!("touch {}", dir.path("end"))).sh(&waits_for(&dir.path("end")));
     up(&dir);
     assert_eq!(tree.stop(libc::SIGTERM).code, 7);
 }
@@ -73,8 +77,12 @@ fn the_arguments_come_as_they_are() {
     command.push(&path);
     command.extend(odd);
     let plan = Plan::vm().option("--stop=CMD:20000,TERM:1000");
-    let mut tree =
-        plan.step(&command).start(&["sh", "-c", "while ! [ -s \"$0\" ]; do sleep 0.01; done", &path]);
+    let mut tree = plan.step(&command).start(&[
+        "sh",
+        "-c",
+        "while ! [ -s \"$0\" ]; do sleep 0.01; done",
+        &path,
+    ]);
     tree.grown(1);
     tree.let_go();
     assert_eq!(dir.read("args"), "[--][--step=2][][a b\n][--owner=1:2][*]");
@@ -124,7 +132,8 @@ fn a_command_has_the_shim_s_world_and_not_the_worker_s() {
     let fields: Vec<&str> = lines.get(2).unwrap().split(' ').collect();
     assert_ne!(fields.get(1), Some(&"77"), "no limit of the worker");
     assert_eq!(fields.get(3), fields.get(5), "it leads a session");
-    let number = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap();
+    let number =
+        |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap();
     let limits = leash_tag::Limits { soft: number(10), hard: number(11) };
     assert_eq!(leash_tag::Mark::decode(limits).map(|mark| mark.run()), Some(run), "{fields:?}");
     assert!(
@@ -145,9 +154,10 @@ fn a_directory_that_is_gone_or_relative_does_not_keep_a_command_from_running() {
         fs::create_dir(dir.path("cd")).unwrap();
         let (cd, out, home) = (dir.path("cd"), dir.path("out"), dir.0.clone());
         let option = if relative { "--cd=cd".into() } else { format!("--cd={cd}") };
-        let plan = Plan::vm().option("--stop=CMD:20000,TERM:1000").option(option).with(|command| {
-            command.current_dir(home);
-        });
+        let plan =
+            Plan::vm().option("--stop=CMD:20000,TERM:1000").option(option).with(|command| {
+                command.current_dir(home);
+            });
         let script = format!("pwd > {out}.part; mv {out}.part {out}");
         let mut tree = shell(plan, &script)
             .sh(&format!("cd /; rmdir {cd}; while ! [ -e {out} ]; do sleep 0.01; done; exit 3"));
@@ -187,7 +197,8 @@ fn what_a_command_leaves_outside_of_its_group_is_ended() {
         "setsid sh -c 'trap \"\" TERM; echo up > {}; while :; do sleep 0.02; done' & exit 0",
         dir.path("up")
     );
-    let mut tree = shell(Plan::vm().option("--stop=CMD:1000,TERM:200"), &script).start(&["sleep", "42"]);
+    let mut tree =
+        shell(Plan::vm().option("--stop=CMD:1000,TERM:200"), &script).start(&["sleep", "42"]);
     tree.member("sleep 42");
     tree.hang_up();
     until("it has escaped", || dir.read("up") == "up\n");
@@ -198,21 +209,29 @@ fn what_a_command_leaves_outside_of_its_group_is_ended() {
 /// `docker rm` exits before what it began is over.
 #[test]
 fn after_a_command_that_succeeded_the_tree_has_the_rest_of_its_time() {
-    let mut tree =
-        shell(Plan::vm().option("--stop=CMD:20000,KILL:0"), "exit 0").sh("trap '' TERM; sleep 1; exit 5");
+    let mut tree = shell(Plan::vm().option("--stop=CMD:20000,KILL:0"), "exit 0")
+        .sh("trap '' TERM; sleep 1; exit 5");
     tree.grown(1);
     let ended = tree.let_go();
-    assert_eq!((ended.code, story(&ended)), (5, vec!["step 0: 0".into(), "command 0: 1 0 0".into()]));
+    assert_eq!(
+        (ended.code, story(&ended)),
+        (5, vec!["step 0: 0".into(), "command 0: 1 0 0".into()])
+    );
 }
 
 #[test]
 fn after_a_command_that_failed_the_next_step_begins_at_once() {
     for (script, how, status) in [("exit 3", 1, 3), ("kill -KILL $$", 2, 9)] {
-        let mut tree = shell(Plan::vm().option("--stop=CMD:inf,TERM:20000"), script).start(&["sleep", "42"]);
+        let mut tree =
+            shell(Plan::vm().option("--stop=CMD:inf,TERM:20000"), script).start(&["sleep", "42"]);
         tree.member("sleep 42");
         let ended = tree.let_go();
         assert_eq!(ended.code, 143);
-        assert_eq!(ended.gone().steps, [(0, 0, 0), (1, 15, 1)], "the command is none of the worker's");
+        assert_eq!(
+            ended.gone().steps,
+            [(0, 0, 0), (1, 15, 1)],
+            "the command is none of the worker's"
+        );
         assert_eq!(
             story(&ended),
             ["step 0: 0".into(), format!("command 0: {how} {status} 0"), "step 1: 15".into()]
@@ -225,9 +244,12 @@ fn a_command_that_cannot_be_executed_says_why_and_the_next_step_begins() {
     let dir = Dir::new();
     let plain = dir.path("plain");
     fs::write(&plain, "x").unwrap();
-    for (program, errno) in
-        [("/no/such/program", 2), ("leash-no-such-program", 2), (plain.as_str(), 13), ("/dev/null/x", 20)]
-    {
+    for (program, errno) in [
+        ("/no/such/program", 2),
+        ("leash-no-such-program", 2),
+        (plain.as_str(), 13),
+        ("/dev/null/x", 20),
+    ] {
         let plan = Plan::vm().option("--stop=CMD:inf,TERM:20000");
         let mut tree = plan.step(&[program]).start(&["sleep", "42"]);
         tree.member("sleep 42");
@@ -273,7 +295,8 @@ fn a_second_term_kills_a_command_at_once() {
 #[track_caller]
 fn second(signal: i32) {
     let dir = Dir::new();
-    let script = format!("trap '' TERM; setsid sleep 43 & echo up > {}; sleep 43", dir.path("up"));
+    let script =
+        format!("trap '' TERM; setsid sleep 43 & echo up > {}; sleep 43", dir.path("up"));
     let mut tree = shell(Plan::vm().option("--stop=CMD:inf,TERM:inf"), &script).sh(STUBBORN);
     tree.grown(1);
     tree.signal(libc::SIGTERM);
@@ -310,7 +333,8 @@ fn what_a_worker_leaves_that_exited_by_itself_gets_the_command() {
     let dir = Dir::new();
     let end = dir.path("end");
     let plan = Plan::vm().option("--stop=CMD:20000").option("--linger=50");
-    let mut tree = shell(plan, &format!("touch {end}")).sh(&format!("({}) & exit 4", waits_for(&end)));
+    let mut tree =
+        shell(plan, &format!("touch {end}")).sh(&format!("({}) & exit 4", waits_for(&end)));
     let ended = tree.ended();
     assert_eq!((ended.code, ended.gone().cause, ended.gone().last), (4, 0, 0));
 }
@@ -320,7 +344,8 @@ fn a_command_may_go_on_when_the_tree_is_gone() {
     let dir = Dir::new();
     let (end, done) = (dir.path("end"), dir.path("done"));
     let plan = Plan::vm().option("--stop=CMD:20000,KILL:0");
-    let mut tree = shell(plan, &format!("touch {end}; sleep 0.5; touch {done}")).sh(&waits_for(&end));
+    let mut tree =
+        shell(plan, &format!("touch {end}; sleep 0.5; touch {done}")).sh(&waits_for(&end));
     up(&dir);
     let ended = tree.let_go();
     assert!(fs::exists(&done).unwrap(), "it had its time");
@@ -345,7 +370,8 @@ fn each_step_has_its_own_command() {
     let log = dir.path("log");
     let say = |word: &str| format!("echo {word} >> {log}");
     let (one, two, three) = (say("one"), say("two"), say("three") + "; exit 1");
-    let plan = Plan::vm().option("--stop=CMD:900,USR1:400@leader,CMD:900,CMD:900,TERM:5000@leader");
+    let plan =
+        Plan::vm().option("--stop=CMD:900,USR1:400@leader,CMD:900,CMD:900,TERM:5000@leader");
     let mut tree = shell(shell(shell(plan, &one), &two), &three).sh(&format!(
         "trap 'echo usr1 >> {log}' USR1; trap 'echo term >> {log}; exit 6' TERM; echo up > {log}; while :; do sleep 0.01; done"
     ));
@@ -353,7 +379,8 @@ fn each_step_has_its_own_command() {
     let ended = tree.let_go();
     assert_eq!(dir.read("log"), "up\none\nusr1\ntwo\nthree\nterm\n");
     assert_eq!((ended.code, ended.gone().last), (6, 4));
-    let signals: Vec<_> = ended.gone().steps.iter().map(|(index, signal, _)| (*index, *signal)).collect();
+    let signals: Vec<_> =
+        ended.gone().steps.iter().map(|(index, signal, _)| (*index, *signal)).collect();
     assert_eq!(signals, [(0, 0), (1, 10), (2, 0), (3, 0), (4, 15)]);
 }
 
@@ -408,7 +435,8 @@ fn a_command_dies_with_its_shim() {
 
 #[test]
 fn who_is_not_ours_is_left_alone() {
-    let mut stranger = Command::new("setsid").args(["sleep", "44"]).stdin(Stdio::null()).spawn().unwrap();
+    let mut stranger =
+        Command::new("setsid").args(["sleep", "44"]).stdin(Stdio::null()).spawn().unwrap();
     let mut tree = shell(Plan::vm().option("--stop=CMD:100"), "sleep 43").sh(STUBBORN);
     tree.grown(1);
     tree.let_go();
@@ -425,7 +453,8 @@ fn a_command_ends_while_the_worker_s_exec_hangs() {
     let status = Command::new("mkfifo").arg(&fifo).status().unwrap();
     assert!(status.success());
     // Opening the FIFO for writing blocks until there is a reader.
-    let plan = Plan::vm().option("--stop=CMD:inf,TERM:100").option(format!("--stdout=file:{fifo}"));
+    let plan =
+        Plan::vm().option("--stop=CMD:inf,TERM:100").option(format!("--stdout=file:{fifo}"));
     let mut tree = shell(plan, "exit 3").start(&["sleep", "42"]);
     tree.grown(1);
     let ended = tree.let_go();

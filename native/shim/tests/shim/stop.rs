@@ -50,8 +50,9 @@ fn a_worker_that_ignores_term_is_killed_after_the_grace() {
 
 #[test]
 fn a_worker_may_take_most_of_its_grace() {
-    let mut tree =
-        Plan::vm().option("--stop=TERM:8000").sh("trap 'sleep 0.9; exit 5' TERM; sleep 42 & wait; wait");
+    let mut tree = Plan::vm()
+        .option("--stop=TERM:8000")
+        .sh("trap 'sleep 0.9; exit 5' TERM; sleep 42 & wait; wait");
     tree.member("sleep 42");
     let ended = tree.let_go();
     assert_eq!((ended.code, ended.gone().last), (5, 0));
@@ -59,7 +60,8 @@ fn a_worker_may_take_most_of_its_grace() {
 
 #[test]
 fn a_stopped_worker_can_heed_term() {
-    let mut tree = Plan::vm().option("--stop=TERM:20000").sh("trap 'exit 6' TERM; kill -STOP $$; sleep 42");
+    let mut tree =
+        Plan::vm().option("--stop=TERM:20000").sh("trap 'exit 6' TERM; kill -STOP $$; sleep 42");
     until("it stops", || tree.members().iter().any(|&pid| state(pid) == Some('T')));
     let ended = tree.let_go();
     assert_eq!((ended.code, ended.gone().last), (6, 0));
@@ -82,7 +84,8 @@ fn the_steps_come_in_their_order() {
         "trap 'echo int >> {0}' INT; trap 'echo usr1 >> {0}' USR1; echo up > {0}; i=0; while [ $i -lt 2000 ]; do i=$((i+1)); sleep 0.02; done",
         dir.path("log")
     );
-    let mut tree = Plan::vm().option("--stop=SIGINT:200@leader,USR1:200@leader,15:200@leader").sh(&script);
+    let mut tree =
+        Plan::vm().option("--stop=SIGINT:200@leader,USR1:200@leader,15:200@leader").sh(&script);
     until("it is up", || dir.read("log") == "up\n");
     let ended = tree.let_go();
     assert_eq!(ended.code, 143);
@@ -103,7 +106,11 @@ fn a_step_to_the_leader_leaves_the_others_to_it() {
     until("it is up", || dir.read("log") == "up\n");
     let ended = tree.let_go();
     assert_eq!((ended.code, ended.gone().last), (0, 0));
-    assert_eq!(dir.read("log"), "up\nleader\nchild\n", "the others are told once the leader is gone");
+    assert_eq!(
+        dir.read("log"),
+        "up\nleader\nchild\n",
+        "the others are told once the leader is gone"
+    );
 }
 
 #[test]
@@ -140,15 +147,17 @@ fn a_daemon_waits_its_turn_while_the_group_lives() {
 
 #[test]
 fn a_step_to_the_tree_reaches_daemons_at_once() {
-    let mut tree =
-        Plan::vm().option("--stop=TERM:20000@tree").sh("setsid sleep 42 & (setsid sleep 42 &) ; sleep 42");
+    let mut tree = Plan::vm()
+        .option("--stop=TERM:20000@tree")
+        .sh("setsid sleep 42 & (setsid sleep 42 &) ; sleep 42");
     tree.grown(4);
     assert_eq!(tree.let_go().gone().last, 0);
 }
 
 #[test]
 fn a_second_term_kills_at_once() {
-    let mut tree = Plan::vm().option("--stop=TERM:inf").sh("trap '' TERM; echo >&2; sleep 42; sleep 42");
+    let mut tree =
+        Plan::vm().option("--stop=TERM:inf").sh("trap '' TERM; echo >&2; sleep 42; sleep 42");
     tree.member("sleep 42");
     tree.signal(libc::SIGINT);
     // Signals of one number are not queued: the second has to be another or come later.
@@ -184,7 +193,9 @@ fn no_grace_is_an_immediate_kill() {
 
 #[test]
 fn output_of_a_background_child_arrives_within_the_linger() {
-    let mut tree = Plan::by_hand().option("--linger=10000").sh("(sleep 0.2; echo late) & echo early; exit 4");
+    let mut tree = Plan::by_hand()
+        .option("--linger=10000")
+        .sh("(sleep 0.2; echo late) & echo early; exit 4");
     let ended = tree.ended();
     assert_eq!((ended.code, ended.text().as_str()), (4, "early\nlate\n"));
 }
@@ -220,8 +231,10 @@ fn a_start_that_hangs_can_be_ended() {
     let status = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
     assert!(status.success());
     // Opening a FIFO for writing waits for a reader: the child never comes to exec.
-    let mut tree =
-        Plan::vm().option(format!("--stdout=file:{fifo}")).option("--stop=TERM:100").start(&["true"]);
+    let mut tree = Plan::vm()
+        .option(format!("--stdout=file:{fifo}"))
+        .option("--stop=TERM:100")
+        .start(&["true"]);
     tree.grown(1);
     let ended = tree.let_go();
     assert!(
@@ -237,9 +250,9 @@ fn a_start_that_hangs_can_be_ended() {
 fn a_worker_that_ends_by_the_end_of_stdin_is_left_the_time_for_it() {
     let dir = Dir::new();
     let saved = dir.path("saved");
-    let mut tree = Plan::vm_with_stdin("inherit")
-        .option("--stop=STDIN:20000,TERM:20000")
-        .sh(&format!("trap '' TERM; echo up > {saved}; cat; sleep 1; echo data >> {saved}; exit 3"));
+    let mut tree = Plan::vm_with_stdin("inherit").option("--stop=STDIN:20000,TERM:20000").sh(
+        &format!("trap '' TERM; echo up > {saved}; cat; sleep 1; echo data >> {saved}; exit 3"),
+    );
     until("it is up", || dir.read("saved") == "up\n");
     let ended = tree.let_go();
     assert_eq!((ended.code, dir.read("saved").as_str()), (3, "up\ndata\n"));

@@ -49,7 +49,10 @@ impl Terminal {
             libc::fcntl(ours, libc::F_SETFD, libc::FD_CLOEXEC);
             (File::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs))
         };
-        command.stdin(theirs.try_clone().unwrap()).stdout(theirs.try_clone().unwrap()).stderr(theirs);
+        command
+            .stdin(theirs.try_clone().unwrap())
+            .stdout(theirs.try_clone().unwrap())
+            .stderr(theirs);
         // SAFETY: single system calls.
         unsafe {
             use std::os::unix::process::CommandExt;
@@ -82,7 +85,8 @@ impl Terminal {
         let mut text = String::new();
         let mut byte = [0];
         until(&format!("{end:?} on the screen"), || {
-            let mut readable = libc::pollfd { fd: self.file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            let mut readable =
+                libc::pollfd { fd: self.file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
             // SAFETY: one entry, which lives across the call.
             while unsafe { libc::poll(&raw mut readable, 1, 0) } > 0 {
                 let read = self.file.read(&mut byte);
@@ -99,13 +103,17 @@ impl Terminal {
     /// The living processes of the tree, the shim among them.
     #[track_caller]
     fn tree(&self, count: usize) -> Vec<i32> {
-        find(&format!("{count} processes"), || Some(bearers(self.run)).filter(|pids| pids.len() == count))
+        find(&format!("{count} processes"), || {
+            Some(bearers(self.run)).filter(|pids| pids.len() == count)
+        })
     }
 
     /// Waits until the worker is what it was to become.
     #[track_caller]
     fn runs(&self, command: &str) {
-        until(command, || bearers(self.run).iter().any(|&pid| cmdline(pid).join(" ").trim_end() == command));
+        until(command, || {
+            bearers(self.run).iter().any(|&pid| cmdline(pid).join(" ").trim_end() == command)
+        });
     }
 
     #[track_caller]
@@ -199,7 +207,8 @@ fn an_interrupt_that_the_worker_ignores_ends_nothing() {
 
 #[test]
 fn an_interrupt_begins_the_ladder_of_a_worker_that_has_left_the_terminal() {
-    let mut terminal = Terminal::script("trap : INT; SHIM --foreground -- setsid sleep 61; echo code $?");
+    let mut terminal =
+        Terminal::script("trap : INT; SHIM --foreground -- setsid sleep 61; echo code $?");
     terminal.runs("sleep 61");
     terminal.press("\x03");
     terminal.read_until("code 143");
@@ -299,7 +308,8 @@ fn a_pager_at_the_end_of_a_pipeline_has_the_terminal() {
 #[test]
 fn a_terminal_that_is_closed_ends_the_tree() {
     let mut terminal = Terminal::interactive();
-    terminal.enter("SHIM --foreground -- sh -c 'trap \"\" HUP; echo re\"\"ady; sleep 61; sleep 61'");
+    terminal
+        .enter("SHIM --foreground -- sh -c 'trap \"\" HUP; echo re\"\"ady; sleep 61; sleep 61'");
     terminal.read_until("ready");
     terminal.file = File::open("/dev/null").unwrap();
     terminal.tree(0);
@@ -316,7 +326,10 @@ fn a_terminal_that_is_closed_leaves_what_nohup_started() {
     terminal.file = File::open("/dev/null").unwrap();
     find("the shell's end", || terminal.shell.try_wait().unwrap());
     let tree = terminal.tree(2);
-    kill(tree.into_iter().find(|&pid| cmdline(pid).join(" ") == "sleep 61 ").unwrap(), libc::SIGTERM);
+    kill(
+        tree.into_iter().find(|&pid| cmdline(pid).join(" ") == "sleep 61 ").unwrap(),
+        libc::SIGTERM,
+    );
     terminal.tree(0);
 }
 
@@ -330,7 +343,11 @@ fn a_step_of_the_ladder_goes_to_those_of_the_group_that_are_of_the_tree() {
     tree.member("sleep 61");
     let daemon = tree.member("sleep 62");
     // SAFETY: only numbers.
-    assert_eq!(unsafe { libc::getpgid(tree.pid) }, unsafe { libc::getpgrp() }, "the decoy's, too");
+    assert_eq!(
+        unsafe { libc::getpgid(tree.pid) },
+        unsafe { libc::getpgrp() },
+        "the decoy's, too"
+    );
     tree.signal(libc::SIGTERM);
     assert_eq!(tree.ended().code, 5, "the worker's child was told, which the worker waited for");
     assert!(!lives(daemon));

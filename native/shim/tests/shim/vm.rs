@@ -38,7 +38,9 @@ pub struct Request {
 
 fn socket(flags: i32) -> OwnedFd {
     // SAFETY: only numbers.
-    let fd = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | flags, 0) };
+    let fd = unsafe {
+        libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | flags, 0)
+    };
     assert!(fd >= 0);
     // SAFETY: just opened, and known to nothing else.
     unsafe { OwnedFd::from_raw_fd(fd) }
@@ -52,7 +54,8 @@ fn listen(name: &str) -> OwnedFd {
     for (place, byte) in address.sun_path.iter_mut().skip(1).zip(name.bytes()) {
         *place = byte as _;
     }
-    let len = u32::try_from(std::mem::offset_of!(libc::sockaddr_un, sun_path) + 1 + name.len()).unwrap();
+    let len = u32::try_from(std::mem::offset_of!(libc::sockaddr_un, sun_path) + 1 + name.len())
+        .unwrap();
     // SAFETY: the address is as long as that.
     assert_eq!(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) }, 0);
     // SAFETY: only numbers.
@@ -74,7 +77,8 @@ pub fn send(socket: &OwnedFd, message: &[u8], fds: &[RawFd]) {
     #[repr(C, align(8))]
     struct Space([u8; 128]);
     let mut space = Space([0; 128]);
-    let mut iov = libc::iovec { iov_base: message.as_ptr().cast_mut().cast(), iov_len: message.len() };
+    let mut iov =
+        libc::iovec { iov_base: message.as_ptr().cast_mut().cast(), iov_len: message.len() };
     // SAFETY: zero is a valid msghdr; every pointer is to a buffer above, of the length beside it.
     unsafe {
         let mut header: libc::msghdr = std::mem::zeroed();
@@ -86,7 +90,11 @@ pub fn send(socket: &OwnedFd, message: &[u8], fds: &[RawFd]) {
         (*first).cmsg_level = libc::SOL_SOCKET;
         (*first).cmsg_type = libc::SCM_RIGHTS;
         (*first).cmsg_len = libc::CMSG_LEN(bytes) as _;
-        std::ptr::copy_nonoverlapping(fds.as_ptr().cast(), libc::CMSG_DATA(first), size_of_val(fds));
+        std::ptr::copy_nonoverlapping(
+            fds.as_ptr().cast(),
+            libc::CMSG_DATA(first),
+            size_of_val(fds),
+        );
         let sent = libc::sendmsg(socket.as_raw_fd(), &header, 0);
         assert_eq!(sent, message.len() as isize, "{}", std::io::Error::last_os_error());
     }
@@ -104,14 +112,15 @@ fn receive(socket: &OwnedFd) -> Option<(Vec<u8>, Option<OwnedFd>)> {
         (header.msg_iov, header.msg_iovlen) = (&mut iov, 1);
         header.msg_control = space.0.as_mut_ptr().cast();
         header.msg_controllen = space.0.len() as _;
-        let mut polled = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut polled =
+            libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         assert!(libc::poll(&mut polled, 1, 30_000) > 0, "nothing came");
         let len = libc::recvmsg(socket.as_raw_fd(), &mut header, libc::MSG_CMSG_CLOEXEC);
         let len = usize::try_from(len).unwrap_or(0);
         let first = libc::CMSG_FIRSTHDR(&header).as_ref();
-        let fd = first
-            .filter(|first| first.cmsg_type == libc::SCM_RIGHTS)
-            .map(|first| OwnedFd::from_raw_fd(libc::CMSG_DATA(first).cast::<RawFd>().read_unaligned()));
+        let fd = first.filter(|first| first.cmsg_type == libc::SCM_RIGHTS).map(|first| {
+            OwnedFd::from_raw_fd(libc::CMSG_DATA(first).cast::<RawFd>().read_unaligned())
+        });
         (len > 0).then(|| (message[..len].to_vec(), fd))
     }
 }
@@ -133,7 +142,10 @@ fn refuse(calls: &[libc::c_long]) -> std::io::Result<()> {
     for &call in calls {
         let jump = statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, call as u32);
         filter.push(libc::sock_filter { jf: 1, ..jump });
-        filter.push(statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32));
+        filter.push(statement(
+            libc::BPF_RET | libc::BPF_K,
+            libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32,
+        ));
     }
     filter.push(statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW));
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
@@ -203,12 +215,16 @@ impl Vm {
     /// Asks for a shim, and does not wait for it.
     pub fn request(&self, worker: u16, request: Request, command: &[&str]) -> Channel {
         let own = i32::try_from(std::process::id()).unwrap();
-        let mut arguments = vec![request.program.unwrap_or_else(|| binary().display().to_string())];
+        let mut arguments =
+            vec![request.program.unwrap_or_else(|| binary().display().to_string())];
         arguments.extend([format!("--run-id={}", self.run), format!("--worker={worker}")]);
         arguments.extend(["--channel=3".into(), format!("--owner={own}:{}", start_ticks(own))]);
         let defaults = [("--stdin=", "--stdin=null"), ("--stdout=", "--stdout=null")];
         for (option, default) in defaults {
-            if !request.options.iter().any(|given| given.starts_with(option) || given.starts_with("--attach"))
+            if !request
+                .options
+                .iter()
+                .any(|given| given.starts_with(option) || given.starts_with("--attach"))
             {
                 arguments.push(default.into());
             }
@@ -249,7 +265,8 @@ impl Vm {
     #[track_caller]
     pub fn shim(&self, worker: u16, options: &[&str], command: &[&str]) -> Channel {
         let options = options.iter().map(|&option| option.to_owned()).collect();
-        let mut channel = self.request(worker, Request { options, ..Request::default() }, command);
+        let mut channel =
+            self.request(worker, Request { options, ..Request::default() }, command);
         channel.until(|frame| matches!(frame, Frame::Started { .. } | Frame::Attached { .. }));
         channel
     }
@@ -257,7 +274,11 @@ impl Vm {
     /// Waits for word that no orphan is left.
     pub fn word(&self) {
         let (ours, theirs) = pair();
-        send(self.control.as_ref().unwrap(), b"LWR1\x02\0\0\0\0\0\0\0\0\0\0\0", &[theirs.as_raw_fd()]);
+        send(
+            self.control.as_ref().unwrap(),
+            b"LWR1\x02\0\0\0\0\0\0\0\0\0\0\0",
+            &[theirs.as_raw_fd()],
+        );
         drop(theirs);
         assert_eq!(receive(&ours).map(|(word, _)| word), Some(b"W".to_vec()));
     }

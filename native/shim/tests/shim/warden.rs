@@ -65,7 +65,8 @@ impl Warden {
     /// How often it went to sleep.
     fn sleeps(&self) -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+        let line =
+            text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
         line.trim().parse().unwrap()
     }
 
@@ -102,7 +103,8 @@ fn worker(run: RunId, number: u16, owner: &Owner) -> Plan {
 /// Members of one worker's tree, without its shim.
 fn of_worker(tree: &Tree, number: u16) -> Vec<i32> {
     let is_its = |pid: &i32| {
-        limits(*pid).and_then(Mark::decode).and_then(|mark| mark.worker()).map(|it| it.get()) == Some(number)
+        limits(*pid).and_then(Mark::decode).and_then(|mark| mark.worker()).map(|it| it.get())
+            == Some(number)
     };
     tree.members().into_iter().filter(is_its).collect()
 }
@@ -146,7 +148,8 @@ fn nothing_is_left_of_a_run_whose_owner_and_shims_are_killed() {
         let (mut owner, mut others) = (Owner::start(), Plan::vm().start(&["sleep", "44"]));
         let run = new_run();
         let mut warden = Warden::start(run, &owner);
-        let daemon = worker(run, 2, &owner).sh("setsid sh -c 'env -i sleep 46 & sleep 47' & exec sleep 48");
+        let daemon = worker(run, 2, &owner)
+            .sh("setsid sh -c 'env -i sleep 46 & sleep 47' & exec sleep 48");
         for command in ["sleep 46", "sleep 47", "sleep 48"] {
             daemon.member(command);
         }
@@ -303,7 +306,8 @@ fn one_that_finds_its_owner_gone_does_its_work() {
 fn what_is_to_outlive_its_owner_is_spared() {
     let (mut owner, run) = (Owner::start(), new_run());
     let mut warden = Warden::start(run, &owner);
-    let kept = worker(run, 1, &owner).option("--on-hangup=detach").sh("setsid sleep 44 & exec sleep 43");
+    let kept =
+        worker(run, 1, &owner).option("--on-hangup=detach").sh("setsid sleep 44 & exec sleep 43");
     let lost = worker(run, 2, &owner).sh("setsid sleep 45 & exec sleep 46");
     let lasting = kept.member("sleep 44");
     lost.member("sleep 45");
@@ -338,7 +342,9 @@ fn set_soft_limit(pid: i32, soft: u64) {
     let Limits { hard, .. } = limits(pid).unwrap();
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     // SAFETY: the structure lives across the call.
-    let set = unsafe { libc::prlimit64(pid, libc::RLIMIT_LOCKS, &raw const limit, std::ptr::null_mut()) };
+    let set = unsafe {
+        libc::prlimit64(pid, libc::RLIMIT_LOCKS, &raw const limit, std::ptr::null_mut())
+    };
     assert_eq!(set, 0);
 }
 
@@ -358,7 +364,8 @@ fn a_strangers_shim_shields_nothing() {
     };
     let tree = worker(run, 1, &owner).sh("setsid sleep 45 & exec sleep 46");
     let orphaned = tree.member("sleep 45");
-    let mut imitation = stranger(worker(run, 1, &other).option("--stop=TERM:60000")).start(&["sleep", "47"]);
+    let mut imitation =
+        stranger(worker(run, 1, &other).option("--stop=TERM:60000")).start(&["sleep", "47"]);
     imitation.member("sleep 47");
     warden.hang_up();
     warden.has_looked(4);
@@ -384,7 +391,8 @@ fn what_proc_hides_of_the_run_is_ended_and_what_it_hides_of_others_is_not() {
     let (dir, run) = (Dir::new(), new_run());
     let locks = |run: RunId| {
         let worker = leash_tag::WorkerNumber::new(1);
-        let Limits { soft, hard } = Mark::nested_in(Limits::UNLIMITED, run, worker, false).unwrap().limits();
+        let Limits { soft, hard } =
+            Mark::nested_in(Limits::UNLIMITED, run, worker, false).unwrap().limits();
         format!("{soft}:{hard}")
     };
     let script = format!(
@@ -435,7 +443,9 @@ fn it_heeds_no_signal() {
     let tree = worker(run, 1, &owner).start(&["sleep", "44"]);
     tree.member("sleep 44");
     // Systemd and container runtimes send these to everybody at once, and people to a process that they do not know.
-    for signal in [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGUSR1, libc::SIGALRM] {
+    for signal in
+        [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGUSR1, libc::SIGALRM]
+    {
         kill(warden.pid(), signal);
     }
     kill(warden.pid(), libc::SIGSTOP);
@@ -453,7 +463,13 @@ fn it_costs_little_and_holds_nothing_of_others() {
     let (owner, run, dir) = (Owner::start(), new_run(), Dir::new());
     let log = fs::File::create(dir.path("log")).unwrap();
     let mut command = Command::new(binary());
-    command.args([&format!("--run-id={run}"), "--warden", "--leash=0", "--report=1", &owner.option()]);
+    command.args([
+        &format!("--run-id={run}"),
+        "--warden",
+        "--leash=0",
+        "--report=1",
+        &owner.option(),
+    ]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).current_dir(&dir.0);
     let warden = Warden(command.spawn().unwrap());
     let at = format!("/proc/{}", warden.pid());
@@ -484,5 +500,8 @@ fn what_cannot_be_watched_is_refused() {
     );
     owner.end();
     owner.0.wait().unwrap();
-    assert_eq!(refused(&mut Warden::spawn(new_run(), &gone)), [Frame::StartFailed { stage: 12, errno: 3 }]);
+    assert_eq!(
+        refused(&mut Warden::spawn(new_run(), &gone)),
+        [Frame::StartFailed { stage: 12, errno: 3 }]
+    );
 }

@@ -77,7 +77,10 @@ fn an_owner_that_is_gone_or_another_gets_no_worker() {
     owner.wait().unwrap();
     let mut tree = Plan::vm().option(gone).sh(&script);
     let ended = tree.ended();
-    assert_eq!((ended.code, ended.frames()), (125, vec![Frame::StartFailed { stage: 12, errno: 3 }]));
+    assert_eq!(
+        (ended.code, ended.frames()),
+        (125, vec![Frame::StartFailed { stage: 12, errno: 3 }])
+    );
     assert_eq!(dir.read("log"), "");
 }
 
@@ -120,7 +123,9 @@ fn a_detached_tree_outlives_leash_and_owner() {
         .start(&["sleep", "43"]);
     let worker = tree.member("sleep 43");
     let stderr = || std::fs::read_link(format!("/proc/{}/fd/2", tree.pid)).unwrap();
-    until("it lets go of what was its VM's stderr", || stderr() == std::path::Path::new("/dev/null"));
+    until("it lets go of what was its VM's stderr", || {
+        stderr() == std::path::Path::new("/dev/null")
+    });
     assert!(leash_tag::Mark::decode(limits(worker).unwrap()).unwrap().outlives());
     owner.kill().unwrap();
     owner.wait().unwrap();
@@ -135,7 +140,11 @@ fn a_detached_tree_outlives_leash_and_owner() {
     std::thread::sleep(std::time::Duration::from_millis(200));
     assert!(cpu_ticks(tree.pid) - before < 10, "it does not spin");
     assert!(lives(worker) && lives(tree.pid));
-    assert_eq!(tree.stop(libc::SIGTERM).code, 143, "and still ends by a signal, though nobody reads reports");
+    assert_eq!(
+        tree.stop(libc::SIGTERM).code,
+        143,
+        "and still ends by a signal, though nobody reads reports"
+    );
 }
 
 fn cpu_ticks(pid: i32) -> u64 {
@@ -146,7 +155,8 @@ fn cpu_ticks(pid: i32) -> u64 {
 #[test]
 fn a_child_forked_in_the_owner_that_holds_the_leash_changes_nothing() {
     let mut owner = owner();
-    let mut tree = Plan::vm().option(owner_option(&owner)).option("--stop=KILL:0").start(&["sleep", "43"]);
+    let mut tree =
+        Plan::vm().option(owner_option(&owner)).option("--stop=KILL:0").start(&["sleep", "43"]);
     tree.member("sleep 43");
     owner.kill().unwrap();
     let ended = tree.ended();
