@@ -6,7 +6,7 @@ for file <-
 
 alias Bench.{Json, Peers, Plot, Row}
 
-# The protocols are made anew with what the peers bring, before anything is measured.
+# Consolidates the protocols again with the peers' structs, before anything is measured.
 Code.ensure_loaded!(Leash)
 Bench.Count.consolidate(Peers.load())
 {:ok, _apps} = Application.ensure_all_started(:leash)
@@ -54,7 +54,7 @@ out = System.fetch_env!("LEASH_BENCH_OUT")
 File.mkdir_p!(out)
 {:ok, table} = File.open(Path.join(out, "table.md"), [:write, :utf8])
 
-# A part takes up to minutes: each line is there once it is known.
+# A part takes up to minutes, so each line is printed as soon as it is known.
 say = fn line ->
   IO.puts(line)
   IO.puts(table, line)
@@ -70,7 +70,7 @@ sentence =
 
 say.(sentence <> "\n")
 
-# One part that fails does not take the others' minutes with it; the exit status says so.
+# A part that fails does not cost the others' minutes; the exit status reports it.
 measure = fn {name, rows} ->
   try do
     {rows.(), nil}
@@ -117,7 +117,7 @@ if rows != [] do
   for {name, what} <- Enum.sort(peers), do: say.("* #{name}: #{what}")
 end
 
-# Before the rest, so that they are there whatever becomes of it.
+# Written first, so that the files are there whatever happens to the rest.
 if rows != [] do
   json = %{machine: machine, peers: peers, rows: Enum.map(rows, &Row.to_map/1)}
   File.write!(Path.join(out, "figures.json"), Json.encode(json))

@@ -1,15 +1,15 @@
 defmodule Bench.Alone do
-  # A sample in a process of its own: nobody runs on another's heap or finds another's messages.
+  # Takes each sample in a process of its own, which has a new heap and an empty mailbox.
   @moduledoc false
 
-  @doc "`{:ok, result}`, or `{:exit, reason}` where the function took its caller with it."
+  @doc "Returns `{:ok, result}`, or `{:exit, reason}` if the function took its caller with it."
   def run(function) do
     parent = self()
     {pid, monitor} = spawn_monitor(fn -> send(parent, {self(), function.()}) end)
 
     receive do
       {^pid, result} ->
-        # Its end, too, is not to fall on the next.
+        # The end of this process must not fall into the next sample.
         receive do: ({:DOWN, ^monitor, _, _, _} -> {:ok, result})
 
       {:DOWN, ^monitor, :process, ^pid, reason} ->
@@ -17,7 +17,7 @@ defmodule Bench.Alone do
     end
   end
 
-  @doc "The same for those that may not fail."
+  @doc "Does the same for contestants that may not fail."
   def run!(function) do
     case run(function) do
       {:ok, result} -> result
@@ -25,7 +25,10 @@ defmodule Bench.Alone do
     end
   end
 
-  @doc "The same for a peer, some of which can take their caller with them: `{:failed, reason}` in place of a number."
+  @doc """
+  Does the same for a peer. Some peers can take their caller with them, which gives `{:failed,
+  reason}` in place of a number.
+  """
   def sample(function) do
     case run(function) do
       {:ok, result} -> result
@@ -40,7 +43,7 @@ defmodule Bench.Alone do
     ArgumentError -> true
   end
 
-  @doc "What stands in a peer's cell: its median, or what became of it."
+  @doc "The text of a peer's cell: its median, or the reason why there is none."
   def cell(samples, unit \\ 1) do
     case Enum.filter(samples, &is_number/1) do
       [] ->

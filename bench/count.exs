@@ -1,14 +1,17 @@
 defmodule Bench.Count do
-  # A Collectable that counts the bytes put into it: what a command's output costs without what keeping it costs.
+  # A Collectable that counts the bytes put into it. It shows what a command's output costs
+  # without the cost of keeping it.
   @moduledoc false
 
   defstruct []
 
   @doc """
-  Makes the protocols know the scripts' structs, and those of the peers whose `ebin` directories are given.
+  Makes the protocols know the scripts' structs, and those of the peers with these `ebin`
+  directories.
 
-  Mix consolidates them with what the project has. They are consolidated again and not left open, because
-  each call of an open protocol costs, and some contestants make more of them than others.
+  Mix consolidates the protocols with the project's modules. This function consolidates them
+  again. It does not leave them open, because each call of an open protocol costs, and some
+  contestants make more of them than others.
   """
   def consolidate(ebins) do
     project = String.to_charlist(Mix.Project.compile_path())
@@ -27,7 +30,8 @@ defmodule Bench.Count do
     :ok
   end
 
-  # Defined by hand: `defimpl` warns of a protocol that is consolidated, which this one is until `consolidate/1`.
+  # Defined by hand, because `defimpl` warns if a protocol is consolidated, as this one is until
+  # `consolidate/1`.
   defmodule Elixir.Collectable.Bench.Count do
     @moduledoc false
     def __impl__(:for), do: Bench.Count

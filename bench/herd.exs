@@ -1,8 +1,8 @@
 defmodule Bench.Herd do
-  # A process table of some size, of processes that do nothing (bench/herd.c).
+  # A process table of a given size, full of processes that do nothing (bench/herd.c).
   @moduledoc false
 
-  @doc "Runs a function while so many are there."
+  @doc "Runs a function while so many processes exist."
   def with_herd(size, function) do
     port =
       Port.open({:spawn_executable, Path.join(System.fetch_env!("LEASH_BENCH_WORK"), "herd")}, [
@@ -24,7 +24,7 @@ defmodule Bench.Herd do
 
       rows
     after
-      # Its stdin ends, and with it the herd; the next one must not meet its remains.
+      # The herd ends with its stdin. The next herd must not meet its remains.
       Bench.Alone.close(port)
       Process.sleep(2_000)
     end

@@ -1,9 +1,9 @@
 defmodule Bench.Io do
-  # `Leash.cmd`, `Leash.stream!` and `Leash.open_port` beside what is used for the same work: how much goes through
-  # them, and how long they keep other processes waiting.
+  # `Leash.cmd`, `Leash.stream!` and `Leash.open_port` beside other libraries for the same work.
+  # The figures are the throughput, and how long each keeps other processes waiting.
   #
-  # Bytes are counted and not kept, each library reads in its own portions, and each sample has a new process, so
-  # that nobody runs on another's heap or finds another's messages.
+  # The bytes are counted and not kept. Each library reads in portions of its own size. Each
+  # sample has a new process, with a new heap and an empty mailbox.
   @moduledoc false
 
   alias Bench.{Alone, Count, Pauses, Peers, Stats}
@@ -72,7 +72,8 @@ defmodule Bench.Io do
     ]
   end
 
-  # A port cannot close stdin alone, so cat's end is not waited for: it has done its work when all has come back.
+  # A port cannot close stdin alone, so cat does not end by itself. Its work is done when all
+  # bytes are back.
   defp port(open) do
     %{
       read: fn program, args -> await_exit(open.(program, args), 0) end,
@@ -90,7 +91,7 @@ defmodule Bench.Io do
   defp open_bare(program, args),
     do: Port.open({:spawn_executable, program}, [{:args, args} | @port_options])
 
-  # Through apply/3, because there are versions without it.
+  # Called by apply/3, because there are versions without it.
   defp open_leashed(program, args), do: apply(Leash, :open_port, [program, args, @port_options])
 
   defp await_exit(port, bytes) do
@@ -136,7 +137,8 @@ defmodule Bench.Io do
     )
   end
 
-  # Lazy, as what is too large to be kept comes. A library may treat a list as a whole.
+  # A lazy stream, as for input that is too large to be kept. A library may treat a list as a
+  # whole.
   defp blocks do
     block = :binary.copy("leash io", div(@block_bytes, 8))
     Stream.map(1..@blocks, fn _number -> block end)
@@ -151,7 +153,7 @@ defmodule Bench.Io do
     Stats.interleave(able, rounds)
   end
 
-  # Some peers can take their caller with them; the table counts it. Nobody else may.
+  # Some peers can take their caller with them, which the table counts. No other contestant may.
   defp sample(label, function) do
     case Alone.run(function) do
       {:ok, sample} ->
@@ -162,13 +164,15 @@ defmodule Bench.Io do
     end
   end
 
-  # A library that loses the end of a program's output is measured by what arrived, and the table says so.
+  # If a library loses the end of a program's output, only the bytes that arrived count. The table
+  # says so.
   defp rate(function, bytes) do
     {microseconds, arrived} = :timer.tc(function)
     {arrived / microseconds, bytes - arrived}
   end
 
-  # Ours beside the best of the others, or beside the bare port, and then `Leash.cmd` beside each of the others.
+  # Leash beside the best of the others, or beside the bare port. Then `Leash.cmd` beside each of
+  # the others.
 
   defp rates(what, contestants, samples) do
     others =
@@ -250,7 +254,7 @@ defmodule Bench.Io do
 
   defp ours?(contestant), do: is_map(contestant) and Map.has_key?(contestant, :ours)
 
-  # The same work by us and without us, and an idle VM for as long.
+  # The same work with Leash and without it, and an idle VM for as long.
 
   defp pauses do
     {head, cat, input} = {System.find_executable("head"), System.find_executable("cat"), blocks()}

@@ -1,10 +1,10 @@
 defmodule Bench.Json do
-  # The figures for programs. Written by hand, because there is no JSON in OTP before 27.
+  # The figures for programs. Written by hand, because OTP before 27 has no JSON.
   @moduledoc false
 
   alias Bench.Stats
 
-  @doc "A term of maps, lists, strings, numbers, booleans and nil as text."
+  @doc "Returns the text of a term of maps, lists, strings, numbers, booleans and nil."
   def encode(term), do: IO.iodata_to_binary([value(term, ""), "\n"])
 
   defp value(nil, _indent), do: "null"

@@ -1,6 +1,6 @@
 defmodule Bench.Kill do
-  # The end of 1,000 processes whose VM and shim were killed, by a sweep and by `kill -9` of their numbers; until the
-  # kernel says that the last is gone.
+  # Ends 1,000 processes whose VM and shim were killed, by a sweep and by `kill -9` of their
+  # numbers. The time ends when the kernel reports the last one gone.
   @moduledoc false
 
   alias Bench.{Alone, Muster, Row, Stats}
@@ -36,7 +36,7 @@ defmodule Bench.Kill do
     ]
   end
 
-  # A tree under a shim, as a VM leaves it that was killed together with its shims.
+  # A tree under a shim, as it is after the VM was killed together with its shims.
   defp sample(how, many) do
     muster = Muster.open(many)
     times = how.(muster, many)
@@ -54,7 +54,7 @@ defmodule Bench.Kill do
     end)
   end
 
-  # The same tree, of a run whose owner lives: no sweep ends it.
+  # The same tree in a run whose owner lives, so that no sweep ends it.
   defp kill(muster, many) do
     run = Leash.RunId.generate()
     pids = leave(muster, many, run, nil)
@@ -62,7 +62,7 @@ defmodule Bench.Kill do
     timed(muster, fn -> {"", 0} = System.cmd(kill, ["-9" | Enum.map(pids, &"#{&1}")]) end)
   end
 
-  # By its shim, which lives.
+  # Ends the tree by its shim, which lives.
   defp stop(muster, many) do
     Process.flag(:trap_exit, true)
     {program, args} = Muster.tree(muster, many)
@@ -71,11 +71,11 @@ defmodule Bench.Kill do
     timed(muster, fn -> {:ok, _exit} = Leash.Worker.stop(worker, kill: true) end)
   end
 
-  # Until all are gone, and until the call returned.
+  # The time until all are gone, and the time until the call returned.
   defp timed(muster, function) do
     began = System.monotonic_time(:nanosecond)
     test = self()
-    # Its own process, so that the one that learns of the end is not busy.
+    # A process of its own receives the end, so that it is not busy then.
     spawn_link(fn -> send(test, {:returned, Stats.time(function)}) end)
     Muster.await_gone(muster)
     gone = (System.monotonic_time(:nanosecond) - began) / 1_000
@@ -107,7 +107,7 @@ defmodule Bench.Kill do
     Enum.map(members, & &1.pid)
   end
 
-  # Names a process that has ended: nobody has this number with this start.
+  # Names a process that has ended: no process has this number with this start.
   defp owner_tag(run) do
     {:ok, own} = OSProcess.identify(String.to_integer(System.pid()))
     {pid, 0} = System.cmd("sh", ["-c", "echo $$"])

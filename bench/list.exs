@@ -1,14 +1,15 @@
 defmodule Bench.List do
-  # What it costs to look at many workers: for people who list and draw them, and once a second where they are guarded.
+  # The cost of looking at many workers, for tools that list and draw them. A guard looks once a
+  # second.
   #
-  # The look itself runs on a dirty scheduler, where it is the longest stretch of the caller without a break; what
-  # counts for others is how late they are woken meanwhile.
+  # The look itself runs on a dirty scheduler, where it is the caller's longest stretch without a
+  # break. The measure for other processes is how late they are woken meanwhile.
   @moduledoc false
 
   alias Bench.{Pauses, Stats}
 
   @sizes [100, 1_000]
-  # Of each worker; its shim comes on top.
+  # The number for each worker, without its shim.
   @processes 5
   @rounds 15
 

@@ -1,6 +1,7 @@
 defmodule Bench.Many do
-  # Very many workers started at once, each for a process of its own, and stopped at once. Both times end when the kernel says
-  # that all are there, or that the last is gone (bench/muster.c): what a library says of them is not asked.
+  # Starts very many workers at once, each for a process of its own, and stops them at once. Both
+  # times end when the kernel reports that all are there, or that the last is gone
+  # (bench/muster.c). The libraries' own reports do not count.
   @moduledoc false
 
   alias Bench.{Alone, Muster, Peers, Row, Stats}
@@ -59,7 +60,7 @@ defmodule Bench.Many do
     }
   end
 
-  # Closing its stdin is all that a port can do to a program.
+  # A port can do no more to a program than close its stdin.
   defp port do
     %{
       how: "stdin",

@@ -1,6 +1,6 @@
 defmodule Bench.Memory do
-  # What stands beside an idle worker takes: the program that each library starts for it, and two others that do part
-  # of the work.
+  # The memory that an idle worker needs beside itself. Each library starts a program for it. Two
+  # other programs that do part of the work are measured, too.
   @moduledoc false
 
   alias Bench.{Alone, Muster, Peers, Row, Stats}
@@ -50,7 +50,7 @@ defmodule Bench.Memory do
     muster = Muster.open(@many)
     handles = for _ <- 1..@many, do: daemon.(Muster.member(muster))
     Muster.up(muster)
-    # A supervisor may still be busy with the start when its program runs already.
+    # A supervisor may still be busy with the start when its program already runs.
     Process.sleep(300)
     rollups = for pid <- running(path), do: rollup(pid)
     if length(rollups) != @many, do: raise("#{length(rollups)} of #{path} in place of #{@many}")

@@ -1,6 +1,6 @@
 defmodule Bench.Monitor do
-  # From SIGKILL to the message of the death, for a process that the VM started: what a port says beside what
-  # `Leash.OSProcess.monitor` does. A death has one listener.
+  # The time from SIGKILL to the message of the death, for a process that the VM started. It
+  # compares a port with `Leash.OSProcess.monitor`. Each death has one listener.
   @moduledoc false
 
   alias Bench.{Alone, Row, Stats}

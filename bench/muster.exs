@@ -1,6 +1,6 @@
 defmodule Bench.Muster do
-  # Programs whose presence and end the kernel tells (bench/muster.c), for every contestant the same and whoever
-  # started them: nothing is polled, and nobody's word is taken for it.
+  # Programs whose presence and end the kernel reports (bench/muster.c), the same for every
+  # contestant. The measurement polls nothing and relies on no library's report.
   @moduledoc false
 
   @enforce_keys [:port, :fifo]
@@ -8,7 +8,7 @@ defmodule Bench.Muster do
 
   @wait 120_000
 
-  @doc "Makes the meeting place of so many; the calling process learns of them."
+  @doc "Makes the meeting place of so many programs. The calling process gets their messages."
   def open(count) do
     fifo =
       Path.join(
@@ -29,13 +29,18 @@ defmodule Bench.Muster do
     muster
   end
 
-  @doc "The program and the arguments of a member: `\"\"`, `\"stubborn\"` or `\"stdin\"`."
+  @doc """
+  Returns the program and the arguments of a member: `\"\"`, `\"stubborn\"` or `\"stdin\"`.
+  """
   def member(muster, how \\ ""), do: {program(), ["member", muster.fifo, how]}
 
-  @doc "The program and the arguments of one with so many below it."
+  @doc "Returns the program and the arguments of a program with so many below it."
   def tree(muster, count), do: {program(), ["tree", muster.fifo, "#{count}"]}
 
-  @doc "Returns when all are there, with the numbers of those that were told: a few are, many are not."
+  @doc """
+  Returns when all are there. The result is the numbers of those that report them: a few do, many
+  do not.
+  """
   def up(muster, pids \\ []) do
     case line(muster) do
       "up" -> Enum.reverse(pids)
@@ -49,7 +54,7 @@ defmodule Bench.Muster do
     close(muster)
   end
 
-  @doc "The same, and `close/1` is still to be called: where even that counts."
+  @doc "Does the same without `close/1`, for callers that measure without its cost."
   def await_gone(muster), do: "gone" = line(muster)
 
   def close(muster) do

@@ -1,10 +1,10 @@
-# How long the functions on normal schedulers take, and how soon the end of a process is known.
+# Measures the functions on normal schedulers, and the time until the end of a process is known.
 #
 #     mix run --no-start bench/nif_latency.exs [calls]
 #
-# A NIF on a normal scheduler should return within 1 ms (erl_nif(3)); the aim here is 100 µs for the longest call.
-# On a loaded machine the longest call shows the kernel's scheduler, which takes the CPU
-# away in the middle of it: read the 99.9th percentile beside it.
+# A NIF on a normal scheduler should return within 1 ms (erl_nif(3)). The aim here is 100 µs for
+# the longest call. On a loaded machine the kernel's scheduler takes the CPU away in the middle of
+# the longest call, so read the 99.9th percentile beside it.
 
 defmodule NifLatency do
   alias Leash.{Native, OSProcess}
@@ -36,7 +36,7 @@ defmodule NifLatency do
     deaths()
   end
 
-  # The VM's ends of a pipe from anybody who can send them: here Python plays the shim.
+  # The VM's ends of a pipe can come from any program that sends them. Here Python plays the shim.
   defp pipes(calls) do
     case System.find_executable("python3") do
       nil -> IO.puts("(no python3: reading and writing pipes not measured)")
@@ -129,7 +129,8 @@ defmodule NifLatency do
     for f <- fractions, do: elem(sorted, min(size - 1, floor(f * size)))
   end
 
-  # From kill(2) to the message, for the same deaths: the monitor of a pidfd against the exit_status of the port.
+  # The time from kill(2) to the message, for the same deaths: the monitor of a pidfd and the
+  # exit_status of the port.
   defp deaths do
     rows = for _ <- 1..200, do: death()
     IO.puts("\nkill to message, 200 deaths, µs       median       90%       max")
@@ -194,7 +195,7 @@ end
 
 calls = System.argv() |> List.first("20000") |> String.to_integer()
 
-# A heap that hardly needs collecting: otherwise the longest call is a garbage collection.
+# A heap that hardly needs collecting. Otherwise the longest call is a garbage collection.
 options = [:monitor, min_heap_size: 20_000_000]
 {pid, monitor} = :erlang.spawn_opt(fn -> NifLatency.run(calls) end, options)
 

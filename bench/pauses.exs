@@ -1,13 +1,16 @@
 defmodule Bench.Pauses do
-  # Whether something keeps others waiting, seen from both sides.
+  # Measures from both sides whether something keeps other processes waiting.
   #
-  # `late`: on each scheduler a process of normal priority wants to be woken every other millisecond and notes how
-  # late that was. It waits for processes in front of it, but also for a CPU that the kernel gave to somebody
-  # else, such as the very program whose output is read: compare it with the same work by other means.
+  # `late`: On each scheduler, a process of normal priority wants to be woken every other
+  # millisecond. It notes how late that was. It waits for processes in front of it. It also waits
+  # for a CPU that the kernel gave to another program, such as the one whose output is read.
+  # Compare it with the same work by other means.
   #
-  # `stretches`: how long those at work (the caller, whom it starts, and their ports) ran without a break, by the VM's trace. A NIF
-  # that does not return and a loop of calls that do not count as work are long stretches. The kernel may take
-  # the CPU away in the middle of one, so the longest is not the VM's doing where the 99th percentile is short.
+  # `stretches`: The time that the processes at work ran without a break, by the VM's trace. They
+  # are the caller, the processes that it starts, and their ports. A NIF that does not return is a
+  # long stretch, and so is a loop of calls that do not count as work. The kernel may take the CPU
+  # away in the middle of a stretch. If the 99th percentile is short, the VM is not the cause of
+  # the longest one.
   @moduledoc false
 
   alias Bench.Stats
@@ -16,7 +19,7 @@ defmodule Bench.Pauses do
   def during(function) do
     tickers =
       for scheduler <- 1..System.schedulers_online() do
-        # `scheduler` is not documented; the ticker checks that it is obeyed.
+        # `scheduler` is not documented. The ticker checks that the VM obeys it.
         :erlang.spawn_opt(fn -> tick(scheduler, next(), []) end, [
           :link,
           scheduler: scheduler,
@@ -43,17 +46,17 @@ defmodule Bench.Pauses do
     end
   end
 
-  @doc "Several rounds as one."
+  @doc "Joins several rounds into one."
   def merge(rounds) do
     for key <- [:late, :stretches], into: %{}, do: {key, Enum.flat_map(rounds, & &1[key])}
   end
 
-  @doc "How much longer than others at a percentile; 100 is the longest."
+  @doc "Returns how much longer than others it takes at a percentile; 100 is the longest."
   def ratio(ours, theirs, percent) do
     Stats.round_to(Stats.percentile(ours, percent) / max(Stats.percentile(theirs, percent), 1), 2)
   end
 
-  @doc "Median, 99th percentile and maximum."
+  @doc "Returns median, 99th percentile and maximum."
   def text(times), do: "#{ms(times, 50)} / #{ms(times, 99)} / #{ms(times, 100)} ms"
 
   defp ms(late, percent), do: Stats.round_to(Stats.percentile(late, percent) / 1_000, 2)

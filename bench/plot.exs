@@ -1,8 +1,9 @@
 defmodule Bench.Plot do
-  # The table of aims as bars, for people who look before they read. No package: an SVG is text.
+  # Draws the table of aims as bars. It needs no package, because an SVG is text.
   #
-  # A panel a row, each with its own scale, the shortest bar first read: less is better in all of them. Colours are
-  # mid-tones that stand on white and on black, and the text follows the reader's theme where the viewer tells it.
+  # Each row is a panel with a scale of its own. Shorter bars are better in all of them. The
+  # colours are mid-tones that stand on white and on black. If the viewer tells the reader's
+  # theme, the text follows it.
   @moduledoc false
 
   alias Bench.Row
@@ -27,7 +28,7 @@ defmodule Bench.Plot do
   @line 19
   @head 30
 
-  @doc "The picture, of those rows that are there."
+  @doc "Returns the picture of the rows that are there."
   def svg(rows, peers, machine) do
     panels = for {key, title} <- @panels, row = find(rows, key), do: {title, row, bars(row, rows)}
     {left, right} = balance(panels)
@@ -65,7 +66,8 @@ defmodule Bench.Plot do
     """
   end
 
-  # The start of a port is what open_port is measured by, and the peers have no ports: theirs stand in the row of cmd.
+  # open_port is measured by the start of a port, and the peers have no ports. Their bars come
+  # from the row of cmd.
   defp bars(%{key: :start_open_port} = row, rows) do
     case find(rows, :start_cmd) do
       nil ->
@@ -99,7 +101,7 @@ defmodule Bench.Plot do
     |> String.replace("idle VM for as long", "idle VM")
   end
 
-  # As even as two columns can be without changing the order within them.
+  # Makes two columns as even as they can be without a change of the order within them.
   defp balance(panels) do
     Enum.reduce(panels, {[], []}, fn panel, {left, right} ->
       if height(left) <= height(right),

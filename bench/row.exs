@@ -1,5 +1,5 @@
 defmodule Bench.Row do
-  # One line of the table of aims: numbers, so that table, JSON and plot are made from the same.
+  # One line of the table of aims, as numbers. Table, JSON and plot use the same rows.
   @moduledoc false
 
   alias Bench.{Peers, Stats}
@@ -7,17 +7,15 @@ defmodule Bench.Row do
   @enforce_keys [:key, :what, :unit, :ours]
   defstruct [:key, :what, :unit, :ours, beside: [], aims: [], peers: %{}, note: nil]
 
-  @doc """
-  The ratio to the first of `beside`; nil without one.
-  """
+  @doc "Returns the ratio to the first of `beside`, or nil without one."
   def ratio(%{beside: [{_label, value} | _]} = row), do: row.ours / max(value, 1.0e-9)
   def ratio(_row), do: nil
 
-  @doc "Whether each aim is met; nil where there is none."
+  @doc "Returns whether each aim is met, or nil where there is no aim."
   def met?(%{aims: []}), do: nil
   def met?(row), do: Enum.all?(row.aims, &reached?(&1, row))
 
-  # As the table prints it: an aim of 1.15 is met by what is printed as 1.15.
+  # Compares the printed ratio: a ratio that prints as 1.15 meets an aim of 1.15.
   defp reached?({:ratio, most}, row), do: Float.round(ratio(row) / 1, 2) <= most
   defp reached?({:at_most, most}, row), do: row.ours <= most
   defp reached?({:more, most}, %{beside: [{_, value} | _]} = row), do: row.ours - value <= most
@@ -34,14 +32,14 @@ defmodule Bench.Row do
     Enum.map(row.beside, &elem(&1, 1)) ++ Enum.filter(Map.values(row.peers), &is_number/1)
   end
 
-  @doc "The heads of the columns."
+  @doc "Returns the heads of the columns."
   def heads do
     ["what", "Leash", "beside", "ratio", "aim", "met"] ++ Enum.map(Peers.columns(), &head/1)
   end
 
   defp head({name, _label, _contestant}), do: "#{name}"
 
-  @doc "The cells of a row, as Markdown."
+  @doc "Returns the cells of a row, as Markdown."
   def cells(row) do
     [
       row.what,
@@ -69,7 +67,7 @@ defmodule Bench.Row do
   defp note(nil), do: ""
   defp note(text), do: " (#{text})"
 
-  @doc "The aims in words."
+  @doc "Returns the aims in words."
   def aim(%{aims: []}), do: "—"
 
   def aim(row) do
@@ -83,7 +81,7 @@ defmodule Bench.Row do
     end)
   end
 
-  @doc "A value with so many digits as say something."
+  @doc "Returns a value with its significant digits."
   def number(value, unit), do: "#{digits(value)} #{unit}"
 
   def digits(value) when abs(value) >= 100, do: "#{round(value)}"
@@ -91,7 +89,7 @@ defmodule Bench.Row do
   def digits(value) when abs(value) >= 1, do: Stats.round_to(value, 2)
   def digits(value), do: Stats.round_to(value, 3)
 
-  @doc "For `Bench.Json`."
+  @doc "Returns the row for `Bench.Json`."
   def to_map(row) do
     %{
       key: row.key,

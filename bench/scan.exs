@@ -1,6 +1,7 @@
 defmodule Bench.Scan do
-  # One look at every process for its mark, beside the system calls that it cannot do without and `pgrep -f`, which
-  # reads every command line; and how long others wait in a VM that sweeps.
+  # One look at every process for its mark, beside the system calls that it needs and `pgrep -f`,
+  # which reads every command line. It also measures how long other processes wait in a VM that
+  # sweeps.
   @moduledoc false
 
   alias Bench.{Alone, Herd, Pauses, Row, Stats}
@@ -39,7 +40,8 @@ defmodule Bench.Scan do
     ] ++ if(size == List.last(@sizes), do: [pause(size)], else: [])
   end
 
-  # The core's own example, which does nothing else; its start is not counted, that of pgrep is what one pays.
+  # Runs the core's own example, which only scans. The start of the example does not count, but
+  # that of pgrep does, because each use pays for it.
   defp scan do
     {text, 0} = System.cmd(System.fetch_env!("LEASH_BENCH_SCAN"), [])
 
@@ -53,13 +55,13 @@ defmodule Bench.Scan do
       System.find_executable("pgrep") || raise "pgrep is not installed: apt-get install procps"
 
     Stats.time(fn ->
-      # 1: nothing found.
+      # Status 1 means that pgrep found nothing.
       {"", 1} = System.cmd(pgrep, ["-f", "--", "--run-id=n0thing"])
     end)
   end
 
-  # The longest that somebody else was kept waiting, in the median of the rounds: the kernel takes a CPU away now and then
-  # from an idle VM, too.
+  # The longest wait of another process, in the median of the rounds. The kernel takes a CPU away
+  # now and then from an idle VM, too.
   defp pause(size) do
     sweep = fn ->
       {:ok, _report} = Leash.sweep(mode: :report)

@@ -1,5 +1,5 @@
 defmodule Bench.Start do
-  # From the start of /bin/true to the news of its exit.
+  # The time from the start of /bin/true to the news of its exit.
   @moduledoc false
 
   alias Bench.{Alone, Peers, Row, Stats}
@@ -62,7 +62,7 @@ defmodule Bench.Start do
   defp port, do: wait(open("/bin/true", []))
   defp open_port, do: wait(Leash.open_port("/bin/true", [], [:binary, :exit_status, :hide]))
 
-  # The options that the VM passes; fd 1 takes the reports, which arrive as data.
+  # The options that the VM passes. Descriptor 1 takes the reports, which arrive as data.
   defp shim do
     {:ok, run} = Leash.Run.fetch()
 

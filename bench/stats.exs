@@ -1,9 +1,11 @@
 defmodule Bench.Stats do
-  # Ratios from one run: rounds of all contestants in turn, so that whatever else the machine does falls on
-  # each of them alike.
+  # Computes ratios from one run. All contestants take turns in each round, so that other load on
+  # the machine falls on each of them alike.
   @moduledoc false
 
-  @doc "How many rounds, or workers: few where `LEASH_BENCH_QUICK` says that the bench itself is tried."
+  @doc """
+  Returns the number of rounds, or workers: few if `LEASH_BENCH_QUICK` says that this is a trial.
+  """
   def rounds(number) do
     if System.get_env("LEASH_BENCH_QUICK", "") == "", do: number, else: max(div(number, 50), 1)
   end
@@ -18,7 +20,7 @@ defmodule Bench.Stats do
     |> Enum.group_by(&elem(&1, 0), &elem(&1, 1))
   end
 
-  @doc "Microseconds that a function took."
+  @doc "Returns the microseconds that a function took."
   def time(function) do
     began = System.monotonic_time(:nanosecond)
     function.()

@@ -1,5 +1,5 @@
 defmodule Bench.Stop do
-  # How long the end of one program takes, until its pidfd says so and whoever was asked has answered.
+  # The time to end one program, until its pidfd reports the end and the library has answered.
   @moduledoc false
 
   alias Bench.{Alone, Muster, Peers, Row, Stats}
@@ -8,7 +8,7 @@ defmodule Bench.Stop do
   @rounds 100
   @stubborn_rounds 5
   @grace 200
-  # µs: such a program was not ended at all, but by itself (bench/muster.c).
+  # In µs. A program that takes longer was not ended, but ended by itself (bench/muster.c).
   @forgotten 11_000_000
 
   def rows, do: [cooperative(), stubborn()]
@@ -34,7 +34,7 @@ defmodule Bench.Stop do
     }
   end
 
-  # What is left when the grace is taken off.
+  # The time without the grace.
   defp stubborn do
     ours = for number <- 1..4, do: {{:leash, number}, leash()}
     samples = interleave(ours ++ peers(), "stubborn", Stats.rounds(@stubborn_rounds))
@@ -110,10 +110,10 @@ defmodule Bench.Stop do
     }
   end
 
-  # The least that can be done, from inside the VM; and the program that people use.
+  # The least that can be done from inside the VM, and the program that people use.
   defp signal, do: %{daemon: &bare/1, stop: fn _port, fd -> :ok = Native.pidfd_signal(fd, 15) end}
 
-  # The least that anybody can do who supervises it by a process of its own.
+  # The least that a library can do that supervises by a process of its own.
   defp relay do
     %{
       daemon: fn {program, ["member", fifo, ""]} ->

@@ -1,6 +1,6 @@
 defmodule Bench.Throughput do
-  # Bytes per second through a worker's pipes, beside a bare port with the same program: what arrives on stdout at a
-  # process that counts it, and what a program reads from its stdin.
+  # Bytes per second through a worker's pipes, beside a bare port with the same program. A process
+  # counts the bytes that arrive on stdout, and a program reads its stdin.
   @moduledoc false
 
   alias Bench.Stats
@@ -9,7 +9,8 @@ defmodule Bench.Throughput do
   @bytes 1_000_000_000
   @block 1_000_000
 
-  # Both ways the program ends by itself after so many bytes, so that the end means the same for all.
+  # In both directions the program ends by itself after so many bytes, so that the end means the
+  # same for all.
   @small_writes {"head", ["-c", "#{@bytes}", "/dev/zero"]}
   @large_writes {"dd", ~w(if=/dev/zero bs=256K iflag=count_bytes count=#{@bytes} status=none)}
   @reader {"dd", ~w(of=/dev/null bs=128K iflag=fullblock,count_bytes count=#{@bytes} status=none)}

@@ -1,4 +1,5 @@
-"""Processes that must not be touched (test/fixtures/decoy.py): each notes every signal that reaches it."""
+"""Processes that must not be touched (test/fixtures/decoy.py). Each notes every signal that
+reaches it."""
 
 import os
 import subprocess
@@ -11,7 +12,7 @@ DECOY = os.path.join(FIXTURES, "decoy.py")
 
 
 def own_tag(run_id):
-    """A LEASH_RUN whose owner is this very process."""
+    """Returns a LEASH_RUN whose owner is this very process."""
     me = identity(os.getpid())
     namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
     with open("/proc/sys/kernel/random/boot_id") as file:
@@ -20,7 +21,7 @@ def own_tag(run_id):
 
 
 def mark(run_id, worker):
-    """Both halves of a mark at the outermost depth (native/tag)."""
+    """Returns both halves of a mark at the outermost depth (native/tag)."""
     common = 0x4C << 56 | 7 << 53 | int(run_id, 36) << 16
     return common | worker, common | 0x7FFF
 
@@ -40,7 +41,7 @@ class Decoys:
         self.all.append((title, identity(process.pid), log, process))
 
     def touched(self):
-        """[title and what it got], each told once."""
+        """Returns [title and the signals it got], and reports each decoy once."""
         found = []
         for decoy in list(self.all):
             title, who, log, process = decoy

@@ -1,5 +1,6 @@
-"""The faults. Each is drawn from a generator of its own, so that the same seed makes the same plan on any machine; what a fault
-finds to do there differs. What has to be taken back is put in `later`."""
+"""The faults. Each uses a random generator of its own, so that the same seed makes the same plan
+on any machine. The processes that a fault finds differ. `later` holds the actions that take
+faults back."""
 
 import os
 import resource
@@ -32,7 +33,7 @@ WEIGHTS = {
 FOR_SHIMS = ["SIGKILL", "SIGKILL", "SIGSTOP", "SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGCONT"]
 FOR_WORKERS = ["SIGKILL", "SIGSTOP", "SIGTERM", "SIGCONT", "SIGSEGV", "SIGINT"]
 FOR_WARDENS = ["SIGKILL", "SIGKILL", "SIGSTOP", "SIGCONT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1"]
-# Those that write a dump, and one that ends the VM without.
+# SIGABRT and SIGUSR1 write a dump. SIGSEGV ends the VM without one.
 CRASHES = ["SIGABRT", "SIGSEGV", "SIGUSR1"]
 
 
@@ -78,13 +79,13 @@ class Faults:
         vm.warden_lost |= self.one_of(wardens(vm.owner), FOR_WARDENS, rng) == "SIGKILL"
 
     def all_wardens(self, vm, _rng):
-        """Both of them, where the VM has just let go of one."""
+        """Kills both wardens if the VM has just let go of one."""
         vm.warden_lost = True
         for who in wardens(vm.owner):
             send(who, signal.SIGKILL)
 
     def flood(self, vm, rng):
-        """More starts than the control socket of a stopped warden holds."""
+        """Sends more starts than the control socket of a stopped warden holds."""
         found = wardens(vm.owner)
         for who in found:
             send(who, signal.SIGSTOP)
@@ -93,7 +94,8 @@ class Faults:
         self.after(rng.uniform(0.2, 4.0), lambda: [send(who, signal.SIGCONT) for who in found])
 
     def server(self, vm, rng):
-        """The VM's fork server: stopped, nothing can start; without it the VM ends."""
+        """Stops or kills the VM's fork server. While it is stopped, nothing can start; without it
+        the VM ends."""
         found = [who for who in living(pids()) if who[3] == vm.identity[0]]
         stop = rng.random() < 0.8
         self.one_of(found, ["SIGSTOP" if stop else "SIGKILL"], rng)
@@ -164,7 +166,7 @@ class Faults:
                 os.unlink(path + ".copy")
 
     def descriptors(self, vm, _rng):
-        """No descriptor is left to the VM for a moment."""
+        """Leaves the VM no free descriptor for a moment."""
         used = vm.descriptors()
         if used is None or not vm.alive():
             return
@@ -181,13 +183,14 @@ class Faults:
         self.after(0.3, lambda: set_limit(_soft))
 
     def forks(self, vm, rng):
-        """fork(2) says EAGAIN to the VM, its fork server, its shims and its workers for a moment."""
+        """Makes fork(2) fail with EAGAIN for a moment in the VM, its fork server, its shims and
+        its workers."""
         if vm.cgroup:
             self.chaos.cgroups.limit(vm.cgroup, rng.choice([0, 0, 1, 3]))
             self.after(0.3, lambda: self.chaos.cgroups.limit(vm.cgroup, None))
 
     def disk(self, _vm, _rng):
-        """The run directory takes nothing for a moment."""
+        """Fills the disk of the run directory for a moment."""
         if not self.chaos.mounted:
             return
         filler = os.path.join(self.chaos.disk, ".full")
@@ -200,7 +203,7 @@ class Faults:
         self.after(0.3, lambda: os.path.exists(filler) and os.unlink(filler))
 
     def run_dir(self, _vm, rng):
-        """The run directory cannot be used for a while, or until the round is judged."""
+        """Makes the run directory unusable for a while, or until the round is judged."""
         act, seconds = rng.choice(self.chaos.directory.acts()), rng.uniform(0.2, 2.0)
         stays, comes_back = rng.random() < 0.3, rng.random() < 0.5
         if self.chaos.spoil(act, comes_back):
@@ -210,7 +213,8 @@ class Faults:
 
 
 def end_together(vm, others):
-    """The VM and others at one instant: all are stopped before the first is killed, the VM first, so that it starts nobody."""
+    """Kills the VM and others at one instant. It stops all before it kills the first. The VM is
+    stopped first, so that it starts no process."""
     send(vm.identity, signal.SIGSTOP)
     everybody = [vm.identity, *others(vm.owner)]
     for number in (signal.SIGSTOP, signal.SIGKILL):

@@ -1,10 +1,13 @@
-# A VM under chaos: keeps a number of random trees running through every entry point of the library, ends some by itself, and
-# says nothing but its run's id. What it is and what it should have ended is judged from outside (judge.py).
+# A VM under chaos. It keeps a number of random trees running through every entry point of the
+# library, and ends some by itself. It reports only its run's id. judge.py judges from outside
+# what it is and what it should have ended.
 #
-#   guest.exs SEED COUNT DIR PREFIX FIXTURES wild|calm SECONDS      (FIXTURES: the path of test/fixtures)
+#   guest.exs SEED COUNT DIR PREFIX FIXTURES wild|calm SECONDS
 #
-# A calm one keeps what it has: two processes under a Worker each, which note every signal that reaches them. They end by
-# themselves after so many seconds.
+# FIXTURES is the path of test/fixtures.
+#
+# A calm VM keeps what it has: workers of two processes each, which note every signal that reaches
+# them. They end by themselves after SECONDS.
 
 defmodule Guest do
   @shapes ~w(plain shell ignores_term setsid_child daemon env_i stopped forks leader_dies_first never_reads overwritten
@@ -41,8 +44,8 @@ defmodule Guest do
     if temper == "calm", do: calm(state), else: state |> fill() |> churn()
   end
 
-  # Which is a file. Nobody reads stdout but who waits for an answer, and what is logged of an hour of faults fills a pipe: then
-  # no command is read any more either.
+  # The output goes to a file. Only a program that waits for an answer reads stdout, and the log
+  # of an hour of faults fills a pipe. Then the VM reads no more commands either.
   defp log_to_stderr do
     case :logger.get_handler_config(:default) do
       {:ok, %{module: module, config: config} = handler} ->
@@ -109,7 +112,8 @@ defmodule Guest do
         IO.puts("held")
         commands()
 
-      # "halt", or the end of stdin. Unflushed: a VM waits for ever for a program that does not read what is in its port's queue.
+      # The command is "halt", or stdin has ended. The halt does not flush: a VM waits for ever
+      # for a program that does not read the data in its port's queue.
       _end ->
         :erlang.halt(0, flush: false)
     end
@@ -128,7 +132,8 @@ defmodule Guest do
   defp held?, do: :persistent_term.get(:hold, false)
 
   defp fill(state) do
-    # Those that are on their way are not in the list yet, and on a loaded machine they would become more and more.
+    # Starts that are under way are not in the list yet. On a loaded machine they would grow in
+    # number.
     missing = state.wanted - length(Leash.list()) - :counters.get(state.pending, 1)
 
     if missing > 0 and not held?(),

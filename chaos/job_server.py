@@ -1,13 +1,16 @@
-"""A daemon that starts jobs with their senders' environment, as those of at, pm2, sbatch and a kept tmux server do.
+"""A daemon that starts jobs with their senders' environment, as at, pm2, sbatch and tmux servers
+do.
 
-job_server.py serve DIR SECONDS LIMIT child,orphan   answers at DIR/socket, until its stdin ends or it is too old
+job_server.py serve DIR SECONDS LIMIT child,orphan   answers at DIR/socket, until its stdin ends
+                                                     or SECONDS have passed
 job_server.py hand SOCKET                            sends its environment and lives on
 
-The judge starts it before any VM, so neither the daemon nor a job is part of a tree: a job has the variable
-LEASH_RUN of a worker, but neither its mark nor its ancestors. A job is test/fixtures/decoy.py, as a child of the
-daemon or as an orphan. DIR gets what each job is (N.json) and the signals that it got (N.log). The daemon takes jobs
-as long as DIR holds fewer than LIMIT, and notes its own signals in DIR/daemon.log.
-"""
+The judge starts it before any VM, so neither the daemon nor a job is part of a tree. A job has
+the variable LEASH_RUN of a worker, but neither its mark nor its ancestors. A job is
+test/fixtures/decoy.py, as a child of the daemon or as an orphan.
+
+DIR gets a description of each job (N.json) and the signals that the job got (N.log). The daemon
+takes jobs as long as DIR holds fewer than LIMIT. It notes its own signals in DIR/daemon.log."""
 
 import json
 import os
@@ -78,7 +81,8 @@ class Daemon:
         os.close(write)
         with os.fdopen(read) as said:
             pid = int(said.readline())
-        # Without start ticks where it is gone already: it never lived then for the judge.
+        # The entry has no start ticks if the job is gone already. For the judge it then never
+        # lived.
         job = identity(pid) or (pid, 0)
         if kind == "orphan":
             os.waitpid(child, 0)
@@ -111,7 +115,7 @@ class Daemon:
 
 
 def hand(path):
-    """Sends the environment; without an answer the job was not taken, which is no failure."""
+    """Sends the environment. If no answer comes, the job was not taken, which is no failure."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(5)

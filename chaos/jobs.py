@@ -1,4 +1,5 @@
-"""The jobs of a stranger (job_server.py): they have the environment of workers, and must not be touched."""
+"""The jobs of another service (job_server.py). They have the environment of workers and must not
+be touched."""
 
 import json
 import os
@@ -10,7 +11,8 @@ from look import identity, lives, send
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SERVER = os.path.join(HERE, "job_server.py")
-# At once. The judge ends them after each round, so that each has new ones.
+# The number of jobs at once. The judge ends them after each round, so that each round has new
+# ones.
 LIMIT = 24
 CAP_SYS_RESOURCE = 24
 
@@ -27,13 +29,14 @@ class Jobs:
         self.directory = os.path.join(work, "jobs")
         self.socket = os.path.join(self.directory, "socket")
         self.seconds, self.process = seconds, None
-        # What an orphan without a mark was is not known where programs can reset marks.
+        # Where programs can reset marks, the origin of an orphan without a mark is unknown.
         self.orphans = not marks_can_be_reset()
-        # Jobs that were judged, and the runs of which they had the environment.
+        # Jobs that were judged, and the runs whose environment they had.
         self.judged, self.runs = 0, set()
 
     def start(self):
-        """Before the first VM: a daemon that is older than a run cannot be of it."""
+        """Starts the daemon before the first VM: a daemon that is older than a run cannot belong
+        to it."""
         os.mkdir(self.directory, 0o700)
         kinds = "child,orphan" if self.orphans else "child"
         argv = [sys.executable, "-E", "-s", "-B", SERVER, "serve", self.directory, str(self.seconds)]
@@ -44,7 +47,7 @@ class Jobs:
         self.daemon = identity(self.process.pid)
 
     def all(self):
-        """Every job: (its file's name without an ending, what it is, its identity)."""
+        """Returns every job: (its file's name without an ending, what it is, its identity)."""
         found = []
         for name in os.listdir(self.directory):
             if name.endswith(".json"):
@@ -55,12 +58,13 @@ class Jobs:
         return found
 
     def runs_now(self):
-        """The ids of the runs that living jobs have in their environment."""
+        """Returns the ids of the runs that living jobs have in their environment."""
         return {job["tag"].split(".")[0] for _path, job, who in self.all() if job["tag"] and lives(who)}
 
     @staticmethod
     def signals(path):
-        """The signals that a job noted, nothing of one that ended before it could."""
+        """Returns the signals that a job noted, and nothing for a job that ended before it could
+        note any."""
         try:
             with open(f"{path}.log") as file:
                 return file.read().split()
@@ -68,7 +72,7 @@ class Jobs:
             return []
 
     def touched(self):
-        """[what it is and what it got] of the daemon and its jobs."""
+        """Returns [what it is and what it got] of the daemon and its jobs."""
         jobs = self.all()
         self.judged += len(jobs)
         self.runs |= self.runs_now()
@@ -81,7 +85,7 @@ class Jobs:
                 state = "lives" if alive else "is gone"
                 found.append(f"{title}: {who[0]} {state}, signals {' '.join(signals) or 'none'}")
             if who == self.daemon and signals:
-                # It goes on, and each is told once.
+                # The job goes on, and the judge reports each job once.
                 os.truncate(f"{path}.log", 0)
         return found
 
@@ -94,7 +98,7 @@ class Jobs:
                     os.unlink(path + ending)
 
     def end(self):
-        """The daemon first, so that nothing starts another."""
+        """Ends the daemon first, so that it starts no other job."""
         if self.process:
             self.process.stdin.close()
             self.process.kill()

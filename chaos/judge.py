@@ -1,26 +1,33 @@
-"""Chaos: VMs full of random trees, a random fault every 50 ms (faults.py), and a judge who looks from outside.
+"""Chaos: VMs full of random trees, a random fault every 50 ms (faults.py), and a judge that looks
+from outside.
 
 judge.py MINUTES SEED WORKERS ELIXIR_ARGUMENTS…
 
-A round is some seconds of faults. Then the VM of one slot is killed together with its shims and nobody is started: its warden has to
-end what they left within two seconds. Then another VM starts, which sweeps, and these have to hold:
+A round is some seconds of faults. Then the judge kills the VM of one slot together with its shims
+and starts nothing. The VM's warden has to end what they left within two seconds. Then another VM
+starts and sweeps, and these rules have to hold:
 
-  nothing of a dead VM is alive: no VM, no shim, no warden, and no process of any tree, seen by a descriptor that each tree
-    inherits and, where there are pids cgroups, by the cgroup of the VM
-  two neighbours, VMs that no fault is aimed at, have every process of their workers, and none of these got a signal; one of them
-    lives in a time namespace whose clocks are ahead
-  every decoy lives and got no signal
-  every job that a program handed to a daemon of a stranger, with a copy of its environment, lives and got no signal
-  no zombie is older than the round's end
-  a VM that lived through it has its warden; told to end everything, it has nothing left, and no more descriptors than an idle one
-  while the run directory cannot be used, a warden still ends what VM and shims left, and stop_all leaves nothing
-  the run directory holds records and sockets of living runs, and of runs that a living job names, and of no others
-  what is left of a run whose record a fault had damaged, or that went with the run directory, is counted
-    and told, since what cannot be believed is not deleted either; and so is a process of such a run of which VM, shim and warden were
-    killed, too, and that has nothing else that says whose it is
+  nothing of a dead VM is alive: no VM, no shim, no warden, and no process of any tree. The judge
+    sees the trees by a descriptor that each tree inherits. Where there are pids cgroups, it
+    also sees them by the cgroup of the VM.
+  two neighbours, VMs that no fault is aimed at, have every process of their workers, and none of
+    these got a signal. One neighbour lives in a time namespace whose clocks are ahead.
+  every decoy lives and got no signal.
+  every job that a program handed to another service's daemon, with a copy of its environment,
+    lives and got no signal.
+  no zombie is older than the round's end.
+  a VM that lived through the round has its warden. If the VM is told to end everything, it has
+    nothing left, and no more descriptors than an idle VM.
+  while the run directory cannot be used, a warden still ends what VM and shims left, and stop_all
+    leaves nothing.
+  the run directory holds records and sockets of living runs, and of runs that a living job names,
+    and of no others.
+  the judge counts and reports what is left of a run whose record a fault had damaged, or whose
+    record went with the run directory. Leash deletes no record that it cannot trust.
+  the judge counts a process of such a run, too, if VM, shim and warden were killed and nothing
+    else says to which run it belongs.
 
-The same seed makes the same plan; what the machine makes of it differs.
-"""
+The same seed makes the same plan. The effect of the plan differs from machine to machine."""
 
 import json
 import os
@@ -44,17 +51,20 @@ from vm import VM, shift_works
 VMS = 3
 ROUND_FAULTS = 160
 FAULT_EVERY = 0.05
-# From the end of the faults until everything of dead runs has to be gone: the deadline of a sweep, and a loaded machine.
+# The time from the end of the faults until everything of dead runs has to be gone. It covers the
+# deadline of a sweep on a loaded machine.
 BOUND_SECONDS = 30.0
 # The same for a warden, on a machine with nothing else to do.
 WARDEN_SECONDS = 2.0
 # A warden that is killed again and again comes back after a pause that doubles.
 WARDEN_AGAIN_SECONDS = 35.0
-# What a VM that was told to end everything takes until its table, its processes and its descriptors say so.
+# The time within which the table, the processes and the descriptors of a VM show that stop_all
+# ended everything.
 SETTLE_SECONDS = 15.0
 ANSWER_SECONDS = 60.0
 NEIGHBOUR_TREES = 6
-# What a VM may have open beyond an idle one: a /proc file that is being read, a connection.
+# The number of descriptors that a VM may have open beyond those of an idle VM: a /proc file, a
+# connection.
 SPARE_DESCRIPTORS = 4
 
 
@@ -64,7 +74,7 @@ class Chaos:
         self.began = time.monotonic()
         self.work = tempfile.mkdtemp(prefix="leash-chaos-")
         self.disk = os.path.join(self.work, "disk")
-        # Not the mount point, which cannot be moved away.
+        # The mount point itself cannot be moved away.
         self.run_dir = os.path.join(self.disk, "runs")
         self.directory = RunDirectory(self.run_dir)
         self.comes_back = True
@@ -79,9 +89,10 @@ class Chaos:
         self.mounted = False
         self.failures = []
         self.vms, self.dead, self.neighbours = [], [], []
-        # By how much a loaded machine may prolong what is bounded by the quiet one's time.
+        # The factor by which a loaded machine may exceed the time limits of a quiet machine.
         self.patience = 8.0
-        # Runs whose record a fault has changed, and how many files and processes they left.
+        # Runs whose record a fault has changed, and the number of files and processes that they
+        # left.
         self.damaged, self.damaged_files, self.unprovable = set(), 0, 0
         self.wardened = 0
         self.slowest_warden = 0.0
@@ -89,7 +100,7 @@ class Chaos:
         self.bound, self.warden_again, self.settle, self.answer = BOUND_SECONDS, WARDEN_AGAIN_SECONDS, SETTLE_SECONDS, ANSWER_SECONDS
 
     def lifetime(self):
-        """Seconds after which everything that this starts ends by itself."""
+        """Returns the seconds after which everything that this starts ends by itself."""
         return self.minutes * 60 + 900
 
     def note(self, text):
@@ -111,7 +122,7 @@ class Chaos:
         for vm in self.neighbours:
             assert self.eventually(60, lambda vm=vm: self.whole(vm)), f"the workers of {vm.prefix} did not start"
             vm.has = self.living(vm.prefix + "-")
-        # Whether this version has any.
+        # Whether this version of Leash has wardens.
         self.has_wardens = bool(wardens())
         calm = self.neighbours[0].run_id
         start = self.decoys.start
@@ -135,10 +146,10 @@ class Chaos:
 
     def replace(self, vm):
         slot = self.vms.index(vm)
-        # What it said of its id is read also after its end.
+        # The VM's report of its run id can be read after its end, too.
         if vm.unrecorded and vm.ready(0):
             self.damaged.add(vm.run_id)
-        # Nobody writes it again from now on.
+        # The record cannot be written again from now on.
         vm.record_lost = (vm.unrecorded or vm.run_id in self.damaged) and not self.has_record(vm)
         self.vms[slot] = self.wild(slot)
         self.dead.append(vm)
@@ -151,12 +162,13 @@ class Chaos:
             return False
 
     def spoil(self, act, comes_back):
-        """The run directory cannot be used from now on; whether it comes back is for `mend`."""
+        """Makes the run directory unusable; `comes_back` tells `mend` whether to bring it back.
+        """
         if not self.directory.spoil(act):
             return False
         self.comes_back = comes_back
         for vm in self.vms:
-            # One that has not begun yet may begin without a record.
+            # A VM whose run has not begun yet may begin without a record.
             vm.unrecorded = vm.unrecorded or not vm.ready(0)
         return True
 
@@ -220,7 +232,7 @@ class Chaos:
     def all_are_up(self):
         for _ in range(3):
             for vm in list(self.vms):
-                # A new one may have been meant by a fault before it had a name.
+                # A fault may have hit a new VM before it was ready.
                 if not vm.ready() or not vm.alive():
                     self.replace(vm)
         return all(vm.ready() for vm in self.vms)
@@ -241,7 +253,8 @@ class Chaos:
         sweeper.end()
 
     def forget(self):
-        """What a round that failed nowhere leaves, so that an hour of them does not fill the disk."""
+        """Deletes the files of a round without failures, so that an hour of rounds does not fill
+        the disk."""
         for vm in self.dead:
             for path in (vm.log_path, vm.dump):
                 if os.path.exists(path):
@@ -254,7 +267,8 @@ class Chaos:
     # The judgement
 
     def left(self, dead):
-        """What lives of VMs that are not meant to: [what it is, who]."""
+        """Returns the living processes of VMs that are meant to be dead: [what it is, identity].
+        """
         prefixes = tuple(vm.prefix + "-" for vm in dead)
         if not prefixes:
             return []
@@ -269,11 +283,13 @@ class Chaos:
         return found
 
     def is_unprovable(self, label, who):
-        """Whether nothing says whose it is: the VM ended before it had put back the record that a fault had damaged, or the warden
-        was killed that knew by descent what has shed every tag.
+        """Whether nothing says to which run the process belongs.
 
-        The environment would say it; of shims and wardens the argv, too.
-        """
+        This is so in two cases. The VM ended before it had put back the record that a fault had
+        damaged. Or the warden was killed that alone knew, by descent, a process that has shed
+        every tag.
+
+        The environment would say it. For shims and wardens, the argv would say it, too."""
         vms = [vm for vm in [*self.dead, *self.vms] if label.startswith(vm.prefix + "-") or label.endswith(f" of {vm.prefix}")]
         in_argv = any(word.startswith(b"--run-id=") for word in cmdline(who[0]))
         if in_argv or has_tag(who[0]):
@@ -281,11 +297,11 @@ class Chaos:
         return any(vm.record_lost or (vm.warden_lost and has_shed_mark(who[0])) for vm in vms)
 
     def provable(self, vm):
-        """What lives of a VM that is meant to end."""
+        """Returns the living processes of a VM that is meant to end."""
         return [(label, who) for label, who in self.left([vm]) if not self.spares(label, who)]
 
     def spares(self, label, who):
-        """What nothing can tell any more is counted, and ended."""
+        """Counts and ends a process that nothing can assign to a run any more."""
         if not self.is_unprovable(label, who):
             return False
         self.unprovable += 1
@@ -293,14 +309,15 @@ class Chaos:
         return True
 
     def warden_ends_it(self, number, slot):
-        """The VM and all its shims killed at once, and nobody started: its warden is alone with what they left."""
+        """Kills the VM and all its shims at once and starts nothing: its warden alone has to end
+        the rest."""
         vm = self.vms[slot]
         if not self.has_wardens or not vm.alive():
             return
         if not self.has_warden(number, vm):
             return
         self.note(f"alone {vm.prefix}")
-        # A stopped one is on nobody's mind but a fault's.
+        # Only a fault stops a warden, so a stopped one has to be continued.
         for who in wardens(vm.owner):
             send(who, signal.SIGCONT)
         bound = WARDEN_SECONDS * min(self.patience, max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1)))
@@ -319,13 +336,13 @@ class Chaos:
     def has_warden(self, number, vm):
         if not self.has_wardens or self.eventually(self.warden_again, lambda: wardens(vm.owner)):
             return True
-        # Its fork server, and whom that has started.
+        # The VM's fork server, and the processes that the fork server has started.
         below = [who for who in living(pids()) if vm.identity[0] in (who[3], (identity(who[3]) or who)[3])]
         self.fail(number, f"{vm.prefix} has no warden", [describe(who) for who in [vm.identity, *below]])
         return False
 
     def dead_are_gone(self, number, sweeper):
-        # One that was told to stop bounds its stop itself.
+        # A VM that was told to stop bounds its stop itself.
         for vm in self.dead:
             if not self.eventually(self.bound, lambda vm=vm: not vm.alive()):
                 self.fail(number, f"{vm.prefix} did not end, see its dump", [describe(vm.identity)])
@@ -380,7 +397,7 @@ class Chaos:
                 self.stops_in_order(number, slot, idle)
 
     def directory_is_not_needed(self, number, slot):
-        """Where the run directory cannot be used yet: a sweep needs it, and nothing else that ends trees."""
+        """Runs while the run directory cannot be used: only a sweep needs the directory."""
         if self.directory.spoiled:
             self.stops_in_order(number, slot, None)
 
@@ -401,7 +418,7 @@ class Chaos:
         if not answer and vm.alive():
             self.dump(vm)
         self.nothing_is_left(number, vm, idle)
-        # Its churn is over; another takes its place.
+        # The VM has been told to hold, so another VM takes its place.
         vm.end()
         self.replace(vm)
         self.vms[slot].ready()
@@ -412,7 +429,8 @@ class Chaos:
             return [who for label in found for who in found[label] if not self.spares(label, who)] + shims(vm.owner)
 
         def ended():
-            # Whoever was about to start when the VM was told to hold comes after the first stop_all.
+            # A start that was under way when the VM was told to hold may finish after the first
+            # stop_all.
             return not left() or (vm.ask("stop_all", "stopped ", self.answer) and not left())
 
         if not self.eventually(self.settle, ended):
@@ -425,11 +443,12 @@ class Chaos:
             self.fail(number, f"{vm.prefix}: {len(used)} descriptors are open, {idle} in an idle VM", used)
 
     def directory_is_clean(self, number, sweeper):
-        """A sweep at a start leaves to the next one what was ending meanwhile; so one more is asked for."""
+        """Asks for one more sweep: a sweep at a start leaves to the next one what was still
+        ending."""
         if not self.all_are_up():
             return
         live = {vm.run_id for vm in [*self.vms, *self.neighbours, sweeper]}
-        # A run is kept as long as a process that names it is; the round's end ends the jobs.
+        # A run is kept as long as a process names it. The round's end ends the jobs.
         kept = live | self.jobs.runs_now()
 
         def strays():
@@ -458,7 +477,8 @@ class Chaos:
             return [who for who in map(identity, pids()) if who and who[2] == "Z" and who[3] != os.getpid()]
 
         def left():
-            # A worker's shim is in charge of its zombies as long as it lives, and a program of the trees may leave its own.
+            # A worker's shim is in charge of its zombies as long as the shim lives. A program of
+            # the trees may leave zombies of its own.
             keepers = {who[0] for who in shims()}
             now = [who for who in old() if who[:2] in first]
             return [who for who in now if who[3] not in keepers and not carrier(who[3]).startswith(self.carriers)]
@@ -470,7 +490,7 @@ class Chaos:
     # All of it
 
     def end(self):
-        """The decoys first, since some of them wear a mark of what ends then."""
+        """Ends the decoys first, since some of them wear a mark of a run that ends next."""
         self.faults.take_back(everything=True)
         self.mend()
         self.decoys.end()
@@ -528,7 +548,7 @@ class Chaos:
 
 
 def main():
-    # A VM whose descriptors run out is to be the only one.
+    # The limit is raised to its maximum, so that only the VM of a fault runs out of descriptors.
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if sys.argv[1] == "--self-test":

@@ -1,4 +1,4 @@
-"""What is seen of processes from outside, by /proc and pidfds alone."""
+"""What /proc and pidfds alone show of processes from outside."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def identity(pid):
-    """(pid, start ticks, state, parent), None where nobody has the number."""
+    """Returns (pid, start ticks, state, parent), or None where no process has the number."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -39,7 +39,7 @@ def cmdline(pid):
 
 
 def has_tag(pid):
-    """Whether its environment names a run; of one that cannot be read, too."""
+    """Whether the environment names a run. True also if the environment cannot be read."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             environment = file.read()
@@ -49,7 +49,8 @@ def has_tag(pid):
 
 
 def has_shed_mark(pid):
-    """Whether it has set the limit that carries the mark to 1, as the guest's own shape does."""
+    """Whether the process has set the limit that carries the mark to 1, as the guest's own shape
+    does."""
     try:
         with open(f"/proc/{pid}/limits") as file:
             return any(line.split()[:4] == ["Max", "file", "locks", "1"] for line in file)
@@ -65,7 +66,7 @@ def carrier(pid):
 
 
 def carriers(directory):
-    """Who holds which carrier: {name: [identity]}."""
+    """Returns the processes that hold each carrier: {name: [identity]}."""
     found = {}
     for pid in pids():
         target = carrier(pid)
@@ -87,7 +88,8 @@ def watched_by(words, owner):
 
 
 def programs(warden, owner=None):
-    """Every shim, or every warden, which is the same program; or those that watch a VM."""
+    """Returns every shim, or every warden, which is the same program. With an owner, only those
+    of that VM."""
     found = []
     for pid in pids():
         words = cmdline(pid)
@@ -106,7 +108,7 @@ def wardens(owner=None):
 
 
 def send(who, number):
-    """A signal to an identity, never to a number that became somebody else's."""
+    """Sends a signal to an identity, never to a number that another process has now."""
     try:
         fd = os.pidfd_open(who[0])
     except OSError:

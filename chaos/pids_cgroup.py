@@ -1,4 +1,5 @@
-"""A pids cgroup for each VM: a limit that root cannot pass, and a second witness of who is left of it."""
+"""A pids cgroup for each VM: a limit that root cannot pass, and a second list of the VM's
+processes."""
 
 import os
 
@@ -32,7 +33,7 @@ class Cgroups:
             pass
 
     def make(self, name):
-        """The path of a new one, None where there are none here."""
+        """Returns the path of a new cgroup, or None where there are no pids cgroups."""
         if not self.base:
             return None
         path = os.path.join(self.base, name)
@@ -51,7 +52,7 @@ class Cgroups:
 
     @staticmethod
     def limit(path, spare):
-        """No more than so many further processes and threads; None for no limit."""
+        """Allows only so many further processes and threads; None removes the limit."""
         try:
             with open(os.path.join(path, "pids.current")) as file:
                 current = int(file.read())

@@ -1,11 +1,11 @@
-"""The run directory, and what makes it unusable for a while."""
+"""The run directory, and the faults that make it unusable for a while."""
 
 import errno
 import os
 import shutil
 
 ACTS = ["open", "closed", "moved"]
-# One that another user owns takes root.
+# A directory that another user owns takes root to make.
 ACTS_OF_ROOT = ACTS + ["foreign"]
 ANOTHER_USER = 65534
 
@@ -20,7 +20,7 @@ class RunDirectory:
         return ACTS_OF_ROOT if os.geteuid() == 0 else ACTS
 
     def spoil(self, act):
-        """Makes it unusable; False where it is so already, or is not there."""
+        """Makes the directory unusable; returns False if it is so already or is missing."""
         if self.spoiled or not os.path.isdir(self.path):
             return False
         if act == "open":
@@ -38,8 +38,8 @@ class RunDirectory:
     def mend(self, comes_back):
         """Makes it usable, and returns the ids of the runs whose records went with a directory.
 
-        One that was moved comes back, or is lost; another that VMs made meanwhile is lost, or stays.
-        """
+        A directory that was moved comes back or is lost. If VMs made another one meanwhile, that
+        one is lost or stays."""
         act, self.spoiled = self.spoiled, None
         if act in ("open", "closed"):
             os.chmod(self.path, 0o700)
@@ -63,7 +63,7 @@ class RunDirectory:
 
     @staticmethod
     def lose(path):
-        """Deletes a directory at one instant for those that look for its name."""
+        """Deletes a directory in one instant for programs that look for its name."""
         lost = path + ".lost"
         try:
             os.rename(path, lost)
@@ -74,7 +74,8 @@ class RunDirectory:
         return runs
 
     def holds(self, name):
-        """The path of a file of it, wherever the directory is now; None where there is none."""
+        """Returns the path of a file in the directory, wherever it is now; None where there is no
+        directory."""
         for directory in (self.path, self.away):
             path = os.path.join(directory, name)
             if os.path.isfile(path):

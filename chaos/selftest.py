@@ -1,7 +1,7 @@
-"""Whether the judge sees what it is there for: each of its rules is broken on purpose once, and only that one may be reported.
+"""Checks that the judge sees each mistake: it breaks each rule on purpose once, and the judge may
+report only that rule.
 
-Without sabotage a whole round has to pass first.
-"""
+Without sabotage a whole round has to pass first."""
 
 import json
 import os
@@ -23,7 +23,8 @@ MISTAKES = []
 
 
 def breaks(rule):
-    """A method that makes a mistake which has to be reported in these words; it says whether it could."""
+    """Registers a method that makes a mistake. The judge has to report it in these words. The
+    method returns whether it could make the mistake."""
 
     def register(act):
         MISTAKES.append((act.__name__, rule))
@@ -33,7 +34,8 @@ def breaks(rule):
 
 
 def excused(act):
-    """A method that leaves what nothing can be blamed for: it is counted, and no rule may be reported."""
+    """Registers a method that leaves something without blame: the judge counts it and reports no
+    rule."""
     MISTAKES.append((act.__name__, None))
     return act
 
@@ -56,7 +58,7 @@ class Sabotage:
         self.started, self.stopped = [], []
 
     def killed(self, slot=0):
-        """A VM that ended, with everybody of it."""
+        """Kills a VM and waits until all its processes are gone."""
         chaos = self.chaos
         vm = chaos.vms[slot]
         send(vm.identity, signal.SIGKILL)
@@ -124,7 +126,7 @@ class Sabotage:
         return True
 
     def job(self):
-        """A job that nothing but a mistake can be after: its environment names no run."""
+        """Makes a job that only a mistake can hit: its environment names no run."""
         jobs = self.chaos.jobs
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(jobs.socket)
@@ -172,7 +174,7 @@ class Sabotage:
         return self.chaos.eventually(5, lambda: carrier(process.pid) == name)
 
     def lost(self):
-        """A VM that ended with all that it had, and its record with the run directory."""
+        """Kills a VM with all that it had, and removes its record with the run directory."""
         chaos = self.chaos
         chaos.spoil("moved", False)
         vm = self.killed()
@@ -254,7 +256,7 @@ class Always(random.Random):
 
 
 def judged(chaos, alone):
-    """What a round without faults says."""
+    """Returns the report of a round without faults."""
     chaos.failures = []
     if alone:
         chaos.warden_ends_it(0, 1)

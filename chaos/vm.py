@@ -1,4 +1,4 @@
-"""A VM under chaos, and the talk with it (guest.exs)."""
+"""A VM under chaos, and the commands and answers between it and the judge (guest.exs)."""
 
 import os
 import select
@@ -10,7 +10,7 @@ from look import TICKS, identity, send
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 FIXTURES = os.path.join(HERE, "..", "test", "fixtures")
-# By how much the clocks of a time namespace are ahead.
+# The time by which the clocks of a time namespace are ahead.
 SHIFT_SECONDS = 100_000
 SHIFT = ["unshare", "--time", f"--monotonic={SHIFT_SECONDS}", f"--boottime={SHIFT_SECONDS}"]
 
@@ -45,20 +45,23 @@ class VM:
                 argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=env, start_new_session=True
             )
         self.identity = identity(self.process.pid)
-        # As its shims have it.
+        # The identity as the VM's shims have it.
         shift = SHIFT_SECONDS * TICKS if shifted else 0
         self.owner = (self.identity[0], self.identity[1] + shift)
         self.run_id = None
-        # Whether it may have begun without a record, because the run directory could not be used.
+        # Whether the run may have begun without a record, because the run directory could not be
+        # used.
         self.unrecorded = chaos.directory.spoiled is not None
-        # Whether a warden of it was killed, which alone knows by descent what its shims have left.
+        # Whether a warden of the VM was killed. Only that warden knows, by descent, what the VM's
+        # shims have left.
         self.warden_lost = False
-        # Whether it ended without a record, since a fault had damaged it.
+        # Whether the VM ended without a record, since a fault had damaged it.
         self.record_lost = False
         self.said = b""
 
     def line(self, beginning, seconds=60):
-        """The next line that begins so; None when the VM ends first, or says nothing for so long."""
+        """Returns the next line that begins so, or None if the VM ends first or says nothing for
+        so long."""
         deadline = time.monotonic() + seconds
         while True:
             line, newline, rest = self.said.partition(b"\n")
@@ -69,7 +72,7 @@ class VM:
                 continue
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
-                # A line that is there already is taken also without any time.
+                # A line that is there already counts even if no time is left.
                 if not select.select([self.process.stdout], [], [], 0)[0]:
                     return None
             part = os.read(self.process.stdout.fileno(), 65536)

@@ -1,5 +1,6 @@
-# Leash's main job, seen from outside: a VM with a pool of workers is killed in two ways, and what is left
-# is counted by this program, which uses nothing of Leash. It ends with status 1 when a count is wrong.
+# Leash's main job, seen from outside. The demo kills a VM with a pool of workers in two ways and
+# counts what is left. It uses nothing of Leash for that. It ends with status 1 if a count is
+# wrong.
 
 Code.require_file("outside.exs", __DIR__)
 Code.require_file("vm.exs", __DIR__)
@@ -23,7 +24,7 @@ defmodule Demo do
 
   defp play(directory) do
     heading("Bystanders, which must live through all of it")
-    # Not the pipeline, whose `sleep 1` comes and goes by itself.
+    # Leaves out the pipeline, whose `sleep 1` comes and goes by itself.
     neighbour = VM.start(["embedder"], directory)
 
     say(
@@ -50,7 +51,8 @@ defmodule Demo do
     bystanders = [grep(vm.run) | bystanders]
     known = show(vm)
     shims = for process <- known, process.command =~ "leash-shim --run-id=", do: process.pid
-    # Stopped first, or whoever is killed a moment later sees the others go and ends their trees.
+    # All are stopped first. Otherwise a process that is killed a moment later sees the others go
+    # and ends their trees.
     signal("STOP", [vm.pid | shims])
     signal("KILL", [vm.pid | shims])
     say("kill -KILL #{Enum.join([vm.pid | shims], " ")}, the VM and its #{length(shims)} shims")
@@ -91,17 +93,18 @@ defmodule Demo do
     )
   end
 
-  # An operator who looks for the run: its id in the arguments makes nobody a worker.
+  # An operator's search for the run. The run's id in its arguments does not make a process a
+  # worker.
   defp grep(run), do: Map.put(decoy("grep", ["--", "--run-id=#{run}"]), :grep, true)
 
   defp greps(bystanders), do: Enum.filter(bystanders, &Map.has_key?(&1, :grep))
 
-  # Its stdin is a pipe that nobody writes to: it waits until this program ends.
+  # Its stdin is a pipe without a writer, so it waits until this program ends.
   defp decoy(program, args) do
     path = System.find_executable(program)
     port = Port.open({:spawn_executable, path}, [:binary, :exit_status, args: args])
     {:os_pid, pid} = Port.info(port, :os_pid)
-    # One that was started just now still has the arguments of what it was forked from.
+    # A process that was just forked still has the arguments of its parent.
     wait_until(fn -> File.read!("/proc/#{pid}/cmdline") |> String.starts_with?(path) end)
     Enum.find(Outside.processes(), &(&1.pid == pid)) || raise "#{program} did not start"
   end
@@ -133,7 +136,7 @@ defmodule Demo do
   defp counted_by(%{cgroup: nil}), do: "no control group can be made here to count them by"
   defp counted_by(%{cgroup: _path}), do: "and its control group is watched as well"
 
-  # Waits, and says what was left at the end of waiting and when nothing was.
+  # Waits, and prints what was left at the end and when nothing was left.
   defp wait_for_none(vm, known, began \\ now()) do
     left = VM.left(vm, known)
     took = now() - began
@@ -189,7 +192,7 @@ defmodule Demo do
   defp say(text), do: IO.puts("   #{text}")
 
   defp shorten(command) do
-    # A shim's own options are not what is to be seen here.
+    # Leaves out a shim's own options.
     command =
       Regex.replace(~r/(leash-shim --run-id=\w+( --worker=\d+)?) .*? -- /, command, "\\1 … -- ")
 

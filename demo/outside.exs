@@ -1,11 +1,11 @@
 defmodule Demo.Outside do
-  # The demo's own eyes: it reads /proc and control groups itself and uses nothing of Leash, so that
-  # what it counts is no claim of Leash about Leash.
+  # The demo's own view: it reads /proc and control groups itself and uses nothing of Leash. Its
+  # counts are therefore no claim of Leash about Leash.
   @moduledoc false
 
   import Bitwise
 
-  @doc "Every process: identity, parent, command, the run that its mark names."
+  @doc "Returns every process: identity, parent, command, and the run that its mark names."
   def processes do
     for name <- File.ls!("/proc"),
         {pid, ""} <- [Integer.parse(name)],
@@ -13,12 +13,12 @@ defmodule Demo.Outside do
         do: process
   end
 
-  @doc "Whether a process seen before still lives; a zombie does not."
+  @doc "Whether a process seen before still lives. A zombie does not."
   def alive?(%{pid: pid, start: start}), do: match?(%{start: ^start}, read(pid))
 
   defp read(pid) do
     with {:ok, stat} <- File.read("/proc/#{pid}/stat"),
-         # The name may hold spaces and brackets: the last bracket ends it.
+         # The name may hold spaces and brackets; the last bracket ends it.
          [_all, name, rest] <- Regex.run(~r/^\d+ \((.*)\) (.*)$/s, stat),
          [state, parent | fields] when state not in ["Z", "X"] <- String.split(rest) do
       %{
@@ -29,7 +29,7 @@ defmodule Demo.Outside do
         run: marked_run(pid)
       }
     else
-      # Gone meanwhile, or a zombie.
+      # The process is gone meanwhile, or a zombie.
       _other -> nil
     end
   end
@@ -56,7 +56,7 @@ defmodule Demo.Outside do
     end
   end
 
-  @doc "Whether a process has this file open: what it inherited from whoever opened it."
+  @doc "Whether a process has this file open, which it inherited from the process that opened it."
   def holds?(%{pid: pid}, path) do
     case File.ls("/proc/#{pid}/fd") do
       {:ok, fds} -> Enum.any?(fds, &(File.read_link("/proc/#{pid}/fd/#{&1}") == {:ok, path}))
@@ -64,7 +64,7 @@ defmodule Demo.Outside do
     end
   end
 
-  @doc "The processes below one, in the order of the tree, each with its depth."
+  @doc "Returns the processes below one, in the order of the tree, each with its depth."
   def tree(processes, root), do: tree(processes, root, 0)
 
   defp tree(processes, parent, depth) do
@@ -74,7 +74,7 @@ defmodule Demo.Outside do
     |> Enum.flat_map(&[{depth, &1} | tree(processes, &1.pid, depth + 1)])
   end
 
-  @doc "A control group of our own, or nil where none can be made."
+  @doc "Makes a control group for the demo; returns nil where none can be made."
   def make_cgroup do
     ~w(/sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/pids)
     |> Enum.filter(&File.exists?(Path.join(&1, "cgroup.procs")))
@@ -84,7 +84,7 @@ defmodule Demo.Outside do
     |> Enum.find(&(File.mkdir(&1) == :ok and joinable?(&1)))
   end
 
-  # Some hierarchies let a directory be made and nobody enter it.
+  # Some hierarchies allow a new directory but let no process enter it.
   defp joinable?(cgroup) do
     script = "echo $$ > \"$1\"/cgroup.procs"
     {_output, status} = System.cmd("sh", ["-c", script, "sh", cgroup], stderr_to_stdout: true)
@@ -92,7 +92,7 @@ defmodule Demo.Outside do
     status == 0
   end
 
-  @doc "The pids in a control group."
+  @doc "Returns the pids in a control group."
   def members(cgroup) do
     cgroup
     |> Path.join("cgroup.procs")

@@ -1,5 +1,5 @@
-# The application of the demo: four real workers below a supervisor. It says when they are up and what the
-# sweep at its start found, and runs until it is killed.
+# The application of the demo: four real workers below a supervisor. It prints when they are up
+# and what the sweep at its start found. It runs until it is killed.
 #
 #     mix run --no-halt demo/pool.exs LOG WORKER…
 
@@ -15,7 +15,7 @@ end
 
 children =
   for name <- names do
-    # All of a tree inherits the file on stderr, by which the demo counts from outside.
+    # Every process of a tree inherits the file on stderr. The demo counts by it from outside.
     options =
       command.(name) ++
         [
@@ -32,7 +32,7 @@ children =
 shim = Application.app_dir(:leash, "priv/leash-shim")
 IO.puts("UP #{System.pid()} #{Leash.run_id()} #{shim}")
 
-# Asked by a line on stdin, says what a sweep would do now, and does nothing.
+# On a line on stdin, it prints what a sweep would do now, and does nothing.
 for "report\n" <- IO.stream(:stdio, :line) do
   {:ok, report} = Leash.sweep(mode: :report)
 

@@ -1,6 +1,6 @@
 defmodule Demo.VM do
-  # A virtual machine of its own for the application, as an operating system process that the demo can
-  # kill like anybody could.
+  # Runs the application in a VM of its own, as an operating system process. The demo kills it
+  # like any other process.
   @moduledoc false
 
   alias Demo.Outside
@@ -47,7 +47,7 @@ defmodule Demo.VM do
     end
   end
 
-  @doc "What a sweep of this VM would do now, as lines."
+  @doc "Returns what a sweep of this VM would do now, as lines."
   def report(%{port: port}) do
     Port.command(port, "report\n")
     collect_report(port, [])
@@ -63,12 +63,13 @@ defmodule Demo.VM do
     end
   end
 
-  @doc "The processes of its workers: what is below the VM and carries its mark."
+  @doc "Returns the processes of its workers: those below the VM with its mark."
   def workers(vm), do: Enum.filter(Outside.processes(), &(&1.run == vm.run))
 
   @doc """
-  What of a VM is alive, by each of the ways to see it from outside: the group, where there is one, the
-  mark, the inherited file, and the identities of what was `known` before.
+  Returns the living processes of a VM, by each way to see them from outside. These are the group,
+  if there is one, the mark, the inherited file, and the identities of the processes that were
+  `known` before.
   """
   def left(vm, known) do
     processes = Outside.processes()
@@ -86,7 +87,7 @@ defmodule Demo.VM do
     Enum.filter(processes, &(&1.pid in members))
   end
 
-  @doc "All that `left/2` saw, once."
+  @doc "Returns all that `left/2` saw, each process once."
   def union(left) do
     (List.wrap(left.cgroup) ++ left.mark ++ left.file ++ left.known)
     |> Enum.uniq_by(&{&1.pid, &1.start})

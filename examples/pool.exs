@@ -1,19 +1,20 @@
-# A pool written by hand: programs that answer a line for each line, and an application that ends them all in time.
+# A pool written by hand. Its programs answer each line with a line. The application ends them all
+# in time.
 #
 #     mix run --no-halt examples/pool.exs
 #
-# `kill -TERM` to the VM stops the application in order, `kill -KILL` does not: nothing is left of either.
-# guides/pools.md says what is called when.
+# `kill -TERM` to the VM stops the application in order, `kill -KILL` does not. In both cases
+# nothing is left. guides/pools.md shows the order of the calls.
 
 defmodule MyApp.Pool do
   use GenServer
 
-  # Each with a child in a session of its own, as programs have them that start servers or browsers.
+  # Each has a child in a session of its own, like programs that start servers or browsers.
   @program "setsid sleep 1000 & while read -r line; do echo \"did $line\"; done"
 
   def start_link(size), do: GenServer.start_link(__MODULE__, size, name: __MODULE__)
 
-  @doc "Has a line answered by whichever program is free."
+  @doc "Gets a line answered by a program that is free."
   def ask(line), do: GenServer.call(__MODULE__, {:ask, line}, :infinity)
 
   def workers, do: GenServer.call(__MODULE__, :workers)
@@ -24,7 +25,8 @@ defmodule MyApp.Pool do
     {:ok, Enum.reduce(1..size, %{free: [], busy: %{}, queue: :queue.new()}, &add/2)}
   end
 
-  # The group closes while stop_all/2 runs: there is nothing to put back then, and nothing to crash about.
+  # The group is closed while stop_all/2 runs. Then the pool starts no replacement, and does not
+  # crash either.
   defp add(_slot, state) do
     case Leash.Worker.start_link(worker()) do
       {:ok, worker} -> free(worker, state)
@@ -86,7 +88,7 @@ defmodule MyApp do
   def start(_type, _arguments),
     do: Supervisor.start_link([{MyApp.Pool, 4}], strategy: :one_for_one)
 
-  # Before the supervision tree ends, so that the pool still answers meanwhile.
+  # Called before the supervision tree ends, so that the pool still answers meanwhile.
   @impl true
   def prep_stop(state) do
     case Leash.stop_all(MyApp.Pool, deadline: 3_000) do
@@ -102,7 +104,8 @@ defmodule MyApp do
   end
 end
 
-# What mix.exs makes of `def application`. :leash among the applications is what makes it start first and stop last.
+# The result that mix.exs makes of `def application`. Because :leash is among the applications, it
+# starts first and stops last.
 :ok =
   :application.load(
     {:application, :my_app,

@@ -1,13 +1,15 @@
-# A process that owns a port, as there are many, and the one line that puts its program on a leash.
+# A common process that owns a port, and the one line that puts its program on a leash.
 #
 #     mix run --no-halt examples/port_owner.exs
 #
-# `kill -KILL` to the VM: with the first of the two lines the program and its child stay, with the second they do not.
+# After `kill -KILL` to the VM, the program and its child stay with the first of the two lines.
+# With the second they do not.
 
 defmodule MyApp.Calculator do
   use GenServer
 
-  # Like many programs it goes on at the end of its input, and has a child in a session of its own.
+  # Like many programs, it goes on after the end of its input, and has a child in a session of its
+  # own.
   @args [
     "-c",
     "setsid sleep 1000 & echo pids $$ $!; while :; do read -r line && echo \"did $line\" || sleep 1; done"
@@ -32,7 +34,7 @@ defmodule MyApp.Calculator do
     end
   end
 
-  # From here on nothing has changed.
+  # The rest is the same for both lines.
 
   @impl true
   def handle_call({:ask, line}, from, %{asked: nil} = state) do

@@ -4,25 +4,29 @@ defmodule Leash do
 
       {Leash.Worker, command: "python3", args: ["-u", "worker.py"], name: MyApp.Embedder}
 
-  Operating system processes that a VM starts stay when it is killed: they hold ports, GPUs and
-  files, and write stale output. Leash starts them tagged with the run they belong to, ends them and
-  everything they started on every path on which the run can end, and at the next start ends what a
-  crashed run left behind, without touching a process that is not its own.
+  If a VM is killed, then the operating system processes that it started live on. They hold ports,
+  GPUs and files, and write stale output.
+
+  Leash tags each program with the run that it belongs to. It makes sure that the programs, and
+  everything they start, are gone when your app is: on stop, on a crash, on `kill -9`. The next
+  start ends what a crashed run left behind. Leash does not touch a process that is not its own.
 
     * `Leash.Worker` - a supervised program
-    * `cmd/3` - a command and what it wrote; `stream!/3` - the same, part by part
-    * `open_port/3` - a port like any other, whose program ends with it
-    * `attach/2` - a process that somebody else started, ended with its owner
-    * `list/1`, `info/1`, `tree/1` - the workers, with what their trees consist of and use
-    * `Leash.OSProcess` - looking at, signalling and monitoring any process by identity instead of pid
-    * `stop_all/2` - every worker of a group ended in parallel, for the shutdown of a pool
+    * `cmd/3` - a command and its output; `stream!/3` - the same, part by part
+    * `open_port/3` - a port like any other; its program ends with the port
+    * `attach/2` - a process that Leash did not start, ended with its owner
+    * `list/1`, `info/1`, `tree/1` - the workers, the processes of their trees, and what these use
+    * `Leash.OSProcess` - looks at, signals and monitors any process by identity instead of pid
+    * `stop_all/2` - ends every worker of a group in parallel, to shut down a pool
     * `Leash.Cluster` - the workers, a sweep or the end of a group on every node
     * `:leash` - the same from Erlang, with charlists, proplists and maps
-    * `Leash.Telemetry` - events, where the host has `:telemetry`; `Leash.Logger` writes them to the log for those who ask
-    * `Leash.Operator` - the command `leash`, for operators; also `mix leash.ps`, `mix leash.stop` …
+    * `Leash.Telemetry` - events, if the host has `:telemetry`; `Leash.Logger` writes them to the
+      log
+    * `Leash.Operator` - the command `leash`, for operators; also `mix leash.ps`, `mix leash.stop`
+      …
     * `adopt/2`, `detached/0` - workers that outlive their VM on purpose
-    * `sweep/1` - what crashed runs left; called at application start
-    * `Leash.RunId` - the ids that runs are known by
+    * `sweep/1` - ends what crashed runs left; called at application start
+    * `Leash.RunId` - the ids of runs
 
   ## Configuration
 
@@ -36,7 +40,9 @@ defmodule Leash do
   alias Leash.Command.Collect
 
   @doc """
-  This run's id. Raises while the `:leash` application is stopped.
+  The id of this run.
+
+  Raises while the `:leash` application is stopped.
   """
   @spec run_id() :: RunId.t()
   def run_id, do: Run.current!().id
@@ -44,20 +50,24 @@ defmodule Leash do
   @typedoc """
   The name of a group of workers; not `nil` and not `:all`.
 
-  An atom such as the pool's module, a string where names come from outside, a tuple for one of many (`{MyApp.Pool, 3}`).
+  Use an atom such as the pool's module, or a string if names come from outside. A tuple names one
+  of many pools: `{MyApp.Pool, 3}`.
   """
   @type group :: atom() | String.t() | tuple()
 
   @typedoc """
-  What became of one worker in `stop_all/2`.
+  The outcome of `stop_all/2` for one worker.
 
-  `:pid` is the process that held it, `:os_pid` its program where that was known. The `:result`:
+  `:pid` is the process that held the worker. `:os_pid` is its program, if that is known. The
+  `:result` is one of:
 
     * `{:ok, %Leash.Exit{}}` - nothing of the tree is left, and this is how it ended
-    * `{:ok, :gone}` - nothing of the tree is left, and how it ended is not known here: of `open_port/3`, of a command
-      or stream, whose caller has the status, or the process of the worker was killed or did not answer
-    * `{:error, %{survivors: list}}` - these processes could not be ended, see `t:Leash.Worker.survivor/0`; with an empty list nobody was found,
-      but not everybody could be looked at
+    * `{:ok, :gone}` - nothing of the tree is left, and this call does not know how it ended. That
+      holds for `open_port/3`, and for commands and streams, where the caller has the status. It
+      also holds if the worker's process was killed or did not answer
+    * `{:error, %{survivors: list}}` - Leash could not end these processes, see
+      `t:Leash.Worker.survivor/0`. An empty list means that none was found, but that not every
+      process could be looked at
   """
   @type stopped :: %{
           worker: pos_integer(),
@@ -76,16 +86,17 @@ defmodule Leash do
   @type stream_option :: unquote(Leash.Schema.typespec(Command.Options.stream()))
 
   @doc """
-  Runs a command to its end and returns what it wrote and its exit status: `System.cmd/3` on a leash.
+  Runs a command to its end and returns its output and exit status: `System.cmd/3` on a leash.
 
       iex> Leash.cmd("echo", ["hello"])
       {"hello\\n", 0}
 
-  It is over when its output has ended, as with `System.cmd/3`: a background process that still holds stdout is
-  waited for. Then, or when `:timeout` or `:max_output` says so, everything that it started is ended, and the call
-  returns when nothing of that is left. The same happens when the caller is killed in the middle, and when the VM is.
+  As with `System.cmd/3`, the command is over when its output ends. The call waits for a
+  background process that still holds stdout. At the end of the output, or at `:timeout` or
+  `:max_output`, Leash ends everything that the command started. The call returns when nothing of
+  that is left. The same happens if the caller or the VM is killed meanwhile.
 
-  What becomes of a background process:
+  Background processes end as follows:
 
   | | `System.cmd/3` | `Leash.cmd/3`, the streams |
   |---|---|---|
@@ -93,13 +104,14 @@ defmodule Leash do
   | `sh -c 'x > /dev/null 2>&1 &'` | leaves x behind | ends x |
   | `git gc --auto`, `pg_ctl start` (daemons) | leaves them behind | ends them |
 
-  With `on_exit: :keep` what is left goes on when the command has exited by itself; see `guides/commands.md` for that, and for what
-  corresponds to the options of other calls.
+  With `on_exit: :keep`, background processes go on after the command exits by itself. See
+  `guides/commands.md` for that, and for the counterparts of other calls' options.
 
-  Other differences: a command that a signal ended has 128 and the signal's number as its status on every system, and
-  `:timeout` and `:max_output` return what was written until then.
+  There are two other differences. If a signal ends a command, then its status is 128 plus the
+  signal's number on every system. `:timeout` and `:max_output` return the output written until
+  then.
 
-  A status that has come is what is returned, whatever follows:
+  If a status has arrived, then the call returns it, whatever follows:
 
   | what happens | what is returned |
   |---|---|
@@ -109,23 +121,24 @@ defmodule Leash do
   | its shim is killed, and it ends with that | 137, as for SIGKILL |
   | the same after its exit | its status |
 
-  What could not be ended, and an end that was not seen, are a warning in the log; the former is an event of `Leash.Telemetry`
-  as well, `[:leash, :worker, :survivors]`.
+  Leash logs a warning if it could not end a process, or did not see how the command ended. The
+  former is also an event of `Leash.Telemetry`: `[:leash, :worker, :survivors]`.
 
   ## Options
 
   #{Leash.Schema.docs(Command.Options.cmd())}
   ## Raises
 
-    * `ErlangError` with `:original` `:enoent`, `:eacces` - there is no such program; `:emfile`, `:eagain`, `:e2big` … - the
-      system refused
+    * `ErlangError` with `:original` `:enoent`, `:eacces` - there is no such program; `:emfile`,
+      `:eagain`, `:e2big` … - the system refused
     * `Leash.OptionsError` - an option is wrong; nothing was started
     * `ArgumentError` - the command or an argument is no binary, or the command has a NUL byte
-    * `RuntimeError` - the `:leash` application is not started, `stop_all/2` is ending the group, or the VM's working
-      directory was deleted
-    * what `:into` or the enumerable of `:input` raise; the tree is ended first
-    * `ErlangError` with `:original` `:no_warden`, `:shim_died` (the shim was killed before the command was executed),
-      `:too_many_workers`, `:no_pidfd` - as for `Leash.Worker`; nothing is left
+    * `RuntimeError` - the `:leash` application is not started, `stop_all/2` is ending the group,
+      or the VM's working directory was deleted
+    * any exception of `:into` or of the enumerable of `:input`; the tree is ended first
+    * `ErlangError` with `:original` `:no_warden`, `:shim_died` (the shim was killed before the
+      command was executed), `:too_many_workers`, `:no_pidfd` - as for `Leash.Worker`; nothing is
+      left
   """
   @spec cmd(String.t(), [binary()], [cmd_option()]) ::
           {Collectable.t() | {Collectable.t(), binary()}, 0..255 | :timeout | :max_output}
@@ -140,17 +153,19 @@ defmodule Leash do
       iex> Leash.stream!("sort", [], input: ["b\\n", "a\\n"]) |> Enum.join()
       "a\\nb\\n"
 
-  The command starts when the stream is run, and each run starts it anew. A consumer that takes its time holds the
-  command back: nothing is read before it is asked for. When the stream ends, is halted (`Enum.take/2`), its consumer raises
-  or is killed, everything that the command started is ended. What becomes of background processes
-  is in the table of `cmd/3`.
+  The command starts when the stream is run; each run starts it anew. A slow consumer holds the
+  command back: Leash reads nothing before the consumer asks for it.
 
-  The process that begins to read a stream has to go on with it: in another one it raises `RuntimeError`, and the command
-  is ended.
+  Leash ends everything that the command started when the stream ends or is halted
+  (`Enum.take/2`). The same happens if the consumer raises or is killed. The table of `cmd/3` says
+  how background processes end.
 
-  Raises `Leash.CommandError` at the end unless the exit status is 0, and what `cmd/3` raises. A stream that is
-  halted does not look at the status. What survives, and a shim that is killed, change no more than they do for `cmd/3`: the latter
-  is `{:signal, :sigkill}`.
+  The process that begins to read a stream must also finish it. If another process reads on, then
+  the stream raises `RuntimeError` and Leash ends the command.
+
+  Unless the exit status is 0, the stream raises `Leash.CommandError` at its end. It also raises
+  what `cmd/3` raises. A halted stream does not look at the status. Survivors and a killed shim
+  have the same effect as for `cmd/3`; a killed shim counts as `{:signal, :sigkill}`.
 
   ## Options
 
@@ -176,13 +191,15 @@ defmodule Leash do
   @type port_option :: unquote(Leash.OpenPort.Options.typespec())
 
   @doc """
-  Opens a port whose program, with everything that it starts, ends with the port: `Port.open/2` on a leash.
+  Opens a port whose program, with everything that it starts, ends with the port: `Port.open/2` on
+  a leash.
 
       port = Leash.open_port("python3", ["-u", "worker.py"], [:binary, :exit_status, packet: 4])
       Port.command(port, "request")
 
-  It is a port like any other: the calling process owns it, `Port.command/2`, `Port.connect/2`, `Port.info/1` and
-  `Port.monitor/1` work, and its messages are those of `Port.open/2`. What ends the tree:
+  The port is like any other. The calling process owns it. `Port.command/2`, `Port.connect/2`,
+  `Port.info/1` and `Port.monitor/1` work, and its messages are those of `Port.open/2`. This ends
+  the tree:
 
   | what happens | what ends the tree |
   |---|---|
@@ -193,38 +210,43 @@ defmodule Leash do
   | the `:leash` application stops | the ladder, bounded by `:stop_timeout` |
   | the shim is killed | SIGKILL to everything that carries the tree's tag |
 
-  This holds, too, while data wait in the port's queue, which keep a bare port's program alive. `Port.close/1` does not wait
-  until the tree is gone; `list/0` shows the tree until then.
+  This also holds while data wait in the port's queue, which keep a bare port's program alive.
+  `Port.close/1` does not wait until the tree is gone; `list/0` shows the tree until then.
 
-  The program is looked for in `PATH`, or from the VM's current directory. Differences to a bare port:
+  Leash looks for the program in `PATH`, or from the VM's current directory. The port differs from
+  a bare port in these points:
 
-    * with `:exit_status` the owner gets the status when the program's children are gone as well, so exactly once also
-      where one of them would have kept stdout open for ever; `Port.info(port, :os_pid)` and `:name` are the shim's
-    * a program that cannot be executed although it is there (a missing interpreter) has status 126 or 127 and
-      a line on the VM's stderr, instead of the error number as status
-    * a program that closes its stdin while it lives causes no `:epipe`, because the shim keeps the pipe
-      open; what is written then stays in the pipe. One that closes its stdout is seen as usual, except
-      with `:in`, where the shim keeps stdout
-    * none for `System.halt/1`, which waits for ever while a program does not read what is in its port's queue. No code
-      runs in the VM then, so nothing ends that program before the VM; `System.stop/1` ends both
-    * an empty value in `:env` is an empty variable, where a bare port unsets it; `nil` and `false` unset
-    * a port that closes at the end of stdout (neither `:exit_status` nor `:eof` is given) ends the program, too
+    * With `:exit_status`, the owner gets the status after the program's children are gone as
+      well. So it gets the status exactly once, even if a child would have kept stdout open for
+      ever. `Port.info(port, :os_pid)` and `:name` are those of the shim
+    * If a program is there but cannot be executed (a missing interpreter), then the status is 126
+      or 127, with a line on the VM's stderr. A bare port has the error number as status
+    * A program that closes its stdin while it lives causes no `:epipe`, because the shim keeps
+      the pipe open. Data written after that stay in the pipe. A closed stdout is seen as usual,
+      except with `:in`, where the shim keeps stdout
+    * `System.halt/1` is as with a bare port: it waits for ever while a program does not read what
+      is in its port's queue. No code runs in the VM then, so nothing ends that program before the
+      VM. `System.stop/1` ends both
+    * An empty value in `:env` is an empty variable, where a bare port unsets it; `nil` and
+      `false` unset
+    * If a port has neither `:exit_status` nor `:eof`, then it closes at the end of stdout. That
+      ends the program, too
 
   ## Options
 
-  Those of `Port.open/2` for programs except `:nouse_stdio`, and `:stop`, `:linger`, `:limits`, `:mark`, `:run_id_flag` and
-  `:group` of `Leash.Worker`.
+  The options are those of `Port.open/2` for programs, except `:nouse_stdio`. In addition, there
+  are `:stop`, `:linger`, `:limits`, `:mark`, `:run_id_flag` and `:group` of `Leash.Worker`.
 
   #{Leash.OpenPort.Options.docs()}
   ## Raises
 
-    * `ErlangError` with `:original` `:enoent`, `:eacces` - there is no such program, or it cannot be one; `:emfile`,
-      `:eagain`, `:system_limit` … - the system refused
+    * `ErlangError` with `:original` `:enoent`, `:eacces` - there is no such program, or it cannot
+      be one; `:emfile`, `:eagain`, `:system_limit` … - the system refused
     * `Leash.OptionsError` - command, arguments or an option are wrong
-    * `RuntimeError` - the `:leash` application is not started, `stop_all/2` is ending the group, or the VM's working
-      directory was deleted
+    * `RuntimeError` - the `:leash` application is not started, `stop_all/2` is ending the group,
+      or the VM's working directory was deleted
 
-  Nothing was started then.
+  If it raises, then nothing was started.
   """
   @spec open_port(String.t(), [binary()], [port_option()]) :: port()
   def open_port(command, args \\ [], port_options \\ []),
@@ -234,7 +256,9 @@ defmodule Leash do
   @type attach_option :: unquote(Leash.Schema.typespec(Leash.Attachment.schema()))
 
   @doc """
-  Ties an OS process that somebody else started to an owner: it ends, with everything below it, when its owner ends, or the VM.
+  Ties an OS process that Leash did not start to an owner.
+
+  The process, with everything below it, ends when its owner or the VM ends.
 
       port = Port.open({:spawn_executable, "/usr/bin/python3"}, args: ["-u", "worker.py"])
       {:ok, attachment} = Leash.attach(port, group: :workers)
@@ -242,73 +266,99 @@ defmodule Leash do
       {:ok, server} = Leash.OSProcess.identify(pid_from_a_file)
       {:ok, attachment} = Leash.attach(server, owner: :application, stop: [sigint: 5_000])
 
-  The target is a handle of `Leash.OSProcess`, a number (whoever has it at the call), or a port, whose program is meant; take a handle where time passes between
-  learning the number and using it. The port itself stays its owner's.
+  The target is a handle of `Leash.OSProcess`, a pid, or a port. A pid is resolved when the
+  function is called. If time passes between learning the pid and using it, then take a handle. A
+  port stands for its program; the port itself stays with its owner.
 
-  The process that is returned stands for it, as a `Leash.Worker` does for a program, and is not linked: `Leash.Worker.stop/2` ends the tree,
-  `Leash.Worker.info/1` and `os_pid/1` describe it, `list/0` lists it, `stop_all/2` ends it with its group. It exits with `:normal` when the
-  process ends by itself or is stopped. What ends the tree:
+  The returned process stands for the target, as a `Leash.Worker` does for a program. It is not
+  linked. `Leash.Worker.stop/2` ends the tree, `Leash.Worker.info/1` and `os_pid/1` describe it.
+  `list/0` lists it, and `stop_all/2` ends it with its group. The returned process exits with
+  `:normal` when the target ends by itself or is stopped. This ends the tree:
 
   | what happens | what ends the tree |
   |---|---|
   | `Leash.Worker.stop/2`, `stop_all/2`, the owner exits with `:normal` or `:shutdown`, an owner outside of the VM ends | the ladder of `:stop`, then SIGKILL |
   | the owner crashes or is killed; the returned process is killed | the same; with `on_crash: :kill` SIGKILL at once |
-  | it ends by itself | what it started gets `:linger` milliseconds, then the ladder |
+  | the target ends by itself | what it started gets `:linger` milliseconds, then the ladder |
   | the VM ends in any way, SIGKILL included | the ladder, by the shim |
   | the `:leash` application stops | the ladder, bounded by `:stop_timeout` |
   | the shim is killed | SIGKILL to everything that carries the tree's mark; `:shim_died` |
   | VM and shim are killed together | SIGKILL by the run's warden; if that was killed too, the sweep of the next start |
 
-  ## Who is covered
+  ## Covered processes
 
-  A shim of its own marks the process and everybody below it; whatever they start inherits the mark, also daemons and other sessions. Who had left the tree *before*
-  is not covered, and is never signalled. `Leash.Worker.info(attachment).not_covered` names, as `%{pid: pid, command: command, why: why}`, whom the
-  call could tell: `:escaped` is in a session or process group of the tree without being below it, `:unmarked` is below it and could not be marked
-  (a set-user-id program), so that it is ended only as long as it is below. A daemon that had made a session of its own cannot be told from anybody
-  else's. Nobody is stopped while he is marked; what is started in that moment by somebody who ends in it may be missed as well.
+  The attachment has a shim of its own. The shim marks the target and every process below it.
+  Whatever they start inherits the mark, including daemons and processes in other sessions.
 
-  How the process ended only its parent learns: `status` and `signal` of its `Leash.Exit` are `nil`. Nobody but the parent can reap it either.
+  Processes that left the tree before `attach/2` are not covered, and are never signalled.
+  `Leash.Worker.info(attachment).not_covered` lists those that the call could identify, as
+  `%{pid: pid, command: command, why: why}`:
+
+    * `:escaped` - the process is in a session or process group of the tree, but not below it
+    * `:unmarked` - the process is below the tree and could not be marked (a set-user-id program).
+      It is ended only while it is below the tree
+
+  A daemon that made a session of its own before the call looks like any other daemon. The call
+  stops no process while it sets marks. So it may miss a process that starts in that moment, if
+  its parent ends in the same moment.
+
+  Only its parent learns how the target ended, and only its parent can reap it. So `status` and
+  `signal` of its `Leash.Exit` are `nil`.
 
   ## Options
 
   #{Leash.Schema.docs(Leash.Attachment.schema())}
   ## Errors
 
-  Nothing was changed then.
+  If it returns an error, then it has changed nothing.
 
     * `%Leash.OptionsError{}` - target or option are wrong
-    * `:noproc` - the owner has ended already, or ended meanwhile
-    * `:esrch`, `:reused` - the process has ended, or its number is another's by now
-    * `:eperm` - it may not be signalled, or not be marked: another user's, a set-user-id program, and for root without `CAP_SYS_RESOURCE` whatever is not root's
-    * `{:refused, why}` - `:vm`, `:ancestor`, `:kernel_thread` or `:pid_1` as for `Leash.OSProcess.signal/2` (the VM's fork server counts as an
-      ancestor); `:marked`: it belongs to a run already, as a program of `Leash.Worker` or of `open_port/3` does, and so has its shim;
-      `:no_depth`: inside eight runs no mark is left
-    * `{:owner, reason}` - the owner outside of the VM cannot be watched, reasons of `Leash.OSProcess`
+    * `:noproc` - the owner had ended before the call, or ended during it
+    * `:esrch`, `:reused` - the process has ended, or its pid belongs to another process now
+    * `:eperm` - this user may not signal or mark the process: it is another user's, or a
+      set-user-id program. For root without `CAP_SYS_RESOURCE`, this holds for every process that
+      is not root's
+    * `{:refused, why}` - `:vm`, `:ancestor`, `:kernel_thread` or `:pid_1` as for
+      `Leash.OSProcess.signal/2`. The VM's fork server counts as an ancestor
+    * `{:refused, :marked}` - the process already belongs to a run, as the programs of
+      `Leash.Worker` and `open_port/3` and their shims do
+    * `{:refused, :no_depth}` - no mark is left inside eight runs
+    * `{:owner, reason}` - the owner outside of the VM cannot be watched, reasons of
+      `Leash.OSProcess`
     * `:unknown`, `:no_proc`, `:emfile`, `:enfile` - as for `Leash.OSProcess`
-    * `:not_running`, `:stopping`, `:too_many_workers`, `:no_warden`, `{:shim, reason}`, `:start_timeout`, `:shim_died`, `{:already_started, pid}` - as for `Leash.Worker`
+    * `:not_running`, `:stopping`, `:too_many_workers`, `:no_warden`, `{:shim, reason}`,
+      `:start_timeout`, `:shim_died`, `{:already_started, pid}` - as for `Leash.Worker`
   """
   @spec attach(Leash.OSProcess.target() | port(), [attach_option()] | map()) ::
           {:ok, pid()} | {:error, term()}
   def attach(target, options \\ []), do: Leash.Attachment.start(target, options)
 
   @typedoc """
-  How the previous life of a worker with this name ended, in this VM: `:exit` is nil where nobody saw it (its process was killed),
-  `:reason` what its process exited with.
+  The end of the previous worker with this name, in this VM.
+
+  `:exit` is nil if the end was not seen, because the worker's process was killed. `:reason` is
+  the exit reason of that process.
   """
   @type last_exit :: %{exit: Leash.Exit.t() | nil, reason: term(), at: DateTime.t()}
 
   @typedoc """
-  A worker as `list/1` and `info/1` have it.
+  A worker as `list/1` and `info/1` return it.
 
-    * `:run_id`, `:worker` - this run, and the number in it
-    * `:kind` - `:worker`, `:command` (of `cmd/3` and the streams), `:port`, `:attachment`, or `:adopted`
-    * `:pid` - the process that holds it. That of a `:command` is its caller, which takes no call of `Leash.Worker`; `:name` what that is registered as, `:label` what it is called in logs, `:group`
+    * `:run_id`, `:worker` - this run, and the worker's number in it
+    * `:kind` - `:worker`, `:command` (of `cmd/3` and the streams), `:port`, `:attachment`, or
+      `:adopted`
+    * `:pid` - the process that holds the worker. For a `:command` it is the caller, which takes
+      no call of `Leash.Worker`
+    * `:name` - the registered name of that process; `:label` - the worker's name in logs;
+      `:group`
     * `:os_pid` - its program, `:shim_pid` - the shim above it
     * `:tree` - `:alive` or `:ending`
     * `:age` - milliseconds since it was started
-    * `:processes` - how many processes its tree has. The shim is not counted, nor zombies, nor who lost its mark (see README)
-    * `:rss` - bytes of memory that they have in RAM; what several of them share counts for each of them
-    * `:cpu` - milliseconds of CPU time that they used, with children that have ended and were waited for by them
+    * `:processes` - the number of processes in its tree. It does not count the shim, zombies, or
+      processes that lost their mark (see README)
+    * `:rss` - bytes of memory that they have in RAM; shared memory counts once for each process
+    * `:cpu` - milliseconds of CPU time that they used, including children that ended and that
+      they waited for
     * `:last_exit` - see `t:last_exit/0`; nil for a first life, and for workers without a name
   """
   @type listed :: %{
@@ -330,8 +380,11 @@ defmodule Leash do
         }
 
   @typedoc """
-  A process of a worker's tree: bytes of memory (`:rss`), milliseconds of CPU time (`:cpu`) and of age. `:parent` is another
-  process of the tree, the shim, or whoever took it in; `:state` is the letter of proc_pid_stat(5).
+  A process of a worker's tree.
+
+  `:rss` is bytes of memory, `:cpu` milliseconds of CPU time, `:age` milliseconds. `:parent` is
+  another process of the tree, the shim, or the process that adopted it. `:state` is the letter of
+  proc_pid_stat(5).
   """
   @type os_member :: %{
           os_pid: pos_integer(),
@@ -346,25 +399,28 @@ defmodule Leash do
   @doc """
   The workers of this run, by number, see `t:listed/0`.
 
-  A worker is listed until its tree is gone, also when its process is not there any
-  more. Of `open_port/3` the `:pid` is the process that watches the port, the label the program's name, and `:os_pid`
-  is not known: nil. `:processes`, `:rss` and `:cpu` are nil where `/proc` cannot be read.
+  A worker is listed until its tree is gone, even if its process is gone already. For
+  `open_port/3`, `:pid` is the process that watches the port, `:label` is the program's name, and
+  `:os_pid` is nil, because it is not known. If `/proc` cannot be read, then `:processes`, `:rss`
+  and `:cpu` are nil.
 
-  One look at the process table for all of them, outside of the schedulers: for 1,000 workers with 5,000 processes it takes less than 50 ms.
+  The call looks at the process table once for all workers, outside of the schedulers. For 1,000
+  workers with 5,000 processes it takes less than 50 ms.
 
   ## Options
 
   #{Leash.Schema.docs(Leash.Listing.schema())}
-  Raises `Leash.OptionsError` when an option is wrong.
+  Raises `Leash.OptionsError` if an option is wrong.
   """
   @spec list(vitals: boolean()) :: [listed()]
   def list(options \\ []), do: Leash.Listing.list(options)
 
   @doc """
-  One worker, by its process, its registered name or its number: as in `list/1`, and the processes of its tree as `:members`.
+  Returns one worker as in `list/1`, with the processes of its tree as `:members`.
 
-  nil where there is no such worker (any more). Asks the process table and not the worker, so that it answers for a worker whose process
-  does not. `:members` is nil where `/proc` cannot be read.
+  The argument is the worker's process, its registered name or its number. If there is no such
+  worker (any more), then the call returns nil. It asks the process table and not the worker, so a
+  worker that hangs does not block it. If `/proc` cannot be read, then `:members` is nil.
   """
   @spec info(pid() | GenServer.name() | pos_integer()) ::
           %{
@@ -376,7 +432,7 @@ defmodule Leash do
   def info(worker), do: Leash.Listing.info(worker)
 
   @doc """
-  Workers with all of their processes, drawn as a tree: `IO.puts(Leash.tree())`.
+  Draws workers with all of their processes as a tree: `IO.puts(Leash.tree())`.
 
       s59m65f  owner 4242, 1 worker, 3 processes, 31M
       └─ worker 1 MyApp.Embedder in :pool [3 processes, 31M, cpu 0.41s, 5m02s]
@@ -384,51 +440,65 @@ defmodule Leash do
             ├─ 4251 S [3M, cpu 0.01s, 5m01s] python3 -u embedder.py
             └─ 4252 S [4M, cpu 0.01s, 5m01s] python3 -u embedder.py
 
-  `which` is `:all`, a group, or a worker's process, name or number. Each process has number, state, memory, CPU time, age and command; beyond
-  500 processes the command's name alone, because command lines cost as much as all the rest. Control characters in what
-  others wrote are replaced.
+  `which` is `:all`, a group, or a worker's process, name or number. Each process has its pid,
+  state, memory, CPU time, age and command. Beyond 500 processes it has only the command's name,
+  because command lines cost as much as all the rest. Control characters in names and command
+  lines are replaced.
   """
   @spec tree(:all | group() | pid() | GenServer.name() | pos_integer()) :: String.t()
   def tree(which \\ :all), do: Leash.TreeView.draw(which)
 
   @doc """
-  Ends the workers of a group, or `:all`, in parallel and under one deadline, and returns when nothing of them is left.
+  Ends the workers of a group, or `:all`, in parallel and under one deadline.
+
+  Returns when nothing of them is left.
 
       def prep_stop(state) do
         with {:error, stopped} <- Leash.stop_all(MyApp.Pool, deadline: 8_000) do
-          for %{label: label, result: {:error, why}} <- stopped, do: Logger.error("\#{label}: \#{inspect(why)}")
+          for %{label: label, result: {:error, why}} <- stopped,
+              do: Logger.error("\#{label}: \#{inspect(why)}")
         end
 
         state
       end
 
-  Meant are the trees of `Leash.Worker`, `cmd/3`, `stream!/3`, `stream/3` and `open_port/3` that were started with `group:`, those
-  that are still starting, and those whose process is gone already. Each ends by its own `:stop`; what is left at the deadline
-  gets SIGKILL.
+  The call ends the trees of `Leash.Worker`, `cmd/3`, `stream!/3`, `stream/3` and `open_port/3`
+  that were started with `group:`. It includes those that are still starting, and those whose
+  process is already gone. Each tree ends by its own `:stop`; at the deadline, what is left gets
+  SIGKILL.
 
-  `{:ok, stopped}` means that nothing is left of any of them, also when there were none or the `:leash` application is not started;
-  `{:error, stopped}` that something of at least one is, or that a port whose start is stuck may still come (no survivors). Both lists
-  hold one `t:stopped/0` per worker, by number. The call takes at most the deadline and some milliseconds for SIGKILL; four seconds more
-  where a shim or a process in the kernel is stuck.
+  `{:ok, stopped}` means that nothing is left of any worker. The call also returns it if there
+  were none, or if the `:leash` application is not started. `{:error, stopped}` means that
+  something of at least one worker is left. It can also mean that a port whose start is stuck may
+  still come (no survivors). Both lists hold one `t:stopped/0` per worker, by number.
 
-  What others see meanwhile:
+  The call takes at most the deadline and some milliseconds for SIGKILL. If a shim or a process in
+  the kernel is stuck, then it takes four seconds more.
 
-    * A start in the group is refused until the call returns: `{:error, :stopping}` from `Leash.Worker`, a `RuntimeError` from the
-      others; one under way fails the same way, and one that is stuck a second after the deadline with `:killed`. So a supervisor
-      cannot put back what is being ended. `:all` refuses every start
-    * A Worker exits with `:normal`, as by `Leash.Worker.stop/2`: a `:transient` one is not restarted. The supervisor of a
-      `:permanent` one tries, fails, and by its `max_restarts` may end itself; and tries with success where the call is already over. Stop that
-      supervisor instead (which ends its workers in parallel, too), or first
-    * `cmd/3` returns what was written until then, and the status of a signal; `stream!/3` raises `Leash.CommandError`; a port
-      closes as when its program ends
+  Other processes see this meanwhile:
 
-  Any number of callers may ask at the same time, any of them may own the workers, and one that is killed leaves nothing half
-  done. A Worker process that does not answer (suspended) does not matter: its shim is told directly, after half a second.
+    * A start in the group is refused until the call returns. `Leash.Worker` returns
+      `{:error, :stopping}`, the others raise a `RuntimeError`. So a supervisor cannot restart
+      what the call ends. `:all` refuses every start
+    * A start under way fails the same way. If it is stuck a second after the deadline, then it
+      fails with `:killed`
+    * A Worker exits with `:normal`, as by `Leash.Worker.stop/2`. So a `:transient` one is not
+      restarted
+    * The supervisor of a `:permanent` Worker tries a restart and fails, and by its `max_restarts`
+      may end itself. If the call is already over, then the restart succeeds. Stop that supervisor
+      instead (it ends its workers in parallel, too), or stop it first
+    * `cmd/3` returns the output written until then, and the status of a signal; `stream!/3`
+      raises `Leash.CommandError`
+    * A port closes as it does when its program ends
+
+  Any number of callers may ask at the same time, and any of them may own the workers. If a caller
+  is killed, then it leaves nothing half done. A Worker process that does not answer (suspended)
+  does not matter: after half a second, the call tells its shim directly.
 
   ## Options
 
   #{Leash.Schema.docs(StopAll.schema())}
-  Raises `Leash.OptionsError` when group or option are wrong; nothing was signalled then.
+  Raises `Leash.OptionsError` if group or option are wrong; nothing was signalled then.
 
   `guides/pools.md` says when a pool should call this, and when it need not.
   """
@@ -444,11 +514,13 @@ defmodule Leash do
       #=> true
       Leash.Worker.stop(worker)
 
-  `name` is what it was started with, or the text of that: `"MyApp.Embedder"`. The process that is returned answers what a
-  `Leash.Worker` does and is linked to nobody. It ends when the tree has ended; when it ends for another reason, the tree goes
-  on and can be adopted again. `Leash.Worker.stop/2` ends the tree by the ladder it was started with, `stop_all/2` does too.
+  `name` is the name that the worker was started with, or its text: `"MyApp.Embedder"`. The
+  returned process answers as a `Leash.Worker` does. It has no links. It ends when the tree has
+  ended. If it ends for another reason, then the tree goes on and can be adopted again.
+  `Leash.Worker.stop/2` and `stop_all/2` end the tree by the ladder that it was started with.
 
-  Of a tree that somebody else's child is, only the end can be seen: `Leash.Exit` has neither status nor signal.
+  Only a parent can see how a process ends. An adopted tree has another parent, so its
+  `Leash.Exit` has neither status nor signal.
 
   ## Options
 
@@ -457,9 +529,10 @@ defmodule Leash do
 
     * `:not_found` - no such tree of this user lives in this pid namespace
     * `{:already_started, pid}` - this VM has it already: that process
-    * `{:ambiguous, os_pids}` - several of that name live
-    * `{:detached_elsewhere, map}` - the VM that started it lives (`:owner_pid`) and is not this one
-    * `:stopping` - it is being ended, or `stop_all/2` is ending the group
+    * `{:ambiguous, os_pids}` - several trees of that name live
+    * `{:detached_elsewhere, map}` - the VM that started it lives (`:owner_pid`) and is not this
+      one
+    * `:stopping` - it is ending, or `stop_all/2` is ending the group
     * `%Leash.OptionsError{}` - name or option are wrong
     * `:not_running` - the `:leash` application is not started
     * `:no_proc`, `:incomplete` - `/proc` cannot be read
@@ -469,11 +542,14 @@ defmodule Leash do
   def adopt(name, options \\ []), do: Leash.Adopted.adopt(name, options)
 
   @doc """
-  The detached workers of this user that live, whoever started them.
+  The living detached workers of this user, whichever VM started them.
 
-  `:name` is the text that `adopt/2` takes, `:os_pid` the program (`nil` in the moment of its end), `:owner_pid` the VM that started it
-  and `:owner_alive?` whether that lives, `nil` where that cannot be told. The list is empty, too, where `/proc` cannot be read.
-  Works while the `:leash` application is stopped.
+  `:name` is the text that `adopt/2` takes. `:os_pid` is the program, `nil` in the moment of its
+  end. `:owner_pid` is the VM that started it. `:owner_alive?` says whether that VM lives, and is
+  `nil` if that cannot be told.
+
+  If `/proc` cannot be read, then the list is empty, too. Works while the `:leash` application is
+  stopped.
   """
   @spec detached() :: [
           %{
@@ -489,10 +565,10 @@ defmodule Leash do
   def detached, do: Detached.list()
 
   @doc """
-  Ends what crashed runs of this user left behind, and says what it saw.
+  Ends what crashed runs of this user left behind, and reports it.
 
-  Called at application start with the options of `config :leash, sweep: […]`. See `Leash.Sweep` for
-  the result and for how a run is judged.
+  The application calls this at its start with the options of `config :leash, sweep: […]`. See
+  `Leash.Sweep` for the result and for the way a run is judged.
 
   ## Options
 
@@ -548,10 +624,17 @@ defmodule Leash do
   defp refused(report), do: {:ok, Sweep.from_report(report)}
 
   @doc """
-  What this machine gives: which carriers, pidfds, what of `/proc` can be seen, whether the run has a
-  record, whether `leash stop` can ask it (`:control`), and whether there is a process that starts shims and ends what is left
-  when VM and shims are killed at once (`:warden`; `{:error, :marks_unseen}`: it ends then what is below its own shims, and does
-  not find what the mark alone tells, such as a port's tree). Where something is missing Leash works at a lower level, and this is where it says so.
+  Returns what this machine supports.
+
+  The map says which carriers and pidfds there are, what of `/proc` can be seen, and whether the
+  run has a record. `:control` says whether `leash stop` can ask this run.
+
+  `:warden` says whether the run has a warden. A warden starts the shims. If VM and shims are
+  killed at once, then it ends what is left. `{:error, :marks_unseen}` means that the warden ends
+  only what is below its own shims. It does not find what the mark alone tells, such as a port's
+  tree.
+
+  If something is missing, then Leash works at a lower level; this map says so.
   """
   @spec capabilities() :: map()
   def capabilities do
@@ -574,7 +657,7 @@ defmodule Leash do
   defp configured_run_dir do
     case Leash.Config.load() do
       {:ok, config} -> config.run_dir
-      # The start will say what is wrong with it.
+      # The start of the application reports what is wrong with it.
       {:error, _wrong} -> ""
     end
   end

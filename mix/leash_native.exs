@@ -1,19 +1,21 @@
 defmodule Mix.Tasks.Compile.LeashNative do
   @moduledoc """
-  Builds the NIF, the shim and the command `leash` with cargo and installs them into the application's `priv`.
+  Builds the NIF, the shim and the command `leash` with cargo, and installs them into the
+  application's `priv`.
 
-  It is a Mix compiler, so `mix compile`, `mix test`, `mix release` and the compilation of Leash as a
-  dependency of another application run it.
+  The module is a Mix compiler. So `mix compile`, `mix test`, `mix release` and the compilation of
+  Leash as a dependency of another application run it.
 
-    * Sources that did not change since the last build are read and compared, which takes
-      milliseconds: cargo is not called.
-    * Cargo builds in `leash-cargo` below the build directory, shared by all Mix environments, or in
-      `CARGO_TARGET_DIR` where that is set.
-    * An artefact whose contents are as they were is left alone. Another one is written beside its
-      place and renamed: writing into a library that a running VM has mapped would crash that VM.
+    * Sources are read and compared, which takes milliseconds. If they did not change since the
+      last build, cargo is not called.
+    * Cargo builds in `leash-cargo` below the build directory, shared by all Mix environments, or
+      in `CARGO_TARGET_DIR` if that is set.
+    * An artefact with unchanged contents is left alone. A changed one is written beside its place
+      and renamed. A write into a library that a running VM has mapped would crash that VM.
 
-  `LEASH_PREBUILT=DIR` takes `DIR/leash_nif.so`, `DIR/leash-shim` and, where it is there, `DIR/leash` instead of calling cargo,
-  for machines without Rust. Nothing in the library needs the command; only `Leash.Operator` and the tasks `mix leash.*` run it.
+  `LEASH_PREBUILT=DIR` is for machines without Rust. It takes `DIR/leash_nif.so`, `DIR/leash-shim`
+  and, if it exists, `DIR/leash`, and does not call cargo. The library itself does not need the
+  command. Only `Leash.Operator` and the tasks `mix leash.*` run it.
   """
 
   use Mix.Task.Compiler
@@ -29,11 +31,11 @@ defmodule Mix.Tasks.Compile.LeashNative do
 
   @root Path.dirname(__DIR__)
 
-  # What changes the result of a build besides the sources.
+  # Variables that change the result of a build.
   @environment ~w(LEASH_PREBUILT CARGO_TARGET_DIR CARGO_BUILD_TARGET CARGO_BUILD_RUSTFLAGS
                   CARGO_ENCODED_RUSTFLAGS RUSTFLAGS RUSTUP_TOOLCHAIN)
 
-  @doc "The version in the workspace's `Cargo.toml` below `root`."
+  @doc "Returns the version in the workspace's `Cargo.toml` below `root`."
   @spec version(Path.t()) :: String.t()
   def version(root), do: cargo_toml(root, "version")
 
@@ -47,12 +49,12 @@ defmodule Mix.Tasks.Compile.LeashNative do
     else
       artefacts = if dir = prebuilt(), do: prebuilt_artefacts(dir), else: build()
       Enum.each(artefacts, fn {name, source} -> install(source, Path.join(priv(), name)) end)
-      # One of another build would be of another version.
+      # An artefact of another build would have another version.
       for name <- @artefacts -- Enum.map(artefacts, &elem(&1, 0)),
           do: File.rm(Path.join(priv(), name))
 
-      # The fingerprint is the one from before the build: a source that was saved meanwhile is built
-      # again next time.
+      # The fingerprint from before the build: a source that was saved meanwhile is built again
+      # next time.
       write_manifest({fingerprint, installed()})
       {:ok, []}
     end
@@ -66,7 +68,7 @@ defmodule Mix.Tasks.Compile.LeashNative do
     Enum.each([manifest() | Enum.map(@artefacts, &Path.join(priv(), &1))], &File.rm/1)
   end
 
-  @doc "Why this host cannot run Leash, as one sentence, or `nil`."
+  @doc "Returns why this host cannot run Leash, as one sentence, or `nil`."
   @spec host_problem({atom(), atom()}, String.t()) :: String.t() | nil
   def host_problem({:unix, :linux}, architecture) do
     unless architecture =~ ~r/^(x86_64|amd64|aarch64|arm64)/ or
@@ -81,7 +83,7 @@ defmodule Mix.Tasks.Compile.LeashNative do
       "container or a virtual machine."
   end
 
-  @doc "Why what `cargo --version` printed will not do, as one sentence, or `nil`."
+  @doc "Returns why this output of `cargo --version` will not do, as one sentence, or `nil`."
   @spec cargo_problem({String.t(), non_neg_integer()}, String.t()) :: String.t() | nil
   def cargo_problem({output, 0}, needed) do
     case Regex.run(~r/^cargo (\d+)\.(\d+)/m, output) do
@@ -156,7 +158,7 @@ defmodule Mix.Tasks.Compile.LeashNative do
 
     raise_if(cargo_problem(cargo_version(cargo), needed))
 
-    # In one call: what the two have in common is compiled once.
+    # In one call, which compiles only once what the two have in common.
     release = cargo_build(cargo, ~w(--release -p leash-nif -p leash-cli))
     shim = cargo_build(cargo, ~w(--profile shim -p leash-shim --features freestanding))
 
@@ -171,7 +173,7 @@ defmodule Mix.Tasks.Compile.LeashNative do
     System.cmd(cargo, ["--version"], cd: @root, stderr_to_stdout: true)
   end
 
-  # Diagnostics and progress go to stderr as ever.
+  # Diagnostics and progress go to stderr as usual.
   defp cargo_build(cargo, args) do
     args = ["build", "--message-format=json-render-diagnostics" | args]
 
@@ -184,8 +186,8 @@ defmodule Mix.Tasks.Compile.LeashNative do
     end
   end
 
-  # Cargo says itself where the artefact is: the place depends on its configuration as much as on the
-  # variables here.
+  # Cargo reports where the artefact is. The place depends on cargo's configuration as much as on
+  # the variables here.
   defp artefact(messages, pattern) do
     case Regex.scan(pattern, messages, capture: :all_but_first) do
       [] -> Mix.raise("cargo succeeded and named no artefact like #{inspect(pattern)}.")
@@ -200,8 +202,8 @@ defmodule Mix.Tasks.Compile.LeashNative do
     end
   end
 
-  # `_build` rather than `_build/ENV`, so that dev, test and prod share one build of the crates.
-  # MIX_BUILD_PATH is one directory for everything and its parent may be anybody's.
+  # `_build` and not `_build/ENV`, so that dev, test and prod share one build of the crates.
+  # MIX_BUILD_PATH is one directory for everything, and its parent may be any directory.
   defp build_root do
     path = Mix.Project.build_path()
     if System.get_env("MIX_BUILD_PATH") in [nil, ""], do: Path.dirname(path), else: path
@@ -226,7 +228,7 @@ defmodule Mix.Tasks.Compile.LeashNative do
   defp fingerprint do
     inputs = if dir = prebuilt(), do: Enum.map(@artefacts, &Path.join(dir, &1)), else: sources()
 
-    # The task itself: another version of it may build or install differently.
+    # The task itself, because another version of it may build or install differently.
     inputs = [__ENV__.file | inputs]
     {Enum.map(@environment, &System.get_env/1), Enum.map(inputs, &digest/1)}
   end
@@ -239,7 +241,7 @@ defmodule Mix.Tasks.Compile.LeashNative do
     |> Enum.sort()
   end
 
-  # Contents rather than times: File.stat/2 counts seconds, and a checkout changes them all.
+  # Contents and not times: File.stat/2 counts seconds, and a checkout changes them all.
   defp digest(path) do
     case File.read(path) do
       {:ok, contents} -> {path, :erlang.md5(contents)}
@@ -257,7 +259,7 @@ defmodule Mix.Tasks.Compile.LeashNative do
       _other -> nil
     end
   rescue
-    # A manifest that was cut off costs a call of cargo.
+    # A manifest that was cut off costs one call of cargo.
     ArgumentError -> nil
   end
 

@@ -1,5 +1,6 @@
-# A VM for trial.py, which has to be told where it is and lets it go on: `at NAME` on stdout, a line on stdin.
-# `uses` goes through what a program does with Leash, `hold` holds a worker, `idle` only starts the application.
+# A VM for trial.py. It reports where it is and waits to be let on: `at NAME` on stdout, a line on
+# stdin. `uses` goes through the calls of a program with Leash, `hold` holds a worker, and `idle`
+# only starts the application.
 
 at = fn name ->
   IO.puts("at #{name}")

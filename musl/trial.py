@@ -1,10 +1,11 @@
-"""Leash under a VM that is built against musl, judged from outside its chroot: by /proc, and by nothing that the VM says of itself.
+"""Leash under a VM that is built against musl. The trial judges it from outside its chroot, by
+/proc alone and by no report of the VM.
 
-trial.py ROOT, in a pid namespace of its own with ROOT's /dev, /proc and so on mounted (script/musl). Exits with 1 at the first thing
-that does not hold.
+Usage: trial.py ROOT, in a pid namespace of its own with ROOT's /dev, /proc and so on mounted
+(script/musl). It exits with 1 at the first rule that does not hold.
 
-Beside it live decoys: trees of the very words of the workers'. No signal may reach them.
-"""
+Decoys live beside the VM: trees with the very words of the workers' trees. No signal may reach
+them."""
 
 import os
 import select
@@ -22,12 +23,12 @@ ROOT = sys.argv[1]
 INSIDE = ["chroot", ROOT, "/bin/env", "-i", "PATH=/usr/bin:/bin", "HOME=/root", "LC_ALL=C.UTF-8"]
 GUEST = ["elixir", "--erl", "+sbwt none", "-pa", "/leash/ebin", "/trial/guest.exs"]
 LEASH = "/leash/priv/leash"
-# The numbers tell these from whatever else runs in the namespace.
+# These numbers tell the processes from all others in the namespace.
 TREE = "setsid sleep 86401 & sleep 86402 & wait"
 STUBBORN = f"trap '' TERM; {TREE}"
-# How long something may take that has no promise of its own; machines under load are slow.
+# The time limit of a step that promises none of its own. Loaded machines are slow.
 PATIENCE = 60.0
-# The README's word on the warden.
+# The time that the README promises for the warden.
 WARDEN_SECONDS = 2.0
 
 
@@ -42,7 +43,7 @@ def check(title, holds, seen=""):
 
 
 def until(title, condition, seconds=PATIENCE):
-    """Waits for a condition; how long that took."""
+    """Waits for a condition; returns how long that took."""
     began = time.monotonic()
     while not condition():
         if time.monotonic() - began > seconds:
@@ -58,7 +59,8 @@ def program(pid):
 
 
 def members():
-    """Who lives of any tree, workers' and decoys': the words are also among those of the shims and of the VMs."""
+    """Returns the living processes of all trees, the workers' and the decoys'. Shims and VMs have
+    the words in their arguments, too."""
     named = [pid for pid in pids() if b"8640" in b" ".join(cmdline(pid))]
     return living(pid for pid in named if program(pid) in (b"sh", b"setsid", b"sleep"))
 
@@ -128,7 +130,7 @@ class VM:
 
 
 def kill_at_once(these):
-    """None of them sees another one die."""
+    """Kills them so that none of them sees another one die."""
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for who in these:
             send(who, number)
@@ -177,7 +179,7 @@ def held(decoys):
 
 def all_killed(decoys):
     vm = held(decoys)
-    # The worker itself ends with its shim; what it started does not.
+    # The worker itself ends with its shim. The processes that it started do not.
     tree = sleepers(decoys.others())
     killed = [vm.identity, *vm.shims(), *vm.wardens()]
     check("VM, shim and warden live", len(killed) == 3, killed)

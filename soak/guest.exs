@@ -1,16 +1,18 @@
-# The VM that is watched: starts and stops programs in every way there is, or moves bytes through one, as its stdin says; see judge.py.
+# The VM that is watched. As its stdin says, it starts and stops programs in every way there is,
+# or moves bytes through one. See judge.py.
 
 defmodule Soak.Guest do
   @moduledoc false
 
-  # So many at once, and names from a fixed stock: what is new with each life would be growth of our own making.
+  # So many programs at once, with names from a fixed stock. A new name for each program would
+  # itself be growth.
   @loops 4
   @block 100_000
   @tick_ms 10
 
   def main do
     Process.flag(:trap_exit, true)
-    # Whoever is killed is reported, and here that is much of what happens.
+    # A killed program is logged, and here that would be much of the output.
     Logger.configure(level: :none)
     {:ok, _apps} = Application.ensure_all_started(:leash)
     serve()
@@ -42,7 +44,7 @@ defmodule Soak.Guest do
     say("done #{moved} #{took}")
   end
 
-  # Everything that is garbage goes first: what is left is kept by somebody.
+  # Garbage is collected first. A process or table keeps whatever is left.
   defp command(["sample"]) do
     for pid <- Process.list(), do: :erlang.garbage_collect(pid)
     tables = :ets.all()
@@ -89,7 +91,7 @@ defmodule Soak.Guest do
   defp cycle(2, _loop), do: {"x\n", 0} = Leash.cmd("echo", ["x"])
   defp cycle(3, _loop), do: Leash.stream("sh", ["-c", "echo x; exec sleep 60"]) |> Enum.take(1)
 
-  # Its owner is killed, and nobody is there who could end it in order.
+  # Its owner is killed, and no other process could end it in order.
   defp cycle(4, _loop) do
     test = self()
 

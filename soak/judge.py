@@ -1,13 +1,16 @@
-"""Soak: nothing of a VM may grow, however many programs it has started and however much has gone through them.
+"""Soak: nothing of a VM may grow, however many programs it starts and however many bytes it
+moves.
 
 judge.py MINUTES CYCLES RATE ELIXIR_ARGUMENTS…
 
-The VM (guest.exs) makes CYCLES starts and stops and then moves RATE bytes a second for MINUTES through one worker. Between the tenths
-of each it is looked at: memory, descriptors by kind, threads, children and records from outside, atoms, ports, processes, tables and workers by
-what the VM says of itself. A pidfd, socket or pipe is a resource of the NIF's, so that these are counted with the descriptors.
+The VM (guest.exs) makes CYCLES starts and stops. Then it moves RATE bytes a second for MINUTES
+through one worker. After each tenth of both, the judge looks at the VM. From outside it reads
+memory, descriptors by kind, threads, children and records. From the VM itself it gets atoms,
+ports, processes, tables and workers. A pidfd, socket or pipe is a resource of the NIF, so the
+descriptors count those resources, too.
 
-The first look is behind a warm-up. What can be counted has to be the same at the end, memory within 5 % and 4 MB.
-"""
+The first look follows a warm-up. Counts have to be the same at the end. Memory may differ by 5 %
+and 4 MB."""
 
 import collections
 import os
@@ -21,9 +24,11 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 STEPS = 10
 MEMORY = {"rss_kb": 4_096, "anonymous_kb": 4_096, "binary_bytes": 4_194_304}
-# Modules that are loaded late bring atoms and entries in the VM's own tables; what is kept of each of 20,000 would be 20,000.
+# Modules that are loaded late bring atoms and entries in the VM's own tables. A leak of one entry
+# for each of 20,000 starts would be 20,000 entries.
 FEW = {"atoms": 50, "other_ets_objects": 50}
-# What is under way for a moment: a timer's process, a datagram. It has to be there no more when looked at again.
+# Things that exist for a moment, such as a timer's process or a datagram. They have to be gone at
+# the next look.
 PATIENCE = 15.0
 
 
@@ -99,7 +104,7 @@ class Guest:
         return seen
 
     def settled(self, first):
-        """Until what can be counted is as it was, or patience is over."""
+        """Waits until the counts are as before, or until its patience is over."""
         until = time.monotonic() + PATIENCE
         while True:
             seen = self.look()
@@ -108,7 +113,8 @@ class Guest:
             time.sleep(0.2)
 
     def calm(self):
-        """What is still ending after the warm-up, and what the look itself loads, is no measure: until two looks count the same."""
+        """Waits until two looks count the same: what still ends after the warm-up, and what the
+        look itself loads, is no measure."""
         until = time.monotonic() + PATIENCE
         seen = self.look()
         while time.monotonic() < until:
@@ -133,7 +139,7 @@ def growth(first, last, memory=True):
 
 
 def phase(guest, name, steps):
-    """Runs the steps, the first of which is the warm-up; the growth since."""
+    """Runs the steps, the first of which is the warm-up; returns the growth since."""
     first = seen = None
     for index, step in enumerate(steps):
         said = step()

@@ -10,24 +10,31 @@
 %%         }),
 %%         {ok, {#{}, [Worker]}}.
 %%
-%% The functions are those of Leash and Leash.Worker, whose documentation says what they do and which options there are. Written
-%% in Erlang's way:
+%% The functions are those of Leash and Leash.Worker. The documentation of these modules describes
+%% the functions and their options. The Erlang side differs in these points:
 %%
-%%   * Options are a map or a proplist. An option that is `undefined` is not given.
-%%   * Text (commands, arguments, directories, names of files, variables and their values, groups) is a charlist of Unicode
-%%     characters or a binary. What comes back is always a binary.
-%%   * `name` is what gen_server takes, {local, Name} included, or a bare atom.
+%%   * Options are a map or a proplist. An option with the value `undefined` counts as not given.
+%%   * Text is a charlist of Unicode characters or a binary. This holds for commands, arguments,
+%%     directories, names of files, variables and their values, and groups. Returned text is
+%%     always a binary.
+%%   * `name` is a name as gen_server takes it, {local, Name} included, or a bare atom.
 %%   * In `env` both `false` and `nil` unset a variable.
-%%   * `ready` takes {regex, Pattern} and {regex, Pattern, Modifiers}, the latter those of Elixir's Regex such as "i".
+%%   * `ready` takes {regex, Pattern} and {regex, Pattern, Modifiers}. The modifiers are those of
+%%     Elixir's Regex, such as "i".
 %%
-%% What is wrong with an option comes back as {error, Error} from start_link/1 and sweep/1, and is raised by the others, as on the other
-%% side. Error is a map
+%% If an option is wrong, then start_link/1 and sweep/1 return {error, Error}. The other functions
+%% raise Error, as on the Elixir side. Error is a map
 %%
 %%     #{key := atom(), expected := binary(), value := term()}
 %%
-%% (an Elixir exception, and as such has two keys more), for which format_error/1 has one sentence. How a program ended is a map,
-%% too, #{status := 0..255 | nil, signal := atom() | nil, cause := atom(), ...}, described by Leash.Exit. Where Elixir
-%% has nil, these maps have the atom `nil`.
+%% with two more keys, because Error is an Elixir exception. format_error/1 returns one sentence
+%% for it.
+%%
+%% The end of a program is also a map, described by Leash.Exit:
+%%
+%%     #{status := 0..255 | nil, signal := atom() | nil, cause := atom(), ...}
+%%
+%% Where Elixir has nil, these maps have the atom `nil`.
 -module(leash).
 
 -export([
@@ -57,7 +64,7 @@
 
 -type text() :: leash_options:text().
 
-%% Of which keys and values: see Leash.Worker:start_link/1, Leash:cmd/3 and so on.
+%% Leash.Worker:start_link/1, Leash:cmd/3 and so on list the keys and their values.
 -type options() :: #{atom() => term()} | [atom() | {atom(), term()}].
 
 %% A pid, or a registered name as gen_server:call/2 takes it.
@@ -73,9 +80,10 @@
 
 -type exit() :: 'Elixir.Leash.Exit':t().
 
-%% A child specification for supervisors. A program that succeeds is restarted all the same unless
-%% `restart` is `transient`; that, `id`, `shutdown` and `significant` are taken beside the options
-%% of start_link/1.
+%% A child specification for supervisors.
+%%
+%% A supervisor also restarts a program that succeeds, unless `restart` is `transient`. Besides
+%% the options of start_link/1, the function takes `restart`, `id`, `shutdown` and `significant`.
 -spec child_spec(options()) ->
     #{
         id := term(),
@@ -89,13 +97,13 @@ child_spec(Options) ->
     Known =
         case leash_options:to_elixir(Options) of
             {ok, [_ | _] = Converted} when length(Converted) > 0 -> Converted;
-            % Wrong options are start_link/1's to report.
+            % start_link/1 reports wrong options.
             _Wrong -> []
         end,
     Spec = 'Elixir.Leash.Worker':child_spec(Known),
     Spec#{start => {?MODULE, start_link, [of_worker(Options)]}}.
 
-%% Without what is the supervisor's.
+%% The options without those that only a supervisor takes.
 of_worker(Options) when is_map(Options) -> maps:without(childs(), Options);
 of_worker([_ | _] = Options) when length(Options) > 0 ->
     Childs = childs(),
@@ -108,7 +116,9 @@ childs() -> 'Elixir.Leash.Worker.ChildSpec':keys().
 key({Key, _Value}) -> Key;
 key(Option) -> Option.
 
-%% Starts a program and links it to the calling process. Returns when it was executed or, with `ready`, when it is ready.
+%% Starts a program and links it to the calling process.
+%%
+%% Returns when the program was executed or, with `ready`, when it is ready.
 -spec start_link(options()) -> {ok, pid()} | {error, options_error() | term()}.
 start_link(Options) ->
     case leash_options:to_elixir(Options) of
@@ -120,7 +130,7 @@ start_link(Options) ->
 -spec stop(worker()) -> {ok, exit()} | {error, #{survivors := [map()]} | noproc}.
 stop(Worker) -> 'Elixir.Leash.Worker':stop(Worker).
 
-%% The same; #{kill => true} skips the ladder.
+%% Ends the tree like stop/1; #{kill => true} skips the ladder.
 -spec stop(worker(), options()) -> {ok, exit()} | {error, #{survivors := [map()]} | noproc}.
 stop(Worker, Options) -> 'Elixir.Leash.Worker':stop(Worker, converted(Options)).
 
@@ -128,24 +138,25 @@ stop(Worker, Options) -> 'Elixir.Leash.Worker':stop(Worker, converted(Options)).
 -spec stop_all() -> {ok, [map()]} | {error, [map()]}.
 stop_all() -> stop_all(all).
 
-%% The same for a group.
+%% Ends every worker of a group.
 -spec stop_all(atom() | text() | tuple()) -> {ok, [map()]} | {error, [map()]}.
 stop_all(Group) -> stop_all(Group, []).
 
-%% The same; #{deadline => Milliseconds} says when whatever is left gets SIGKILL.
+%% Ends every worker of a group; after #{deadline => Milliseconds}, what is left gets SIGKILL.
 -spec stop_all(atom() | text() | tuple(), options()) -> {ok, [map()]} | {error, [map()]}.
 stop_all(Group, Options) ->
     'Elixir.Leash':stop_all(leash_options:group(Group), converted(Options)).
 
-%% Ties a process that somebody else started to the calling process, or to #{owner => ...}: a number, a port, or a handle of
-%% Leash.OSProcess.
+%% Ties a process that Leash did not start to the calling process, or to #{owner => ...}.
+%%
+%% The target is a number, a port, or a handle of Leash.OSProcess.
 -spec attach(pos_integer() | port() | map()) -> {ok, pid()} | {error, term()}.
 attach(Target) -> attach(Target, []).
 
 -spec attach(pos_integer() | port() | map(), options()) -> {ok, pid()} | {error, term()}.
 attach(Target, Options) -> 'Elixir.Leash':attach(Target, converted(Options)).
 
-%% Takes over what a worker with on_exit => detach left running, of an earlier run or of this one.
+%% Takes over a worker that on_exit => detach left running, of an earlier run or of this one.
 -spec adopt(worker() | text()) -> {ok, pid()} | {error, term()}.
 adopt(Name) -> adopt(Name, []).
 
@@ -153,15 +164,15 @@ adopt(Name) -> adopt(Name, []).
 adopt({local, Name}, Options) -> adopt(Name, Options);
 adopt(Name, Options) -> 'Elixir.Leash':adopt(leash_options:text(Name), converted(Options)).
 
-%% What can be adopted.
+%% The workers that can be adopted.
 -spec detached() -> [map()].
 detached() -> 'Elixir.Leash':detached().
 
-%% What is known about a worker.
+%% Returns what is known about a worker.
 -spec info(worker()) -> #{atom() => term()}.
 info(Worker) -> 'Elixir.Leash.Worker':info(Worker).
 
-%% The number of its program; it may belong to somebody else once that has ended.
+%% The number of its program; once that has ended, it may belong to another process.
 -spec os_pid(worker()) -> pos_integer().
 os_pid(Worker) -> 'Elixir.Leash.Worker':os_pid(Worker).
 
@@ -181,7 +192,9 @@ write(Worker, Data, Timeout) -> 'Elixir.Leash.Worker':write(Worker, Data, Timeou
 -spec close_stdin(worker()) -> ok | {error, not_piped}.
 close_stdin(Worker) -> 'Elixir.Leash.Worker':close_stdin(Worker).
 
-%% Runs a command to its end: {Output, Status}. What Leash:cmd/3 raises is an error here: enoent, an options_error() and so on.
+%% Runs a command to its end and returns {Output, Status}.
+%%
+%% What Leash:cmd/3 raises is an error here: enoent, an options_error() and so on.
 -spec cmd(text()) -> {term(), 0..255 | timeout | max_output}.
 cmd(Command) -> cmd(Command, []).
 
@@ -192,7 +205,9 @@ cmd(Command, Args) -> cmd(Command, Args, []).
 cmd(Command, Args, Options) ->
     'Elixir.Leash':cmd(leash_options:text(Command), leash_options:texts(Args), converted(Options)).
 
-%% A port like any other, whose program ends with it. The options are those of erlang:open_port/2 and some of Leash's: a list.
+%% Opens a port like any other, whose program ends with the port.
+%%
+%% The options are a list: those of erlang:open_port/2 and some of Leash's.
 -spec open_port(text()) -> port().
 open_port(Command) -> leash:open_port(Command, []).
 
@@ -202,19 +217,19 @@ open_port(Command, Args) -> leash:open_port(Command, Args, []).
 -spec open_port(text(), [text()], [atom() | {atom(), term()}]) -> port().
 open_port(Command, Args, Options) -> 'Elixir.Leash':open_port(Command, Args, Options).
 
-%% The workers of this node, with what their trees consist of and use.
+%% The workers of this node, with the processes of their trees and what these use.
 -spec list() -> [#{atom() => term()}].
 list() -> list([]).
 
-%% The same; #{vitals => false} leaves out the look at /proc.
+%% The same list; #{vitals => false} leaves out the look at /proc.
 -spec list(options()) -> [#{atom() => term()}].
 list(Options) -> 'Elixir.Leash':list(converted(Options)).
 
-%% The same as a drawing for people.
+%% Draws the workers of this node as a tree, for people.
 -spec tree() -> binary().
 tree() -> tree(all).
 
-%% Of a group, a name, a pid or a number.
+%% Draws the workers of a group, or the worker with a name, a pid or a number.
 -spec tree(term()) -> binary().
 tree({local, Name}) -> tree(Name);
 tree(Which) -> 'Elixir.Leash':tree(leash_options:text(Which)).
@@ -223,7 +238,7 @@ tree(Which) -> 'Elixir.Leash':tree(leash_options:text(Which)).
 -spec run_id() -> binary().
 run_id() -> 'Elixir.Leash':run_id().
 
-%% Ends what crashed runs of this user left behind, and says what it saw: a map, see Leash.Sweep.
+%% Ends what crashed runs of this user left behind, and returns a report: a map, see Leash.Sweep.
 -spec sweep() -> {ok, map()} | {error, options_error() | not_running | term()}.
 sweep() -> sweep([]).
 
@@ -234,7 +249,9 @@ sweep(Options) ->
         {error, Error} -> {error, Error}
     end.
 
-%% The report of the sweep at the last start of the application, undefined where that did not sweep.
+%% The report of the sweep at the last start of the application.
+%%
+%% If the start did not sweep, then it is undefined.
 -spec last_sweep() -> map() | undefined.
 last_sweep() ->
     case 'Elixir.Leash.Sweep':last() of
@@ -242,7 +259,7 @@ last_sweep() ->
         Report -> Report
     end.
 
-%% One sentence for the reason of an {error, Reason}.
+%% Returns one sentence for the reason of an {error, Reason}.
 -spec format_error(term()) -> string().
 format_error(#{'__exception__' := true} = Error) ->
     unicode:characters_to_list('Elixir.Exception':message(Error));

@@ -1,5 +1,8 @@
-%% What Erlang writes, in the words of the Elixir side: charlists become binaries, proplists and maps keyword lists.
-%% What cannot be converted stays as it is, so that whoever checks it refuses it under its own name.
+%% Converts Erlang options to those of the Elixir side: charlists become binaries, proplists and
+%% maps become keyword lists.
+%%
+%% If a value cannot be converted, then it stays as it is. So the check of that option refuses it
+%% under its own name.
 -module(leash_options).
 
 -export([to_elixir/1, group/1, text/1, texts/1]).
@@ -9,7 +12,9 @@
 %% A charlist of Unicode characters, or a binary; any bytes but NUL.
 -type text() :: string() | binary().
 
-%% A map or a proplist, as a keyword list. `undefined` is as good as not given.
+%% Converts a map or a proplist to a keyword list.
+%%
+%% An option with the value `undefined` counts as not given.
 -spec to_elixir(term()) -> {ok, term()} | {error, map()}.
 to_elixir(Options) when is_map(Options) ->
     convert(maps:to_list(Options), []);
@@ -134,7 +139,8 @@ texts(Texts) ->
         (Text) -> text(Text)
     end).
 
-%% An empty list may be a string or a list that is empty: that is for the place to say where it stands.
+%% An empty list may be an empty string or an empty list. The caller knows which, so the
+%% function returns the list as it is.
 -spec text(term()) -> term().
 text([_ | _] = Charlist) ->
     try unicode:characters_to_binary(Charlist) of

@@ -1,5 +1,8 @@
 defmodule Leash.ExamplesTest do
-  @moduledoc "The examples do what they say, each in a VM of its own, and nothing is left of them however it ends."
+  @moduledoc """
+  The examples do what they say, each in a VM of its own. However a VM ends, nothing of it is
+  left.
+  """
 
   use Leash.Test.Case, async: true
 
@@ -11,7 +14,7 @@ defmodule Leash.ExamplesTest do
 
   defp path(example), do: Path.expand(example, Path.join(@root, "examples"))
 
-  # In a carrier, until it says that it is ready.
+  # Runs an example in a carrier, until it prints that it is ready.
   defp run(example, carrier) do
     ebin = Application.app_dir(:leash, "ebin")
     start("exec elixir --no-halt -pa #{ebin} --erl '#{@emulator}' #{path(example)}", carrier)
@@ -51,11 +54,11 @@ defmodule Leash.ExamplesTest do
       carrier = new_carrier()
       {port, vm, workers} = run(@example, carrier)
       assert length(workers) == 4 and Enum.all?(workers, &Observer.alive?/1)
-      # Shims, and a child in a session of its own each.
+      # The shims, and for each program a child in a session of its own.
       assert length(Carrier.members(carrier)) >= 1 + 3 * 4
       Observer.signal(vm, "TERM")
       assert port |> said() |> Enum.take(-2) == ["stopped 4", 0]
-      # The VM's own fork server ends a moment after it.
+      # The VM's own fork server ends a moment after the VM.
       assert_gone(carrier, 2_000)
       assert_unharmed(decoy)
     end
@@ -67,7 +70,7 @@ defmodule Leash.ExamplesTest do
       assert length(workers) == 4
       Observer.signal(vm, "KILL")
       assert said(port) == [128 + 9]
-      # By their ladders, the longest of which has three seconds.
+      # Each ends by its ladder, the longest of which has three seconds.
       assert_gone(carrier, 6_000)
       assert_unharmed(decoy)
     end
@@ -126,7 +129,7 @@ defmodule Leash.ExamplesTest do
       {port, vm, [program, child]} = run(example, carrier)
       Observer.signal(vm, "KILL")
       assert said(port) == [128 + 9]
-      # As long as everything above may take at most.
+      # The longest time that everything above may take.
       refute Observer.eventually(3_000, fn -> Carrier.members(carrier) == [] end)
       assert Observer.alive?(program) and Observer.alive?(child)
     end

@@ -1,9 +1,9 @@
 defmodule Leash.GuidesTest do
   @moduledoc """
-  What the guides and the README say about calls, options and files is there.
+  Every call, option and file that the guides and the README name exists.
 
-  Looked at are fenced `elixir` blocks, and spans in backticks that are a name with its arity, a call or an option. What they say
-  about behaviour is for the other tests to show.
+  The tests look at fenced `elixir` blocks, and at spans in backticks that are a name with its
+  arity, a call or an option. Other tests check the behaviour that the guides describe.
   """
 
   use ExUnit.Case, async: true
@@ -16,7 +16,7 @@ defmodule Leash.GuidesTest do
     | Enum.map(Path.wildcard(Path.join(@root, "guides/*.md")), &Path.relative_to(&1, @root))
   ]
 
-  # Tables of one library's options beside ours: what is in their last column is an option.
+  # Tables that compare one library's options with ours. The last column holds our options.
   @mappings ["guides/commands.md", "guides/migrating.md"]
 
   for file <- @files do
@@ -184,10 +184,11 @@ defmodule Leash.GuidesTest do
         do: {line, schemas, option}
   end
 
-  # `into:` alone names an option whose value is somebody's own.
+  # `into:` alone names an option with a value of the caller's own.
   defp value(span), do: if(String.ends_with?(span, ":"), do: span <> " anything", else: span)
 
-  # A table's head names the calls whose options it has, or a cell a call of its own; where nothing does, any will do.
+  # A table's head names the calls whose options it has, or a cell names a call of its own.
+  # Without either, any call will do.
   defp heads(cell) do
     case called(cell) do
       [] ->
@@ -248,10 +249,10 @@ defmodule Leash.GuidesTest do
     end
   end
 
-  # A span may be a pattern, a fragment or prose: only what parses is looked at.
+  # A span may be a pattern, a fragment or prose, so only spans that parse are checked.
   defp parse(code), do: Code.string_to_quoted(code)
 
-  # What is wrong with the calls in a piece of code.
+  # Returns the mistakes in the calls of a piece of code.
   defp mistakes(quoted) do
     quoted = Macro.prewalk(quoted, &unpipe/1)
 
@@ -314,7 +315,7 @@ defmodule Leash.GuidesTest do
 
       {module, function} ->
         {flags, pairs} = Enum.split_with(options, &is_atom/1)
-        # A variable or a piped list says nothing of its keys.
+        # A variable or a piped list does not show its keys.
         pairs = Enum.filter(pairs, &match?({key, _} when is_atom(key), &1))
 
         flags =
@@ -328,7 +329,8 @@ defmodule Leash.GuidesTest do
 
   defp wrong_options(_call, _not_written_out), do: []
 
-  # The options that none of the schemas takes. A value that is not a literal is the reader's own, and only its key is looked at.
+  # Returns the options that none of the schemas takes. If a value is not a literal, it is the
+  # reader's own, and only its key is checked.
   defp refusals(schemas, [{key, quoted}]) do
     cond do
       Enum.any?(schemas, &takes?(&1, key, quoted)) -> []

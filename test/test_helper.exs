@@ -2,7 +2,7 @@ alias Leash.Test.{Decoys, Matrix, Needs, Suite}
 
 Suite.enter()
 
-# Records of the suite's own, beside those of the VMs that it starts.
+# The suite keeps records of its own, beside those of the VMs that it starts.
 File.mkdir_p!(Decoys.run_dir())
 File.chmod!(Decoys.run_dir(), 0o700)
 level = Logger.level()

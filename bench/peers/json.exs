@@ -1,4 +1,5 @@
-# What forcola needs of OTP 27's json module, for older ones: two small messages a program, none while it runs.
+# The functions of OTP 27's json module that forcola needs, for older versions. Forcola sends two
+# small messages for each program, and none while the program runs.
 defmodule :json do
   @moduledoc false
 
@@ -17,7 +18,8 @@ defmodule :json do
   defp escape(c) when c < 32, do: :io_lib.format("\\u~4.16.0b", [c])
   defp escape(c), do: <<c::utf8>>
 
-  # Flat objects of numbers, booleans and plain strings, which is what its program sends.
+  # Handles flat objects of numbers, booleans and plain strings, which are all that forcola's
+  # program sends.
   def decode(text) do
     for [_all, key, value] <- Regex.scan(~r/"(\w+)":("[^"]*"|-?\d+|true|false|null)/, text),
         into: %{},

@@ -1,11 +1,16 @@
 defmodule Bench.Peers do
-  # What others measure up to, each in the shape that its documentation recommends; built by bench/peers/build.
+  # The contestants that Leash is measured against, each in the shape that its documentation
+  # recommends. bench/peers/build builds them.
   #
-  # A contestant has the functions `read`, `cat` and `start`, or nil for what it cannot do: bytes of a program's
-  # stdout, bytes that went through cat, and the status of a program that only ends. Those that supervise have more:
-  # `daemon` starts a program for the calling process, which learns no more than that it was asked to, `stop` ends it by the
-  # library's own means and returns when the library says so, `leftover` (only where there is one) is the process that stays, `grace` is the time in ms between SIGTERM and SIGKILL
-  # that `daemon` was given, and `supervisor` the program that stands beside each worker.
+  # A contestant has the functions `read`, `cat` and `start`, or nil for what it cannot do. They
+  # return the bytes of a program's stdout, the bytes that went through cat, and the status of a
+  # program that only ends.
+  #
+  # Contestants that supervise have more. `daemon` starts a program for the calling process, which
+  # learns only that the start was requested. `stop` ends it by the library's own means and
+  # returns when the library reports the end. `leftover`, if there is one, is the process that
+  # stays. `grace` is the time in ms between SIGTERM and SIGKILL that `daemon` was given.
+  # `supervisor` is the program that stands beside each worker.
   @moduledoc false
 
   @peers ~w(forcola muontrap erlexec net_runner exile ex_cmd)a
@@ -18,7 +23,10 @@ defmodule Bench.Peers do
   # The largest message of erlexec's {packet, 2}, with room for its header.
   @erlexec_bytes 32_768
 
-  @doc "Starts what is built in the directory of `LEASH_BENCH_PEERS` and returns its `ebin` directories."
+  @doc """
+  Starts the libraries built in the directory of `LEASH_BENCH_PEERS` and returns their `ebin`
+  directories.
+  """
   def load do
     for name <- @peers, ebin = ebin(name), File.dir?(ebin) do
       true = :code.add_pathz(String.to_charlist(ebin))
@@ -28,7 +36,7 @@ defmodule Bench.Peers do
     end
   end
 
-  @doc "All of them: `{label, contestant}`, or `{label, :not_built}`."
+  @doc "Returns all of them: `{label, contestant}`, or `{label, :not_built}`."
   def all do
     for name <- @peers do
       ebin = ebin(name)
@@ -39,10 +47,10 @@ defmodule Bench.Peers do
     end
   end
 
-  @doc "The columns of the table: `{name, label, contestant | :not_built}`."
+  @doc "Returns the columns of the table: `{name, label, contestant | :not_built}`."
   def columns, do: Enum.zip_with(@peers, all(), fn name, {label, it} -> {name, label, it} end)
 
-  @doc "Why there is no figure of this one."
+  @doc "Returns the reason why this contestant has no figure."
   def why_not(name) do
     with dir when dir not in [nil, ""] <- System.get_env("LEASH_BENCH_PEERS"),
          {:ok, why} <- File.read(Path.join(dir, "#{name}.why")) do
@@ -69,7 +77,7 @@ defmodule Bench.Peers do
   defp label(text, nil), do: text
   defp label(text, version), do: "#{text} #{String.trim(version)}"
 
-  # As root it refuses to run anything unless told that this is meant.
+  # As root, erlexec runs nothing unless an option allows it.
   defp configure(:erlexec) do
     if Leash.Native.euid() == 0 do
       for {key, value} <- [root: true, user: ~c"root", limit_users: [~c"root"]],
@@ -84,7 +92,7 @@ defmodule Bench.Peers do
     if not Code.ensure_loaded?(:json), do: Code.require_file("json.exs", __DIR__)
   end
 
-  # From Elixir 1.15 on Mix takes what the project does not use off the code path.
+  # From Elixir 1.15 on, Mix takes modules that the project does not use off the code path.
   defp configure(name) when name in [:exile, :net_runner] do
     if function_exported?(Mix, :ensure_application!, 1),
       do: apply(Mix, :ensure_application!, [:crypto])
@@ -151,14 +159,14 @@ defmodule Bench.Peers do
         receive do: ({:DOWN, ^os_pid, :process, _pid, _why} -> :ok)
       end,
       grace: 1_000,
-      # One for all of them.
+      # One program for all workers.
       supervisor: nil
     }
   end
 
   defp contestant(:forcola) do
     %{
-      # Keeps all output: there is no way to count it as it comes but by lines.
+      # Keeps all output: it can count output as it comes only by lines.
       read: nil,
       cat: nil,
       start: fn program -> {:ok, %{status: 0}} = Forcola.run([program], timeout_ms: 10_000) end,
@@ -183,9 +191,10 @@ defmodule Bench.Peers do
         pid
       end,
       stop: &GenServer.stop(&1, :normal, :infinity),
-      # Not to be chosen.
+      # The grace cannot be chosen.
       grace: 5_000,
-      # Stays with all its descriptors when its daemon was stopped: killed after the measurement.
+      # The program stays with all its descriptors after its daemon has stopped. The bench kills
+      # it after the measurement.
       leftover: fn daemon -> :sys.get_state(daemon).proc end,
       supervisor: priv(:net_runner, "shepherd")
     }

@@ -1,4 +1,5 @@
-"""A worker that shares its work among processes, as model servers do. Ends by itself after two minutes."""
+"""A worker that shares its work among processes, as model servers do. It ends by itself after two
+minutes."""
 
 import multiprocessing
 import time

@@ -1,11 +1,13 @@
 defmodule Leash.Adopted do
-  # A tree that a Worker left running on purpose, taken over by a later run, or by a later process of the same run.
+  # A tree that a Worker left running on purpose. A later run, or a later process of the same run,
+  # takes it over.
   #
-  # It answers what a `Leash.Worker` answers, and ends the tree only when it is asked to: whatever else ends this process,
-  # the tree goes on and can be adopted again. There is no channel, so nothing says how the program ended; and the end of its
-  # shim, which the pidfd tells, is the proof that nothing is left only where it ended by itself. Nobody can tell that from
-  # outside, so the tags are looked for each time.
+  # The process answers what a `Leash.Worker` answers, and ends the tree only on request. If the
+  # process ends for any other reason, the tree goes on and can be adopted again.
   #
+  # There is no channel, so nothing reports how the program ended. The pidfd reports the end of
+  # the shim. That end proves that nothing is left only if the shim ended by itself, which cannot
+  # be seen from outside. So the tags are looked for each time.
   #   running ──asked──▶ ending ──shim's pidfd──▶ hunting ──none left──▶ done
   #      └───────────shim's pidfd────────────────────▲
   @moduledoc false
@@ -20,7 +22,8 @@ defmodule Leash.Adopted do
   alias Leash.Worker.Options
 
   @doc """
-  Starts a worker by `start`, or takes the one over that an earlier start of the same name has left running.
+  Starts a worker by `start`, or takes over the one that an earlier start of this name left
+  running.
   """
   @spec start_or_adopt(map(), (() -> GenServer.on_start())) :: GenServer.on_start()
   def start_or_adopt(%{name: name} = options, start) do
@@ -72,8 +75,8 @@ defmodule Leash.Adopted do
     |> answered(ref)
   end
 
-  # A tree that ended in the moment it was to be taken over is no reason to end who asked, as the exit of a linked process
-  # would: a start that is refused exits with :normal, and says why in a message.
+  # If the tree ended just before the takeover, the caller must not end, as the exit of a linked
+  # process would make it. A refused start exits with :normal and sends the reason in a message.
   defp answered(:ignore, ref) do
     receive do
       {^ref, reason} -> {:error, reason}
@@ -109,7 +112,7 @@ defmodule Leash.Adopted do
       program_ended?: tree.os_pid == nil,
       started_at: DateTime.add(DateTime.utc_now(), -tree.age_ms, :millisecond),
       phase: :running,
-      # how it is being ended: nil, :ladder or :kill; and since when
+      # How the tree is being ended (nil, :ladder or :kill), and since when.
       ending: nil,
       began: nil,
       stoppers: [],
@@ -130,7 +133,7 @@ defmodule Leash.Adopted do
     %{
       kind: :adopted,
       label: tree.name,
-      # Nobody but this process climbs it, and it asks the shim for its own.
+      # Only this process climbs the ladder. It asks the shim to use the shim's own.
       stop: [],
       group: group,
       outlives: tree
@@ -160,7 +163,7 @@ defmodule Leash.Adopted do
   end
 
   def handle_call({:stop, how}, from, state), do: state |> stop(from, how) |> continue()
-  # Its stdin is empty, as that of every worker that outlives its VM.
+  # The stdin is empty, as that of every worker that outlives its VM.
   def handle_call(_write_or_close, _from, state), do: {:reply, {:error, :not_piped}, state}
 
   @impl true
@@ -175,7 +178,7 @@ defmodule Leash.Adopted do
   defp reason({:ok, exit}), do: Exit.reason(exit)
   defp reason({:error, %{survivors: list}}), do: {:survivors, list}
 
-  # An ending that was asked for is seen to its end; else the tree goes on.
+  # An ending that was requested is completed. Otherwise the tree goes on.
   @impl true
   def terminate(_reason, state) do
     state = state |> pending_stops() |> await()
@@ -241,7 +244,7 @@ defmodule Leash.Adopted do
     %{state | phase: :ending, ending: how, began: state.began || now()}
   end
 
-  # Where its shim does not say how long its ladder is, it is waited for.
+  # If the shim does not say how long its ladder is, there is no bound.
   defp watch(state, stage) do
     watch_for(Escalation.bound(stage, state.tree.patience_ms || :infinity), stage)
   end
@@ -299,7 +302,7 @@ defmodule Leash.Adopted do
     answer_late(state.result)
   end
 
-  # Whose call came behind the end.
+  # Answers the calls that arrived after the end.
   defp answer_late(result) do
     receive do
       {:"$gen_call", from, {:stop, _how}} -> GenServer.reply(from, result)

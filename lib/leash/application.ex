@@ -1,5 +1,5 @@
 defmodule Leash.Application do
-  # One run: from a free id and the sweep of earlier runs to the proof that nothing is left.
+  # One run, from a free id and the sweep of earlier runs to the proof that nothing is left.
   @moduledoc false
 
   use Application
@@ -11,8 +11,8 @@ defmodule Leash.Application do
 
   @impl true
   def start(_type, _arguments) do
-    # The record comes first, so that others see a living run from now on; the sweep comes before
-    # the Reaper, without which no worker can start.
+    # The record comes first, so that other runs see a living run from now on. The sweep comes
+    # before the Reaper, without which no worker can start.
     with :ok <- load_library(),
          {:ok, config} <- Config.load(),
          {:ok, run} <- Run.open(config) do
@@ -24,7 +24,7 @@ defmodule Leash.Application do
     end
   end
 
-  # The reason as text, such as a file system that is mounted noexec, is what the code server logs.
+  # The code server logs the reason as text, for example a file system that is mounted noexec.
   defp load_library do
     with :ok <- Priv.check() do
       case Code.ensure_loaded(Native) do
@@ -71,7 +71,7 @@ defmodule Leash.Application do
         if :records in report.incomplete_because, do: warn_of_unread_records(config)
         report
 
-      # A start must not fail because the processes of others cannot be looked at.
+      # A start must not fail because other processes cannot be inspected.
       {:error, reason} ->
         Logger.warning("Leash could not sweep at start: #{inspect(reason)}")
         nil

@@ -1,8 +1,9 @@
 defmodule Leash.Attachment do
-  # `Leash.attach/2`: an OS process that somebody else started, tied to an owner.
+  # `Leash.attach/2` ties an OS process that Leash did not start to an owner.
   #
-  # A Worker process without a link does the work, with a shim that attaches instead of starting
-  # (`Leash.Attachment.Attached`). Here is what comes before: which processes the target and the owner are.
+  # A Worker process without a link does the work. Its shim attaches instead of starting a program
+  # (`Leash.Attachment.Attached`). This module does what comes before: it finds out which
+  # processes the target and the owner are.
   @moduledoc false
 
   alias Leash.{Ladder, Native, OSProcess, OptionsError, Schema, Worker}
@@ -18,10 +19,13 @@ defmodule Leash.Attachment do
           quote(do: pid() | {:os_pid, Leash.OSProcess.target()} | :application | nil)
         ),
       doc:
-        "Whose end is the end of the tree: a process of this node (the calling one, where nothing is given), another OS process, or the " <>
-          "`:leash` application."
+        "The end of this process ends the tree. It is a process of this node (by default " <>
+          "the calling one), another OS process, or the `:leash` application."
     ],
-    group: [type: Leash.Group.option(), doc: "The group that `Leash.stop_all/2` ends it with."],
+    group: [
+      type: Leash.Group.option(),
+      doc: "The group. `Leash.stop_all/2` ends the tree with it."
+    ],
     name: [
       type:
         Schema.custom(
@@ -29,22 +33,23 @@ defmodule Leash.Attachment do
           "a name as GenServer accepts it",
           quote(do: GenServer.name())
         ),
-      doc: "Registers the process that is returned under this name."
+      doc: "Registers the returned process under this name."
     ],
     stop: Ladder.option_without_stdin(),
     on_crash: [
       type: Schema.one_of([:kill, :ladder]),
       default: :ladder,
       doc:
-        "How hard the tree is ended when its owner, a process of this node, crashes or is " <>
-          "killed: by the ladder of `:stop`, or by SIGKILL at once. After `:normal` and " <>
-          "`:shutdown`, and of another OS process, it is the ladder."
+        "How the tree is ended if its owner, a process of this node, crashes or is killed: " <>
+          "by the ladder of `:stop`, or by SIGKILL at once. After `:normal` and `:shutdown`, " <>
+          "and for an owner that is another OS process, the ladder is used."
     ],
     linger: [
       type: Schema.milliseconds(),
       default: 200,
       doc:
-        "Milliseconds that what it started gets to end, when it ended by itself, before the ladder."
+        "Milliseconds that the rest of the tree gets if its root ends by itself. Then the " <>
+          "ladder begins."
     ]
   ]
 
@@ -52,7 +57,7 @@ defmodule Leash.Attachment do
 
   @type target :: OSProcess.target() | port()
 
-  # What the shim says by an errno of its own; PROTOCOL.md, section 7.
+  # Refusals that the shim reports as an errno of its own; PROTOCOL.md, section 7.
   @refusals %{
     einval: {:refused, :ancestor},
     ebusy: {:refused, :marked},
@@ -120,7 +125,7 @@ defmodule Leash.Attachment do
       {:ok, process}
     else
       {:error, reason} -> {:error, reason}
-      # Closed, or its program has ended and the number is another's by now.
+      # The port is closed, or its program has ended and another process has the number.
       _nobody -> {:error, :esrch}
     end
   end
@@ -166,7 +171,7 @@ defmodule Leash.Attachment do
   end
 
   defp outcome({:error, {:attach, reason}}), do: {:error, Map.get(@refusals, reason, reason)}
-  # The owner ended in the middle, and what was attached with it.
+  # The owner ended during the start, and the attached tree with it.
   defp outcome({:error, :normal}), do: {:error, :noproc}
   defp outcome(other), do: other
 end

@@ -1,6 +1,6 @@
 defmodule Leash.Callback do
-  # Calls functions that a user gave. One that raises, throws, exits or hangs costs a line in the
-  # log that names it, and never the process that calls it.
+  # Calls functions that a user gave. If one raises, throws, exits or hangs, then a line in the
+  # log names it. The calling process never fails.
   @moduledoc false
 
   require Logger
@@ -10,10 +10,10 @@ defmodule Leash.Callback do
   @enforce_keys [:option, :label, :function]
   defstruct [:option, :label, :function, logged_at: nil, unlogged: 0]
 
-  @typedoc "A function, or one with its arguments as a configuration can name it."
+  @typedoc "A function, or module, name and arguments as a configuration can hold them."
   @type callable :: fun() | {module(), atom(), [term()]}
 
-  @typedoc "`option`: the function's option, `label`: the worker, both as the log names them."
+  @typedoc "`option` is the function's option, `label` the worker, both as the log names them."
   @type t :: %__MODULE__{
           option: atom(),
           label: String.t(),
@@ -23,24 +23,24 @@ defmodule Leash.Callback do
         }
 
   @typedoc """
-  Why there is no value.
+  The reason why there is no value.
 
-  The milliseconds are those after which it was given up; `:infinity`: with its worker; `:busy`:
-  it goes on.
+  The milliseconds are those after which the call was given up. `:infinity` means that it was
+  given up when its worker ended. `:busy` means that the call goes on.
   """
   @type failure ::
           {:error | :throw | :exit, term(), Exception.stacktrace()}
           | {:timeout, timeout()}
           | :busy
 
-  # One that fails at each call fills no log.
+  # A function that fails at each call must not fill the log.
   @log_every_ms 10_000
 
   @spec new(atom(), String.t(), callable()) :: t()
   def new(option, label, function),
     do: %__MODULE__{option: option, label: label, function: function}
 
-  @doc "Calls it in this process."
+  @doc "Calls the function in this process."
   @spec run(t(), [term()]) :: {:ok, term()} | {:error, failure()}
   def run(callback, arguments) do
     {:ok, apply_to(callback.function, arguments)}
@@ -55,15 +55,15 @@ defmodule Leash.Callback do
   defp apply_to(function, arguments), do: apply(function, arguments)
 
   @doc """
-  Calls it in a process of its own, which is killed after so many milliseconds.
+  Calls the function in a process of its own, which is killed after so many milliseconds.
 
-  The process is linked, so that it ends with the calling one, which has to trap exits. If the
+  The process is linked, so that it ends with the calling one. The caller must trap exits. If the
   monitor `until` fires first, the process is killed and the result is `:stopped`.
   """
   @spec run_within(t(), [term()], timeout(), reference() | nil) ::
           {:ok, term()} | {:error, failure()} | :stopped
   def run_within(callback, arguments, ms, until \\ nil) do
-    # An alias, since an answer that comes too late must not stay in the caller's mailbox.
+    # An alias, because an answer that comes too late must not stay in the caller's mailbox.
     answer = :erlang.alias([:explicit_unalias])
 
     {pid, monitor} =
@@ -103,7 +103,7 @@ defmodule Leash.Callback do
   end
 
   @doc """
-  Logs a failure: the first at once, then one in ten seconds with the number of those between.
+  Logs a failure: the first at once, then one in ten seconds with the number of those in between.
   """
   @spec log(t(), failure()) :: t()
   def log(%{logged_at: at} = callback, failure) do
@@ -121,7 +121,7 @@ defmodule Leash.Callback do
     end
   end
 
-  @doc "Logs how many failures were not logged; none are no line."
+  @doc "Logs how many failures were not logged. Logs nothing if there are none."
   @spec log_rest(t()) :: t()
   def log_rest(%{unlogged: 0} = callback), do: callback
 
@@ -139,13 +139,13 @@ defmodule Leash.Callback do
   defp text({:timeout, :infinity}), do: "had not returned when the worker ended"
   defp text({:timeout, ms}), do: "did not return within #{ms} ms"
 
-  # What it raised may hold what a program wrote.
+  # The exception's text may contain what a program wrote.
   defp text({kind, reason, stacktrace}) do
     verb = Map.fetch!(%{error: "raised: ", throw: "threw: ", exit: "exited: "}, kind)
     [verb, Text.printable_lines(Exception.format(kind, reason, stacktrace))]
   end
 
-  # As Logger knows it from crashes.
+  # The format that Logger uses for crashes.
   defp metadata({:throw, value, stack}), do: [crash_reason: {{:nocatch, value}, stack}]
   defp metadata({_kind, reason, stacktrace}), do: [crash_reason: {reason, stacktrace}]
   defp metadata(_hangs), do: []
@@ -168,14 +168,14 @@ defmodule Leash.Callback do
   @spec callers() :: [pid()]
   def callers, do: [self() | Process.get(:"$callers", [])]
 
-  @doc "Notes the callers of this process."
+  @doc "The callers of a process that this one spawns, as `Task` notes them, this process first."
   @spec put_callers([pid()]) :: :ok
   def put_callers(callers) do
     _ = Process.put(:"$callers", callers)
     :ok
   end
 
-  @doc "A function for `spawn` and the like, which notes these callers first."
+  @doc "Returns a function for `spawn` and the like that notes these callers first."
   @spec inherit((() -> result), [pid()]) :: (() -> result) when result: var
   def inherit(function, callers \\ callers()) do
     fn ->

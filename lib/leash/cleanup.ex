@@ -1,8 +1,9 @@
 defmodule Leash.Cleanup do
-  # Finding and ending processes by their tags: drives the native step machine.
+  # Finds and ends processes by their tags: drives the native step machine.
   #
-  # The native side looks, judges and signals, one pass a step, on a dirty scheduler; waiting
-  # happens here, in a process of its own, until a target's pidfd wakes it or the step's time is over.
+  # The native side looks, judges and signals, one pass a step, on a dirty scheduler. The waiting
+  # happens here, in a process of its own. It lasts until a target's pidfd wakes the process or
+  # the step's time is over.
   @moduledoc false
 
   alias Leash.{Descriptor, Native, Registry, Warden}
@@ -10,24 +11,24 @@ defmodule Leash.Cleanup do
   # Within what `Leash.Shim.Escalation` gives the proof.
   @deadline_ms 5_000
 
-  # What a killed shim needs to be gone, and the warden to end what it left.
+  # The time that a killed shim needs to end, and the warden to end what the shim left.
   @shim_ms 1_000
   @word_ms 4_000
 
-  # A hunt that failed has seen nothing: it is begun anew, after so many milliseconds.
+  # A hunt that failed has seen nothing. It starts again after so many milliseconds.
   @again_ms [50, 200, 800]
 
   @type spec :: map()
   @type report :: map()
 
-  @doc "What is left of workers of a living run, to be ended with SIGKILL."
+  @doc "The spec that ends, with SIGKILL, what is left of workers of a living run."
   @spec of_workers(Leash.Run.t(), [pos_integer()]) :: spec()
   def of_workers(run, numbers) do
     %{
       kind: :workers,
       run_id: run.id,
       workers: numbers,
-      # What else outlives the VM under these numbers (kept by a command) is not theirs.
+      # What a command kept also outlives the VM under these numbers. It is not theirs.
       outliving: Enum.filter(numbers, &Registry.detached?/1),
       attached: Enum.filter(numbers, &attached?/1),
       unmarked: Enum.filter(numbers, &unmarked?/1),
@@ -36,13 +37,13 @@ defmodule Leash.Cleanup do
     }
   end
 
-  # What somebody else started may be older than this VM.
+  # A process that Leash did not start may be older than this VM.
   defp attached?(number), do: match?({:ok, %{kind: :attachment}}, Registry.fetch(number))
 
-  # Of their processes the environment alone may tell.
+  # Only the environment identifies their processes.
   defp unmarked?(number), do: match?({:ok, %{mark?: false}}, Registry.fetch(number))
 
-  @doc "What is left of a detached tree, of whatever run; to be ended with SIGKILL."
+  @doc "The spec that ends, with SIGKILL, what is left of a detached tree of any run."
   @spec of_tree(Leash.Run.t(), Leash.Detached.tree()) :: spec()
   def of_tree(run, tree) do
     %{
@@ -57,20 +58,22 @@ defmodule Leash.Cleanup do
   end
 
   @doc """
-  Whether everything of this user was seen: nothing that a hunt could ever end is left but its survivors.
+  Returns whether all processes of this user were seen.
 
-  Under `hidepid` other users' processes are not seen, and without `no_new_privs` one of them may have descended from a
-  worker (`sudo`). So this frees a number or a record, which only this user's processes and hunts go by. It proves no
-  end: that takes `complete: true`.
+  If so, only the survivors are left of what a hunt can end. Under `hidepid`, other users'
+  processes are not seen. Without `no_new_privs` one of them may descend from a worker (`sudo`).
+
+  So this result frees a number or a record, which only this user's processes and hunts use. It
+  does not prove the end of a tree. That takes `complete: true`.
   """
   @spec own_seen?(report()) :: boolean()
   def own_seen?(report), do: report.complete or report.incomplete_because == [:hidepid]
 
   @doc """
-  Returns what the end of a hunt's process proves: `reason` is that of its `:DOWN` message.
+  Returns what the end of a hunt's process proves. `reason` is that of its `:DOWN` message.
 
-  If not everything was seen, then finding nothing proves no end. The word of the warden that
-  started the tree does; `warden` is `nil` for a tree that is not below its shim.
+  If not everything was seen, then finding nothing does not prove the end. The word of the warden
+  that started the tree proves it. `warden` is `nil` for a tree that is not below its shim.
   """
   @spec verdict(term(), Native.fd() | nil) ::
           :gone | {:left, [Leash.Worker.survivor()]} | {:unproven, term()}
@@ -84,7 +87,7 @@ defmodule Leash.Cleanup do
   def verdict({:shutdown, {:error, reason}}, _warden), do: {:unproven, reason}
   def verdict(crash, _warden), do: {:unproven, {:crashed, crash}}
 
-  @doc "Runs a hunt to its end and returns the report. Blocks for at most the hunt's own deadline."
+  @doc "Runs a hunt and returns its report. Blocks at most until the hunt's own deadline."
   @spec run(spec()) :: {:ok, report()} | {:error, term()}
   def run(spec) do
     {pid, monitor} = start(spec)
@@ -96,14 +99,17 @@ defmodule Leash.Cleanup do
   end
 
   @doc """
-  Begins a hunt, where there is one once a shim has ended (`shim` is its pidfd, `:unknown` where there is none).
+  Begins a hunt, after the end of the shim if there is one.
 
-  The caller gets `{:DOWN, monitor, :process, pid, {:shutdown, result}}` at its end. What a killed shim left is the
-  warden's to end, by descent, so its word is asked for first; `:word` of the report says whose it is.
+  `shim` is its pidfd, `:unknown` if there is no pidfd, and `nil` if no shim is waited for. At the
+  end the caller gets `{:DOWN, monitor, :process, pid, {:shutdown, result}}`.
+
+  The warden ends by descent what a killed shim left, so its word is asked for first. `:word` of
+  the report names the warden that gave it.
   """
   @spec start(spec(), Native.fd() | :unknown | nil) :: {pid(), reference()}
   def start(spec, shim \\ nil) do
-    # spawn, not spawn_link: a hunt that ends what a dead worker left must not die with who asked.
+    # spawn, not spawn_link: the hunt for a dead worker's processes must not end with its caller.
     spawn_monitor(fn ->
       word = if ended?(shim), do: word(spec)
 
@@ -115,7 +121,7 @@ defmodule Leash.Cleanup do
     end)
   end
 
-  # It says something of what this run has started, and has had a shim.
+  # The warden reports only on workers of this run that have had a shim.
   defp word(%{kind: :workers, workers: numbers, deadline: deadline} = spec) do
     if not is_map_key(spec, :adopted) and Enum.any?(numbers, &begun?/1),
       do: Warden.word(min(@word_ms, deadline))
@@ -125,8 +131,8 @@ defmodule Leash.Cleanup do
 
   defp begun?(number), do: not match?({:ok, %{shim: nil}}, Registry.fetch(number))
 
-  # It lets go of everything before it has ended, and only then are its children the warden's
-  # (exit_notify in kernel/exit.c).
+  # The shim closes its descriptors before it has ended, and only at its end do its children
+  # become the warden's (exit_notify in kernel/exit.c).
   defp ended?(nil), do: true
 
   defp ended?(:unknown), do: false
@@ -162,7 +168,7 @@ defmodule Leash.Cleanup do
          do: proven(spec, report)
   end
 
-  # "None is left" of a hunt for workers frees their numbers. Without descriptors it was not seen.
+  # An empty result frees the workers' numbers. Without descriptors it was not really seen.
   defp proven(%{kind: :workers}, %{survivors: [], incomplete_because: because} = report) do
     if :descriptors_exhausted in because,
       do: {:error, :descriptors_exhausted},

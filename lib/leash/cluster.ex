@@ -1,6 +1,6 @@
 defmodule Leash.Cluster do
   @moduledoc """
-  `Leash.list/0`, `Leash.sweep/1` and `Leash.stop_all/2` on every node of a cluster at once.
+  Calls `Leash.list/0`, `Leash.sweep/1` or `Leash.stop_all/2` on every node of a cluster at once.
 
       iex> Leash.Cluster.stop_all(MyApp.Pool, deadline: 8_000)
       %{
@@ -8,25 +8,29 @@ defmodule Leash.Cluster do
         "b@10.0.0.2": {:error, :timeout}
       }
 
-  The nodes are asked in parallel through `:erpc`, each by a process of its own, so that one which does not answer, or to which
-  no connection comes about, holds up nobody else. The answer is there after `:timeout` milliseconds at the latest, and **names every
-  node that was asked**: with what the function returned there, or with why there is no answer:
+  The nodes are asked in parallel through `:erpc`, each by a process of its own. So a node that
+  does not answer, or to which no connection comes about, does not delay the others. The answer
+  arrives after `:timeout` milliseconds at the latest. It **names every node that was asked**,
+  with the result of the function there or the reason why there is no answer:
 
-    * `{:error, :timeout}` - the node did not answer in time: it is stopped, overloaded, or behind a network that swallows packets
-    * `{:error, :noconnection}` - there is no connection to it, or it was lost
+    * `{:error, :timeout}` - the node did not answer in time: it is stopped, overloaded, or
+      behind a network that swallows packets
+    * `{:error, :noconnection}` - there is no connection to the node, or it was lost
     * `{:error, :not_running}` - the `:leash` application is not started there
-    * `{:error, :undef}` - there is no Leash on it, or one that does not have this module
-    * `{:error, {:exception | :exit | :throw, reason}}` - it failed there
+    * `{:error, :undef}` - the node has no Leash, or one without this module
+    * `{:error, {:exception | :exit | :throw, reason}}` - the function failed there
 
-  A question that was sent is not taken back. A node that did not answer in time may have heard it: `stop_all/2` and `sweep/1` go on there, and
-  begin there, when it is continued. The same holds where the caller is killed.
+  A question that was sent is not taken back. A node that did not answer in time may have received
+  it. Then `stop_all/2` and `sweep/1` go on there, or begin there when the node is continued. The
+  same holds if the caller is killed.
 
-  Asked are this node and `Node.list/0`, unless `:nodes` says otherwise. `Node.list/0` does not have hidden nodes.
+  This node and `Node.list/0` are asked, unless `:nodes` says otherwise. `Node.list/0` does not
+  contain hidden nodes.
   """
 
   alias Leash.{Group, OptionsError, Run, Schema, StopAll, Sweep}
 
-  # What comes on top of a deadline: stop_all/2 takes four seconds more where something is stuck.
+  # Added to a deadline: stop_all/2 takes four seconds more if something is stuck.
   @slack_ms 5_000
 
   @nodes [
@@ -43,7 +47,7 @@ defmodule Leash.Cluster do
           ]
         )
 
-  # Without a default, which would be a number of its own: it goes with the deadline.
+  # No default, which would be a fixed number. The value depends on the deadline.
   @after_deadline [
     type:
       Schema.custom(
@@ -52,13 +56,14 @@ defmodule Leash.Cluster do
         quote(do: non_neg_integer() | nil)
       ),
     doc:
-      "Milliseconds until a node that has not answered is given up; by default `:deadline` and #{div(@slack_ms, 1_000)} s."
+      "Milliseconds until a node that has not answered is given up; by default `:deadline` " <>
+        "and #{div(@slack_ms, 1_000)} s."
   ]
 
   @sweep Schema.new([nodes: @nodes, timeout: @after_deadline] ++ Sweep.schema().options)
   @stop_all Schema.new([nodes: @nodes, timeout: @after_deadline] ++ StopAll.schema().options)
 
-  @typedoc "Why there is no answer of a node."
+  @typedoc "The reason why there is no answer of a node."
   @type failure ::
           :timeout
           | :noconnection
@@ -76,14 +81,15 @@ defmodule Leash.Cluster do
   @type stop_all_option :: unquote(Schema.typespec(@stop_all))
 
   @doc """
-  The workers of every node, as `Leash.list/0` has them.
+  Returns the workers of every node, as `Leash.list/0` does.
 
-  The pids are those of the other nodes' processes: `Leash.Worker.info/1` and `Leash.Worker.stop/2` take them from here.
+  The pids are those of the other nodes' processes. `Leash.Worker.info/1` and
+  `Leash.Worker.stop/2` accept them on this node.
 
   ## Options
 
   #{Schema.docs(@list)}
-  Raises `Leash.OptionsError` when an option is wrong; nobody was asked then.
+  Raises `Leash.OptionsError` if an option is wrong. Then no node is asked.
   """
   @spec list([list_option()]) :: %{node() => {:ok, [map()]} | {:error, failure()}}
   def list(options \\ []) do
@@ -94,12 +100,13 @@ defmodule Leash.Cluster do
   @doc """
   Sweeps every node, as `Leash.sweep/1` does.
 
-  A node sees the processes of its own machine. Several on one machine find the same; what ended them is then said by one of them.
+  A node sees the processes of its own machine. Several nodes on one machine find the same
+  processes. Then one of the nodes reports what it ended.
 
   ## Options
 
   #{Schema.docs(@sweep)}
-  Raises `Leash.OptionsError` when an option is wrong; nobody was asked then.
+  Raises `Leash.OptionsError` if an option is wrong. Then no node is asked.
   """
   @spec sweep([sweep_option()]) :: %{node() => {:ok, Sweep.t()} | {:error, failure() | term()}}
   def sweep(options \\ []) do
@@ -110,13 +117,14 @@ defmodule Leash.Cluster do
   @doc """
   Ends a group, or `:all`, on every node, as `Leash.stop_all/2` does.
 
-  `{:ok, stopped}` of a node means that nothing of them is left there, `{:error, stopped}` with a list that something is. The
-  deadline runs on all nodes at the same time. Groups of the same name on several nodes are one here.
+  `{:ok, stopped}` of a node means that nothing of the group is left there. `{:error, stopped}`
+  with a list means that something is left. The deadline runs on all nodes at the same time.
+  Groups of the same name on several nodes count as one.
 
   ## Options
 
   #{Schema.docs(@stop_all)}
-  Raises `Leash.OptionsError` when group or option are wrong; nobody was asked then.
+  Raises `Leash.OptionsError` if the group or an option is wrong. Then no node is asked.
   """
   @spec stop_all(Leash.group() | :all, [stop_all_option()]) ::
           %{node() => {:ok, [Leash.stopped()]} | {:error, [Leash.stopped()] | failure()}}
@@ -148,7 +156,7 @@ defmodule Leash.Cluster do
     end
   end
 
-  # What Leash itself takes is handed on with its defaults, which are those of this node everywhere.
+  # Leash's own options are handed on with their defaults, those of this node on all nodes.
   defp split!(schema, options) do
     options = validate!(schema, options)
     {own, rest} = Map.split(options, [:nodes, :timeout])
@@ -156,7 +164,7 @@ defmodule Leash.Cluster do
   end
 
   @doc false
-  # What runs on the node that is asked.
+  # Runs on the node that is asked.
   @spec answer(:list | :sweep | :stop_all, [term()]) :: term()
   def answer(what, arguments) do
     case {Run.fetch(), what} do
@@ -166,10 +174,10 @@ defmodule Leash.Cluster do
     end
   end
 
-  # erpc:multicall/5 sends one request after the other, and each sets up a connection that is not there, for up to
-  # net_setuptime (7 s) beyond any timeout.
+  # erpc:multicall/5 sends one request after the other. Each sets up a missing connection, for up
+  # to net_setuptime (7 s) beyond any timeout.
   defp ask(nodes, timeout, what, arguments) do
-    # For all of them: an asker has its timeout, but not while a connection is being set up.
+    # The deadline for all: an asker's own timeout does not cover the setup of a connection.
     deadline = now() + timeout
 
     nodes

@@ -1,11 +1,13 @@
 defmodule Leash.Command do
-  # One program that runs for its caller, which reads its output: what `Leash.cmd/3` and
-  # `Leash.stream!/3` share.
+  # One program that runs for its caller, which reads its output. `Leash.cmd/3` and
+  # `Leash.stream!/3` share this module.
   #
   # The caller itself holds the leash and the pipes' read ends. So nothing is copied between
-  # processes, a caller that does not read holds back the program, and no process is started. It
-  # carries out what `Leash.Worker.Machine` decides while it waits in `next/3`. The caller's end,
-  # whatever its reason, ends the tree: its descriptors close, and the Reaper does the rest.
+  # processes, a caller that does not read holds back the program, and no process is started.
+  #
+  # The caller carries out what `Leash.Worker.Machine` decides while it waits in `next/3`. The end
+  # of the caller, for any reason, ends the tree: its descriptors close, and the Reaper does the
+  # rest.
   @moduledoc false
 
   alias Leash.{Cleanup, Descriptor, Exit, Native, Reaper, Registry, Signal, Telemetry}
@@ -24,13 +26,13 @@ defmodule Leash.Command do
     :channel,
     :supervisor,
     :hunt,
-    # when the machine's timer is over
+    # When the machine's timer expires.
     :due,
-    # process and monitor of what writes the input
+    # Process and monitor of the input's writer.
     :feeder,
     :input_failed,
     :linger,
-    # how it exited before anything was done to end it
+    # How the program exited before anything was done to end it.
     :by_itself,
     :ended,
     :kept_until,
@@ -41,10 +43,10 @@ defmodule Leash.Command do
   @type how :: {:status, byte()} | {:signal, Signal.t()}
 
   @typedoc """
-  How a program ended: by itself, or after something was done to end it.
+  The end of a program: by itself, or after something was done to end it.
 
-  If that was not seen, because its shim was killed or because the program is among what could not
-  be ended, then SIGKILL stands for it.
+  If its shim was killed or the program is a survivor, then its end was not seen. Then SIGKILL
+  stands for it.
   """
   @type ended :: {:by_itself | :ended, how()} | {:error, term()}
 
@@ -67,22 +69,23 @@ defmodule Leash.Command do
           streams: [{stream(), Native.fd()}]
         }
 
-  @typedoc "What `next/3` brings; `:ended` comes last, once the tree is gone and the output is read."
+  @typedoc "The result of `next/3`. `:ended` is the last, after the tree's end and all output."
   @type event ::
           {:data, stream(), binary(), t()}
           | {:input_failed, :error | :throw | :exit, term(), Exception.stacktrace(), t()}
           | {:ended, ended(), t()}
           | {:timeout, t()}
 
-  # Nothing of the tree is left, but another process may hold the other end of a pipe. What the tree
-  # wrote is in it already; what still comes within this time is taken too.
+  # Nothing of the tree is left, but another process may hold the other end of a pipe. The pipe
+  # already contains what the tree wrote. Output that comes within this time is read, too.
   @quiet_ms 100
 
   ## Start
 
   @doc """
-  Starts a program; the options are those of `Leash.Command.Options`. Errors are those of
-  `Leash.Worker`.
+  Starts a program. The options are those of `Leash.Command.Options`.
+
+  Errors are those of `Leash.Worker`.
   """
   @spec start(map()) :: {:ok, t()} | {:error, term()}
   def start(options) do
@@ -109,11 +112,11 @@ defmodule Leash.Command do
         stop: options.stop,
         linger: options.linger,
         on_crash: options.on_crash,
-        # The shim's last report is the proof; its exit is nothing to wait for.
+        # The shim's last report is the proof, so its exit is not awaited.
         await_exit?: false
       },
       channel: channel,
-      # When it is gone, nothing would answer for the tree after this process.
+      # Without it, nothing would end the tree after this process.
       supervisor: Registry.monitor_owner(),
       linger: options.linger
     }
@@ -127,7 +130,7 @@ defmodule Leash.Command do
 
   defp await_start(%{machine: %{phase: :done}} = command, _deadline), do: command
 
-  # What failed is gone before its caller is told.
+  # A failed program is gone before its caller gets the error.
   defp await_start(%{machine: %{failure: failure}} = command, _deadline) when failure != nil,
     do: command |> await([], :infinity) |> elem(1) |> await_start(:infinity)
 
@@ -140,7 +143,7 @@ defmodule Leash.Command do
 
   defp await_start(command, _deadline), do: command
 
-  # The program ran, so what became of it is the command's result and no error of the start.
+  # The program ran, so its result goes to the caller instead of failing the start.
   defp started(%{machine: %{os_pid: pid}} = command) when pid != nil, do: {:ok, command}
 
   defp started(%{machine: machine} = command) do
@@ -152,7 +155,7 @@ defmodule Leash.Command do
     end
   end
 
-  @doc "The deadline of so many milliseconds, for `next/3`."
+  @doc "Returns the deadline of so many milliseconds, for `next/3`."
   @spec deadline(timeout()) :: integer() | :infinity
   def deadline(:infinity), do: :infinity
   def deadline(ms), do: now() + ms
@@ -160,15 +163,16 @@ defmodule Leash.Command do
   ## What happens next
 
   @doc """
-  Waits for what happens next, until a deadline in monotonic milliseconds. Data come in parts of at
-  most `max` bytes.
+  Waits for what happens next, until a deadline in monotonic milliseconds.
+
+  Data come in parts of at most `max` bytes.
   """
   @spec next(t(), pos_integer(), integer() | :infinity) :: event()
   def next(%{input_failed: {kind, reason, stacktrace}} = command, _max, _deadline),
     do: {:input_failed, kind, reason, stacktrace, %{command | input_failed: nil}}
 
   def next(command, max, deadline) do
-    # What is written without a pause leaves no moment to wait in.
+    # The deadline is checked first: a program that writes without a pause leaves no time to wait.
     cond do
       patience(command, deadline) > 0 -> read(command, command.streams, max, deadline)
       command.ended == nil -> late(command, max, deadline)
@@ -176,7 +180,7 @@ defmodule Leash.Command do
     end
   end
 
-  # The time is over. An end that came in time is still to be taken.
+  # The time is over. An end that came in time must still be received.
   defp late(command, max, deadline) do
     case await(command, [], 0) do
       {_happened, %{ended: nil} = command} -> {:timeout, command}
@@ -184,7 +188,7 @@ defmodule Leash.Command do
     end
   end
 
-  # Nothing to read at the moment, or nothing any more.
+  # There is nothing to read at the moment, or no stream is left.
   defp read(%{ended: ended, streams: []} = command, [], _max, _deadline) when ended != nil,
     do: over(command)
 
@@ -252,7 +256,7 @@ defmodule Leash.Command do
   end
 
   defp patience(%{ended: nil}, deadline), do: left(deadline)
-  # What the tree wrote is in the pipe, however long its reader takes for it.
+  # The pipe contains what the tree wrote, so the deadline no longer counts.
   defp patience(%{kept_until: nil}, _deadline), do: @quiet_ms
   defp patience(%{kept_until: until}, deadline), do: min(left(until), left(deadline))
 
@@ -264,15 +268,17 @@ defmodule Leash.Command do
   ## The end
 
   @doc """
-  Begins to end the tree, by its ladder or at once. `next/3` goes on bringing what it still writes.
+  Begins to end the tree, by its ladder or at once.
+
+  `next/3` still returns what the tree writes until its end.
   """
   @spec finish(t(), :ladder | :kill) :: t()
   def finish(command, how), do: step(command, {:end, how})
 
-  @doc "Ends the tree, whatever it still writes, and returns when it is gone."
+  @doc "Ends the tree without reading its output, and returns when the tree is gone."
   @spec abort(t(), :ladder | :kill) :: ended()
   def abort(%{ended: nil} = command, how) do
-    # Closed first: a program that writes for no reader is told so (SIGPIPE), as in a shell.
+    # The streams close first: a program that writes to no reader gets SIGPIPE, as in a shell.
     command |> close_all() |> finish(how) |> await_end()
   end
 
@@ -284,7 +290,7 @@ defmodule Leash.Command do
   defp await_end(command), do: release(command)
 
   @doc """
-  Ends the tree by its ladder from another process than the owner, and returns when it is gone.
+  Ends the tree by its ladder from a process that is not the owner. Returns when the tree is gone.
   """
   @spec abandon(t()) :: :ok
   def abandon(command) do
@@ -292,7 +298,7 @@ defmodule Leash.Command do
     :ok
   end
 
-  # Only when its output has ended too is a command over: a background process may hold it.
+  # A command is over only when its output has ended, too: a background process may hold it.
   defp end_rest(%{streams: [], machine: %{exited: exited, ending: nil}} = command)
        when exited != nil,
        do: step(command, {:end, :ladder})
@@ -301,7 +307,7 @@ defmodule Leash.Command do
 
   defp over(command), do: {:ended, release(command), command}
 
-  # Leaves no message behind.
+  # No message stays behind.
   defp release(command) do
     :ok = stop_feeder(command.feeder)
     :ok = Descriptor.close(command.channel.fd)
@@ -325,11 +331,11 @@ defmodule Leash.Command do
   defp input_ended(command, {:shutdown, {:input, kind, reason, stacktrace}}),
     do: step(%{command | input_failed: {kind, reason, stacktrace}}, {:end, :ladder})
 
-  # Ended by a process that the source is linked to, such as a task: the rest of it is missing.
+  # The writer was ended by a process linked to the source, such as a task. Input is missing.
   defp input_ended(command, reason),
     do: step(%{command | input_failed: {:exit, reason, []}}, {:end, :ladder})
 
-  # The source of the input may be waiting for something that never comes.
+  # The source of the input may wait for something that never comes.
   defp stop_feeder(nil), do: :ok
 
   defp stop_feeder({pid, monitor}) do
@@ -342,7 +348,7 @@ defmodule Leash.Command do
 
   defp read_channel(command) do
     {events, channel} = Channel.read(command.channel)
-    # Not between an exit and the word that nothing is left, which come together.
+    # After all events: an exit and the word that nothing is left come together.
     end_rest(steps(%{command | channel: channel}, events))
   end
 
@@ -353,7 +359,7 @@ defmodule Leash.Command do
     actions |> Enum.reduce(%{command | machine: machine}, &act/2) |> exited(event)
   end
 
-  # What outlives the program has no say in how it ended, and neither has the clock.
+  # Neither what outlives the program nor the clock changes how the program ended.
   defp exited(command, {:report, {:exited, how}}) do
     by_itself? = command.machine.ending == nil and how != :unknown
     if by_itself?, do: %{command | by_itself: how}, else: command
@@ -381,7 +387,7 @@ defmodule Leash.Command do
     %{command | hunt: monitor}
   end
 
-  # Not before: what the source of a command's input does is done for nothing otherwise.
+  # Not earlier: if the start fails, the input's source must not have had side effects.
   defp act(:started, command) do
     Telemetry.worker(:start, command.number)
     Telemetry.worker(:ready, command.number)
@@ -389,8 +395,8 @@ defmodule Leash.Command do
     command
   end
 
-  # The pipe closes with its owner. The source may be at work on the next part, and heeds nothing
-  # else.
+  # The pipe closes with its owner. The source may be at work on the next part, and then reads no
+  # message.
   defp act(:close_stdin, command) do
     :ok = stop_feeder(command.feeder)
     %{command | feeder: nil}
@@ -412,7 +418,7 @@ defmodule Leash.Command do
   defp act(:over, %{machine: machine} = command) do
     log(command, machine)
     kept? = match?({:ok, %Exit{cause: :kept}}, machine.result)
-    # What was kept and holds the output is waited for, as before the end.
+    # A kept process that holds the output is awaited, as before the end.
     until = if kept?, do: deadline(command.linger)
     %{command | ended: ended(command, machine), kept_until: until}
   end
@@ -420,7 +426,7 @@ defmodule Leash.Command do
   # There are no readers of pipes.
   defp act(outputs, command) when outputs in [:finish_outputs, :leave_outputs], do: command
 
-  # It was not yet known to run when its time was over.
+  # The program was not yet known to run when its time was over.
   defp ended(_command, %{failure: :start_timeout}), do: {:error, :start_timeout}
   defp ended(%{by_itself: how}, _machine) when how != nil, do: {:by_itself, how}
   defp ended(_command, machine), do: {:ended, seen(machine.exited, machine.result)}
@@ -448,7 +454,7 @@ defmodule Leash.Command do
 
   defp log(_command, _machine), do: :ok
 
-  @doc "The status as a shell says it: 128 and its number for a signal (POSIX, 2.8.2)."
+  @doc "Returns the status as a shell does: 128 and the number for a signal (POSIX, 2.8.2)."
   @spec status(how()) :: 0..255
   def status({:status, status}), do: status
 

@@ -1,8 +1,9 @@
 defmodule Leash.CommandError do
   @moduledoc """
-  The command of a `Leash.stream!/3` did not succeed.
+  The error of a `Leash.stream!/3` whose command did not succeed.
 
-  Public fields: `:program` and `:how`: `{:status, 1..255}`, `{:signal, name}` or `:timeout`.
+  The public fields are `:program` and `:how`. `:how` is `{:status, 1..255}`, `{:signal, name}` or
+  `:timeout`.
   """
 
   defexception [:program, :how]

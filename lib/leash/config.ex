@@ -1,5 +1,6 @@
 defmodule Leash.Config do
-  # The application's environment, read once at start and turned into a map; nobody else reads it.
+  # The application's environment, read once at start and turned into a map. Only this module
+  # reads it.
   #
   #     config :leash,
   #       run_dir: "/run/my_app/leash",
@@ -22,13 +23,18 @@ defmodule Leash.Config do
       run_dir: [
         type: Schema.optional_text(),
         doc:
-          "Where the records of runs are kept; else `$LEASH_RUN_DIR`, else `$RUNTIME_DIRECTORY/leash`, else `/tmp/leash-<uid>` (`/tmp/leash-<uid>.<n>` where that is not this user's)."
+          "The directory of the records of runs. The default is `$LEASH_RUN_DIR`, else " <>
+            "`$RUNTIME_DIRECTORY/leash`, else `/tmp/leash-<uid>` (`/tmp/leash-<uid>.<n>` if " <>
+            "that is not a directory of this user)."
       ],
       record: [
         type: Schema.one_of([:optional, :required]),
         default: :optional,
         doc:
-          "`:required` refuses to start where the run's record cannot be written; otherwise a warning is logged, the environment tag is the only witness of the run's life, and where the directory cannot be used at all nothing is swept, which is logged, too."
+          "`:required` refuses to start if the run's record cannot be written. Otherwise a " <>
+            "warning is logged, and the environment tag is the only witness of the run's " <>
+            "life. If the directory cannot be used at all, nothing is swept, which is logged, " <>
+            "too."
       ],
       sweep: [
         type:
@@ -38,24 +44,26 @@ defmodule Leash.Config do
             quote(do: keyword() | false)
           ),
         default: [],
-        doc: "Options of the sweep at start, see `Leash.sweep/1`; `false` turns it off."
+        doc: "Options of the sweep at start, see `Leash.sweep/1`. `false` turns it off."
       ],
       stop_timeout: [
         type: Schema.milliseconds(),
         default: 10_000,
         doc:
-          "Milliseconds after which an application stop ends every tree with SIGKILL, whatever its ladder."
+          "Milliseconds after which an application stop ends every tree with SIGKILL, " <>
+            "whatever its ladder."
       ],
       app: [
         type: Schema.optional_text(),
         doc:
-          "The application's name in the record, for `scope: :app`; default the release's or project's name."
+          "The application's name in the record, for `scope: :app`. The default is the name " <>
+            "of the release or project."
       ]
     ]
     |> Schema.new()
   end
 
-  @doc "The configuration, or what is wrong with it."
+  @doc "Returns the configuration, or what is wrong with it."
   @spec load() :: {:ok, t()} | {:error, OptionsError.t()}
   def load do
     given = Keyword.take(Application.get_all_env(:leash), Schema.keys(schema()))

@@ -1,18 +1,23 @@
 defmodule Leash.Control do
-  # What an operator asks a living VM: the other side of `leash stop`.
+  # Answers an operator's requests to a living VM: the other side of `leash stop`.
   #
-  # A Unix socket beside the run's record, `<run dir>/<run_id>.sock`. Who may reach it is decided by that directory, which is 0700
-  # and ours whenever this listens, and by the kernel's word on who has connected: this user or root, no other. One request for each connection, a line; lines of fields between tabs are the
-  # answer, and `end` the last of them (native/PROTOCOL.md, section 6):
+  # The socket is a Unix socket beside the run's record, `<run dir>/<run_id>.sock`. Two things
+  # decide which peers reach it. The directory is 0700 and ours whenever this process listens. The
+  # kernel names the user of the peer, which must be this user or root.
+  #
+  # A connection carries one request, a line. The answer consists of lines, with tabs between the
+  # fields, and the last line is `end` (native/PROTOCOL.md, section 6):
   #
   #     find NAME            the workers that NAME means
   #     stop DEADLINE NAME   ends them, and says how
-  #     names                what could be asked for
+  #     names                the names that can be asked for
   #
-  # Requests are served by processes of their own, which nobody is linked to: one that is stopping something goes on to its
-  # proof whatever becomes of who asked. No atom is made of what comes in: names are compared as text.
+  # Processes of their own, linked to no process, serve the requests. A request that stops
+  # something goes on to its proof, even if the client goes away. No input becomes an atom: names
+  # are compared as text.
   #
-  # A run without a socket is a run like any other, which `leash stop` cannot ask: a start never fails because of it.
+  # A run without a socket is a complete run that `leash stop` cannot ask. A start never fails
+  # because of the socket.
   @moduledoc false
 
   use GenServer
@@ -22,17 +27,18 @@ defmodule Leash.Control do
 
   # sun_path of unix(7) with its NUL.
   @most_path 107
-  # A line of at most this many bytes is a request; a name has 1,000 at most.
+  # A request is a line of at most this many bytes. A name has at most 1,000.
   @most_request 2_048
-  # Until a request has come, and until somebody has read a part of the answer.
+  # The time until a request has come, and until the client has read a part of the answer.
   @patience_ms 5_000
-  # Requests at a time; the next one waits in the socket's queue.
+  # Requests at a time. The next one waits in the socket's queue.
   @most_requests 32
-  # A socket that somebody removed (tmp cleaners do) has to be back within a minute, like the record.
+  # A removed socket (tmp cleaners remove them) must be back within a minute, like the record.
   @look_for_socket_ms 20_000
-  # Until it listens again where it could not, or no descriptor was left.
+  # The time until the next attempt to listen, and until the next accept without descriptors.
   @again_ms 1_000
-  # Beyond its deadline, until a worker that was told to end is answered for as still ending: `leash` waits 2 s.
+  # If a worker that was told to end still lives so long after its deadline, then it is reported
+  # as still ending. `leash` waits 2 s.
   @last_word_ms 1_500
 
   # getsockopt(2) on Linux: SOL_SOCKET, SO_PEERCRED and the size of struct ucred.
@@ -41,7 +47,7 @@ defmodule Leash.Control do
   @spec start_link(Run.t()) :: GenServer.on_start()
   def start_link(run), do: GenServer.start_link(__MODULE__, run, name: __MODULE__)
 
-  @doc "Whether this run can be asked, for `Leash.capabilities/0`."
+  @doc "Returns whether this run can be asked, for `Leash.capabilities/0`."
   @spec status() :: :ok | {:error, term()}
   def status do
     GenServer.call(__MODULE__, :status)
@@ -51,12 +57,12 @@ defmodule Leash.Control do
 
   @impl true
   def init(_run) do
-    # So that terminate/2 takes the socket away.
+    # So that terminate/2 removes the socket.
     Process.flag(:trap_exit, true)
     {:ok, listen(%{path: nil, listener: nil, acceptor: nil, error: nil})}
   end
 
-  # What is wrong with the directory or the record is wrong with this, too.
+  # If the directory or the record cannot be used, then the socket cannot be used either.
   defp place do
     with {:ok, %Run{lock: {:ok, _lock}} = run} <- Run.fetch(),
          path = Path.join(run.config.run_dir, run.id <> ".sock"),
@@ -73,7 +79,7 @@ defmodule Leash.Control do
   defp short(path) when byte_size(path) <= @most_path, do: :ok
   defp short(_path), do: {:error, :enametoolong}
 
-  # Owner and mode of the directory, as it is opened now.
+  # Checks owner and mode of the directory, as it is opened now.
   defp private(path) do
     dir = Path.dirname(path)
 
@@ -86,13 +92,13 @@ defmodule Leash.Control do
   defp listen(state) do
     case place() do
       {:ok, path} -> listen(path, %{state | path: path})
-      # A directory that is made usable is picked up again.
+      # A directory that becomes usable is used.
       {:error, reason} -> again(%{state | error: reason})
     end
   end
 
   defp listen(path, state) do
-    # The id is ours alone: what has the name is what this process left when it was killed.
+    # Only this run has the id, so a killed process of this run left what is there.
     _ = File.rm(path)
 
     options = [
@@ -108,7 +114,7 @@ defmodule Leash.Control do
 
     case :gen_tcp.listen(0, options) do
       {:ok, listener} ->
-        # Whatever the umask. Until now the directory and the kernel's word on the peer were enough.
+        # Independent of the umask. Until now the directory and the check of the peer were enough.
         _ = File.chmod(path, 0o600)
         acceptor = spawn_link(fn -> accept(listener, 0) end)
         _timer = Process.send_after(self(), {:look, listener}, @look_for_socket_ms)
@@ -134,7 +140,8 @@ defmodule Leash.Control do
   def handle_info({:look, listener}, %{listener: listener, path: path} = state) do
     _timer = Process.send_after(self(), {:look, listener}, @look_for_socket_ms)
 
-    # It cannot be reached any more, or by others, too. The acceptor's end, which follows, makes another.
+    # The socket cannot be reached any more, or other users can reach it, too. The end of the
+    # acceptor follows and makes another socket.
     if File.lstat(path) == {:error, :enoent} or private(path) != :ok,
       do: :gen_tcp.close(listener)
 
@@ -173,7 +180,7 @@ defmodule Leash.Control do
         {pid, _monitor} =
           spawn_monitor(fn -> receive(do: ({:serve, ^socket} -> serve(socket))) end)
 
-        # Its descriptor goes with the process that serves it.
+        # The socket closes with the process that serves it.
         _ = :gen_tcp.controlling_process(socket, pid)
         send(pid, {:serve, socket})
         accept(listener, busy + 1)
@@ -203,7 +210,7 @@ defmodule Leash.Control do
       lines = line |> request() |> answered() |> Enum.map(&[&1, ?\n])
       _ = :gen_tcp.send(socket, [lines, "end\n"])
 
-      # The other side closes when it has read that; this one would cut off what is still on its way.
+      # The client closes after it has read the answer. A close here would cut off the rest of it.
       _ = :gen_tcp.recv(socket, 0, @patience_ms)
     end
 
@@ -217,12 +224,12 @@ defmodule Leash.Control do
     end
   end
 
-  @doc "Whether a request of the user with this number is carried out: this VM's own and root."
+  @doc "Returns whether requests of this user are carried out: this VM's own user and root."
   @spec served?({:ok, non_neg_integer()} | :error) :: boolean()
   def served?({:ok, uid}), do: uid in [0, Native.euid()]
   def served?(:error), do: false
 
-  # An answer is owed, also where a defect keeps this VM from finding it.
+  # The client gets an answer even if a defect keeps this VM from finding it.
   defp answered(request) do
     answer(request)
   rescue
@@ -268,7 +275,7 @@ defmodule Leash.Control do
       for(group <- groups, do: fn -> stop_group(group, deadline) end) ++
         for row <- named, do: fn -> StopAll.stop(row.number, deadline) end
 
-    # What does not come back in time is answered for by what is known of it.
+    # A worker that is late gets an answer from its row.
     done = tasks |> in_parallel(deadline + @last_word_ms) |> Map.new(&{&1.worker, &1})
     rows = Map.new(rows, &{&1.number, &1})
 
@@ -284,7 +291,7 @@ defmodule Leash.Control do
     owner = self()
     until = System.monotonic_time(:millisecond) + ms
 
-    # Not linked, for the reason of the whole: a crash of one is not the end of the others.
+    # Not linked: the crash of one must not end the others.
     refs =
       for function <- functions do
         ref = make_ref()
@@ -309,10 +316,10 @@ defmodule Leash.Control do
   ## Which workers a name means
 
   @doc """
-  The rows that a name means: workers registered as that, and all of the groups called that.
+  Returns the rows that a name means: the workers with that name and all of the groups with it.
 
-  An atom is called what `inspect/1` and `Atom.to_string/1` make of it, a string itself or what `inspect/1` makes of it,
-  anything else what `inspect/1` makes of it.
+  An atom matches the results of `inspect/1` and `Atom.to_string/1`. A string matches itself and
+  the result of `inspect/1`. Any other term matches the result of `inspect/1`.
   """
   @spec meant(binary()) :: [Registry.row()]
   def meant(name),
@@ -321,11 +328,11 @@ defmodule Leash.Control do
   defp group?(%{group: nil}, _name), do: false
   defp group?(%{group: group}, name), do: called?(group, name)
 
-  # What is known by its shim's command line alone: the text that it was detached under.
+  # An adopted tree is known only by its shim's command line: the text of its detached name.
   defp named?(%{kind: :adopted, label: label}, name),
     do: label in [name, ":" <> name] or name == "Elixir." <> label
 
-  # The label of a worker without a name is its program's, which says nothing of who is meant.
+  # The label of a worker without a name is its program's, which does not identify a worker.
   defp named?(%{name: nil}, _name), do: false
   defp named?(row, name), do: called?(row.name, name)
 
@@ -353,7 +360,7 @@ defmodule Leash.Control do
   defp described(row),
     do: ["worker", row.number, row.kind, row.os_pid, row.label, row.group && inspect(row.group)]
 
-  # What began while the group was being stopped has no row of before.
+  # A worker that began while the group was being stopped has no earlier row.
   defp ended_line(stopped, row) do
     row = row || %{kind: :worker}
     row = Map.merge(row, Map.put(stopped, :number, stopped.worker))

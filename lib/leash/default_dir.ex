@@ -1,23 +1,25 @@
 defmodule Leash.DefaultDir do
-  # The run directory where none is named: `/tmp/leash-<uid>`.
+  # The run directory if none is configured: `/tmp/leash-<uid>`.
   #
-  # Any user can make a directory of that name in /tmp. So where what stands there is not ours, another one is taken, and
-  # found again by every later start and by the command (native/cli/src/place.rs): in this order
+  # Any user can make a directory of that name in /tmp. If it is not ours, then another one is
+  # taken. Every later start and the command (native/cli/src/place.rs) find the same one, in this
+  # order:
   #
-  #     leash-<uid>      where it is a directory of ours, whatever its mode
+  #     leash-<uid>      if it is a directory of ours, with any mode
   #     leash-<uid>.*    the first one that is a directory of ours with mode 0700
-  #     leash-<uid>      where there is nothing
-  #     leash-<uid>.<n>  the first of a few that is not there
+  #     leash-<uid>      if it does not exist
+  #     leash-<uid>.<n>  the first of a few that does not exist
   #     leash-<uid>.<random>
   #
-  # Names alone are chosen here. What opens the directory makes it with mode 0700 and judges what it has opened.
+  # This module only chooses a name. The code that opens the directory makes it with mode 0700 and
+  # checks what it has opened.
   @moduledoc false
 
   import Bitwise
 
   @numbered 1..8
 
-  @doc "The path below a directory such as `/tmp`, for a user's number. Nothing is made."
+  @doc "Returns the path below a directory such as `/tmp`, for a user's number. Makes nothing."
   @spec path(String.t(), non_neg_integer()) :: String.t()
   def path(parent, uid) do
     name = "leash-#{uid}"
@@ -57,7 +59,7 @@ defmodule Leash.DefaultDir do
     end
   end
 
-  # Two starts at once have to take the same one.
+  # Two starts at the same time must take the same one.
   defp free(first) do
     paths = for n <- @numbered, do: "#{first}.#{n}"
     Enum.find(paths, &(File.lstat(&1) == {:error, :enoent}))

@@ -1,10 +1,10 @@
 defmodule Leash.Descriptor do
-  # What the bare functions of `Leash.Native` leave to their caller.
+  # Completes the bare functions of `Leash.Native`.
   @moduledoc false
 
   alias Leash.Native
 
-  @doc "Closes a descriptor, and takes back the message that it may have sent to the caller."
+  @doc "Closes a descriptor and removes the message that it may have sent to the caller."
   @spec close(Native.fd() | nil) :: :ok
   def close(nil), do: :ok
 
@@ -21,8 +21,8 @@ defmodule Leash.Descriptor do
   @doc """
   Sends the caller the message when the process of a pidfd has ended.
 
-  A descriptor tells one process at a time, and the Reaper may wait for the one in the table. So
-  this makes a copy, which lives until the message is sent.
+  A descriptor can notify one process at a time, and the Reaper may wait for the one in the table.
+  So this function makes a copy, which lives until the message is sent.
   """
   @spec monitor_end(Native.fd(), term()) :: :ok | {:error, term()}
   def monitor_end(fd, message) do

@@ -1,16 +1,21 @@
 defmodule Leash.Detached do
-  # Trees that outlive their VM on purpose (`on_exit: :detach`): by what name they are known, and finding them again.
+  # Trees that outlive their VM on purpose (`on_exit: :detach`): their names, and the search for
+  # them.
   #
-  # Nothing is kept in a file: name, run and number stand on the shim's own command line, and the shim lives as long as
-  # its tree. See native/PROTOCOL.md, section 6, for what a process has to be in order to be believed.
+  # No file keeps them. Name, run and number are on the shim's own command line, and the shim
+  # lives as long as its tree. native/PROTOCOL.md, section 6, says which processes are believed.
   @moduledoc false
 
   alias Leash.{Native, OptionsError, Registry, Schema}
 
-  # What the shim takes.
+  # The limit of the shim.
   @longest 200
 
-  @typedoc "A living tree, as its shim describes it; `owner` is what is known of the VM that started it, `own` that this is us."
+  @typedoc """
+  A living tree, as its shim describes it.
+
+  `owner` is the state of the VM that started it. `own` is true if that is this VM.
+  """
   @type tree :: %{
           name: binary(),
           run_id: Leash.RunId.t(),
@@ -29,13 +34,13 @@ defmodule Leash.Detached do
         }
 
   @doc """
-  The text by which a name is found by another VM, perhaps of another version of Elixir.
+  Returns the text by which another VM finds a name, even with another version of Elixir.
   """
   @spec text(GenServer.name() | String.t()) :: String.t()
   def text(name) when is_binary(name), do: name
 
   def text(name) do
-    # Each of these has a default that cuts, breaks lines or depends on the version.
+    # Each of these options has a default that cuts, breaks lines or depends on the version.
     inspect(name,
       limit: :infinity,
       printable_limit: :infinity,
@@ -44,11 +49,11 @@ defmodule Leash.Detached do
     )
   end
 
-  @doc "Whether a text can be a name."
+  @doc "Returns whether a text can be a name."
   @spec text?(term()) :: boolean()
   def text?(text), do: Schema.text?(text) and byte_size(text) <= @longest
 
-  @doc "What is wrong with the options of a worker that is to outlive its VM."
+  @doc "Checks the options of a worker that outlives its VM."
   @spec check(map()) :: :ok | {:error, OptionsError.t()}
   def check(options) do
     cond do
@@ -78,7 +83,7 @@ defmodule Leash.Detached do
   defp refuse(key, expected, value),
     do: Schema.error(key, expected <> " beside on_exit: :detach", value)
 
-  @doc "All of this user's, by the number of their shims."
+  @doc "Returns all detached trees of this user, ordered by the pids of their shims."
   @spec all() :: {:ok, [tree()], complete? :: boolean()} | {:error, term()}
   def all do
     with {:ok, %{trees: trees, complete: complete?}} <- Native.detached(),
@@ -86,7 +91,7 @@ defmodule Leash.Detached do
   end
 
   @doc """
-  The one of a name that this VM may take over.
+  Returns the tree of a name if this VM may take it over.
   """
   @spec find(binary()) ::
           {:ok, tree()}
@@ -106,14 +111,14 @@ defmodule Leash.Detached do
     end
   end
 
-  # Whether it lives cannot always be told; then nobody takes its worker away.
+  # If it cannot be seen whether the owner lives, then its worker is not taken away.
   defp elsewhere?(tree),
     do: tree.owner_pid != nil and not tree.own and tree.owner in [:alive, :unknown]
 
   defp elsewhere(tree),
     do: {:detached_elsewhere, Map.take(tree, [:owner_pid, :os_pid, :shim_pid, :run_id, :worker])}
 
-  @doc "`Leash.detached/0`."
+  @doc "Returns what `Leash.detached/0` returns."
   @spec list() :: [map()]
   def list do
     case all() do
@@ -132,7 +137,7 @@ defmodule Leash.Detached do
   defp alive?(:gone), do: false
   defp alive?(_unknown), do: nil
 
-  @doc "A pidfd of the shim, if it still is that of the tree."
+  @doc "Opens a pidfd of the shim, if the shim still is that of the tree."
   @spec open(tree()) :: {:ok, Native.fd()} | {:error, term()}
   def open(tree) do
     Native.detached_open(
@@ -144,7 +149,7 @@ defmodule Leash.Detached do
     )
   end
 
-  @doc "Whether a row of the table is this very tree's."
+  @doc "Returns whether a row of the table belongs to this very tree."
   @spec of?(Registry.row(), tree(), Leash.RunId.t()) :: boolean()
   def of?(%{outlives: nil}, _tree, _own), do: false
 

@@ -1,14 +1,17 @@
 defmodule Leash.Environment do
-  # The VM's environment as bytes, at the moment of the call: what `Port.open/2` hands on, and a shim of the warden gets.
+  # The VM's environment as bytes, at the moment of the call. `Port.open/2` hands it on, and a
+  # shim of the warden gets it.
   @moduledoc false
 
   alias Leash.Native
 
-  @typedoc "Variables, each as `NAME=value` with a NUL behind it, and how many."
+  @typedoc "Variables, each as `NAME=value` with a NUL behind it, and their number."
   @type t :: {binary(), non_neg_integer()}
 
   @doc """
-  The environment with these changes on top; `nil` unsets. Of two changes of one name the last counts.
+  Returns the environment with these changes. `nil` unsets a variable.
+
+  If a name is changed twice, the last change counts.
   """
   @spec with_changes([{String.t(), String.t() | nil}]) :: t()
   def with_changes(changes) do
@@ -18,7 +21,7 @@ defmodule Leash.Environment do
     {text(inherited) <> IO.iodata_to_binary(set), length(inherited) + length(set)}
   end
 
-  # Most changes are of names that the VM does not have, which one look tells.
+  # Most changed names are not in the VM's environment, which one look shows.
   defp without({name, _value}, variables) do
     name = characters(name, :file.native_name_encoding())
 
@@ -39,7 +42,8 @@ defmodule Leash.Environment do
     ArgumentError -> text_by_variable(variables)
   end
 
-  # Only the VM's own copy has the bytes: what is no text in the encoding of file names looks here like one that is.
+  # Only the VM's own copy has the bytes. Here, text that is invalid in the encoding of file names
+  # looks like valid text.
   defp text_by_variable(variables) do
     encoding = :file.native_name_encoding()
 
@@ -49,7 +53,7 @@ defmodule Leash.Environment do
     end
   end
 
-  # As `:os.env/0` has the name.
+  # Returns the name in the form of `:os.env/0`.
   defp characters(name, :latin1), do: :erlang.binary_to_list(name)
   defp characters(name, :utf8), do: String.to_charlist(name)
 

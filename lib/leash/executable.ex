@@ -1,5 +1,5 @@
 defmodule Leash.Executable do
-  # Where the program of a command is, and whether it can be one.
+  # Finds the program of a command, and checks whether it can be executed.
   @moduledoc false
 
   alias Leash.{Native, WorkingDirectory}
@@ -11,16 +11,21 @@ defmodule Leash.Executable do
           | Native.posix()
 
   @doc """
-  The absolute path of a program.
+  Returns the absolute path of a program.
 
-  A name without a slash is looked for in `PATH`, a relative path from `directory`, which is the VM's where it is nil.
+  A name without a slash is looked up in `PATH`. A relative path starts at `directory`, or at the
+  VM's directory if that is nil.
   """
   @spec find(String.t(), String.t() | nil) :: {:ok, String.t()} | {:error, problem()}
   def find(command, directory) do
     with {:ok, path} <- path(command, directory), do: check(path)
   end
 
-  @doc "Like `find/2` from the VM's directory, with the errors of `System.cmd/3` and `Port.open/2` raised as they raise them."
+  @doc """
+  Finds a program like `find/2`, from the VM's directory.
+
+  Raises the errors of `System.cmd/3` and `Port.open/2`.
+  """
   @spec find!(String.t()) :: String.t()
   def find!(command) do
     case find(command, nil) do
@@ -32,7 +37,7 @@ defmodule Leash.Executable do
     end
   end
 
-  # As it is: the kernel knows what `..` behind a symbolic link means, and Path.expand/1 does not.
+  # Unchanged: the kernel resolves `..` behind a symbolic link, and Path.expand/1 does not.
   defp path("/" <> _ = command, _directory), do: {:ok, command}
 
   defp path(command, directory) do
@@ -53,6 +58,7 @@ defmodule Leash.Executable do
   defp in_path(nil), do: {:error, :not_in_path}
   defp in_path(path), do: {:ok, path}
 
-  # Not :file.read_file_info/2, which wakes a dirty scheduler: that took longer than all other checks of a start.
+  # The check avoids :file.read_file_info/2, which wakes a dirty scheduler. That took longer than
+  # all other checks of a start.
   defp check(path), do: with(:ok <- Native.executable(path), do: {:ok, path})
 end

@@ -1,30 +1,47 @@
 defmodule Leash.Exit do
   @moduledoc """
-  How a worker ended, and what it took to end the tree under it.
+  The end of a worker, and of the tree under it.
 
-  A `Leash.Exit` exists only when the tree is gone: the shim, to which every orphan of the tree is
-  reparented, was told by the kernel that it has no child left (`ECHILD` from waitid(2)); or, where
-  the shim was killed, the warden that had started it says that nothing below it is left, or a look
-  at all processes found none with the worker's tag; or what is left was kept on purpose.
+  A `Leash.Exit` exists only if the tree is gone, or if the processes that are left were kept on
+  purpose. One of these shows that the tree is gone:
 
-    * `:status` - the worker's exit status, `nil` when a signal ended it
-    * `:signal` - the signal that ended the worker, `nil` when it exited. Both are `nil` of a worker that was adopted (how it ended only
-      its shim saw), and of what `Leash.attach/2` took over (only its parent learns it)
+    * The kernel told the shim that it has no child left (`ECHILD` from waitid(2)). Every orphan
+      of the tree is reparented to the shim
+    * The shim was killed, and the warden that had started it says that nothing below it is left
+    * The shim was killed, and a look at all processes found none with the worker's tag
+
+  The fields:
+
+    * `:status` - the worker's exit status, `nil` if a signal ended it
+    * `:signal` - the signal that ended the worker, `nil` if it exited. For an adopted worker both
+      are `nil`, because only its shim saw how it ended. They are also `nil` for an attached
+      process, because only its parent learns it
     * `:core_dumped?` - whether it left a core dump
-    * `:cause` - why the tree was ended: `:exited` (the worker ended by itself), `:kept` (it ended by itself, and what
-      it left goes on, as `on_exit: :keep` says), `:stop` (asked to
-      stop, or the shim was signalled), `:kill` (asked to end at once), `:leash` (the VM let go),
-      `:owner` (the VM ended), `:shim_died` (the shim was killed; the tree was ended by descent and by its tags), `:unseen` (an adopted
-      worker ended without having been asked to)
-    * `:step` - the step at which the last process went: `nil` (no step was needed), a signal of the
-      ladder such as `:sigterm`, `:cmd` for a command, `:close_stdin`, or `:sigkill` of the final phase
-    * `:steps` - every step taken, as `%{signal: signal, reaped: count}` in order. Counted are the
-      processes that the shim reaped: those whose own parent reaped them are not seen. A command is
-      `%{signal: nil, command: [path | args], result: result, reaped: count}`, where `result` is
-      `{:status, status}`, `{:signal, signal}`, `{:error, posix}` (it could not be started), or nil (nothing was heard of its end).
-      The end of stdin is `%{signal: nil, stdin: :closed, reaped: count}`
+    * `:cause` - the cause for which the tree was ended, see below
+    * `:step` - the step at which the last process ended; `nil` if no step was needed. It is a
+      signal of the ladder such as `:sigterm`, `:cmd` for a command, or `:close_stdin`. `:sigkill`
+      can also be that of the final phase
+    * `:steps` - every step taken, as `%{signal: signal, reaped: count}` in order. `count` is the
+      number of processes that the shim reaped. It does not include processes that their own
+      parent reaped
     * `:duration` - milliseconds from the beginning of the end to the last process
-    * `:os_pid` - the worker's process id, which by now may belong to somebody else
+    * `:os_pid` - the worker's process id, which by now may belong to another process
+
+  In `:steps`, a command is
+  `%{signal: nil, command: [path | args], result: result, reaped: count}`. `result` is
+  `{:status, status}`, `{:signal, signal}`, `{:error, posix}` (it could not be started), or nil
+  (its end was not reported). The end of stdin is `%{signal: nil, stdin: :closed, reaped: count}`.
+
+  The values of `:cause`:
+
+    * `:exited` - the worker ended by itself
+    * `:kept` - it ended by itself, and the processes that it left go on, as `on_exit: :keep` says
+    * `:stop` - it was asked to stop, or the shim was signalled
+    * `:kill` - it was asked to end at once
+    * `:leash` - the connection of the VM to the shim closed
+    * `:owner` - the VM ended
+    * `:shim_died` - the shim was killed; the tree was ended by descent and by its tags
+    * `:unseen` - an adopted worker ended without a request
   """
 
   alias Leash.{Signal, StopCommand}
@@ -65,11 +82,11 @@ defmodule Leash.Exit do
         }
 
   @doc """
-  The exit reason that a `Leash.Worker` has by default: `:normal` for status 0, `{:exit_status, n}`
-  or `{:signal, name}` otherwise.
+  The exit reason that a `Leash.Worker` has by default.
 
-  `:normal` means that a supervisor does not restart a `:transient` worker that succeeded. It is `:normal`, too, where nobody
-  saw how it ended: of an adopted worker, and of what `Leash.attach/2` took over.
+  It is `:normal` for status 0, `{:exit_status, n}` or `{:signal, name}` otherwise. With
+  `:normal`, a supervisor does not restart a `:transient` worker. It is also `:normal` if the end
+  was not seen: for an adopted worker, and for an attached process.
   """
   @spec reason(t()) :: :normal | {:exit_status, 1..255} | {:signal, Signal.t()}
   def reason(%__MODULE__{status: 0}), do: :normal

@@ -1,14 +1,15 @@
 defmodule Leash.Group do
-  # What a group of workers may be called.
+  # The names that a group of workers may have.
   #
-  # Something that reads the same in a log, in a configuration and after a restart: an atom such as the pool's module, a
-  # string where names come from outside (no atom may be made of those), a tuple for one of many (`{MyApp.Pool, 3}`).
-  # Not a list, which would read as several groups, nor a bare pid, which nobody can say after a crash.
+  # A name reads the same in a log, in a configuration and after a restart. It is an atom such as
+  # the pool's module, or a tuple for one of many (`{MyApp.Pool, 3}`). If names come from outside,
+  # then it is a string, because no atom may be made of those. It is not a list, which would read
+  # as several groups. It is not a bare pid, which is unknown after a crash.
   @moduledoc false
 
   alias Leash.Schema
 
-  @typedoc "A group's name; not `nil` (no group), and not `:all`, which means everybody."
+  @typedoc "The name of a group; not `nil` (no group), and not `:all`, which means every worker."
   @type t :: Leash.group()
 
   @spec valid?(term()) :: boolean()
@@ -29,7 +30,7 @@ defmodule Leash.Group do
   @spec optional?(term()) :: boolean()
   def optional?(group), do: group == nil or valid?(group)
 
-  @doc "Whether a worker of this group is meant by what somebody asks for."
+  @doc "Returns whether a request for a group, or for `:all`, includes a worker of this group."
   @spec includes?(t() | :all, t() | nil) :: boolean()
   def includes?(:all, _group), do: true
   def includes?(same, group), do: same === group

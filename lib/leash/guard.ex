@@ -1,8 +1,9 @@
 defmodule Leash.Guard do
-  # Looks at the trees of workers with `guard:` and acts where one exceeds its limits.
+  # Looks at the trees of workers with `guard:` and acts if one exceeds its limits.
   #
-  # One process for all of them, since one pass over `/proc` tells of all; while nobody is guarded it sleeps. What it
-  # goes by is in the table of workers, so that it finds everything again after a crash, but for how long who was idle.
+  # One process guards all of them, because one pass over `/proc` covers all. It sleeps while no
+  # worker is guarded. Its data are in the table of workers, so that it finds everything again
+  # after a crash, except how long each tree was idle.
   @moduledoc false
 
   use GenServer
@@ -16,12 +17,13 @@ defmodule Leash.Guard do
 
   @type limit :: :processes | :rss | :lifetime | :idle
 
-  @typedoc "Which limit, and what was seen: processes, bytes or milliseconds."
+  @typedoc "The exceeded limit, and the value seen: processes, bytes or milliseconds."
   @type breach :: %{limit: limit(), max: pos_integer(), value: non_neg_integer()}
 
   @typedoc """
-  The guard of a worker: `traffic` counts the bytes of its output, `callers` are those of a
-  function as `action`.
+  The guard of a worker.
+
+  `traffic` counts the bytes of its output. `callers` are those of a function as `action`.
   """
   @type spec :: %{
           limits: %{optional(limit()) => pos_integer()},
@@ -34,19 +36,23 @@ defmodule Leash.Guard do
   @spec start_link(term()) :: GenServer.on_start()
   def start_link(_options), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
 
-  @doc "What counts a worker's output, where its guard wants to know."
+  @doc "Returns a counter of a worker's output if its guard needs one."
   @spec traffic(keyword() | nil) :: :counters.counters_ref() | nil
   def traffic(options) do
     if options != nil and Keyword.has_key?(options, :idle),
       do: :counters.new(1, [])
   end
 
-  @doc "Notes output; what is waiting for a handler that does not keep up counts, too."
+  @doc "Counts output, including output that waits for a slow handler."
   @spec saw_output(:counters.counters_ref() | nil, pos_integer()) :: :ok
   def saw_output(nil, _bytes), do: :ok
   def saw_output(traffic, bytes), do: :counters.add(traffic, 1, bytes)
 
-  @doc "Guards the calling Worker's tree until it ends. The Worker is told with `Leash.Worker.Protocol.fail_unhealthy/2`."
+  @doc """
+  Guards the calling Worker's tree until it ends.
+
+  The guard notifies the Worker with `Leash.Worker.Protocol.fail_unhealthy/2`.
+  """
   @spec watch(pos_integer(), keyword() | nil, :counters.counters_ref() | nil) :: :ok
   def watch(_number, nil, _traffic), do: :ok
 
@@ -57,7 +63,7 @@ defmodule Leash.Guard do
 
   @impl true
   def init(nil) do
-    # After a crash of this process the table says who is to be watched.
+    # After a crash of this process, the table names the guarded workers.
     watches =
       for %{guard: %{}} = row <- Registry.all(), into: %{}, do: {row.number, watch_of(row)}
 
@@ -83,7 +89,7 @@ defmodule Leash.Guard do
 
   def handle_info(_other, state), do: {:noreply, state}
 
-  # A timer that fires for nobody costs less than to look for it at each end of a worker.
+  # A timer that fires without need costs less than a search for it at each end of a worker.
   defp arm(%{watches: watches} = state) when map_size(watches) == 0, do: state
 
   defp arm(state) do
@@ -103,7 +109,7 @@ defmodule Leash.Guard do
     began = now()
     {due, others} = Enum.split_with(state.watches, fn {_number, watch} -> watch.due <= began end)
 
-    # Whoever ends or has ended is guarded no more; a number may be another's by now.
+    # A tree that ends or has ended is no longer guarded. Its number may belong to another by now.
     living =
       for {number, watch} <- due,
           {:ok, %{tree: :alive, guard: guard} = row} when guard == watch.spec <- [
@@ -157,7 +163,7 @@ defmodule Leash.Guard do
     )
   end
 
-  # How long it takes holds up nothing here.
+  # A slow function must not hold up this process.
   defp tell(function, row, breach, callers) do
     worker =
       row |> Map.take([:pid, :name, :label, :group, :os_pid]) |> Map.put(:worker, row.number)

@@ -1,6 +1,6 @@
 defmodule Leash.Ladder do
   @moduledoc """
-  The steps that end a process tree: which signal, to which processes, and how long to wait for it to work.
+  The steps that end a process tree: signals, their targets, and the time that each may take.
 
       stop: [sigterm: 2_000]
       stop: [sigint: 500, sigterm: 1_500]
@@ -8,19 +8,20 @@ defmodule Leash.Ladder do
       stop: [{:cmd, ["docker", "rm", "-f", "x"], 5_000}, sigterm: 2_000]
       stop: [close_stdin: 2_000, sigterm: 2_000]
 
-  Each step signals, runs its command or closes stdin, then waits until the whole tree is gone or its milliseconds are over (`:infinity`
-  waits for ever). SIGKILL to everything that is left always comes last and need not be named; `[]`
-  means SIGKILL at once.
+  Each step signals, runs its command or closes stdin. Then it waits until the whole tree is gone
+  or its milliseconds are over (`:infinity` waits for ever). SIGKILL to everything that is left
+  always comes last and need not be named. `[]` means SIGKILL at once.
 
-  `to:` says who gets the signal: `:leader` (the worker itself), `:group` (its process group, the
-  default) or `:tree` (every descendant). With `:leader` and `:group`, descendants that live on when
-  those addressed are gone (daemons, children in sessions of their own) get the step's signal as
-  well, so that they too can end in order.
+  `to:` is the target of the signal: `:leader` (the worker itself), `:group` (its process group,
+  the default) or `:tree` (every descendant). With `:leader` and `:group`, some descendants may
+  live on when the targets are gone (daemons, children in sessions of their own). These get the
+  step's signal as well, so that they too can end in order.
 
   ## The end of stdin
 
-  The step `{:close_stdin, milliseconds}` closes the program's stdin, and waits for the tree to end. It is for programs that
-  read the end of their input as "save and stop": language servers, `cat`, database shells, most wrappers.
+  The step `{:close_stdin, milliseconds}` closes the program's stdin, and waits for the tree to
+  end. It is for programs that read the end of their input as "save and stop": language servers,
+  `cat`, database shells, most wrappers.
 
   | entry point | what the step does |
   |---|---|
@@ -30,18 +31,21 @@ defmodule Leash.Ladder do
   | `Leash.open_port/3` | waits only: a port that is closed has closed the program's stdin. `Leash.stop_all/2` leaves the port open, and so stdin |
   | `Leash.attach/2` and a Worker with `stdin: :null` | a `Leash.OptionsError`: there is no stdin to close |
 
-  If the VM is gone, then the kernel has closed its end of the pipe, and the shim waits the milliseconds before the next
-  step. So the program gets the same time to save when the VM is killed. A program that the VM started without Leash may
-  hold a copy of that end. Then stdin ends when that program does.
+  If the VM is gone, then the kernel has closed the VM's end of the pipe. The shim waits the
+  milliseconds before the next step. So the program gets the same time to save when the VM is
+  killed. A program that the VM started without Leash may hold a copy of that end. Then stdin ends
+  when that program does.
 
-  Ending at once skips this step like every other one.
+  An end at once skips this step like every other one.
 
   ## Commands
 
-  A step `{:cmd, [program | args], milliseconds}` runs a command, for what a signal does not reach: a container, a
-  service that wants to be told. The worker's own shim runs it, so it runs as well when the VM was killed. It has at most #{Leash.StopCommand.max_arguments()} strings,
-  and no shell unless it is one (`["sh", "-c", line]`). The program is looked up when the worker starts; one that is not there
-  is a `Leash.OptionsError`.
+  A step `{:cmd, [program | args], milliseconds}` runs a command, for a target that no signal
+  reaches: a container, or a service that needs a call. The worker's own shim runs the command, so
+  it also runs if the VM was killed. The command has at most #{Leash.StopCommand.max_arguments()}
+  strings. It runs without a shell, unless the program is one (`["sh", "-c", line]`). Leash looks
+  up the program when the worker starts. If it is not there, then the start fails with a
+  `Leash.OptionsError`.
 
   | when | then |
   |---|---|
@@ -51,23 +55,27 @@ defmodule Leash.Ladder do
   | its milliseconds are over and it works on | it gets SIGKILL with its process group, and the next step begins |
   | it leaves processes behind | they belong to the tree, and end with it |
 
-  It gets the environment of the worker; stdin is empty, stdout goes nowhere, stderr is the VM's. Its user is the VM's, its limits are not those of `:limits`, its
-  directory is `:cd` or, where that is not given or gone, `/`. How it ended is in `Leash.Exit`. Its arguments can be seen by everybody on the machine for as long as
-  the worker lives, like those of any process: they are no place for a password.
+  The command has the worker's environment. Its stdin is empty, its stdout goes nowhere, its
+  stderr is the VM's. Its user is the VM's, and the limits of `:limits` do not apply. Its
+  directory is `:cd`. If `:cd` is not given or is gone, then the directory is `/`. `Leash.Exit`
+  says how the command ended. All users of the machine can see its arguments while the worker
+  lives, like those of any process. So do not put a password there.
 
   **What runs no command:**
 
-    * an end at once: `Leash.Worker.stop(worker, kill: true)`, a crash or kill of the Worker
-      process or its owner where `:on_crash` is `:kill`, the deadline of `Leash.stop_all/2` (a
-      command under way is killed). It skips every step, and commands are steps. Where the Worker
-      process itself
-      was killed, the first command may have begun for a moment, and is killed with the tree
+    * an end at once: `Leash.Worker.stop(worker, kill: true)`, or a crash or kill of the Worker
+      process or its owner if `:on_crash` is `:kill`. The deadline of `Leash.stop_all/2` is one,
+      too, and kills a command under way. An end at once skips every step, and commands are steps.
+      If the Worker process itself is killed, then the first command may have begun for a moment.
+      It is killed with the tree
     * a worker that exits by itself and leaves nothing: there is nothing to end
     * the death of the shim itself, by SIGKILL or with the machine
 
-  So a command is a courtesy, and not a guarantee. What has to be gone in those cases, too, must be found again by whoever
-  starts next: give a container a name or label that holds `Leash.run_id/0`, start it with `--rm`, and let the application remove at its start those
-  of runs that are gone. A container is not a child of `docker run`, so neither SIGKILL nor a sweep ends it.
+  So a command is a courtesy, and not a guarantee. If something must be gone in those cases, too,
+  then the next start must find it again. Give a container a name or label that holds
+  `Leash.run_id/0`, and start it with `--rm`. Let the application remove the containers of dead
+  runs at its start. A container is not a child of `docker run`, so neither SIGKILL nor a sweep
+  ends it.
   """
 
   alias Leash.{OptionsError, Schema, Signal, StopCommand}
@@ -98,16 +106,16 @@ defmodule Leash.Ladder do
   @kill_phase_ms 2_000
 
   @default [sigterm: 2_000]
-  # Most workers have it.
+  # Precomputed, because most workers use it.
   @default_option "#{elem(Signal.number(:sigterm), 1)}:2000@group"
 
   @doc false
-  # The ladder of who names none.
+  # The ladder of a worker that gives no `:stop`.
   @spec default() :: signals()
   def default, do: @default
 
   @doc false
-  # The option `:stop` of those whose shim goes through the ladder.
+  # The option `:stop` of entry points whose shim runs the ladder.
   @spec option() :: keyword()
   def option do
     [
@@ -118,7 +126,7 @@ defmodule Leash.Ladder do
   end
 
   @doc false
-  # The same where the program's stdin is not the VM's.
+  # The same for programs whose stdin Leash does not control.
   @spec option_without_stdin() :: keyword()
   def option_without_stdin do
     type =
@@ -132,7 +140,7 @@ defmodule Leash.Ladder do
   end
 
   @doc false
-  # Only the signals of a ladder, for those who have no shim.
+  # A ladder of signals only, for callers without a shim.
   @spec signals_type() :: Schema.type()
   def signals_type do
     Schema.custom(&__MODULE__.signals?/1, expected_signals(), quote(do: Leash.Ladder.signals()))
@@ -190,7 +198,7 @@ defmodule Leash.Ladder do
   defp valid_wait?(ms), do: is_integer(ms) and ms in 0..0x7FFFFFFF
 
   @doc false
-  # How long the ladder can take at most, SIGKILL passes not counted.
+  # The longest time that the ladder can take, without the SIGKILL passes.
   @spec duration(t()) :: timeout()
   def duration(steps) do
     Enum.reduce(steps, 0, fn step, total ->
@@ -226,7 +234,7 @@ defmodule Leash.Ladder do
   def commands(steps), do: for({:cmd, command, _ms} <- steps, do: command)
 
   @doc false
-  # The command of the step at an index, as the shim counts.
+  # The command of the step at an index; the shim counts from 0.
   @spec command(t(), non_neg_integer()) :: StopCommand.t() | nil
   def command(steps, index) do
     case Enum.at(steps, index) do
@@ -236,7 +244,7 @@ defmodule Leash.Ladder do
   end
 
   @doc false
-  # What a supervisor has to grant a child that ends by this ladder.
+  # The time that a supervisor must grant a child that ends by this ladder.
   @spec shutdown(t()) :: timeout()
   def shutdown(steps) do
     case duration(steps) do

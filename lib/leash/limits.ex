@@ -1,21 +1,26 @@
 defmodule Leash.Limits do
   @moduledoc """
-  What the kernel limits a program to, set between fork and exec: the program cannot raise it, and its children inherit
-  it.
+  The kernel's limits for a program.
+
+  They are set between fork and exec. The program cannot raise them, and its children inherit
+  them.
 
       limits: [open_files: 8_192, processes: 512, core: 0, nice: 5]
 
     * `:open_files` - descriptors, `RLIMIT_NOFILE`
-    * `:processes` - processes and threads of the *user*, not of the tree, `RLIMIT_NPROC`; root is not limited by it
+    * `:processes` - processes and threads of the *user*, not of the tree, `RLIMIT_NPROC`; root is
+      not limited by it
     * `:core` - bytes of a core dump, `RLIMIT_CORE`; 0 for none
     * `:file_size` - bytes of a file that it writes, `RLIMIT_FSIZE`; beyond that it gets SIGXFSZ
-    * `:cpu_seconds` - seconds of CPU time of each process, `RLIMIT_CPU`; beyond that it gets SIGXCPU, then SIGKILL
+    * `:cpu_seconds` - seconds of CPU time of each process, `RLIMIT_CPU`; beyond that it gets
+      SIGXCPU, then SIGKILL
     * `:address_space` - bytes of address space of each process, `RLIMIT_AS`
     * `:nice` - the nice value, -20 to 19, see nice(1)
 
-  Soft and hard limit are set to the same, see setrlimit(2). More than the VM has itself takes `CAP_SYS_RESOURCE` (a lower nice value:
-  `CAP_SYS_NICE`); without it the start fails with `{:limits, :eperm}` or `{:limits, :eacces}`. Memory and CPU of a whole *tree* can only be limited by
-  a control group.
+  Soft and hard limit get the same value, see setrlimit(2). A limit above the VM's own needs
+  `CAP_SYS_RESOURCE` (a lower nice value: `CAP_SYS_NICE`). Without the capability the start fails
+  with `{:limits, :eperm}` or `{:limits, :eacces}`. Only a control group can limit memory and CPU
+  of a whole *tree*.
   """
 
   @names [
@@ -28,7 +33,7 @@ defmodule Leash.Limits do
     nice: "NICE"
   ]
 
-  # RLIM_INFINITY is one more, and no limit.
+  # RLIM_INFINITY is one more, and means no limit.
   @most 0xFFFFFFFFFFFFFFFE
 
   @type t :: [
@@ -58,7 +63,7 @@ defmodule Leash.Limits do
     do: Keyword.has_key?(@names, name) and is_integer(value) and value in 0..@most
 
   @doc false
-  # What leash-shim's --limits= takes.
+  # The value of leash-shim's `--limits=`.
   @spec to_option(t()) :: String.t()
   def to_option(limits),
     do: Enum.map_join(limits, ",", fn {name, value} -> "#{@names[name]}:#{value}" end)

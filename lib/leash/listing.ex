@@ -1,5 +1,5 @@
 defmodule Leash.Listing do
-  # What `Leash.list/1` and `Leash.info/1` say of workers.
+  # The maps that `Leash.list/1` and `Leash.info/1` return.
   @moduledoc false
 
   alias Leash.{Registry, Run, Schema, Usage}
@@ -10,7 +10,8 @@ defmodule Leash.Listing do
               type: Schema.boolean(),
               default: true,
               doc:
-                "`false` leaves out the look at `/proc`: `:processes`, `:rss` and `:cpu` are nil then, and the rest comes from a table."
+                "`false` skips the look at `/proc`. Then `:processes`, `:rss` and `:cpu` " <>
+                  "are nil, and the rest comes from a table."
             ]
           )
 
@@ -34,7 +35,7 @@ defmodule Leash.Listing do
   @spec info(pid() | pos_integer() | GenServer.name()) ::
           map() | nil
   def info(which) do
-    # Under one name there may be one more, whose process is gone and whose tree is being looked for.
+    # A second worker may have the name: its process is gone, and its tree is being looked for.
     case Registry.living(:all)
          |> Enum.filter(&same?(&1, which))
          |> Enum.max_by(& &1.began, fn -> nil end) do
@@ -56,14 +57,14 @@ defmodule Leash.Listing do
     end
   end
 
-  @doc "Whether a worker is the one of this pid, number or name."
+  @doc "Returns whether a worker has this pid, number or name."
   @spec same?(Registry.row(), term()) :: boolean()
   def same?(%{pid: pid}, pid) when is_pid(pid), do: true
   def same?(%{number: number}, number) when is_integer(number), do: true
   def same?(%{name: name}, name) when name != nil, do: true
   def same?(_row, _which), do: false
 
-  @doc "Rows as users see them."
+  @doc "Returns rows as users see them."
   @spec listed([Registry.row()], {:ok, %{pos_integer() => Usage.sums()}} | :error) ::
           [Leash.listed()]
   def listed(rows, sums) do

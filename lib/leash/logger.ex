@@ -1,23 +1,27 @@
 defmodule Leash.Logger do
   @moduledoc """
-  A line in the log for each event of `Leash.Telemetry`, for those who ask for it.
+  Writes a line to the log for each event of `Leash.Telemetry`, if you attach it.
 
       def start(_type, _args) do
         :ok = Leash.Logger.attach(level: :info)
         …
 
-  Leash does not log by itself, with these exceptions: a line when a sweep killed something, and warnings and errors where
-  something could not be done (no record can be written, a process could not be ended, a function
-  of an option failed). What programs print goes to the log, too, unless `:on_output` of their worker says otherwise.
+  Without it, Leash logs only these lines:
 
-  Texts of programs are shown as UTF-8 that controls no terminal: U+FFFD stands for a byte that is
+    * a line if a sweep killed something
+    * warnings and errors: no record can be written, a process could not be ended, a function of
+      an option failed
+    * the output of programs, unless `:on_output` of their worker says otherwise
+
+  Texts of programs are shown as UTF-8 that controls no terminal. U+FFFD stands for a byte that is
   no UTF-8, and a picture such as `␛` (U+241B, ESC) for a control character.
 
       [info] leash worker 3 MyApp.Embedder (pool :gpu, pid 4711): started
       [warning] leash worker 3 MyApp.Embedder (pool :gpu, pid 4711): SIGKILL after 2000 ms (stop)
       [info] leash worker 3 MyApp.Embedder (pool :gpu, pid 4711): ended by SIGKILL after 61204 ms
 
-  It needs `:telemetry` in the host, whose handlers it attaches. A handler that fails is detached by `:telemetry`, with a line of its own.
+  The module needs `:telemetry` in the host, and attaches handlers of it. If a handler fails, then
+  `:telemetry` detaches it, with a line of its own.
   """
 
   alias Leash.{Exit, Schema, Telemetry, Text}
@@ -26,7 +30,7 @@ defmodule Leash.Logger do
 
   @handler "leash-logger"
 
-  # Ends that were meant are no news; what had to be killed is.
+  # Ends that were requested are no news. A process that had to be killed is.
   @levels %{
     [:leash, :worker, :start] => :info,
     [:leash, :worker, :ready] => :debug,
@@ -44,7 +48,8 @@ defmodule Leash.Logger do
               type: Schema.one_of([nil | @all_levels]),
               default: nil,
               doc:
-                "One level for every line. By default starts, ends and sweeps are `:info`, a SIGKILL and what could not be ended `:warning`, the rest `:debug`."
+                "One level for every line. By default starts, ends and sweeps are `:info`. " <>
+                  "A SIGKILL and survivors are `:warning`. The rest is `:debug`."
             ],
             events: [
               type:
@@ -54,7 +59,9 @@ defmodule Leash.Logger do
                   quote(do: [[atom(), ...]] | nil)
                 ),
               default: nil,
-              doc: "The events that are logged; default: all of `Leash.Telemetry.events/0`."
+              doc:
+                "The events that are logged. The default is all of " <>
+                  "`Leash.Telemetry.events/0`."
             ]
           )
 
@@ -62,7 +69,7 @@ defmodule Leash.Logger do
   @type option :: unquote(Schema.typespec(@schema))
 
   @doc """
-  Attaches the handlers, in the place of those attached before.
+  Attaches the handlers, and replaces those attached before.
 
   ## Options
 
@@ -70,7 +77,7 @@ defmodule Leash.Logger do
   ## Errors
 
     * `:no_telemetry` - the host has no `:telemetry`, or it is not started
-    * `%Leash.OptionsError{}` - an option is wrong; what was attached stays
+    * `%Leash.OptionsError{}` - an option is wrong, and the attached handlers stay
   """
   @spec attach([option()]) :: :ok | {:error, :no_telemetry | Leash.OptionsError.t()}
   def attach(options \\ []) do
@@ -81,13 +88,14 @@ defmodule Leash.Logger do
     end
   end
 
-  @doc "Detaches them; also where none is attached."
+  @doc "Detaches the handlers. Does nothing if none is attached."
   @spec detach() :: :ok | {:error, :no_telemetry}
   def detach do
     with {:error, :not_found} <- telemetry(:detach, [@handler]), do: :ok
   end
 
-  # Not a call that the compiler sees: it would warn where there is no such module. Loaded, but not started, it has no table.
+  # `apply/3`, because the compiler warns of a call to a module that does not exist. If :telemetry
+  # is loaded but not started, then it has no table.
   defp telemetry(function, arguments) do
     if Code.ensure_loaded?(:telemetry),
       do: apply(:telemetry, function, arguments),
@@ -121,7 +129,7 @@ defmodule Leash.Logger do
   defp level([:leash, :sweep, :match], _measurements, %{match: %{action: :survived}}),
     do: :warning
 
-  # What is wrong with a worker, by the guard or a check of its health, as much as what nobody here knows yet.
+  # A breach of a guard, a failed check of health, and events that this module does not know.
   defp level(event, _measurements, _metadata), do: Map.get(@levels, event, :warning)
 
   defp text([:leash, :worker, :start], _measurements, metadata), do: [who(metadata), ": started"]
@@ -141,7 +149,7 @@ defmodule Leash.Logger do
     [who(metadata), ": could not end ", left]
   end
 
-  # A step of the ladder that is no signal.
+  # A step of the ladder that is not a signal.
   defp text([:leash, :kill, :step], %{elapsed: elapsed}, %{command: command} = metadata),
     do: [
       who(metadata),
@@ -184,7 +192,7 @@ defmodule Leash.Logger do
       "after #{ms(measurements.duration)}#{incomplete}"
   end
 
-  # Those that are younger than this: of a worker, and others.
+  # Events that this module does not know: first those of a worker, then others.
   defp text([:leash | event], measurements, %{kind: _, worker: _, label: _} = metadata) do
     more = Map.drop(metadata, [:run_id, :worker, :kind, :label, :group, :pid, :os_pid, :shim_pid])
     [who(metadata), ": ", Enum.join(event, " "), " ", values(Map.merge(measurements, more))]

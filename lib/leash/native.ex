@@ -1,12 +1,12 @@
 defmodule Leash.Native do
   @moduledoc false
-  # One stub line per native function; what they do is written in native/nif/src, beside each of them.
-  # Nothing is decided here. Bad argument types raise ArgumentError; a panic of the native side is
+  # One stub line per native function. The comments in native/nif/src describe what each does.
+  # Nothing is decided here. Bad argument types raise ArgumentError. A panic of the native side is
   # an ErlangError with `original: :nif_panicked`.
 
   @on_load :load
 
-  @typedoc "A descriptor of this VM: a pipe end, a socket or a pidfd. Closed when its owner ends."
+  @typedoc "A descriptor of this VM: a pipe end, socket or pidfd. It closes when its owner ends."
   @type fd :: reference()
   @typedoc "A lower-case POSIX error name, such as `:eperm`, or a number that has none."
   @type posix :: atom() | {:errno, pos_integer()}
@@ -28,7 +28,7 @@ defmodule Leash.Native do
     end
   end
 
-  # The code server does not know the application while it is being compiled or run from a script.
+  # The code server does not know an application that is being compiled or runs from a script.
   defp priv_dir do
     with {:error, :bad_name} <- :code.priv_dir(:leash) do
       ebin = :filename.dirname(:code.which(__MODULE__))
@@ -139,9 +139,9 @@ defmodule Leash.Native do
 
   # The run (run.rs)
 
-  @typedoc "A locked record. The lock goes when it is closed or garbage."
+  @typedoc "A locked record. The lock ends when it is closed or garbage-collected."
   @type lock :: reference()
-  @typedoc "A reason about the run directory or a record, with the path where there is one."
+  @typedoc "A reason about the run directory or a record, with the path if there is one."
   @type file_error :: posix | {posix, path :: binary}
 
   @spec run_id_generate() :: binary | {:error, file_error}
@@ -184,7 +184,7 @@ defmodule Leash.Native do
   @spec run_close(lock, boolean) :: :ok | {:error, file_error}
   def run_close(_lock, _drop_record?), do: stub()
 
-  # Processes that somebody else started (attach.rs)
+  # Processes that Leash did not start (attach.rs)
 
   @spec attach_option(integer, non_neg_integer, non_neg_integer | nil) ::
           {:ok, binary}
@@ -202,7 +202,7 @@ defmodule Leash.Native do
 
   # Hunts (hunt.rs)
 
-  @typedoc "A search for processes that ends them; a step at a time."
+  @typedoc "A search for processes that ends them, one step at a time."
   @type hunt :: reference()
 
   @spec hunt_new(map) :: {:ok, hunt} | {:error, file_error | {:invalid, atom}}
@@ -220,7 +220,7 @@ defmodule Leash.Native do
           {:ok, fd} | {:error, process_error}
   def detached_open(_pid, _start_ticks, _inode, _run_id, _worker), do: stub()
 
-  # What trees consist of (census.rs)
+  # The members of trees (census.rs)
 
   @spec census(binary, [{1..32_766, pos_integer | nil}], non_neg_integer) ::
           {:ok,

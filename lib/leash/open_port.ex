@@ -1,9 +1,11 @@
 defmodule Leash.OpenPort do
-  # `Leash.open_port/3`: a real port whose program is a shim, with the program's own stdin and stdout.
+  # `Leash.open_port/3` opens a real port whose program is a shim, with the program's own stdin
+  # and stdout.
   #
-  # The caller opens the port, so that it is the owner from the first moment and no message takes a detour. The
-  # shim's leash is the port's pipe itself, which hangs up when the port closes. A port whose queue is not empty
-  # keeps its pipe, so a PortWatcher watches each port and tells its shim.
+  # The caller opens the port, so that it is the owner from the first moment and no message takes
+  # a detour. The shim's leash is the port's pipe itself, which hangs up when the port closes. A
+  # port whose queue is not empty keeps its pipe. So a PortWatcher watches each port and notifies
+  # its shim.
   @moduledoc false
 
   alias Leash.{Registry, Run, Shim}
@@ -50,10 +52,10 @@ defmodule Leash.OpenPort do
       reraise Options.refused(error, options), __STACKTRACE__
   end
 
-  # The directory of :cd is entered before the shim is executed.
+  # The VM enters the directory of :cd before it executes the shim.
   defp absolute("/" <> _ = path), do: path
   defp absolute(path), do: Path.expand(path)
 
-  # A port that is closed already has no number any more; the PortWatcher then looks by the tag.
+  # A closed port has no pid any more. Then the PortWatcher looks for the tag.
   defp os_pid(port), do: with({:os_pid, pid} <- Port.info(port, :os_pid), do: pid)
 end

@@ -1,13 +1,16 @@
 defmodule Leash.Operator do
   @moduledoc """
-  The command `leash` (see `guides/cli.md`) from inside of a VM: a project, or a release.
+  Runs the command `leash` (see `guides/cli.md`) from inside a VM: a project, or a release.
 
       $ mix leash.ps
       $ bin/my_app eval 'Leash.Operator.sweep(["--dry-run"]) |> System.halt()'
 
-  It runs the program that is installed with the library, on this VM's own terminal: what it prints goes where the VM's stdout goes,
-  in colours where that is a terminal. It needs neither the `:leash` application nor the host's: both may be stopped, and nothing is
-  started. The run directory is that of `config :leash, run_dir:`, unless `--run-dir` names another; else the command finds it itself.
+  This module runs the program that is installed with the library, on this VM's own terminal. The
+  output goes to the VM's stdout, in colours if that is a terminal.
+
+  The program needs neither the `:leash` application nor the host's. Both may be stopped, and
+  nothing is started. The run directory is that of `config :leash, run_dir:`, unless `--run-dir`
+  names another. Without both, the command finds the directory itself.
 
   Every function takes the command's arguments and returns its exit status:
 
@@ -19,15 +22,16 @@ defmodule Leash.Operator do
   | 3 | refused |
   | 4 | the run directory or `/proc` cannot be used |
 
-  Raised are `RuntimeError` where the command is not installed (`LEASH_PREBUILT` named a directory without it), and `Leash.OptionsError` where
-  the arguments are no strings; nothing is run then.
+  Every function raises `RuntimeError` if the command is not installed (`LEASH_PREBUILT` named a
+  directory without it), and `Leash.OptionsError` if the arguments are not strings. Then nothing
+  is run.
   """
 
   @typedoc "An exit status of the command."
   @type status :: 0..255
 
   @doc """
-  Where the command is, nil where it is not installed.
+  Returns the path of the command, or nil if it is not installed.
 
       $ ln -s "$(mix run --no-start -e 'IO.puts(Leash.Operator.path())')" ~/.local/bin/leash
   """
@@ -48,31 +52,31 @@ defmodule Leash.Operator do
     end
   end
 
-  @doc "`leash ps`: a line for each process of a worker."
+  @doc "Runs `leash ps`: a line for each process of a worker."
   @spec ps([String.t()]) :: status()
   def ps(arguments \\ []), do: run(["ps" | arguments])
 
-  @doc "`leash tree`: runs, their shims and the processes below them."
+  @doc "Runs `leash tree`: runs, their shims and the processes below them."
   @spec tree([String.t()]) :: status()
   def tree(arguments \\ []), do: run(["tree" | arguments])
 
-  @doc "`leash runs`: which runs there are, and whether they are alive."
+  @doc "Runs `leash runs`: the runs, and whether they are alive."
   @spec runs([String.t()]) :: status()
   def runs(arguments \\ []), do: run(["runs" | arguments])
 
-  @doc "`leash sweep`: ends what dead runs left."
+  @doc "Runs `leash sweep`: ends what dead runs left."
   @spec sweep([String.t()]) :: status()
   def sweep(arguments \\ []), do: run(["sweep" | arguments])
 
-  @doc "`leash stop NAME`: asks the living VMs to end a worker or a group."
+  @doc "Runs `leash stop NAME`: asks the living VMs to end a worker or a group."
   @spec stop(String.t(), [String.t()]) :: status()
   def stop(name, arguments \\ []), do: run(["stop" | arguments] ++ ["--", name])
 
-  @doc "`leash kill RUN_ID`: ends what one dead run left."
+  @doc "Runs `leash kill RUN_ID`: ends what one dead run left."
   @spec kill(Leash.RunId.t(), [String.t()]) :: status()
   def kill(run_id, arguments \\ []), do: run(["kill" | arguments] ++ ["--", run_id])
 
-  @doc "`leash` with these arguments."
+  @doc "Runs `leash` with these arguments."
   @spec run([String.t()]) :: status()
   def run(arguments) do
     unless is_list(arguments) and Enum.all?(arguments, &argument?/1),
@@ -82,7 +86,7 @@ defmodule Leash.Operator do
       path() ||
         raise "the command leash is not installed in #{priv()}: compile Leash with cargo, or put it into the directory of LEASH_PREBUILT"
 
-    # In a process of its own, so that no message of the port is left with the caller.
+    # In a process of its own, so that no message of the port stays with the caller.
     {pid, monitor} =
       spawn_monitor(fn -> exit({:shutdown, {:status, execute(program, arguments)}}) end)
 
@@ -95,7 +99,8 @@ defmodule Leash.Operator do
   defp argument?(argument), do: is_binary(argument) and not String.contains?(argument, <<0>>)
 
   defp execute(program, arguments) do
-    # Its stdin, stdout and stderr are this VM's. It does not read, and it ends by itself: a sweep has a deadline.
+    # Its stdin, stdout and stderr are this VM's. The command does not read, and ends by itself: a
+    # sweep has a deadline.
     port =
       Port.open({:spawn_executable, program}, [
         :nouse_stdio,
@@ -110,7 +115,8 @@ defmodule Leash.Operator do
   end
 
   defp environment do
-    # `bin/app eval` loads no application, and without that there is no configuration.
+    # `bin/app eval` loads no application, and an application that is not loaded has no
+    # configuration.
     _ = Application.load(:leash)
 
     case Application.get_env(:leash, :run_dir) do

@@ -1,10 +1,10 @@
 defmodule Leash.OptionsError do
   @moduledoc """
-  An option that cannot be used: nothing was started.
+  The error of an option that cannot be used. Nothing was started.
 
-  Public fields: `:key` (the option, `nil` when the whole is wrong), `:expected` (what would have
-  been accepted, as text) and `:value` (what was given). Values of `:env` are not shown in the message, since they tend to be
-  secrets.
+  The public fields are `:key` (the option, or `nil` if the whole is wrong), `:expected` (the
+  accepted values, as text) and `:value` (the given value). The message does not show values of
+  `:env`, because they tend to be secrets.
   """
 
   defexception [:key, :expected, :value]

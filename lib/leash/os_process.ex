@@ -8,21 +8,28 @@ defmodule Leash.OSProcess do
       iex> Leash.OSProcess.signal(process, :sigterm)
       {:error, {:refused, :vm}}
 
-  The kernel gives a process's number to somebody else as soon as the process is reaped. A *handle* is the number together
-  with what does not come back: the start time and, from Linux 6.9 on, the inode of the process's pidfd. Every function opens
-  a pidfd, compares, looks whether the process still lives, and only then acts, through the pidfd (pidfd_open(2),
-  pidfd_send_signal(2)).
+  As soon as a process is reaped, the kernel may give its number to another process. A *handle* is
+  the number together with values that do not come back. These are the start time and, from Linux
+  6.9 on, the inode of the process's pidfd.
+
+  Every function opens a pidfd, compares the values, and checks that the process still lives. Only
+  then it acts, through the pidfd (pidfd_open(2), pidfd_send_signal(2)).
 
   ## Numbers
 
-  Where a function takes a `t:target/0`, a bare integer means *whoever has that number at the call*. Take a handle where
-  time passes between learning the number and using it. `0`, `1` and negative numbers raise
-  `ArgumentError`: for kill(2) they are groups, everybody and init.
+  If a function takes a `t:target/0`, then a bare integer is a pid, resolved when the function is
+  called. If time passes between learning the number and using it, then take a handle. `0`, `1`
+  and negative numbers raise `ArgumentError`. For kill(2) they mean groups, every process, and
+  init.
 
-  ## Whom nobody signals
+  ## Protected processes
 
-  `signal/2` and `kill/2` answer `{:error, {:refused, why}}` for the VM itself (`:vm`), its parents up to the first
-  process (`:ancestor`), threads of the kernel (`:kernel_thread`) and pid 1 (`:pid_1`).
+  `signal/2` and `kill/2` answer `{:error, {:refused, why}}` for these processes:
+
+    * `:vm` - the VM itself
+    * `:ancestor` - its parents up to the first process
+    * `:kernel_thread` - threads of the kernel
+    * `:pid_1` - pid 1
 
   ## Error reasons
 
@@ -30,14 +37,16 @@ defmodule Leash.OSProcess do
     * `:reused` - the process has ended and its number belongs to another one
     * `:eperm` - the kernel does not let this user signal it (kill(2))
     * `{:refused, why}` - see above
-    * `:unknown` - somebody has the number, but `/proc` does not say who: `hidepid`, or it is a thread's number
+    * `:unknown` - the number is in use, but `/proc` does not show the process: `hidepid`, or it
+      is a thread's number
     * `:no_proc` - `/proc` is not mounted, or shows another pid namespace
     * `:emfile`, `:enfile` - no descriptor is left, in this VM or on this machine
     * `:enosys` - the kernel has no pidfds (Linux before 5.3)
-    * any other lower-case POSIX name, or `{:errno, number}`, for what these system calls are not documented to say
+    * any other lower-case POSIX name, or `{:errno, number}` - an error that the documentation of
+      these system calls does not list
 
-  Nothing here belongs to a run: any process may be looked at, and everything that the kernel permits may be signalled. To end what a
-  `Leash.Worker` started, stop the worker.
+  This module knows no runs. It can look at any process, and can signal every process that the
+  kernel permits. To end what a `Leash.Worker` started, stop the worker.
   """
 
   alias Leash.{Ladder, Native, Signal}
@@ -57,10 +66,10 @@ defmodule Leash.OSProcess do
           pidfs_inode: non_neg_integer() | nil
         }
 
-  @typedoc "A handle, or the number of whoever has it at the call."
+  @typedoc "A handle, or a pid, resolved when the function is called."
   @type target :: t() | pos_integer()
 
-  @typedoc "Why a process could not be looked at, see the section on error reasons."
+  @typedoc "The reason why a process could not be looked at, see the section on error reasons."
   @type reason ::
           :esrch
           | :reused
@@ -72,25 +81,26 @@ defmodule Leash.OSProcess do
           | atom()
           | {:errno, pos_integer()}
 
-  @typedoc "Why a process was not signalled."
+  @typedoc "The reason why a process was not signalled."
   @type signal_reason ::
           reason() | :eperm | {:refused, :vm | :ancestor | :kernel_thread | :pid_1}
 
-  @typedoc "Which step ended a process, and how long that took in all."
+  @typedoc "The step that ended a process, and the time that all steps took."
   @type ended :: %{
           step: non_neg_integer() | :kill,
           signal: Signal.t(),
           elapsed_ms: non_neg_integer()
         }
 
-  # How long SIGKILL may take: milliseconds, unless the process hangs in the kernel or dumps core.
+  # SIGKILL takes milliseconds, unless the process hangs in the kernel or dumps core.
   @kill_ms 5_000
 
   @doc """
-  The handle of whoever has a number now.
+  Returns the handle of the process that has a number now.
 
-      iex> {:ok, %Leash.OSProcess{pid: pid}} = Leash.OSProcess.identify(String.to_integer(System.pid()))
-      iex> pid == String.to_integer(System.pid())
+      iex> number = String.to_integer(System.pid())
+      iex> {:ok, %Leash.OSProcess{pid: pid}} = Leash.OSProcess.identify(number)
+      iex> pid == number
       true
 
   A handle comes back as it is, without a look at the process.
@@ -105,10 +115,11 @@ defmodule Leash.OSProcess do
   end
 
   @doc """
-  Whether a process lives.
+  Returns whether a process lives.
 
-  A zombie does not; a process whose first thread has ended while others run does; a process that may not be signalled does. Where the
-  answer cannot be known (`:unknown`, `:no_proc`, no descriptors) it raises `ErlangError`: neither `true` nor `false`
+  A zombie does not live. A process whose first thread has ended lives while other threads run. A
+  process that may not be signalled lives. If the answer cannot be known (`:unknown`, `:no_proc`,
+  no descriptors), then the function raises `ErlangError`, because neither `true` nor `false`
   would be honest.
   """
   @spec alive?(target()) :: boolean()
@@ -132,18 +143,22 @@ defmodule Leash.OSProcess do
   end
 
   @doc """
-  What `/proc` says about a process; for people and consoles, it reads six files.
+  Returns what `/proc` says about a process.
 
-    * `:pid`, `:ppid` - numbers; `ppid: nil` where the parent is outside this pid namespace
+  This is for people and consoles: it reads six files.
+
+    * `:pid`, `:ppid` - numbers; `ppid: nil` if the parent is outside this pid namespace
     * `:state` - the letter of proc_pid_stat(5): `"R"`, `"S"`, `"D"`, `"T"` …
     * `:command` - its command line as one string of at most 200 characters, or its name
-    * `:args` - its arguments, as it (re)wrote them; `nil` where they are not readable, at most 128 KiB
+    * `:args` - its arguments, as it (re)wrote them, at most 128 KiB; `nil` if they are not
+      readable
     * `:uid` - its effective user id
     * `:start_ticks` - as in the handle
-    * `:rss_bytes` - resident memory, `nil` where it has none
+    * `:rss_bytes` - resident memory, `nil` if it has none
     * `:threads` - how many threads it has
-    * `:run` - `nil`, or the run it says it belongs to: `%{run_id: id, worker: number | nil, carrier: :mark | :env | :argv}`.
-      Anybody can write a tag on himself, so this proves nothing.
+    * `:run` - `nil`, or the run that its tag names:
+      `%{run_id: id, worker: number | nil, carrier: :mark | :env | :argv}`. Any process can tag
+      itself, so a tag alone proves nothing.
 
   Errors: `:esrch`, `:reused`, `:unknown`, `:no_proc`, `:emfile`, `:enfile`, `:enosys`.
   """
@@ -154,8 +169,9 @@ defmodule Leash.OSProcess do
   end
 
   @doc """
-  Sends a signal: `:sigterm`, `:sigkill` and the other names of signal(7), or a number from 1 to 64.
+  Sends a signal.
 
+  The signal is `:sigterm`, `:sigkill` or another name of signal(7), or a number from 1 to 64.
   `:ok` means sent, not obeyed.
 
   Errors: those of `info/1`, `:eperm`, `{:refused, why}`.
@@ -174,28 +190,31 @@ defmodule Leash.OSProcess do
   @doc """
   Ends a process, and returns when it is gone.
 
-  Sends the signals of `stop:` one after the other and waits after each; SIGKILL comes last and is waited for up to five seconds.
-  Every signal is followed by SIGCONT, or a stopped process could not obey.
+  Sends the signals of `stop:` one after the other and waits after each. SIGKILL comes last; the
+  call waits for it up to five seconds. SIGCONT follows every signal, because a stopped process
+  could not obey otherwise.
 
       Leash.OSProcess.kill(process, stop: [sigint: 500, sigterm: 1_500])
       #=> {:ok, %{step: 0, signal: :sigint, elapsed_ms: 12}}
 
-  Only this process: its children live on (see `children/1`).
+  Ends only this process: its children live on (see `children/1`).
 
   ## Options
 
-    * `:stop` - the steps, as in `t:Leash.Ladder.t/0` but without `to:`; default `[sigterm: 2_000]`, `[]` is SIGKILL
-      at once
+    * `:stop` - the steps, as in `t:Leash.Ladder.t/0` but without `to:`; default
+      `[sigterm: 2_000]`, `[]` is SIGKILL at once
 
   ## Result
 
-  `{:ok, %{step: step, signal: signal, elapsed_ms: ms}}`: it is gone, seen by the kernel's pidfd. `step` counts from 0, the final SIGKILL
-  is `:kill`; it is the step under which the process ended, whatever moved it to.
+  `{:ok, %{step: step, signal: signal, elapsed_ms: ms}}` means that the process is gone, as the
+  kernel's pidfd reports. `step` counts from 0; the final SIGKILL is `:kill`. It is the step
+  during which the process ended, whatever the cause of the end.
 
-  Errors: those of `signal/2`, where `:esrch` and `:reused` mean that it had ended before; and `:uninterruptible`: SIGKILL was sent and the
-  process has not ended after five seconds (state `D`, a traced process, a large core dump).
+  Errors are those of `signal/2` and `:uninterruptible`. `:esrch` and `:reused` mean that the
+  process had ended before. `:uninterruptible` means that the process has not ended five seconds
+  after SIGKILL (state `D`, a traced process, a large core dump).
 
-  The calling process waits; if it dies meanwhile, the rest of the ladder is not gone through.
+  The calling process waits. If it dies meanwhile, then the rest of the ladder does not run.
   """
   @spec kill(target(), stop: [{Signal.t(), timeout()}]) ::
           {:ok, ended()} | {:error, signal_reason() | :uninterruptible}
@@ -216,12 +235,13 @@ defmodule Leash.OSProcess do
 
   The message is `{:DOWN, ref, :os_process, handle, why}`, once. `why` is
 
-    * `:exited` - it ended; how, only its parent learns
+    * `:exited` - it ended; only its parent learns how
     * `:noproc` - it had ended before the call; the message is there at once
     * `{:error, reason}` - it cannot be watched, see "Error reasons"; the message is there at once
 
-  In place of the handle stands what was given, where a number's holder could not be identified. Watching needs no permission, and the
-  process need not be a child. Several monitors of one process each get their message.
+  If the process of a number could not be identified, then the message has the number in place of
+  the handle. A monitor needs no permission, and the process need not be a child. Several monitors
+  of one process each get their message.
   """
   @spec monitor(target()) :: reference()
   def monitor(target) do
@@ -239,9 +259,10 @@ defmodule Leash.OSProcess do
   end
 
   @doc """
-  Ends a monitor of the calling process. No message of it comes afterwards; one that has come already is removed.
+  Ends a monitor of the calling process.
 
-  Always `true`, also for a monitor that fired or never was.
+  No message of the monitor comes afterwards. If a message has come already, then it is removed.
+  The result is always `true`, also for a monitor that fired or never was.
   """
   @spec demonitor(reference()) :: true
   def demonitor(ref) when is_reference(ref) do
@@ -255,9 +276,9 @@ defmodule Leash.OSProcess do
   end
 
   @doc """
-  The handles of a process's children.
+  Returns the handles of a process's children.
 
-  A snapshot: a process that forks as fast as it can is ahead of it.
+  The list is a snapshot: a process that forks as fast as it can is ahead of it.
 
   Errors: those of `info/1`.
   """
@@ -279,7 +300,7 @@ defmodule Leash.OSProcess do
   defp climb([], _fd, _ref, _began), do: {:error, :uninterruptible}
 
   defp climb([{{signal, wait}, step} | rest], fd, ref, began) do
-    # The process may end between two signals: esrch then means that the message is on its way.
+    # The process may end between two signals. Then esrch means that the message is on its way.
     case Native.pidfd_signal(fd, signal!(signal)) do
       {:error, reason} when reason != :esrch ->
         {:error, reason}
@@ -324,7 +345,7 @@ defmodule Leash.OSProcess do
   defp from_parts({pid, start_ticks, inode}),
     do: %__MODULE__{pid: pid, start_ticks: start_ticks, pidfs_inode: inode}
 
-  # Above 2^31-1 is no number that a process could have (pid_t, <sys/types.h>).
+  # No pid is above 2^31-1 (pid_t, <sys/types.h>).
   defp number!(pid) when is_integer(pid) and pid in 2..0x7FFFFFFF, do: pid
 
   defp number!(other) do

@@ -1,5 +1,5 @@
 defmodule Leash.Posix do
-  # The names of error numbers, as errno(3) and the generic Linux headers give them.
+  # The names of error numbers, from errno(3) and the generic Linux headers.
   @moduledoc false
 
   @names %{
@@ -46,7 +46,7 @@ defmodule Leash.Posix do
 
   @type t :: atom() | {:errno, pos_integer()}
 
-  @doc "The name, or `{:errno, number}` for one that no call here is documented to give."
+  @doc "Returns the name, or `{:errno, number}` for one that no call here is documented to give."
   @spec name(pos_integer()) :: t()
   def name(errno), do: Map.get(@names, errno, {:errno, errno})
 end

@@ -1,11 +1,17 @@
 defmodule Leash.Priv do
-  # The native library and programs have to be files: the system loads and executes nothing that is inside of an archive.
+  # The native library and programs must be files: the system cannot load or execute what is
+  # inside an archive.
   @moduledoc false
 
-  @doc "Whether the application's priv can be a directory; the error is a sentence that says what is there instead."
+  @doc """
+  Checks that the application's priv can be a directory.
+
+  The error is a sentence that says what is there instead.
+  """
   @spec check() :: :ok | {:error, String.t()}
   def check do
-    # Not an application that the code server knows is a script or a compilation, whose code lies beside it.
+    # If the code server does not know the application, then this is a script or a compilation.
+    # Its code is beside it.
     with path when is_list(path) <- :code.priv_dir(:leash),
          archive when archive != nil <- path |> List.to_string() |> archive() do
       {:error,
@@ -16,7 +22,7 @@ defmodule Leash.Priv do
     end
   end
 
-  # What in the path is no directory.
+  # Returns the part of the path that is a file.
   defp archive(path) do
     path
     |> Stream.iterate(&Path.dirname/1)

@@ -1,5 +1,6 @@
 defmodule Leash.Probe do
-  # One question to a worker: does it answer? Asked for `ready:` until it does, and for `health:` again and again.
+  # One question to a worker: does it answer? `ready:` asks until it does, `health:` again and
+  # again.
   @moduledoc false
 
   alias Leash.Callback
@@ -11,7 +12,7 @@ defmodule Leash.Probe do
           | (() -> term())
           | {module(), atom(), [term()]}
 
-  @typedoc "Why it is not well."
+  @typedoc "The reason why a worker is not well."
   @type reason ::
           :timeout
           | {:status, 100..999}
@@ -30,12 +31,12 @@ defmodule Leash.Probe do
 
   def valid?(check), do: is_function(check, 0)
 
-  @doc "Whether it is a function, which `judge/1` has a say on, and no connection."
+  @doc "Returns whether it is a function, whose answer `judge/1` judges, and not a connection."
   @spec function?(term()) :: boolean()
   def function?({kind, _target}) when kind in [:tcp, :http], do: false
   def function?(_function), do: true
 
-  @doc "Asks once for a connection, which is given up after so many milliseconds."
+  @doc "Asks once for a connection, and gives up after so many milliseconds."
   @spec connect(t(), non_neg_integer()) :: :ok | {:error, reason()}
   def connect({:tcp, port}, ms) do
     deadline = now() + ms
@@ -55,7 +56,7 @@ defmodule Leash.Probe do
     end
   end
 
-  @doc "What a function's answer means: it is content with `true`, `:ok` or `{:ok, term}`."
+  @doc "Judges a function's answer: `true`, `:ok` and `{:ok, term}` are good."
   @spec judge({:ok, term()} | {:error, Callback.failure()}) :: :ok | {:error, reason()}
   def judge({:ok, good}) when good in [true, :ok], do: :ok
   def judge({:ok, {:ok, _term}}), do: :ok

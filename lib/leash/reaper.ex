@@ -1,9 +1,10 @@
 defmodule Leash.Reaper do
-  # Hands out worker numbers, and answers for every tree whose Worker process is gone.
+  # Hands out worker numbers, and ends every tree whose Worker process is gone.
   #
-  # While a Worker lives it ends its own tree. When it dies its leash closes and the shim begins the
-  # ladder by itself; the Reaper then decides how hard (a crash means SIGKILL at once), wakes a
-  # stopped shim, ends what a dead shim left, and frees the number only when nothing is left.
+  # A living Worker ends its own tree. If the Worker dies, its leash closes and the shim begins
+  # the ladder by itself. The Reaper then decides how hard the tree is ended: a crash means
+  # SIGKILL at once. It wakes a stopped shim, and ends what a dead shim left. It frees the number
+  # only when nothing is left.
   #
   #   register ──▶ alive ──Worker :DOWN──▶ ending ──shim's pidfd──▶ verifying ──none left──▶ free
   #                                          │ past its time: QUIT, then KILL of the shim ▲
@@ -16,7 +17,7 @@ defmodule Leash.Reaper do
   alias Leash.{Group, Registry}
   alias Leash.Reaper.{Orphans, Registrations, Shutdown, State, Verification}
 
-  # From somebody who asks us to an answer.
+  # The longest wait of a caller for an answer.
   @answer_ms 500
 
   @spec start_link(keyword()) :: GenServer.on_start()
@@ -25,7 +26,8 @@ defmodule Leash.Reaper do
   @doc """
   Registers the calling process and gives it a number whose last tree is proven gone.
 
-  Only what another tree may still have is waited for here; the rest is a matter of the table.
+  A caller with claims waits until other trees release them. Without claims, only the table is
+  used.
   """
   @spec register(Registry.description()) ::
           {:ok, pos_integer()} | {:error, :not_running | :stopping | :too_many_workers}
@@ -52,8 +54,9 @@ defmodule Leash.Reaper do
   end
 
   @doc """
-  Returns when all trees of this run that are ending now are gone, or have taken as long as they
-  may; `:none` where there are none.
+  Returns when all trees of this run that are ending now are gone, or have used up their time.
+
+  Returns `:none` if there are none.
   """
   @spec await_ending() :: :gone | :none
   def await_ending do
@@ -63,7 +66,7 @@ defmodule Leash.Reaper do
   end
 
   @doc """
-  Registers the calling process for a detached tree, which nobody else of this VM may hold.
+  Registers the calling process for a detached tree, which no other process of this VM may hold.
 
   A tree of this very run keeps its number, which its Worker left behind.
   """
@@ -77,9 +80,9 @@ defmodule Leash.Reaper do
   end
 
   @doc """
-  Ends the calling process's part in a worker: its tree is gone, or the Reaper answers for it.
+  Ends the calling process's part in a worker: its tree is gone, or the Reaper ends it.
 
-  That is what the end of the process does otherwise.
+  The end of the process has the same effect.
   """
   @spec release(pos_integer()) :: :ok
   def release(number), do: GenServer.cast(__MODULE__, {:release, number})
@@ -87,27 +90,28 @@ defmodule Leash.Reaper do
   @doc """
   Closes a group for starts until the caller ends or calls `open/0`.
 
-  Until then the caller gets `{:leash_free, number}` for each number whose tree is proven gone, and
-  `{:leash_left, numbers, survivors}` where some could not be ended. Who was left by an earlier hunt is looked for again.
+  Until then the caller gets `{:leash_free, number}` for each number whose tree is proven gone. It
+  gets `{:leash_left, numbers, survivors}` if some could not be ended. Survivors of earlier hunts
+  are looked for again.
   """
   @spec close(Group.t() | :all) :: :ok | {:error, :not_running}
   def close(group), do: ask({:close, group})
 
-  # How often a Reaper that is away is looked for.
+  # How often a missing Reaper is looked for.
   @look_again_ms 100
 
-  @doc "The caller gets the message when it is time to look once more whether the Reaper is back."
+  @doc "Sends the caller the message when it is time to look again whether the Reaper is back."
   @spec look_again_in_a_while(term()) :: :ok
   def look_again_in_a_while(message) do
     _timer = Process.send_after(self(), message, @look_again_ms)
     :ok
   end
 
-  @doc "Opens again what the caller closed."
+  @doc "Opens what the caller closed."
   @spec open() :: :ok | {:error, :not_running}
   def open, do: ask(:open)
 
-  # Nobody who ends workers may wait for long for a process that does not answer.
+  # A process that ends workers must not wait long for a process that does not answer.
   defp ask(request) do
     GenServer.call(__MODULE__, request, @answer_ms)
   catch
@@ -118,14 +122,14 @@ defmodule Leash.Reaper do
   def init(options) do
     Process.flag(:trap_exit, true)
 
-    # After a crash of this process the table says who is to be watched.
+    # After a crash of this process, the table lists the processes to watch.
     state = options |> Keyword.fetch!(:run) |> State.new()
-    # Those that close groups come again.
+    # The processes that close groups close them again.
     :ok = Registry.open_all()
     {:ok, Enum.reduce(Registry.all(), state, &watch/2)}
   end
 
-  # The release of a command was lost with the process that it was sent to.
+  # The release of a command was lost together with the Reaper that it was sent to.
   defp watch(%{kind: :command, tree: :gone} = row, state),
     do: Orphans.worker_down(row.number, :normal, state)
 
@@ -145,12 +149,12 @@ defmodule Leash.Reaper do
     Registry.close(monitor, group)
     state = %{state | group_locks: Map.put(state.group_locks, monitor, {pid, group})}
 
-    # Their processes are gone, and an earlier hunt could not end what they left. One that lives has
-    # its request to be watched still on its way.
+    # The processes of these rows are gone, and an earlier hunt could not end what they left. A
+    # row whose process lives still has its request to be watched on the way.
     gone = for row <- Registry.living(group), not Process.alive?(row.pid), do: row.number
     given_up = MapSet.difference(MapSet.new(gone), Registrations.in_hand(state))
     to_verify = MapSet.union(state.to_verify, given_up)
-    # What waits for its next look is looked for now.
+    # The numbers that wait for their next look are looked for now.
     {:reply, :ok, Verification.look_at_later(%{state | to_verify: to_verify})}
   end
 

@@ -1,9 +1,9 @@
 defmodule Leash.Registry do
   # The table of this run's workers: number, Worker process, shim.
   #
-  # Its owner is the application's supervisor, so that the Reaper finds it as it was after a
-  # restart. A Worker writes its own row while it lives; the Reaper removes it when the tree is
-  # proven gone, and only then is the number free again.
+  # Its owner is the application's supervisor, so that the table survives a restart of the Reaper.
+  # A living Worker writes its own row. The Reaper removes the row when the tree is proven gone,
+  # and only then is the number free again.
   @moduledoc false
 
   alias Leash.{Ladder, Native}
@@ -12,24 +12,28 @@ defmodule Leash.Registry do
   @closed Module.concat(__MODULE__, Closed)
   @last Module.concat(__MODULE__, Last)
 
-  # What the mark has room for.
+  # The mark has room for so many numbers.
   @numbers 32_766
 
   @typedoc """
-  A `Leash.Worker`, one of a command's or a stream's, a port of `Leash.open_port/3`, or what `Leash.attach/2` or `Leash.adopt/2`
-  took over.
+  A `Leash.Worker`, a worker of a command or a stream, a port of `Leash.open_port/3`, or a tree
+  that `Leash.attach/2` or `Leash.adopt/2` took over.
   """
   @type kind :: :worker | :command | :port | :attachment | :adopted
 
   @typedoc """
-  `nil` for a tree that ends with its process, `:own` for one that this run detached, a description of one that another
-  run did.
+  The kind of life beyond the process.
+
+  `nil` is for a tree that ends with its process, and `:own` for a tree that this run detached. A
+  tree that another run detached has its description here.
   """
   @type outlives :: nil | :own | Leash.Detached.tree()
 
   @typedoc """
-  A worker. `shim_fd` is a pidfd; `tree` is `:ending` once the shim was told to, and `:gone` once the
-  Worker saw the proof.
+  A worker.
+
+  `shim_fd` is a pidfd. `tree` is `:ending` after the shim was told to end it, and `:gone` after
+  the Worker saw the proof.
   """
   @type row :: %{
           number: pos_integer(),
@@ -54,13 +58,13 @@ defmodule Leash.Registry do
         }
 
   @typedoc """
-  What only one tree at a time can have: a start waits for one of its own that is ending and has
-  it.
+  A resource that only one tree at a time can have. A start waits while an ending tree of the same
+  run has its claim.
   """
   @type claim ::
           {:name, GenServer.name()} | {:port, :inet.port_number()} | {:file, Path.t(), [binary()]}
 
-  @typedoc "What whoever registers a worker says of it."
+  @typedoc "The description of a worker that is being registered."
   @type description :: %{
           required(:kind) => kind(),
           required(:label) => String.t(),
@@ -69,15 +73,15 @@ defmodule Leash.Registry do
           optional(:outlives) => outlives(),
           optional(:mark?) => boolean(),
           optional(:name) => GenServer.name() | nil,
-          # the process that takes that of the row along when it ends
+          # The process whose end also ends the process of the row.
           optional(:owner) => pid() | nil,
           optional(:on_crash) => :ladder | :kill,
           optional(:claims) => [claim()],
-          # an alias: `{cancel, :cancel}` makes the process give up a start
+          # An alias: `{cancel, :cancel}` makes the process give up a start.
           optional(:cancel) => reference() | nil
         }
 
-  @doc "The row of a worker that is about to start."
+  @doc "Returns the row of a worker that is about to start."
   @spec row(pos_integer(), pid(), description()) :: row()
   def row(number, pid, description) do
     %{name: nil, owner: nil, on_crash: :kill, claims: [], cancel: nil}
@@ -97,8 +101,8 @@ defmodule Leash.Registry do
     })
   end
 
-  # What changes in the life of a tree, each at a position of its own: a change is one write, and two
-  # processes that change different keys do not undo each other's.
+  # The keys that change in the life of a tree, each at a position of its own. So a change is one
+  # write, and two processes that change different keys do not undo each other's changes.
   @positions %{shim: 5, shim_fd: 6, os_pid: 7, tree: 8, guard: 9}
 
   defp entry(row) do
@@ -110,34 +114,35 @@ defmodule Leash.Registry do
     do:
       Map.merge(fixed, %{shim: shim, shim_fd: shim_fd, os_pid: os_pid, tree: tree, guard: guard})
 
-  @doc "Creates the tables; the caller owns them."
+  @doc "Creates the tables. The caller owns them."
   @spec create() :: :ok
   def create do
     _ = :ets.new(__MODULE__, [:named_table, :public, read_concurrency: true])
-    # claim => number, so that a start looks at those alone that have what it wants
+    # Claim => number, so that a start looks only at rows with its claims.
     _ = :ets.new(@claims, [:named_table, :public, :bag, read_concurrency: true])
-    # what closes a group => the group
+    # The closer of a group => the group.
     _ = :ets.new(@closed, [:named_table, :public, read_concurrency: true])
-    # the last number
+    # The last number.
     _ = :ets.new(@last, [:named_table, :public, write_concurrency: true])
     true = :ets.insert(@last, {:last, 0})
     :ok
   end
 
-  @doc "Whether there is a table: not while the application is stopped."
+  @doc "Returns whether there is a table. There is none while the application is stopped."
   @spec exist?() :: boolean()
   def exist?, do: :ets.whereis(__MODULE__) != :undefined
 
   @doc """
-  Returns the process that owns the table, the supervisor of the application: it outlives every
-  other process of ours, and when it is gone, nothing answers for a tree any more.
+  Returns the process that owns the table, the supervisor of the application.
+
+  It outlives every other process of Leash. After its end, no process ends a tree any more.
   """
   @spec owner() :: pid() | nil
   def owner, do: with(:undefined <- :ets.info(__MODULE__, :owner), do: nil)
 
   @doc """
-  Makes that process the owner of a descriptor, so that the Reaper finds it open when the caller is
-  killed.
+  Makes that process the owner of a descriptor, so that it stays open for the Reaper if the caller
+  is killed.
   """
   @spec keep(Native.fd()) :: :ok
   def keep(fd) do
@@ -145,15 +150,15 @@ defmodule Leash.Registry do
     :ok
   end
 
-  @doc "Monitors it. While the application is stopped the message comes at once."
+  @doc "Monitors that process. While the application is stopped, the message comes at once."
   @spec monitor_owner() :: reference()
   def monitor_owner, do: Process.monitor(owner() || __MODULE__)
 
   @doc """
   Gives a process a free number, unless its group is closed.
 
-  The row is there before the group is looked at, and what closes a group looks at the rows after
-  that. So one of the two sees the other.
+  The function inserts the row before it looks at the group. A process that closes a group looks
+  at the rows after that. So one of the two sees the other.
   """
   @spec register(pid(), description()) ::
           {:ok, pos_integer()}
@@ -174,7 +179,7 @@ defmodule Leash.Registry do
 
   defp insert_new(_pid, _description, 0), do: {:error, :too_many_workers}
 
-  # Numbers rise, so that one is not used again while its last tree may still be thought of.
+  # Numbers rise, so that a number is not used again while its last tree may still be referred to.
   defp insert_new(pid, description, left) do
     number = :ets.update_counter(@last, :last, {2, 1, @numbers, 1})
     row = row(number, pid, description)
@@ -215,7 +220,7 @@ defmodule Leash.Registry do
     :ok
   end
 
-  @doc "Puts a row as it is."
+  @doc "Writes a row unchanged."
   @spec put(row()) :: :ok
   def put(row) do
     true = :ets.insert(__MODULE__, entry(row))
@@ -229,35 +234,35 @@ defmodule Leash.Registry do
     :ok
   end
 
-  @doc "Changes a row, unless it or the table went away."
+  @doc "Changes a row. Does nothing if the row or the table is gone."
   @spec change(pos_integer(), [{:shim | :shim_fd | :os_pid | :tree | :guard, term()}]) :: :ok
   def change(number, changes) do
     changes = for {key, value} <- changes, do: {Map.fetch!(@positions, key), value}
     _ = :ets.update_element(__MODULE__, number, changes)
     :ok
   rescue
-    # The table went with the application.
+    # The table ended with the application.
     ArgumentError -> :ok
   end
 
   @doc """
-  Whether the caller is the first who is to tell a worker's shim to begin its ladder.
+  Returns whether the caller is the first that tells a worker's shim to begin its ladder.
 
-  A second telling means SIGKILL, and the Worker is not the only one who may tell: `Leash.stop_all/2` does where
-  the Worker does not answer.
+  A second telling means SIGKILL. Not only the Worker tells: `Leash.stop_all/2` does if the Worker
+  does not answer.
   """
   @spec first_to_tell?(pos_integer()) :: boolean()
   def first_to_tell?(number) do
     :ets.update_counter(__MODULE__, number, {4, 1}) == 1
   rescue
-    # Neither row nor table is there: nobody else can tell.
+    # Neither row nor table exists, so no other process can tell.
     ArgumentError -> true
   end
 
   @spec taken?(pos_integer()) :: boolean()
   def taken?(number), do: :ets.member(__MODULE__, number)
 
-  @doc "Whether a number is that of a tree which this run detached."
+  @doc "Returns whether a number is that of a tree which this run detached."
   @spec detached?(pos_integer()) :: boolean()
   def detached?(number), do: match?({:ok, %{outlives: :own}}, fetch(number))
 
@@ -281,7 +286,11 @@ defmodule Leash.Registry do
     :ok
   end
 
-  @doc "The rows of a group, or of one number, whose trees are not proven gone, by number."
+  @doc """
+  Returns rows whose trees are not proven gone, ordered by number.
+
+  The rows are those of a group, or of one number.
+  """
   @spec living(Leash.Group.t() | :all | pos_integer()) :: [row()]
   def living(number) when is_integer(number) do
     case fetch(number) do
@@ -293,7 +302,7 @@ defmodule Leash.Registry do
   def living(group),
     do: for(row <- all(), row.tree != :gone, Leash.Group.includes?(group, row.group), do: row)
 
-  @doc "The rows that have one of these."
+  @doc "Returns the rows that have one of these claims."
   @spec claimants([claim()]) :: [row()]
   def claimants(claims) do
     for claim <- claims, {_claim, number} <- :ets.lookup(@claims, claim), uniq: true, do: number
@@ -304,7 +313,7 @@ defmodule Leash.Registry do
     numbers -> for number <- numbers, {:ok, row} <- [fetch(number)], do: row
   end
 
-  @doc "The row of a process."
+  @doc "Returns the row of a process."
   @spec of_process(pid()) :: {:ok, row()} | :error
   def of_process(pid) do
     case :ets.match_object(__MODULE__, {:_, pid, :_, :_, :_, :_, :_, :_, :_}) do
@@ -316,8 +325,9 @@ defmodule Leash.Registry do
   end
 
   @doc """
-  Whether a tree is on its way out: told to end, or left by its process or by the owner
-  that takes that process along.
+  Returns whether a tree is on its way out.
+
+  It was told to end, or its process has ended, or the owner whose end also ends that process.
   """
   @spec ending?(row()) :: boolean()
   def ending?(%{tree: :gone}), do: false
@@ -325,7 +335,7 @@ defmodule Leash.Registry do
   def ending?(%{outlives: nil} = row), do: not Process.alive?(row.pid) or left_by_owner?(row)
   def ending?(_detached), do: false
 
-  # An owner's end reaches its worker as a message, and its supervisor at the same time.
+  # The end of an owner reaches its worker and its supervisor as messages at the same time.
   defp left_by_owner?(%{owner: nil}), do: false
 
   defp left_by_owner?(%{owner: owner, pid: pid, kind: :worker}),
@@ -343,14 +353,14 @@ defmodule Leash.Registry do
     end
   end
 
-  @doc "All rows, by number."
+  @doc "Returns all rows, ordered by number."
   @spec all() :: [row()]
   def all do
     if exist?(),
       do: __MODULE__ |> :ets.tab2list() |> Enum.map(&row/1) |> Enum.sort_by(& &1.number),
       else: []
   rescue
-    # The table went with the application between the question and the look.
+    # The table ended with the application between the two calls.
     ArgumentError -> []
   end
 end

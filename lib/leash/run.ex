@@ -1,9 +1,9 @@
 defmodule Leash.Run do
-  # This run: its id, who owns it, and the lock on its record.
+  # This run: its id, its owner, and the lock on its record.
   #
-  # The struct lives in :persistent_term and with it the lock's descriptor, so that no process of
-  # the application holds it: whoever of them is killed, the run stays locked until the VM ends or
-  # the application stops.
+  # The struct lives in :persistent_term, and with it the lock's descriptor. So no process of the
+  # application holds the lock. The run stays locked until the VM ends or the application stops,
+  # even if any of these processes is killed.
   @moduledoc false
 
   alias Leash.{Config, Native, RunId}
@@ -54,7 +54,11 @@ defmodule Leash.Run do
   defp fields(config),
     do: %{node: Atom.to_string(node()), app: config.app, version: version()}
 
-  @doc "Puts a lost record back, and makes the one of a run that began without, as soon as its directory can be used."
+  @doc """
+  Writes a lost record again.
+
+  If a run began without a record, it gets one as soon as its directory can be used.
+  """
   @spec keep() :: :ok | {:error, term()}
   def keep do
     case fetch() do
@@ -71,7 +75,7 @@ defmodule Leash.Run do
     end
   end
 
-  @doc "The record need not name anything of these numbers any more: they are free."
+  @doc "Removes these numbers from the record, because they are free."
   @spec forget([pos_integer()]) :: :ok | {:error, term()}
   def forget(numbers) do
     case fetch() do
@@ -83,12 +87,12 @@ defmodule Leash.Run do
   defp owner({pid, start_ticks, pid_ns, boot}),
     do: %{pid: pid, start_ticks: start_ticks, pid_ns: pid_ns, boot: boot}
 
-  # No /proc, or that of another namespace: nobody can tell who we are, so the workers carry no owner,
-  # the shims have the leash alone, and no sweep will ever judge this run.
+  # There is no /proc, or it belongs to another namespace, so no process can identify this VM. The
+  # workers carry no owner, the shims have only the leash, and no sweep ever judges this run.
   defp owner({:error, _no_proc}), do: nil
 
-  # The shim compares with what /proc shows here, the tag with what it shows everywhere: in a time
-  # namespace they differ.
+  # The shim compares with what /proc shows here, and the tag with what /proc shows everywhere. In
+  # a time namespace the two differ.
   defp shim_owner({:error, _no_proc}), do: nil
   defp shim_owner({pid, start_ticks}), do: "#{pid}:#{start_ticks}"
 
@@ -97,7 +101,7 @@ defmodule Leash.Run do
     run
   end
 
-  @doc "The run that is on, `:error` while the application is stopped."
+  @doc "Returns the current run, or `:error` while the application is stopped."
   @spec fetch() :: {:ok, t()} | :error
   def fetch do
     case :persistent_term.get(@key, nil) do
@@ -106,7 +110,7 @@ defmodule Leash.Run do
     end
   end
 
-  @doc "The run that is on; raises while the application is stopped."
+  @doc "Returns the current run. Raises while the application is stopped."
   @spec current!() :: t()
   def current! do
     case fetch() do
@@ -115,7 +119,7 @@ defmodule Leash.Run do
     end
   end
 
-  @doc "Ends the run. The record goes with it only where nothing of the run is left."
+  @doc "Ends the run. The record is removed only if nothing of the run is left."
   @spec close(boolean()) :: :ok
   def close(drop_record?) do
     run = fetch()
@@ -128,7 +132,7 @@ defmodule Leash.Run do
     :ok
   end
 
-  @doc "The value of `LEASH_RUN` for one worker, nil where this VM cannot be identified."
+  @doc "Returns `LEASH_RUN` for one worker, or nil if this VM cannot be identified."
   @spec owner_tag(t(), pos_integer()) :: String.t() | nil
   def owner_tag(%__MODULE__{owner: nil}, _number), do: nil
 
@@ -137,11 +141,13 @@ defmodule Leash.Run do
   end
 
   @doc """
-  Notes in the record that the mark of a worker is off, without which its environment alone proves nothing.
+  Writes to the record that the mark of a worker is off.
+
+  Without that line, the worker's environment alone proves nothing.
   """
   @spec note_mark(t(), pos_integer(), map()) :: :ok
   def note_mark(%__MODULE__{lock: {:ok, lock}}, number, %{mark: false}) do
-    # A line that is lost costs a cleanup after a crash, and nothing else.
+    # A lost line costs a cleanup after a crash, and nothing else.
     _ = Native.run_append_unmarked(lock, number)
     :ok
   end
@@ -149,7 +155,7 @@ defmodule Leash.Run do
   def note_mark(_run, _number, _marked), do: :ok
 
   @doc """
-  Options with `run_id_flag:` and the id at the end of the arguments, and with the command in the record.
+  Adds `run_id_flag:` and the id to the end of the arguments, and the command to the record.
   """
   @spec with_flag(t(), pos_integer(), map()) :: map()
   def with_flag(_run, _number, %{run_id_flag: nil} = options), do: options
@@ -157,9 +163,8 @@ defmodule Leash.Run do
   def with_flag(run, number, %{run_id_flag: flag} = options) do
     options = %{options | args: options.args ++ [flag, run.id]}
 
-    # Only what the record names can be convicted by its argv alone; without it the other carriers
-    # have to do.
-    # A detached worker is not to be convicted at all.
+    # A process can be convicted by its argv alone only if the record names the command. Otherwise
+    # the other carriers must do. A detached worker must not be convicted.
     with {:ok, lock} <- run.lock, false <- options[:on_exit] == :detach do
       argv = [options.arg0 || options.command | options.args]
       _ = Native.run_append_command(lock, number, flag, argv)

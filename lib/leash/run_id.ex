@@ -1,14 +1,14 @@
 defmodule Leash.RunId do
   @moduledoc """
-  Run ids: seven characters of base36 (`[0-9a-z]{7}`) that name one life of Leash in one VM.
+  Run ids are seven characters of base36 (`[0-9a-z]{7}`) that name one life of Leash in one VM.
 
       iex> Leash.RunId.valid?("s59m65f")
       true
       iex> Leash.RunId.extract(["python3", "worker.py", "--run-id", "s59m65f"])
       {:ok, "s59m65f"}
 
-  They come from the operating system's random source, so that VMs which boot in the same second
-  differ; 36^7 is 78 thousand million.
+  Ids come from the operating system's random source, so that VMs which boot in the same second
+  differ. There are 36^7, which is 78 thousand million.
   """
 
   alias Leash.Native
@@ -19,20 +19,22 @@ defmodule Leash.RunId do
   @flags ["--run-id", "--snakepit-run-id"]
 
   @doc """
-  A new id from the operating system's random source (getrandom(2)).
+  Returns a new id from the operating system's random source (getrandom(2)).
   """
   @spec generate() :: t()
   def generate do
     id = Native.run_id_generate()
-    # getrandom(2) fails only where the kernel has none (before Linux 3.17).
+    # getrandom(2) fails only if the kernel does not have it (before Linux 3.17).
     true = is_binary(id)
     id
   end
 
   @doc """
-  Whether the term is an id: a binary of exactly seven characters of `0-9` and `a-z`, not all zero.
+  Returns whether the term is an id: a binary of seven characters of `0-9` and `a-z`, not all
+  zero.
 
-      iex> Enum.map(["s59m65f", "S59M65F", "s59m65", "s59m65ff", "0000000", "", nil], &Leash.RunId.valid?/1)
+      iex> ids = ["s59m65f", "S59M65F", "s59m65", "s59m65ff", "0000000", "", nil]
+      iex> Enum.map(ids, &Leash.RunId.valid?/1)
       [true, false, false, false, false, false, false]
   """
   @spec valid?(term()) :: boolean()
@@ -44,12 +46,14 @@ defmodule Leash.RunId do
   def valid?(_other), do: false
 
   @doc """
-  The run id that a command line carries.
+  Returns the run id that a command line carries.
 
   `command` is a list of arguments, as the kernel keeps it, or one string, as `ps` prints it. The
-  string is split at white space, which is a guess: prefer the list where there is one. Looked for
-  is `FLAG ID` or `FLAG=ID`, with the flag and the id whole arguments; the first found counts. Nothing after a lone `--` is looked at, since that
-  is somebody's text and not a program's option.
+  string is split at white space, which is a guess. Prefer the list if you have one.
+
+  The function looks for `FLAG ID` or `FLAG=ID`, with the flag and the id as whole arguments. The
+  first match counts. The function does not look behind a lone `--`, because arguments there are
+  text and not options.
 
   ## Options
 

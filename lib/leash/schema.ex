@@ -1,12 +1,14 @@
 defmodule Leash.Schema do
-  # One description per entry point that validates, documents and types its options, so that the
-  # three cannot drift apart.
+  # One description per entry point validates, documents and types its options, so that the three
+  # cannot drift apart.
   #
-  # It is made of a keyword list: option => [type: type, doc: text, default: value].
-  # A type is {test, expectation, typespec}: what says whether the value is good, what to write when
-  # it is not, and the quoted typespec. A test is a remote capture, or {module, function, more} which
-  # is called with the value and then `more`. So a schema is a literal and can be a module attribute,
-  # where it costs a call nothing; closures in attributes do not survive compilation on OTP 28.
+  # A schema is a keyword list: option => [type: type, doc: text, default: value]. A type is
+  # {test, expectation, typespec}: the test of the value, the text for a wrong value, and the
+  # quoted typespec.
+  #
+  # A test is a remote capture, or {module, function, more}, which is called with the value and
+  # then `more`. So a schema is a literal and can be a module attribute, where it costs a call
+  # nothing. Closures in attributes do not survive compilation on OTP 28.
   @moduledoc false
 
   alias Leash.OptionsError
@@ -23,7 +25,7 @@ defmodule Leash.Schema do
           defaults: %{optional(atom()) => term()}
         }
 
-  @doc "The schema of these options."
+  @doc "Returns the schema of these options."
   @spec new(options()) :: t()
   def new(options) do
     %__MODULE__{
@@ -33,7 +35,7 @@ defmodule Leash.Schema do
     }
   end
 
-  @doc "The names of the options."
+  @doc "Returns the names of the options."
   @spec keys(t()) :: [atom()]
   def keys(schema), do: Keyword.keys(schema.options)
 
@@ -50,7 +52,7 @@ defmodule Leash.Schema do
   # A default is as good as its schema, and is not tested.
   defp check([], schema, given), do: {:ok, Map.merge(schema.defaults, given)}
 
-  # Of an option that is given twice the first one counts, as in Keyword.get/2.
+  # If an option is given twice, the first one counts, as in Keyword.get/2.
   defp check([{key, _value} | options], schema, given) when is_map_key(given, key),
     do: check(options, schema, given)
 
@@ -69,7 +71,7 @@ defmodule Leash.Schema do
   defp passes?({module, function, more}, value), do: apply(module, function, [value | more])
   defp passes?(test, value), do: test.(value)
 
-  @doc "The error for one option."
+  @doc "Returns the error for one option."
   @spec error(atom() | nil, String.t(), term()) :: {:error, OptionsError.t()}
   def error(key, expected, value),
     do: {:error, %OptionsError{key: key, expected: expected, value: value}}
@@ -79,7 +81,7 @@ defmodule Leash.Schema do
   def refuse!(key, expected, value),
     do: raise(OptionsError, key: key, expected: expected, value: value)
 
-  @doc "The options as a Markdown list for a `@doc`."
+  @doc "Returns the options as a Markdown list for a `@doc`."
   @spec docs(t()) :: String.t()
   def docs(schema) do
     Enum.map_join(schema.options, "\n", fn {key, rules} ->
@@ -95,7 +97,7 @@ defmodule Leash.Schema do
     end
   end
 
-  @doc "The quoted type of one option, for `@type option :: unquote(Schema.typespec(schema))`."
+  @doc "Returns the quoted type of one option, for `@type option :: unquote(typespec(schema))`."
   @spec typespec(t()) :: Macro.t()
   def typespec(schema) do
     schema.options
@@ -104,7 +106,11 @@ defmodule Leash.Schema do
     |> Enum.reduce(fn option, rest -> quote(do: unquote(option) | unquote(rest)) end)
   end
 
-  @doc "A binary without NUL bytes, which no argument, path or variable can carry; or nil."
+  @doc """
+  The type of a binary without NUL bytes, or nil.
+
+  No argument, path or variable can carry NUL bytes.
+  """
   @spec optional_text() :: type()
   def optional_text do
     {&__MODULE__.optional_text?/1, "a string without NUL bytes", quote(do: String.t() | nil)}
@@ -119,7 +125,7 @@ defmodule Leash.Schema do
   def text?(value),
     do: is_binary(value) and value != "" and :binary.match(value, <<0>>) == :nomatch
 
-  @doc "One of a few atoms."
+  @doc "The type of one of a few atoms."
   @spec one_of([atom()]) :: type()
   def one_of(atoms) do
     spec =
@@ -134,7 +140,7 @@ defmodule Leash.Schema do
   @spec one_of?(term(), [atom()]) :: boolean()
   def one_of?(value, atoms), do: value in atoms
 
-  @doc "Where output goes: one of a few atoms, or a file to append to."
+  @doc "The type of an output's target: one of a few atoms, or a file to append to."
   @spec target([atom()]) :: type()
   def target(atoms) do
     spec = Enum.reduce(atoms, quote(do: {:file, Path.t()}), &quote(do: unquote(&1) | unquote(&2)))
@@ -148,7 +154,7 @@ defmodule Leash.Schema do
   def target?({:file, path}, _atoms), do: text?(path)
   def target?(value, atoms), do: value in atoms
 
-  @doc "A number of milliseconds."
+  @doc "The type of a number of milliseconds."
   @spec milliseconds() :: type()
   def milliseconds do
     {&__MODULE__.milliseconds?/1, "a non-negative number of milliseconds",
@@ -159,7 +165,7 @@ defmodule Leash.Schema do
   @spec milliseconds?(term()) :: boolean()
   def milliseconds?(value), do: is_integer(value) and value in 0..0x7FFFFFFF
 
-  @doc "A positive number of something, or nil."
+  @doc "The type of a positive number of a unit, or nil."
   @spec optional_positive(String.t()) :: type()
   def optional_positive(unit),
     do:
@@ -170,18 +176,22 @@ defmodule Leash.Schema do
   @spec optional_positive?(term()) :: boolean()
   def optional_positive?(value), do: value == nil or (is_integer(value) and value > 0)
 
-  @doc "true or false."
+  @doc "The type of `true` or `false`."
   @spec boolean() :: type()
   def boolean, do: {&:erlang.is_boolean/1, "true or false", quote(do: boolean())}
 
-  @doc "Whether it is a keyword list of pairs that pass a test, each key at most once: an option made of options."
+  @doc """
+  Returns whether it is a keyword list of pairs that pass a test, each key at most once.
+
+  An option that consists of options uses it.
+  """
   @spec each_once?(term(), ({atom(), term()} -> boolean())) :: boolean()
   def each_once?(options, test) do
     Keyword.keyword?(options) and Enum.all?(options, test) and
       options == Enum.uniq_by(options, &elem(&1, 0))
   end
 
-  @doc "What the test accepts."
+  @doc "The type of values that a test accepts."
   @spec custom(test(), String.t(), Macro.t()) :: type()
   def custom(test, expected, spec), do: {test, expected, spec}
 end

@@ -1,5 +1,6 @@
 defmodule Leash.Shim do
-  # What a shim is told by its arguments, and what it reports: the VM's side of native/PROTOCOL.md, sections 1 and 2.
+  # The arguments of a shim and its reports: the VM's side of native/PROTOCOL.md, sections 1 and
+  # 2.
   @moduledoc false
 
   alias Leash.{
@@ -30,10 +31,10 @@ defmodule Leash.Shim do
 
   @path_key {__MODULE__, :path}
 
-  @doc "The path of the shim binary in the application's priv."
+  @doc "Returns the path of the shim binary in the application's priv."
   @spec path() :: String.t()
   def path do
-    # The code server would be asked by every start of every worker, one after the other.
+    # Otherwise every start of every worker would ask the code server, one after the other.
     with nil <- :persistent_term.get(@path_key, nil) do
       path = Application.app_dir(:leash, "priv/leash-shim")
       :persistent_term.put(@path_key, path)
@@ -41,12 +42,12 @@ defmodule Leash.Shim do
     end
   end
 
-  # What the warden gives it: PROTOCOL.md, section 10.
+  # The descriptors that the warden gives to the shim: PROTOCOL.md, section 10.
   @channel 3
   @descriptors [stdin: 4, stdout: 5, stderr: 6]
 
   @doc """
-  What the run's warden is asked for, in the VM's directory and environment as they are now.
+  Returns the request to the run's warden, with the VM's current directory and environment.
   """
   @spec request(Run.t(), pos_integer(), map()) :: %{
           run: Leash.RunId.t(),
@@ -72,17 +73,19 @@ defmodule Leash.Shim do
       {end_of(options.stdin, :stdin), end_of(options.stdout, :stdout),
        end_of(options.stderr, :stderr)}
 
-  # Pipes are made here. The VM's own stdin and stdout are no more the warden's; its stderr is.
+  # Pipes are made here. The warden no longer has the VM's own stdin and stdout. It has its
+  # stderr.
   defp end_of(pipe, _stream) when pipe in [:pipe, :output], do: :pipe
   defp end_of(:inherit, stream) when stream in [:stdin, :stdout], do: :inherit
   defp end_of(_other, _stream), do: :none
 
   @doc """
-  Opens the port whose program is the run's warden, which connects to the socket of that name.
+  Opens the port whose program is the run's warden. The warden connects to the socket of that
+  name.
 
-  Raises what `Port.open/2` raises when the system refuses: `:emfile`, `:eagain`, `:enomem`,
-  `:system_limit`, `:enoent` where the binary is missing, and `:no_working_directory` where that of
-  the VM is.
+  Raises what `Port.open/2` raises if the system refuses: `:emfile`, `:eagain`, `:enomem` or
+  `:system_limit`. Raises `:enoent` if the binary is missing, and `:no_working_directory` if the
+  directory of the VM is missing.
   """
   @spec open_warden(Run.t(), String.t()) :: port()
   def open_warden(run, socket) do
@@ -93,7 +96,7 @@ defmodule Leash.Shim do
       {:packet, 2},
       {:args,
        ["--run-id=#{run.id}", "--warden", "--control=" <> socket, "--report=1" | owner(run)]},
-      # That of a run around this VM would be taken for the warden's own.
+      # The variable of a run around this VM would be taken for the warden's own.
       {:env, [{~c"LEASH_RUN", false}]}
     ])
   rescue
@@ -103,8 +106,9 @@ defmodule Leash.Shim do
   defp owner(%{shim_owner: nil}), do: []
   defp owner(%{shim_owner: owner}), do: ["--owner=" <> owner]
 
-  # Without an owner the variable is removed: an outer run's would be taken for ours. With a detached worker, too: a
-  # process that loses its mark would else look like what the dead VM left.
+  # Without an owner the variable is removed, because an outer run's would be taken for ours. For
+  # a detached worker it is removed, too. Otherwise a process that loses its mark would look like
+  # a remainder of the dead VM.
   defp tag(_run, _number, %{on_exit: :detach}), do: nil
   defp tag(run, number, _options), do: Run.owner_tag(run, number)
 
@@ -112,7 +116,7 @@ defmodule Leash.Shim do
     List.flatten([
       head(run, number, "--channel=#{@channel}", options),
       "--attach=" <> attach.option,
-      # The last of all options.
+      # These come after all other options.
       commands(Ladder.commands(options.stop))
     ])
   end
@@ -140,7 +144,7 @@ defmodule Leash.Shim do
     ])
   end
 
-  # The first ones are looked for at exactly these positions by other runs.
+  # Other runs look for the first ones at exactly these positions.
   defp head(run, number, leash, options) do
     [
       "--run-id=#{run.id}",
@@ -160,7 +164,7 @@ defmodule Leash.Shim do
 
   defp cd(%{cd: nil}), do: []
 
-  # A command of the ladder is run by a shim that is no more where it was started.
+  # The shim that runs a command of the ladder is no longer in the directory of its start.
   defp cd(%{cd: cd, stop: stop}),
     do: "--cd=" <> if(Ladder.commands(stop) == [], do: cd, else: Path.absname(cd))
 
@@ -170,7 +174,7 @@ defmodule Leash.Shim do
   defp limits([]), do: []
   defp limits(limits), do: "--limits=" <> Limits.to_option(limits)
 
-  # The shim's longest time, 24 days; whoever waits for ever says when it is enough.
+  # The shim's longest time, 24 days. A caller that waits for ever decides itself when to end.
   defp linger(:infinity), do: 0x7FFFFFFF
   defp linger(ms), do: ms
 
@@ -201,9 +205,9 @@ defmodule Leash.Shim do
   }
 
   @doc """
-  Reads one report frame; what a newer shim might add is `:unknown`.
+  Reads one report frame. Returns `:unknown` for what a newer shim might add.
 
-  Commands of the ladder are numbers in it, which `named/3` replaces.
+  In the frame, commands of the ladder are numbers, which `named/3` replaces.
   """
   @spec report(binary()) :: report()
   def report(<<1, 1, shim::32, mark, errno::16, _flags>>) do
@@ -253,8 +257,10 @@ defmodule Leash.Shim do
   def report(other), do: {:unknown, other}
 
   @doc """
-  A report with commands instead of their indices, from the ladder that the shim was given; `results` is what earlier
-  reports said of them, by index.
+  Returns a report with commands instead of their indices, from the ladder that the shim was
+  given.
+
+  `results` holds the results of earlier reports, by index.
   """
   @spec named(report(), Ladder.t(), %{optional(byte()) => StopCommand.result()}) :: report()
   def named({:step, cause, {:cmd, index}, ms}, stop, _results),
@@ -291,7 +297,7 @@ defmodule Leash.Shim do
   defp taken(index, 0, reaped), do: %{signal: nil, command: index, result: nil, reaped: reaped}
   defp taken(_index, signal, reaped), do: %{signal: Signal.name(signal), reaped: reaped}
 
-  # Of a process that is not the shim's child.
+  # The process is not the shim's child.
   defp how(0, _nothing), do: :unknown
   defp how(1, status), do: {:status, status}
   defp how(_killed_or_dumped, signal), do: {:signal, Signal.name(signal)}
@@ -310,16 +316,18 @@ defmodule Leash.Shim do
   defp mark(3, errno), do: {:error, errno}
 
   @doc """
-  Arguments and environment for a port that is the worker's own stdin and stdout.
+  Returns arguments and environment for a port that is the worker's own stdin and stdout.
 
-  There are no reports; the leash is the pipe that the port holds, which for a port that only reads is stdout.
+  There are no reports. The leash is the pipe that the port holds, which is stdout for a port that
+  only reads.
   """
   @spec for_port(Run.t(), pos_integer(), map()) ::
           {[binary()], [{charlist(), charlist() | [[]] | false}]}
   def for_port(run, number, options) do
     leash = if options.reads_only?, do: "--leash=1", else: "--leash=0"
 
-    # The port's own :cd is entered before the shim begins; this one is for commands of the ladder.
+    # The VM enters the port's own :cd before the shim begins. This one is for commands of the
+    # ladder.
     cd = if Ladder.commands(options.stop) == [], do: [], else: cd(options)
 
     tag = tag(run, number, options)

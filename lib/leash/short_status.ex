@@ -1,15 +1,15 @@
 defmodule Leash.ShortStatus do
-  # What a process of ours shows of itself in a crash report and in `:sys.get_status/1`: which one
-  # it is. All of its state would be a page that no one reads, and may hold what a program was
-  # given to read, or its arguments.
+  # Limits what a process of Leash shows in a crash report and in `:sys.get_status/1` to its
+  # identity. The whole state would be a page, and may hold a program's input or its arguments.
   @moduledoc false
 
-  # OTP 25 calls format_status/1; GenServer lists it as a callback later.
+  # OTP 25 calls format_status/1. GenServer lists it as a callback only in later versions.
   @impl? {:format_status, 1} in GenServer.behaviour_info(:callbacks)
 
   @doc """
-  Defines `format_status/1`, which keeps these keys of a state that is a map. `key: keys` keeps those
-  keys of the map under that key.
+  Defines `format_status/1`, which keeps these keys of a state that is a map.
+
+  `key: keys` keeps those keys of the map under that key.
   """
   defmacro __using__(keys) do
     quote do
@@ -18,7 +18,7 @@ defmodule Leash.ShortStatus do
     end
   end
 
-  @doc "A status with those keys of its state, and of its last message only what kind it is."
+  @doc "Returns a status with those keys of its state, and only the kind of its last message."
   @spec of(map(), [atom() | {atom(), [atom()]}]) :: map()
   def of(status, keys) do
     status
@@ -41,7 +41,7 @@ defmodule Leash.ShortStatus do
 
   defp state(state, _keys), do: state
 
-  # The end of a linked process is no secret, and often why this one ended.
+  # The end of a linked process is no secret, and often the reason why this one ended.
   defp kind({:EXIT, _pid, _reason} = message), do: message
   defp kind(message) when is_tuple(message) and tuple_size(message) > 0, do: elem(message, 0)
   defp kind(message) when is_atom(message), do: message

@@ -1,6 +1,6 @@
 defmodule Leash.Signal do
-  # Signal names as this library writes them (`:sigterm`, as in `System.trap_signal/3`), and the
-  # numbers that Linux has for them on x86-64 and aarch64 alike (signal(7)).
+  # Signal names as this library writes them (`:sigterm`, as in `System.trap_signal/3`), and their
+  # numbers on Linux, which are the same on x86-64 and aarch64 (signal(7)).
   @moduledoc false
 
   @numbers [
@@ -45,17 +45,17 @@ defmodule Leash.Signal do
             end)
           )
 
-  @doc "Every name, in the order of the numbers."
+  @doc "Returns every name, in the order of the numbers."
   @spec names() :: [atom()]
   def names, do: Keyword.keys(@numbers)
 
-  @doc "The number for a name or number, `:error` for what is no signal."
+  @doc "Returns the number for a name or number, or `:error` for what is no signal."
   @spec number(term()) :: {:ok, 1..64} | :error
   def number(number) when is_integer(number) and number in 1..64, do: {:ok, number}
   def number(name) when is_atom(name), do: Keyword.fetch(@numbers, name)
   def number(_other), do: :error
 
-  @doc "The name for a number; real-time signals have none and stay numbers."
+  @doc "Returns the name for a number. Real-time signals have no name and stay numbers."
   @spec name(1..64) :: t()
   for {name, number} <- @numbers do
     def name(unquote(number)), do: unquote(name)

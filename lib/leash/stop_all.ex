@@ -1,32 +1,36 @@
 defmodule Leash.StopAll do
-  # `Leash.stop_all/2`: the workers of a group ended in parallel, under one deadline.
+  # `Leash.stop_all/2` ends the workers of a group in parallel, under one deadline.
   #
-  # A process of its own does it, linked to nobody: an ending that began goes on to its proof when who asked for it is killed
-  # (supervisors give their children's shutdown hooks a few seconds), and nobody's mailbox is in the way.
+  # A process of its own does it, without a link. So an ending that began goes on to its proof
+  # even if its caller is killed (supervisors give their children's shutdown hooks a few seconds).
+  # And the caller's mailbox is not in the way.
   #
   #   group closed ──▶ every Worker asked ──▶ answers, or the Reaper says that a number is free
   #                         │ no sign of a beginning: its shim is told directly
   #                         │ deadline: the shims are told to kill
-  #                         └ + 1 s: what carries the tags is hunted, stuck shims too; a Worker that is still
-  #                                  starting then is killed, so that nothing starts later
+  #                         └ + 1 s: everything with the tags is hunted, stuck shims too. A Worker
+  #                                  that is still starting is killed: nothing starts later
   #
-  # What is believed is a Worker's answer (the kernel's proof, or its own hunt), a number the Reaper has freed, a row that says
-  # so, or a hunt of our own where the Worker does not answer.
+  # These count as proof: a Worker's answer (the kernel's proof, or its own hunt), a number that
+  # the Reaper has freed, a row that says so. If the Worker does not answer, a hunt of this
+  # process does.
   @moduledoc false
 
   alias Leash.{Cleanup, Detached, Exit, Group, Native, Reaper, Registry, Run, Schema}
   alias Leash.Shim.Handle
   alias Leash.Worker.Protocol
 
-  # Until a Worker that has not begun is taken for stuck. Beginning is one request, but a thousand do it at once.
+  # Until a Worker that has not begun counts as stuck. Beginning is one request, but a thousand
+  # Workers do it at once.
   @unanswered_ms 500
-  # A Worker says more of an end than a hunt can, and says it right after its shim has gone.
+  # A Worker reports more of an end than a hunt can, right after its shim has gone.
   @last_word_ms 200
-  # From QUIT until a shim is taken for stuck.
+  # From QUIT until a shim counts as stuck.
   @stuck_ms 1_000
   # Until the shim of a command that is just starting is looked for again.
   @starting_ms 20
-  # What a hunt gets to see the end of whom it killed: whoever calls has a deadline, and the Reaper goes on.
+  # How long a hunt waits for the end of what it killed. The caller has a deadline, and the Reaper
+  # goes on.
   @hunt_ms 1_500
 
   @schema Schema.new(
@@ -34,7 +38,8 @@ defmodule Leash.StopAll do
               type: Schema.milliseconds(),
               default: 5_000,
               doc:
-                "Milliseconds until whatever is left of all of them gets SIGKILL; each one's own `:stop` may do so earlier. 0 does so at once."
+                "Milliseconds until everything that is left of all trees gets SIGKILL. The " <>
+                  "`:stop` of each may send it earlier. 0 sends it at once."
             ]
           )
 
@@ -51,7 +56,7 @@ defmodule Leash.StopAll do
   end
 
   @doc """
-  Ends one worker, by its number, in the same way. Returns nothing of a worker that has ended before.
+  Ends one worker, by its number, in the same way. Returns `[]` for a worker that ended before.
   """
   @spec stop(pos_integer(), timeout()) :: [Leash.stopped()]
   def stop(number, deadline), do: alone(number, deadline, {__MODULE__, :stop, [number, deadline]})
@@ -92,13 +97,13 @@ defmodule Leash.StopAll do
       run: run,
       group: group,
       how: if(deadline == 0, do: :kill, else: :ladder),
-      # number => %{row:, ref: of the question and the monitor, fd: our own of the shim}
+      # number => %{row:, ref: of the question and the monitor, fd: our own pidfd of the shim}
       waiting: %{},
       # ref => number
       refs: %{},
       done: [],
       reaper: nil,
-      # numbers to be looked for by the hunt under way, and by the next
+      # Numbers that the hunt under way looks for, and those for the next.
       hunting: nil,
       to_verify: []
     }
@@ -156,7 +161,8 @@ defmodule Leash.StopAll do
 
   ## Asking
 
-  # Also after the Reaper's restart, which may have let a start through and forgotten to tell of an end.
+  # Called again after a restart of the Reaper, which may have let a start through or lost the
+  # message of an end.
   defp attach(state) do
     closed = Reaper.close(state.group)
     state = Enum.reduce(Registry.living(state.group), state, &ask(&2, &1))
@@ -181,7 +187,7 @@ defmodule Leash.StopAll do
     ask_for_end(row, ref, state)
   end
 
-  # The process of a command is its caller's, which may be busy with what it has read.
+  # The process of a command is its caller, which may be busy with what it has read.
   defp ask_for_end(%{kind: :command, number: number}, _ref, state),
     do: advance(state, {:tell, number})
 
@@ -212,7 +218,8 @@ defmodule Leash.StopAll do
   defp advance(state, {:tell, _done}), do: state
 
   defp advance(state, :deadline) do
-    # Not by the Workers, whom the last seconds may find stuck. They see what their shims report.
+    # Not by the Workers, which may be stuck in the last seconds. They see what their shims
+    # report.
     numbers = Map.keys(state.waiting)
     Enum.reduce(numbers, %{state | how: :kill}, &tell_shim(&2, &1, :kill))
   end
@@ -223,7 +230,7 @@ defmodule Leash.StopAll do
   defp advance(state, {:unbegun, number}) when is_map_key(state.waiting, number) do
     cond do
       not unbegun?(state, number) -> state |> tell_shim(number, :kill) |> verify([number])
-      # Port.open/2 is a call in a process that is not ours to kill.
+      # Port.open/2 is a call in a process that this one must not kill.
       match?(%{kind: :port}, state.waiting[number].row) -> left(state, number, [])
       true -> give_up(state, number, state.waiting[number].row)
     end
@@ -232,8 +239,8 @@ defmodule Leash.StopAll do
   defp advance(state, {:unbegun, _done}), do: state
   defp advance(state, {:unended, number}), do: left(state, number, [])
 
-  # Its channel is closed, and a shim that is executed later finds that and starts nothing. The
-  # Reaper says when that is proven.
+  # The command's channel closes. A shim that is executed later finds that and starts nothing. The
+  # Reaper reports when that is proven.
   defp give_up(state, number, %{kind: :command, cancel: cancel}) do
     send(cancel, {cancel, :cancel})
     Process.send_after(self(), {:leash, {:unended, number}}, @last_word_ms)
@@ -250,8 +257,8 @@ defmodule Leash.StopAll do
       Process.alive?(state.waiting[number].row.pid)
   end
 
-  # The descriptors that the table names are the Worker's and the Reaper's, who may close them, and of which one
-  # process at a time is told.
+  # The descriptors in the table belong to the Worker and the Reaper, which may close them. A
+  # descriptor notifies only one process at a time. So this process opens its own.
   defp tell_shim(state, number, how) do
     case hold(state, number) do
       {%{fd: nil}, state} ->
@@ -272,12 +279,12 @@ defmodule Leash.StopAll do
       worker = %{worker | fd: fd}
       {worker, put_in(state.waiting[number], worker)}
     else
-      # It has ended: a Worker that lives says so now, or never.
+      # The shim has ended. A living Worker reports it now, or never.
       {:error, ended} when ended in [:esrch, :reused] ->
         send(self(), {:leash_shim, number})
         {state.waiting[number], state}
 
-      # Held already; not started yet; freed; or nothing can be opened here.
+      # The shim is held already, not started yet, or freed, or nothing can be opened here.
       _other ->
         {state.waiting[number], state}
     end
@@ -286,7 +293,7 @@ defmodule Leash.StopAll do
   defp open_shim(_state, _number, tree) when is_map(tree), do: Detached.open(tree)
 
   defp open_shim(state, number, outlives) do
-    # The row of one that outlives its Worker may have passed to another process meanwhile.
+    # The row of a tree that outlives its Worker may have passed to another process meanwhile.
     row = if outlives == :own, do: Registry.fetch(number), else: fetch(state, number)
 
     case row do
@@ -301,34 +308,34 @@ defmodule Leash.StopAll do
 
   defp answered(state, number, {:ok, %Exit{}} = result), do: done(state, number, result)
   defp answered(state, number, {:error, %{survivors: list}}), do: left(state, number, list)
-  # It had no program; its end, which is to follow, says the rest.
+  # The worker had no program. Its end, which follows, decides.
   defp answered(state, _number, _nothing), do: state
 
   defp worker_down(state, number) do
     case {state.waiting[number].row.outlives, fetch(state, number)} do
       {nil, _row} -> if_freed(state, number)
       {_outlives, {:ok, %{tree: :gone}}} -> gone(state, number)
-      # The Reaper frees a number of ours only with proof.
+      # The Reaper frees a number of this run only with proof.
       {:own, :error} -> if_freed(state, number)
-      # Its process has left it alone, as detached ones are: nobody else ends it.
+      # The Worker has left its detached tree, so no other process ends it.
       _left -> tell_shim(state, number, state.how)
     end
   end
 
-  # Otherwise the Reaper ends what a Worker left that did not answer.
+  # Otherwise the Reaper ends what a Worker without an answer left.
   defp if_freed(state, number) do
     of_another_run? = is_map(state.waiting[number].row.outlives)
 
     case fetch(state, number) do
       {:ok, %{tree: tree}} when tree != :gone -> state
-      # The row of a tree of another run goes with its process, and not with the tree.
+      # The row of a tree of another run is deleted with its process, and not with the tree.
       :error when of_another_run? -> state
-      # Where the whole table went with the application, no row is no proof.
+      # If the whole table ended with the application, a missing row proves nothing.
       _gone -> if Registry.exist?(), do: gone(state, number), else: verify(state, [number])
     end
   end
 
-  # The row of that very worker: by its Worker process, since numbers are used again.
+  # Returns the row of that very worker, by its Worker process, because numbers are used again.
   defp fetch(state, number) do
     with {:ok, row} <- Registry.fetch(number) do
       if row.pid == state.waiting[number].row.pid, do: {:ok, row}, else: :error
@@ -376,7 +383,7 @@ defmodule Leash.StopAll do
 
   defp verify(state, numbers), do: hunt(%{state | to_verify: numbers ++ state.to_verify})
 
-  # One at a time, for all that came up meanwhile.
+  # One hunt at a time covers all numbers that came up meanwhile.
   defp hunt(%{hunting: nil} = state) do
     case state.to_verify |> Enum.uniq() |> Enum.filter(&is_map_key(state.waiting, &1)) do
       [] ->
@@ -385,7 +392,8 @@ defmodule Leash.StopAll do
       numbers ->
         {batch, spec} = batch(state, numbers)
 
-        # Its callers have a deadline, and the warden may be what hangs: the Reaper asks for its word.
+        # The callers have a deadline, and the warden may be what hangs. The Reaper asks for its
+        # word.
         {_pid, monitor} = Cleanup.start(Map.put(spec, :deadline, @hunt_ms), :unknown)
         %{state | hunting: {monitor, batch}, to_verify: numbers -- batch}
     end
@@ -412,14 +420,15 @@ defmodule Leash.StopAll do
   defp found(state, number, {:shutdown, {:ok, %{survivors: survivors, complete: complete?}}}) do
     case of(survivors, tagged(state, number)) do
       [] when complete? -> proven(state, number)
-      # Nobody was found, and not everybody could be looked at.
+      # The hunt found none, but could not look at all processes.
       survivors -> left(state, number, survivors)
     end
   end
 
   defp found(state, number, _failed), do: left(state, number, [])
 
-  # That nobody has its tag proves the end of a tree that has begun; where no shim was there yet, a start may be under way.
+  # If no process has its tag, a tree that has begun is proven gone. If there was no shim yet, a
+  # start may be under way.
   defp proven(state, number) do
     if unbegun?(state, number) do
       Process.send_after(self(), {:leash, {:unbegun, number}}, @last_word_ms)
@@ -436,6 +445,6 @@ defmodule Leash.StopAll do
     end
   end
 
-  # One that does not say whose it is may be anybody's.
+  # A survivor without a known worker may belong to any number.
   defp of(survivors, number), do: Enum.filter(survivors, &(&1.worker in [number, nil]))
 end

@@ -1,6 +1,6 @@
 defmodule Leash.StopCommand do
-  # A command as a step of the ladder, `{:cmd, [program | args], ms}`: what it may be, how the shim gets it, and what its
-  # end is called.
+  # A command as a step of the ladder, `{:cmd, [program | args], ms}`: its check, the shim's
+  # arguments for it, and the name of its result.
   @moduledoc false
 
   alias Leash.{Executable, OptionsError, Posix, Schema, Signal}
@@ -14,8 +14,10 @@ defmodule Leash.StopCommand do
   @type t :: [String.t(), ...]
 
   @typedoc """
-  What became of a command: how it ended, why it could not be started, or nil where it was not heard of (it was killed
-  with what was left, or the shim was).
+  The result of a command: how it ended, or why it could not be started.
+
+  The result is nil if there is no report, because the command was killed with the rest of the
+  tree, or the shim was killed.
   """
   @type result ::
           {:status, 0..255} | {:signal, Signal.t()} | {:error, Posix.t()} | nil
@@ -27,7 +29,11 @@ defmodule Leash.StopCommand do
   @spec max_arguments() :: pos_integer()
   def max_arguments, do: @max_arguments
 
-  @doc "Whether it is a program and its arguments; whether there is such a program is `resolve/2`'s question."
+  @doc """
+  Returns whether it is a program and its arguments.
+
+  `resolve/2` checks whether the program exists.
+  """
   @spec valid?(term()) :: boolean()
   def valid?([program | args] = command),
     do:
@@ -42,9 +48,9 @@ defmodule Leash.StopCommand do
   end
 
   @doc """
-  The command with its program's absolute path, looked up as a worker's own program is.
+  Returns the command with its program's absolute path, looked up as a worker's own program is.
 
-  So a program that is not there is an error before anything starts, and not when it is needed.
+  So a missing program is an error before anything starts, and not when it is needed.
   """
   @spec resolve(t(), String.t() | nil) :: {:ok, t()} | {:error, OptionsError.t()}
   def resolve([program | args], directory) do
@@ -67,12 +73,12 @@ defmodule Leash.StopCommand do
 
   defp expected(reason), do: "a command whose program is an executable file (#{reason})"
 
-  @doc "The shim's arguments for commands, in order, to stand directly before its `--`."
+  @doc "Returns the shim's arguments for commands, in order, to stand directly before its `--`."
   @spec arguments([t()]) :: [String.t()]
   def arguments(commands),
     do: Enum.flat_map(commands, &["--step=#{length(&1)}" | &1])
 
-  @doc "What the shim's report says of a command's end."
+  @doc "Returns the result of a command from the shim's report."
   @spec result(0..3, byte(), non_neg_integer()) :: result()
   def result(0, _status, errno), do: {:error, Posix.name(errno)}
   def result(1, status, _errno), do: {:status, status}

@@ -1,6 +1,6 @@
 defmodule Leash.Supervisor do
   # The application's tree. It owns the table of workers and, through it, the pidfds of their
-  # shims: they outlive a crash of the Reaper, which finds everything again when it restarts.
+  # shims. They outlive a crash of the Reaper, which finds everything again when it restarts.
   @moduledoc false
 
   use Supervisor
@@ -8,8 +8,8 @@ defmodule Leash.Supervisor do
   alias Leash.{Control, Guard, Reaper, RecordKeeper, Registry, Warden}
   alias Leash.Registry.ExitHistory
 
-  # The Reaper ends what is left, bounded by its own deadline (stop_timeout), two steps of a second, the warden's word
-  # (four) and a hunt of five.
+  # The time for the Reaper to end what is left. It consists of the Reaper's own deadline
+  # (stop_timeout), two steps of a second, the warden's word (four) and a hunt of five.
   @reaper_margin_ms 12_000
 
   @spec start_link(Leash.Run.t()) :: Supervisor.on_start()
@@ -28,11 +28,11 @@ defmodule Leash.Supervisor do
         shutdown: run.config.stop_timeout + @reaper_margin_ms
       ),
       Guard,
-      # Last: nobody is asked to stop what is being stopped.
+      # Last, so that no request to stop arrives while the application stops.
       {Control, run}
     ]
 
-    # Restarts are cheap and lose nothing, so that a storm of them should not cost the workers.
+    # Restarts are cheap and lose nothing, so a storm of them must not cost the workers.
     Supervisor.init(children, strategy: :one_for_one, max_restarts: 100, max_seconds: 10)
   end
 end

@@ -1,28 +1,34 @@
 defmodule Leash.Sweep do
   @moduledoc """
-  What a sweep found and did: the result of `Leash.sweep/1`.
+  The findings and actions of a sweep: the result of `Leash.sweep/1`.
 
   A sweep looks for processes that carry the tag of a run whose VM is gone, and ends them. It runs
   at the start of the `:leash` application, before any worker can start.
 
     * `:matches` - every process that carries a tag, see `t:match/0`
-    * `:runs` - every run that was seen, with its verdict and why
-    * `:survivors` - the matches that should have ended and live, with `:why`: `:eperm`,
-      `:uninterruptible` (state D), `:kill_pending`, `:deadline`, `:descriptors_exhausted`, `:no_pidfd` (the machine refuses pidfds, and nothing is
-      signalled by its number), `:unreadable` or `:tag_lost`
-    * `:complete` - whether all of `/proc` could be seen; `:incomplete_because` says what could not: `:no_proc`, `:hidepid`,
-      `:no_identity` (`subset=pid`: processes are seen, but not which boot this is, so no run is judged), `:descriptors_exhausted`,
-      `:unreadable`, `:records`, `:fleeting`. `:hidepid` alone: only other users' processes were not seen
-    * `:passes` - how many times the process table was read; the last one found nothing to end
+    * `:runs` - every run that was seen, with its verdict and the reason
+    * `:survivors` - the matches that should have ended and live. `:why` is `:eperm`,
+      `:uninterruptible` (state D), `:kill_pending`, `:deadline`, `:descriptors_exhausted`,
+      `:no_pidfd` (the machine refuses pidfds, and nothing is signalled by its number),
+      `:unreadable` or `:tag_lost`
+    * `:complete` - whether all of `/proc` could be seen
+    * `:incomplete_because` - what could not be seen: `:no_proc`, `:hidepid`, `:no_identity`,
+      `:descriptors_exhausted`, `:unreadable`, `:records`, `:fleeting`. `:no_identity` is
+      `subset=pid`: processes are seen, but not which boot this is, so no run is judged.
+      `:hidepid` alone means that only other users' processes were not seen
+    * `:passes` - how many times the process table was read. The last pass found nothing to end
     * `:elapsed_ms` - milliseconds in all
     * `:records_dropped` - ids of runs of which nothing is left
 
   ## How a run is judged
 
-  One living witness is enough to keep a run. It is *dead* only if the lock on its record is free
-  (or held by a forked child of a VM that is provably gone), its owner - by pid, start time, boot and
-  pid namespace - is provably gone, and no process of it names a living owner. Otherwise its processes
-  are kept, and the verdict says why:
+  One living witness is enough to keep a run. A run is *dead* only if all of these hold:
+
+    * The lock on its record is free, or is held by a forked child of a VM that is provably gone.
+    * Its owner, by pid, start time, boot and pid namespace, is provably gone.
+    * No process of it names a living owner.
+
+  Otherwise its processes are kept, and the verdict gives the reason:
 
   | verdict | meaning |
   |---|---|
@@ -31,19 +37,24 @@ defmodule Leash.Sweep do
   | `:live` | its VM lives |
   | `:own_outer_run` | this VM is itself part of that run |
   | `:disputed` | the witnesses contradict each other |
-  | `:unknown_owner` | nothing says who owned it, or its owner cannot be seen |
+  | `:unknown_owner` | nothing names its owner, or its owner cannot be seen |
   | `:foreign_namespace` | its owner lived in another pid namespace |
 
-  A process of a dead run is kept, too, if it outlives its VM on purpose (`:outlives`), owns a live run or
-  descends from such an owner (`:live_run_owner`), is older than its run's owner (`:predates_owner`), or belongs to
-  another user without everything that proves it ours (`:foreign_user`).
+  A process of a dead run is also kept in these cases:
 
-  The environment alone convicts nothing (`:env_only`): daemons such as `at` and pm2 hand it to processes that are no
-  descendants. It counts only if the missing mark is explained and every living ancestor of the process is of the run:
+    * It outlives its VM on purpose (`:outlives`).
+    * It owns a live run or descends from such an owner (`:live_run_owner`).
+    * It is older than its run's owner (`:predates_owner`).
+    * It belongs to another user, without everything that proves it ours (`:foreign_user`).
 
-    * the mark of its worker was off or could not be set, or the process has lowered its own limits below it; or
-    * the VM's bounding set holds CAP_SYS_RESOURCE, with which `su` and `sudo` reset the mark, and the process is in
-      the VM's control group.
+  The environment alone convicts nothing (`:env_only`), because daemons such as `at` and pm2 hand
+  it to processes that are not descendants. It counts only if every living ancestor of the process
+  is of the run, and one of these explains the missing mark:
+
+    * The mark of its worker was off or could not be set, or the process has lowered its own
+      limits below it.
+    * The VM's bounding set holds CAP_SYS_RESOURCE, with which `su` and `sudo` reset the mark, and
+      the process is in the VM's control group.
   """
 
   alias Leash.{Cleanup, OptionsError, Run, Schema, Telemetry}
@@ -60,9 +71,12 @@ defmodule Leash.Sweep do
             records_dropped: []
 
   @typedoc """
-  A process that carries a tag: `:pid`, `:start_ticks`, `:command`, `:state`, `:uid`, `:run_id`,
-  `:worker`, `:carriers` (which of `:mark`, `:env`, `:argv` say so), `:verdict` and `:why`, `:action`
-  (`:ended`, `:kept`, `:survived`, `:gone`) and `:ended_by`. `:start_ticks` is `nil` where `/proc` hides it.
+  A process that carries a tag.
+
+  Its keys are `:pid`, `:start_ticks`, `:command`, `:state`, `:uid`, `:run_id`, `:worker`,
+  `:carriers` (those of `:mark`, `:env` and `:argv` with the tag), `:verdict`, `:why`, `:action`
+  (`:ended`, `:kept`, `:survived`, `:gone`) and `:ended_by`. `:start_ticks` is `nil` if `/proc`
+  hides it.
   """
   @type match :: %{required(:pid) => pos_integer(), optional(atom()) => term()}
 
@@ -95,7 +109,8 @@ defmodule Leash.Sweep do
         type: Schema.milliseconds(),
         default: 10_000,
         doc:
-          "Milliseconds for everything; shims of a dead run get what their own ladder takes, at most this."
+          "Milliseconds for everything. Shims of a dead run get the time of their own " <>
+            "ladder, but at most this."
       ],
       stop: [
         type: Leash.Ladder.signals_type(),
@@ -145,14 +160,15 @@ defmodule Leash.Sweep do
   @spec from_report(map()) :: t()
   def from_report(report), do: struct(__MODULE__, Map.delete(report, :refused))
 
-  # The report of the sweep at application start, which no telemetry handler can be attached before.
+  # The report of the sweep at application start, before which no telemetry handler can be
+  # attached.
   @last {__MODULE__, :last}
 
   @doc """
-  The report of the sweep at the last start of the `:leash` application.
+  Returns the report of the sweep at the last start of the `:leash` application.
 
-  `nil` where that start did not sweep (`config :leash, sweep: false`, or the sweep failed, which the log says), and
-  before the first start.
+  Returns `nil` before the first start, and if that start did not sweep
+  (`config :leash, sweep: false`, or the sweep failed, which the log says).
   """
   @spec last() :: t() | nil
   def last, do: :persistent_term.get(@last, nil)
@@ -161,12 +177,12 @@ defmodule Leash.Sweep do
   @spec remember(t() | nil) :: :ok
   def remember(report), do: :persistent_term.put(@last, report)
 
-  # So many processes are named in the log; their number is always there.
+  # The log names so many processes. Their number is always there.
   @named 20
 
   @doc false
-  # The one line that this library writes by itself: something was killed that was not asked for at this moment, so the
-  # operator has to see whether that was right.
+  # The one line that this library logs by itself. It killed something that it was not asked for
+  # at this moment, so the log must show whether that was right.
   @spec log(t()) :: :ok
   def log(report) do
     ended = Enum.filter(report.matches, &(&1.action in [:ended, :survived]))

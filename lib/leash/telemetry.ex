@@ -25,7 +25,7 @@ defmodule Leash.Telemetry do
   ]
 
   @moduledoc """
-  Events for `:telemetry`, where the host has it; nothing here needs it.
+  Events for `:telemetry`, if the host has it. Nothing here needs it.
 
       :telemetry.attach("log-kills", [:leash, :kill, :step], &MyApp.Log.kill/4, nil)
 
@@ -33,17 +33,19 @@ defmodule Leash.Telemetry do
   |---|---|---|---|
   #{Enum.map_join(@events, "\n", fn {name, at, measurements, metadata} -> "| `#{inspect(name)}` | #{at} | #{measurements} | #{metadata} |" end)}
 
-  Times are in native units (`System.convert_time_unit/3`). The metadata of a worker: `:run_id`, `:worker` (its number), `:kind`
-  (`:worker`, `:command`, `:port`, `:adopted` or `:attachment`), `:label`, `:group`, `:pid`, `:os_pid` (nil for ports) and `:shim_pid`.
+  Times are in native units (`System.convert_time_unit/3`). The metadata of a worker are
+  `:run_id`, `:worker` (its number), `:kind` (`:worker`, `:command`, `:port`, `:adopted` or
+  `:attachment`), `:label`, `:group`, `:pid`, `:os_pid` (nil for ports) and `:shim_pid`.
 
-  Handlers run in the process that ends trees: one that takes its time holds up the end of that worker, and of the workers
-  behind it where it is the Reaper's. Those of `[:leash, :guard, …]` hold up the guard of all workers, those of `[:leash, :health, …]` the next check of
-  that one.
+  Handlers run in the process that ends trees. A slow handler holds up the end of that worker. If
+  the process is the Reaper, it also holds up the workers behind that one. Handlers of
+  `[:leash, :guard, …]` hold up the guard of all workers, and those of `[:leash, :health, …]` the
+  next check of that worker.
   """
 
   alias Leash.{Registry, Run}
 
-  @doc "The names of all events, for `:telemetry.attach_many/4`."
+  @doc "Returns the names of all events, for `:telemetry.attach_many/4`."
   @spec events() :: [[atom(), ...]]
   def events, do: Enum.map(@events, &elem(&1, 0))
 
@@ -63,7 +65,7 @@ defmodule Leash.Telemetry do
     do: of_worker([:leash, :worker, :stop], number, &lived/1, %{exit: exit})
 
   @doc false
-  # What `Leash.Worker.Machine` says of a tree. `elapsed` in milliseconds, as the shim counts.
+  # The events of `Leash.Worker.Machine`. `elapsed` is in milliseconds, as the shim counts.
   @spec of_tree(
           pos_integer(),
           {:stop, Leash.Exit.t()}
@@ -88,7 +90,7 @@ defmodule Leash.Telemetry do
       )
 
   @doc false
-  # `elapsed` in milliseconds, as the shim counts.
+  # `elapsed` is in milliseconds, as the shim counts.
   @spec step(
           pos_integer(),
           Leash.Exit.cause(),
@@ -152,7 +154,7 @@ defmodule Leash.Telemetry do
 
   defp lived(row), do: %{duration: System.monotonic_time() - row.began}
 
-  # The row is looked up only where somebody may listen.
+  # The row is looked up only if a handler may be attached.
   defp of_worker(event, number, measurements, more \\ %{}) do
     with true <- listens?(), {:ok, row} <- Registry.fetch(number) do
       metadata = %{
@@ -173,11 +175,11 @@ defmodule Leash.Telemetry do
   end
 
   defp execute(event, measurements, metadata) do
-    # Not a call that the compiler sees: it would warn where there is no such module.
+    # `apply/3`, because the compiler warns of a call to a module that does not exist.
     if listens?(), do: apply(:telemetry, :execute, [event, measurements, metadata])
     :ok
   end
 
-  # Whoever attached a handler has loaded it.
+  # A process that attaches a handler has loaded the module.
   defp listens?, do: function_exported?(:telemetry, :execute, 3)
 end

@@ -1,5 +1,5 @@
 defmodule Leash.Text do
-  # Bytes of programs as text that a terminal, a log backend and a reader can take.
+  # Converts the bytes of programs to text for a terminal, a log backend and a reader.
   @moduledoc false
 
   @replacement 0xFFFD
@@ -8,7 +8,8 @@ defmodule Leash.Text do
   @picture_of_delete 0x2421
 
   @doc """
-  The text with U+FFFD for each byte that is no UTF-8, and for each control character its picture.
+  Returns the text with U+FFFD for each byte that is no UTF-8, and a picture for each control
+  character.
 
   The pictures are those of U+2400 (`␛` for ESC). The controls of U+0080 to U+009F have none and
   become U+FFFD. A tab stays.
@@ -16,7 +17,7 @@ defmodule Leash.Text do
   @spec printable(binary()) :: String.t()
   def printable(text), do: if(plain?(text), do: text, else: replace(text, ""))
 
-  @doc "As `printable/1`, with line feeds left as they are."
+  @doc "Converts like `printable/1`, but keeps line feeds."
   @spec printable_lines(binary()) :: String.t()
   def printable_lines(text) do
     if plain?(text),
@@ -25,9 +26,9 @@ defmodule Leash.Text do
   end
 
   @doc """
-  Splits at most so many bytes (4 or more) off, and no character in two.
+  Splits off at most so many bytes (4 or more), and no character in two.
 
-  Of bytes that are no UTF-8 it takes all of them.
+  If the bytes are not UTF-8, it takes the whole number of bytes.
   """
   @spec split(binary(), pos_integer()) :: {binary(), binary()}
   def split(text, most) when byte_size(text) <= most, do: {text, ""}
@@ -46,7 +47,7 @@ defmodule Leash.Text do
       else: most - back
   end
 
-  @doc "The text without a character at its end that lacks its last bytes."
+  @doc "Returns the text without a character at its end that lacks its last bytes."
   @spec complete(binary()) :: binary()
   def complete(text), do: complete(text, byte_size(text), 1)
 
@@ -62,7 +63,7 @@ defmodule Leash.Text do
     end
   end
 
-  @doc "Whether it is ASCII without control characters but tabs, as nearly all text is."
+  @doc "Returns whether it is ASCII without control characters but tabs, as nearly all text is."
   @spec plain?(binary()) :: boolean()
   def plain?(<<byte, rest::binary>>) when byte in 32..126 or byte == ?\t, do: plain?(rest)
   def plain?(rest), do: rest == ""

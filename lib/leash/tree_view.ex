@@ -1,10 +1,11 @@
 defmodule Leash.TreeView do
-  # Workers and their processes as lines for a terminal, as the command `leash tree` draws them.
+  # Draws workers and their processes as lines for a terminal, like the command `leash tree`.
   @moduledoc false
 
   alias Leash.{Group, Listing, Registry, Run, Text, Usage}
 
-  # Deeper than that nobody can see who is whose, and the lines of a long chain would take up memory by its square.
+  # In a deeper tree the parents are hard to see, and the lines of a long chain would take up
+  # memory by its square.
   @deepest 32
 
   @spec draw(term()) :: String.t()
@@ -62,11 +63,11 @@ defmodule Leash.TreeView do
   defp worker(worker, members, last?) do
     members = Map.get(members, worker.worker, [])
     known = Map.new(members, &{&1.os_pid, true})
-    # Whose parent is nobody of the tree stands at the top: the program, and what was orphaned.
+    # Processes without a parent in the tree stand at the top: the program, and orphans.
     children = Enum.group_by(members, &if(is_map_key(known, &1.parent), do: &1.parent))
     below = if last?, do: "   ", else: "│  "
 
-    # At once, so that the collector finds one binary and not its thousands of parts.
+    # At once, so that the garbage collector finds one binary and not its thousands of parts.
     IO.iodata_to_binary([
       elbow(last?),
       "worker #{worker.worker} #{Text.printable(worker.label)}",
@@ -130,7 +131,7 @@ defmodule Leash.TreeView do
         ", ",
         age(process.age),
         "] ",
-        # The native side has made it harmless.
+        # The native side has made it safe to print.
         process.command,
         "\n",
         processes(Map.get(children, process.os_pid, []), children, deeper, depth + 1)
@@ -138,7 +139,7 @@ defmodule Leash.TreeView do
     end
   end
 
-  # For each of them whether it is the last.
+  # Returns for each of them whether it is the last.
   defp ends([]), do: []
   defp ends([_ | rest]), do: Enum.map(rest, fn _ -> false end) ++ [true]
 
@@ -148,7 +149,7 @@ defmodule Leash.TreeView do
   defp count(1, one, _many), do: "1 #{one}"
   defp count(number, _one, many), do: "#{number} #{many}"
 
-  @doc "An age in its two largest units, from milliseconds."
+  @doc "Returns an age in its two largest units, from milliseconds."
   @spec age(non_neg_integer()) :: String.t()
   def age(ms) do
     seconds = div(ms, 1000)
@@ -167,14 +168,14 @@ defmodule Leash.TreeView do
   # Interpolation asks a protocol each time, which for thousands of numbers is most of the work.
   defp text(number), do: Integer.to_string(number)
 
-  @doc "A size in the largest unit of 1024 that leaves at least one."
+  @doc "Returns a size in the largest unit of 1024 that leaves at least one."
   @spec size(non_neg_integer()) :: String.t()
   def size(bytes), do: size(bytes, ["B", "K", "M", "G", "T"])
 
   defp size(number, [unit | larger]) when number < 1024 or larger == [], do: text(number) <> unit
   defp size(number, [_unit | larger]), do: size(div(number, 1024), larger)
 
-  # Below a minute with the hundredths that the kernel counts in.
+  # Below a minute, with the hundredths in which the kernel counts.
   defp cpu(ms) when ms < 60_000,
     do: text(div(ms, 1000)) <> "." <> two(div(rem(ms, 1000), 10)) <> "s"
 

@@ -1,28 +1,29 @@
 defmodule Leash.Usage do
-  # What the trees of this run consist of and use, in one pass over `/proc` for all of them.
+  # The processes and the usage of this run's trees, in one pass over `/proc` for all of them.
   @moduledoc false
 
   alias Leash.{Native, Registry, Run}
 
-  # A command line costs as much as the rest of a process together, so past this many the names have to do.
+  # A command line costs as much as the rest of a process together. With more processes than this,
+  # their names must do.
   @commands 500
 
   @typedoc "A process of a tree; see `t:Leash.os_member/0`."
   @type member :: Leash.os_member()
 
-  @typedoc "What a tree is made of and uses."
+  @typedoc "The usage of a tree."
   @type sums :: %{
           processes: non_neg_integer(),
           rss: non_neg_integer(),
           cpu: non_neg_integer()
         }
 
-  @typedoc "As the native side has it: worker, pid, parent, state, command, rss, cpu, age."
+  @typedoc "The native side's tuple: worker, pid, parent, state, command, rss, cpu, age."
   @type counted ::
           {pos_integer(), pos_integer(), pos_integer() | nil, String.t(), String.t(),
            non_neg_integer(), non_neg_integer(), non_neg_integer()}
 
-  @doc "Everybody of these workers, by worker's number; `:error` where `/proc` cannot be read."
+  @doc "Returns the processes by worker's number, or `:error` if `/proc` cannot be read."
   @spec members([Registry.row()]) :: {:ok, %{pos_integer() => [member()]}} | :error
   def members(rows) do
     with {:ok, counted} <- count(rows, @commands) do
@@ -30,13 +31,13 @@ defmodule Leash.Usage do
     end
   end
 
-  @doc "The sums of these workers, by number; a worker of whom nobody was found is not in it."
+  @doc "Returns the sums by worker's number. A worker without processes is not in it."
   @spec sums([Registry.row()]) :: {:ok, %{pos_integer() => sums()}} | :error
   def sums(rows) do
     with {:ok, counted} <- count(rows, 0), do: {:ok, Enum.reduce(counted, %{}, &add/2)}
   end
 
-  @doc "The sums of one tree."
+  @doc "Returns the sums of one tree."
   @spec sum([member()]) :: sums()
   def sum(members) do
     Enum.reduce(members, none(), fn member, sums ->
@@ -48,11 +49,15 @@ defmodule Leash.Usage do
     end)
   end
 
-  @doc "The sums of a tree in which nobody is."
+  @doc "Returns the sums of a tree without processes."
   @spec none() :: sums()
   def none, do: %{processes: 0, rss: 0, cpu: 0}
 
-  @doc "Everybody as the native side has it; command lines where there are no more than `commands`."
+  @doc """
+  Returns all processes as the native side counts them.
+
+  Command lines are read if there are at most `commands` processes.
+  """
   @spec count([Registry.row()], non_neg_integer()) :: {:ok, [counted()]} | :error
   def count([], _commands), do: {:ok, []}
 
@@ -67,7 +72,7 @@ defmodule Leash.Usage do
     end
   end
 
-  # Who is adopted wears the run and the number that it was started under, which its shim's mark tells.
+  # An adopted tree keeps the run and the number of its start, which its shim's mark contains.
   defp shim(%{outlives: %{shim_pid: shim}}), do: shim
   defp shim(row), do: row.shim
 

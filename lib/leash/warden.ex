@@ -1,12 +1,14 @@
 defmodule Leash.Warden do
-  # The run's warden: a process of the operating system that starts the shims, ends what a killed one leaves, and outlives
-  # them and this VM (native/PROTOCOL.md, sections 9 and 10). This process keeps one alive; starts talk to it directly.
+  # The run's warden is a process of the operating system. It starts the shims, ends what a killed
+  # shim leaves, and outlives the shims and this VM (native/PROTOCOL.md, sections 9 and 10). This
+  # process keeps one warden alive. Starts talk to the warden directly.
   #
-  # Letting go of one does not end it while anything of the run lives, since a VM that is dying lets go of everything, too.
-  # So replacing one that still lives does no harm: its shims go on.
+  # If the connection to a warden closes, the warden does not end while anything of the run lives:
+  # a dying VM closes all its connections, too. So it does no harm to replace a living warden. Its
+  # shims go on.
   #
   #   starting ──ready, connected──▶ serving ──killed, or stopped for too long──▶ starting
-  #      ▲ a pause where it ends at once │
+  #      ▲ a pause if it ends at once    │
   #      └───────────────────────────────┘
   @moduledoc false
 
@@ -17,33 +19,38 @@ defmodule Leash.Warden do
 
   alias Leash.{Descriptor, Native, OSProcess, Run, Shim}
 
-  # So long the start of the application waits for it. Most need 3 ms; it is no reason not to start.
+  # The start of the application waits so long for the warden. Most need 3 ms. If the warden is
+  # not ready by then, the application starts all the same.
   @ready_ms 2_000
-  # One that has not connected by then hangs, or was stopped.
+  # A warden that has not connected by then hangs, or was stopped.
   @unready_ms 5_000
-  # Between two tries where wardens do not get ready: doubled from the first to the last.
+  # The pauses between two tries if wardens do not get ready: doubled from the first to the last.
   @again_ms {100, 5_000}
-  # From the pause of that length on, starts are not made to wait: none of some tries has helped.
+  # From a pause of that length on, starts do not wait, because several tries have not helped.
   @hopeless_ms 400
-  # One that is killed sooner than this after it was ready is not replaced at once.
+  # A warden that is killed sooner than this after it was ready is not replaced at once.
   @lived_ms 1_000
-  # So long a start waits in all, also where there is no warden.
+  # A start waits so long in all, even if there is no warden.
   @start_ms 10_000
-  # A start that has heard nothing for so long says so, and goes on waiting.
+  # A start that has heard nothing for so long reports it, and goes on waiting.
   @slow_ms 500
-  # So long a warden that was woken may take for the next start.
+  # A warden that was woken may take so long for the next start.
   @stuck_ms 2_000
-  # The pauses of those that find the socket full.
+  # The pauses of callers that find the socket full.
   @full_ms 1..4
 
   @control {__MODULE__, :control}
 
   @type status :: :ok | {:error, :not_running | :starting | :marks_unseen | term()}
 
-  @typedoc "What a shim has said first, as `Leash.Native.channel_read/1` brings it."
+  @typedoc "The first message of a shim, as `Leash.Native.channel_read/1` returns it."
   @type message :: {:ok, binary()} | {:spawned, binary(), Native.fd()}
 
-  @typedoc "A shim that runs: its channel, our ends of its program's pipes, and which warden started it."
+  @typedoc """
+  A shim that runs.
+
+  The map holds its channel, our ends of its program's pipes, and the warden that started it.
+  """
   @type started :: %{
           channel: Native.fd(),
           ends: %{stdin: end_(), stdout: end_(), stderr: end_()},
@@ -51,7 +58,7 @@ defmodule Leash.Warden do
           warden: Native.fd()
         }
 
-  @typedoc "What a shim is started with; `cancel` is an alias of the caller."
+  @typedoc "The data for the start of a shim. `cancel` is an alias of the caller."
   @type request :: %{
           run: Leash.RunId.t(),
           args: [binary()],
@@ -68,17 +75,20 @@ defmodule Leash.Warden do
   def start_link(run), do: GenServer.start_link(__MODULE__, run, name: __MODULE__)
 
   @doc """
-  Whether the run has a warden that finds by their marks what is left when the VM and its shims are
-  killed at once.
+  Returns whether the run has a warden that finds processes by their marks.
 
-  Reasons: `:starting`, `:not_running`, `:marks_unseen` (it starts shims and knows their trees by
-  descent alone, for want of `/proc`, pidfds or the mark), a POSIX name from the start of the
-  program, or `{stage, errno}` of the program itself.
+  If VM and shims are killed at once, such a warden finds what is left. The reasons are:
+
+    * `:starting`, `:not_running`
+    * `:marks_unseen` - the warden starts shims, but knows their trees by descent alone, because
+      `/proc`, pidfds or the mark are missing
+    * a POSIX name from the start of the program
+    * `{stage, errno}` from the program itself
   """
   @spec status() :: status()
   def status, do: ask(:status, {:error, :not_running})
 
-  @doc "The warden's number, nil where there is none."
+  @doc "Returns the warden's pid, or nil if there is none."
   @spec os_pid() :: pos_integer() | nil
   def os_pid, do: ask(:os_pid, nil)
 
@@ -89,13 +99,17 @@ defmodule Leash.Warden do
   end
 
   @doc """
-  Has a shim started, with these arguments (the first is its path) and environment, in the VM's
-  directory. What is returned is owned by the calling process, which `{cancel, :cancel}` makes give
-  up.
+  Starts a shim through the warden, in the VM's directory, with these arguments and environment.
 
-  Errors: `:not_running`, `:no_warden` (none could start it in these milliseconds, at most 10 seconds,
-  or several tries to start one have failed), `:stopping` (cancelled), `:no_working_directory`, and
-  POSIX names such as `:emfile`.
+  The first argument is the shim's path. The calling process owns the returned descriptors.
+  `{cancel, :cancel}` makes it give up. The errors are:
+
+    * `:not_running`
+    * `:no_warden` - none could start it in these milliseconds, at most 10 seconds, or several
+      tries to start a warden have failed
+    * `:stopping` - cancelled
+    * `:no_working_directory`
+    * POSIX names such as `:emfile`
   """
   @spec start_shim(request(), timeout()) :: {:ok, started()} | {:error, term()}
   def start_shim(request, ms) do
@@ -138,8 +152,8 @@ defmodule Leash.Warden do
     end
   end
 
-  # The socket is full, or the warden had no descriptor for it. A descriptor tells one process when
-  # that changes, and more may wait.
+  # The socket is full, or the warden had no descriptor for it. A descriptor notifies one process
+  # of a change, and more may wait.
   defp request_again(request, {fd, _progress} = control, until, why) do
     cond do
       now() >= until ->
@@ -163,12 +177,12 @@ defmodule Leash.Warden do
   end
 
   defp next(run, fd, until) do
-    # Another run may be on by now.
+    # Another run may be current by now.
     if match?({:ok, %Run{id: ^run}}, Run.fetch()),
       do: GenServer.call(__MODULE__, {:next, fd, until}, :infinity),
       else: {:error, :not_running}
   catch
-    # It is started again, or the application is stopping.
+    # The process is being restarted, or the application is stopping.
     :exit, _not_there ->
       if now() < until do
         Process.sleep(20)
@@ -178,7 +192,7 @@ defmodule Leash.Warden do
       end
   end
 
-  # Until then nothing is known to have been started; without a word its channel ends, and nothing was.
+  # Only the first message proves a start. If the channel ends without one, nothing was started.
   defp first(channel, fd, until, cancel) do
     case Native.channel_read(channel) do
       :again -> await(channel, fd, until, cancel)
@@ -196,8 +210,8 @@ defmodule Leash.Warden do
     end
   end
 
-  # One that was replaced while it is stopped keeps its requests until it is gone. What it starts later finds its channel
-  # hung up.
+  # A warden that was replaced while it was stopped keeps its requests until it is gone. What it
+  # starts later finds its channel hung up.
   defp waited(channel, fd, until, cancel) do
     cond do
       not match?({^fd, _progress}, control()) ->
@@ -215,8 +229,9 @@ defmodule Leash.Warden do
   defp slow(fd), do: GenServer.cast(__MODULE__, {:slow, fd})
 
   @doc """
-  The warden that says within so many milliseconds that nothing is left of the shims that it started and that were killed; `nil`
-  where none does.
+  Returns the warden if it reports in time that nothing is left of its killed shims.
+
+  The time is in milliseconds. Returns `nil` without a report.
   """
   @spec word(timeout()) :: Native.fd() | nil
   def word(ms) do
@@ -264,15 +279,16 @@ defmodule Leash.Warden do
       port: nil,
       listener: nil,
       os_pid: nil,
-      # by which it is signalled
+      # Signals go to it by this identity.
       process: nil,
       control: nil,
       error: :starting,
       began: nil,
       pause: elem(@again_ms, 0),
-      # starts that wait for one: {from, until}
+      # Starts that wait for a warden.
       waiting: [],
-      # it was woken because starts are slow: how many it had started by then, and whether one was slow since
+      # Set if the warden was woken because starts are slow: the number of starts by then, and
+      # whether one was slow since.
       woken: nil
     }
 
@@ -318,7 +334,7 @@ defmodule Leash.Warden do
       nil when state.pause > @hopeless_ms ->
         {:reply, {:error, :no_warden}, state}
 
-      # What the caller saw of its end arrives here in a moment.
+      # The end of the warden, which the caller has seen, arrives here in a moment.
       _same_or_none ->
         Process.send_after(self(), {:late, from}, max(0, until - now()))
         {:noreply, %{state | waiting: [from | state.waiting]}}
@@ -387,7 +403,8 @@ defmodule Leash.Warden do
     end
   end
 
-  # It connects before it reports that it is ready, so whatever came first is a stranger.
+  # The warden connects before it reports that it is ready. So a connection from any other process
+  # is a stranger's.
   defp connected(%{os_pid: nil} = state), do: state
 
   defp connected(state) do
@@ -398,7 +415,7 @@ defmodule Leash.Warden do
     end
   end
 
-  # Its number is its own as long as its end of the connection is open.
+  # The pid belongs to the warden as long as the warden's end of the connection is open.
   defp connected(fd, state) do
     process = with {:ok, process} <- OSProcess.identify(state.os_pid), do: process
     process = if is_struct(process), do: process
@@ -409,13 +426,14 @@ defmodule Leash.Warden do
     end
   end
 
-  # One that is not let go would stay, and nothing would say when it ends.
+  # A warden that stays connected here would stay, and nothing would report its end.
   defp unusable(reason, state) do
     if state.port, do: Port.close(state.port)
     failed(forget(state), reason)
   end
 
-  # From now on its end is that of the connection. A port could be closed by anything that goes through `Port.list/0`.
+  # From now on the end of the connection reports its end. Any code that goes through
+  # `Port.list/0` could close a port.
   defp serving(fd, state) do
     Port.close(state.port)
     _ = Native.fd_close(state.listener)
@@ -439,7 +457,7 @@ defmodule Leash.Warden do
     if lived >= @lived_ms, do: open(state), else: again(state)
   end
 
-  # Stopped by something that stops it again, or it hangs.
+  # Another process stops the warden again and again, or it hangs.
   defp replace(state) do
     Logger.warning(
       "Leash: the run's warden, #{state.os_pid}, starts nothing any more; another one is started"
@@ -457,7 +475,7 @@ defmodule Leash.Warden do
     %{state | port: nil, listener: nil, os_pid: nil, process: nil, control: nil, woken: nil}
   end
 
-  # Where it could not be identified or cannot be signalled, it is replaced all the same.
+  # If the warden could not be identified or cannot be signalled, it is replaced all the same.
   defp signal(nil, _signal), do: :ok
 
   defp signal(process, signal) do

@@ -3,7 +3,8 @@ defmodule Leash.Worker do
   A supervised operating system process that never outlives its owner.
 
       children = [
-        {Leash.Worker, command: "python3", args: ["-u", "embedder.py"], name: MyApp.Embedder, ready: ~r/READY/}
+        {Leash.Worker,
+         command: "python3", args: ["-u", "embedder.py"], name: MyApp.Embedder, ready: ~r/READY/}
       ]
 
       Supervisor.start_link(children, strategy: :one_for_one)
@@ -19,54 +20,71 @@ defmodule Leash.Worker do
   | the shim is killed | SIGKILL to everything below it, by the run's warden, and to everything that carries the worker's tag; `:shim_died` |
   | VM and shim are killed together | SIGKILL by the run's warden; if that was killed too, the sweep of the next start |
 
-  With `on_exit: :detach` only the first row holds, without its shutdowns: see "A worker that outlives its VM".
+  With `on_exit: :detach` only the first row holds, without its shutdowns: see "A worker that
+  outlives its VM".
 
-  What is started on purpose by somebody else (`systemd-run`, `at`, `docker run`) is not part of the
-  tree and is left alone. A command as a step of `:stop` can end it, where the ladder is gone through: SIGKILL at once
-  skips it, see `Leash.Ladder`.
+  The program may ask another service to start something (`systemd-run`, `at`, `docker run`). That
+  is not part of the tree, and Leash leaves it alone. A command as a step of `:stop` can end it,
+  if the ladder runs. SIGKILL at once skips the ladder, see `Leash.Ladder`.
 
   ## A worker that outlives its VM
 
-      {Leash.Worker, command: "embedder", name: MyApp.Embedder, on_exit: :detach, stdout: {:file, "/var/log/embedder.log"}, stderr: :stdout}
+      {Leash.Worker,
+       command: "embedder",
+       name: MyApp.Embedder,
+       on_exit: :detach,
+       stdout: {:file, "/var/log/embedder.log"},
+       stderr: :stdout}
 
-  `on_exit: :detach` is for a program that takes long to load and is to go on while the application restarts. It needs
-  a `:name`, and output to a file or nowhere. What ends it: `stop/2`, `Leash.stop_all/2` of its group or of `:all`, its own end, and
-  `leash kill --outliving`. What does not: a shutdown by its supervisor, the crash or kill of this process, the end of the application
-  or of the VM in any way, a sweep.
+  `on_exit: :detach` is for a program that takes long to load and must go on while the application
+  restarts. It needs a `:name`, and output to a file or nowhere.
 
-  `start_link/1` with the name of one that lives *takes it over* instead of starting a second: `info/1` then has `adopted?: true`.
-  Command and other options of the new start are not compared with those it was started with, `:stop` included. `Leash.adopt/2`
-  takes it over without starting anything, `Leash.detached/0` lists all. A name means the same for all applications of a user, so
-  it should begin with yours, as a module's does. Of a worker that was taken over nobody sees the exit status: it exits with `:normal`.
+  These end the program: `stop/2`, `Leash.stop_all/2` of its group or of `:all`, its own end, and
+  `leash kill --outliving`. These do not end it: a shutdown by its supervisor, a crash or kill of
+  this process, a sweep. Neither does the end of the application or of the VM, in any way.
 
-  A start that has not finished (`:ready`) is ended with its caller like any other. When its shim is killed while this VM lives, all of the tree is ended; while
-  none does, the program ends with the shim, and what else it had started goes on. Where the worker is itself part of another
-  run's worker, it ends with that.
+  If a detached worker with the given name lives, then `start_link/1` *takes it over* instead of
+  starting a second one. `info/1` then has `adopted?: true`. The command and other options of the
+  new start are not compared with the original ones, `:stop` included. `Leash.adopt/2` takes a
+  worker over without starting anything, `Leash.detached/0` lists all.
+
+  A name means the same for all applications of a user. So begin it with your application's name,
+  as a module's name does. This VM cannot see the exit status of a worker that it took over, so
+  the worker exits with `:normal`.
+
+  If the caller ends before a start has finished (`:ready`), then the worker ends with its caller
+  like any other. If its shim is killed while this VM lives, then all of the tree is ended. If the
+  shim is killed while no VM holds the worker, then the program ends with the shim. What else the
+  program started goes on then. If the worker is itself part of another run's worker, then it ends
+  with that.
 
   ## How it exits
 
-  When the program ends by itself, its remaining children get `:linger` milliseconds, then the
-  ladder; then this process exits with `Leash.Exit.reason/1` of the result, or what `:exit_reason`
-  makes of it. So a `:transient` worker is restarted when its program fails and not when it succeeds. Other reasons:
+  If the program ends by itself, then its remaining children get `:linger` milliseconds, then the
+  ladder. Then this process exits with `Leash.Exit.reason/1` of the result, or with the reason
+  that `:exit_reason` returns. So a `:transient` worker is restarted if its program fails, and not
+  if it succeeds. Other reasons:
 
     * `:shim_died` - the shim was killed; nothing of the tree is left
     * `{:survivors, list}` - some processes could not be ended, see `t:survivor/0`. That takes at
-      most `:linger`, the ladder and three seconds, and what a look at all processes takes; then
-      the next may be started
-    * `:shutdown` - the `:leash` application stops. While the whole VM does, this process stays
-      until it is killed: told of an end, its owner would start anew what cannot be started any
-      more
-    * `{:unhealthy, reason}` - `:health` found it unwell so many times in a row; `reason` is that of the last time: `:timeout`,
-      `{:status, status}`, `{:returned, term}`, `{:raised, exception}`, or of the connection, such as `:econnrefused`
-    * `{:guard, %{limit: limit, max: number, value: number}}` - the tree exceeded a limit of `:guard`
+      most `:linger`, the ladder and three seconds, plus a look at all processes. Then the next
+      worker may be started
+    * `:shutdown` - the `:leash` application stops. If the whole VM stops, then this process stays
+      until it is killed. Otherwise its owner would learn of the end and restart a worker that
+      cannot start any more
+    * `{:unhealthy, reason}` - the check of `:health` failed too many times in a row. `reason` is
+      that of the last failure: `:timeout`, `{:status, status}`, `{:returned, term}`,
+      `{:raised, exception}`, or an error of the connection, such as `:econnrefused`
+    * `{:guard, %{limit: limit, max: number, value: number}}` - the tree exceeded a limit of
+      `:guard`
 
   ## Functions in options
 
-  `:on_output`, `:on_stderr`, `:ready`, `:health`, `:guard` and `:exit_reason` take functions. One
-  that raises, throws or exits costs a line in the log that names option, worker and function, and
-  nothing else. Of one that fails at each call, a line comes every ten seconds with a count. As
-  with `Task`, the process that started the worker is in `$callers` of the process that runs the
-  function.
+  `:on_output`, `:on_stderr`, `:ready`, `:health`, `:guard` and `:exit_reason` take functions. If
+  one raises, throws or exits, then the only effect is a line in the log. That line names option,
+  worker and function. If a function fails at each call, then a line comes every ten seconds with
+  a count. As with `Task`, `$callers` of the process that runs the function holds the process that
+  started the worker.
 
   | option | fails | hangs |
   |---|---|---|
@@ -78,19 +96,19 @@ defmodule Leash.Worker do
 
   ## Output in the log
 
-  With `on_output: :log`, a line is a text of UTF-8 that controls no terminal: U+FFFD stands for a
-  byte that is no UTF-8, and a picture such as `␛` (U+241B, ESC) for a control character. A line
-  of more than 8,000 bytes goes on in the next event, "…" marks both. A line that a carriage return
-  overwrites, as that of a progress bar, is shown at most once a second, its last state always.
+  With `on_output: :log`, a line is UTF-8 text that controls no terminal. U+FFFD replaces a byte
+  that is no UTF-8. A picture such as `␛` (U+241B, ESC) replaces a control character. A line of
+  more than 8,000 bytes goes on in the next event; "…" marks both parts. If a carriage return
+  overwrites a line, as in a progress bar, then the line is logged at most once a second. Its last
+  state is always logged.
 
   ## Started again
 
-  A supervisor may be told of the end of this
-  process, or of its owner, before the tree is gone. So a start waits for trees of its own run
-  that are ending and have what it wants: its `:name`, a port of `:ready` or `:health`, a file of
-  `:stdout` or `:stderr`. A port that is taken by a tree which has not named it is waited for as
-  well. It waits for as long as such a tree may take to end. Trees that go on, and ports of other
-  processes, are not waited for.
+  A supervisor may learn of the end of this process, or of its owner, before the tree is gone. So
+  a start waits for ending trees of its own run that have what it wants. That is its `:name`, a
+  port of `:ready` or `:health`, or a file of `:stdout` or `:stderr`. The start also waits for a
+  port that such a tree uses without naming it. It waits for as long as such a tree may take to
+  end. It does not wait for trees that go on, or for ports of other processes.
 
   ## Errors at start
 
@@ -102,26 +120,28 @@ defmodule Leash.Worker do
     * `:too_many_workers` - 32,766 trees live or are not yet proven gone
     * `{:exec, posix}` - the program could not be executed, errors of execve(2): `:enoent` (also a
       missing interpreter), `:eacces`, `:enoexec`, `:e2big`, `:etxtbsy` …
-    * `{stage, posix}` - another stage failed: `:cd`, `:stdin`, `:stdout`, `:stderr`, `:fork` (`:eagain` at the
-      limit of processes), `:pipe` (`:emfile`), `:setsid`, `:ids`, `:pdeathsig`, `:owner`
-    * `{:shim, reason}` - the shim itself could not be started: `:emfile`, `:eagain`, `:enomem` …; `:no_working_directory` where
-      that of the VM was deleted
-    * `:no_warden` - the run's warden, which starts the shims, was away for ten seconds, or cannot be started; the log and
-      `Leash.capabilities/0` say why
-    * `{:port_in_use, port}` - `ready: {:tcp, port}` or `{:http, …}` and somebody else listens there already
+    * `{stage, posix}` - another stage failed: `:cd`, `:stdin`, `:stdout`, `:stderr`, `:fork`
+      (`:eagain` at the limit of processes), `:pipe` (`:emfile`), `:setsid`, `:ids`, `:pdeathsig`,
+      `:owner`
+    * `{:shim, reason}` - the shim itself could not be started: `:emfile`, `:eagain`, `:enomem` …,
+      or `:no_working_directory` if the VM's directory was deleted
+    * `:no_warden` - the run's warden, which starts the shims, was away for ten seconds, or cannot
+      be started. The log and `Leash.capabilities/0` say why
+    * `{:port_in_use, port}` - `ready: {:tcp, port}` or `{:http, …}`, and another process already
+      listens there
     * `:ready_timeout`, `:start_timeout` - it took too long and was ended
     * `{:exited, %Leash.Exit{}}` - it ended before it was ready
     * `:shim_died` - the shim was killed meanwhile
 
   With `on_exit: :detach` also:
 
-    * `{:already_started, pid}` - this VM has it, by whatever process
-    * `{:ambiguous, os_pids}` - several of this name live; nothing was started
-    * `{:detached_elsewhere, map}` - another VM that lives (`:owner_pid`) has started it: two VMs must not both
-      think that it is theirs
-    * `{:mark, why}` - the mark could not be set, so that nobody would find it again
-    * `:no_pidfd` - this machine has no pidfds or no `/proc`, so that nobody could ever end it
-    * `:no_proc`, `:incomplete` - `/proc` cannot be read, so whether one lives is not known
+    * `{:already_started, pid}` - this VM has it; `pid` is the process that holds it
+    * `{:ambiguous, os_pids}` - several workers of this name live; nothing was started
+    * `{:detached_elsewhere, map}` - another VM that lives (`:owner_pid`) has started it. Two VMs
+      must not both own it
+    * `{:mark, why}` - the mark could not be set, so no later run would find the worker
+    * `:no_pidfd` - this machine has no pidfds or no `/proc`, so nothing could ever end the worker
+    * `:no_proc`, `:incomplete` - `/proc` cannot be read, so it is not known whether one lives
   """
 
   alias Leash.{Adopted, Exit, Posix, Schema}
@@ -137,8 +157,10 @@ defmodule Leash.Worker do
   @type worker :: GenServer.server()
 
   @typedoc """
-  A process that could not be ended. `why` is `:eperm`, `:uninterruptible` (state D: it waits in the kernel), or
-  another verdict of `Leash.sweep/1`.
+  A process that could not be ended.
+
+  `why` is `:eperm`, `:uninterruptible` (state D: it waits in the kernel), or another verdict of
+  `Leash.sweep/1`.
   """
   @type survivor :: %{
           required(:pid) => pos_integer(),
@@ -156,7 +178,7 @@ defmodule Leash.Worker do
   ## Options
 
   #{Schema.docs(Options.schema())}
-  The reasons of `{:error, reason}` are listed in the module's documentation.
+  The module's documentation lists the reasons of `{:error, reason}`.
   """
   @spec start_link([option()] | map()) :: GenServer.on_start()
   def start_link(options) do
@@ -167,8 +189,8 @@ defmodule Leash.Worker do
     end
   end
 
-  # A supervisor starts the next when the owner of this name's process has crashed, which may end
-  # its tree for a while yet.
+  # If the owner of a named worker crashes, its supervisor starts the next worker while the old
+  # one may still be ending its tree.
   defp start_named(options) do
     with {:error, {:already_started, pid}} = taken <- Server.start_link(options) do
       if Launch.until_gone(pid), do: start_named(options), else: taken
@@ -176,19 +198,20 @@ defmodule Leash.Worker do
   end
 
   @doc """
-  A child specification; `:shutdown` is the length of the ladder and two seconds.
+  Returns a child specification; its `:shutdown` is the length of the ladder plus two seconds.
 
-  `id` is the `:name`, else made of command and arguments, so that two workers of one program may
-  differ in these. Beside the options of `start_link/1` it takes, for a supervisor:
+  `id` is the `:name`. Without a name, `id` is made of command and arguments, so that two workers
+  of one program may differ in these. Besides the options of `start_link/1`, the function takes
+  these for a supervisor:
 
   #{Schema.docs(ChildSpec.schema())}
-  It raises `Leash.OptionsError` where one of these is wrong; other wrong options are
-  `start_link/1`'s to report.
+  Raises `Leash.OptionsError` if one of these is wrong. `start_link/1` reports other wrong
+  options.
   """
   @spec child_spec([option() | child_option()] | map()) :: ChildSpec.t()
   def child_spec(options), do: ChildSpec.new(__MODULE__, options)
 
-  @doc "The program's process id; it may belong to somebody else once the program has ended."
+  @doc "The program's process id; once the program has ended, it may belong to another process."
   @spec os_pid(worker()) :: pos_integer() | nil
   def os_pid(worker), do: info(worker).os_pid
 
@@ -197,11 +220,17 @@ defmodule Leash.Worker do
   def shim_pid(worker), do: info(worker).shim_pid
 
   @doc """
-  What is known about a worker: `:run_id`, `:worker` (its number), `:group`, `:os_pid`, `:shim_pid`,
-  `:command`, `:args`, `:state` (`:running` or `:ending`), `:started_at` (`DateTime`), `:mark`: whether the
-  mark could be set (`:set`, `:off`, `:no_depth`, `{:error, posix}`), and `:adopted?`: whether it was running before this process
-  began; run id and number are those of the run that started it then, and `:os_pid` is `nil` where its program had just ended. Of
-  what `Leash.attach/2` took over also `:not_covered`.
+  Returns what is known about a worker.
+
+    * `:run_id`, `:worker` - the run that started it, and its number in that run
+    * `:group`, `:command`, `:args` - as given at its start
+    * `:os_pid` - its program; `nil` if the program of an adopted worker has just ended
+    * `:shim_pid` - its shim
+    * `:state` - `:running` or `:ending`
+    * `:started_at` - a `DateTime`
+    * `:mark` - whether the mark could be set: `:set`, `:off`, `:no_depth`, `{:error, posix}`
+    * `:adopted?` - whether the worker was running before this process began
+    * `:not_covered` - only for an attachment, see `Leash.attach/2`
   """
   @spec info(worker()) :: %{
           optional(:not_covered) => [
@@ -224,9 +253,11 @@ defmodule Leash.Worker do
   @doc """
   Writes to the program's stdin; returns when the kernel has taken everything.
 
-  A program that does not read holds back those who write to it and nobody else. The process that gets the program's
-  output has to take messages meanwhile: past `:output_window` a program that answers what it reads is held
-  back by its answers, and stops reading. Errors:
+  A program that does not read holds back only the processes that write to it. The process that
+  gets the program's output must take messages meanwhile. Otherwise a program that answers its
+  input is held back by its answers past `:output_window`, and stops reading.
+
+  Errors:
 
     * `:not_piped` - the worker was not started with `stdin: :pipe`
     * `:epipe` - the program closed its stdin, or ended
@@ -237,7 +268,7 @@ defmodule Leash.Worker do
           :ok | {:error, :not_piped | :epipe | :closed | :timeout}
   def write(worker, data, timeout \\ 5_000)
       when timeout == :infinity or (is_integer(timeout) and timeout >= 0) do
-    # Here, so that what is no iodata is the caller's mistake, and the data is not copied on its way.
+    # Converted here, so that wrong iodata raises in the caller and the data is not copied.
     data = IO.iodata_to_binary(data)
     GenServer.call(worker, {:write, data, timeout}, :infinity)
   catch
@@ -251,12 +282,13 @@ defmodule Leash.Worker do
   @doc """
   Ends the whole tree and returns when it is gone.
 
-  The ladder of `:stop` ends it, SIGKILL what is left then. Any number of callers may ask: there is
-  one ending, and all get the same answer. A worker that has already ended answers with how it did.
+  The ladder of `:stop` ends the tree; SIGKILL ends what is left then. Any number of callers may
+  ask: the tree is ended once, and all callers get the same answer. If a worker has already ended,
+  then the answer is how it ended.
 
   ## Options
 
-    * `:kill` - `true` skips the ladder, also one that has begun
+    * `:kill` - `true` skips the ladder, even one that has begun
 
   ## Errors
 

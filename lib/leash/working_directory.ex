@@ -1,16 +1,21 @@
 defmodule Leash.WorkingDirectory do
-  # A VM whose working directory was deleted can start no program: the fork server
-  # enters that directory first, and a request for a shim is refused.
+  # If a VM's working directory was deleted, the VM can start no program: the fork server enters
+  # that directory first, and a request for a shim is refused.
   @moduledoc false
 
   @message "the VM's working directory was deleted, and no program can be started from there: " <>
              "change to one that exists (File.cd!/1)"
 
-  @doc "What to tell of it."
+  @doc "Returns the error message."
   @spec message() :: String.t()
   def message, do: @message
 
-  @doc "What `Port.open/2` raised, with `:no_working_directory` for the `:enoent` that says nothing of the program."
+  @doc """
+  Explains an error of `Port.open/2`.
+
+  If the `:enoent` means the working directory and not the program, the error becomes
+  `:no_working_directory`.
+  """
   @spec explain(Exception.t()) :: Exception.t()
   def explain(%ErlangError{original: :enoent} = error) do
     if File.cwd() == {:error, :enoent},

@@ -7,7 +7,7 @@ defmodule Leash.Build.DependencyTest do
   @moduletag :build
   @moduletag timeout: 240_000
 
-  # Starts a worker, hears from it and stops it.
+  # Starts a worker, reads its answer and stops it.
   @code """
   defmodule Kennel do
     def walk do
@@ -56,7 +56,8 @@ defmodule Leash.Build.DependencyTest do
   end
 
   test "compiling the application again compiles nothing", context do
-    # No cargo and other artefacts' directory gone: nothing is looked for that did not change.
+    # Without cargo, and without the directory of the artefacts: Mix looks for nothing if no
+    # source changed.
     assert Sandbox.mix!(context.directory, ["compile"], context.env) == ""
   end
 

@@ -1,5 +1,5 @@
 defmodule Leash.Build.EscriptTest do
-  # An escript is an archive, from which nothing native can be loaded or executed.
+  # An escript is an archive, so the VM can load or execute nothing native from it.
   use Leash.Test.Case, async: true
 
   test "the application says in one sentence what is missing and what to do" do

@@ -8,7 +8,7 @@ defmodule Leash.Build.OperatorTest do
   @moduletag needs: :operator
   @moduletag timeout: 240_000
 
-  # Whoever starts it leaves a file.
+  # A start of the application leaves a file.
   @code """
   defmodule Kennel do
     use Application
@@ -60,7 +60,7 @@ defmodule Leash.Build.OperatorTest do
   defp refute_started(context),
     do: refute(File.exists?(Path.join(context.directory, "started")), "something was started")
 
-  # Looks, ends, and the statuses of both, by whichever way `leash` is called.
+  # Looks, ends, and checks the statuses of both, for each way to call `leash`.
   defp looks_and_ends(context, leash) do
     live = vm(context.runs)
     dead = vm(context.runs)
@@ -69,7 +69,7 @@ defmodule Leash.Build.OperatorTest do
     {pid, _ticks} = orphan
 
     assert {json, 0} = leash.(["ps", "--json"])
-    # A document and nothing else, whatever Mix has to say.
+    # The output is one document, whatever Mix prints.
     assert [~s|{"format":1,| <> _ = document] = String.split(json, "\n", trim: true)
     assert document =~ ~s|"run_dir":"#{context.runs}"|
     assert document =~ ~s|"pid":#{pid},|
@@ -99,12 +99,12 @@ defmodule Leash.Build.OperatorTest do
   end
 
   test "mix leash.* in a project, of which nothing is started", context do
-    # What is known at run time only.
+    # A setting that only the runtime configuration has.
     runtime = Path.join(context.directory, "config/runtime.exs")
     File.write!(runtime, "import Config\nconfig :leash, run_dir: #{inspect(context.runs)}\n")
     on_exit(fn -> File.rm!(runtime) end)
     Sandbox.mix!(context.directory, ["compile"], context.env)
-    # So that there is something to compile, and to be said of it.
+    # Gives Mix something to compile and to print.
     File.write!(Path.join(context.directory, "lib/kennel.ex"), @code <> "# Changed.\n")
     decoy = start_decoy("sleeps beside it")
 
@@ -118,7 +118,7 @@ defmodule Leash.Build.OperatorTest do
   end
 
   test "Leash.Operator in a release, of which nothing is started", context do
-    # What was known when it was built, and which only a loaded application has.
+    # A setting from build time, which only a loaded application has.
     env = [{"KENNEL_BUILT_WITH", context.runs} | context.env]
     Sandbox.mix!(context.directory, ["release", "--quiet", "--overwrite"], env)
     release = Path.join(context.directory, "_build/prod/rel/kennel")
@@ -137,7 +137,7 @@ defmodule Leash.Build.OperatorTest do
   end
 
   test "without the command it is one sentence", context do
-    # As a machine without Rust may have it: the library works, and this does not.
+    # A machine without Rust may have this build: the library works, and the command is missing.
     prebuilt = Path.join(context.directory, "prebuilt")
     File.mkdir!(prebuilt)
 

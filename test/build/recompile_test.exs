@@ -8,7 +8,7 @@ defmodule Leash.Build.RecompileTest do
   @moduletag :tmp_dir
   @moduletag timeout: 120_000
 
-  # Says the shim's pid, waits for a line, then uses the NIF and the shim in every way again.
+  # Prints the shim's pid, waits for a line, then uses the NIF and the shim in every way again.
   @program """
   {:ok, first} = Leash.Worker.start_link(command: "sleep", args: ["60"])
   IO.puts("SHIM \#{Leash.Worker.shim_pid(first)} \#{Leash.Worker.os_pid(first)}")
@@ -32,7 +32,7 @@ defmodule Leash.Build.RecompileTest do
     pids = Enum.map(String.split(pids), &String.to_integer/1)
     assert Enum.all?(pids, &alive?/1)
 
-    # Other bytes at the end of the file: both still work, and neither is what it was.
+    # Adds bytes at the end of each file: both still work, and both differ from before.
     for name <- ~w(libleash_nif.so leash-shim) do
       File.write!(Path.join([tmp, "stub-bin", name]), String.duplicate("\0", 64), [:append])
     end

@@ -1,7 +1,10 @@
 defmodule Leash.Build.ReleaseTest do
-  @moduledoc "The example of a release: built as anybody would, ended in every way, and started again."
+  @moduledoc """
+  Tests the example of a release: it is built as documented, ended in every way, and started
+  again.
+  """
 
-  # Serial: Mix in another VM takes both cores, and the release's sweeps look at everything that runs.
+  # Serial: Mix in another VM takes both cores, and the release's sweeps look at every process.
   use Leash.Test.Case, async: false
 
   alias Leash.Build.Sandbox
@@ -18,7 +21,7 @@ defmodule Leash.Build.ReleaseTest do
     on_exit(fn -> File.rm_rf!(directory) end)
     release = Path.join(directory, "rel")
 
-    # The port on which the VM listens is in the release's files.
+    # The release's files name the port on which the VM listens.
     {:ok, socket} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
     {:ok, port} = :inet.port(socket)
     :ok = :gen_tcp.close(socket)
@@ -42,7 +45,7 @@ defmodule Leash.Build.ReleaseTest do
 
   setup do: {:ok, decoy: start_decoy("beside a release")}
 
-  # `bin/kennel start`, which becomes the VM, until its programs are there.
+  # Runs `bin/kennel start`, which becomes the VM, until its programs are there.
   defp start_release(context) do
     carrier = new_carrier()
     line = "exec #{context.bin} start 2>&1"
@@ -57,7 +60,7 @@ defmodule Leash.Build.ReleaseTest do
     release
   end
 
-  # What it printed since it was ready, and its status.
+  # Returns what it printed since it was ready, and its status.
   defp said(port) do
     receive do
       {^port, {:data, {_eol, line}}} -> [line | said(port)]
@@ -80,7 +83,7 @@ defmodule Leash.Build.ReleaseTest do
     stop = Carrier.enter(release.carrier) <> "exec #{context.bin} stop"
     assert {_output, 0} = System.cmd("sh", ["-c", stop], env: context.env)
     assert List.last(said(release.port)) == 0
-    # With whatever the VM of `stop` started.
+    # Includes all programs that the VM of `stop` started.
     assert_gone(release.carrier, 2_000)
     assert_unharmed(context.decoy)
     assert_started_anew(context)

@@ -1,5 +1,5 @@
 defmodule Leash.CliTest do
-  # Serial: sweeps look at everything that runs.
+  # Serial: sweeps look at every process.
   use Leash.Test.Case, async: false
 
   alias Leash.Test.{Cli, Decoys}
@@ -16,7 +16,8 @@ defmodule Leash.CliTest do
 
   defp cli(dir, args), do: Cli.run(dir, args)
 
-  # Rows of a table as maps from title to text; the last column is whatever is left.
+  # Returns the rows of a table as maps from title to text. The last column takes the rest of the
+  # line.
   defp table(output) do
     [titles | rows] = String.split(output, "\n", trim: true)
     titles = String.split(titles)
@@ -37,7 +38,7 @@ defmodule Leash.CliTest do
   defp family(options \\ []),
     do: [{"w", [command: "sh", args: ["-c", @family], stop: [sigterm: 500]] ++ options}]
 
-  # Without the sweep at start, which would leave the command nothing to do.
+  # Without the sweep at the start, which would leave the command nothing to do.
   defp live(dir, workers \\ family()),
     do: start_vm(workers, run_dir: dir, env: [sweep: false, app: "shop"])
 
@@ -55,7 +56,7 @@ defmodule Leash.CliTest do
       vm = live(dir)
       %{os: os, shim: shim} = vm.workers["w"]
       [daemon] = vm.trees["w"]
-      # It says that it is there before it is what it will be.
+      # The program reports that it is there before it executes the next program.
       assert_eventually(fn -> Observer.argv(pid(daemon)) == ["sleep", "90"] end)
 
       {output, 0} = cli(dir, ["ps"])
@@ -114,7 +115,7 @@ defmodule Leash.CliTest do
     end
 
     @tag needs: :root
-    test "other users' processes are shown to those who ask", %{dir: dir} do
+    test "other users' processes are shown by --all only", %{dir: dir} do
       decoy =
         start_decoy("another user's process with a forged tag",
           env: Tag.env("forged2", 1, Tag.dead_owner()),
@@ -131,7 +132,7 @@ defmodule Leash.CliTest do
       assert_unharmed(decoy)
     end
 
-    test "a run directory that nobody named may be missing, and none is made" do
+    test "a run directory from the environment may be missing, and none is made" do
       path = Path.join(tmp_dir!(), "app")
       env = [{"LEASH_RUN_DIR", ""}, {"RUNTIME_DIRECTORY", path}]
       {output, 0} = System.cmd(leash(), ["ps"], env: env, stderr_to_stdout: true)
@@ -142,7 +143,7 @@ defmodule Leash.CliTest do
   end
 
   describe "sweep" do
-    test "ends orphans of dead runs, and nobody else", %{dir: dir} do
+    test "ends orphans of dead runs, and no other process", %{dir: dir} do
       decoys = Decoys.all()
       neighbour = live(dir)
       vm = crashed(dir)
@@ -196,7 +197,7 @@ defmodule Leash.CliTest do
       group = Path.join(@freezer, "leash-cli-#{System.pid()}")
       File.mkdir!(group)
 
-      # Frozen, it does not even see SIGKILL before it is thawed.
+      # A frozen process does not even see SIGKILL before it is thawed.
       try do
         File.write!(Path.join(group, "cgroup.procs"), "#{pid(orphan)}")
         File.write!(Path.join(group, "freezer.state"), "FROZEN")
@@ -239,7 +240,7 @@ defmodule Leash.CliTest do
       assert output =~ ~r/nothing of its run is left|--warden .*\nended 1 process of 1 dead run/
       assert_gone(vm.carrier)
       refute File.exists?(record(dir, vm))
-      # In good order: by SIGTERM a VM stops its applications, a harder end leaves 128 + n.
+      # SIGTERM stops the applications of a VM in good order; a harder end leaves status 128 + n.
       assert_receive {port, {:exit_status, 0}} when port == vm.port, 5_000
 
       for one <- [neighbour.identity | neighbour.trees["w"]], do: assert(Observer.alive?(one))
@@ -257,7 +258,8 @@ defmodule Leash.CliTest do
     end
 
     test "a tag does not choose whose VM gets SIGTERM", %{dir: dir} do
-      # It names a living owner: a process that never was one. Were it believed, this one would end the decoy.
+      # The forged tag names a living process as owner, which never was one. If the command
+      # believed the tag, it would end the decoy.
       named = start_decoy("a process that a forged tag names as owner")
 
       bearer =
@@ -268,7 +270,7 @@ defmodule Leash.CliTest do
       assert_unharmed(named)
       assert_unharmed(bearer)
 
-      # The same for a run that exists, its record being away for the moment.
+      # The same for a run that exists, while its record is away.
       vm = live(dir)
       File.rename!(record(dir, vm), Path.join(dir, "away"))
       {_output, 3} = cli(dir, ["kill", vm.run_id, "--force"])
@@ -295,16 +297,16 @@ defmodule Leash.CliTest do
     test "two operators at once do not end each other, though both name the run", %{dir: dir} do
       said = Path.join(dir, "said")
 
-      # By the shell itself: another process would get SIGTERM as well.
+      # The shell itself creates the file: another process would get SIGTERM as well.
       stubborn =
         ~s|setsid sh -c 'trap ": > #{said}" TERM; echo ready $$; while :; do sleep 1; done' & wait|
 
-      # stderr: the shell reports its killed child there, and after the VM's end that is a broken pipe.
+      # The shell reports its killed child on stderr, which is a broken pipe after the VM's end.
       vm = crashed(dir, [{"w", [command: "sh", args: ["-c", stubborn], stderr: :null]}])
       [orphan] = vm.trees["w"]
 
       one = Task.async(fn -> cli(dir, ["kill", vm.run_id, "--stop", "TERM:3000"]) end)
-      # It is at work, with the run's id among its arguments, when the other one sweeps.
+      # The command is at work, with the run's id among its arguments, when the other one sweeps.
       assert_eventually(fn -> File.exists?(said) end)
       assert [_leash] = Observer.with_argument(vm.run_id)
       {_output, 0} = cli(dir, ["sweep", "--stop", "TERM:100"])
@@ -374,7 +376,7 @@ defmodule Leash.CliTest do
           do: assert({"", 0} = System.cmd(shell, ["-n", path], stderr_to_stdout: true))
       end
 
-      # What bash itself makes of it.
+      # Bash itself parses the script.
       code = """
       source #{Path.join(dir, "bash")}
       COMP_WORDS=(leash st) COMP_CWORD=1

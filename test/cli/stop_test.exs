@@ -1,5 +1,5 @@
 defmodule Leash.Cli.StopTest do
-  # Serial: where no VM lives it sweeps, which looks at everything that runs.
+  # Serial: where no VM lives it sweeps, which looks at every process.
   use Leash.Test.Case, async: false
 
   @moduletag timeout: 120_000
@@ -20,7 +20,7 @@ defmodule Leash.Cli.StopTest do
 
   defp live(dir, workers), do: start_vm(workers, run_dir: dir, env: [sweep: false, app: "shop"])
 
-  # Leader, shim and the daemon that left their group.
+  # The leader, the shim and the daemon that left their group.
   defp tree(vm, label) do
     %{os: os, shim: shim} = vm.workers[label]
     [os, shim | vm.trees[label]]
@@ -29,7 +29,7 @@ defmodule Leash.Cli.StopTest do
   defp assert_alive!(identities), do: for(one <- identities, do: assert(Observer.alive?(one)))
   defp refute_alive!(identities), do: for(one <- identities, do: refute(Observer.alive?(one)))
 
-  test "a group ends with everything below it, and nobody else does", %{dir: dir} do
+  test "a group ends with everything below it, and nothing else does", %{dir: dir} do
     decoy = start_decoy("sleeps beside it", argv: ["--group", "gpu"])
     neighbour = live(dir, [worker("n", group: "cpu")])
 
@@ -55,7 +55,7 @@ defmodule Leash.Cli.StopTest do
     assert_alive!([vm.identity | tree(neighbour, "n")])
     assert_unharmed(decoy)
 
-    # Who has nothing of that name any more says so, and changes nothing.
+    # A run without anything of that name reports this and changes nothing.
     assert {output, 1} = cli(dir, ["stop", "gpu"])
     assert output =~ ~s|2 living runs have no worker or group gpu; there are "cpu", :gpu_too|
     for label <- ~w(c d), do: assert_alive!(tree(vm, label))
@@ -67,7 +67,7 @@ defmodule Leash.Cli.StopTest do
         worker("a", name: Kennel.Embedder),
         worker("b", name: :embedder),
         worker("c", name: {:global, {:embedder, 3}}),
-        # Its label is its program's, which names nobody.
+        # It has only the label of its program, which does not name it.
         worker("d", [])
       ])
 
@@ -125,7 +125,7 @@ defmodule Leash.Cli.StopTest do
     [orphan] = vm.trees["w"]
     assert Observer.alive?(orphan)
 
-    # Who names the run means it and no other.
+    # `--run` means that run and no other.
     assert {output, 1} = cli(dir, ["stop", "pool", "--run", vm.run_id])
     assert output =~ "`leash kill #{vm.run_id}`"
     assert Observer.alive?(orphan)
@@ -170,7 +170,7 @@ defmodule Leash.Cli.StopTest do
   end
 
   test "a VM that hangs after it was found costs the deadline and no more", %{dir: dir} do
-    # The VM is stopped by its own worker, when that gets SIGTERM.
+    # The VM's own worker stops the VM when the worker gets SIGTERM.
     line =
       ~s|trap 'kill -STOP $VM; exec sleep 30' TERM; echo ready $$; while :; do sleep 0.1; done|
 
@@ -192,7 +192,7 @@ defmodule Leash.Cli.StopTest do
     assert (System.monotonic_time(:millisecond) - began) in 2_400..6_000
     assert output =~ "#{vm.run_id}: its VM has not answered within 2500 ms"
     VM.signal(vm, "CONT")
-    # What it had begun goes on.
+    # The stop that the VM had begun goes on.
     assert_eventually(fn -> not Observer.alive?(os) end)
     assert Observer.alive?(vm.identity)
     assert carrier == vm.carrier
@@ -221,7 +221,7 @@ defmodule Leash.Cli.StopTest do
     socket = Path.join(dir, vm.run_id <> ".sock")
     assert VM.eval(vm, "Leash.capabilities().control") == :ok
 
-    # Whoever serves it comes back, on the same path.
+    # The process that serves the socket comes back, on the same path.
     VM.eval(vm, "Process.exit(Process.whereis(Leash.Control), :kill)")
     assert_eventually(fn -> VM.eval(vm, "Leash.capabilities().control") == :ok end)
     assert {_output, 0} = cli(dir, ["stop", "pool"])

@@ -1,5 +1,6 @@
 defmodule Leash.Cli.TerminalTest do
-  # What an operator sees: the command in a real terminal, and its screen. Serial: it looks at everything that runs.
+  # Runs the command in a real terminal and looks at the screen, as an operator does. Serial: it
+  # looks at every process.
   use Leash.Test.Case, async: false
 
   alias Leash.Test.{Cli, Tmux}
@@ -9,7 +10,7 @@ defmodule Leash.Cli.TerminalTest do
 
   setup do
     dir = tmp_dir!()
-    # One that other tests' sweeps and runs are not in.
+    # A run directory of its own, without the runs of other tests.
     runs = Path.join(dir, "runs")
     File.mkdir!(runs)
     File.chmod!(runs, 0o700)
@@ -27,7 +28,7 @@ defmodule Leash.Cli.TerminalTest do
 
   defp leash(dir, arguments), do: "#{Cli.path()} --run-dir #{dir} #{arguments}"
 
-  # A line that runs it and says when it is over.
+  # Returns a line that runs the command and prints a word when it is over.
   defp open(tmux, line, size \\ {150, 40}) do
     Tmux.open(tmux, "echo before; #{line}; echo status $?", size)
   end
@@ -37,7 +38,8 @@ defmodule Leash.Cli.TerminalTest do
     Tmux.screen(tmux)
   end
 
-  # The screen with names instead of what differs from run to run; columns that only vary in width are two blanks apart.
+  # Puts names in place of what differs from run to run. Columns that only vary in width are two
+  # blanks apart.
   defp named(lines, names) do
     names = Enum.sort_by(names, fn {text, _name} -> -String.length(text) end)
 
@@ -51,7 +53,7 @@ defmodule Leash.Cli.TerminalTest do
       |> String.replace(~r/(?<=\s|\[|, )\d+s(?=\s|,)/, "AGE")
       |> String.replace(~r/(?<=\s)\d+[KM](?=\s|\])/, "RSS")
       |> String.replace(~r/(?<=\S) {2,}/, "  ")
-      # Whoever is at work at this very moment.
+      # A shim or warden may be at work at this very moment.
       |> String.replace(~r/(?<=[A-Z] )[RD](?= (shim|warden|\[))/, "S")
     end
   end
@@ -68,7 +70,8 @@ defmodule Leash.Cli.TerminalTest do
     [{vm.run_id, "RUN" <> suffix} | pids]
   end
 
-  # The daemon was started by the leader, before that became `sleep`; of the two, /proc shows the smaller pid first.
+  # The leader started the daemon before the leader became `sleep`. /proc shows the smaller pid of
+  # the two first.
   defp in_order(vm, rows) do
     [daemon] = vm.trees["w"]
     if vm.workers["w"].os < daemon, do: rows, else: Enum.reverse(rows)
@@ -78,7 +81,7 @@ defmodule Leash.Cli.TerminalTest do
     live = vm(dir)
     dead = vm(dir)
     :ok = kill_all(dead)
-    # Whoever reaps orphans here: the suite may run below a reaper of its own.
+    # The process that reaps orphans here: the suite may run below a reaper of its own.
     [{orphan, _ticks}] = dead.trees["w"]
     reaper = Observer.parent(orphan)
     open(tmux, leash(dir, "ps"))
@@ -105,7 +108,7 @@ defmodule Leash.Cli.TerminalTest do
     assert coloured =~ "\e[31mDEAD"
     Tmux.close(tmux)
 
-    # The same terminal, and somebody who does not want them, or cannot show them, or no terminal at all.
+    # The same terminal with NO_COLOR set, a terminal without colours, and no terminal at all.
     for line <- [
           "NO_COLOR=1 " <> leash(dir, "ps"),
           "TERM=dumb " <> leash(dir, "ps"),
@@ -147,7 +150,7 @@ defmodule Leash.Cli.TerminalTest do
            )
   end
 
-  test "sweep and stop: what was ended is green, what was kept is plain", %{dir: dir, tmux: tmux} do
+  test "sweep and stop: ended is green, kept is plain", %{dir: dir, tmux: tmux} do
     dead = vm(dir)
     :ok = kill_all(dead)
     [orphan] = dead.trees["w"]
@@ -169,14 +172,14 @@ defmodule Leash.Cli.TerminalTest do
     assert Observer.alive?(live.workers["w"].os)
   end
 
-  # The screen that was there before, the cursor, and a terminal that echoes lines.
+  # The earlier screen, the cursor, and a terminal that echoes lines.
   defp assert_given_back(tmux) do
     screen = finished(tmux)
     assert ["before" | _rest] = screen
     assert "status 0" in screen
     assert Tmux.format(tmux, "\#{alternate_on} \#{cursor_flag}") == "0 1"
     Tmux.keys(tmux, ["echoed", "Enter"])
-    # Once by the terminal, once by cat.
+    # The terminal prints the line once, and cat prints it once.
     assert_eventually(fn -> Enum.count(Tmux.screen(tmux), &(&1 == "echoed")) == 2 end)
   end
 
@@ -202,7 +205,8 @@ defmodule Leash.Cli.TerminalTest do
     assert coloured =~ ~r/\e\[1mleash: \d/
     assert coloured =~ "\e[32mlive"
 
-    # Its parent does not reap it, so a zombie stays: shown as ended, or not at all.
+    # The parent does not reap it, so a zombie stays. The screen may show it as ended, or not at
+    # all.
     Observer.signal(daemon, "KILL")
 
     assert_eventually(fn ->
@@ -218,7 +222,7 @@ defmodule Leash.Cli.TerminalTest do
     many = ~s|for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 90 & done; echo ready; wait|
     vm = vm(dir, many)
     whole? = fn -> Enum.count(Tmux.screen(tmux), &String.starts_with?(&1, vm.run_id)) == 13 end
-    # Nothing but the size could make it draw again.
+    # Only the new size can make it draw again.
     open(tmux, leash(dir, "top --interval 3600"), {100, 100})
     assert_eventually(whole?)
     Tmux.resize(tmux, {40, 8})

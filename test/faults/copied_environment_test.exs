@@ -1,6 +1,7 @@
 defmodule Leash.Faults.CopiedEnvironmentTest do
   @moduledoc """
-  FAULTS 98: daemons of others start jobs with a copy of a worker's environment. Such a job is no descendant, and lives.
+  FAULTS 98: other services' daemons start jobs with a copy of a worker's environment. Such a job
+  is no descendant, and lives.
   """
 
   use Leash.Test.Case, async: false
@@ -47,7 +48,7 @@ defmodule Leash.Faults.CopiedEnvironmentTest do
   end
 
   @tag needs: :at
-  test "98: a job of at lives when its worker's shim is killed, and at the next start after a crash" do
+  test "98: a job of at outlives its worker's shim, and the next start after a crash" do
     log = Decoy.log_path()
     JobDaemon.start_atd()
     job = "echo $$ >#{log}.pid; exec #{decoy(log)}"
@@ -57,7 +58,7 @@ defmodule Leash.Faults.CopiedEnvironmentTest do
   end
 
   @tag needs: :pm2
-  test "98: an app of pm2 lives when its worker's shim is killed, and at the next start after a crash" do
+  test "98: an app of pm2 outlives its worker's shim, and the next start after a crash" do
     {pm2, home} = JobDaemon.start_pm2(tmp_dir!())
     log = Decoy.log_path()
     [python | args] = Python.argv("decoy.py", [log, "600"])

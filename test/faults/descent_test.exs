@@ -1,7 +1,7 @@
 defmodule Leash.Faults.DescentTest do
   @moduledoc """
-  What has shed every tag (mark, environment, session, parent) is known by its descent: it is ended when its shim is killed,
-  and when the VM is killed with it.
+  A process that has shed every tag (mark, environment, session, parent) is known by its descent.
+  It is ended when its shim is killed, and when the VM is killed with it.
   """
 
   use Leash.Test.Case, async: false
@@ -48,7 +48,7 @@ defmodule Leash.Faults.DescentTest do
   ]
 
   @tag needs: :su
-  test "what other users' processes were started by su, runuser and sudo is gone when the shim is killed, and VM and shim" do
+  test "what su, runuser and sudo started is gone when the shim, or VM and shim, are killed" do
     decoys = Decoys.all()
     tools = for {program, line} <- @others, System.find_executable(program), do: line
     assert tools != []
@@ -83,7 +83,7 @@ defmodule Leash.Faults.DescentTest do
     assert_eventually(fn -> length(sleeps(vm, "600") ++ sleeps(vm, "601")) == 2 end, 10_000)
     [{pid, _ticks} = stripped] = sleeps(vm, "600")
     [plain] = sleeps(vm, "601")
-    # Nothing that could tell whose it is.
+    # The process keeps nothing that could show its run.
     assert Tag.marked_run(pid) == nil
     assert File.read!("/proc/#{pid}/environ") == ""
     shell = parent(plain)

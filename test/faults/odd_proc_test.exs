@@ -8,7 +8,7 @@ defmodule Leash.Faults.OddProcTest do
   describe "63: with hidepid=2 as an ordinary user" do
     @describetag needs: :hidepid
 
-    test "a start works, the sweep says that it cannot see and ends nothing, and stop still proves its end" do
+    test "a start works, a sweep reports that it cannot see, and stop still proves its end" do
       decoys = Decoys.all()
       carrier = new_carrier()
       dir = tmp_dir!()
@@ -73,7 +73,7 @@ defmodule Leash.Faults.OddProcTest do
     assert_gone(tree)
   end
 
-  test "65, 73: without a free descriptor a sweep is not silent about it, and every end still works" do
+  test "65, 73: without a free descriptor a sweep says so, and every end still works" do
     carriers = for _ <- 1..2, do: new_carrier()
 
     workers =
@@ -83,7 +83,7 @@ defmodule Leash.Faults.OddProcTest do
     vm = start_vm(workers, prefix: "prlimit --nofile=100")
     {orphans, dead_run} = orphans()
 
-    # As many files as can be opened, kept by a process of their own.
+    # A process of its own opens as many files as it can and keeps them.
     fill = """
     parent = self()
     spawn(fn ->
@@ -116,12 +116,12 @@ defmodule Leash.Faults.OddProcTest do
     VM.command(vm, "stop")
     assert_gone(second, 3_000)
 
-    # With descriptors again, what was left is found.
+    # With free descriptors again, the sweep finds what was left.
     assert {:ok, _report} = Leash.sweep()
     assert_gone(orphans)
   end
 
-  # What a dead run left, and its id.
+  # Returns what a dead run left, and its id.
   defp orphans do
     carrier = new_carrier()
     vm = start_vm([{"dead", command(:setsid_child, carrier)}])
@@ -130,10 +130,10 @@ defmodule Leash.Faults.OddProcTest do
   end
 
   describe "66: a name with brackets, a newline and bytes that are no text" do
-    test "misleads nobody" do
+    test "misleads no reader" do
       tree = start_tree(:odd_name)
       [child] = tree.tree -- [tree.os]
-      # What a careless reader would take from the name is R and 1.
+      # A careless reader would take R and 1 from the name.
       info = fn -> child |> elem(0) |> Leash.OSProcess.info() |> elem(1) end
       assert_eventually(fn -> info.().state == "S" end)
       assert info.().ppid == elem(tree.os, 0)
@@ -176,7 +176,8 @@ defmodule Leash.Faults.OddProcTest do
       seven_digits =
         "echo 4194000 > /proc/sys/kernel/pid_max && echo 4193000 > /proc/sys/kernel/ns_last_pid"
 
-      # pid_max is the namespace's own only since Linux 6.14: where it is not, nothing is changed.
+      # Only since Linux 6.14 does a namespace have its own pid_max. Before that, the test changes
+      # nothing.
       line = "[ $(cat /proc/sys/kernel/pid_max) -gt 4000000 ] && #{seven_digits}; exec \"$@\""
 
       prefix =
@@ -199,7 +200,7 @@ defmodule Leash.Faults.OddProcTest do
   test "70: a sweep among a thousand processes is quick, and no scheduler waits for it" do
     tree = start_tree([:fan_out, 1_000])
     parent = self()
-    # A process on the same schedulers that only counts how late it wakes up.
+    # A process on the same schedulers that only measures how late it wakes up.
     ticker = spawn_link(fn -> tick(parent, 0) end)
     assert {:ok, %{elapsed_ms: ms}} = Leash.sweep(mode: :report)
     send(ticker, :stop)
@@ -229,14 +230,14 @@ defmodule Leash.Faults.OddProcTest do
     assert match_of(report, zombie) == nil
     assert {:error, :esrch} = Leash.OSProcess.signal(pid, :sigterm)
 
-    # In a pid namespace number 2 may be anybody, and its children have arguments.
+    # In a pid namespace any process may have number 2, and its children have arguments.
     for {kernel_thread, _ticks} <- Observer.all(),
         Observer.parent(kernel_thread) == 2 and Observer.argv(kernel_thread) in [[], [""]] do
       assert {:error, {:refused, :kernel_thread}} =
                Leash.OSProcess.signal(kernel_thread, :sigterm)
     end
 
-    # A tree whose last process is a zombie that nobody reaps is gone.
+    # A tree is gone if its last process is a zombie that no process reaps.
     Observer.signal(tree.shim, "KILL")
     assert_gone(%{tree | tree: []}, 3_000)
   end

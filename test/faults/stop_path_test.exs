@@ -51,7 +51,7 @@ defmodule Leash.Faults.StopPathTest do
     assert_gone(tree)
   end
 
-  test "6: stop of a worker that has ended while its children go on answers with its real status" do
+  test "6: stop after a worker's end returns its real status, although children go on" do
     tree = start_tree([:leaves_child, 9], linger: 20_000)
     assert_eventually(fn -> not Observer.alive?(tree.os) end)
     assert {:ok, exit} = Worker.stop(tree.worker)
@@ -68,7 +68,7 @@ defmodule Leash.Faults.StopPathTest do
   end
 
   test "8: a start whose caller dies in the middle leaves nothing" do
-    # From before the fork to after the exec: whatever instant the kill hits.
+    # The time runs from before the fork to after the exec, so that the kill can hit any instant.
     for delay <- 0..14 do
       carrier = new_carrier()
       options = command({:sh, "sleep 60 & echo ready; wait"}, carrier)
@@ -78,7 +78,8 @@ defmodule Leash.Faults.StopPathTest do
       assert_gone(carrier, 3_000)
     end
 
-    # What had not entered its carrier yet is counted by the library's table, which must empty.
+    # The carrier does not hold every process yet. The library's table counts those, and must
+    # become empty.
     assert_eventually(fn ->
       not Enum.any?(Leash.list(), &(&1.label == "sh" and &1.tree == :alive))
     end)

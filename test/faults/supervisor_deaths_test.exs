@@ -1,5 +1,7 @@
 defmodule Leash.Faults.SupervisorDeathsTest do
-  @moduledoc "FAULTS 33–47: owners, applications, VMs and shims that end, hang or are signalled together."
+  @moduledoc """
+  FAULTS 33–47: owners, applications, VMs and shims that end, hang or get signals together.
+  """
 
   use Leash.Test.Case, async: false
 
@@ -152,7 +154,7 @@ defmodule Leash.Faults.SupervisorDeathsTest do
     assert_eventually(fn -> not Observer.alive?(vm.identity) end)
     assert Observer.alive?(holding)
 
-    # The record is still locked, by a process that is not its owner: the run is dead all the same.
+    # Another process than the owner still locks the record, and yet the run is dead.
     {:ok, report} = Leash.sweep()
     assert %{verdict: :dead} = run_of(report, vm.run_id)
     Port.close(port)
@@ -175,7 +177,7 @@ defmodule Leash.Faults.SupervisorDeathsTest do
     {vm, carrier} = vm_with([:setsid_child])
     before = Carrier.members(carrier)
     VM.signal(vm, "STOP")
-    # Nothing may happen: there is no condition to wait for.
+    # Nothing may happen, so there is no condition to wait for.
     assert Observer.eventually(1_500, fn -> Carrier.members(carrier) != before end) == nil
     {:ok, report} = Leash.sweep()
     assert %{verdict: :live} = run_of(report, vm.run_id)
@@ -233,7 +235,7 @@ defmodule Leash.Faults.SupervisorDeathsTest do
   test "91: a stopped shim of a dead run is found at the next start, and its tree ends" do
     {vm, carrier} = vm_with([:setsid_child])
     Observer.signal_all(VM.shims(vm), "STOP")
-    # The warden would have it go on.
+    # The warden would continue the shim.
     Observer.kill_together([vm.identity | VM.wardens(vm)])
     assert length(Carrier.members(carrier)) == 2
     assert {:ok, %{survivors: []}} = Leash.sweep()
@@ -272,7 +274,7 @@ defmodule Leash.Faults.SupervisorDeathsTest do
 
     {pid, _ticks} = tree.os
     {:ok, fds} = File.ls("/proc/#{pid}/fd")
-    # The carrier's own number is there where no control group can be made.
+    # The carrier's own number is there if no control group can be made.
     assert Enum.sort(fds) -- ["9"] == ["0", "1", "2"]
     neighbour = start_tree(:plain)
     monitor = Process.monitor(tree.worker)
@@ -306,7 +308,7 @@ defmodule Leash.Faults.SupervisorDeathsTest do
       VM.signal(vm, @signal)
       Observer.eventually(1_000, fn -> not Observer.alive?(vm.identity) end)
 
-      # What the signal means is the VM's business; workers live as long as it does.
+      # The VM decides what the signal means. The workers live as long as the VM.
       if Observer.alive?(vm.identity),
         do: assert(Carrier.members(carrier) == before),
         else: assert_gone(carrier, @bound)
@@ -344,7 +346,7 @@ defmodule Leash.Faults.SupervisorDeathsTest do
   end
 
   @tag needs: :cgroup
-  test "47: a shim whose reports nobody reads any more still ends its tree" do
+  test "47: a shim whose reports have no reader any more still ends its tree" do
     carrier = new_carrier()
 
     code = """

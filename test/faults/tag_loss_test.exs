@@ -1,5 +1,8 @@
 defmodule Leash.Faults.TagLossTest do
-  @moduledoc "FAULTS 25–32: each carrier lost, alone and together, by stop and with the shim dead."
+  @moduledoc """
+  FAULTS 25–32: each carrier lost, alone and together with others, by stop and after the shim's
+  death.
+  """
 
   use Leash.Test.Case, async: true
 
@@ -33,8 +36,8 @@ defmodule Leash.Faults.TagLossTest do
     assert_gone(tree)
   end
 
-  test "27: a process that wears another run's tag ends with its own tree, and by no sweep before" do
-    # The run it names is dead, so whoever believed the tag alone would end it.
+  test "27: a process with another run's tag ends with its own tree, and by no sweep before" do
+    # The run of the tag is dead, so a sweep that believed the tag alone would end the process.
     tag = Tag.env("zzother", 1, Tag.dead_owner())
     tree = start_tree([:other_tag, tag])
     [child] = tree.tree -- [tree.os]
@@ -95,7 +98,7 @@ defmodule Leash.Faults.TagLossTest do
   @tag needs: :no_cap_sys_resource
   test "30: where the mark cannot be set the start goes on and says so" do
     carrier = new_carrier()
-    # A hard limit below any mark, which nobody here may raise.
+    # A hard limit below any mark, which no process here may raise.
     vm = start_vm([{"one", command(:plain, carrier)}], prefix: "prlimit --locks=1000:1000")
 
     [info] =

@@ -1,7 +1,7 @@
 defmodule Leash.Faults.TreeShapesTest do
   @moduledoc "FAULTS 12–24: trees that are deep, wide, quick, hidden, or not quite trees."
 
-  # Some of these fill the machine for a moment.
+  # Some of these tests fill the machine for a moment.
   use Leash.Test.Case, async: false
 
   describe "by stop" do
@@ -52,7 +52,7 @@ defmodule Leash.Faults.TreeShapesTest do
       assert_gone(tree)
     end
 
-    test "18: a process whose main thread has ended while another runs counts as alive, and ends" do
+    test "18: a process whose main thread ended while another runs counts as alive, and ends" do
       tree = start_tree(:leader_thread_exits)
       {pid, _ticks} = tree.os
       assert_eventually(fn -> Observer.state(pid) == "Z" end)
@@ -137,7 +137,7 @@ defmodule Leash.Faults.TreeShapesTest do
           {"23", :clone_silent}
         ] do
       @shape shape
-      # Hoppers get their share of a machine under load, too, and use it to hop.
+      # The hoppers get their share of a machine under load, too, and use it to hop.
       @within if match?([:hoppers | _], shape), do: 15_000, else: 3_000
       test "#{number}: nothing is left of #{inspect(shape)}, and the owner is told that the shim died" do
         tree = start_tree(@shape)
@@ -190,7 +190,7 @@ defmodule Leash.Faults.TreeShapesTest do
     {tree, inner} = nested_vm()
     vm = Enum.find(Carrier.members(tree.carrier), &beam?/1)
     inner_before = Carrier.members(inner)
-    # Without the warden that has started the shim nothing knows what is below it.
+    # The warden started the shim. Without it, nothing knows the processes below the shim.
     warden = Observer.identity(Observer.parent(elem(tree.shim, 0)))
     Observer.signal(warden, "KILL")
 
@@ -202,13 +202,13 @@ defmodule Leash.Faults.TreeShapesTest do
     assert Observer.alive?(vm)
     assert Carrier.members(inner) == inner_before
 
-    # It is kept, not forgotten.
+    # The sweep keeps the nested VM and does not forget it.
     assert reason == :shim_died or inspect(reason) =~ "live_run_owner"
     {:ok, report} = Leash.sweep(mode: :report)
     assert %{verdict: verdict, action: :kept} = match_of(report, vm)
     assert verdict in [:own, :live_run_owner]
 
-    # At the end of its own VM the inner run ends as any does.
+    # At the end of its own VM the inner run ends like any other run.
     Observer.signal(vm, "KILL")
     assert_gone(inner, 3_000)
   end
@@ -220,7 +220,7 @@ defmodule Leash.Faults.TreeShapesTest do
     env = VM.variables(Leash.Test.Decoys.run_dir(), workers)
     fifo = Path.join(tmp_dir!(), "stdin")
     {_output, 0} = System.cmd("mkfifo", [fifo])
-    # In the background, so that it is not the shim's direct child; its stdin never ends.
+    # Runs in the background, so that it is not the shim's direct child. Its stdin never ends.
     line = "#{VM.command_line()} <>#{fifo} & wait"
     tree = start_tree({:sh, line}, env: env, stderr: :null, stop: [sigterm: 1_000])
 
@@ -232,7 +232,7 @@ defmodule Leash.Faults.TreeShapesTest do
 
   defp unshare, do: "unshare --pid --fork --kill-child --mount-proc"
 
-  # A pid namespace that has nothing to do with us: the pid of its init.
+  # Makes a pid namespace outside of the run, and returns the pid of its init.
   defp foreign_namespace do
     carrier = new_carrier()
     line = Carrier.enter(carrier) <> "exec #{unshare()} sleep 60"
@@ -246,12 +246,12 @@ defmodule Leash.Faults.TreeShapesTest do
   end
 
   defp nsenter_line(init) do
-    # It says so itself, when it is in a session of its own.
+    # The process reports when it is in a session of its own.
     "nsenter -t #{init} -p -- sh -c 'setsid sh -c \"echo ready; exec sleep 60\" & exit 0'; " <>
       "sleep 60 & wait"
   end
 
-  # Shell code that enters a group with at most so many processes, and what removes it.
+  # Shell code that enters a group with a limit on processes, and code that removes the group.
   defp pids_limit(most) do
     group = "/sys/fs/cgroup/pids/" <> Leash.Test.Name.unique("leash-test")
 

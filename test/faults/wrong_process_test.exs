@@ -1,5 +1,7 @@
 defmodule Leash.Faults.WrongProcessTest do
-  @moduledoc "FAULTS 48–62: whatever looks like ours and is not lives, unsignalled."
+  @moduledoc """
+  FAULTS 48–62: each process that only looks like one of ours lives and gets no signal.
+  """
 
   use Leash.Test.Case, async: false
 
@@ -8,12 +10,12 @@ defmodule Leash.Faults.WrongProcessTest do
   @moduletag timeout: 60_000
 
   describe "a worker's number" do
-    test "48, 50: is nobody else's while anything of its tree lives" do
+    test "48, 50: no other process has it while anything of its tree lives" do
       tree = start_tree(:stdin_leaves_child, stdin: :pipe, linger: 30_000, stop: [])
       assert :ok = Worker.close_stdin(tree.worker)
       {pid, _ticks} = tree.os
       assert_eventually(fn -> not Observer.alive?(tree.os) end)
-      # Held as a zombie, so that neither the process nor its group can be another.
+      # A zombie holds the number, so that no other process or group can have it.
       assert Observer.state(pid) == "Z"
       assert {:ok, %Exit{status: 0}} = Worker.stop(tree.worker)
       assert_gone(tree)
@@ -23,7 +25,7 @@ defmodule Leash.Faults.WrongProcessTest do
     test "48, 50: in other hands after the end is not signalled by a second stop" do
       tree = start_tree(:setsid_child)
       assert {:ok, %Exit{}} = Worker.stop(tree.worker)
-      # A session and a group of its own: it leads what has the worker's former number.
+      # It has a session and a group of its own, so its group also has the worker's former number.
       decoys = for {pid, _ticks} <- [tree.os, tree.shim], do: start_decoy("the next", pid: pid)
       assert {:error, :noproc} = Worker.stop(tree.worker)
       assert {:ok, _report} = Leash.sweep()
@@ -39,7 +41,7 @@ defmodule Leash.Faults.WrongProcessTest do
         VM.signal(vm, "STOP")
         Observer.signal_all(shims, "KILL")
         numbers = for {pid, _ticks} <- shims ++ leaders, do: pid
-        # Reaped by whoever took them in: init, or the fork server once the VM goes on.
+        # Their new parent has reaped them: init, or the fork server once the VM goes on.
         VM.signal(vm, how)
         free = Enum.filter(numbers, &freed?/1)
         decoys = for pid <- free, do: start_decoy("the next", pid: pid)
@@ -57,7 +59,7 @@ defmodule Leash.Faults.WrongProcessTest do
       Decoy.stop(first)
       assert freed?(handle.pid)
       second = start_decoy("the second bearer", pid: handle.pid)
-      # As if it had been born in the very tick: what differs then is the pidfd's inode.
+      # The other process gets the same start tick. Then only the inode of the pidfd differs.
       twin =
         if handle.pidfs_inode, do: %{handle | start_ticks: elem(second.identity, 1)}, else: handle
 
@@ -99,7 +101,7 @@ defmodule Leash.Faults.WrongProcessTest do
   end
 
   test "51: an id in an argv convicts only the very command that the record names" do
-    # The worker's own argv, by the same flag, but of a process that is none of ours.
+    # A foreign process with the worker's own argv, by the same flag.
     {vm, carrier} = vm_with("run_id_flag", [:setsid_child], run_id_flag: "--run-id")
 
     decoy = start_decoy("the same flag", argv: ["--run-id", vm.run_id])
@@ -140,7 +142,7 @@ defmodule Leash.Faults.WrongProcessTest do
 
   describe "54: a forged tag" do
     @tag needs: :root
-    test "of another user costs nobody anything without a record here" do
+    test "of another user harms no process without a record here" do
       id = "zzforge"
 
       decoys = [
@@ -159,10 +161,11 @@ defmodule Leash.Faults.WrongProcessTest do
                match_of(report, List.last(decoys).identity)
     end
 
-    test "with a mark of a live run and a number of ours ends with nobody's worker" do
+    test "with a mark of a live run and a number of ours ends, and no worker with it" do
       tree = start_tree(:setsid_child)
 
-      # Who marks himself as worker of a live run invites its end, and costs nobody else's process.
+      # A process that marks itself as a worker of a live run invites its own end. No other
+      # process ends.
       other = start_decoy("unmarked", env: Tag.env(Leash.run_id(), 32_766, own()))
       assert {:ok, _report} = Leash.sweep()
       assert_unharmed(other)
@@ -181,7 +184,7 @@ defmodule Leash.Faults.WrongProcessTest do
       assert %{verdict: :live, action: :kept} = match_of(report, decoy.identity)
     end
 
-    test "with a mark and nothing that says who owned it is kept" do
+    test "with a mark and nothing that says which process owned it is kept" do
       decoy = start_decoy("only a mark", locks: Tag.locks("zzalone", 1))
       assert {:ok, report} = Leash.sweep()
       assert_unharmed(decoy)
@@ -191,7 +194,7 @@ defmodule Leash.Faults.WrongProcessTest do
   end
 
   describe "55: another live instance" do
-    test "of the same application keeps everything, also with its record lost, replaced, or its directory gone" do
+    test "of the same application keeps all, also without its record or its directory" do
       decoys = Decoys.all()
       Decoys.lose_records()
       dir = tmp_dir!()
@@ -200,7 +203,7 @@ defmodule Leash.Faults.WrongProcessTest do
       before = Carrier.members(carrier)
 
       assert {:ok, _report} = Leash.sweep()
-      # And by one that starts now, in either directory.
+      # A VM that starts now keeps it, too, in either directory.
       start_vm([])
       start_vm([], run_dir: dir)
 
@@ -232,12 +235,13 @@ defmodule Leash.Faults.WrongProcessTest do
       before = Carrier.members(carrier)
       assert {:ok, report} = Leash.sweep()
       assert Carrier.members(carrier) == before
-      # Their word for their own run is not heard: their user is enough.
+      # Their tags for their own run do not count, because they belong to another user.
       theirs = for match <- report.matches, match.run_id == vm.run_id, do: match
       assert [_shim, _worker | _rest] = theirs
       assert Enum.all?(theirs, &match?(%{verdict: :foreign_user, action: :kept}, &1))
 
-      # Dead, its orphan is that user's to sweep: its record is not in our run directory.
+      # Only that user may sweep the orphan of the dead run: its record is not in our run
+      # directory.
       kill_all(vm)
 
       [orphan] =
@@ -300,7 +304,7 @@ defmodule Leash.Faults.WrongProcessTest do
       stderr: :null
     ]
 
-    # Siblings in the same run; the inner VM is not the shim's direct child.
+    # Siblings in the same run. The inner VM is not the shim's direct child.
     outer = start_vm([{"outer", options}, {"sibling", command(:env_i, sibling)}])
     assert_eventually(fn -> length(Carrier.members(inner)) == 1 end, 15_000)
     [beam] = Enum.filter(Carrier.members(vm_carrier), &beam?/1)
@@ -315,7 +319,7 @@ defmodule Leash.Faults.WrongProcessTest do
     assert Observer.eventually(1_500, fn -> Carrier.members(sibling) == [] end) == nil
     assert Observer.alive?(beam)
 
-    # To everybody else the sibling is an orphan; the VM, which owns a live run, is not.
+    # For every other VM the sibling is an orphan. The inner VM, which owns a live run, is none.
     assert {:ok, report} = Leash.sweep()
     assert_gone(sibling)
     assert Observer.alive?(beam)
@@ -369,7 +373,7 @@ defmodule Leash.Faults.WrongProcessTest do
       end
     end
 
-    test "writable by everybody ends nothing on its word" do
+    test "that every user may write ends nothing on its word" do
       path = write_record("zzbroke", Tag.dead_owner())
       File.chmod!(path, 0o666)
       on_exit(fn -> File.rm(path) end)
@@ -412,7 +416,7 @@ defmodule Leash.Faults.WrongProcessTest do
 
   defp own, do: System.pid() |> String.to_integer() |> Observer.identity()
 
-  # A run whose VM and shims were killed: its id, and its VM.
+  # Makes a run whose VM and shims were killed; returns its id and its VM.
   defp dead_run do
     {vm, carrier} = vm_with("dead", [:setsid_child])
     kill_all(vm)

@@ -6,7 +6,7 @@ defmodule Leash.AttachTest do
 
   @moduletag timeout: 60_000
 
-  # A program of somebody else's, which does what its name says when it is told to go.
+  # A program that another process started. On a line of input it does what its name says.
   defp target(what, carrier \\ new_carrier()) do
     {port, os, _words} = Script.start("echo ready; read go; " <> body(what), carrier)
     %{port: port, os: os, pid: elem(os, 0), carrier: carrier}
@@ -42,7 +42,7 @@ defmodule Leash.AttachTest do
     }
   end
 
-  # The tests of others expect to be alone.
+  # Other tests expect to be alone.
   defp listed?(attachment), do: Enum.any?(Leash.list(), &(&1.pid == attachment))
 
   defp reason(%{monitor: monitor}) do
@@ -56,7 +56,7 @@ defmodule Leash.AttachTest do
   end
 
   describe "the tree ends" do
-    test "when it is stopped, whatever it had become, and a sibling that had left before is named and lives" do
+    test "on stop, whatever its shape; a sibling that had left before is named and lives" do
       for shape <- [:setsid_child, :daemon, :env_i, :ignores_term, :forks, :stopped, :overwritten] do
         target = target(shape)
         decoy = start_decoy("beside #{shape}")
@@ -72,8 +72,8 @@ defmodule Leash.AttachTest do
       end
     end
 
-    test "when it was there before: what is below is covered, who had left its parent is named and left alone" do
-      # The orphan is in the target's session, and nobody's of the tree any more.
+    test "that was there before: all below is covered, a process that left is named" do
+      # The orphan is in the target's session, and no longer in the tree.
       carrier = new_carrier()
 
       body =
@@ -83,7 +83,7 @@ defmodule Leash.AttachTest do
       {port, os, _words} = Script.start(body, carrier)
       target = %{port: port, os: os, pid: elem(os, 0), carrier: carrier}
 
-      # All of them are what they are to be, and those two are nobody's any more.
+      # The tree has its final shape, and those two have left it.
       assert_eventually(fn ->
         members = sleeps(carrier)
 
@@ -101,7 +101,7 @@ defmodule Leash.AttachTest do
 
       assert {:ok, %Exit{}} = Worker.stop(attachment.worker)
       left = Carrier.members(carrier)
-      # The other daemon had a session of its own, and is anybody's.
+      # The other daemon has a session of its own and may belong to any tree.
       assert Enum.sort(left) == Enum.sort([members["93"], members["94"]])
       assert Enum.all?(left, fn {pid, _ticks} -> Tag.marked_run(pid) == nil end)
     end
@@ -115,7 +115,7 @@ defmodule Leash.AttachTest do
 
     defp pids(carrier), do: for({pid, _ticks} <- Carrier.members(carrier), do: pid)
 
-    test "in order when its owner ends, and at once when it crashes or is killed where it is to" do
+    test "in order when its owner ends, and at once when it crashes with on_crash: :kill" do
       for {how, on_crash, cause} <- [
             {:normal, :kill, 300},
             {:shutdown, :kill, 300},
@@ -237,7 +237,7 @@ defmodule Leash.AttachTest do
   end
 
   describe "another VM" do
-    # It attaches what is older than itself: it was started here.
+    # The other VM attaches a process that is older than itself, since this test started it.
     defp guest_with(target) do
       vm = start_vm([])
 
@@ -337,7 +337,7 @@ defmodule Leash.AttachTest do
       refute Enum.any?(Leash.list(), &(&1.pid in [dead, self()])), "nor is there anything to list"
     end
 
-    test "to whom nobody may end" do
+    test "to a target that no process may end" do
       own = String.to_integer(System.pid())
       assert Leash.attach(own) == {:error, {:refused, :vm}}
 
@@ -351,7 +351,7 @@ defmodule Leash.AttachTest do
                 }}
              ]
 
-      # The VM's own fork server, whose children the shims are.
+      # The VM's own fork server, whose children are the shims.
       target = target(:plain)
       server = Observer.parent(target.pid)
       assert Observer.parent(server) == own
@@ -359,7 +359,7 @@ defmodule Leash.AttachTest do
       assert Tag.marked_run(server) == nil and Tag.marked_run(own) == nil
     end
 
-    test "to what has its supervisor already" do
+    test "to a target that has its supervisor already" do
       tree = start_tree(:plain)
       {worker, _ticks} = tree.os
       {shim, _ticks} = tree.shim
@@ -377,7 +377,7 @@ defmodule Leash.AttachTest do
       assert {:ok, _exit} = Worker.stop(tree.worker)
     end
 
-    test "to who has ended" do
+    test "to a target that has ended" do
       target = target(:plain)
       {:ok, handle} = OSProcess.identify(target.pid)
       Observer.signal(target.os, "KILL")
@@ -387,7 +387,7 @@ defmodule Leash.AttachTest do
     end
 
     @tag needs: :set_tid
-    test "to who has the number next" do
+    test "to a process that has the number next" do
       target = target(:plain)
       {:ok, handle} = OSProcess.identify(target.pid)
       Observer.signal(target.os, "KILL")
@@ -399,7 +399,7 @@ defmodule Leash.AttachTest do
     end
 
     @tag needs: :set_tid
-    test "to who gets the number between the look and the shim's" do
+    test "to a process that gets the number between the look and the shim's" do
       target = target(:plain)
       {:ok, handle} = OSProcess.identify(target.pid)
 
@@ -423,7 +423,7 @@ defmodule Leash.AttachTest do
     end
 
     @tag needs: :root
-    test "to another user's where it may not be marked, and to nobody else's" do
+    test "to another user's where it may not be marked, and to no other's" do
       decoy = start_decoy("another user's", uid: 65_534)
       {pid, _ticks} = decoy.identity
 
@@ -458,7 +458,7 @@ defmodule Leash.AttachTest do
     assert Worker.write(attachment, "x") == {:error, :not_piped}
     assert {:ok, _exit} = Worker.stop(attachment, kill: true)
     assert_gone(target.carrier)
-    # The port is its owner's as it was.
+    # The owner keeps the port unchanged.
     port = target.port
     assert_receive {^port, {:exit_status, 137}}, 5_000
   end

@@ -17,7 +17,7 @@ defmodule Leash.CallbackTest do
     "is ended by a link": quote(do: Process.exit(self(), :oops))
   ]
 
-  # How often an option is named in the log.
+  # Counts how often the log names an option.
   defp lines(log, option), do: log |> String.split("#{option} of sh, ") |> length() |> Kernel.-(1)
 
   defp log_of(function) do
@@ -32,7 +32,6 @@ defmodule Leash.CallbackTest do
     reason
   end
 
-  # The process that told of itself so is through with what it logs.
   @doc false
   # A handler of `:logger`.
   def log(%{msg: {:string, text}}, %{config: pid}),
@@ -40,6 +39,7 @@ defmodule Leash.CallbackTest do
 
   def log(_event, _handler), do: :ok
 
+  # Waits until the process that sent its pid has ended, and has logged everything.
   defp assert_over(how) do
     assert_receive {^how, pid}, 5_000
     assert_eventually(fn -> not Process.alive?(pid) end)
@@ -66,7 +66,7 @@ defmodule Leash.CallbackTest do
 
       for data <- ["1\n", "2\n", "3\n"], do: assert_received({:stdout, ^data})
 
-      # Its reader traps exits.
+      # The reader of the option traps exits.
       if unquote(title) != :"is ended by a link" do
         # Two readers, each with a line for the first and one for the others.
         assert lines(log, "on_output") == 4
@@ -118,7 +118,7 @@ defmodule Leash.CallbackTest do
         log =
           log_of(fn ->
             options = [shell: "sleep 60; :", ready: ready, ready_timeout: 200]
-            # The line comes from another process, behind the answer.
+            # The line comes from another process, after the answer.
             :ok = :logger.add_handler(__MODULE__, __MODULE__, %{config: test})
             assert {:error, :ready_timeout} = Worker.start_link(options)
             assert_over(:asked_by)

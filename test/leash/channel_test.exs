@@ -1,5 +1,6 @@
 defmodule Leash.ChannelTest do
-  # The VM's side of a warden's control socket and of a shim's channel (native/PROTOCOL.md, section 10).
+  # The VM's side of a warden's control socket and of a shim's channel (native/PROTOCOL.md,
+  # section 10).
   use Leash.Test.Case, async: true
 
   alias Leash.{Native, Run, Shim}
@@ -46,7 +47,7 @@ defmodule Leash.ChannelTest do
     Native.shim_start(control, args, {"PATH=/usr/bin:/bin\0A=b\0", 2}, ends)
   end
 
-  # Reports up to one of that kind, or to the end.
+  # Returns the reports up to one of that kind, or to the end.
   defp reports(channel, kind \\ nil) do
     case Native.channel_read(channel) do
       :again ->
@@ -56,7 +57,7 @@ defmodule Leash.ChannelTest do
       :eof ->
         []
 
-      # The warden may be later than the shim.
+      # The warden's report may come later than the shim's.
       {:spawned, frame, pidfd} ->
         <<0, 5, 8, pid::32>> = frame
         send(self(), {:spawned, pid, pidfd})
@@ -118,7 +119,8 @@ defmodule Leash.ChannelTest do
     end
   end
 
-  # A socket is told once that its other end has not read all, before what that has said itself.
+  # A socket reports once that its other end has not read everything. This comes before the data
+  # of the other end.
   test "what a shim has reported comes, though it left a request unread", it do
     {:ok, channel, _ends} = start(it, ["sleep", "617"])
     assert_eventually(fn -> match?([_], of_sleep("617")) end)
@@ -133,7 +135,7 @@ defmodule Leash.ChannelTest do
     assert_eventually(fn -> not Observer.alive?(worker) end)
   end
 
-  # Its shim has the number among its arguments as well.
+  # The shim has the number among its arguments as well.
   defp of_sleep(number) do
     for {pid, _ticks} = process <- Observer.with_argument(number),
         {:ok, "sleep\0" <> _rest} <- [File.read("/proc/#{pid}/cmdline")],
@@ -201,7 +203,7 @@ defmodule Leash.ChannelTest do
     assert Native.warden_word(it.control) == {:error, :closed}
   end
 
-  test "a warden that is gone is seen by whoever asks", it do
+  test "every caller sees that a warden is gone", it do
     Observer.signal(Observer.identity(it.warden), "KILL")
     assert_receive {port, {:exit_status, _status}} when port == it.port, 5_000
     assert start(it, ["true"]) == {:error, :epipe}

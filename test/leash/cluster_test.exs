@@ -1,11 +1,13 @@
 defmodule Leash.ClusterTest do
   @moduledoc """
-  Three nodes with workers, one without Leash and one that has it not started, asked by the first of them.
+  Three nodes with workers, one node without Leash, and one where Leash is not started. The first
+  of them asks all others.
 
-  They find each other without a port mapper: each has an address of its own on the loopback, and all have the same port.
+  They find each other without a port mapper. Each has an address of its own on the loopback, and
+  all have the same port.
   """
 
-  # Serial: sweeps look at everything that runs.
+  # Serial: sweeps look at every process.
   use Leash.Test.Case, async: false
 
   alias Leash.{Cluster, OptionsError}
@@ -63,7 +65,7 @@ defmodule Leash.ClusterTest do
     vms
   end
 
-  # A signal is sent before it has arrived.
+  # The signal is sent before it arrives.
   defp suspend({pid, _ticks} = process) do
     Observer.signal(process, "STOP")
     assert_eventually(fn -> Observer.state(pid) == "T" end)
@@ -133,7 +135,7 @@ defmodule Leash.ClusterTest do
     refute Observer.alive?(other)
   end
 
-  test "who has no answer is named and holds up nobody" do
+  test "a node without an answer is named and holds up no other" do
     cluster = cluster()
     [one, two, three] = three(cluster)
     start_node(cluster, 4, [], mode: :bare)
@@ -146,7 +148,7 @@ defmodule Leash.ClusterTest do
     connect(one, [4, 5])
     suspend(two.identity)
 
-    # The second is suspended, and nobody listens on the address of the last.
+    # The second is suspended, and no process listens on the address of the last.
     nodes = inspect(Enum.map(1..6, &name/1))
     listing = "list(nodes: #{nodes}, timeout: 1_500)"
     assert {took, answers} = timed(fn -> ask(one, listing) end)
@@ -163,14 +165,14 @@ defmodule Leash.ClusterTest do
 
     assert ask(one, "sweep(timeout: 3_000, mode: :report)")[name(4)] == {:error, :not_running}
 
-    # Two that are suspended take no longer than one.
+    # Two suspended nodes take no longer than one.
     suspend(without)
     assert {took, answers} = timed(fn -> ask(one, listing) end)
     assert took < 2_900
     for number <- [2, 5], do: assert(answers[name(number)] == {:error, :timeout})
     Observer.signal(without, "CONT")
 
-    # It has heard the question, and does what it was asked when it goes on.
+    # It has received the request, and carries it out when it goes on.
     {took, answers} = timed(fn -> ask(one, "stop_all(:all, timeout: 2_500)") end)
     assert took < 5_000
     assert answers[name(2)] == {:error, :timeout}
@@ -220,7 +222,7 @@ defmodule Leash.ClusterTest do
       assert_gone(tree)
     end
 
-    test "what is wrong is said before anybody is asked" do
+    test "a mistake is reported before any node is asked" do
       tree = start_tree(:plain, group: :asked)
 
       for {key, bad} <- [

@@ -12,7 +12,7 @@ defmodule Leash.Command.CollectTest do
     end)
   end
 
-  # What `start_tree/2` would run, as arguments of cmd/3.
+  # The command of `start_tree/2`, as arguments of cmd/3.
   defp words(what, carrier) do
     [command: program, args: args, stop: stop] = command(what, carrier)
     {program, args, stop}
@@ -137,7 +137,7 @@ defmodule Leash.Command.CollectTest do
                {"", 0}
 
       assert VM.log(vm) =~ "to stderr"
-      # The leash and the channel of the reports are not its to have.
+      # The program must not get the leash and the channel of the reports.
       count = ~s|Leash.cmd("sh", ["-c", "exit $(ls /proc/$$/fd \| wc -l)"], use_stdio: |
       assert VM.eval(vm, count <> "false)") == VM.eval(vm, count <> "true)")
     end
@@ -254,7 +254,7 @@ defmodule Leash.Command.CollectTest do
       end
     end
 
-    test "the source of the input is not asked for anything before the program runs, nor after its end" do
+    test "the source of the input is asked for nothing before the start and after the end" do
       test = self()
 
       source =
@@ -269,7 +269,7 @@ defmodule Leash.Command.CollectTest do
       assert Leash.cmd("head", ["-n", "1"], input: source) == {"line\n", 0}
       assert_received :asked
 
-      # A source that waits for something that never comes.
+      # A source that waits for an item that never comes.
       stuck =
         Stream.map([1], fn _ ->
           send(test, {:stuck, self()})
@@ -367,11 +367,11 @@ defmodule Leash.Command.CollectTest do
   end
 
   describe "a leader that exits first:" do
-    test "who holds stdout is waited for" do
+    test "a process that holds stdout is waited for" do
       assert Leash.cmd("sh", ["-c", "(sleep 0.3; echo late) & exit 7"]) == {"late\n", 7}
     end
 
-    test "who does not is ended" do
+    test "a process that does not is ended" do
       carrier = new_carrier()
 
       {program, args, stop} =
@@ -396,14 +396,14 @@ defmodule Leash.Command.CollectTest do
       end
     end
 
-    test "who holds stdout for ever is ended by the timeout" do
+    test "a process that holds stdout for ever is ended by the timeout" do
       carrier = new_carrier()
       {program, args, stop} = words({:sh, "sleep 90 & echo x; exit 6"}, carrier)
       assert Leash.cmd(program, args, stop: stop, timeout: 400) == {"x\n", 6}
       assert_gone(carrier)
     end
 
-    test "somebody outside of the tree that holds stdout does not keep the call" do
+    test "a process outside of the tree that holds stdout does not keep the call" do
       fifo = Path.join(tmp_dir!(), "fifo")
       {_, 0} = System.cmd("mkfifo", [fifo])
 
@@ -556,7 +556,7 @@ defmodule Leash.Command.CollectTest do
       )
     end
 
-    # Rows are given back by the Reaper's next look.
+    # The Reaper's next look gives rows back.
     inside = fn ->
       VM.eval(
         vm,

@@ -1,5 +1,5 @@
 defmodule Leash.ControlTest do
-  # Serial: it counts processes, and what other tests have running answers to `names`.
+  # Serial: it counts processes, and `names` reports the workers of other tests, too.
   use Leash.Test.Case, async: false
 
   alias Leash.Control
@@ -12,7 +12,8 @@ defmodule Leash.ControlTest do
   defp connect do
     {:ok, socket} = :gen_tcp.connect({:local, socket()}, 0, [:binary, active: false], 1_000)
 
-    # A connect(2) that finds the listener's queue full says EAGAIN (unix(7)), which gen_tcp takes for a connection.
+    # If the listener's queue is full, connect(2) fails with EAGAIN (unix(7)). gen_tcp takes that
+    # for a connection.
     case :inet.peername(socket) do
       {:ok, _listener} ->
         socket
@@ -118,7 +119,7 @@ defmodule Leash.ControlTest do
     assert_unharmed(decoy)
   end
 
-  test "nobody makes atoms, and what is no request is told so" do
+  test "no request makes atoms, and what is no request is told so" do
     tree = start_tree(:plain, group: :control_safe)
     [["error", _sentence]] = ask("dance\n")
     before = :erlang.system_info(:atom_count)
@@ -142,11 +143,11 @@ defmodule Leash.ControlTest do
     assert_alive(tree)
   end
 
-  test "who says nothing, or goes, costs nothing" do
-    # More than are served at a time, and no more than then wait in the listener's queue.
+  test "a client that says nothing, or goes, costs nothing" do
+    # More clients than are served at a time, and no more than then fit in the listener's queue.
     silent = for _ <- 1..35, do: connect()
 
-    # They are let go after a while, and whoever came later is served.
+    # The server lets go of silent clients after a while, and serves those that came later.
     Enum.each(silent, &:gen_tcp.close/1)
     assert ask("find nobody\n") == []
     socket = connect()
@@ -156,7 +157,7 @@ defmodule Leash.ControlTest do
     assert Control.status() == :ok
   end
 
-  test "an end that was asked for goes on when who asked has gone" do
+  test "an end that was asked for goes on after its client has gone" do
     tree = start_tree(:ignores_term, group: :control_gone, stop: [sigterm: 30_000])
     socket = connect()
     :ok = :gen_tcp.send(socket, "stop 300 control_gone\n")
@@ -172,7 +173,7 @@ defmodule Leash.ControlTest do
 
     _starter =
       spawn(fn ->
-        # A start that fails is an exit signal first.
+        # A start that fails first sends an exit signal.
         Process.flag(:trap_exit, true)
 
         send(
@@ -208,7 +209,7 @@ defmodule Leash.ControlTest do
     assert_gone(tree)
   end
 
-  test "a socket that somebody removed comes back" do
+  test "a socket that was removed comes back" do
     File.rm!(socket())
     %{listener: listener} = :sys.get_state(Control)
     send(Control, {:look, listener})
@@ -216,7 +217,7 @@ defmodule Leash.ControlTest do
     assert ask("find nobody\n") == []
   end
 
-  test "who stops listening takes the socket away" do
+  test "a control process that stops listening takes the socket away" do
     :ok = Supervisor.terminate_child(Leash.Supervisor, Control)
     refute File.exists?(socket())
     assert Leash.capabilities().control == {:error, :not_running}
@@ -257,7 +258,7 @@ defmodule Leash.ControlTest do
     print(s.recv(100))
     """
 
-    # One that another user may execute, too.
+    # A program that another user may execute, too.
     python = Enum.find(["/usr/bin/python3", "/usr/local/bin/python3"], &File.exists?/1)
     assert {"b'end\\n'\n", 0} = System.cmd(python, ["-c", client], stderr_to_stdout: true)
     stranger = ~w(--reuid=65534 --regid=65534 --clear-groups) ++ [python, "-c", client]
@@ -269,7 +270,7 @@ defmodule Leash.ControlTest do
     refute text =~ "b'end"
     assert text =~ "b''" or text =~ ~r/ConnectionReset|BrokenPipe/, text
 
-    # And where it sees that the directory is open to others, it does not listen at all.
+    # If the directory is open to others, the control process does not listen at all.
     closed? =
       VM.eval(vm, """
       %{listener: listener} = :sys.get_state(Leash.Control)

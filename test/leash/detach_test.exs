@@ -1,5 +1,6 @@
 defmodule Leash.DetachTest do
-  # on_exit: :detach, adopt/2 and detached/0. Serial: the trees are found by a look at everything that runs.
+  # Tests on_exit: :detach, adopt/2 and detached/0. Serial: the trees are found by a look at every
+  # process.
   use Leash.Test.Case, async: false
 
   alias Leash.Test.{Name, Script}
@@ -7,11 +8,11 @@ defmodule Leash.DetachTest do
   @moduletag timeout: 120_000
 
   setup do
-    # A run directory and names of its own: what a suite beside this one has is not found.
+    # Uses a run directory and names of its own, so that it does not find those of another suite.
     {:ok, dir: tmp_dir!(), name: String.to_atom(Name.unique("detach"))}
   end
 
-  # The options of a worker that is to outlive its VM, its output, and what it runs in.
+  # The options of a worker that is to outlive its VM, its output, and its carrier.
   defp options(name, dir, what \\ :env_i) do
     carrier = new_carrier()
     file = Path.join(dir, "output-#{System.unique_integer([:positive])}")
@@ -35,7 +36,7 @@ defmodule Leash.DetachTest do
     %{carrier: carrier, tree: known}
   end
 
-  # In this VM.
+  # Starts it in this VM.
   defp start(name, dir, more \\ []) do
     {what, more} = Keyword.pop(more, :what, :env_i)
     {options, carrier, file} = options(name, dir, what)
@@ -54,7 +55,7 @@ defmodule Leash.DetachTest do
     })
   end
 
-  # In another one.
+  # Starts it in another VM.
   defp start_in(vm, name, dir, more \\ []) do
     {what, more} = Keyword.pop(more, :what, :env_i)
     {options, carrier, file} = options(name, dir, what)
@@ -82,7 +83,7 @@ defmodule Leash.DetachTest do
     tree = start_in(vm, name, dir)
     decoy = start_decoy("beside")
 
-    # Of the worker beside it nobody else would end what it left.
+    # No process but the sweep would end what the worker beside it left.
     [shim] = VM.shims(vm)
     Observer.kill_together([vm.identity, shim | VM.wardens(vm)])
     assert Carrier.members(other) != []
@@ -142,7 +143,7 @@ defmodule Leash.DetachTest do
     assert os_pid == elem(tree.os, 0)
     assert Carrier.members(carrier) == []
 
-    # And again, with this VM in turn.
+    # The takeover works once more, in turn with this VM.
     kill(next)
     assert_alive(tree)
     third = start_vm([], run_dir: dir)
@@ -190,13 +191,13 @@ defmodule Leash.DetachTest do
     assert os_pid == elem(tree.os, 0)
     assert {:error, {:already_started, _pid}} = Leash.adopt(name)
 
-    # Whoever took it over leaves it just so.
+    # A process that took it over leaves it unchanged.
     :ok = Supervisor.stop(supervisor)
     assert_alive(tree)
     {:ok, supervisor} = Supervisor.start_link(children, strategy: :one_for_one)
     assert %{adopted?: true, worker: ^number} = Worker.info(name)
 
-    # Asked to stop, it is gone, and a supervisor of a :permanent one starts it anew.
+    # A stop ends it, and the supervisor of a :permanent one starts it anew.
     pid = Process.whereis(name)
     assert {:ok, %Exit{cause: :kill}} = Worker.stop(name, kill: true)
     assert_gone(%{tree | carrier: new_carrier()})
@@ -205,7 +206,7 @@ defmodule Leash.DetachTest do
     assert_eventually(fn -> Carrier.members(carrier) != [] end)
     :ok = Supervisor.stop(supervisor)
     assert Carrier.members(carrier) != []
-    # Left alone by its process, it has nobody who sees how it ends.
+    # Its process has let go of it, so no process sees how it ends.
     assert {:ok, [%{result: {:ok, :gone}}]} = Leash.stop_all(:all, deadline: 0)
     assert_gone(carrier)
   end
@@ -215,7 +216,7 @@ defmodule Leash.DetachTest do
     name: name
   } do
     {options, carrier, file} = options(name, dir)
-    # Not restarted when it was stopped on purpose.
+    # A worker that was stopped on purpose is not restarted.
     child = Supervisor.child_spec({Worker, options}, restart: :transient)
     {:ok, supervisor} = Supervisor.start_link([child], strategy: :one_for_one)
     tree = known(name, awaited(carrier, file), options)
@@ -248,7 +249,7 @@ defmodule Leash.DetachTest do
     assert File.exists?(record)
     {:ok, _apps} = VM.eval(vm, "Application.ensure_all_started(:leash)")
     assert_alive(tree)
-    # The VM that started it lives, and is the one that asks.
+    # The VM that started it lives, and asks itself.
     assert %{owner_alive?: true} = listed(tree)
     assert {:error, {:detached_elsewhere, %{owner_pid: owner}}} = Leash.adopt(name)
     assert owner == elem(vm.identity, 0)
@@ -256,13 +257,13 @@ defmodule Leash.DetachTest do
     code = "{:ok, w} = Leash.adopt(#{inspect(name)}); Leash.Worker.stop(w)"
     assert {:ok, %Exit{cause: :stop}} = VM.eval(vm, code)
     assert_gone(tree)
-    # Nothing is left of that run, whose record goes when its VM is gone as well.
+    # Nothing is left of that run. Its record goes when its VM is gone as well.
     kill(vm)
     start_vm([], run_dir: dir)
     refute File.exists?(record)
   end
 
-  test "a worker of a VM that lives is nobody else's", %{dir: dir, name: name} do
+  test "a worker of a VM that lives is not given to another VM", %{dir: dir, name: name} do
     vm = start_vm([], run_dir: dir)
     tree = start_in(vm, name, dir)
     {options, carrier, _file} = options(name, dir)
@@ -296,7 +297,7 @@ defmodule Leash.DetachTest do
     assert_receive {:DOWN, ^monitor, :process, _, :killed}, 1_000
   end
 
-  # A shim as a VM would start it, whose VM is nobody.
+  # Starts a shim like a VM does, without a VM behind it.
   defp by_hand(arguments, prefix \\ "") do
     carrier = new_carrier()
 
@@ -379,7 +380,7 @@ defmodule Leash.DetachTest do
     Enum.each(decoys, &assert_unharmed/1)
   end
 
-  # The mark of a tree that outlives its VM.
+  # Returns the mark of a tree that outlives its VM.
   defp outliving(run_id, worker) do
     import Bitwise
 
@@ -389,7 +390,7 @@ defmodule Leash.DetachTest do
     "#{soft ||| 0x8000}:#{hard ||| 0x8000}"
   end
 
-  # The command is built by cargo and not by mix: LEASH_CLI names it.
+  # Cargo builds the command, and mix does not: LEASH_CLI names it.
   if is_nil(System.get_env("LEASH_CLI")), do: @tag(skip: "LEASH_CLI names no binary")
 
   test "the command ends it by the run's id only when it is asked to", %{dir: dir, name: name} do
@@ -407,7 +408,7 @@ defmodule Leash.DetachTest do
     assert_alive(tree)
     assert {_ended, 0} = cli.(["kill", vm.run_id, "--outliving"])
     assert_gone(tree)
-    # By its shim's own ladder.
+    # The shim ends it by its own ladder.
     assert File.read!(said) == "bye\n"
   end
 
@@ -430,7 +431,7 @@ defmodule Leash.DetachTest do
     kill_process(tree.worker)
     {:ok, pid} = Leash.adopt(name)
     {shim, _ticks} = tree.shim
-    # Traced and stopped, it takes no signal but KILL (ptrace(2), PTRACE_ATTACH).
+    # A shim that is traced and stopped takes no signal but KILL (ptrace(2), PTRACE_ATTACH).
     attach =
       "import ctypes, time; assert ctypes.CDLL(None).ptrace(16, #{shim}, 0, 0) == 0; " <>
         "print(\"ready\", flush=True); time.sleep(60)"
@@ -475,14 +476,14 @@ defmodule Leash.DetachTest do
     assert_gone(beside)
   end
 
-  test "while this VM lives, a killed shim takes the whole tree with it", %{dir: dir, name: name} do
+  test "while this VM lives, a killed shim takes its whole tree along", %{dir: dir, name: name} do
     tree = start(name, dir)
     %{worker: worker} = tree
     Observer.signal(tree.shim, "KILL")
     assert_receive {:EXIT, ^worker, :shim_died}, 5_000
     assert_gone(tree)
 
-    # With the Worker gone the Reaper sees it.
+    # The Worker is gone, so the Reaper sees it.
     tree = start(name, dir)
     kill_process(tree.worker)
     assert_alive(tree)
@@ -500,7 +501,7 @@ defmodule Leash.DetachTest do
     assert_gone(tree)
   end
 
-  test "its own end is an end, whoever holds it", %{dir: dir, name: name} do
+  test "its own end is an end, whichever process holds it", %{dir: dir, name: name} do
     line = {:sh, "echo ready $$; exec sleep 90"}
     tree = start(name, dir, what: line)
     %{worker: worker} = tree
@@ -508,14 +509,14 @@ defmodule Leash.DetachTest do
     assert_receive {:EXIT, ^worker, {:signal, :sigterm}}, 5_000
     assert_gone(tree)
 
-    # Held by nobody but the Reaper: its number is free again afterwards.
+    # Only the Reaper holds it, so its number is free again afterwards.
     tree = start(name, dir, what: line)
     kill_process(tree.worker)
     Observer.signal(tree.os, "TERM")
     assert_gone(tree, 5_000)
     assert_eventually(fn -> not Enum.any?(Leash.list(), &(&1.label == inspect(name))) end)
 
-    # By whom it was adopted nobody tells how.
+    # The process that adopted it does not report how it ends.
     tree = start(name, dir, what: line)
     kill_process(tree.worker)
     {:ok, pid} = Leash.adopt(name)
@@ -525,7 +526,7 @@ defmodule Leash.DetachTest do
     assert_gone(tree)
   end
 
-  test "stop_all ends what nobody holds by its own ladder, and says so", %{dir: dir, name: name} do
+  test "stop_all ends an unheld tree by its own ladder, and says so", %{dir: dir, name: name} do
     said = Path.join(dir, "said")
     line = "trap 'echo bye > #{said}; exit 0' TERM; echo ready $$; while :; do sleep 0.05; done"
     tree = start(name, dir, what: {:sh, line}, group: {:pool, name}, stop: [sigterm: 5_000])
@@ -537,7 +538,7 @@ defmodule Leash.DetachTest do
     assert File.read!(said) == "bye\n"
     assert_alive(bystander)
 
-    # Adopted, its process is asked; and where that does not answer, its shim is told.
+    # For an adopted tree, stop_all asks the process. If that does not answer, it tells the shim.
     kill_process(bystander.worker)
     {:ok, pid} = Leash.adopt(:"#{name}-2", group: :mine)
     :ok = :sys.suspend(pid)
@@ -592,7 +593,7 @@ defmodule Leash.DetachTest do
     reaper = Process.whereis(Leash.Reaper)
     kill_process(reaper)
     assert_eventually(fn -> Process.whereis(Leash.Reaper) not in [nil, reaper] end)
-    # It has looked at everybody once it answers.
+    # An answer means that it has looked at every tree.
     {:ok, []} = Leash.stop_all(:nobody)
     for tree <- [held, left], do: assert_alive(tree)
     assert {:ok, %Exit{}} = Worker.stop(held.worker)

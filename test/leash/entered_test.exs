@@ -1,5 +1,6 @@
 defmodule Leash.EnteredTest do
-  # How many files a reader has to open to follow a call: the modules that it enters, in the calling
+  # Counts the files that a reader has to open to follow a call. These are the modules that the
+  # call enters, in the calling process and in those that it starts.
   # process and in those that it starts.
   use Leash.Test.Case, async: false
 
@@ -11,7 +12,7 @@ defmodule Leash.EnteredTest do
   for {name, {most, call}} <- @entered do
     test "#{name} enters at most #{most} modules" do
       call = fn -> unquote(call) end
-      # What is done once, as loading, is not counted.
+      # Work that is done once, such as loading, does not count.
       call.()
       entered = entered(call)
       assert length(entered) <= unquote(most), "#{length(entered)}: #{inspect(entered)}"

@@ -1,5 +1,5 @@
 defmodule Leash.EnvTest do
-  # A variable that is empty is not one that is unset, wherever a program is started.
+  # An empty variable differs from an unset one, wherever a program is started.
   use Leash.Test.Case, async: false
 
   @line "echo ${LEASH_TEST_E-unset}.${LEASH_TEST_N-unset}.${LEASH_TEST_S-unset}"
@@ -33,7 +33,8 @@ defmodule Leash.EnvTest do
     end
   end
 
-  # Such as a path of files that were named in another encoding; and longer than what is read of it at first.
+  # A path of files that were named in another encoding is such a value. The longer value does not
+  # fit the first buffer.
   test "bytes that are no text arrive as they are, as from a port" do
     for locale <- ["C.UTF-8", "C"], length <- [1, 3_000] do
       raw = "printf 'a\\377\\303\\251'; head -c #{length} /dev/zero | tr '\\0' x"

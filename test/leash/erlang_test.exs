@@ -1,17 +1,19 @@
 defmodule Leash.ErlangTest do
-  @moduledoc "The module `:leash`: what Erlang writes reaches the program, and what is wrong with it is said."
+  @moduledoc """
+  The module `:leash`: Erlang's input reaches the program, and the module reports mistakes in it.
+  """
 
   use Leash.Test.Case, async: true
 
   alias Leash.OptionsError
 
-  # As Erlang has it: maps or proplists of charlists.
+  # The options as Erlang writes them: maps or proplists of charlists.
   defp start(options) do
     {:ok, worker} = :leash.start_link(options)
     worker
   end
 
-  # What a program writes is sent to the test; it goes on then.
+  # The program's output goes to the test, and then the program goes on.
   defp said(options, line) do
     me = self()
 
@@ -98,7 +100,7 @@ defmodule Leash.ErlangTest do
       assert said(%{}, line) == "LEASH_ERLANG_TEST=inherited"
       assert said(%{env: [{name, ~c"ä"}]}, line) == "LEASH_ERLANG_TEST=ä"
       assert said(%{env: %{name => "set"}}, line) == "LEASH_ERLANG_TEST=set"
-      # A port unsets it where its value is empty, on OTP 25.
+      # On OTP 25 a port unsets a variable whose value is empty.
       assert said(%{env: [{name, []}]}, line) in ["", "LEASH_ERLANG_TEST="]
       assert said(%{env: [{name, false}]}, line) == ""
       assert said(%{env: %{to_string(name) => nil}}, line) == ""
@@ -197,7 +199,7 @@ defmodule Leash.ErlangTest do
     Supervisor.stop(supervisor)
     refute Observer.alive?(os)
 
-    # What is the supervisor's does not go to the start.
+    # The supervisor's keys do not go to the start.
     own = [id: :mine, restart: :transient, significant: true]
 
     for given <- [Map.merge(options, Map.new(own)), own ++ Map.to_list(options)] do
@@ -208,7 +210,7 @@ defmodule Leash.ErlangTest do
       assert Map.new(rest) == options
     end
 
-    # What is wrong is for the start to say.
+    # The start reports mistakes in the options.
     for bad <- [%{ready: {:regex, "("}}, :none, [:a | :b]],
         do: assert(%{start: {:leash, :start_link, [^bad]}} = :leash.child_spec(bad))
   end
@@ -284,7 +286,7 @@ defmodule Leash.ErlangTest do
              :leash.start_link(command: ~c"/no/such", command: ~c"sleep")
   end
 
-  describe "what somebody else started" do
+  describe "a program that another process started" do
     test "is attached by its number, and stopped by a command of charlists" do
       port = Port.open({:spawn_executable, System.find_executable("sleep")}, args: ["60"])
       {:os_pid, pid} = Port.info(port, :os_pid)

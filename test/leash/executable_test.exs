@@ -16,7 +16,7 @@ defmodule Leash.ExecutableTest do
     path
   end
 
-  test "a regular file that somebody may execute can be a program", %{dir: dir} do
+  test "a regular file with any execute permission can be a program", %{dir: dir} do
     for mode <- [0o755, 0o700, 0o010, 0o001] do
       path = file(dir, "program-#{mode}", mode)
       assert Native.executable(path) == :ok
@@ -64,7 +64,7 @@ defmodule Leash.ExecutableTest do
     path = file(dir, <<"n", 0xFF, "me">>, 0o755)
     assert Native.executable(path) == :ok
 
-    # Long enough that the path does not fit a buffer on the stack.
+    # The path is so long that it does not fit a buffer on the stack.
     long = Enum.reduce(1..12, dir, fn _, dir -> Path.join(dir, String.duplicate("d", 50)) end)
     File.mkdir_p!(long)
     assert Native.executable(file(long, "program", 0o755)) == :ok

@@ -20,8 +20,9 @@ defmodule Leash.GuardTest do
     breach
   end
 
-  # Does something once it is there, since a guard is as fast as a test: what exceeds at once does not even start. At
-  # most two processes until then.
+  # Starts the program's work only once it is ready, since a guard is as fast as a test. A tree
+  # that exceeds a limit at once does not even start. Until then the tree has at most two
+  # processes.
   defp start_then(line, options) do
     go = Path.join(tmp_dir!(), "go")
     wait = "echo ready $$; while [ ! -e #{go} ]; do sleep 0.01; done; "
@@ -30,7 +31,7 @@ defmodule Leash.GuardTest do
     tree
   end
 
-  # The guard has looked at a worker so many times more.
+  # Waits until the guard has looked at a worker so many times more.
   defp looked(tree, times \\ 3) do
     number = Leash.info(tree.worker).worker
     from = due(number)
@@ -43,7 +44,7 @@ defmodule Leash.GuardTest do
     test "its processes is ended in order, with what left it, and its neighbours live", %{
       decoy: decoy
     } do
-      # Not guarded, and guarded less tightly.
+      # One neighbour has no guard, and one has a looser guard.
       free = start_tree([:fan_out, 12])
       other = start_tree([:fan_out, 12], guard: [processes: 13, every: @every])
       twelve = String.duplicate("sleep 60 & ", 12) <> "wait"
@@ -59,7 +60,7 @@ defmodule Leash.GuardTest do
     end
 
     test "its processes by forking without end is caught", %{decoy: decoy} do
-      # Bounded by itself, too.
+      # The program is bounded by itself, too.
       line = "i=0; while [ $i -lt 300 ]; do sleep 60 & i=$((i+1)); sleep 0.01; done; wait"
       tree = start_then(line, guard: [processes: 20, every: @every], stop: [sigterm: 300])
       assert %{limit: :processes, value: value} = exceeded(tree)
@@ -117,7 +118,7 @@ defmodule Leash.GuardTest do
                exit: %Exit{cause: :stop}
              } = second.last_exit
 
-      # Looked at ten times a second.
+      # The guard looks ten times a second.
       assert value >= 1_000
       Supervisor.stop(supervisor)
       assert_gone(carrier)
@@ -139,7 +140,7 @@ defmodule Leash.GuardTest do
   describe "idle is" do
     @idle 800
 
-    # From its start to its end, in milliseconds.
+    # Returns the time from its start to its end, in milliseconds.
     defp lived(tree) do
       began = Leash.info(tree.worker).age
       from = System.monotonic_time(:millisecond)
@@ -151,16 +152,17 @@ defmodule Leash.GuardTest do
     defp guarded(line, options \\ []),
       do: start_tree({:sh, line}, [guard: [idle: @idle, every: @every]] ++ options)
 
-    test "who neither writes nor computes", %{decoy: decoy} do
+    test "a program that neither writes nor computes", %{decoy: decoy} do
       tree = guarded("echo ready; sleep 60; :")
       assert lived(tree) >= @idle
       assert_unharmed(decoy)
     end
 
-    # A tick of CPU time is ten milliseconds: what only writes now and then uses none for seconds.
+    # A tick of CPU time is ten milliseconds. A program that only writes now and then uses none
+    # for seconds.
     @writes "import time,sys\nprint('ready', flush=True)\nfor _ in range(20): time.sleep(0.1); print('x', file=sys.stderr, flush=True)\ntime.sleep(60)"
 
-    test "not who writes, and then no more" do
+    test "not a program that writes, and then no more" do
       tree =
         guarded(
           "exec #{Leash.Test.Python.quote_all([Leash.Test.Python.path(), "-S", "-c", @writes])}"
@@ -169,15 +171,15 @@ defmodule Leash.GuardTest do
       assert lived(tree) >= 2_000 + @idle - 300
     end
 
-    test "not who computes, in a child that writes nothing" do
+    test "not one that computes, in a child that writes nothing" do
       busy = "import time; end = time.monotonic() + 2\nwhile time.monotonic() < end: pass"
       line = Leash.Test.Python.quote_all([Leash.Test.Python.path(), "-S", "-c", busy])
       tree = guarded("(#{line}) > /dev/null & echo ready; sleep 60; :")
       assert lived(tree) >= 2_000 + @idle - 300
     end
 
-    test "not who waits for a handler that does not keep up" do
-      # This process takes nothing out of its mailbox meanwhile, so that the program stands still.
+    test "not one that waits for a slow handler" do
+      # This process takes nothing out of its mailbox meanwhile, so the program stands still.
       line = "echo ready; while :; do echo x; done"
       waiting = spawn_link(fn -> Process.sleep(:infinity) end)
       carrier = new_carrier()
@@ -207,7 +209,7 @@ defmodule Leash.GuardTest do
     end
 
     defp talking(action) do
-      # The subshell is dash's; what counts is one process more or less.
+      # The subshell is dash's. The test is about one process more or less.
       start_tree({:sh, "echo ready; " <> @forks},
         stdin: :pipe,
         guard: [processes: 1, action: action, every: @every]
@@ -263,7 +265,7 @@ defmodule Leash.GuardTest do
                )
     end
 
-    test "a function that raises or hangs costs nobody else anything" do
+    test "a function that raises or hangs affects nothing else" do
       test = self()
 
       trees =
@@ -287,7 +289,7 @@ defmodule Leash.GuardTest do
   end
 
   describe "the guard" do
-    test "looks once for all who have the same interval, and not at all for nobody" do
+    test "looks once for all of one interval, and not at all without a worker" do
       trees = for _ <- 1..5, do: start_tree(:plain, guard: [processes: 9, every: @every])
       guard = Process.whereis(Guard)
       :erlang.trace_pattern({Leash.Usage, :sums, 1}, true, [])
@@ -318,7 +320,7 @@ defmodule Leash.GuardTest do
       guard = Process.whereis(Guard)
       Process.exit(guard, :kill)
       assert_eventually(fn -> Process.whereis(Guard) not in [nil, guard] end)
-      # Since its start, and not since the crash.
+      # The time counts from its start, and not from the crash.
       assert %{limit: :lifetime, value: value} = exceeded(tree)
       assert value in 2_500..8_000
       looked(other)
@@ -332,7 +334,7 @@ defmodule Leash.GuardTest do
       worker = tree.worker
       {:ok, _task} = Task.start_link(fn -> Worker.stop(worker) end)
       assert_eventually(fn -> match?(%{tree: :ending}, Leash.info(worker)) end)
-      # As a guard does that looked a moment before.
+      # This is the state of a guard that looked a moment before.
       send(worker, {:leash, {:doomed, {:guard, %{limit: :processes, max: 1, value: 2}}}})
       assert_receive {:EXIT, ^worker, :normal}, 5_000
       assert_gone(tree)
@@ -353,12 +355,12 @@ defmodule Leash.GuardTest do
       assert {[], watch} = Watch.check(watch, sums(3), 70)
       assert {[], watch} = Watch.check(watch, sums(2), 80)
       assert {[%{limit: :processes}], watch} = Watch.check(watch, sums(3), 90)
-      # Where nobody could look nothing is known.
+      # If no look was possible, nothing is known.
       assert {[], watch} = Watch.check(watch, nil, 100)
       assert {[], _watch} = Watch.check(watch, sums(4), 110)
     end
 
-    test "is on the same beat for everybody" do
+    test "is on the same beat for every worker" do
       for now <- [-250, -101, -100, -1, 0, 1, 99, 100, 12_345] do
         due = Watch.new(spec(processes: 2, every: 100), 0, now).due
         assert rem(due, 100) == 0 and due > now and due <= now + 100

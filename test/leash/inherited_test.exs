@@ -1,12 +1,13 @@
 defmodule Leash.InheritedTest do
-  # What a program has got from what started it: the same as from a bare port, whoever has started it.
+  # What a program has inherited from its starter: the same as from a bare port, whichever process
+  # started it.
   use Leash.Test.Case, async: false
 
   # An ordinary process has none of these.
   @prefix "sh -c 'umask 027; ulimit -Sn 900; ulimit -c 0; echo 7 > /proc/self/oom_score_adj; " <>
             "exec nice -n 3 taskset -c 0 \"$@\"' sh"
 
-  test "umask, limits, nice, affinity, signals, directory, environment and descriptors are a port's" do
+  test "umask, limits, nice, affinity, signals, directory, env and descriptors are a port's" do
     vm = start_vm([], prefix: @prefix)
     python = Python.argv("inherited.py", [])
     dir = tmp_dir!()

@@ -1,14 +1,15 @@
 defmodule Leash.KeepTest do
-  # on_exit: :keep - what a program leaves that exits by itself.
+  # on_exit: :keep - the processes that a program leaves when it exits by itself.
   use Leash.Test.Case, async: false
 
-  # What the test before left may be on its way out: a port's tree is listed until it is proven gone.
+  # Processes of the test before may still be ending. A port's tree is listed until it is proven
+  # gone.
   setup do
     assert_eventually(fn -> Leash.list() == [] end)
     :ok
   end
 
-  # A daemon in a session of its own, whose number is the first line.
+  # A daemon in a session of its own. The first line of output is its number.
   @daemon "setsid sleep 90 >/dev/null 2>&1 & echo $!; "
 
   defp words(carrier, text), do: ["sh", ["-c", Carrier.enter(carrier) <> text]]
@@ -21,7 +22,7 @@ defmodule Leash.KeepTest do
     daemon = Observer.identity(pid(output))
     assert Carrier.members(carrier) == [daemon]
     assert Leash.list() == []
-    # Neither the look at what ended in order nor a sweep of this run ends it.
+    # Neither the look after an orderly end nor a sweep of this run ends it.
     assert_eventually(fn -> Leash.Registry.all() == [] end)
     {:ok, report} = Leash.sweep()
     assert report.survivors == []
@@ -35,7 +36,7 @@ defmodule Leash.KeepTest do
     assert_gone(carrier)
   end
 
-  test "cmd: who holds stdout is waited for, and goes on after the timeout" do
+  test "cmd: a process that holds stdout is waited for, and goes on after timeout" do
     carrier = new_carrier()
     line = "(sleep 0.3; echo late) & echo early"
     assert {"early\nlate\n", 0} = apply(Leash, :cmd, words(carrier, line) ++ [[on_exit: :keep]])
@@ -76,7 +77,7 @@ defmodule Leash.KeepTest do
     assert {"x\n", 0} = Leash.cmd("echo", ["x"], on_exit: :keep)
   end
 
-  test "what did not end by itself takes everybody along" do
+  test "a program that did not end by itself takes all others along" do
     for {options, expected} <- [
           {[timeout: 300], :timeout},
           {[max_output: 3], :max_output}
@@ -108,7 +109,7 @@ defmodule Leash.KeepTest do
     assert_gone(carrier)
   end
 
-  test "no later run ends it when its own is killed, and ends who was not kept" do
+  test "no later run ends it when its own is killed, but ends the unkept" do
     run_dir = tmp_dir!()
     [kept, other] = [new_carrier(), new_carrier()]
     vm = start_vm([], run_dir: run_dir)
@@ -122,7 +123,7 @@ defmodule Leash.KeepTest do
     daemon = Carrier.members(kept)
     assert [_one] = daemon
 
-    # Of a command that is killed with its VM and its shim, nothing was kept yet.
+    # Nothing of a command is kept yet if it is killed with its VM and its shim.
     [program, args] = words(other, @daemon <> "sleep 90")
 
     VM.eval(

@@ -10,7 +10,7 @@ defmodule Leash.ListTest do
 
   defp listed(tree), do: Enum.find(Leash.list(), &(&1.pid == tree.worker))
 
-  # What the kernel says, in kB, of who is in the carrier.
+  # Returns the kernel's figure in kB for the processes in the carrier.
   defp rss(tree) do
     for {pid, _ticks} <- Carrier.members(tree.carrier), reduce: 0 do
       sum ->
@@ -64,7 +64,7 @@ defmodule Leash.ListTest do
   test "without a mark the descendants of the shim are counted" do
     tree = start_tree({:sh, "sleep 60 & (sleep 61 & echo ready $$) & wait"}, mark: false)
     other = start_tree(:plain)
-    # The subshell ends and leaves its child to the shim.
+    # The subshell ends, and the shim takes in its child.
     assert_eventually(fn -> length(Carrier.members(tree.carrier)) == 3 end)
     assert listed(tree).processes == 3
     assert listed(other).processes == 1
@@ -128,7 +128,7 @@ defmodule Leash.ListTest do
 
   test "ports and commands are listed, and the table alone can be asked for" do
     port = Leash.open_port("sleep", ["60"], group: :ports)
-    # Until then its shim is about to execute it.
+    # Until then its shim has not executed it yet.
     assert_eventually(fn -> match?([%{processes: 1}], Leash.list()) end)
     assert [%{group: :ports, name: nil} = row] = Leash.list()
     assert [%{processes: nil, rss: nil, cpu: nil} = short] = Leash.list(vitals: false)
@@ -158,7 +158,7 @@ defmodule Leash.ListTest do
     info = Leash.info(__MODULE__.Named)
     assert %{name: __MODULE__.Named, label: "Leash.ListTest.Named"} = info
     assert [info.pid, info.pid] == [Leash.info(tree.worker).pid, Leash.info(info.worker).pid]
-    # Not asked itself.
+    # The Worker itself is not asked.
     :sys.suspend(tree.worker)
     assert %{processes: 1} = Leash.info(__MODULE__.Named)
     :sys.resume(tree.worker)
@@ -186,7 +186,7 @@ defmodule Leash.ListTest do
       assert last.exit.os_pid == first.os_pid
       assert abs(DateTime.diff(DateTime.utc_now(), last.at)) < 60
 
-      # Of a killed process nobody knows more than that.
+      # No more than that is known of a killed process.
       Process.exit(second.pid, :kill)
 
       assert_eventually(fn ->

@@ -1,5 +1,6 @@
 defmodule Leash.LoggerTest do
-  # With a stand-in that has the functions of `:telemetry` that are called. Serial: there is one Logger.
+  # Uses a stand-in with the functions of `:telemetry` that Leash calls. Serial: there is one
+  # Logger.
   use Leash.Test.Case, async: false
 
   import ExUnit.CaptureLog
@@ -37,7 +38,7 @@ defmodule Leash.LoggerTest do
     end)
   end
 
-  # Lines of this library, without the colours and times of the console.
+  # The lines of this library, without the colours and times of the console.
   defp lines(options \\ [level: :debug], function) do
     for line <- options |> capture_log(function) |> String.split("\n"),
         [_all, level, text] <- [Regex.run(~r/\[(\w+)\] +(leash .*|Leash .*)$/u, clean(line))],
@@ -92,7 +93,7 @@ defmodule Leash.LoggerTest do
       assert [{"error", line}] = lines(fn -> run_worker([]) end)
       assert line =~ ~r/: ended by SIGKILL/
 
-      # In the place of those before, not beside them.
+      # They take the place of those before, and do not come beside them.
       assert Leash.Logger.attach(level: :notice, events: [[:leash, :worker, :start]]) == :ok
       assert [{_notice, line}] = lines(fn -> run_worker([]) end)
       assert line =~ ~r/: started$/
@@ -174,7 +175,7 @@ defmodule Leash.LoggerTest do
       Leash.Sweep.log(report)
     end
 
-    # A GenServer that ends abnormally is reported by OTP, which is not this library.
+    # OTP, and not this library, reports a GenServer that ends abnormally.
     assert lines(quiet) == []
 
     dir = tmp_dir!()

@@ -1,5 +1,6 @@
 defmodule Leash.NativeTermsTest do
-  # LEASH_TERMS_SECONDS is how long it goes on, LEASH_TERMS_SEED what the terms are made from.
+  # LEASH_TERMS_SECONDS is the length of the test in seconds. LEASH_TERMS_SEED is the seed of the
+  # terms.
   use Leash.Test.Case, async: false
 
   alias Leash.Test.NativeTerms
@@ -11,14 +12,14 @@ defmodule Leash.NativeTermsTest do
     assert NativeTerms.unknown() == []
   end
 
-  # Numbers are pids, so the VM that calls has a pid namespace of its own and nobody but its own in it.
+  # Numbers are pids, so the VM that calls has a pid namespace with only its own processes.
   @tag needs: :pid_namespace
   test "no term crashes the VM, signals a bystander or leaves anything" do
     seconds = String.to_integer(System.get_env("LEASH_TERMS_SECONDS", "5"))
     seed = String.to_integer(System.get_env("LEASH_TERMS_SEED", "#{@seed}"))
     dir = tmp_dir!()
     last = Path.join(tmp_dir!(), "last")
-    # A shell first, which reaps: pid 1 is nobody's to signal, and the VM would be.
+    # A shell that reaps comes first: no process may signal pid 1, and else the VM would be pid 1.
     prefix = ~s(unshare --pid --fork --kill-child --mount-proc sh -c '"$@"; exit $?' sh)
     vm = start_vm([], prefix: prefix)
 
@@ -30,7 +31,7 @@ defmodule Leash.NativeTermsTest do
         VM.eval(vm, code, seconds * 1_000 + 60_000)
       rescue
         dead ->
-          # Before the first there is none.
+          # Before the first call there is no file.
           {_found, call} = File.read(last)
           flunk("seed #{seed}: #{Exception.message(dead)}\nThe last call: #{call}")
       end
@@ -50,7 +51,7 @@ defmodule Leash.NativeTermsTest do
     assert result.left == nil, "left (#{seen}): #{inspect(result.left)}"
     refute VM.log(vm) =~ "panicked", seen
 
-    # Each got past its arguments, or this would say nothing of it.
+    # Each function got past its arguments. Otherwise the test would show nothing about it.
     for {name, tally} <- result.tally,
         do: assert(tally.answer + tally.error > 0, "#{name} (#{seen}): #{inspect(tally)}")
   end

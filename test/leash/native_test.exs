@@ -1,5 +1,5 @@
 defmodule Leash.NativeTest do
-  # Counts the descriptors of the whole VM: nothing else may open any meanwhile.
+  # Counts the descriptors of the whole VM, so nothing else may open any meanwhile.
   use ExUnit.Case, async: false
 
   alias Leash.Native
@@ -67,7 +67,7 @@ defmodule Leash.NativeTest do
 
     # O_CLOEXEC and O_NONBLOCK (open(2)); the VM's pipes to the port itself lack the former.
     assert Enum.count(flags, &(Bitwise.band(&1, 0o2004000) == 0o2004000)) >= 3
-    # Still referred to here, or garbage collection could have closed them.
+    # The test still refers to them. Otherwise garbage collection could have closed them.
     assert is_reference(ends.stdin) and is_reference(ends.stdout) and is_reference(ends.stderr)
   end
 
@@ -244,7 +244,7 @@ defmodule Leash.NativeTest do
     end
   end
 
-  test "a pidfd tells the end of a process to everybody who asks, once" do
+  test "a pidfd tells the end of a process to every monitor, once" do
     shim = named(["leash-shim", "--run-id=#{@run}", "--worker=3"])
     {:ok, fd} = Native.shim_open(os_pid(shim), @run, 3)
     {:ok, second} = Native.fd_dup(fd)
@@ -286,7 +286,7 @@ defmodule Leash.NativeTest do
       assert File.read!(path) =~ ~s("run_id":"#{id}")
       refute lockable?(path)
 
-      # A record whose own VM forgot it still belongs to a living one.
+      # A living VM may have forgotten its own record, which still belongs to it.
       File.rm!(path)
       assert Native.run_ensure(lock) == :ok
       refute lockable?(path)
@@ -337,7 +337,7 @@ defmodule Leash.NativeTest do
   end
 
   describe "a hunt" do
-    test "ends the processes of one worker, tells when to look again, and keeps everybody else's" do
+    test "ends one worker's processes, tells when to look again, and keeps all others" do
       target = tagged(3, marked?: true)
       # The last but one has a copy of the worker's environment, and is this VM's own child.
       decoys = [tagged(4), tagged(3, run: "s59m65g"), tagged(3, vm: 2), tagged(3), tagged(nil)]
@@ -354,7 +354,7 @@ defmodule Leash.NativeTest do
 
       refute running?(target)
       assert Enum.all?(decoys, &running?/1)
-      # Done once is done: the descriptor is closed, the report stays.
+      # A further step changes nothing: the descriptor is closed, and the report stays.
       assert Native.hunt_step(hunt) == {:done, report}
     end
 
@@ -434,7 +434,7 @@ defmodule Leash.NativeTest do
       port = Port.open({:spawn_executable, prlimit}, env: env, args: locks ++ ["sleep", "60"])
       number = Integer.to_string(os_pid(port))
       on_exit(fn -> System.cmd("kill", ["-KILL", number], stderr_to_stdout: true) end)
-      # The fork server answers before the program, and with it the environment, is there.
+      # The fork server answers before the program and its environment are there.
       assert eventually(fn -> match?("sleep" <> _, File.read!("/proc/#{number}/cmdline")) end)
       port
     end
@@ -451,7 +451,7 @@ defmodule Leash.NativeTest do
 
   defp lockable?(path), do: match?({_, 0}, System.cmd("flock", ["-sn", path, "true"]))
 
-  test "a panic is an exception of its caller and harms nobody else" do
+  test "a panic is an exception of its caller and harms nothing else" do
     {:ok, socket, _name} = Native.warden_listen()
     error = assert_raise ErlangError, fn -> Native.native_panic() end
     assert error.original == :nif_panicked
@@ -513,7 +513,7 @@ defmodule Leash.NativeTest do
     os_pid
   end
 
-  # From outside: another program lists what the VM holds open.
+  # Looks from outside: another program lists the descriptors that the VM holds open.
   defp descriptors(os_pid \\ System.pid()) do
     {listing, _status} = System.cmd("ls", ["-l", "/proc/#{os_pid}/fd"], stderr_to_stdout: true)
 
@@ -524,7 +524,8 @@ defmodule Leash.NativeTest do
 
   defp count, do: length(descriptors())
 
-  # By inode, which stays a pipe's own while descriptors of earlier tests are still being closed.
+  # Compares by inode, which stays a pipe's own while descriptors of earlier tests are being
+  # closed.
 
   defp eventually(condition), do: Leash.Test.Observer.eventually(5_000, condition)
 end

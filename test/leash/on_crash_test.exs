@@ -1,13 +1,14 @@
 defmodule Leash.OnCrashTest do
   @moduledoc """
   `:on_crash`: how hard a tree is ended when its owner crashes or is killed, for every way to
-  start one.
+  start a tree.
   """
 
   use Leash.Test.Case, async: true
 
-  # Half-written when it is killed, whole when it is asked to end and gets its time. The hang-up
-  # of a port that goes with its owner is such a word, which SIGKILL follows.
+  # The file is half-written if the program is killed, and whole if the program is asked to end
+  # and gets its time. The hang-up of a port that goes with its owner is such a request, and
+  # SIGKILL follows it.
   @saves "trap 'sleep 1; rm half; echo all > saved; exit' TERM; " <>
            "echo ready $$; touch half; while :; do sleep 0.02; done"
 
@@ -15,8 +16,8 @@ defmodule Leash.OnCrashTest do
 
   setup do: {:ok, dir: tmp_dir!()}
 
-  # Each starts the program for the calling process, and returns where that goes on to do
-  # something else.
+  # Each starts the program for the calling process, and returns if the calling process goes on to
+  # other work.
   defp ways do
     [
       worker: fn program, args, options ->
@@ -54,7 +55,7 @@ defmodule Leash.OnCrashTest do
       end)
 
     assert_eventually(fn -> File.exists?(Path.join(dir, "half")) end)
-    # It is there before it is attached.
+    # The program is there before it is attached.
     if way == :attach, do: assert_eventually(fn -> attached?(carrier) end)
     owner
   end
@@ -108,7 +109,7 @@ defmodule Leash.OnCrashTest do
       File.mkdir!(dir)
       carrier = new_carrier()
       owner = begin(:worker, dir, carrier, on_crash: :kill)
-      # Of another process :normal would be ignored.
+      # From another process, :normal would be ignored.
       if reason == :normal, do: stop_in_order(owner), else: Process.exit(owner, reason)
       assert_gone(carrier, 5_000)
       assert File.exists?(Path.join(dir, "saved"))
@@ -184,7 +185,7 @@ defmodule Leash.OnCrashTest do
 
     test "a film that plays", %{dir: dir} do
       film = Path.join(dir, "film.mp4")
-      # Real time, and for ever.
+      # The film plays in real time, and for ever.
       source = ~w(-loglevel error -y -re -f lavfi -i testsrc=size=128x96:rate=25)
       args = source ++ ["-c:v", "mpeg4", film]
 

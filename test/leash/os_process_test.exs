@@ -1,5 +1,5 @@
 defmodule Leash.OSProcessTest do
-  # Counts the pidfds of the whole VM: nothing else may open any meanwhile.
+  # Counts the pidfds of the whole VM, so nothing else may open any meanwhile.
   use ExUnit.Case, async: false
 
   alias Leash.OSProcess
@@ -42,7 +42,7 @@ defmodule Leash.OSProcessTest do
       refute OSProcess.alive?(process)
     end
 
-    test "a handle does not mean whoever has the number now" do
+    test "a handle does not mean the process that has the number now" do
       {os_pid, _port} = sleeper()
       {:ok, process} = OSProcess.identify(os_pid)
       stale = %{process | start_ticks: process.start_ticks - 1}
@@ -56,7 +56,7 @@ defmodule Leash.OSProcessTest do
       assert_receive {:DOWN, ^ref, :os_process, ^stale, :noproc}
 
       if process.pidfs_inode do
-        # Born in the same tick, and still another one.
+        # The twin was born in the same tick, and is still another process.
         twin = %{process | pidfs_inode: process.pidfs_inode + 1}
         assert OSProcess.signal(twin, :sigkill) == {:error, :reused}
       end
@@ -64,7 +64,7 @@ defmodule Leash.OSProcessTest do
       assert running?(os_pid)
     end
 
-    test "a thread's number is nobody's" do
+    test "a thread's number belongs to no process" do
       {:ok, %{threads: threads}} = OSProcess.info(vm())
       assert threads > 1
 
@@ -128,7 +128,7 @@ defmodule Leash.OSProcessTest do
   end
 
   describe "signal/2" do
-    test "reaches the process and nobody else" do
+    test "reaches the process and no other" do
       {os_pid, port} = sleeper()
       {decoy, _port} = sleeper()
       assert running?(os_pid) and running?(decoy)
@@ -363,11 +363,12 @@ defmodule Leash.OSProcessTest do
     {os_pid, port}
   end
 
-  # Runs Python that prints one number, and waits a minute.
+  # Runs Python that prints one number, and then waits a minute.
   defp child_of(code) do
     args = ["-c", "import os, time\n" <> code <> "\ntime.sleep(60)"]
 
-    # What it prints says that it was executed; its first thread may have ended by the time one looks.
+    # Its output shows that it was executed. Its first thread may have ended by the time of the
+    # look.
     {python, port} = open(System.find_executable("python3"), args: args, line: 80)
     assert_receive {^port, {:data, {:eol, number}}}, 5_000
     os_pid = List.to_integer(number)
@@ -394,7 +395,7 @@ defmodule Leash.OSProcessTest do
       not String.contains?(File.read!("/proc/#{os_pid}/cmdline"), "erl_child_setup")
   end
 
-  # The view from outside: neither this library's code nor its pidfds.
+  # Looks from outside, with neither this library's code nor its pidfds.
 
   defp end_from_outside(os_pid),
     do: System.cmd("kill", ["-KILL", "#{os_pid}"], stderr_to_stdout: true)

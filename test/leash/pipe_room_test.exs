@@ -1,5 +1,5 @@
 defmodule Leash.PipeRoomTest do
-  # The places are shared by the whole VM: no other test may fill pipes meanwhile.
+  # The whole VM shares the places, so no other test may fill pipes meanwhile.
   use ExUnit.Case, async: false
 
   alias Leash.Native
@@ -9,7 +9,8 @@ defmodule Leash.PipeRoomTest do
   @roomy 256 * 1024
   @places 32
 
-  # Plays many programs, fills their pipes by order and tells how large they are, seen from the writer's end.
+  # Plays many programs and fills their pipes on order. It reports their sizes from the writer's
+  # end.
   @programs """
   import fcntl
   pipes = []
@@ -35,15 +36,15 @@ defmodule Leash.PipeRoomTest do
     :ok
   end
 
-  test "a pipe that is full again and again gets room, and gives it back when it is hardly used" do
+  test "a pipe that is often full gets room, and gives it back when hardly used" do
     {shim, [pipe]} = connect(1)
     for _ <- 1..3, do: assert(fill_and_read(shim, pipe) == @usual)
-    # Places of pipes of the test before may still be taken.
+    # Pipes of the test before may still take places.
     assert eventually(fn -> fill_and_read(shim, pipe) == @roomy end)
 
     for _ <- 1..63, do: say_and_read(shim, pipe)
     assert size(shim, pipe) == @roomy
-    # Once full in between, and counting begins anew.
+    # After one full pipe in between, the count begins anew.
     fill_and_read(shim, pipe)
     for _ <- 1..63, do: say_and_read(shim, pipe)
     assert size(shim, pipe) == @roomy
@@ -51,7 +52,7 @@ defmodule Leash.PipeRoomTest do
     assert size(shim, pipe) == @usual
   end
 
-  test "a pipe of another size is somebody's choice" do
+  test "a pipe of another size keeps the size that was chosen" do
     {shim, [pipe]} = connect(1)
     order(shim, "resize", pipe, 128 * 1024)
     for _ <- 1..10, do: fill_and_read(shim, pipe)
@@ -88,7 +89,7 @@ defmodule Leash.PipeRoomTest do
 
   defp size(shim, pipe), do: order(shim, "size", pipe, 0)
 
-  # The size that the pipe had when it was full.
+  # The size of the pipe when it was full.
   defp fill_and_read(shim, {_number, fd} = pipe) do
     size = order(shim, "fill", pipe, 0)
     read_all(fd)

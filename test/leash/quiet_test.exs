@@ -1,5 +1,5 @@
 defmodule Leash.QuietTest do
-  @moduledoc "What the log gets of an end: nothing of one in order, and little of a crash."
+  @moduledoc "The log of an end: nothing for an end in order, and little for a crash."
 
   # There is one Logger.
   use Leash.Test.Case, async: false
@@ -14,17 +14,17 @@ defmodule Leash.QuietTest do
 
   @speakers for module <- [Worker, Worker.Output, Worker.Input], do: {module, :init, 1}
 
-  # A reader beside the worker, which has no reports of its own either.
+  # A reader beside the worker, which sends no reports of its own either.
   defp worker_options, do: [on_output: fn _stream, _data -> :ok end] ++ @options
 
-  # What is logged until nothing is left of what the function started.
+  # Returns the log until nothing is left of what the function started.
   defp logged(fun) do
     {rows, processes} = {rows(), speakers()}
 
     capture_log(fn ->
       fun.()
       assert_eventually(fn -> rows() -- rows == [] end, 15_000)
-      # A process says its last word after its tree is gone.
+      # A process may log its last message after its tree is gone.
       assert_eventually(fn -> speakers() -- processes == [] end, 15_000)
     end)
   end
@@ -171,7 +171,7 @@ defmodule Leash.QuietTest do
     end
   end
 
-  # A VM of its own: a script without a supervisor. Its exit status, and all that it wrote.
+  # Runs a script without a supervisor in a VM of its own. Returns its exit status and its output.
   defp script(code) do
     carrier = new_carrier()
 

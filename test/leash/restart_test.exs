@@ -1,6 +1,6 @@
 defmodule Leash.RestartTest do
   @moduledoc """
-  A start that meets a tree of its own run which is still ending: it waits for what that has.
+  A start that meets a tree of its own run which is still ending waits for what that tree holds.
   """
 
   use Leash.Test.Case, async: false
@@ -25,7 +25,7 @@ defmodule Leash.RestartTest do
   """
 
   defmodule Owner do
-    @moduledoc "A process that starts a worker and crashes when it is told to."
+    @moduledoc "A process that starts a worker and crashes on request."
     use GenServer
 
     def start_link({name, options}),

@@ -32,7 +32,7 @@ defmodule Leash.RunDirTest do
   defp assert_nothing_left(vm, carrier) do
     decoys = Decoys.all()
     assert Carrier.members(carrier) != []
-    # The one that has started the shim would end the tree as well.
+    # The warden that started the shim would end the tree as well.
     [warden] = VM.wardens(vm)
     Observer.signal(warden, "KILL")
     assert_eventually(fn -> VM.wardens(vm) -- [warden] != [] end)
@@ -130,16 +130,16 @@ defmodule Leash.RunDirTest do
             {state, _log} = with_log(fn -> hunted(state, result) end)
             assert MapSet.to_list(state.later) == [31_999]
             assert Registry.taken?(31_999)
-            # Some of it has passed.
+            # Some of the time has passed.
             ms = Float.ceil(Process.cancel_timer(state.look_again) / 1_000) |> trunc()
             {%{state | look_again: nil}, [ms | waits]}
           end)
 
         assert Enum.reverse(waits) == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-        # An operator who has read that it goes on is not told every minute.
+        # The log has said once that it goes on. It does not repeat that every minute.
         assert {_state, ""} = with_log(fn -> hunted(state, result) end)
 
-        # The next look hunts it, and with a hunt that succeeds the number is free.
+        # The next look hunts it. After a hunt that succeeds, the number is free.
         %{hunting: {_pid, monitor, [31_999]}} = state = Verification.look_at_later(state)
         assert_receive {:DOWN, ^monitor, :process, _, reason}, 20_000
         assert %{hunting: nil, failures: 0} = Verification.hunted(reason, state)
@@ -192,12 +192,12 @@ defmodule Leash.RunDirTest do
       assert DefaultDir.path(parent, uid) == first
     end
 
-    test "is another one of ours where a file, a link or another user has its name, and found again",
+    test "is another of ours where a file, link or user has its name, and found again",
          %{parent: parent, uid: uid} do
       first = Path.join(parent, "leash-#{uid}")
       File.ln_s!("/", first)
       assert DefaultDir.path(parent, uid) == first <> ".1"
-      # Names that another user took as well, up to the last.
+      # Other users took these names as well, up to the last.
       for n <- 1..8, do: File.ln_s!("/", "#{first}.#{n}")
       taken = DefaultDir.path(parent, uid)
       assert String.starts_with?(taken, first <> ".")
@@ -213,7 +213,7 @@ defmodule Leash.RunDirTest do
 
     @tag needs: :setpriv
     test "made by another user first costs no record, and every start finds the same other one" do
-      # Of a number that has no user here.
+      # A number that belongs to no user here.
       uid = 64_000 + rem(System.unique_integer([:positive]), 1_000)
       first = "/tmp/leash-#{uid}"
       File.mkdir!(first)

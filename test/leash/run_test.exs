@@ -10,7 +10,7 @@ defmodule Leash.RunTest do
 
   defp record(vm, dir), do: Path.join(dir, vm.run_id <> ".json")
 
-  # flock(2) as others see it.
+  # Tests flock(2) as other processes see it.
   defp locked?(path), do: match?({_, 1}, System.cmd("flock", ["-s", "-n", path, "true"]))
 
   test "what the machine gives is said while the application is stopped as well", %{dir: dir} do
@@ -22,7 +22,7 @@ defmodule Leash.RunTest do
              VM.eval(vm, "Leash.capabilities()")
   end
 
-  test "four VMs that boot at the same time have four ids, and a record each, locked", %{dir: dir} do
+  test "four VMs that boot at once have four ids, and a record each, locked", %{dir: dir} do
     vms = for _ <- 1..4, do: VM.boot(dir, [])
     vms = Enum.map(vms, &VM.await/1)
     on_exit(fn -> Enum.each(vms, &VM.stop/1) end)
@@ -53,7 +53,7 @@ defmodule Leash.RunTest do
       assert Observer.alive?(worker)
     end
 
-    # And the new Reaper knows its workers: the one that is killed now does not leave its tree.
+    # The new Reaper knows its workers: a worker that is killed now does not leave its tree.
     VM.command(vm, "worker_killed")
     assert Observer.eventually(5_000, fn -> not Observer.alive?(worker) end)
   end
@@ -63,7 +63,7 @@ defmodule Leash.RunTest do
     path = record(vm, dir)
     original = File.read!(path)
 
-    # A second; a busy machine is given more.
+    # It takes a second. A busy machine gets more time.
     back? = fn ->
       Observer.eventually(10_000, fn -> File.read(path) == {:ok, original} and locked?(path) end)
     end
@@ -80,7 +80,7 @@ defmodule Leash.RunTest do
     assert back?.()
   end
 
-  test "stopping the application ends the run: a new one begins, and the record goes", %{dir: dir} do
+  test "stopping the application ends the run: a new one begins, the record goes", %{dir: dir} do
     vm = start(dir, [{"w", [command: "sh", args: ["-c", "echo ready; exec sleep 60"]]}])
     worker = vm.workers["w"].os
     assert Observer.alive?(worker)

@@ -1,12 +1,14 @@
 defmodule Leash.StopAllTest do
-  @moduledoc "Groups, and what `Leash.stop_all/2` makes of every kind of worker in every state."
+  @moduledoc """
+  Groups, and the result of `Leash.stop_all/2` for every kind of worker in every state.
+  """
 
   use Leash.Test.Case, async: true
 
   alias Leash.{OptionsError, Registry}
   alias Leash.Test.Sink
 
-  # Of each test its own: others run at the same time.
+  # Each test has a group of its own, since others run at the same time.
   setup do: {:ok, group: {__MODULE__, System.unique_integer()}}
 
   defp in_group(group, what, options \\ []), do: start_tree(what, [group: group] ++ options)
@@ -20,7 +22,7 @@ defmodule Leash.StopAllTest do
     %{port: port, carrier: carrier}
   end
 
-  # Run by a process of its own, which returns what became of it.
+  # Runs it in a process of its own, which returns the result.
   defp in_task(run, what) do
     test = self()
     carrier = new_carrier()
@@ -57,7 +59,7 @@ defmodule Leash.StopAllTest do
   defp of(results, worker), do: Enum.find(results, &(&1.pid == worker)).result
   defp listed(group), do: for(row <- Leash.list(), row.group === group, do: row)
 
-  # A call under way: the group is closed, and this worker of it has been told.
+  # A call is under way: the group is closed, and this worker of it has been told.
   defp begin_stop(group, tree, options \\ []) do
     task = Task.async(fn -> Leash.stop_all(group, options) end)
     assert_eventually(fn -> Worker.info(tree.worker).state == :ending end)
@@ -65,7 +67,7 @@ defmodule Leash.StopAllTest do
   end
 
   describe "what it ends:" do
-    test "Worker, command, stream and port of the group, and nobody else", %{group: group} do
+    test "Worker, command, stream and port of the group, and nothing else", %{group: group} do
       decoy = start_decoy("beside a group")
       worker = in_group(group, :plain)
       command = cmd_in_group(group, :plain)
@@ -104,7 +106,7 @@ defmodule Leash.StopAllTest do
         end
         |> Enum.min()
 
-      # Half a second is what somebody gets who does not answer.
+      # A process that does not answer gets half a second.
       assert quickest < 400
     end
 
@@ -139,11 +141,11 @@ defmodule Leash.StopAllTest do
       carrier = new_carrier()
       options = [group: group, ready: ~r/^never/] ++ command(:plain, carrier)
 
-      # One that waits to be ready, and one that is anywhere between its number and its exec.
+      # One start waits to be ready. The other is anywhere between its number and its exec.
       for wait? <- [true, false] do
         start =
           Task.async(fn ->
-            # A start that fails is an exit of somebody linked.
+            # A start that fails is an exit signal of a linked process.
             Process.flag(:trap_exit, true)
             Worker.start_link(options)
           end)
@@ -159,7 +161,8 @@ defmodule Leash.StopAllTest do
   end
 
   describe "what cannot start before the deadline:" do
-    # Starts whose shims are not there yet: what starts them is stopped. Beside them a worker of another group.
+    # Their shims are not there yet, because the process that starts them is stopped. A worker of
+    # another group runs beside them.
     setup do: {:ok, vm: start_vm([{"other", command(:plain, new_carrier())}])}
 
     for {kind, start} <- [
@@ -177,7 +180,7 @@ defmodule Leash.StopAllTest do
         assert {took, {:ok, [%{result: {:ok, :gone}}]}, []} = VM.eval(vm, start)
         assert took < 5_000
         thaw(freezer)
-        # The warden takes its requests one by one: what it was asked before is through now.
+        # The warden takes its requests one by one, so the earlier request is through now.
         assert VM.eval(vm, ~s|Leash.cmd("true", [])|) == {"", 0}
         assert_eventually(fn -> VM.eval(vm, "length(Leash.list(vitals: false))") == 1 end)
         refute File.exists?(trace)
@@ -202,7 +205,7 @@ defmodule Leash.StopAllTest do
       assert Observer.alive?(vm.workers["other"].os)
     end
 
-    # Code that has a start under way, stops its group, and says what came of it.
+    # Returns code that has a start under way, stops its group, and prints the result.
     defp stopped_at_start(call, program) do
       """
       {command, args} = #{inspect({program[:command], program[:args]}, limit: :infinity)}
@@ -348,7 +351,7 @@ defmodule Leash.StopAllTest do
     end
   end
 
-  describe "who calls it:" do
+  describe "callers:" do
     test "two at once and one after them: one ending, the same answers", %{group: group} do
       tree = in_group(group, [:ends_on_term, 400, 4], stop: [sigterm: 5_000])
       tasks = for _ <- 1..3, do: Task.async(fn -> Leash.stop_all(group) end)
@@ -362,16 +365,16 @@ defmodule Leash.StopAllTest do
       assert Leash.stop_all(group) == {:ok, []}
     end
 
-    test "the owner, who is not taken along", %{group: group} do
+    test "the owner, which is not taken along", %{group: group} do
       tree = in_group(group, :plain)
-      # Linked to the test, which calls.
+      # It is linked to the test, which calls.
       {:links, links} = Process.info(self(), :links)
       assert tree.worker in links
       assert {:ok, [_one]} = Leash.stop_all(group)
       worker = tree.worker
       assert_receive {:EXIT, ^worker, :normal}
       {:messages, messages} = Process.info(self(), :messages)
-      # Those of the ports by which the test looks.
+      # These are messages of the ports by which the test looks.
       assert Enum.reject(messages, &match?({:EXIT, port, :normal} when is_port(port), &1)) == []
     end
 
@@ -389,7 +392,7 @@ defmodule Leash.StopAllTest do
       assert_gone(carrier)
     end
 
-    test "somebody who is killed meanwhile: it goes on to the end", %{group: group} do
+    test "a caller that is killed meanwhile: it goes on to the end", %{group: group} do
       tree = in_group(group, :ignores_term, stop: [sigterm: :infinity])
       caller = spawn(fn -> Leash.stop_all(group, deadline: 400) end)
       assert_eventually(fn -> Worker.info(tree.worker).state == :ending end)

@@ -16,7 +16,7 @@ defmodule Leash.StopCommandTest do
   defp touch(dir, name \\ "ran"), do: ["touch", path(dir, name)]
   defp sh(line), do: ["sh", "-c", line]
 
-  # Those that have this very line as an argument: the command, and nobody else.
+  # Returns the processes that have this very line as an argument: the command, and no other.
   defp running(line), do: Observer.with_argument(line)
 
   describe "a Worker" do
@@ -108,7 +108,8 @@ defmodule Leash.StopCommandTest do
     test "whose Worker is killed may have begun its command, and ends it", %{dir: dir} do
       Process.flag(:trap_exit, true)
 
-      # The leash hangs up at that moment, which is the ladder's beginning; a moment later QUIT is its end.
+      # At that moment the leash hangs up, which begins the ladder. A moment later QUIT ends the
+      # ladder.
       for _ <- 1..5 do
         line = "sleep 3; touch #{path(dir, "ran")}"
         tree = start_tree(:ignores_term, stop: [{:cmd, sh(line), 20_000}])
@@ -236,7 +237,8 @@ defmodule Leash.StopCommandTest do
       port = Leash.open_port(program[:command], program[:args], options)
       assert_receive {^port, {:data, "ready" <> _}}, 10_000
       {:os_pid, shim} = Port.info(port, :os_pid)
-      # As it was found at the start, whatever becomes of PATH and directory.
+      # The command was found at the start, and a later change of PATH or directory does not
+      # matter.
       ["--step=3", program | _] = Enum.drop_while(Observer.argv(shim), &(&1 != "--step=3"))
       assert program == System.find_executable("sh")
       assert Carrier.members(carrier) != []

@@ -14,7 +14,7 @@ defmodule Leash.StopStdinTest do
     do: {:sh, "trap '' TERM; echo ready $$; cat; sleep 0.5; echo data > #{path}; exit 7"}
 
   describe "a Worker" do
-    test "lets its program save when its stdin ends, and says so", %{saved: saved, decoy: decoy} do
+    test "lets its program save at EOF of stdin, and says so", %{saved: saved, decoy: decoy} do
       tree = start_tree(saves(saved), stop: @stop, stdin: :pipe)
       assert_alive(tree)
       assert {:ok, %Exit{status: 7, cause: :stop} = exit} = Worker.stop(tree.worker)

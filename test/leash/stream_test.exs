@@ -217,7 +217,7 @@ defmodule Leash.Command.StreamTest do
   test "an input that waits for the output" do
     consumer = self()
 
-    # What is asked next depends on what was answered.
+    # The next request depends on the last answer.
     input =
       Stream.resource(
         fn -> {:ask, 1} end,
@@ -262,7 +262,7 @@ defmodule Leash.Command.StreamTest do
   end
 
   @tag timeout: 120_000
-  test "a consumer that takes its time holds the program back, and 1 GB passes through flat memory" do
+  test "a slow consumer holds the program back, and 1 GB passes through flat memory" do
     vm = start_vm([])
     {pid, _ticks} = vm.identity
 
@@ -298,7 +298,7 @@ defmodule Leash.Command.StreamTest do
     :ok
     """)
 
-    # One part was read. Now the writer sleeps, and stays where it is.
+    # The test has read one part. Now the writer sleeps, and does not move.
     VM.eval(vm, "receive do :paused -> :ok end")
     [%{os_pid: os}] = VM.eval(vm, "Leash.list()")
     assert_eventually(fn -> Observer.state(os) == "S" and written(os) >= 65_536 end)

@@ -1,12 +1,12 @@
 defmodule Leash.SweepTest do
-  # Serial: sweeps look at everything that runs.
+  # Serial: sweeps look at every process.
   use Leash.Test.Case, async: false
 
   @moduletag timeout: 60_000
 
   setup do: {:ok, dir: tmp_dir!()}
 
-  # A crashed run: VM, warden and shim killed, with a daemon of the worker left over.
+  # A crashed run: VM, warden and shim are killed, and a daemon of the worker is left.
   defp crashed(dir, options \\ []) do
     daemon = ~s|setsid sh -c 'echo ready $$; exec sleep 60' & wait|
     workers = [{"w", [command: "sh", args: ["-c", daemon]]}]
@@ -51,7 +51,7 @@ defmodule Leash.SweepTest do
     {pid, _ticks} = orphan
     assert named =~ ~r/^#{pid} \(.*sleep.*\) by mark\+env/
 
-    # And what it said can be asked for as long as the application runs.
+    # The report of the sweep can be read as long as the application runs.
     report = VM.eval(vm, "Leash.Sweep.last()")
     assert [%{pid: ^pid, action: :ended}] = for(m <- report.matches, m.run_id == id, do: m)
     assert VM.eval(vm, ":leash.last_sweep()") == report
@@ -132,7 +132,7 @@ defmodule Leash.SweepTest do
     said = Path.join(System.tmp_dir!(), "leash-said-#{System.unique_integer([:positive])}")
     on_exit(fn -> File.rm(said) end)
 
-    # stderr: the shell reports its killed child there, and after the VM's end that is a broken pipe.
+    # The shell reports its killed child on stderr, which is a broken pipe after the VM's end.
     script =
       "trap 'sleep 1; echo bye > #{said}; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
 

@@ -1,5 +1,5 @@
 defmodule Leash.TelemetryTest do
-  # With a stand-in that has the one function of `:telemetry` that is called.
+  # Uses a stand-in with the one function of `:telemetry` that Leash calls.
   use Leash.Test.Case, async: false
 
   alias Leash.Telemetry
@@ -27,7 +27,7 @@ defmodule Leash.TelemetryTest do
     end)
   end
 
-  # The events of workers with this label, in their order, until one of this name.
+  # Returns the events of workers with this label, in their order, until one of this name.
   defp until(name, label, seen \\ []) do
     receive do
       {:event, event, measurements, %{label: ^label} = metadata} ->
@@ -126,7 +126,7 @@ defmodule Leash.TelemetryTest do
     assert {_, _, %{exit: %Exit{}}} = "yes" |> then(&until(:stop, &1)) |> List.last()
   end
 
-  test "ports, whose end nobody can tell from a kill" do
+  test "ports, whose end looks the same as a kill" do
     port = Leash.open_port("sleep", ["60"], [])
     Port.close(port)
 

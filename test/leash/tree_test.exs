@@ -7,7 +7,7 @@ defmodule Leash.TreeTest do
     nothing_is_listed_after()
   end
 
-  # Who has just woken up sleeps as well.
+  # A process that has just woken up counts as asleep.
   defp lines(which) do
     text = Regex.replace(~r/(─ \d+) [RD] /, Leash.tree(which), "\\1 S ")
     String.split(text, "\n", trim: true)
@@ -38,7 +38,7 @@ defmodule Leash.TreeTest do
     other = start_tree({:sh, "echo ready $$; exec sleep 62"}, group: {:tenant, 7})
     {other_os, _} = other.os
     assert_eventually(fn -> command(other_os) == "sleep 62" end)
-    # Asleep, all of them: what they do is in the picture.
+    # All of them sleep: the picture shows their states.
     assert_eventually(fn ->
       Enum.all?(
         Carrier.members(tree.carrier) ++ [other.os],
@@ -71,7 +71,7 @@ defmodule Leash.TreeTest do
              "   └─ #{other_os} S sleep 62"
            ]
 
-    # Everybody whom the kernel knows, each once.
+    # Shows each process that the kernel knows, once.
     for {pid, _} <- Carrier.members(tree.carrier) ++ Carrier.members(other.carrier),
         do: assert(length(Enum.filter(plain, &(&1 =~ "─ #{pid} "))) == 1)
 
@@ -130,7 +130,7 @@ defmodule Leash.TreeTest do
     for {pid, _} <- Carrier.members(tree.carrier),
         do: assert(Enum.any?(lines, &(&1 =~ "─ #{pid} S ")))
 
-    # Past some depth it goes on below itself.
+    # Past some depth the chain goes on below itself.
     indents = for line <- lines, do: line |> String.split("─ ") |> hd() |> String.length()
     assert Enum.max(indents) in 90..110
     Worker.stop(tree.worker)

@@ -1,6 +1,6 @@
 defmodule Leash.WardenTest do
-  # The run's warden from outside. What it does when VM and shims are killed is the fault matrix's, and its own rules
-  # are in native/shim/tests/shim/warden.rs.
+  # The run's warden from outside. The fault matrix tests it after VM and shims are killed. Its
+  # own rules are in native/shim/tests/shim/warden.rs.
   use Leash.Test.Case, async: false
 
   import ExUnit.CaptureLog
@@ -85,7 +85,7 @@ defmodule Leash.WardenTest do
     [first] = VM.wardens(vm)
     true = VM.eval(vm, "Process.exit(Process.whereis(Leash.Warden), :kill)")
     second = await_other_than(vm, [first])
-    # Its shim is its own to the last.
+    # The first warden stays with its shim to the last.
     assert Observer.alive?(first)
 
     shim =
@@ -107,7 +107,7 @@ defmodule Leash.WardenTest do
     vm = vm(dir, workers())
     [warden] = VM.wardens(vm)
 
-    # That of the guest's own stdin and stdout is left.
+    # The port of the guest's own stdin and stdout is left.
     closed = """
     for port <- Port.list(), {:os_pid, pid} <- [Port.info(port, :os_pid)], is_integer(pid), do: Port.close(port)
     {Leash.cmd("echo", ["on"]), Leash.capabilities().warden}
@@ -151,7 +151,7 @@ defmodule Leash.WardenTest do
     log = Path.join(dir, "log")
     Observer.signal(warden, "STOP")
 
-    # More than the socket holds.
+    # More requests than the socket holds.
     code = """
     1..600
     |> Task.async_stream(fn n -> Leash.cmd("sh", ["-c", "echo \#{n} >> #{log}"]) end, max_concurrency: 600, timeout: 60_000)

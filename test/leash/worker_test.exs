@@ -5,7 +5,7 @@ defmodule Leash.WorkerTest do
 
   alias Leash.{Exit, Worker}
 
-  # The operating system's own view: the state letter of a process, nil when there is none.
+  # The operating system's own view: the state letter of a process, or nil without the process.
   defp os_state(pid) do
     case File.read("/proc/#{pid}/stat") do
       {:ok, stat} -> stat |> String.split(") ") |> List.last() |> String.first()
@@ -15,7 +15,8 @@ defmodule Leash.WorkerTest do
 
   defp alive?(pid), do: os_state(pid) not in [nil, "Z", "X"]
 
-  # Linked to the test, so that the exit of a program that ends at once is not missed.
+  # It is linked to the test, so that the test does not miss the exit of a program that ends at
+  # once.
   defp start!(options) do
     Process.flag(:trap_exit, true)
     {:ok, worker} = Worker.start_link(Keyword.put_new(options, :on_output, self()))
@@ -36,7 +37,7 @@ defmodule Leash.WorkerTest do
     if String.ends_with?(line, "\n"), do: String.trim(line), else: line(worker, line)
   end
 
-  test "a worker runs, says who it is, and is gone when stop returns" do
+  test "a worker runs, tells its pids, and is gone when stop returns" do
     worker = start!(command: "sleep", args: ["60"])
     info = Worker.info(worker)
 
@@ -225,7 +226,7 @@ defmodule Leash.WorkerTest do
 
   test "writing to a program that does not read ends in a timeout and delays nothing" do
     worker = start!(command: "sleep", args: ["60"], stdin: :pipe)
-    # A deadline that has passed is the caller's mistake, and nothing is lost by it.
+    # A deadline that has passed is the caller's mistake, and no data are lost by it.
     assert_raise FunctionClauseError, fn -> Worker.write(worker, "x", -1) end
     assert {:error, :timeout} = Worker.write(worker, String.duplicate("x", 300_000), 50)
 
@@ -271,7 +272,7 @@ defmodule Leash.WorkerTest do
       :gen_tcp.close(socket)
     end
 
-    test "a port that somebody else holds is an error before anything starts" do
+    test "a port that another process holds is an error before anything starts" do
       {:ok, listener} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
       {:ok, port} = :inet.port(listener)
       Process.flag(:trap_exit, true)
@@ -370,7 +371,7 @@ defmodule Leash.WorkerTest do
   test "no descriptor beyond the three reaches the program" do
     worker = start!(shell: "ls /proc/self/fd", stdin: :pipe)
     assert_receive {:EXIT, ^worker, :normal}, 5_000
-    # The fourth is what ls itself opened.
+    # The fourth descriptor is the one that ls itself opened.
     assert worker |> output() |> String.split() |> Enum.sort() == ~w(0 1 2 3)
   end
 
@@ -400,7 +401,7 @@ defmodule Leash.WorkerTest do
   describe "a name" do
     test "is its successor's once nothing of the tree is left, also when its Worker was killed" do
       Process.flag(:trap_exit, true)
-      # Enough that it takes longer to end them than to start one.
+      # So many programs that it takes longer to end them than to start one.
       shell = "for n in $(seq 300); do sleep 60 & done; echo ready; wait"
       options = [shell: shell, name: __MODULE__.Heir, ready: ~r/ready/, stop: []]
       {:ok, first} = Worker.start_link(options)

@@ -1,7 +1,7 @@
 defmodule Leash.WorkingDirectoryTest do
   use Leash.Test.Case, async: false
 
-  test "every start of a VM whose working directory was deleted says so, and goes on in another one" do
+  test "every start of a VM in a deleted directory says so, and goes on in another" do
     vm = start_vm([])
     dir = tmp_dir!()
 

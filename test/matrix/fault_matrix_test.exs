@@ -1,4 +1,4 @@
-# {how it ends} × {shape of the tree}: no survivor in any cell, and every decoy alive.
+# {how it ends} × {shape of the tree}. No cell has a survivor, and every decoy is alive.
 
 require Leash.Test.Matrix
 
@@ -12,7 +12,7 @@ for {name, path, mode, act} <- Leash.Test.Matrix.paths() do
 end
 
 defmodule Leash.FaultMatrix.WithoutLeashTest do
-  # What the matrix says of ports without the library: that its cells can fail.
+  # The column for ports without the library shows that the cells can fail.
   use ExUnit.Case, async: false
 
   alias Leash.Test.Matrix

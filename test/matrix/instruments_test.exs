@@ -1,5 +1,5 @@
 defmodule Leash.FaultMatrix.InstrumentsTest do
-  @moduledoc "What the other tests see by can tell: each instrument is shown what it has to notice."
+  @moduledoc "The instruments of the other tests work: each is shown what it has to notice."
 
   use Leash.Test.Case, async: true
 
@@ -61,7 +61,7 @@ defmodule Leash.FaultMatrix.InstrumentsTest do
       line = "exec " <> Python.quote_all(Python.argv("odd.py", ["hops", "10", "#{pause_ms}"]))
       {_port, _leader, _words} = Script.start(line, carrier)
       missing = fn -> Carrier.members(carrier) == [] end
-      # On a machine under load one look may take seconds; it hops for longer.
+      # On a machine under load one look may take seconds. The process hops for longer than that.
       assert Observer.eventually(1_000, missing) == nil
       assert Observer.eventually(25_000, missing)
       Carrier.clear(carrier)

@@ -1,7 +1,9 @@
 defmodule Leash.Narrow.CoverageTest do
   use ExUnit.Case, async: true
 
-  @moduledoc "The table of narrow places names only tests that exist, and every test of this directory."
+  @moduledoc """
+  The table of narrow places names only tests that exist, and every test of this directory.
+  """
 
   @root Path.expand("../..", __DIR__)
 

@@ -1,5 +1,5 @@
 defmodule Leash.Narrow.LimitsTest do
-  @moduledoc "Where marks cannot be set: trees end as ever, and what a crash leaves is found by its environment."
+  @moduledoc "Without marks, trees end as ever, and the environment finds what a crash leaves."
 
   use Leash.Test.Case, async: false
 
@@ -63,7 +63,7 @@ defmodule Leash.Narrow.LimitsTest do
     shim = vm.workers["one"].shim
     leader = vm.workers["one"].os
 
-    # Nothing of the VM's is open in them.
+    # Nothing of the VM is open in them.
     for {pid, _ticks} <- [shim, leader], fd <- File.ls!("/proc/#{pid}/fd") do
       assert {:ok, target} = File.read_link("/proc/#{pid}/fd/#{fd}")
       refute target =~ ~r/\.beam|\.app|eventpoll|timerfd/
@@ -102,7 +102,7 @@ defmodule Leash.Narrow.LimitsTest do
       vm = start_vm([], options)
       [{warden, _ticks}] = VM.wardens(vm)
 
-      # By its own user: of another's it takes a capability.
+      # The limit applies to its own user. A limit on another user takes a capability.
       user = ~w(--reuid=#{Narrow.nobody()} --regid=#{Narrow.nobody()} --clear-groups prlimit)
 
       limit = fn most ->

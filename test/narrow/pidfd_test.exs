@@ -1,6 +1,7 @@
 defmodule Leash.Narrow.PidfdTest do
   @moduledoc """
-  A kernel before 5.3, or a filter of system calls: nobody can be held by a descriptor, so nobody is signalled but by his own shim.
+  A kernel before 5.3, or a filter of system calls. No process can be held by a descriptor, so
+  only its own shim signals a process.
   """
 
   use Leash.Test.Case, async: false
@@ -8,10 +9,11 @@ defmodule Leash.Narrow.PidfdTest do
   alias Leash.Test.Narrow
 
   @moduletag needs: :seccomp
-  # What was lost before took 11 s; a machine under load takes its time for the rest.
+  # The slow path takes 11 s. A machine under load needs some time for the rest.
   @soon 6_000
 
-  # A call that is not there and one that is forbidden come to the same, so that each says it of one half.
+  # A missing call and a forbidden one have the same effect, so each title tests one half of the
+  # ends.
   for {title, calls, ends} <- [
         {"pidfd_open is not there", [pidfd_open: :enosys], ["owner_raises", "app_stop"]},
         {"pidfd_open is forbidden", [pidfd_open: :eperm], ["worker_killed", "owner_exits"]},
@@ -80,7 +82,7 @@ defmodule Leash.Narrow.PidfdTest do
         """
 
         assert {{:error, :no_pidfd}, {:error, _}, {:error, _}, true} = VM.eval(vm, code)
-        # It is its port's, and nobody else's.
+        # The process belongs to its port, and to nothing else.
         sleepers = fn -> Enum.filter(Carrier.members(vm.carrier), &sleeper?/1) end
         assert_eventually(fn -> match?([_sleep], sleepers.()) end)
       end
@@ -98,7 +100,7 @@ defmodule Leash.Narrow.PidfdTest do
     kill_all(dead)
     assert Carrier.members(carrier) != []
 
-    # The sweep at its start did not wait for what cannot be had.
+    # The sweep at its start did not wait for processes that it cannot end.
     vm = start_vm([], run_dir: dir, prefix: narrow)
     {:ok, report} = VM.eval(vm, "Leash.sweep()")
     assert %{verdict: :dead} = run_of(report, dead.run_id)
@@ -121,7 +123,7 @@ defmodule Leash.Narrow.PidfdTest do
     dead = start_vm([], run_dir: dir, prefix: narrow)
     kill_all(dead)
     living = start_vm([], run_dir: dir, prefix: narrow)
-    # It sweeps at its start.
+    # The VM sweeps at its start.
     vm = start_vm([], run_dir: dir, prefix: narrow)
     {:ok, report} = VM.eval(vm, "Leash.sweep()")
     assert %{verdict: :live} = run_of(report, living.run_id)

@@ -1,5 +1,7 @@
 defmodule Leash.Narrow.PlacesTest do
-  @moduledoc "Directories that cannot be written or executed in, users with fewer rights, and a root with nothing in it."
+  @moduledoc """
+  Directories without write or execute permission, users with fewer rights, and an empty root.
+  """
 
   use Leash.Test.Case, async: false
 
@@ -27,7 +29,7 @@ defmodule Leash.Narrow.PlacesTest do
         assert Narrow.logged(vm, Narrow.restart()) =~ "without a record"
         VM.stop(vm)
 
-        # And where the VM is killed.
+        # The same if the VM is killed.
         carrier = new_carrier()
         vm = start_vm([{"one", command(:setsid_child, carrier)}], run_dir: dir, prefix: prefix)
         VM.signal(vm, "KILL")
@@ -61,7 +63,7 @@ defmodule Leash.Narrow.PlacesTest do
     test "on the place of the shim: each start says so, and nothing stays" do
       carrier = new_carrier()
       priv = Application.app_dir(:leash, "priv")
-      # The library was copied: only the shim is to be without its right.
+      # The library was copied, so that only the shim lacks the right.
       lib = tmp_dir!()
       File.chmod!(lib, 0o755)
       File.cp!(Path.join(priv, "leash_nif.so"), Path.join(lib, "leash_nif.so"))
@@ -148,7 +150,7 @@ defmodule Leash.Narrow.PlacesTest do
   describe "an ordinary user" do
     @describetag needs: :setpriv
 
-    test "ends his own, and neither sees root's record nor touches root's worker" do
+    test "ends its own, and neither sees root's record nor touches root's worker" do
       rooted = new_carrier()
       root_vm = start_vm([{"one", command(:setsid_child, rooted)}])
       Observer.signal(root_vm.workers["one"].shim, "STOP")
@@ -165,7 +167,7 @@ defmodule Leash.Narrow.PlacesTest do
       root_worker = root_vm.workers["one"].os
       code = "Leash.OSProcess.kill(#{elem(root_worker, 0)})"
       assert {:error, _refused} = VM.eval(vm, code)
-      # Root's directory is refused to him.
+      # The user may not enter root's directory.
       assert Observer.alive?(root_worker)
       Observer.signal(root_vm.workers["one"].shim, "CONT")
     end
@@ -181,7 +183,7 @@ defmodule Leash.Narrow.PlacesTest do
       arguments = ~w(/shim --run-id=narrow1 -- /shim --version)
       {text, status} = System.cmd("chroot", [dir | arguments], stderr_to_stdout: true)
       assert {text =~ ~r/\Aleash-shim /, status} == {true, 0}
-      # An exec that fails is told there, too.
+      # A failed exec is reported there, too.
       {text, status} =
         System.cmd("chroot", [dir | ~w(/shim --run-id=narrow1 -- /none)], stderr_to_stdout: true)
 

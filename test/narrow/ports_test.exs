@@ -1,7 +1,7 @@
 defmodule Leash.Narrow.PortsTest do
   @moduledoc """
-  Where a worker's port is one of few that the kernel takes for connections: no probe takes itself
-  for the worker.
+  A worker's port is one of few that the kernel takes for connections. No probe takes itself for
+  the worker.
   """
 
   use Leash.Test.Case, async: false
@@ -10,11 +10,11 @@ defmodule Leash.Narrow.PortsTest do
 
   @moduletag needs: :network
 
-  # The kernel takes the even ones first.
+  # The kernel takes even ports first.
   @port 40_010
 
   setup do
-    # A probe meets the port as its own source within a few questions.
+    # Within a few questions a probe meets the port as its own source.
     range = "echo 40000 40031 >/proc/sys/net/ipv4/ip_local_port_range"
     %{vm: start_vm([], prefix: Narrow.network([range]))}
   end

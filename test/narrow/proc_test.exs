@@ -1,11 +1,14 @@
 defmodule Leash.Narrow.ProcTest do
-  @moduledoc "A /proc that shows less, or none: what is lost is said, nothing is guessed, and every end ends."
+  @moduledoc """
+  A /proc that shows less, or none: losses are reported, nothing is guessed, and every end works.
+  """
 
   use Leash.Test.Case, async: false
 
   alias Leash.Test.Narrow
 
-  # As an ordinary user, who cannot enter the control group himself: the VM is in one already.
+  # Runs as an ordinary user, which cannot enter the control group itself. The VM is in one
+  # already.
   @command [
     command: "sh",
     args: ["-c", "setsid sleep 65 & echo ready; wait"],
@@ -26,7 +29,7 @@ defmodule Leash.Narrow.ProcTest do
         assert File.ls!(dir) == []
       end
 
-      test "what VM and shim left is swept, nobody else is, and the record goes", %{level: level} do
+      test "what VM and shim left is swept, nothing else, and the record goes", %{level: level} do
         decoys = Decoys.all()
         {dead, dir} = start_hidden(level, [{"one", @command}])
         kill_all(dead)
@@ -76,7 +79,7 @@ defmodule Leash.Narrow.ProcTest do
   defp died(other), do: {other, nil}
 
   defp start_with_hidden(rights) do
-    # prctl(PR_SET_DUMPABLE, 0): its files in /proc are root's from then on.
+    # After prctl(PR_SET_DUMPABLE, 0), its files in /proc belong to root.
     number =
       if to_string(:erlang.system_info(:system_architecture)) =~ "aarch64", do: 167, else: 157
 
@@ -106,7 +109,7 @@ defmodule Leash.Narrow.ProcTest do
   describe "with subset=pid" do
     @describetag needs: :subset_pid
 
-    test "there is no record, no run is judged, others' records stay, and every stop is as ever" do
+    test "there is no record, no run is judged, others' records stay, and stops are as ever" do
       decoys = Decoys.all()
       dir = tmp_dir!()
       left = new_carrier()
@@ -181,7 +184,7 @@ defmodule Leash.Narrow.ProcTest do
         end
       end
 
-      test "what a killed shim leaves is ended by descent, and known to be gone", %{taken: line} do
+      test "a killed shim's rest is ended by descent, and known to be gone", %{taken: line} do
         decoys = Decoys.all()
         carrier = new_carrier()
 

@@ -1,18 +1,18 @@
 defmodule Leash.Situations.DevelopmentStackTest do
   @moduledoc """
-  A development stack: six named services that start one after the other, each when the one before is ready, with eighty
-  descendants of all kinds; and it stops completely in less than ten seconds.
+  A development stack of six named services with eighty descendants of all kinds. Each service
+  starts when the one before is ready. The whole stack stops in less than ten seconds.
   """
 
   use Leash.Test.Case, async: true
 
   @group {__MODULE__, :stack}
 
-  # Name, how many it starts, how many of those stay shells, and how.
+  # Name, number of processes, number of those that stay shells, and code.
   @services [
-    # A daemon with its children, in a session of its own and nobody's child.
+    # A daemon with its children, in a session of its own and without a parent in the tree.
     database: {15, 1, "setsid sh -c 'FOR 14; do sleep 300 & done; wait' >/dev/null 2>&1 &"},
-    # Ignores to be asked, and so do its children.
+    # Ignores the request to end, and so do its children.
     cache: {10, 0, "trap '' TERM; FOR 10; do sleep 300 & done"},
     # Children without environment, each in a session of its own.
     queue: {10, 0, "FOR 10; do setsid env -i sleep 300 & done"},
@@ -51,7 +51,7 @@ defmodule Leash.Situations.DevelopmentStackTest do
     )
   end
 
-  # Beside the service itself. A child of a shell that has not come to its exec yet may lose a signal.
+  # The processes beside the service itself. A child of a shell may lose a signal before its exec.
   defp descendants({name, _service}, carriers) do
     members = Carrier.members(carriers[name])
     shells = Enum.filter(members, fn {pid, _ticks} -> "-c" in Observer.argv(pid) end)

@@ -1,20 +1,20 @@
 defmodule Leash.Situations.ProcessServerTest do
   @moduledoc """
-  A server of processes, `run --on-exit WHAT -- COMMAND`: what becomes of the processes of its commands when a command is over, and when the
-  server ends.
+  A server of processes, `run --on-exit WHAT -- COMMAND`. The tests show what happens to the
+  processes of its commands when a command is over, and when the server ends.
   """
 
-  # Serial: the sweeps of its VMs look at everything that runs.
+  # Serial: the sweeps of its VMs look at every process.
   use Leash.Test.Case, async: false
 
   @moduletag timeout: 120_000
 
-  # A launcher, as `pg_ctl start` is one: it says who its daemon is, and exits.
+  # A launcher, like `pg_ctl start`: it prints the number of its daemon, and exits.
   @launcher "setsid sh -c 'echo $$; exec sleep 300 >/dev/null 2>&1 </dev/null' &"
 
   setup do: {:ok, dir: tmp_dir!(), decoy: start_decoy("beside a process server")}
 
-  # `run --on-exit WHAT -- LAUNCHER`; who the daemon is.
+  # Runs `run --on-exit WHAT -- LAUNCHER`; returns the pid of the daemon.
   defp run(server, on_exit) do
     code = "Leash.cmd(#{inspect(@launcher)}, [], shell: true, on_exit: #{inspect(on_exit)})"
     {pid, 0} = VM.eval(server, code)
@@ -23,7 +23,7 @@ defmodule Leash.Situations.ProcessServerTest do
 
   defp serve(label), do: [{label, [command: "sh", args: ["-c", service()], stop: [sigterm: 500]]}]
 
-  # What a command that does not exit by itself looks like.
+  # A command that does not exit by itself.
   defp service, do: "setsid sleep 300 & echo ready $$ $!; while :; do sleep 0.05; done"
 
   defp end_server(server, :stop_in_order), do: VM.command(server, "init_stop")
@@ -62,7 +62,7 @@ defmodule Leash.Situations.ProcessServerTest do
       on_exit(fn -> Observer.signal(daemon, "KILL") end)
       assert Observer.alive?(daemon)
       end_server(server, @how)
-      # Of the server nothing else is left but the shim of what was kept.
+      # Nothing else of the server is left but the shim of the kept daemon.
       shim = pid |> Observer.parent() |> Observer.identity()
       assert [_program, "--run-id=" <> _run | _options] = Observer.argv(elem(shim, 0))
       kept = Enum.sort([daemon, shim])
@@ -97,7 +97,7 @@ defmodule Leash.Situations.ProcessServerTest do
 
       web = server |> VM.eval(code) |> Observer.identity()
       assert_eventually(fn -> match?({:ok, "ready " <> _}, File.read(log)) end)
-      # The shell, the sleep that it left to itself, and their shim.
+      # The shell, the sleep that it started, and their shim.
       members = Carrier.members(server.carrier) -- [server.identity]
       assert web in members and length(members) >= 3
       end_server(server, @how)

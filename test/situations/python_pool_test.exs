@@ -1,10 +1,11 @@
 defmodule Leash.Situations.PythonPoolTest do
   @moduledoc """
-  A pool of Python programs whose VM is killed together with its shims, as by the OOM killer or a `docker kill` on a bad day: the next start
-  finds the orphans and ends them before its own pool starts, and the pool of a neighbour works on.
+  A pool of Python programs whose VM is killed together with its shims, as by the OOM killer or a
+  `docker kill`. The next start finds the orphans and ends them before its own pool starts. The
+  pool of a neighbour works on.
   """
 
-  # Serial: the sweeps of its VMs look at everything that runs.
+  # Serial: the sweeps of its VMs look at every process.
   use Leash.Test.Case, async: false
 
   @moduletag timeout: 120_000
@@ -17,7 +18,7 @@ defmodule Leash.Situations.PythonPoolTest do
 
   defp processes(vm), do: vm.trees |> Map.values() |> Enum.concat()
 
-  test "the orphans of a crashed run are swept by the next start, and nobody else" do
+  test "the next start sweeps the orphans of a crashed run, and nothing else" do
     dir = tmp_dir!()
     neighbour = start_vm(pool(["n"]), run_dir: dir)
     crashed = start_vm(pool(["a", "b", "c"]), run_dir: dir)
@@ -29,7 +30,7 @@ defmodule Leash.Situations.PythonPoolTest do
 
     kill_all(crashed)
     orphans = Enum.filter(processes(crashed), &Observer.alive?/1)
-    # The programs themselves go with their shims; whom they started does not.
+    # The programs themselves go with their shims. The processes that they started do not.
     assert length(orphans) == 12
 
     next = start_vm(pool(["a"]), run_dir: dir)

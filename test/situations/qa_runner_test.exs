@@ -1,17 +1,18 @@
 defmodule Leash.Situations.QaRunnerTest do
   @moduledoc """
-  A QA runner restarts a server that is a line of shell, in every way in which that happens on a bad day, fifteen times.
+  A QA runner restarts a server that is a line of shell fifteen times, in every way that happens
+  on a bad day.
 
-  Killing a line of shell leaves what the shell started: with a bare port there are as many servers afterwards as there were restarts, and
-  all of them write to the same log.
+  Killing a line of shell leaves the processes that the shell started. With a bare port there are
+  as many servers afterwards as there were restarts, and all of them write to the same log.
   """
 
-  # Serial: the sweeps of its VMs look at everything that runs.
+  # Serial: the sweeps of its VMs look at every process.
   use Leash.Test.Case, async: false
 
   @moduletag timeout: 120_000
 
-  # Who writes the log is neither the shell nor its child in the loop.
+  # The process that writes the log is neither the shell nor its child in the loop.
   defp line(log), do: "while :; do echo line of $$; sleep 0.02; done | tee -a #{log}"
 
   defp start_runner(context) do
@@ -28,7 +29,7 @@ defmodule Leash.Situations.QaRunnerTest do
 
   defp program(vm), do: VM.eval(vm, "Leash.Worker.os_pid(:server)")
 
-  # Three ways of a supervisor, and two after which there is another VM.
+  # A supervisor restarts in three ways. After two others there is another VM.
   defp restart(:by_the_supervisor, vm, _context) do
     code = """
     :ok = Supervisor.terminate_child(:runner, :server)
@@ -66,7 +67,7 @@ defmodule Leash.Situations.QaRunnerTest do
 
   defp await_another(vm, before) do
     code = "Process.whereis(:server) && Leash.Worker.os_pid(:server)"
-    # The process may go between the two.
+    # The process may go between the two calls.
     code = "try do #{code} catch :exit, _gone -> nil end"
     assert_eventually(fn -> VM.eval(vm, code) not in [nil, before] end)
     vm
@@ -74,7 +75,7 @@ defmodule Leash.Situations.QaRunnerTest do
 
   defp instances(log), do: Observer.with_argument(log)
 
-  # Those that have it open, which the kernel lets write.
+  # The processes that have the log open, and that the kernel therefore lets write.
   defp writers(log) do
     for {pid, _ticks} = process <- Observer.all(),
         {:ok, numbers} <- [File.ls("/proc/#{pid}/fd")],
@@ -101,7 +102,8 @@ defmodule Leash.Situations.QaRunnerTest do
           old = instances(log)
           vm = restart(way, vm, context)
 
-          # None starts before the one before is gone; but a process that was killed cannot hold up its supervisor until then.
+          # No server starts before the one before is gone. One exception: after the kill of its
+          # process, a supervisor does not wait for that.
           grace = if way == :process_killed, do: 1_000, else: 0
           gone = fn -> not Enum.any?(old, &Observer.alive?/1) end
           assert Observer.eventually(grace, gone), "alive after #{way}"
@@ -113,11 +115,11 @@ defmodule Leash.Situations.QaRunnerTest do
     assert [server] = instances(log)
     assert [^server] = writers(log)
 
-    # What comes from now on is written by that one alone.
+    # From now on only that process writes the log.
     size = File.stat!(log).size
     more = fn -> log |> File.read!() |> binary_slice(size, 1_000_000) |> String.split("\n") end
     assert_eventually(fn -> length(more.()) > 20 end)
-    # The first and the last may be cut, and the second may have been on its way.
+    # The first and the last line may be cut, and the second may have been on its way.
     assert more.() |> Enum.slice(2..18) |> Enum.uniq() == ["line of #{program(vm)}"]
 
     VM.stop(vm)

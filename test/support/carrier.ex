@@ -1,9 +1,11 @@
 defmodule Leash.Test.Carrier do
   @moduledoc """
-  Which processes belong to a tree, by what they inherit and the library does not use: a control group
-  where one can be made, and otherwise a pipe that every process of the tree keeps open.
+  Tells which processes belong to a tree, by a thing that they inherit and the library does not
+  use. This is a control group if one can be made, and otherwise a pipe that every process of the
+  tree keeps open.
 
-  A process that reads `enter/1` as shell code is in, and with it whatever it starts from then on.
+  A process that reads `enter/1` as shell code is in, and so is every process that it starts from
+  then on.
   """
 
   alias Leash.Test.{Name, Observer}
@@ -13,10 +15,10 @@ defmodule Leash.Test.Carrier do
 
   @type t :: %__MODULE__{kind: :cgroup | :pipe, path: String.t()}
 
-  # The pipe's number in the processes of the tree, one that nobody else picks by accident.
+  # The pipe's number in the processes of the tree. No program uses this number by accident.
   @fd 9
 
-  @doc "A new carrier; below `parent` where that is a control group."
+  @doc "Makes a new carrier, below `parent` if that is a control group."
   @spec new(t() | nil) :: t()
   def new(parent \\ nil) do
     name = name()
@@ -27,7 +29,7 @@ defmodule Leash.Test.Carrier do
     end
   end
 
-  @doc "A carrier that is a pipe wherever it is made."
+  @doc "Makes a carrier that is always a pipe."
   @spec pipe() :: t()
   def pipe, do: pipe(name())
 
@@ -36,13 +38,14 @@ defmodule Leash.Test.Carrier do
   defp roots(%__MODULE__{kind: :cgroup, path: path}), do: [path]
 
   defp roots(_no_cgroup) do
-    # LEASH_TEST_CARRIER=pipe tries what happens where no control group can be made.
+    # LEASH_TEST_CARRIER=pipe tests a machine on which no control group can be made.
     if System.get_env("LEASH_TEST_CARRIER") == "pipe", do: [], else: suite_root() ++ hierarchies()
   end
 
   defp suite_root, do: List.wrap(:persistent_term.get({__MODULE__, :root}, nil))
 
-  # Version 2 first; of version 1 those that put no limit on anybody just by being joined.
+  # Version 2 comes first. Of version 1, only hierarchies that put no limit on a process that
+  # joins.
   defp hierarchies do
     Enum.filter(
       ~w(/sys/fs/cgroup/unified /sys/fs/cgroup /sys/fs/cgroup/freezer /sys/fs/cgroup/pids),
@@ -68,7 +71,7 @@ defmodule Leash.Test.Carrier do
 
   def nest(_pipe), do: :ok
 
-  # Some hierarchies let a directory be made and nobody enter it.
+  # Some hierarchies allow a new directory but let no process enter it.
   defp cgroup(path) do
     with :ok <- File.mkdir(path) do
       {_output, status} =
@@ -91,20 +94,21 @@ defmodule Leash.Test.Carrier do
     %__MODULE__{kind: :pipe, path: path}
   end
 
-  @doc "Shell code that puts the shell in."
+  @doc "Returns shell code that puts the shell in."
   @spec enter(t()) :: String.t()
   def enter(%{kind: :cgroup, path: path}), do: "echo $$ > #{path}/cgroup.procs; "
-  # For reading and writing, so that opening it does not wait for the other end.
+  # Opens the pipe for reading and writing, so that the open does not wait for the other end.
   def enter(%{kind: :pipe, path: path}), do: "exec #{@fd}<>#{path}; "
 
-  # Looks in which everybody seen was gone at the second glance before that is somebody's mistake.
+  # So many looks may find only processes that were gone at the second glance. More of them are a
+  # mistake.
   @looks 1_000
 
   @doc """
-  Who is in and lives.
+  Returns the living processes in the carrier.
 
-  A chain of processes each of which starts the next and exits can be gone from every number that a look has
-  just read, so that nobody is in is believed only when the kernel says so.
+  In a chain, each process starts the next and exits. It can be gone from every number that a look
+  has just read. Therefore only the kernel's word counts that no process is in.
   """
   @spec members(t()) :: [Observer.identity()]
   def members(carrier), do: members(carrier, @looks)
@@ -123,11 +127,11 @@ defmodule Leash.Test.Carrier do
     end
   end
 
-  # The list of a control group is read in the order of joining, so that whoever starts the next is followed
-  # by it.
+  # A control group lists processes in the order in which they joined. A process that starts the
+  # next comes before it.
   defp empty?(%{kind: :cgroup} = carrier), do: numbers(carrier) == []
 
-  # ENXIO: nobody has it open (fifo(7)).
+  # ENXIO: no process has it open (fifo(7)).
   defp empty?(%{kind: :pipe, path: path}) do
     arguments = ["if=/dev/null", "of=#{path}", "oflag=nonblock", "conv=nocreat,notrunc"]
     {_output, status} = System.cmd("dd", arguments, stderr_to_stdout: true)
@@ -169,7 +173,10 @@ defmodule Leash.Test.Carrier do
     end
   end
 
-  @doc "Ends whoever is in, who can only be what the tests started, and removes the carrier."
+  @doc """
+  Ends the processes in the carrier, which only the tests can have started, and removes the
+  carrier.
+  """
   @spec clear(t()) :: :ok
   def clear(carrier) do
     Observer.eventually(5_000, fn ->

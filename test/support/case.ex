@@ -1,7 +1,7 @@
 defmodule Leash.Test.Case do
   @moduledoc """
-  Tests with a worker in this VM: started with a carrier of its own, counted from outside, and cleared away
-  whatever happened.
+  Tests with a worker in this VM. Each worker starts with a carrier of its own, is counted from
+  outside, and is cleared away in any case.
   """
 
   use ExUnit.CaseTemplate
@@ -19,7 +19,7 @@ defmodule Leash.Test.Case do
   end
 
   setup do
-    # Workers are linked to who starts them, and many tests end them the hard way.
+    # Workers are linked to the process that starts them, and many tests end them abnormally.
     Process.flag(:trap_exit, true)
     :ok
   end
@@ -36,8 +36,8 @@ defmodule Leash.Test.Case do
   @doc """
   Starts a worker and waits for its `ready` line.
 
-  What runs is a shape of `odd.py` or `shapes.py` with its arguments, or `{:sh, line}`, which has to print
-  `ready` with its pids.
+  The program is a shape of `odd.py` or `shapes.py` with its arguments, or `{:sh, line}`, which
+  has to print `ready` with its pids.
   """
   @spec start_tree(atom() | [term()] | {:sh, String.t()}, keyword()) :: tree()
   def start_tree(what, options \\ []) do
@@ -81,7 +81,9 @@ defmodule Leash.Test.Case do
     end
   end
 
-  @doc "The options that make a worker run a fixture, or a line of shell, inside a carrier."
+  @doc """
+  Returns the options that make a worker run a fixture, or a line of shell, inside a carrier.
+  """
   @spec command(atom() | [term()] | {:sh, String.t()}, Carrier.t()) :: keyword()
   def command({:sh, line}, carrier),
     do: [command: "sh", args: ["-c", Carrier.enter(carrier) <> line], stop: [sigterm: 300]]
@@ -96,7 +98,7 @@ defmodule Leash.Test.Case do
     if shape in matrix, do: "shapes.py", else: "odd.py"
   end
 
-  @doc "A carrier that is cleared after the test."
+  @doc "Makes a carrier that is cleared after the test."
   @spec new_carrier() :: Carrier.t()
   def new_carrier do
     carrier = Carrier.new()
@@ -104,7 +106,7 @@ defmodule Leash.Test.Case do
     carrier
   end
 
-  @doc "A VM that is ended after the test."
+  @doc "Starts a VM that is ended after the test."
   @spec start_vm([{String.t(), keyword()}], keyword()) :: VM.t()
   def start_vm(workers, options \\ []) do
     booting = VM.boot(options[:run_dir] || Leash.Test.Decoys.run_dir(), workers, options)
@@ -112,16 +114,19 @@ defmodule Leash.Test.Case do
     VM.await(booting)
   end
 
-  @doc "Kills a VM, its warden and its shims so that none can act on another's end; returns when all of it has happened."
+  @doc """
+  Kills a VM, its warden and its shims so that none can act on another's end. Returns when all are
+  gone.
+  """
   @spec kill_all(VM.t()) :: :ok
   def kill_all(vm) do
     everybody = VM.supervision(vm)
-    # The parent death signal takes the leaders a moment later.
+    # The parent death signal ends the leaders a moment later.
     leaders = for {_label, %{os: os}} <- vm.workers, do: os
     Observer.kill_together(everybody, leaders)
   end
 
-  @doc "A decoy that is ended after the test."
+  @doc "Starts a decoy that is ended after the test."
   @spec start_decoy(String.t(), keyword()) :: Decoy.t()
   def start_decoy(name, options \\ []) do
     decoy = Decoy.start(name, options)
@@ -129,13 +134,14 @@ defmodule Leash.Test.Case do
     decoy
   end
 
-  @doc "After the test nothing may be listed any more."
+  @doc "Checks that nothing is listed any more after the test."
   @spec nothing_is_listed_after() :: :ok
   def nothing_is_listed_after,
     do: on_exit(fn -> assert_eventually(fn -> Leash.list() == [] end) end)
 
   @doc """
-  Freezes a process, so that nothing can end it (`needs: :freezer`); it is thawed after the test.
+  Freezes a process, so that nothing can end it (`needs: :freezer`). The process is thawed after
+  the test.
   """
   @spec freeze(Observer.identity()) :: Path.t()
   def freeze({pid, _ticks}) do
@@ -154,11 +160,11 @@ defmodule Leash.Test.Case do
     path
   end
 
-  @doc "Ends that."
+  @doc "Thaws a frozen process."
   @spec thaw(Path.t()) :: :ok
   def thaw(path), do: File.write!(Path.join(path, "freezer.state"), "THAWED")
 
-  @doc "A directory that is removed after the test."
+  @doc "Makes a directory that is removed after the test."
   @spec tmp_dir!() :: String.t()
   def tmp_dir! do
     path = Path.join(System.tmp_dir!(), Name.unique("leash-test"))
@@ -169,7 +175,7 @@ defmodule Leash.Test.Case do
     path
   end
 
-  @doc "The tree is there, all of it."
+  @doc "Checks that the whole tree is there."
   @spec assert_alive(tree()) :: :ok
   def assert_alive(tree) do
     for identity <- [tree.os, tree.shim | tree.tree],
@@ -179,14 +185,17 @@ defmodule Leash.Test.Case do
     :ok
   end
 
-  @doc "Nothing of the tree is left within so many milliseconds; returns how many it took."
+  @doc """
+  Waits until nothing of the tree is left, for so many milliseconds at most; returns how many it
+  took.
+  """
   @spec assert_gone(tree() | Carrier.t(), non_neg_integer()) :: non_neg_integer()
   def assert_gone(tree, ms \\ 0)
 
   def assert_gone(%Carrier{} = carrier, ms),
     do: assert_none(fn -> Carrier.members(carrier) end, ms)
 
-  # By the carrier, and by identity: each of them could miss one that the other sees.
+  # Checks by the carrier and by identity: each of them could miss a process that the other sees.
   def assert_gone(tree, ms) do
     known = [tree.os, tree.shim | tree.tree]
 
@@ -202,7 +211,7 @@ defmodule Leash.Test.Case do
     took
   end
 
-  @doc "The condition holds within so many milliseconds."
+  @doc "Checks that the condition holds within so many milliseconds."
   @spec assert_eventually((() -> as_boolean(term())), non_neg_integer()) :: non_neg_integer()
   def assert_eventually(condition, ms \\ 5_000) do
     took = Observer.eventually(ms, condition)
@@ -210,18 +219,18 @@ defmodule Leash.Test.Case do
     took
   end
 
-  @doc "A decoy lives and no signal reached it."
+  @doc "Checks that a decoy lives and no signal reached it."
   @spec assert_unharmed(Decoy.t()) :: :ok
   def assert_unharmed(decoy) do
     assert Decoy.harm(decoy) == nil
     :ok
   end
 
-  @doc "What a report says of a process."
+  @doc "Returns what a report says of a process."
   @spec match_of(Leash.Sweep.t(), Observer.identity()) :: map() | nil
   def match_of(report, {pid, _ticks}), do: Enum.find(report.matches, &(&1.pid == pid))
 
-  @doc "What a report says of a run."
+  @doc "Returns what a report says of a run."
   @spec run_of(Leash.Sweep.t(), String.t()) :: map() | nil
   def run_of(report, run_id), do: Enum.find(report.runs, &(&1.run_id == run_id))
 end

@@ -1,7 +1,5 @@
 defmodule Leash.Test.Decoy do
-  @moduledoc """
-  One process that looks like ours and is not: it notes every signal that reaches it.
-  """
+  @moduledoc "A process that looks like ours and is not. It notes every signal that reaches it."
 
   alias Leash.Test.{Name, Observer, Python}
 
@@ -15,18 +13,19 @@ defmodule Leash.Test.Decoy do
           port: port() | nil
         }
 
-  # Longer than any suite on any machine; it ends earlier with the calling process, which owns its port.
+  # Longer than any suite on any machine. The decoy ends earlier with the calling process, which
+  # owns its port.
   @life "7200"
 
-  @doc "Seconds that one lives at most."
+  @doc "The seconds that a decoy lives at most."
   @spec life() :: String.t()
   def life, do: @life
 
   @doc """
-  Starts one and waits until it notes signals.
+  Starts a decoy and waits until it notes signals.
 
-  Options: `:env` (one `NAME=value`), `:argv` (words after `--`), `:forge` (those words are all that `/proc` shows of its
-  arguments), `:pid`, `:uid`, `:locks`.
+  Options: `:env` (one `NAME=value`), `:argv` (words after `--`), `:forge` (those words are all
+  that `/proc` shows of its arguments), `:pid`, `:uid`, `:locks`.
   """
   @spec start(String.t(), keyword()) :: t()
   def start(name, options \\ []) do
@@ -63,16 +62,16 @@ defmodule Leash.Test.Decoy do
     end
   end
 
-  @doc "A process that somebody else started as one."
+  @doc "Returns a decoy for a process that is already started as one."
   @spec adopt(String.t(), Observer.identity(), String.t() | nil) :: t()
   def adopt(name, identity, log \\ nil),
     do: %__MODULE__{name: name, identity: identity, log: log}
 
-  @doc "Where the signals of a decoy are to be noted: a name that nobody else has."
+  @doc "Returns a path for the signals of a decoy, which no other process has."
   @spec log_path() :: String.t()
   def log_path, do: Path.join(System.tmp_dir!(), Name.unique("leash-decoy"))
 
-  @doc "What was done to it: `nil` for nothing."
+  @doc "Returns the harm that was done to the decoy, or `nil`."
   @spec harm(t()) :: String.t() | nil
   def harm(decoy) do
     {pid, _ticks} = decoy.identity
@@ -95,7 +94,7 @@ defmodule Leash.Test.Decoy do
     end
   end
 
-  @doc "Ends it."
+  @doc "Ends a decoy."
   @spec stop(t()) :: :ok
   def stop(decoy) do
     if decoy.port && Port.info(decoy.port), do: Port.close(decoy.port)

@@ -1,8 +1,10 @@
 defmodule Leash.Test.Decoys do
   @moduledoc """
-  What must never be harmed: processes that look like ours, and live runs that look like dead ones.
+  Processes and runs that must never be harmed: processes that look like ours, and live runs that
+  look like dead ones.
 
-  Started once for all tests that ask, and ended after the suite. A process holds them, whose end ends them.
+  They start once for all tests that ask, and end after the suite. An Agent holds them, and they
+  end with it.
   """
 
   use Agent
@@ -13,23 +15,19 @@ defmodule Leash.Test.Decoys do
   @spec all() :: [Decoy.t()]
   def all, do: Agent.get(ensure_started(), & &1.decoys, 60_000)
 
-  @doc "Where their VMs keep their records; tests that want to be near them use it too."
+  @doc "Returns the directory of their VMs' records. Tests that want to be near them use it, too."
   @spec run_dir() :: String.t()
   def run_dir, do: Path.join(System.tmp_dir!(), Name.of_suite("leash-test-runs"))
 
-  @doc "What was done to them; empty is good."
+  @doc "Returns the harm that was done to them. An empty list is good."
   @spec harmed([Decoy.t()]) :: [String.t()]
   def harmed(decoys), do: for(decoy <- decoys, harm = Decoy.harm(decoy), do: harm)
 
-  @doc """
-  Takes the records away again: the library puts a lost one back within a minute.
-  """
+  @doc "Takes the records away again: the library puts a lost one back within a minute."
   @spec lose_records() :: :ok
   def lose_records, do: Agent.get(ensure_started(), &lose_records/1, 60_000)
 
-  @doc """
-  Those that look like workers of one certain run: started by the caller, and ended by `Decoy.stop/1`.
-  """
+  @doc "Starts the decoys that look like workers of one run. `Decoy.stop/1` ends them."
   @spec of_run(String.t()) :: [Decoy.t()]
   def of_run(run_id) do
     [
@@ -42,7 +40,7 @@ defmodule Leash.Test.Decoys do
     ]
   end
 
-  @doc "Wears the tag of the run, but names another owner, who lives."
+  @doc "Starts a decoy with the tag of the run that names another owner, which lives."
   @spec same_tag(String.t()) :: Decoy.t()
   def same_tag(run_id) do
     Decoy.start("a process with the run's env tag and a living owner",
@@ -96,7 +94,7 @@ defmodule Leash.Test.Decoys do
     state
   end
 
-  # Not in a chroot: a mount namespace of one's own needs a root that is a mount.
+  # Not in a chroot: a mount namespace of its own needs a root that is a mount.
   defp namespaces? do
     match?(
       {_, 0},
@@ -154,7 +152,7 @@ defmodule Leash.Test.Decoys do
 
   defp shim?({pid, _ticks}), do: pid |> Observer.argv() |> hd() |> Path.basename() == "leash-shim"
 
-  # Behind `unshare` it is the VM that counts, not unshare itself.
+  # Behind `unshare` the VM counts, not unshare itself.
   defp vm_identity(vm) do
     Enum.find(Carrier.members(vm.carrier), vm.identity, fn {pid, _ticks} ->
       pid |> Observer.argv() |> hd() |> Path.basename() == "beam.smp"
@@ -164,16 +162,16 @@ defmodule Leash.Test.Decoys do
   defp lose_records(%{named: %{deleted: deleted, replaced: replaced}}) do
     _ = File.rm(record(deleted))
     copy = record(replaced) <> ".copy"
-    # It may be on its way back at this very moment.
+    # The record may be on its way back at this very moment.
     with :ok <- File.cp(record(replaced), copy), do: File.rename!(copy, record(replaced))
     :ok
   end
 
-  @doc "The record of a VM in the common directory."
+  @doc "Returns the path of a VM's record in the common directory."
   @spec record(VM.t()) :: String.t()
   def record(vm), do: Path.join(run_dir(), "#{vm.run_id}.json")
 
-  @doc "Whether the tests have root's rights, without which some of these cannot be made."
+  @doc "Whether the tests have root's rights, which some of these decoys need."
   @spec root?() :: boolean()
   def root?, do: match?({"0\n", 0}, System.cmd("id", ["-u"]))
 end

@@ -1,8 +1,10 @@
 defmodule Leash.Test.FarEnds do
   @moduledoc """
-  Pipes of the VM whose other ends are a Python program's: it plays the warden, to which a request takes them.
+  Pipes of the VM whose other ends belong to a Python program. It plays the warden, to which a
+  request takes them.
 
-  The program's own code begins with `ends` of the first request (file descriptors) and `take()` for each further one.
+  The program's own code begins with `ends` of the first request (file descriptors), and calls
+  `take()` for each further one.
   """
 
   import ExUnit.Assertions
@@ -22,7 +24,10 @@ defmodule Leash.Test.FarEnds do
 
   @type ends :: %{stdin: Native.fd() | nil, stdout: Native.fd() | nil, stderr: Native.fd() | nil}
 
-  @doc "Runs the code, and returns its port and our ends for each of the requests, which name the streams that are pipes."
+  @doc """
+  Runs the code, and returns its port and the VM's ends for each of the requests. A request names
+  the streams that are pipes.
+  """
   @spec open(String.t(), [[:stdin | :stdout | :stderr]]) :: {port(), [ends()]}
   def open(code, requests) do
     python = System.find_executable("python3") || flunk("this test needs python3")

@@ -1,18 +1,21 @@
 defmodule Leash.Test.Guest do
   @moduledoc """
-  What runs inside a second VM: workers, and commands from its stdin, a line each.
+  Runs inside a second VM: workers, and commands from its stdin, a line each.
 
-  It answers in lines: `run ID`, `worker LABEL OS_PID SHIM_PID`, `tree LABEL PID…` (from the fixture's
-  `ready` line), `ready`, and `done …` for a command. `mode:` says how the programs are run: `:worker`, `:detach`, `:cmd`,
-  `:stream`, `:open_port`, `:attach` (a bare port's program, attached before it takes its shape), or `:bare` for ports without the
-  library, to see what the same faults leave then.
+  It answers in lines: `run ID`, `worker LABEL OS_PID SHIM_PID`, `tree LABEL PID…` (from the
+  fixture's `ready` line), `ready`, and `done …` for a command.
+
+  The option `mode:` says how the programs are run: `:worker`, `:detach`, `:cmd`, `:stream`,
+  `:open_port`, `:attach` or `:bare`. With `:attach`, a bare port's program is attached before it
+  takes its shape. With `:bare`, ports run without the library, to show what the same faults leave
+  then.
   """
 
-  # Longer than any suite on any machine: some guests are shared by all of its tests. It ends with its stdin; this is
-  # for when nobody is left to close that.
+  # Longer than any suite on any machine: all tests of a suite share some guests. A guest ends
+  # with its stdin, or after this time if no process is left to close its stdin.
   @life 7_200_000
 
-  @doc "The entry point; the specification is a term in the environment."
+  @doc "Starts the guest. The specification is a term in the environment."
   @spec main() :: no_return()
   def main do
     {:ok, _timer} = :timer.apply_after(@life, System, :halt, [3])
@@ -75,12 +78,13 @@ defmodule Leash.Test.Guest do
     port = Port.open({:spawn_executable, program}, [:binary, args: options[:args]])
     {:ok, attachment} = Leash.attach(port, stop: options[:stop])
     send(guest, {:started, self(), attachment})
-    # Its stdin is its port's, and is flooded at once where it is to be.
+    # Its stdin belongs to its port. If the shape needs it, it is flooded at once.
     Port.command(port, ["go\n" | flood(options)])
     own(guest, label)
   end
 
-  # The owner of these is whoever runs them, and is busy with it: it does as it is told when output comes.
+  # The owner is the process that runs the command, and is busy with it. It obeys when output
+  # comes.
   defp run(:cmd, guest, label, options) do
     send(guest, {:started, self(), nil})
     into = %Leash.Test.Sink{fun: &obey(guest, label, &1)}
@@ -102,7 +106,7 @@ defmodule Leash.Test.Guest do
     say("ended #{label} #{inspect(result)}")
   end
 
-  # The first line; who wrote it goes on writing to what has no name any more.
+  # Returns the first line. The writer goes on writing to a file without a name.
   defp await_file(file) do
     with {:ok, text} <- File.read(file), true <- text =~ "\n" do
       File.rm!(file)
@@ -166,7 +170,8 @@ defmodule Leash.Test.Guest do
     say("worker #{label} #{os} #{shim}")
   end
 
-  # Of a command the leader is one of those that its tree named, and no other command's is.
+  # The leader of a command is one of the processes that its tree named, and belongs to no other
+  # command.
   defp row(nil, pids), do: Enum.find(Leash.list(), &(&1.os_pid in pids))
 
   defp row(port, [leader | _]) when is_port(port) do
@@ -208,7 +213,7 @@ defmodule Leash.Test.Guest do
     text = :binary.copy("x", 300_000)
 
     case workers[label].worker do
-      # A command has got its input when it was started.
+      # A command gets its input when it starts.
       nil -> :ok
       port when is_port(port) -> spawn(fn -> Port.command(port, text) end)
       worker -> spawn(fn -> Leash.Worker.write(worker, text, :infinity) end)
@@ -248,7 +253,7 @@ defmodule Leash.Test.Guest do
   defp command(["abort"], _workers), do: :erlang.halt(:abort)
   defp command(["app_stop"], _workers), do: say("done #{inspect(Application.stop(:leash))}")
 
-  # Runs code of the test's own; what it returns is printed.
+  # Runs code of the test's own, and prints its value.
   defp command(["eval", code], _workers) do
     {result, _binding} = code |> Base.decode64!() |> Code.eval_string()
     say("done #{result |> :erlang.term_to_binary() |> Base.encode64()}")

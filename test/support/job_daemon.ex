@@ -1,6 +1,7 @@
 defmodule Leash.Test.JobDaemon do
   @moduledoc """
-  A stranger's service that runs jobs with the environment of its clients; see `test/fixtures/job_daemon.py`.
+  A separate service that runs jobs with the environment of its clients. See
+  `test/fixtures/job_daemon.py`.
   """
 
   alias Leash.Test.{Decoy, Name, Observer, Python}
@@ -10,7 +11,10 @@ defmodule Leash.Test.JobDaemon do
 
   @type t :: %__MODULE__{port: port(), socket: String.t(), python: String.t()}
 
-  @doc "Starts one with this Python, as another user behind `prefix`; it ends with the calling process."
+  @doc """
+  Starts a service with this Python, as another user behind `prefix`. It ends with the calling
+  process.
+  """
   @spec start(String.t(), String.t()) :: t()
   def start(python, prefix \\ "") do
     socket = Path.join(System.tmp_dir!(), Name.unique("leash-jobs"))
@@ -28,11 +32,12 @@ defmodule Leash.Test.JobDaemon do
   end
 
   @doc """
-  Starts atd(8), the real service behind at(1), unless one runs here. It ends with the calling process.
+  Starts atd(8), the real service behind at(1), unless one runs here. It ends with the calling
+  process.
   """
   @spec start_atd() :: :ok
   def start_atd do
-    # atd locks its pid file, so a second one leaves at once. Its own end takes a signal.
+    # atd locks its pid file, so a second one leaves at once. The first one ends on a signal.
     line = "atd -f & echo ready $!; read -r _end; kill $!"
     port = Port.open({:spawn_executable, "/bin/sh"}, [:binary, {:line, 200}, args: ["-c", line]])
 
@@ -43,7 +48,9 @@ defmodule Leash.Test.JobDaemon do
     end
   end
 
-  @doc "The command pm2 with a daemon whose files are in this directory, and the variables that lead to it."
+  @doc """
+  Returns pm2 with a daemon whose files are in this directory, and the variables that lead to it.
+  """
   @spec start_pm2(String.t()) :: {String.t(), [{String.t(), String.t()}]}
   def start_pm2(dir) do
     env = [{"PM2_HOME", dir}]
@@ -56,7 +63,10 @@ defmodule Leash.Test.JobDaemon do
     {pm2(), env}
   end
 
-  @doc "The path of pm2, installed beside the build when it is asked for first; `nil` where it cannot be had."
+  @doc """
+  Returns the path of pm2, or `nil` where it cannot be had. The first call installs it beside the
+  build.
+  """
   @spec pm2() :: String.t() | nil
   def pm2 do
     root = Path.join(Mix.Project.build_path(), "pm2")
@@ -71,20 +81,26 @@ defmodule Leash.Test.JobDaemon do
       match?({_output, 0}, System.cmd("npm", words, stderr_to_stdout: true))
   end
 
-  @doc "Names for the logs of two jobs: the first is the service's child, the second is double-forked."
+  @doc """
+  Returns names for the logs of two jobs: the first is the service's child, the second is
+  double-forked.
+  """
   @spec logs() :: [String.t()]
   def logs, do: [Decoy.log_path(), Decoy.log_path()]
 
-  @doc "The words of a program that hands over a job for each log, with its own environment, and waits."
+  @doc """
+  Returns a program's words. The program hands over a job for each log, with its own environment,
+  and waits.
+  """
   @spec client(t(), [String.t()]) :: [String.t()]
   def client(daemon, logs),
     do: Python.argv(daemon.python, "job_daemon.py", ["submit", daemon.socket | logs])
 
-  @doc "The jobs of these logs, once each of them notes signals."
+  @doc "Returns the jobs of these logs, once each of them notes signals."
   @spec jobs([String.t()]) :: [Decoy.t()]
   def jobs(logs), do: Enum.map(logs, &job/1)
 
-  @doc "The process that notes its signals in a log and its number beside it."
+  @doc "Returns the process that notes its signals in a log, with its number beside the log."
   @spec job(String.t()) :: Decoy.t()
   def job(log) do
     notes? = fn -> match?({:ok, _pid}, File.read(log <> ".pid")) and decoy?(pid(log)) end
@@ -94,7 +110,7 @@ defmodule Leash.Test.JobDaemon do
 
   defp pid(log), do: (log <> ".pid") |> File.read!() |> String.trim() |> String.to_integer()
 
-  # Signals are noted from the moment on in which the handlers are set (proc(5), SigCgt).
+  # It notes signals from the moment on in which the handlers are set (proc(5), SigCgt).
   defp decoy?(pid) do
     with {:ok, status} <- File.read("/proc/#{pid}/status"),
          [_line, caught] <- Regex.run(~r/^SigCgt:\s*([0-9a-f]+)/m, status),

@@ -1,18 +1,19 @@
 defmodule Leash.Test.Matrix do
   @moduledoc """
-  The fault matrix, a column at a time: a second VM with one worker of each shape, one way to end it, and
-  what is left of each tree, counted from outside by identity and by a carrier of its own.
+  The fault matrix, a column at a time: a second VM with one worker of each shape, and one way to
+  end it. It counts what is left of each tree from outside, by identity and by a carrier of its
+  own.
 
       use Leash.Test.Matrix, path: "the VM gets SIGKILL", mode: :worker, act: :vm_killed
   """
 
   alias Leash.Test.{Carrier, Decoy, Decoys, Observer, Python, VM}
 
-  # What a ladder gets before SIGKILL, and how long all of it may take beyond that.
+  # The time before SIGKILL in a ladder, and the time that the whole end may take beyond that.
   @grace 300
   @bound 3_000
 
-  @doc "The shapes: how a test calls them, and what runs."
+  @doc "Returns the shapes: the name that a test uses, and the program."
   @spec shapes() :: [{String.t(), atom()}]
   def shapes do
     [
@@ -30,7 +31,10 @@ defmodule Leash.Test.Matrix do
     ]
   end
 
-  @doc "The paths: how a test calls them, how the programs are run, and the function of this module that takes them."
+  @doc """
+  Returns the paths: the name that a test uses, the mode of the programs, and this module's
+  function for the path.
+  """
   @spec paths() :: [{module(), String.t(), atom(), atom()}]
   def paths do
     [
@@ -94,7 +98,7 @@ defmodule Leash.Test.Matrix do
 
   defmacro __using__(options) do
     quote bind_quoted: [path: options[:path], mode: options[:mode], act: options[:act]] do
-      # A VM with a dozen trees at a time is what two cores carry.
+      # Two cores carry one VM with a dozen trees at a time.
       use ExUnit.Case, async: false
 
       @moduletag :matrix
@@ -136,14 +140,14 @@ defmodule Leash.Test.Matrix do
 
       if act == :all_killed do
         test "#{path}: it was the sweep that ended them", context do
-          # PDEATHSIG takes the leaders, so what lived on were their descendants.
+          # PDEATHSIG ends the leaders, so their descendants lived on.
           assert context.orphans > 4
         end
       end
     end
   end
 
-  @doc "Runs one column; with `mode` `:bare` without the library, and so without decoys."
+  @doc "Runs one column. With `mode` `:bare` it runs without the library, and so without decoys."
   @spec run(atom(), atom(), keyword()) :: map()
   def run(mode, act, options \\ []) do
     decoys = if mode != :bare, do: Decoys.all(), else: []
@@ -169,17 +173,17 @@ defmodule Leash.Test.Matrix do
     end
   end
 
-  # One living witness is enough to keep a run (fixed by design), so a process that names a living owner
-  # would rightly make the sweep keep what it is to end here.
+  # One living witness is enough to keep a run (fixed by design). A process that names a living
+  # owner would rightly make the sweep keep the run that it has to end here.
   defp own_decoys(vm, :all_killed), do: Decoys.of_run(vm.run_id)
   defp own_decoys(vm, _act), do: [Decoys.same_tag(vm.run_id) | Decoys.of_run(vm.run_id)]
 
-  # System.halt/1 waits for what is in the queues of ports, those of open_port/3 as well as any other.
-  # The stdin of what outlives its VM is empty.
+  # System.halt/1 waits for the queues of all ports, those of open_port/3 included.
+  # A tree that outlives its VM has an empty stdin.
   defp flood?(:detach, _act), do: false
   defp flood?(mode, act), do: {mode, act} != {:open_port, :halted}
 
-  # Until the tree is what its name says: stopped, and its stdin full.
+  # Waits until each tree has its shape: one is stopped, and one has a full stdin.
   defp settle(vm, flood?) do
     if flood?, do: "flood" = VM.ask(vm, "flood never_reads")
 
@@ -199,7 +203,7 @@ defmodule Leash.Test.Matrix do
 
     [
       command: "sh",
-      # What was attached takes its shape afterwards.
+      # An attached program takes its shape afterwards.
       args: [
         "-c",
         Carrier.enter(carrier) <> if(mode == :attach, do: "read go; ", else: "") <> body
@@ -223,7 +227,7 @@ defmodule Leash.Test.Matrix do
         {key, %{before: before[key], left: Enum.map(left, &Observer.describe/1), took: took}}
       end)
 
-    # The warden goes last.
+    # The warden ends last.
     shims = if vm_ends?(act), do: Enum.uniq(shims ++ wardens ++ VM.wardens(vm)), else: shims
     gone = fn -> not Enum.any?(shims, &Observer.alive?/1) end
     Observer.eventually(max(began + bound - now(), 0), gone)
@@ -247,7 +251,7 @@ defmodule Leash.Test.Matrix do
         :all_killed
       ]
 
-  # By the carrier, and by identity: each of them could miss one that the other sees.
+  # By the carrier and by identity: each of them could miss a process that the other sees.
   defp left(carrier, known),
     do: Enum.uniq(Carrier.members(carrier) ++ Enum.filter(known, &Observer.alive?/1))
 
@@ -290,13 +294,14 @@ defmodule Leash.Test.Matrix do
   defp act(:shims_killed, vm, _carriers),
     do: timed(fn -> vm |> VM.shims() |> Observer.signal_all("KILL") end)
 
-  # Who collects is in its Collectable until then, and sees the shims' end when it comes back.
+  # The owner is in its Collectable until then, and sees the shims' end when it comes back.
   defp act(:shims_killed_going_on, vm, carriers) do
     VM.command(vm, "owner_goes_on")
     act(:shims_killed, vm, carriers)
   end
 
-  # The warden is left, and nobody starts anew. Stopped first, so that no shim can act on the VM's end.
+  # The warden is left, and nothing starts anew. All are stopped first, so that no shim can act on
+  # the VM's end.
   defp act(:vm_and_shims_killed, vm, _carriers) do
     everybody = [vm.identity | VM.shims(vm)]
     Observer.signal_all(everybody, "STOP")
@@ -306,7 +311,7 @@ defmodule Leash.Test.Matrix do
   defp act(:warden_killed_first, vm, carriers) do
     [first] = VM.wardens(vm)
     Observer.signal(first, "KILL")
-    # Its number alone would be known before it is at its post.
+    # The number of the new warden is known before the warden is at its post.
     at_post? = "Leash.capabilities().warden == :ok"
 
     another? = fn ->
@@ -317,8 +322,8 @@ defmodule Leash.Test.Matrix do
     act(:vm_and_shims_killed, vm, carriers)
   end
 
-  # Nobody is left to end anything: the next start has to. Processes that had nothing to do with the run
-  # have meanwhile got the numbers of its VM, of a shim and of a worker.
+  # Only the next start can end the trees. Meanwhile foreign processes have got the numbers of the
+  # run's VM, of a shim and of a worker.
   defp act(:all_killed, vm, carriers) do
     Observer.kill_together(VM.supervision(vm))
     reused = if Decoys.root?(), do: reuse(vm), else: []
@@ -373,7 +378,7 @@ defmodule Leash.Test.Matrix do
           {"a process with the pid of a dead shim", vm.workers["plain"].shim},
           {"a process with the pid of a dead worker", vm.workers["plain"].os}
         ],
-        # A program that was attached does not die with its shim.
+        # An attached program does not die with its shim.
         not Observer.alive?(identity),
         do: Decoy.start(title, pid: pid)
   end
@@ -389,7 +394,7 @@ defmodule Leash.Test.Matrix do
   defp note(column, cells),
     do: :persistent_term.put(@key, [{column, cells} | :persistent_term.get(@key, [])])
 
-  @doc "The usual times as a table, `nil` when no column ran."
+  @doc "Returns the usual times as a table, or `nil` if no column ran."
   @spec summary() :: String.t() | nil
   def summary do
     noted = Map.new(:persistent_term.get(@key, []))

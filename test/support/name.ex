@@ -1,21 +1,24 @@
 defmodule Leash.Test.Name do
   @moduledoc """
-  Names in directories that suites share: with the number of this VM, its pid namespace and its start, so that two suites
-  never meet. In a namespace of its own each VM has the same low number, and the kernel gives the number of a namespace
-  that is gone to a later one: without the start a suite read what an aborted one had left.
+  Names in directories that suites share. A name has the number of this VM, its pid namespace and
+  its start, so that two suites never meet.
+
+  In a namespace of its own each VM has the same low number. The kernel gives the number of a
+  namespace that is gone to a later one. Without the start, a suite read what an aborted one had
+  left.
   """
 
   alias Leash.Test.Observer
 
-  @doc "A name that no other caller has."
+  @doc "Returns a name that no other caller has."
   @spec unique(String.t()) :: String.t()
   def unique(prefix), do: "#{of_suite(prefix)}-#{System.unique_integer([:positive])}"
 
-  @doc "A name that this suite alone has."
+  @doc "Returns a name that this suite alone has."
   @spec of_suite(String.t()) :: String.t()
   def of_suite(prefix), do: "#{prefix}-#{System.pid()}-#{pid_ns()}-#{start_ticks()}"
 
-  @doc "Whether a name was made by a suite that is gone, as far as can be seen from here."
+  @doc "Whether the suite that made a name is gone, as far as this VM can see."
   @spec stale?(String.t()) :: boolean()
   def stale?(name) do
     case Regex.run(~r/-(\d+)-(\d+)-(\d+)-\d+$/, name) do

@@ -1,15 +1,17 @@
 defmodule Leash.Test.Narrow do
   @moduledoc """
-  Commands in front of a VM that take something away from it, for the option `:prefix` of `Leash.Test.VM`.
+  Commands in front of a VM that take something away from it, for the option `:prefix` of
+  `Leash.Test.VM`.
 
-  What is taken is really gone: a filter of system calls, a mount, a namespace, an id. Several are joined by `within/1`.
+  Each really takes it away: by a filter of system calls, a mount, a namespace or an id.
+  `within/1` joins several.
   """
 
   alias Leash.Test.{Python, VM}
 
   @nobody 65_534
 
-  @doc "An ordinary user's number, which nobody else has here."
+  @doc "Returns the number of an ordinary user that no other process here has."
   @spec nobody() :: pos_integer()
   def nobody, do: @nobody
 
@@ -20,31 +22,31 @@ defmodule Leash.Test.Narrow do
     Python.quote_all(Python.argv("narrow.py", refused ++ ["--"]))
   end
 
-  @doc "A mount namespace of its own, after these lines of shell."
+  @doc "Makes a mount namespace of its own, after these lines of shell."
   @spec mounted([String.t()]) :: String.t()
   def mounted(lines), do: shell("unshare --mount", lines)
 
-  @doc "The same with a pid namespace, too: whoever is started is not its pid 1."
+  @doc "Does the same with a pid namespace, too. The command that it starts is not pid 1 there."
   @spec namespace([String.t()]) :: String.t()
   def namespace(lines) do
-    # The shell stays: pid 1 of a namespace ignores what it has no handler for.
+    # The shell stays, because pid 1 of a namespace ignores signals without a handler.
     line = Enum.join(["trap 'exit 143' TERM" | lines], "; ") <> "; \"$@\"; exit $?"
     "unshare --pid --fork --kill-child --mount sh -c #{Python.quote_all([line])} sh"
   end
 
-  @doc "A network namespace of its own with a loopback, after these lines of shell."
+  @doc "Makes a network namespace of its own with a loopback, after these lines of shell."
   @spec network([String.t()]) :: String.t()
   def network(lines), do: shell("unshare --net", ["ip link set lo up" | lines])
 
-  @doc "An ordinary user."
+  @doc "Runs as an ordinary user."
   @spec as_nobody() :: String.t()
   def as_nobody, do: "setpriv --reuid=#{@nobody} --regid=#{@nobody} --clear-groups"
 
-  @doc "Root without a capability."
+  @doc "Runs as root without a capability."
   @spec without_capabilities() :: String.t()
   def without_capabilities, do: "setpriv --bounding-set=-all --inh-caps=-all --no-new-privs"
 
-  @doc "What code logs in a VM."
+  @doc "Returns what code logs in a VM."
   @spec logged(VM.t(), String.t()) :: String.t()
   def logged(vm, code) do
     VM.eval(vm, """
@@ -53,7 +55,7 @@ defmodule Leash.Test.Narrow do
     """)
   end
 
-  @doc "Code that starts the application once more."
+  @doc "Returns code that starts the application once more."
   @spec restart() :: String.t()
   def restart, do: ":ok = Application.stop(:leash); Application.start(:leash)"
 

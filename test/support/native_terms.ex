@@ -1,16 +1,17 @@
 defmodule Leash.Test.NativeTerms do
   @moduledoc """
-  Calls the native functions with whatever there is: random terms, and terms that are nearly right.
+  Calls the native functions with random terms, and with terms that are nearly right.
 
-  To be run in a VM of its own inside a pid namespace: a random number is somebody's pid. What may be hit is handed in whole,
-  number and start (`sacrifices`); of the others, decoys and the VM, only the numbers are.
+  It has to run in a VM of its own inside a pid namespace, because a random number can be a real
+  pid. `sacrifices` are the processes that may be hit, with number and start. Of the others,
+  decoys and the VM, it gets only the numbers.
   """
 
   alias Leash.Native
   alias Leash.Test.{Decoy, FarEnds, Observer}
   alias Leash.Test.NativeTerms.Any
 
-  # Who has which parameters. A function that is missing here fails the run.
+  # The parameters of each function. A function that is missing here fails the run.
   @functions [
     warden_listen: [],
     warden_accept: [:fd, :pid],
@@ -64,10 +65,10 @@ defmodule Leash.Test.NativeTerms do
 
   @more_ms 30_000
 
-  # How many resources are held at once.
+  # The number of resources that are held at once.
   @held 40
 
-  @doc "The functions that this knows nothing of, none to be expected."
+  @doc "Returns the functions that this module does not know. None are expected."
   @spec unknown() :: [{atom(), arity()}]
   def unknown do
     known = for {name, parameters} <- @functions, do: {name, arity(parameters)}
@@ -78,9 +79,10 @@ defmodule Leash.Test.NativeTerms do
     do: Enum.sum(Enum.map(parameters, &if(&1 == :identity, do: 3, else: 1)))
 
   @doc """
-  Calls all of them in turn for so many milliseconds, in a directory that is its own.
+  Calls all of them in turn for so many milliseconds, in a directory of its own.
 
-  Before each call it is written into `last`, whatever becomes of the VM.
+  It writes each call into `last` before the call, so that the file is there even if the VM
+  crashes.
   """
   @spec run(integer(), non_neg_integer(), Path.t(), Path.t()) :: map()
   def run(seed, ms, dir, last) do
@@ -103,7 +105,7 @@ defmodule Leash.Test.NativeTerms do
     living = Observer.all()
 
     known = %{pids: others, sacrifices: Enum.map(sacrifices, &whole/1), dir: dir}
-    # In a process of its own, with which everything goes that nobody closed.
+    # A process of its own, which takes all unclosed resources with it when it ends.
     state = Task.await(Task.async(fn -> calls(seed, ms, known, pipes, last) end), :infinity)
 
     left =
@@ -121,7 +123,7 @@ defmodule Leash.Test.NativeTerms do
       left: if(left, do: nil, else: %{before: before, now: {descriptors(), ports()}})
     }
 
-    # After the look: what ends now is to end.
+    # These ends come after the look, and may happen.
     for fd <- pipes, do: Native.fd_close(fd)
     Leash.Worker.stop(worker)
     for {_pid, _ticks} = sacrifice <- sacrifices, do: Observer.signal(sacrifice, "KILL")
@@ -145,7 +147,7 @@ defmodule Leash.Test.NativeTerms do
     |> Map.take([:rounds, :tally, :wrong])
   end
 
-  # Longer where a slow machine has not got past the arguments of some function by then.
+  # Takes longer if a slow machine has not got past the arguments of some function by then.
   defp rounds(state, until, count) do
     now = System.monotonic_time(:millisecond)
 
@@ -186,7 +188,7 @@ defmodule Leash.Test.NativeTerms do
 
   defp answer(name, args) do
     result = apply(Native, name, args)
-    # Whatever it is, it can be looked at from front to back.
+    # Looks at the term from front to back, whatever it is.
     _size = :erlang.external_size(result)
     {:ok, result}
   rescue
@@ -210,7 +212,7 @@ defmodule Leash.Test.NativeTerms do
     %{state | pool: new ++ state.pool}
   end
 
-  # Some are closed by the calls themselves, some here, the others by garbage collection.
+  # The calls close some, this function closes some, and garbage collection closes the others.
   defp tidy(state) do
     flush()
     {kept, dropped} = state.pool |> Enum.shuffle() |> Enum.split(@held)
@@ -239,13 +241,14 @@ defmodule Leash.Test.NativeTerms do
     end
   end
 
-  # Our ends of pipes whose others a program has.
+  # The VM's ends of pipes whose other ends belong to a program.
   defp pipes do
     {_program, [ends]} = FarEnds.open("sys.stdin.read()", [[:stdin, :stdout, :stderr]])
     Map.values(ends)
   end
 
-  # Of a shell, which stays when they end, and waits first: whoever starts at the same moment has the same start.
+  # Children of a shell, which stays when they end. It waits first: processes that start at the
+  # same moment have the same start.
   defp sacrifices do
     line = "sleep 0.2; for each in 1 2 3; do sleep 600 & echo $!; done; echo; exec cat"
     port = Port.open({:spawn_executable, "/bin/sh"}, [:binary, line: 80, args: ["-c", line]])
@@ -261,7 +264,7 @@ defmodule Leash.Test.NativeTerms do
     end
   end
 
-  # A number is nobody's without the start that belongs to it; two starts may not be taken for one another.
+  # A number means a process only with its start. Two starts must be far enough apart to tell.
   defp distinct!(sacrifices, bystanders) do
     [vm] = for {pid, _} = identity <- Observer.all(), "#{pid}" == System.pid(), do: identity
 
@@ -277,7 +280,7 @@ defmodule Leash.Test.NativeTerms do
     identity
   end
 
-  # By what they are, since numbers are given again. What the listing itself opens is among them.
+  # Compares by target, since numbers are given again. The listing's own descriptor is among them.
   defp descriptors do
     for(
       name <- File.ls!("/proc/self/fd"),

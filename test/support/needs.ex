@@ -1,11 +1,12 @@
 defmodule Leash.Test.Needs do
   @moduledoc """
-  What tests need and not every machine has: `@tag needs: :root` is left out with a reason where it is missing.
+  Checks for what tests need and not every machine has. Without root, a test with `@tag needs:
+  :root` is left out with a reason.
   """
 
   alias Leash.Test.{Decoys, Python}
 
-  @doc "The needs that this machine does not meet, each with the reason."
+  @doc "Returns the needs that this machine does not meet, each with the reason."
   @spec missing() :: [{atom(), String.t()}]
   def missing do
     for {need, reason, met?} <- all(), not met?.(), do: {need, reason}

@@ -7,7 +7,7 @@ defmodule Leash.Test.Observer do
 
   @type identity :: {pos_integer(), non_neg_integer()}
 
-  @doc "Pid and start of whoever has the number now, `nil` for nobody."
+  @doc "Returns pid and start of the process that has the number now, or `nil` without one."
   @spec identity(pos_integer()) :: identity() | nil
   def identity(pid) do
     case stat("/proc/#{pid}/stat") do
@@ -20,8 +20,9 @@ defmodule Leash.Test.Observer do
   @spec alive?(identity()) :: boolean()
   def alive?({pid, _ticks} = identity), do: identity(pid) == identity and living_thread?(pid)
 
-  # A leader whose main thread has ended is shown as Z while its other threads run. Until the last of
-  # those is off the list the kernel does not call the process ended either (pidfd, file locks).
+  # A leader whose main thread has ended is shown as Z while its other threads run. Until the last
+  # of those is off the list, the kernel does not call the process ended either (pidfd, file
+  # locks).
   defp living_thread?(pid) do
     case File.ls("/proc/#{pid}/task") do
       {:ok, [_one, _another | _rest]} ->
@@ -39,7 +40,7 @@ defmodule Leash.Test.Observer do
     with fields when fields != nil <- stat("/proc/#{pid}/task/#{thread}/stat"), do: hd(fields)
   end
 
-  @doc "Every living process, one thread of it at least."
+  @doc "Returns every living process, with at least one living thread."
   @spec all() :: [identity()]
   def all do
     for name <- File.ls!("/proc"),
@@ -49,19 +50,20 @@ defmodule Leash.Test.Observer do
         do: identity
   end
 
-  @doc "The state letter of a process, `nil` when it is gone."
+  @doc "Returns the state letter of a process, or `nil` if it is gone."
   @spec state(pos_integer()) :: String.t() | nil
   def state(pid) do
     with fields when fields != nil <- stat("/proc/#{pid}/stat"), do: hd(fields)
   end
 
-  @doc "The parent of a process, `nil` when it is gone."
+  @doc "Returns the parent of a process, or `nil` if it is gone."
   @spec parent(pos_integer()) :: non_neg_integer() | nil
   def parent(pid) do
     with [_state, parent | _rest] <- stat("/proc/#{pid}/stat"), do: String.to_integer(parent)
   end
 
-  # From the state on, so that index n is field n + 3 of proc(5). The name in brackets may hold anything.
+  # The fields from the state on, so that index n is field n + 3 of proc(5). The name in brackets
+  # may hold anything.
   defp stat(path) do
     with {:ok, line} <- File.read(path),
          [{last, 1} | _] <- line |> :binary.matches(")") |> Enum.reverse() do
@@ -71,7 +73,7 @@ defmodule Leash.Test.Observer do
     end
   end
 
-  @doc "The arguments of a process."
+  @doc "Returns the arguments of a process."
   @spec argv(pos_integer()) :: [binary()]
   def argv(pid) do
     case File.read("/proc/#{pid}/cmdline") do
@@ -80,12 +82,12 @@ defmodule Leash.Test.Observer do
     end
   end
 
-  @doc "Every process whose argv holds this very argument."
+  @doc "Returns every process whose argv holds this very argument."
   @spec with_argument(binary()) :: [identity()]
   def with_argument(argument),
     do: Enum.filter(all(), fn {pid, _ticks} -> argument in argv(pid) end)
 
-  @doc "What to call a process in a message."
+  @doc "Returns the text for a process in a message."
   @spec describe(identity()) :: String.t()
   def describe({pid, _ticks}),
     do:
@@ -94,7 +96,7 @@ defmodule Leash.Test.Observer do
   @doc """
   Signals a process that the tests started, if it still is that process.
 
-  By number, since this is the view of an operator with a shell.
+  The signal goes by number, since this is the view of an operator with a shell.
   """
   @spec signal(identity(), String.t()) :: :ok
   def signal({pid, _ticks} = identity, name) do
@@ -102,9 +104,7 @@ defmodule Leash.Test.Observer do
     :ok
   end
 
-  @doc """
-  Signals several processes at once, with one kill(1).
-  """
+  @doc "Signals several processes at once, with one kill(1)."
   @spec signal_all([identity()], String.t()) :: :ok
   def signal_all(identities, name) do
     case for {pid, _ticks} = identity <- identities, alive?(identity), do: "#{pid}" do
@@ -116,9 +116,10 @@ defmodule Leash.Test.Observer do
   end
 
   @doc """
-  Kills processes so that none can act on the end of another, by stopping all of them first; returns when they are gone.
+  Kills processes so that none can act on the end of another, by stopping all of them first.
+  Returns when they are gone.
 
-  `ended_with` are those whom their end takes along, a moment later.
+  `ended_with` are the processes that end with them, a moment later.
   """
   @spec kill_together([identity()], [identity()]) :: :ok
   def kill_together(identities, ended_with \\ []) do
@@ -132,7 +133,7 @@ defmodule Leash.Test.Observer do
     :ok
   end
 
-  @doc "Waits until the condition holds: the milliseconds that took, `nil` when it did not within `ms`."
+  @doc "Waits until the condition holds. Returns the milliseconds that took, or `nil` after `ms`."
   @spec eventually(non_neg_integer(), (() -> as_boolean(term()))) :: non_neg_integer() | nil
   def eventually(ms, condition) do
     began = System.monotonic_time(:millisecond)

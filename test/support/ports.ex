@@ -5,7 +5,7 @@ defmodule Leash.Test.Ports do
 
   alias Leash.Test.Python
 
-  @doc "A port that nobody listens on."
+  @doc "Returns a port without a listener."
   @spec free() :: :inet.port_number()
   def free do
     {:ok, listener} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
@@ -17,7 +17,7 @@ defmodule Leash.Test.Ports do
   @doc """
   Whether a process listens on a port of IPv4, as /proc/net/tcp says.
 
-  A connection would not tell: to a port at which nothing listens, TCP may connect a socket to itself.
+  A connection would not show it: without a listener, TCP may connect a socket to itself.
   """
   @spec listened?(:inet.port_number()) :: boolean()
   def listened?(port) do
@@ -26,7 +26,7 @@ defmodule Leash.Test.Ports do
     File.read!("/proc/net/tcp") =~ ~r/: [0-9A-F]{8}:#{hex} [0-9A-F]{8}:0000 0A /
   end
 
-  @doc "The line of shell that becomes `web.py` on a port."
+  @doc "Returns the line of shell that becomes `web.py` on a port."
   @spec http(:inet.port_number(), [term()]) :: String.t()
   def http(port, words),
     do: "exec " <> Python.quote_all(Python.argv("web.py", Enum.map([port | words], &to_string/1)))

@@ -1,11 +1,13 @@
 defmodule Leash.Test.Python do
   @moduledoc """
-  How the tests run their fixtures: a Python without site packages, and without a wrapper in front.
+  Runs the tests' fixtures, with a Python without site packages and without a wrapper in front.
   """
 
   @key {__MODULE__, :path}
 
-  @doc "The interpreter itself; what is first in `PATH` may be a script that looks for it."
+  @doc """
+  Returns the interpreter itself. The first one in `PATH` may be a script that looks for it.
+  """
   @spec path() :: String.t()
   def path do
     case :persistent_term.get(@key, nil) do
@@ -19,15 +21,20 @@ defmodule Leash.Test.Python do
     end
   end
 
-  @doc "The argv of a fixture."
+  @doc "Returns the argv of a fixture."
   @spec argv(String.t(), [String.t()]) :: [String.t()]
   def argv(fixture, args), do: argv(path(), fixture, args)
 
-  @doc "The argv of a fixture for another interpreter, such as one that every user may run."
+  @doc """
+  Returns the argv of a fixture for another interpreter, such as one that every user may run.
+  """
   @spec argv(String.t(), String.t(), [String.t()]) :: [String.t()]
   def argv(python, fixture, args), do: [python, "-E", "-s", "-S", "-B", fixture(fixture) | args]
 
-  @doc "An interpreter that every user may run, `nil` where there is none: a user's own is closed to others."
+  @doc """
+  Returns an interpreter that every user may run, or `nil` without one. Other users cannot run a
+  user's own.
+  """
   @spec public() :: String.t() | nil
   def public do
     may_run? = fn path ->
@@ -38,11 +45,11 @@ defmodule Leash.Test.Python do
     Enum.find(["/usr/bin/python3", path()], &(File.exists?(&1) and may_run?.(&1)))
   end
 
-  @doc "The path of a fixture."
+  @doc "Returns the path of a fixture."
   @spec fixture(String.t()) :: String.t()
   def fixture(name), do: Path.expand(Path.join("../fixtures", name), __DIR__)
 
-  @doc "Words as one line for a shell."
+  @doc "Returns words as one line for a shell."
   @spec quote_all([String.t()]) :: String.t()
   def quote_all(words),
     do: Enum.map_join(words, " ", &("'" <> String.replace(&1, "'", "'\\''") <> "'"))

@@ -1,18 +1,21 @@
 defmodule Leash.Build.Sandbox do
-  # Projects in directories of their own, and Mix on them with a PATH that the test decides: Leash's
-  # compiler task is to be seen from outside, as an application that depends on Leash meets it.
+  # Projects in directories of their own, and Mix on them with a PATH that the test decides. The
+  # tests see Leash's compiler task from outside, as an application that depends on Leash sees it.
   @moduledoc false
 
   @root Path.expand("../..", __DIR__)
 
-  # What would lead Mix or cargo in the sandbox back to the build that runs these tests.
+  # Variables that would lead Mix or cargo in the sandbox back to the build that runs these tests.
   @inherited ~w(MIX_BUILD_PATH MIX_BUILD_ROOT MIX_DEPS_PATH MIX_EXS MIX_TARGET CARGO_TARGET_DIR
                 CARGO_BUILD_TARGET LEASH_PREBUILT RELEASE_ROOT)
 
   @doc "The project under test."
   def root, do: @root
 
-  @doc "NIF, shim and, where it was built, command of the running build: nothing here compiles Rust."
+  @doc """
+  Returns NIF, shim and, if it was built, command of the running build: nothing here compiles
+  Rust.
+  """
   def artefacts, do: to_string(:code.priv_dir(:leash))
 
   @doc "Runs Mix; returns output (both streams) and status."
@@ -24,7 +27,7 @@ defmodule Leash.Build.Sandbox do
     )
   end
 
-  @doc "The same, and must succeed."
+  @doc "Does the same, and must succeed."
   def mix!(directory, args, env \\ []) do
     case mix(directory, args, env) do
       {output, 0} -> output
@@ -32,7 +35,7 @@ defmodule Leash.Build.Sandbox do
     end
   end
 
-  @doc "An application that depends on Leash by path; its code is `lib`."
+  @doc "Makes an application that depends on Leash by path. Its code is `lib`."
   def dependant!(directory, code) do
     File.mkdir_p!(Path.join(directory, "lib"))
 
@@ -52,7 +55,7 @@ defmodule Leash.Build.Sandbox do
     directory
   end
 
-  @doc "A copy of Leash with the whole library."
+  @doc "Makes a copy of Leash with the whole library."
   def copy!(directory) do
     skeleton!(directory)
     File.rm_rf!(Path.join(directory, "lib"))
@@ -63,7 +66,9 @@ defmodule Leash.Build.Sandbox do
     directory
   end
 
-  @doc "Leash's build without its library, which compiles in no time; with some Rust source."
+  @doc """
+  Makes Leash's build without its library, which compiles in no time, with some Rust source.
+  """
   def skeleton!(directory) do
     File.mkdir_p!(Path.join(directory, "native/shim/src"))
     File.write!(source(directory), "//! A source.\n")
@@ -84,12 +89,12 @@ defmodule Leash.Build.Sandbox do
     directory
   end
 
-  @doc "The Rust source of a skeleton."
+  @doc "Returns the path of a skeleton's Rust source."
   def source(directory), do: Path.join(directory, "native/shim/src/lib.rs")
 
   @doc """
-  A cargo that builds nothing: it notes that it was called and hands out the artefacts in `from`, in the
-  words of the real one. Returns the environment that puts it first on the PATH.
+  Makes a cargo that builds nothing. It notes each call and hands out the artefacts in `from`, in
+  the words of the real one. Returns the environment that puts it first on the PATH.
   """
   def stub_cargo!(directory, from, version \\ "1.91.0") do
     bin = Path.join(directory, "stub-bin")
@@ -114,7 +119,7 @@ defmodule Leash.Build.Sandbox do
     [{"PATH", bin <> ":" <> System.get_env("PATH")}]
   end
 
-  @doc "The command of the running build, or what says that it is one."
+  @doc "Copies the command of the running build, or writes a stub that prints its arguments."
   def command!(from, to) do
     with {:error, :enoent} <- File.cp(Path.join(from, "leash"), to) do
       File.write!(to, "#!/bin/sh\necho leash \"$@\"\n")
@@ -124,7 +129,7 @@ defmodule Leash.Build.Sandbox do
     to
   end
 
-  @doc "How often the stub was called, and from now on counts again."
+  @doc "Returns how often the stub was called, and starts the count again."
   def cargo_calls(directory) do
     calls = Path.join(directory, "stub-bin/calls")
     result = with {:ok, text} <- File.read(calls), do: String.split(text, "\n", trim: true)
@@ -133,8 +138,8 @@ defmodule Leash.Build.Sandbox do
   end
 
   @doc """
-  A PATH on which everything is but cargo. A directory that holds cargo and other programs is replaced
-  by one with links to the others.
+  Returns a PATH without cargo. A directory that holds cargo and other programs is replaced by one
+  with links to the others.
   """
   def path_without_cargo!(directory) do
     path =

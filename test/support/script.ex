@@ -5,7 +5,10 @@ defmodule Leash.Test.Script do
 
   alias Leash.Test.{Carrier, Observer}
 
-  @doc "Runs a line of shell in a carrier and waits for its `ready` line: its identity and the words after it."
+  @doc """
+  Runs a line of shell in a carrier and waits for its `ready` line. Returns its identity and the
+  words after `ready`.
+  """
   @spec start(String.t(), Carrier.t(), [{String.t(), String.t()}]) ::
           {port(), Observer.identity(), [String.t()]}
   def start(line, carrier, env \\ []) do
@@ -43,7 +46,7 @@ defmodule Leash.Test.Script do
     end
   end
 
-  @doc "The shim, for use by hand."
+  @doc "Returns the shim, for use by hand."
   @spec shim() :: String.t()
   def shim, do: Application.app_dir(:leash, "priv/leash-shim")
 end

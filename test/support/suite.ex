@@ -1,8 +1,10 @@
 defmodule Leash.Test.Suite do
   @moduledoc """
-  After the suite no process of the tests may be left, counted by a carrier that the library does not use:
-  the whole suite runs in a control group. Where none can be made, a variable in the environment has to do, and, for what
-  has no environment any more, that it wears a mark or runs a fixture and was not there before.
+  Checks that no process of the tests is left after the suite. It counts by a carrier that the
+  library does not use: the whole suite runs in a control group.
+
+  If no control group can be made, a variable in the environment takes its place. A process
+  without its environment counts if it has a mark or runs a fixture, and was not there before.
   """
 
   alias Leash.Test.{Carrier, Observer, Tag}
@@ -11,10 +13,10 @@ defmodule Leash.Test.Suite do
 
   @key {__MODULE__, :state}
 
-  # The VM's own helpers, and what tools leave running on purpose.
+  # The VM's own helpers, and processes that tools leave running on purpose.
   @kept ["erl_child_setup", "inet_gethost", "epmd", "sccache"]
 
-  @doc "Puts the suite in its carrier; to be called before the first test."
+  @doc "Puts the suite in its carrier. The call comes before the first test."
   @spec enter() :: :ok
   def enter do
     Carrier.remove_stale()
@@ -25,7 +27,7 @@ defmodule Leash.Test.Suite do
     Carrier.nest(carrier)
   end
 
-  # The VM and its fork server, from which everything else that the suite starts descends.
+  # The VM and its fork server. All other processes of the suite descend from them.
   defp move_in(carrier) do
     own = String.to_integer(System.pid())
     home = home(carrier.path)
@@ -39,7 +41,7 @@ defmodule Leash.Test.Suite do
 
   defp move(pid, group), do: File.write(Path.join(group, "cgroup.procs"), "#{pid}")
 
-  # Where this VM was before, in the hierarchy to which the group belongs.
+  # The group of this VM before, in the hierarchy to which the group belongs.
   defp home(group) do
     root = Path.dirname(group)
 
@@ -58,7 +60,7 @@ defmodule Leash.Test.Suite do
     end)
   end
 
-  @doc "Where the suite stands, for the first line of its output."
+  @doc "Returns the means that count the suite, for the first line of its output."
   @spec describe() :: String.t()
   def describe do
     case :persistent_term.get(@key).carrier do
@@ -67,9 +69,7 @@ defmodule Leash.Test.Suite do
     end
   end
 
-  @doc """
-  Names what is left, and ends the run with status 1 if that is anything.
-  """
+  @doc "Names what is left, and ends the run with status 1 if anything is."
   @spec check!() :: :ok
   def check! do
     state = :persistent_term.get(@key)
@@ -112,7 +112,7 @@ defmodule Leash.Test.Suite do
       Enum.any?(@kept, &String.starts_with?(name, &1))
   end
 
-  # That of the application in this VM, which is still up.
+  # The warden of the application in this VM, which is still up.
   defp own_warden?([_shim, _run_id, "--warden" | options]),
     do: Enum.any?(options, &String.starts_with?(&1, "--owner=#{System.pid()}:"))
 

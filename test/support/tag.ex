@@ -1,31 +1,31 @@
 defmodule Leash.Test.Tag do
   @moduledoc """
-  Tags as they are documented, made by hand: for processes that wear one without being entitled to.
+  Tags as documented, made by hand, for processes that wear one without being entitled to it.
   """
 
   import Bitwise
 
   alias Leash.Test.Observer
 
-  @doc "A `LEASH_RUN` that names the given process as the owner."
+  @doc "Returns a `LEASH_RUN` that names the given process as the owner."
   @spec env(String.t(), pos_integer(), Observer.identity()) :: String.t()
   def env(run_id, worker, {pid, ticks}) do
     %{inode: pid_ns} = File.stat!("/proc/self/ns/pid")
     "LEASH_RUN=#{run_id}.#{worker}.#{pid}.#{ticks}.#{pid_ns}.#{boot()}"
   end
 
-  @doc "The boot's first eight characters."
+  @doc "Returns the boot id's first eight characters."
   @spec boot() :: String.t()
   def boot, do: "/proc/sys/kernel/random/boot_id" |> File.read!() |> binary_part(0, 8)
 
-  @doc "`soft:hard` of a mark at the outermost depth."
+  @doc "Returns `soft:hard` of a mark at the outermost depth."
   @spec locks(String.t(), pos_integer()) :: String.t()
   def locks(run_id, worker) do
     common = 0x4C <<< 56 ||| 7 <<< 53 ||| String.to_integer(run_id, 36) <<< 16
     "#{common ||| worker}:#{common ||| 0x7FFF}"
   end
 
-  @doc "The run that a process's hard limit names, `nil` for none."
+  @doc "Returns the run that a process's hard limit names, or `nil`."
   @spec marked_run(pos_integer()) :: String.t() | nil
   def marked_run(pid) do
     with {:ok, limits} <- File.read("/proc/#{pid}/limits"),
@@ -41,7 +41,7 @@ defmodule Leash.Test.Tag do
     end
   end
 
-  @doc "A process that has ended: nobody has this pid with this start."
+  @doc "Returns a process that has ended: no process has this pid with this start."
   @spec dead_owner() :: Observer.identity()
   def dead_owner do
     {_own, ticks} = Observer.identity(String.to_integer(System.pid()))

@@ -10,26 +10,29 @@ defmodule Leash.Test.Tmux do
 
   @type t :: %__MODULE__{socket: String.t()}
 
-  @doc "A server with its socket in this directory; it starts with `open/3`."
+  @doc "Returns a server with its socket in this directory. `open/3` starts it."
   @spec new(String.t()) :: t()
   def new(dir), do: %__MODULE__{socket: Path.join(dir, "tmux")}
 
-  @doc "A pane of so many columns and rows that runs a line and then stays as it is."
+  @doc "Opens a pane of so many columns and rows that runs a line and then stays as it is."
   @spec open(t(), String.t(), {pos_integer(), pos_integer()}) :: :ok
   def open(tmux, line, {columns, rows}) do
     size = ["-x", "#{columns}", "-y", "#{rows}"]
-    # A server that ended with its last pane might end just when the next one is opened.
+    # A server that ended with its last pane might still be ending when the next pane is opened.
     server = ["start-server", ";", "set-option", "-g", "exit-empty", "off", ";"]
     pane = ["new-session", "-d"] ++ size ++ ["sh", "-c", line <> "; exec cat"]
     command(tmux, server ++ pane)
     :ok
   end
 
-  @doc "What is on the screen, a line each, without the empty ones at the end."
+  @doc "Returns the screen, a line each, without the empty lines at the end."
   @spec screen(t()) :: [String.t()]
   def screen(tmux), do: tmux |> command(["capture-pane", "-p"]) |> lines()
 
-  @doc "The same with the escape sequences that begin its colours; tmux ends them and says so in its own ways."
+  @doc """
+  Returns the same with the escape sequences that begin its colours. tmux ends colours with
+  sequences of its own.
+  """
   @spec coloured(t()) :: String.t()
   def coloured(tmux) do
     tmux |> command(["capture-pane", "-p", "-e"]) |> String.replace(~r/\e\[(0|39|49)m/, "")
@@ -37,19 +40,19 @@ defmodule Leash.Test.Tmux do
 
   defp lines(text), do: text |> String.trim_trailing() |> String.split("\n")
 
-  @doc "What tmux knows, as its formats (tmux(1)) say."
+  @doc "Returns values that tmux knows, by its formats (tmux(1))."
   @spec format(t(), String.t()) :: String.t()
   def format(tmux, format),
     do: tmux |> command(["display-message", "-p", format]) |> String.trim_trailing()
 
-  @doc "Types."
+  @doc "Types keys."
   @spec keys(t(), [String.t()]) :: :ok
   def keys(tmux, keys) do
     command(tmux, ["send-keys" | keys])
     :ok
   end
 
-  @doc "Another size of the terminal, of which its programs are told."
+  @doc "Changes the size of the terminal, which its programs learn of."
   @spec resize(t(), {pos_integer(), pos_integer()}) :: :ok
   def resize(tmux, {columns, rows}) do
     command(tmux, ["resize-window", "-x", "#{columns}", "-y", "#{rows}"])
@@ -80,7 +83,7 @@ defmodule Leash.Test.Tmux do
   defp run(%{socket: socket}, arguments) do
     System.cmd("tmux", ["-u", "-S", socket, "-f", "/dev/null" | arguments],
       stderr_to_stdout: true,
-      # Inside of somebody's tmux it would refuse to nest.
+      # Inside of another tmux session it would refuse to nest.
       env: [{"TMUX", nil}, {"NO_COLOR", nil}, {"LC_ALL", "C.UTF-8"}]
     )
   end

@@ -1,6 +1,7 @@
 defmodule Leash.Test.Unkillable do
   @moduledoc """
-  A program that makes what it runs root's, as `sudo` does, for VMs of an ordinary user: they may not signal it.
+  Makes a program run as root, as `sudo` does, for VMs of an ordinary user. Those VMs may not
+  signal it.
   """
 
   import ExUnit.Callbacks
@@ -8,8 +9,8 @@ defmodule Leash.Test.Unkillable do
   alias Leash.Test.Name
 
   @doc """
-  A set-user-id copy of setpriv in a directory of its own, which is removed after the test, and an empty run directory
-  of the user nobody.
+  Makes a set-user-id copy of setpriv in a directory of its own, and an empty run directory for
+  uid 65534. The directory is removed after the test.
 
   `:root` is the shell's words in front of a command.
   """

@@ -1,7 +1,8 @@
 defmodule Leash.Test.VM do
   @moduledoc """
-  A second VM as an operating system process, so that it can be ended like anybody's; see `Leash.Test.Guest`
-  for what runs in it. It belongs to the process that started it and ends with it.
+  A second VM as an operating system process, so that a test can end it like any other. See
+  `Leash.Test.Guest` for the code in it. The VM belongs to the process that started it and ends
+  with it.
   """
 
   alias Leash.Test.{Carrier, Name, Observer}
@@ -20,18 +21,22 @@ defmodule Leash.Test.VM do
         }
 
   @doc """
-  Starts a VM; `await/1` waits until its workers are ready.
+  Starts a VM. `await/1` waits until its workers are ready.
 
-  `workers` are pairs of a label and the options of `Leash.Worker`. Options: `:carrier` (default: one of
-  its own), `:prefix` (a command in front, such as `unshare`), `:env` (the application's environment),
-  `:mode` (see `Leash.Test.Guest`), `:os_env` (variables).
+  `workers` are pairs of a label and the options of `Leash.Worker`. Options of the VM:
+
+    * `:carrier` – the carrier (default: one of its own)
+    * `:prefix` – a command in front, such as `unshare`
+    * `:env` – the application's environment
+    * `:mode` – see `Leash.Test.Guest`
+    * `:os_env` – variables
   """
   @spec boot(String.t(), [{String.t(), keyword()}], keyword()) :: t()
   def boot(run_dir, workers, options \\ []) do
     carrier = options[:carrier] || Carrier.new()
     log = Path.join(System.tmp_dir!(), Name.unique("leash-vm") <> ".log")
 
-    # exec throughout: the port's process becomes the VM.
+    # Each step uses exec, so that the port's process becomes the VM.
     line = "#{Carrier.enter(carrier)}exec #{options[:prefix]} #{command_line()} 2>>#{log}"
     os_env = Map.merge(variables(run_dir, workers, options), options[:os_env] || %{})
 
@@ -48,14 +53,14 @@ defmodule Leash.Test.VM do
     %__MODULE__{port: port, carrier: carrier, log: log, identity: Observer.identity(pid)}
   end
 
-  @doc "The shell's words that start a guest, which needs `variables/3`."
+  @doc "Returns the shell's words that start a guest, which needs `variables/3`."
   @spec command_line() :: String.t()
   def command_line do
     "#{System.find_executable("elixir")} #{code_paths()} " <>
       "--erl '+sbwt none +sbwtdcpu none +sbwtdio none' -e 'Leash.Test.Guest.main()'"
   end
 
-  @doc "The environment of a guest."
+  @doc "Returns the environment of a guest."
   @spec variables(String.t(), [{String.t(), keyword()}], keyword()) :: %{String.t() => String.t()}
   def variables(run_dir, workers, options \\ []) do
     spec = %{workers: workers, env: options[:env] || [], mode: options[:mode] || :worker}
@@ -100,10 +105,10 @@ defmodule Leash.Test.VM do
     end
   end
 
-  # In a child pid namespace the numbers mean somebody else here, or nobody.
+  # In a child pid namespace another process, or none, has the number here.
   defp identity(pid), do: pid |> String.to_integer() |> Observer.identity()
 
-  @doc "The next line from the VM; raises with its log when it ends instead."
+  @doc "Returns the next line from the VM; raises with its log if it ends instead."
   @spec line(t(), non_neg_integer()) :: String.t()
   def line(%{port: port} = vm, ms \\ 20_000) do
     receive do
@@ -115,7 +120,7 @@ defmodule Leash.Test.VM do
     end
   end
 
-  @doc "What the VM wrote to its stderr."
+  @doc "Returns what the VM wrote to its stderr."
   @spec log(t()) :: String.t()
   def log(vm) do
     case File.read(vm.log) do
@@ -131,14 +136,14 @@ defmodule Leash.Test.VM do
     :ok
   end
 
-  @doc "Sends a command and waits for what follows `done`."
+  @doc "Sends a command and waits for the text after `done`."
   @spec ask(t(), String.t(), non_neg_integer()) :: String.t()
   def ask(vm, command, ms \\ 20_000) do
     command(vm, command)
     vm |> await_line("done ", ms)
   end
 
-  @doc "The rest of the next line with this beginning."
+  @doc "Returns the rest of the next line with this beginning."
   @spec await_line(t(), String.t(), non_neg_integer()) :: String.t()
   def await_line(vm, beginning, ms \\ 20_000) do
     line = line(vm, ms)
@@ -148,7 +153,10 @@ defmodule Leash.Test.VM do
       else: await_line(vm, beginning, ms)
   end
 
-  @doc "Code that binds `read_port` to a function: all output of a port whose program exits with 0."
+  @doc """
+  Returns code that binds `read_port` to a function. It returns all output of a port whose program
+  exits with 0.
+  """
   @spec read_port() :: String.t()
   def read_port do
     """
@@ -175,11 +183,11 @@ defmodule Leash.Test.VM do
   @spec signal(t(), String.t()) :: :ok
   def signal(vm, name), do: Observer.signal(vm.identity, name)
 
-  @doc "The shims of its workers."
+  @doc "Returns the shims of its workers."
   @spec shims(t()) :: [Observer.identity()]
   def shims(vm), do: for({_label, %{shim: shim}} <- vm.workers, do: shim)
 
-  @doc "The process that forks for the VM."
+  @doc "Returns the process that forks for the VM."
   @spec fork_server(t()) :: Observer.identity()
   def fork_server(vm) do
     [forker] =
@@ -190,7 +198,10 @@ defmodule Leash.Test.VM do
     forker
   end
 
-  @doc "The wardens of its run, as the process table shows them: one, but for the moment in which it is replaced."
+  @doc """
+  Returns the wardens of its run, as the process table shows them: one, except for the moment of
+  its replacement.
+  """
   @spec wardens(t()) :: [Observer.identity()]
   def wardens(%{run_id: run_id}) do
     argument = "--run-id=#{run_id}"
@@ -200,14 +211,17 @@ defmodule Leash.Test.VM do
         do: identity
   end
 
-  @doc "Everybody who would end its trees: the VM, the run's warden and the shims, in this order."
+  @doc """
+  Returns all processes that would end its trees: the VM, the run's warden and the shims, in this
+  order.
+  """
   @spec supervision(t()) :: [Observer.identity()]
   def supervision(vm), do: [vm.identity | wardens(vm)] ++ shims(vm)
 
-  @doc "Ends the VM and, whatever became of it, everything that is still in its carrier."
+  @doc "Ends the VM and then, in any case, everything that is still in its carrier."
   @spec stop(t()) :: :ok
   def stop(vm) do
-    # At the end of its stdin the guest halts.
+    # The guest halts at the end of its stdin.
     if Port.info(vm.port), do: Port.close(vm.port)
     Observer.eventually(5_000, fn -> Carrier.members(vm.carrier) == [] end)
     Carrier.clear(vm.carrier)

@@ -4,13 +4,14 @@ defmodule Kennel do
   #     MIX_ENV=prod mix release
   #     _build/prod/rel/kennel/bin/kennel start
   #
-  # `bin/kennel stop` and `kill -TERM` end the programs in order, each by its ladder; so does `kill -KILL`, which their shims
-  # notice. Where those were killed, too, the next start ends what is left before it starts its own.
+  # `bin/kennel stop` and `kill -TERM` end the programs in order, each by its ladder. After `kill
+  # -KILL`, their shims notice the end of the VM and do the same. If the shims were killed, too,
+  # the next start ends what is left before it starts its own.
   @moduledoc false
 
   use Application
 
-  # With a child in a session of its own, as programs have them that start servers or browsers.
+  # Each has a child in a session of its own, like programs that start servers or browsers.
   @program "setsid sleep 1000 & echo READY $$ $!; while :; do sleep 0.1; done"
 
   @impl true

@@ -1,8 +1,7 @@
 defmodule Leash.Adopted.Program do
-  # The program of an adopted tree: its end is watched, because what it leaves has no time without
-  # a bound.
+  # Watches the program of an adopted tree, because what the program leaves needs a bound.
   #
-  # Its shim waits for what it cannot end for as long as that lives, and has no one to report to.
+  # The shim waits for what it cannot end as long as that lives, and cannot report to anything.
   @moduledoc false
 
   alias Leash.{Detached, Native, OSProcess}
@@ -13,8 +12,9 @@ defmodule Leash.Adopted.Program do
   @default_linger_ms 200
 
   @doc """
-  Sends the caller `:program_ended` at its end; `nil` where it has ended already, or cannot be
-  watched.
+  Sends the caller `:program_ended` when the program ends.
+
+  Returns `nil` if the program has ended already or cannot be watched.
   """
   @spec watch(Detached.tree()) :: Native.fd() | nil
   def watch(%{os_pid: nil}) do
@@ -23,7 +23,7 @@ defmodule Leash.Adopted.Program do
   end
 
   def watch(tree) do
-    # Its shim is its parent, so that no other process can have had the number between two looks.
+    # Its parent is the shim, so no other process can have had the number between the two looks.
     with {:ok, program} <- OSProcess.identify(tree.os_pid),
          {:ok, %{ppid: parent}} when parent == tree.shim_pid <- OSProcess.info(program),
          {:ok, fd} <-
@@ -35,7 +35,7 @@ defmodule Leash.Adopted.Program do
     end
   end
 
-  @doc "Milliseconds that what it leaves may take to end: the shim's linger, and its ladder."
+  @doc "Milliseconds that what the program leaves may take to end: the shim's linger and ladder."
   @spec bound(Detached.tree()) :: timeout()
   def bound(%{patience_ms: nil}), do: :infinity
   def bound(tree), do: linger(tree) + Escalation.bound(:ladder, tree.patience_ms)

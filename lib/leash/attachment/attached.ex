@@ -1,11 +1,11 @@
 defmodule Leash.Attachment.Attached do
-  # What the process that holds an attached tree knows of it: its owner, the line in the record
-  # without which a later run would not end a process older than this VM, and what is not covered.
+  # The data of an attached tree: its owner, its line in the record, and what is not covered.
+  # Without the line in the record a later run would not end a process older than this VM.
   @moduledoc false
 
   alias Leash.{Native, OSProcess, Run}
 
-  @typedoc "What a Worker keeps of it."
+  @typedoc "The data that a Worker keeps of the attachment."
   @type t :: %{
           required(:process) => OSProcess.t(),
           required(:option) => String.t(),
@@ -13,7 +13,7 @@ defmodule Leash.Attachment.Attached do
           optional(atom()) => term()
         }
 
-  @doc "Watches the owner. Without `:attach` nothing is done."
+  @doc "Watches the owner. Does nothing without `:attach`."
   @spec watch(map()) :: {:ok, map()} | {:error, term()}
   def watch(%{attach: attach} = options) do
     with {:ok, watch} <- watch_owner(attach.owner),
@@ -29,7 +29,7 @@ defmodule Leash.Attachment.Attached do
     if Process.alive?(pid), do: {:ok, monitor}, else: {:error, :noproc}
   end
 
-  # The descriptor is this process's, and its reference keeps it open.
+  # The descriptor belongs to this process, and its reference keeps it open.
   defp watch_owner({:os_pid, process}) do
     with {:ok, fd} <- Native.process_open(process.pid, process.start_ticks, process.pidfs_inode),
          :ok <- Native.pidfd_monitor(fd, {:leash, :owner_ended}) do
@@ -41,9 +41,9 @@ defmodule Leash.Attachment.Attached do
   end
 
   @doc """
-  Names the process in the record, before there is a shim.
+  Writes the process into the record, before there is a shim.
 
-  Without a record a later run keeps and reports what is older than this VM.
+  Without a record, a later run keeps and reports what is older than this VM.
   """
   @spec record(Run.t(), pos_integer(), t()) :: :ok
   def record(%Run{lock: {:ok, lock}}, number, %{process: process}) do
@@ -53,7 +53,7 @@ defmodule Leash.Attachment.Attached do
 
   def record(_run, _number, _attachment), do: :ok
 
-  @doc "Whom the mark did not reach, looked up once, now that it is on everybody whom it could reach."
+  @doc "Looks up once which processes the mark did not reach, after marking is complete."
   @spec attached(t(), Run.t(), pos_integer()) :: t()
   def attached(attach, run, number) do
     case Native.not_covered(attach.process.pid, run.id, number) do
@@ -62,7 +62,7 @@ defmodule Leash.Attachment.Attached do
     end
   end
 
-  @doc "What `Leash.Worker.info/1` says more of it."
+  @doc "Adds what `Leash.Worker.info/1` reports only of an attached tree."
   @spec info(map(), t() | nil) :: map()
   def info(info, nil), do: info
   def info(info, attach), do: Map.put(info, :not_covered, attach.not_covered)

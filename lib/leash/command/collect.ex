@@ -30,7 +30,8 @@ defmodule Leash.Command.Collect do
         {ended, status, state} = collect(command, state, deadline)
         finished(ended, status, state, own)
 
-      # It did not come to its exec in time, and is gone, or can only be waited for (state D).
+      # The program did not reach its exec in time. It is gone or can only be waited for (state
+      # D).
       {:error, :start_timeout} ->
         result(state, :timeout, own)
 
@@ -42,7 +43,7 @@ defmodule Leash.Command.Collect do
     end
   end
 
-  # What a Collectable has opened is closed.
+  # Closes what the Collectable has opened.
   @spec halted(map(), term()) :: no_return()
   defp halted(state, reason) do
     state.collect.(state.collected, :halt)
@@ -85,7 +86,7 @@ defmodule Leash.Command.Collect do
     kind, reason -> aborted(command, state, kind, reason, __STACKTRACE__)
   end
 
-  # Whatever the Collectable or the source of the input raise, the tree ends first.
+  # If the Collectable or the source of the input raises, the tree ends first.
   @spec aborted(Command.t(), map(), :error | :exit | :throw, term(), list()) :: no_return()
   defp aborted(command, state, kind, reason, stacktrace) do
     _ended = Command.abort(command, :ladder)
@@ -104,7 +105,7 @@ defmodule Leash.Command.Collect do
   defp put(_stream, "", state), do: state
   defp put(:stderr, data, state), do: %{state | stderr: [state.stderr, data]}
 
-  # Only what is new is searched: a line may be as long as all of the output.
+  # Only new data are searched, because a line may be as long as all of the output.
   defp put(:stdout, data, %{lines?: true} = state) do
     case :binary.split(data, "\n", [:global]) do
       [part] ->
@@ -133,7 +134,7 @@ defmodule Leash.Command.Collect do
   end
 
   @doc false
-  # What `System.cmd/3` raises when the system refuses, and for the rest what it was.
+  # Raises what `System.cmd/3` raises if the system refuses, and otherwise the reason itself.
   @spec failed(term()) :: no_return()
   def failed(:not_running),
     do: raise(RuntimeError, "the :leash application is not started, or is stopping")

@@ -1,17 +1,17 @@
 defmodule Leash.Command.Options do
-  # What `Leash.cmd/3` and the streams accept. What they share with a Worker is checked by its options.
+  # The options of `Leash.cmd/3` and the streams. `Leash.Worker.Options` checks the shared ones.
   @moduledoc false
 
   alias Leash.{Executable, OptionsError, Schema}
   alias Leash.Worker
 
-  # Handed on as they are.
+  # Options that go to the Worker unchanged.
   @worker [:cd, :env, :arg0, :stop, :on_exit, :on_crash, :limits, :mark, :run_id_flag, :group]
 
-  # A program whose exec does not return keeps its caller for so long unless `:timeout` says less.
+  # If exec does not return, the caller waits for so long unless `:timeout` is shorter.
   @start_timeout 0x7FFFFFFF
 
-  # What both have, in places of their own.
+  # Options of both, at different places of the documentation.
   @stderr_to_stdout [
     type: Schema.boolean(),
     default: false,
@@ -31,22 +31,24 @@ defmodule Leash.Command.Options do
                   "iodata or an enumerable of iodata",
                   quote(do: iodata() | Enumerable.t() | nil)
                 ),
-              doc: "Written to stdin by a process of its own, which is closed at the end."
+              doc: "Written to stdin by a process of its own. stdin is closed at the end."
             ],
             stdin: [
               type: Schema.one_of([:open, :null]),
               default: :open,
               doc:
-                "What a program without `:input` reads: `:open` neither ends nor brings anything, as with `System.cmd/3`, so " <>
-                  "that what takes the end of stdin for the word to stop goes on (esbuild, tailwindcss and vite with `--watch`); `:null` is " <>
+                "What a program without `:input` reads. `:open` neither ends nor brings " <>
+                  "anything, as with `System.cmd/3`. So a program that stops at the end of " <>
+                  "stdin goes on (esbuild, tailwindcss and vite with `--watch`). `:null` is " <>
                   "an empty input."
             ],
             linger: [
               type: @timeout,
               default: :infinity,
               doc:
-                "Milliseconds that processes which hold the output get once the program has exited, before the ladder of " <>
-                  "`:stop` ends them; with `on_exit: :keep` they go on and are read no more. Its status stays what it was."
+                "Milliseconds that processes which hold the output get after the program " <>
+                  "has exited. Then the ladder of `:stop` ends them. With `on_exit: :keep` " <>
+                  "they go on and are no longer read. The status stays that of the program."
             ],
             shell: [
               type: Schema.boolean(),
@@ -60,17 +62,18 @@ defmodule Leash.Command.Options do
                type: Schema.one_of([:stop, :keep]),
                default: :stop,
                doc:
-                 "What becomes of processes that a command leaves which exits by itself: they are stopped, or with `:keep` " <>
-                   "go on, and no sweep ends them. Every other end of the command is the end of all of them. Needs `:mark`; where " <>
-                   "not all of them can be marked as kept, they are stopped."
+                 "What happens to processes that a command leaves if it exits by itself. " <>
+                   "They are stopped, or with `:keep` go on, and no sweep ends them. Every " <>
+                   "other end of the command ends all of them. Needs `:mark`. If not all of " <>
+                   "them can be marked as kept, they are stopped."
              )
              |> Keyword.replace!(:on_crash,
                type: Schema.one_of([:kill, :ladder]),
                default: :ladder,
                doc:
-                 "How hard the tree is ended when the calling process crashes or is killed: by " <>
-                   "the ladder of `:stop`, so that nothing half-written stays, or by SIGKILL " <>
-                   "at once. After `:normal` and `:shutdown` it is the ladder."
+                 "How the tree is ended if the calling process crashes or is killed: by the " <>
+                   "ladder of `:stop`, so that nothing half-written stays, or by SIGKILL at " <>
+                   "once. After `:normal` and `:shutdown` the ladder is used."
              ))
 
   @cmd [
@@ -82,14 +85,13 @@ defmodule Leash.Command.Options do
          lines: [
            type: Schema.optional_positive("bytes"),
            doc:
-             "Collects stdout line by line, without the newlines, as with `into: []`; the number is there for `System.cmd/3`'s " <>
-               "sake and has no effect."
+             "Collects stdout line by line, without the newlines, as with `into: []`. The " <>
+               "number exists for `System.cmd/3`'s sake and has no effect."
          ],
          timeout: [
            type: @timeout,
            default: :infinity,
-           doc:
-             "After so many milliseconds the tree is ended by `:stop`, and the status is `:timeout`."
+           doc: "After so many milliseconds `:stop` ends the tree, and the status is `:timeout`."
          ],
          max_output: [
            type:
@@ -100,13 +102,15 @@ defmodule Leash.Command.Options do
              ),
            default: :infinity,
            doc:
-             "With more bytes than that (stdout and captured stderr together) the tree is ended, the output cut there, and the status is `:max_output`."
+             "If stdout and captured stderr together have more bytes than that, the tree is " <>
+               "ended and the output is cut there. The status is `:max_output`."
          ],
          stderr: [
            type: Schema.target([:inherit, :capture, :null]),
            default: :inherit,
            doc:
-             "`:inherit` writes to the VM's stderr, `:capture` makes the result `{{stdout, stderr}, status}`, `{:file, path}` is appended to."
+             "`:inherit` writes to the VM's stderr. `:capture` makes the result " <>
+               "`{{stdout, stderr}, status}`. `{:file, path}` is appended to."
          ],
          stderr_to_stdout: @stderr_to_stdout,
          parallelism: [
@@ -118,7 +122,8 @@ defmodule Leash.Command.Options do
            type: Schema.boolean(),
            default: true,
            doc:
-             "`false` leaves the program the VM's own stdin, stdout and stderr; nothing is collected."
+             "`false` leaves the program the VM's own stdin, stdout and stderr. Nothing is " <>
+               "collected."
          ]
        ] ++ @shared
 
@@ -127,7 +132,9 @@ defmodule Leash.Command.Options do
               type: Schema.target([:inherit, :stream, :null]),
               default: :inherit,
               doc:
-                "`:inherit` writes to the VM's stderr, `:stream` makes the elements `{:stdout, binary}` and `{:stderr, binary}`, `{:file, path}` is appended to."
+                "`:inherit` writes to the VM's stderr. `:stream` makes the elements " <>
+                  "`{:stdout, binary}` and `{:stderr, binary}`. `{:file, path}` is appended " <>
+                  "to."
             ],
             stderr_to_stdout: @stderr_to_stdout,
             max_chunk_size: [
@@ -138,13 +145,14 @@ defmodule Leash.Command.Options do
                   quote(do: pos_integer())
                 ),
               default: 65_536,
-              doc: "No element is longer than so many bytes."
+              doc: "The maximum size of an element in bytes."
             ],
             timeout: [
               type: @timeout,
               default: :infinity,
               doc:
-                "So many milliseconds after the start the tree is ended by `:stop`; the stream ends with `{:exit, :timeout}` or raises."
+                "So many milliseconds after the start `:stop` ends the tree. The stream " <>
+                  "ends with `{:exit, :timeout}` or raises."
             ]
           ] ++ @shared
 
@@ -176,19 +184,19 @@ defmodule Leash.Command.Options do
   def timeout?(:infinity), do: true
   def timeout?(ms), do: is_integer(ms) and ms in 0..0x7FFFFFFF
 
-  # What an enumerable yields shows when it is fed.
+  # The elements of an enumerable are checked when they are written.
   @doc false
   @spec input?(term()) :: boolean()
   def input?(nil), do: true
-  # Of functions only those of two arguments are enumerables.
+  # Only functions of two arguments are enumerables.
   def input?(input) when is_function(input), do: is_function(input, 2)
   def input?(input) when is_binary(input) or is_list(input), do: true
   def input?(input), do: Enumerable.impl_for(input) != nil
 
   @doc """
-  Checks a command, its arguments and options: the options of `schema`, and those that a Worker takes.
+  Checks a command, its arguments and options: those of `schema` and those that a Worker takes.
 
-  Raises as `System.cmd/3` does for what it raises for, and `Leash.OptionsError` for everything else.
+  Raises what `System.cmd/3` raises for the same mistake, and `Leash.OptionsError` otherwise.
   """
   @spec validate!(Schema.t(), String.t(), [binary()], keyword()) :: {map(), map()}
   def validate!(schema, command, args, options) do
@@ -204,7 +212,7 @@ defmodule Leash.Command.Options do
     {own, worker!(command, args, own, options)}
   end
 
-  # Any enumerable of pairs will do for System.cmd/3.
+  # System.cmd/3 accepts any enumerable of pairs.
   defp env_to_list(options) do
     with true <- Keyword.keyword?(options),
          {:ok, env} <- Keyword.fetch(options, :env),
@@ -215,7 +223,7 @@ defmodule Leash.Command.Options do
     end
   end
 
-  # Only what was given is handed on: the defaults are the Worker's own.
+  # Only given options are handed on. The defaults are the Worker's own.
   defp worker!(command, args, own, options) do
     shared = for {key, _value} = given <- options, key in @worker, do: given
     {stderr, on_output} = {stderr(own), self()}

@@ -1,5 +1,5 @@
 defmodule Leash.Command.Stream do
-  # `Leash.stream!/3` and `Leash.stream/3`: a command's output as it is asked for.
+  # `Leash.stream!/3` and `Leash.stream/3` return a command's output on demand.
   @moduledoc false
 
   alias Leash.{Command, CommandError}
@@ -9,10 +9,14 @@ defmodule Leash.Command.Stream do
   @type element :: binary() | {:stdout | :stderr, binary()}
   @type how :: {:status, 0..255} | {:signal, Leash.Signal.t()} | :timeout
 
-  @doc "A lazy stream; `last` is called with how the command ended and returns the last elements, or raises."
+  @doc """
+  Returns a lazy stream.
+
+  `last` is called with how the command ended. It returns the last elements, or raises.
+  """
   @spec new(String.t(), [binary()], keyword(), (how() -> [term()])) :: Enumerable.t()
   def new(program, args, options, last) do
-    # Checked now: a mistake is reported where it was made, and not where the stream is run.
+    # Checked now, so that a mistake is reported where it was made and not where the stream runs.
     {own, worker} = Options.validate!(Options.stream(), program, args, options)
 
     Stream.resource(
@@ -26,7 +30,7 @@ defmodule Leash.Command.Stream do
   @spec last(how()) :: [{:exit, how()}]
   def last(how), do: [{:exit, how}]
 
-  @doc "The last elements of `Leash.stream!/3`: none, or it raises."
+  @doc "Returns the `last` of `Leash.stream!/3`, which returns no element or raises."
   @spec last!(String.t()) :: (how() -> [])
   def last!(program) do
     fn
@@ -38,10 +42,10 @@ defmodule Leash.Command.Stream do
   # states: {:running, command, deadline, timed_out?} → {:last, how} → :over
   #                                                   → {:failed, function that raises}
   #
-  # What raises is called by the next pull: the stream's clean-up gets the state of before, and may
-  # not end a command twice.
+  # The next pull calls the function that raises. The stream's clean-up gets the state before the
+  # failure, and must not end a command twice.
   #
-  # A running command is its owner's: only the process that began it may ask for the next part.
+  # A running command belongs to its owner: only the process that began it may read the next part.
   defp start(own, worker) do
     case Command.start(worker) do
       {:ok, command} -> {:running, command, Command.deadline(own.timeout), false}

@@ -1,5 +1,5 @@
 defmodule Leash.Guard.Options do
-  # What `guard:` of a Worker may say, and what a guard makes of it.
+  # The options of `guard:` of a Worker, and their translation for the guard.
   @moduledoc false
 
   alias Leash.{Callback, Guard, Schema}
@@ -31,7 +31,7 @@ defmodule Leash.Guard.Options do
       "each at most once"
   end
 
-  @doc "The quoted type."
+  @doc "Returns the quoted type."
   @spec typespec() :: Macro.t()
   def typespec do
     quote do
@@ -66,7 +66,7 @@ defmodule Leash.Guard.Options do
   defp valid_option?({:action, action}), do: action in [:stop, :log] or is_function(action, 1)
   defp valid_option?(_other), do: false
 
-  @doc "Bytes of a size: a number, or text with a unit of 1000 (kB, MB …) or 1024 (KiB, MiB …)."
+  @doc "Returns the bytes of a number or of text with a unit of 1000 (kB, MB …) or 1024 (KiB …)."
   @spec bytes(term()) :: {:ok, non_neg_integer()} | :error
   def bytes(number) when is_integer(number) and number >= 0, do: {:ok, number}
 
@@ -81,7 +81,7 @@ defmodule Leash.Guard.Options do
 
   def bytes(_other), do: :error
 
-  @doc "What a guard goes by, of options that are valid; a function works for the calling Worker."
+  @doc "Returns the guard of valid options. A function as action works for the calling Worker."
   @spec spec(keyword(), :counters.counters_ref() | nil) :: Guard.spec()
   def spec(options, traffic) do
     limits =

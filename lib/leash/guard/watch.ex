@@ -1,5 +1,6 @@
 defmodule Leash.Guard.Watch do
-  # What a guard knows of one worker, and what it says of it at each look. Times are monotonic milliseconds.
+  # The state that a guard keeps of one worker, and its check at each look. Times are monotonic
+  # milliseconds.
   @moduledoc false
 
   alias Leash.{Guard, Usage}
@@ -12,34 +13,34 @@ defmodule Leash.Guard.Watch do
           began: integer(),
           due: integer(),
           active_at: integer(),
-          # CPU time and bytes of output at the last look
+          # CPU time and bytes of output at the last look.
           seen: {non_neg_integer(), non_neg_integer()} | nil,
-          # limits that were exceeded at the last look, and have been reported
+          # Limits that were exceeded at the last look, and have been reported.
           breached: [Guard.limit()]
         }
 
-  # In the order in which one that exceeds several is told about.
+  # The order in which several exceeded limits are reported.
   @limits [:processes, :rss, :lifetime, :idle]
 
-  @doc "A watch over a worker that began at this time."
+  @doc "Returns a watch over a worker that began at this time."
   @spec new(Guard.spec(), integer(), integer()) :: t()
   def new(spec, began, now),
     do: %__MODULE__{spec: spec, began: began, due: due(spec, now), active_at: now}
 
-  @doc "The watch after a look, for the next one."
+  @doc "Returns the watch after a look, for the next one."
   @spec again(t(), integer()) :: t()
   def again(%__MODULE__{} = watch, now), do: %{watch | due: due(watch.spec, now)}
 
-  # On the same beat for everybody with the same interval, whenever they were started: one look is for all of them.
+  # All watches with the same interval are due at the same time, so that one look covers them all.
   defp due(%{every: every}, now), do: (Integer.floor_div(now, every) + 1) * every
 
-  @doc "Whether it takes a look at `/proc`."
+  @doc "Returns whether the check needs a look at `/proc`."
   @spec needs_look?(t()) :: boolean()
   def needs_look?(%{spec: %{limits: limits}}),
     do: Enum.any?([:processes, :rss, :idle], &is_map_key(limits, &1))
 
   @doc """
-  Compares with the limits; of `sums` nil, which means that nobody could look, only time counts.
+  Compares with the limits. If `sums` is nil, the look failed, and only time counts.
 
   A breach is new until the value is within its limit again.
   """
@@ -54,7 +55,7 @@ defmodule Leash.Guard.Watch do
           over?(limit, value, max),
           do: %{limit: limit, max: max, value: value}
 
-    # What nobody could look at stays as it was.
+    # A limit that could not be checked stays as it was.
     unknown = if sums, do: [], else: watch.breached -- [:lifetime]
     new = Enum.reject(over, &(&1.limit in watch.breached))
     {new, %{watch | breached: Enum.map(over, & &1.limit) ++ unknown}}

@@ -1,11 +1,12 @@
 defmodule Leash.OpenPort.Options do
-  # What `Leash.open_port/3` accepts: the options of `Port.open/2`, which are flags and pairs, and some of a Worker.
+  # The options of `Leash.open_port/3`: those of `Port.open/2`, which are flags and pairs, and
+  # some of a Worker.
   @moduledoc false
 
   alias Leash.{Executable, Ladder, OptionsError, Schema, WorkingDirectory}
   alias Leash.Worker
 
-  # The shim's part, not the port's.
+  # Options of the shim, not of the port.
   @shim_flags [:stderr_to_stdout]
   @shim_keys [
     :args,
@@ -49,7 +50,7 @@ defmodule Leash.OpenPort.Options do
     ],
     line: [
       type: Schema.optional_positive("bytes"),
-      doc: "Data come as `{:eol, line}` or, where a line is longer, `{:noeol, part}`."
+      doc: "Data come as `{:eol, line}` or, if a line is longer, as `{:noeol, part}`."
     ],
     parallelism: [
       type: Schema.boolean(),
@@ -66,9 +67,9 @@ defmodule Leash.OpenPort.Options do
       type: Schema.one_of([:kill, :ladder]),
       default: :ladder,
       doc:
-        "How hard the tree is ended when the port's owner crashes or is killed: by the ladder " <>
-          "of `:stop`, or by SIGKILL at once. " <>
-          "After `:normal`, `:shutdown` and `Port.close/1` it is the ladder."
+        "How the tree is ended if the port's owner crashes or is killed: by the ladder of " <>
+          "`:stop`, or by SIGKILL at once. After `:normal`, `:shutdown` and `Port.close/1` " <>
+          "the ladder is used."
     ],
     linger: @worker[:linger],
     limits: @worker[:limits],
@@ -80,11 +81,11 @@ defmodule Leash.OpenPort.Options do
   @schema Schema.new(Keyword.delete(@all, :args))
   @with_args Schema.new(@all)
 
-  @doc "The flags, and what each means."
+  @doc "Returns the flags and their meanings."
   @spec flags() :: [{atom(), String.t()}]
   def flags, do: @flags
 
-  @doc "The options with a value."
+  @doc "Returns the options with a value."
   @spec schema() :: Schema.t()
   def schema, do: @schema
 
@@ -97,14 +98,14 @@ defmodule Leash.OpenPort.Options do
   def busy_limits?({low, high}), do: is_integer(low) and is_integer(high) and low in 0..high//1
   def busy_limits?(other), do: other in [nil, :disabled]
 
-  @doc "All options as a Markdown list."
+  @doc "Returns all options as a Markdown list."
   @spec docs() :: String.t()
   def docs do
     Enum.map_join(flags(), "\n", fn {flag, doc} -> "  * `#{inspect(flag)}` - #{doc}\n" end) <>
       "\n" <> Schema.docs(schema())
   end
 
-  @doc "The quoted type of one option."
+  @doc "Returns the quoted type of one option."
   @spec typespec() :: Macro.t()
   def typespec do
     Enum.reduce(flags(), Schema.typespec(schema()), fn {flag, _doc}, rest ->
@@ -115,8 +116,9 @@ defmodule Leash.OpenPort.Options do
   @doc """
   Checks everything that can be checked before anything starts.
 
-  The result has the executable's path as `:command`, `:env` as the port driver wants it, and as `:port` what goes to
-  `Port.open/2`. Raises `Leash.OptionsError`, and what `Port.open/2` raises for a program that is not there.
+  The result has the executable's path as `:command`, `:env` in the form of the port driver, and
+  as `:port` the options for `Port.open/2`. Raises `Leash.OptionsError`, and what `Port.open/2`
+  raises for a program that does not exist.
   """
   @spec validate!(String.t(), [binary()], list()) :: map()
   def validate!(command, args, options) do
@@ -129,7 +131,7 @@ defmodule Leash.OpenPort.Options do
     options = Enum.map(options, &normal(check!(&1)))
     {flags, pairs} = Enum.split_with(options, &is_atom/1)
 
-    # Of an option that is given twice the last one counts, as in Port.open/2.
+    # If an option is given twice, the last one counts, as in Port.open/2.
     with {:ok, checked} <-
            Schema.validate(@with_args, [{:args, texts(args)} | Enum.reverse(pairs)]),
          {:ok, stop} <- Ladder.resolve(checked.stop, checked.cd) do
@@ -173,7 +175,7 @@ defmodule Leash.OpenPort.Options do
         )
   end
 
-  # Port.open/2 takes charlists too, and has false where a Worker has nil.
+  # Port.open/2 also takes charlists, and has false where a Worker has nil.
   defp normal({:env, env}) when is_list(env),
     do: {:env, if(proper?(env), do: Enum.map(env, &variable/1), else: env)}
 
@@ -200,17 +202,18 @@ defmodule Leash.OpenPort.Options do
 
   defp text(other), do: other
 
-  # As the port driver wants it. An empty charlist unsets (open_port/2); a list of one has no characters either, and is none.
+  # The form of the port driver. An empty charlist unsets (open_port/2). A list that contains one
+  # has no characters either, and does not unset.
   defp port_variable({name, nil}), do: {String.to_charlist(name), false}
   defp port_variable({name, ""}), do: {String.to_charlist(name), [[]]}
   defp port_variable({name, value}), do: {String.to_charlist(name), String.to_charlist(value)}
 
-  # In the order given, since of :stream and :packet the last one counts.
+  # In the given order, because the last one of :stream and :packet counts.
   defp ports?({:cd, nil}), do: false
   defp ports?({key, _value}), do: key not in @shim_keys
   defp ports?(flag), do: flag not in @shim_flags
 
-  @doc "What to raise for an error of `Port.open/2`, which for options says only that one is wrong."
+  @doc "Returns what to raise for an error of `Port.open/2`, which does not name a wrong option."
   @spec refused(Exception.t(), map()) :: Exception.t()
   def refused(%ArgumentError{}, %{port: port}),
     do: %OptionsError{expected: "options that go together in Port.open/2", value: port}

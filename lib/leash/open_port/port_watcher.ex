@@ -1,16 +1,20 @@
 defmodule Leash.OpenPort.PortWatcher do
-  # Watches one port of `Leash.open_port/3` and its shim, as a Worker does its own. Asked to stop the tree
-  # (`Leash.stop_all/2`) it does as when the port is closed.
+  # Watches one port of `Leash.open_port/3` and its shim, as a Worker does its own. A request to
+  # stop the tree (`Leash.stop_all/2`) has the same effect as a closed port.
   #
-  # The port is watched and not its owner: `Port.connect/2` changes owners, and the reason with which a port goes
-  # down is that of the owner's end, `:normal` for a close. The monitor fires at once, also when the port's queue
-  # is full: then the port keeps its pipe open, the shim sees no hang-up, and nobody but us tells it.
+  # It watches the port and not its owner, because `Port.connect/2` changes owners. The reason of
+  # the port's end is that of the owner's end, or `:normal` for a close.
   #
-  #   register ──▶ port known ──▶ shim held ──port :DOWN, or asked──▶ shim told ──▶ exit: the Reaper sees to the rest
-  #                    │              └──── shim ended ────────────────────▶ exit: the Reaper looks for orphans
+  # The monitor fires at once, even if the port's queue is full. Then the port keeps its pipe
+  # open, the shim sees no hang-up, and only this process notifies it.
+  #
+  #   register ──▶ port known ──▶ shim held ──port :DOWN, or asked──▶ shim told ──▶ exit (1)
+  #                    │              └──── shim ended ────────────────────────────▶ exit (2)
   #                    └ port :DOWN: the shim is looked up now
   #
-  # Whatever ends this process, the Reaper answers for the tree then.
+  #   (1) the Reaper sees to the rest   (2) the Reaper looks for orphans
+  #
+  # After any end of this process, the Reaper ends the tree.
   @moduledoc false
 
   alias Leash.{Native, Reaper, Registry, Run, Telemetry}
@@ -19,17 +23,17 @@ defmodule Leash.OpenPort.PortWatcher do
 
   # The fork server has executed the shim by then.
   @first_look_ms Handle.after_ms()
-  # How seldom at last it is looked for while its port is open.
+  # The longest pause between two looks for the shim while the port is open.
   @seldom_ms 1_000
-  # The same once its port is closed, from the first pause to the longest.
+  # The pauses after the port has closed, from the first to the longest.
   @looks_ms 1..50
-  # How long the shim of a closed port is looked for. Afterwards its tags are.
+  # How long the shim of a closed port is looked for. Afterwards its tags are looked for.
   @unseen_ms 1_000
 
   @doc """
-  Starts one for the calling process, and takes a number for the tree.
+  Starts a watcher for the calling process, and takes a number for the tree.
 
-  It waits for `watch/4` or `dismiss/1`; the end of the caller ends it.
+  The watcher waits for `watch/4` or `dismiss/1`. The end of the caller ends it.
   """
   @spec start(Run.t(), map()) ::
           {:ok, pid(), pos_integer()} | {:error, :not_running | :stopping | :too_many_workers}
@@ -41,7 +45,7 @@ defmodule Leash.OpenPort.PortWatcher do
       |> Map.take([:label, :stop, :group, :on_crash])
       |> Map.merge(%{kind: :port, owner: caller, mark?: options.mark})
 
-    # Not linked: it must outlive its caller for as long as it takes to tell the shim.
+    # Not linked: the watcher must outlive its caller until it has notified the shim.
     {keeper, monitor} = spawn_monitor(fn -> init(caller, run, description) end)
     send(keeper, {:begin, monitor})
 
@@ -58,17 +62,17 @@ defmodule Leash.OpenPort.PortWatcher do
     end
   end
 
-  @doc "Hands over the port and its process id, nil where the port was closed before it could be asked."
+  @doc "Hands over the port and its pid, which is nil if the port was closed before the look."
   @spec watch(pid(), pos_integer(), port(), pos_integer() | nil) :: :ok
   def watch(keeper, number, port, os_pid) do
-    # Here, so that the caller finds its port in the list from now on.
+    # Changed here, so that the caller finds its port in the list from now on.
     Registry.change(number, shim: os_pid)
     Telemetry.worker(:start, number)
     send(keeper, {:watch, port, os_pid})
     :ok
   end
 
-  @doc "There is no port; the number is free already."
+  @doc "Ends the watcher of a port that was not opened. The number is free already."
   @spec dismiss(pid()) :: :ok
   def dismiss(keeper) do
     send(keeper, :dismiss)
@@ -116,7 +120,8 @@ defmodule Leash.OpenPort.PortWatcher do
       :dismiss ->
         :ok
 
-      # Between its Port.open/2 and the word to us. The port went with it, its queue empty, so the shim knows.
+      # The caller ended between Port.open/2 and watch/4. The port ended with it, its queue empty,
+      # so the shim has seen the hang-up.
       {:DOWN, ^caller, :process, _pid, reason} ->
         leave(how(state, reason))
     end
@@ -127,7 +132,7 @@ defmodule Leash.OpenPort.PortWatcher do
       {:DOWN, ^port, _type, _port, :noproc} ->
         closed(state, how(state, caller_reason(caller)))
 
-      # OTP 25 says :process of a port if the reason of its owner is more than an atom.
+      # OTP 25 sends :process for a port if the reason of its owner's end is more than an atom.
       {:DOWN, ^port, _type, _port, reason} ->
         closed(state, how(state, reason))
 
@@ -153,7 +158,7 @@ defmodule Leash.OpenPort.PortWatcher do
 
   defp how(state, reason), do: Escalation.how(reason, state.on_crash)
 
-  # The port went before it was watched: with its caller, or it was closed.
+  # The port ended before it was watched: with its caller, or by a close.
   defp caller_reason({:ended, reason}), do: reason
 
   defp caller_reason(caller) do
@@ -173,7 +178,7 @@ defmodule Leash.OpenPort.PortWatcher do
   end
 
   defp open_shim(%{os_pid: nil}), do: {:error, :not_ours}
-
+  # If a port is closed right after it was opened, its shim may not be executed yet.
   defp open_shim(%{os_pid: pid, run_id: run_id, number: number}),
     do: Handle.open(pid, run_id, number)
 
@@ -212,13 +217,13 @@ defmodule Leash.OpenPort.PortWatcher do
   defp tell(state, how) do
     if Native.pidfd_ended?(state.fd) == true, do: exit({:shutdown, :shim_ended})
 
-    # Where the pipe did hang up, the ladder has begun and this one signal changes nothing.
+    # If the pipe hung up, the ladder has begun, and this one signal changes nothing.
     _ = Handle.tell(state.number, state.fd, how)
     Registry.change(state.number, tree: :ending)
     leave(how)
   end
 
-  # The Reaper goes on from there.
+  # The Reaper continues from here.
   @spec leave(:ladder | :kill) :: no_return()
   defp leave(how), do: exit({:told, how})
 

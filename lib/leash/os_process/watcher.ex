@@ -1,9 +1,10 @@
 defmodule Leash.OSProcess.Watcher do
   # Holds the pidfds of one process's monitors.
   #
-  # A pidfd has to be closed when it fired, and nobody but a process can do that: the message goes
-  # to whoever monitors, who need not know of descriptors. One watcher a caller, not one a monitor:
-  # demonitor/1 has only a reference to find its pidfd by. It ends with its caller.
+  # A pidfd must be closed after it fired, which takes a process. The message goes to the
+  # monitoring process, which does not know of descriptors. So there is one watcher per caller,
+  # not one per monitor: demonitor/1 has only a reference to find its pidfd by. The watcher ends
+  # with its caller.
   @moduledoc false
 
   use GenServer
@@ -15,7 +16,7 @@ defmodule Leash.OSProcess.Watcher do
   @spec monitor(OSProcess.t()) :: reference()
   def monitor(process), do: GenServer.call(watcher(), {:monitor, process}, :infinity)
 
-  @doc "Forgets a monitor of the calling process; whatever it sends has been sent on return."
+  @doc "Forgets a monitor of the calling process. On return, all its messages have been sent."
   @spec demonitor(reference()) :: :ok
   def demonitor(ref) do
     case Process.get(__MODULE__) do
@@ -33,7 +34,7 @@ defmodule Leash.OSProcess.Watcher do
   end
 
   defp start do
-    # Not linked: the caller may trap exits and would be told of a process it never started.
+    # Not linked: a caller that traps exits would get the exit of a process that it did not start.
     {:ok, watcher} = GenServer.start(__MODULE__, self())
     Process.put(__MODULE__, watcher)
     watcher

@@ -1,8 +1,9 @@
 defmodule Leash.Probe.Health do
-  # Asks a ready worker again and again whether it is well, and tells its process when it was not for too long.
+  # Asks a ready worker again and again whether it is well. If it was not well for too long, its
+  # process is notified.
   #
-  # A function is called in a process of its own, which is killed when it takes too long: a worker
-  # that hangs is just what it is there to find.
+  # A function is called in a process of its own, which is killed if it takes too long. A worker
+  # that hangs is exactly what the check must find.
   @moduledoc false
 
   alias Leash.{Callback, Registry, Schema, Telemetry}
@@ -20,7 +21,7 @@ defmodule Leash.Probe.Health do
       "and every: milliseconds, timeout: milliseconds, failures: number, each positive and at most once"
   end
 
-  @doc "The quoted type."
+  @doc "Returns the quoted type."
   @spec typespec() :: Macro.t()
   def typespec do
     quote do
@@ -52,7 +53,11 @@ defmodule Leash.Probe.Health do
 
   defp valid_option?(_other), do: false
 
-  @doc "Begins to ask. The calling Worker is told with `Leash.Worker.Protocol.fail_unhealthy/2`."
+  @doc """
+  Begins to ask.
+
+  A failure notifies the calling Worker with `Leash.Worker.Protocol.fail_unhealthy/2`.
+  """
   @spec start(keyword() | nil, pos_integer(), String.t()) :: :ok
   def start(nil, _number, _label), do: :ok
 
@@ -72,7 +77,7 @@ defmodule Leash.Probe.Health do
   end
 
   defp init(state) do
-    # So that an end of the Worker is a message also in the middle of a question.
+    # So that the end of the Worker is a message, also in the middle of a question.
     Process.flag(:trap_exit, true)
     wait(Map.put(state, :monitor, Process.monitor(state.worker)), 0)
   end
@@ -86,7 +91,7 @@ defmodule Leash.Probe.Health do
     end
   end
 
-  # Who is being ended need not be well.
+  # Skip the check while the tree is stopping.
   defp wanted?(state), do: match?({:ok, %{tree: :alive}}, Registry.fetch(state.number))
 
   defp asked(%{check: %Callback{} = callback} = state, failed) do
@@ -96,7 +101,7 @@ defmodule Leash.Probe.Health do
     end
   end
 
-  # It is bounded, so that it need not be killed if the worker ends meanwhile.
+  # The question is bounded, so it need not be killed if the worker ends meanwhile.
   defp asked(%{monitor: monitor} = state, failed) do
     answer = Probe.connect(state.check, state.timeout)
 

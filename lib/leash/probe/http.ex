@@ -1,8 +1,9 @@
 defmodule Leash.Probe.HTTP do
-  # One GET, for the status alone.
+  # Sends one GET, for the status alone.
   #
-  # OTP's httpc would need the application :inets, started and in every release of a host, for a request line and a
-  # status line. No TLS, no redirects, no proxy: what is asked is the worker itself.
+  # OTP's httpc would need the application :inets, started and in every release of a host, for a
+  # request line and a status line. There are no TLS, redirects or proxies, because the worker
+  # itself is asked.
   @moduledoc false
 
   alias Leash.Probe.Address
@@ -17,19 +18,19 @@ defmodule Leash.Probe.HTTP do
           path: String.t()
         }
 
-  # Informational responses before the one that counts; more is no server that wants to answer.
+  # Informational responses before the one that counts. A server that sends more will not answer.
   @informational 5
 
   @doc false
   @spec expected() :: String.t()
   def expected, do: "a port, {port, \"/path\"} or \"http://host:port/path\""
 
-  @doc "The quoted type of a target."
+  @doc "Returns the quoted type of a target."
   @spec typespec() :: Macro.t()
   def typespec,
     do: quote(do: :inet.port_number() | {:inet.port_number(), String.t()} | String.t())
 
-  @doc "What a target means; `:error` for what is none."
+  @doc "Parses a target. Returns `:error` for an invalid one."
   @spec parse(term()) :: {:ok, parsed()} | :error
   def parse(port) when is_integer(port), do: parse({port, "/"})
 
@@ -53,10 +54,10 @@ defmodule Leash.Probe.HTTP do
 
   def parse(_other), do: :error
 
-  # It goes into the request line as it is.
+  # The path goes into the request line unchanged.
   defp path?(path), do: is_binary(path) and path =~ ~r/\A\/[!-~]*\z/
 
-  @doc "The status of the answer, within so many milliseconds."
+  @doc "Returns the status of the answer, within so many milliseconds."
   @spec status(parsed(), non_neg_integer()) :: {:ok, 100..999} | {:error, term()}
   def status(target, ms) do
     deadline = System.monotonic_time(:millisecond) + ms

@@ -1,5 +1,5 @@
 defmodule Leash.Probe.Readiness do
-  # Waiting until a worker answers, where no line of its output says so.
+  # Waits until a worker answers, if no line of its output reports readiness.
   @moduledoc false
 
   alias Leash.Callback
@@ -7,14 +7,14 @@ defmodule Leash.Probe.Readiness do
   alias Leash.Probe.{Address, HTTP}
   alias Leash.Worker.Protocol
 
-  # How long somebody else may take to answer where the worker will.
+  # How long another process may take to answer at the worker's address.
   @free_ms 2_000
 
-  # How long one question may take; then the next one is asked.
+  # How long one question may take. Then the next one is asked.
   @ask_ms 1_000
 
-  # There is nothing to be woken by when somebody else begins to listen; this is how often to ask. A function may
-  # cost more than a refused connection.
+  # No event reports that a process begins to listen, so this is the interval of the questions. A
+  # function may cost more than a refused connection.
   @interval_ms 20
   @function_interval_ms 50
 
@@ -23,14 +23,18 @@ defmodule Leash.Probe.Readiness do
   def valid?({kind, _target} = ready) when kind in [:tcp, :http], do: Probe.valid?(ready)
   def valid?(ready), do: is_function(ready, 0) or is_function(ready, 1)
 
-  @doc "Whether nobody answers yet where a worker will, which could not be told from it."
+  @doc """
+  Checks that no process answers yet at the worker's address.
+
+  The answer of another process could not be told from the worker's.
+  """
   @spec free(term()) :: :ok | {:error, {:port_in_use, :inet.port_number()}}
   def free({:tcp, port}), do: free(Address.this_machine(), port)
 
   def free({:http, target}) do
     {:ok, %{addresses: addresses, port: port}} = HTTP.parse(target)
 
-    # Of another host, or of a name for whatever address, a front may answer before the worker does.
+    # On another host, or a name for any address, a front may answer before the worker does.
     addresses |> Enum.filter(&Address.loopback?/1) |> free(port)
   end
 
@@ -48,9 +52,9 @@ defmodule Leash.Probe.Readiness do
   end
 
   @doc """
-  Asks until all is well, then sends the calling Worker `{:output_ready, pid}`.
+  Asks until the answer is good, then sends the calling Worker `{:output_ready, pid}`.
 
-  Nothing is asked for a regex. A function that fails is asked again. If the worker ends before it
+  A regex needs no question. If a function fails, it is asked again. If the worker ends before it
   is ready, the log says how the last call failed, or that it did not return.
   """
   @spec start(term(), String.t(), (() -> map())) :: :ok
@@ -64,7 +68,7 @@ defmodule Leash.Probe.Readiness do
     _ =
       spawn_link(
         Callback.inherit(fn ->
-          # As the process of a function is linked to this one.
+          # The process of a function is linked to this one.
           Process.flag(:trap_exit, true)
           ask(question, worker, Process.monitor(worker))
         end)

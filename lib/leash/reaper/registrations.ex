@@ -1,5 +1,6 @@
 defmodule Leash.Reaper.Registrations do
-  # Who has which number: a new one, that of a tree which is taken over, or none, because its group is being stopped.
+  # Assigns numbers: a new one, that of a tree which is taken over, or none, because its group is
+  # being stopped.
   @moduledoc false
 
   alias Leash.{Detached, Group, Ladder, Native, Registry}
@@ -11,7 +12,7 @@ defmodule Leash.Reaper.Registrations do
           | {:error, :not_running | :stopping | :too_many_workers | {:already_started, pid()}}
 
   @doc """
-  Gives a Worker a number, now or when the trees that are ending and have what it wants are gone.
+  Gives a Worker a number, now or when the ending trees that hold its claims are gone.
   """
   @spec give(Registry.description(), GenServer.from(), State.t()) ::
           {:reply, answer(), State.t()} | {:noreply, State.t()}
@@ -23,7 +24,7 @@ defmodule Leash.Reaper.Registrations do
   end
 
   @doc """
-  Answers `:gone` when all trees that are ending now are gone, `:none` where there are none.
+  Answers `:gone` when all trees that are ending now are gone, `:none` if there are none.
   """
   @spec await_ending(GenServer.from(), State.t()) ::
           {:reply, :none, State.t()} | {:noreply, State.t()}
@@ -34,9 +35,9 @@ defmodule Leash.Reaper.Registrations do
     end
   end
 
-  # A supervisor starts the next as soon as a Worker or its owner is gone, which is before its
-  # tree is; and two at a time write one log, or want one port. What could not be ended
-  # blocks no start for ever.
+  # A supervisor starts the next Worker as soon as a Worker or its owner is gone, which is before
+  # the tree is gone. Two at a time would write one log, or want one port. A tree that could not
+  # be ended blocks no start for ever.
   defp in_the_way(rows, state) do
     with [_ | _] = rows <- Enum.filter(rows, &Registry.ending?/1) do
       in_hand = in_hand(state)
@@ -59,7 +60,7 @@ defmodule Leash.Reaper.Registrations do
   defp set(ms), do: :erlang.start_timer(ms, self(), :late)
 
   @doc """
-  These trees are gone, or could not be ended. A start that waited for nothing else is answered.
+  Answers the starts that waited only for these trees, which are gone or could not be ended.
   """
   @spec ended([pos_integer()], State.t()) :: State.t()
   def ended(_numbers, %{waiting: []} = state), do: state
@@ -75,7 +76,7 @@ defmodule Leash.Reaper.Registrations do
     Enum.reduce(free, %{state | waiting: waiting}, &answer/2)
   end
 
-  @doc "The time of a start that waits is over."
+  @doc "Answers a start whose waiting time is over."
   @spec late(reference(), State.t()) :: State.t()
   def late(timer, state) do
     {late, waiting} = Enum.split_with(state.waiting, &(&1.timer == timer))
@@ -114,7 +115,11 @@ defmodule Leash.Reaper.Registrations do
   defp closed?(state, group),
     do: Enum.any?(state.group_locks, fn {_, {_, it}} -> Group.includes?(it, group) end)
 
-  @doc "Gives the process that takes a detached tree over a number; a tree of this very run keeps its own."
+  @doc """
+  Gives a number to the process that takes a detached tree over.
+
+  A tree of this very run keeps its own number.
+  """
   @spec adopt(Registry.description(), pid(), State.t()) :: {:reply, answer(), State.t()}
   def adopt(%{outlives: tree} = description, pid, state) do
     case Enum.find(Registry.all(), &Detached.of?(&1, tree, state.run.id)) do
@@ -123,13 +128,13 @@ defmodule Leash.Reaper.Registrations do
     end
   end
 
-  # Whose process this very VM had before.
+  # The tree belonged to a process of this very VM before.
   defp take_over(row, description, pid, state) do
     cond do
       Process.alive?(row.pid) ->
         {:reply, {:error, {:already_started, row.pid}}, state}
 
-      # Its end has begun, or is being looked at.
+      # The end of the tree has begun, or is being looked at.
       closed?(state, description.group) or closed?(state, row.group) or row.tree != :alive or
           not (is_map_key(state.watched, row.number) or
                    MapSet.member?(state.left, row.number)) ->
@@ -163,7 +168,7 @@ defmodule Leash.Reaper.Registrations do
   end
 
   @doc """
-  Watches the processes that have registered and were killed before they could ask for that.
+  Watches processes that registered and were killed before they could ask to be watched.
   """
   @spec watch_all(State.t()) :: State.t()
   def watch_all(state) do
@@ -177,7 +182,7 @@ defmodule Leash.Reaper.Registrations do
     end
   end
 
-  @doc "Watches the Worker of a number no more."
+  @doc "Stops watching the Worker of a number."
   @spec unwatch(pos_integer(), State.t()) :: State.t()
   def unwatch(number, state) do
     case Map.pop(state.watched, number) do
@@ -190,7 +195,11 @@ defmodule Leash.Reaper.Registrations do
     end
   end
 
-  @doc "The numbers whose trees somebody answers for: a Worker, a shim that is waited for, a hunt."
+  @doc """
+  Returns the numbers whose trees are in hand.
+
+  A Worker, a shim that is waited for, or a hunt has them in hand.
+  """
   @spec in_hand(State.t()) :: MapSet.t(pos_integer())
   def in_hand(state) do
     hunted = with {_pid, _monitor, numbers} <- state.hunting, do: numbers

@@ -1,6 +1,6 @@
 defmodule Leash.Reaper.Shutdown do
-  # The application stops, after every application that depends on it: whatever is left ends now, in parallel and under one
-  # deadline.
+  # The stop of the application, after every application that depends on it. Everything that is
+  # left ends now, in parallel and under one deadline.
   @moduledoc false
 
   alias Leash.{Cleanup, Native, Registry, Run}
@@ -8,10 +8,10 @@ defmodule Leash.Reaper.Shutdown do
   alias Leash.Reaper.{Orphans, Verification}
   alias Leash.Worker.Protocol
 
-  # From QUIT to KILL of a shim, and from there to looking at what it left.
+  # The time from QUIT to KILL of a shim, and from there to the look at what it left.
   @stuck_ms 1_000
 
-  @doc "Ends everything; whether that was proven is asked with `all_gone?/0`."
+  @doc "Ends everything. `all_gone?/0` returns whether that was proven."
   @spec run(Run.t()) :: :ok
   def run(run) do
     living = for row <- Registry.all(), row.tree != :gone, do: Handle.of_row(row, run)
@@ -21,8 +21,8 @@ defmodule Leash.Reaper.Shutdown do
     longest = rows |> Enum.map(&Orphans.patience(&1, :ladder)) |> Enum.max(fn -> 0 end)
     bound = min(longest, run.config.stop_timeout)
 
-    # A Worker that sees to it itself exits with :shutdown, and not with how its program took the
-    # signal.
+    # A Worker that ends its tree itself exits with :shutdown, and not with how its program took
+    # the signal.
     for %{kind: kind, pid: pid} <- rows,
         kind != :command,
         do: Protocol.fail_unhealthy(pid, :shutdown)
@@ -42,16 +42,16 @@ defmodule Leash.Reaper.Shutdown do
       |> signal_all(:sigkill)
       |> await_shims(@stuck_ms)
 
-    # Unseen shims, dead shims and their orphans: everything of this run that still carries a tag.
+    # Unseen shims, dead shims and their orphans: everything of this run that still has a tag.
     lasting_numbers = for %{number: number} <- lasting, do: number
     numbers = for(%{number: number} <- Registry.all(), do: number) -- lasting_numbers
     gone? = numbers == [] or verified?(run, numbers)
-    # The record stays as long as something of the run does.
+    # The record stays as long as a tree of the run does.
     gone? = gone? and not Enum.any?(lasting, &(&1.outlives == :own))
     :persistent_term.put({__MODULE__, :all_gone?}, gone?)
   end
 
-  # What outlives this run on purpose, and nobody has begun to end.
+  # Trees that outlive this run on purpose, and whose end has not begun.
   defp lasts?(%{outlives: nil}), do: false
   defp lasts?(%{outlives: :own, tree: :ending}), do: false
   defp lasts?(%{outlives: :own, shim_fd: nil}), do: false
@@ -92,7 +92,7 @@ defmodule Leash.Reaper.Shutdown do
     end
   end
 
-  @doc "Whether the last stop proved that nothing of the run is left; asked once."
+  @doc "Returns whether the last stop proved that nothing of the run is left. Call it once."
   @spec all_gone?() :: boolean()
   def all_gone? do
     gone? = :persistent_term.get({__MODULE__, :all_gone?}, false)

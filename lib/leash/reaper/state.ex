@@ -1,5 +1,5 @@
 defmodule Leash.Reaper.State do
-  # What the Reaper knows of the trees, beyond the table of workers.
+  # The Reaper's state of the trees, beyond the table of workers.
   @moduledoc false
 
   alias Leash.{Group, Registry, Run}
@@ -22,8 +22,8 @@ defmodule Leash.Reaper.State do
         }
 
   @typedoc """
-  A start that waits for trees that are ending: to be given a number, or to be told that they are
-  gone; and when it has waited long enough.
+  A start that waits for ending trees. It wants a number, or the word that they are gone. `timer`
+  ends the wait.
   """
   @type registration :: %{
           numbers: MapSet.t(pos_integer()),
@@ -32,37 +32,37 @@ defmodule Leash.Reaper.State do
           timer: reference() | nil
         }
 
-  @doc "Of a run that has no trees yet."
+  @doc "Returns the state of a run that has no trees yet."
   @spec new(Run.t()) :: t()
   def new(run) do
     %{
       run: run,
-      # monitor => number, while the Worker lives, and the other way round
+      # Monitor => number while the Worker lives, and the reverse.
       monitors: %{},
       watched: %{},
-      # numbers whose shim is being waited for => its timer
+      # Numbers whose shim is awaited => its timer.
       ending: %{},
-      # numbers to be proven gone, by the hunt under way and by the next
+      # Numbers to be proven gone: by the hunt under way, and by the next.
       hunting: nil,
       to_verify: MapSet.new(),
-      # the timer of the next look at what ended in order, and the numbers that wait for it
+      # The timer of the next look at what ended in order, and the numbers that wait for it.
       look_again: nil,
       later: MapSet.new(),
-      # when the hunt under way began, and how long a pass of the last one took
+      # When the hunt under way began, and how long a pass of the last one took.
       hunt_began: 0,
       hunt_took: 0,
-      # how many hunts have failed in a row
+      # The number of hunts that failed in a row.
       failures: 0,
-      # who stops a group at the moment: monitor => {pid, group}
+      # The processes that are stopping a group: monitor => {pid, group}.
       group_locks: %{},
-      # detached trees that live on without a Worker
+      # Detached trees that live on without a Worker.
       left: MapSet.new(),
-      # starts that want what a tree has that is still ending, the latest first
+      # Starts whose claims an ending tree holds, the latest first.
       waiting: []
     }
   end
 
-  @doc "Tells those who are stopping groups."
+  @doc "Sends a message to the processes that are stopping groups."
   @spec tell_stoppers(t(), term()) :: :ok
   def tell_stoppers(state, message),
     do: Enum.each(state.group_locks, fn {_monitor, {pid, _group}} -> send(pid, message) end)

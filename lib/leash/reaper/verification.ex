@@ -1,5 +1,5 @@
 defmodule Leash.Reaper.Verification do
-  # The proof that nothing of a number is left, after which it is free: one hunt for its tags.
+  # Proves with a hunt for its tags that nothing of a number is left. Then the number is free.
   @moduledoc false
 
   alias Leash.{Cleanup, Native, Registry, Run, Telemetry}
@@ -7,12 +7,12 @@ defmodule Leash.Reaper.Verification do
 
   require Logger
 
-  # From a hunt that failed to the next, doubled each time up to the second.
+  # The time from a failed hunt to the next. It doubles each time up to the second value.
   @again_ms 1_000
   @again_most_ms 60_000
   @failures_most 6
 
-  @doc "A number that is to be proven gone."
+  @doc "Begins the proof that a number is gone."
   @spec verify(pos_integer(), State.t()) :: State.t()
   def verify(number, state) do
     hunt(%{
@@ -24,10 +24,10 @@ defmodule Leash.Reaper.Verification do
   end
 
   @doc """
-  Looks for what is to be verified.
+  Looks for the numbers to verify.
 
-  One hunt at a time, for all numbers that came up meanwhile: a thousand Workers killed at once cost a few passes over `/proc`
-  and not a thousand.
+  One hunt at a time covers all numbers that came up meanwhile. So a thousand Workers that are
+  killed at once cost a few passes over `/proc` and not a thousand.
   """
   @spec hunt(State.t()) :: State.t()
   def hunt(%{hunting: nil} = state) do
@@ -42,14 +42,14 @@ defmodule Leash.Reaper.Verification do
 
   def hunt(state), do: state
 
-  @doc "The hunt under way has ended."
+  @doc "Handles the end of the hunt under way."
   @spec hunted(term(), State.t()) :: State.t()
   def hunted(reason, %{hunting: {_pid, _monitor, numbers}} = state) do
     hunted(reason, numbers, %{state | hunting: nil})
   end
 
   defp hunted({:shutdown, {:ok, report}}, numbers, state) do
-    # A look is one pass; a hunt that waits for what cannot be ended makes many.
+    # A look is one pass. A hunt that waits for what cannot be ended makes many.
     took = div(now() - state.hunt_began, max(report.passes, 1))
     state = %{state | hunt_took: took}
     survivors = MapSet.new(report.survivors, & &1.worker)
@@ -65,9 +65,9 @@ defmodule Leash.Reaper.Verification do
 
     # An unfinished tree keeps its number: no other mark may ever equal it.
     state = Enum.reduce(freed, state, &free/2)
-    # Where that fails, the record is only longer.
+    # If that fails, the record is only longer.
     _ = Run.forget(freed)
-    # What could not be ended now may be later, when it has thawed, or the machine is less busy.
+    # Survivors may end later: they thaw, or the machine is less busy.
     state = again(left ++ unseen, why(report), state)
     numbers |> Registrations.ended(state) |> hunt()
   end
@@ -80,8 +80,8 @@ defmodule Leash.Reaper.Verification do
   defp why(%{survivors: []} = report), do: {:incomplete, report.incomplete_because}
   defp why(report), do: {:survivors, Enum.map(report.survivors, & &1.pid)}
 
-  # What was not looked for, or not seen, is not gone, and not lost: its number is looked for until a hunt sees
-  # enough.
+  # A number that was not looked for, or not seen, is neither gone nor lost. It is looked for
+  # until a hunt sees enough.
   defp again([], _why, state), do: %{state | failures: 0}
 
   defp again(numbers, why, state) do
@@ -100,17 +100,18 @@ defmodule Leash.Reaper.Verification do
     if due_within?(state.look_again, ms), do: state, else: look_after(ms, state)
   end
 
-  # Where there is no `/proc`, no hunt will ever see more than the shim proved.
+  # Without `/proc`, no hunt ever sees more than the shim proved.
   defp proven?(number, report) do
     Cleanup.own_seen?(report) or
       (:no_proc in report.incomplete_because and ended_in_order?(number))
   end
 
   @doc """
-  Looks once more for what ended in order, so many milliseconds later at the latest.
+  Looks once more for a tree that ended in order, after at most so many milliseconds.
 
-  The shim's proof covers what can be reparented to it; a process that moved into another pid namespace has its own reaper there,
-  and only its tag tells. One look for all that ended within a second.
+  The shim's proof covers processes that can be reparented to it. A process that moved into
+  another pid namespace has its own reaper there, and only its tag identifies it. One look covers
+  all trees that ended within a second.
   """
   @spec look_again(Registry.row(), non_neg_integer(), State.t()) :: State.t()
   def look_again(row, ms, state) do
@@ -128,7 +129,7 @@ defmodule Leash.Reaper.Verification do
     %{state | look_again: Process.send_after(self(), :look_again, ms)}
   end
 
-  @doc "It is time for that look."
+  @doc "Begins that look."
   @spec look_at_later(State.t()) :: State.t()
   def look_at_later(state) do
     _ = state.look_again && Process.cancel_timer(state.look_again)
@@ -157,16 +158,16 @@ defmodule Leash.Reaper.Verification do
     state
   end
 
-  # By its shim's own report, or the warden's word.
+  # The shim's own report or the warden's word proves it.
   defp ended_in_order?(number), do: match?({:ok, %{tree: :gone}}, Registry.fetch(number))
 
-  # Of what ran and whose Worker did not live to say so.
+  # The tree ran, and its Worker did not live to report its end.
   defp unseen_end?(row), do: row.tree != :gone and (row.os_pid != nil or row.kind == :port)
 
   defp close_fd(%{shim_fd: nil}), do: :ok
   defp close_fd(%{shim_fd: fd}), do: Native.fd_close(fd)
 
-  @doc "Says who could not be ended."
+  @doc "Logs the processes that could not be ended."
   @spec log_survivors([map()]) :: :ok
   def log_survivors(survivors) do
     Logger.error([

@@ -1,8 +1,9 @@
 defmodule Leash.Registry.ExitHistory do
-  # How the previous life of each worker with a registered name ended, for who looks at the one that came after it.
+  # How the previous life of each worker with a registered name ended, for a look at its
+  # successor.
   #
-  # Only of names, since nothing else says that two workers are the same one; and of so many, because names may be
-  # made from what comes from outside. The table's owner is the application's supervisor.
+  # Only names identify two workers as the same one. The number of entries has a bound, because
+  # names may be made from outside input. The table's owner is the application's supervisor.
   @moduledoc false
 
   alias Leash.Exit
@@ -12,14 +13,14 @@ defmodule Leash.Registry.ExitHistory do
   @typedoc "See `t:Leash.last_exit/0`."
   @type t :: Leash.last_exit()
 
-  @doc "Creates the table; the caller owns it."
+  @doc "Creates the table. The caller owns it."
   @spec create() :: :ok
   def create do
     _ = :ets.new(__MODULE__, [:named_table, :public, read_concurrency: true])
     :ok
   end
 
-  @doc "Notes an end; of a worker without a name nothing."
+  @doc "Records an end. Does nothing for a worker without a name."
   @spec put(GenServer.name() | nil, {:ok, Exit.t()} | term(), term()) :: :ok
   def put(nil, _result, _reason), do: :ok
 
@@ -29,14 +30,15 @@ defmodule Leash.Registry.ExitHistory do
     true = :ets.insert(__MODULE__, {name, System.monotonic_time(), last})
     forget_oldest()
   rescue
-    # The table went with the application.
+    # The table ended with the application.
     ArgumentError -> :ok
   end
 
   @doc """
-  The end of the life under this name before the one that began at this time (monotonic, native).
+  Returns the end of the life under this name before the one that began at this time (monotonic,
+  native).
 
-  Whoever is listed may have ended since: its own end is none of a previous life.
+  A listed worker may have ended since then. Its own end is not the end of a previous life.
   """
   @spec fetch(GenServer.name() | nil, integer()) :: t() | nil
   def fetch(nil, _began), do: nil
@@ -50,7 +52,7 @@ defmodule Leash.Registry.ExitHistory do
     ArgumentError -> nil
   end
 
-  # A look at all of them only when there is one too many.
+  # Looks at all entries only when there is one too many.
   defp forget_oldest do
     if :ets.info(__MODULE__, :size) > @most do
       ages = :ets.select(__MODULE__, [{{:"$1", :"$2", :_}, [], [{{:"$2", :"$1"}}]}])

@@ -1,13 +1,15 @@
 defmodule Leash.Shim.Handle do
-  # A shim by its pidfd: signals to it, and the pidfd of a port's shim, or of one whose warden was
-  # killed before it could send it. That of every other shim comes with its start
+  # A shim by its pidfd, and signals to it.
+  #
+  # This module opens the pidfd of a port's shim, and of a shim whose warden was killed before it
+  # could send the pidfd. The pidfd of every other shim comes with its start
   # (`Leash.Worker.Channel`).
   #
-  # What tells that a number is this very shim's reads `/proc` on another thread, which costs as
-  # much as a tenth of a short program's life. So a port's shim is not held in its first
-  # milliseconds; what has to signal it by then opens it at that moment.
+  # The check that a pid is this very shim reads `/proc` on another thread. It costs as much as a
+  # tenth of a short program's life. So a port's shim is not held in its first milliseconds. If it
+  # must be signalled by then, its pidfd is opened at that moment.
   #
-  # Where pidfds or `/proc` are refused, no number can be proven: a port is let go, and a Worker
+  # If pidfds or `/proc` are refused, no pid can be proven. Then a port is let go, and a Worker
   # asks over its channel.
   @moduledoc false
 
@@ -15,21 +17,24 @@ defmodule Leash.Shim.Handle do
 
   @key {__MODULE__, :possible?}
 
-  # Most programs that end quickly have by then.
+  # Most programs that end quickly have ended by then.
   @after_ms 20
 
-  # Not TERM, which a shim ignores when it comes from pid 1 (everybody was signalled): in a container we are that.
+  # Not TERM, which a shim ignores if it comes from pid 1 (it means that every process was
+  # signalled). In a container this VM is pid 1.
   @sigint 2
   @sigquit 3
   @sigkill 9
   @sigcont 18
 
-  @doc "How long a port's shim lives unheld where nothing needs it, in milliseconds."
+  @doc "Returns the milliseconds that a port's shim lives unheld if nothing needs it."
   @spec after_ms() :: pos_integer()
   def after_ms, do: @after_ms
 
   @doc """
-  Finds out what this machine lets one do, while descriptors are plenty: without one it would look as if it had no pidfds.
+  Finds out whether this machine allows pidfds. Call it while descriptors are plenty.
+
+  Without a descriptor, the machine would look as if it had no pidfds.
   """
   @spec find_out() :: %{proc: boolean(), pidfd: boolean()}
   def find_out do
@@ -38,15 +43,16 @@ defmodule Leash.Shim.Handle do
     found
   end
 
-  @doc "Whether shims can be held and signalled here at all."
+  @doc "Returns whether shims can be held and signalled here at all."
   @spec possible?() :: boolean()
   def possible?, do: :persistent_term.get(@key, true)
 
   @doc """
-  Opens the shim of a worker, and notes it in the worker's row.
+  Opens the shim of a worker, and writes it to the worker's row.
 
-  The pidfd outlives the caller (`Leash.Registry.keep/1`).
-  Errors: `:esrch` (it has ended), `:not_ours` (the number is another's, or the shim is not executed yet), and what pidfd_open(2) says.
+  The pidfd outlives the caller (`Leash.Registry.keep/1`). The errors are `:esrch` (the shim has
+  ended), `:not_ours` (the pid is another's, or the shim is not executed yet), and those of
+  pidfd_open(2).
   """
   @spec open(pos_integer(), Leash.RunId.t(), pos_integer()) ::
           {:ok, Native.fd()} | {:error, atom()}
@@ -61,8 +67,9 @@ defmodule Leash.Shim.Handle do
   @doc """
   Signals a shim, and wakes it if it is stopped.
 
-  `:ladder` is for once only: a second one means SIGKILL to the shim's tree. A shim that is gone has done what it was to do, so
-  an error is one of the machine: it refuses such signals.
+  Send `:ladder` only once: a second one means SIGKILL to the shim's tree. If the shim is gone,
+  its task is done, and the result is `:ok`. So an error means that the machine refuses such
+  signals.
   """
   @spec signal(Native.fd(), :wake | :ladder | :kill | :sigkill) :: :ok | {:error, term()}
   def signal(fd, how) do
@@ -73,14 +80,14 @@ defmodule Leash.Shim.Handle do
     with {:error, reason} when reason in [:esrch, :closed] <- sent, do: :ok
   end
 
-  @doc "Like `signal/2`, but that a shim whose ladder somebody else has begun is only woken."
+  @doc "Signals like `signal/2`, but only wakes a shim if another process has begun its ladder."
   @spec tell(pos_integer(), Native.fd(), :ladder | :kill) :: :ok | {:error, term()}
   def tell(number, fd, :ladder),
     do: signal(fd, if(Registry.first_to_tell?(number), do: :ladder, else: :wake))
 
   def tell(_number, fd, :kill), do: signal(fd, :kill)
 
-  @doc "The row with its shim held, where that lives."
+  @doc "Returns the row with its shim held, if the shim lives."
   @spec of_row(Registry.row(), Leash.Run.t()) :: Registry.row()
   def of_row(%{shim_fd: nil, shim: pid} = row, run) when pid != nil do
     case open(pid, run.id, row.number) do

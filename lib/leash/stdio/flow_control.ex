@@ -1,22 +1,27 @@
 defmodule Leash.Stdio.FlowControl do
   # Holds back the reader of a pipe while the process that gets its output does not keep up.
   #
-  # What counts is the length of the receiver's mailbox, which needs nothing from the receiver: no acknowledgement
-  # that it could forget, and messages of others fill it just as much. A receiver that leaves many others unread
-  # would never get anything again, so a mailbox that stays as full as it is gets one message more now and then: when that
-  # one was taken, what stays does not count.
+  # The length of the receiver's mailbox decides. That needs nothing from the receiver: there is
+  # no acknowledgement to forget, and messages of others count, too.
+  #
+  # A receiver that leaves many other messages unread would never get anything again. So a mailbox
+  # that stays as full as it is gets one message more now and then. If that one was taken, the
+  # remaining messages no longer count.
   @moduledoc false
 
-  # The length is asked for once in so many messages: asking a process that runs makes it answer, and the asker wait. So a
-  # mailbox may get this many messages of each stream beyond the window when others fill it meanwhile.
+  # The length is read once in so many messages. To read it of a running process costs that
+  # process an answer, and the reader a wait. So a mailbox may get this many messages of each
+  # stream beyond the window, if others fill it meanwhile.
   @burst 16
 
-  # Between two looks at a full mailbox, in milliseconds. A receiver that works off a few messages in a millisecond
-  # must not find its mailbox empty; one that sleeps must not cost anything.
+  # The time between two looks at a full mailbox, in milliseconds. If a receiver works off a few
+  # messages in a millisecond, it must not find its mailbox empty. A sleeping one must cost
+  # nothing.
   @shortest_pause 1
   @longest_pause 10
 
-  # So many looks at a mailbox that is as full as it was, the longest pause apart, before it gets one message more.
+  # So many looks, the longest pause apart, find a mailbox as full as before. Then it gets one
+  # message more.
   @looks 10
 
   defstruct [
@@ -25,11 +30,11 @@ defmodule Leash.Stdio.FlowControl do
     limited?: false,
     credit: 0,
     pause: @shortest_pause,
-    # what stays in the mailbox and does not count
+    # Messages that stay in the mailbox and do not count.
     base: 0,
-    # the length at the last look at a full mailbox, and how many looks found it so
+    # The length at the last look at a full mailbox, and the number of looks that found it so.
     seen: {0, 0},
-    # the length before a message that was sent to see whether it is taken
+    # The length before a message that was sent as a probe.
     probe: nil
   ]
 
@@ -45,8 +50,10 @@ defmodule Leash.Stdio.FlowControl do
         }
 
   @doc """
-  A window of `size` messages, without effect until `limit/1`; `nil` for what has no mailbox, and for a pid of
-  another node, of which only that node knows the length.
+  Returns a window of `size` messages, without effect until `limit/1`.
+
+  Returns `nil` for a handler without a mailbox, and for a pid of another node, because only that
+  node knows the length.
   """
   @spec new(term(), pos_integer()) :: t() | nil
   def new(pid, size) when is_pid(pid) and node(pid) == node(),
@@ -54,20 +61,21 @@ defmodule Leash.Stdio.FlowControl do
 
   def new(_handler, _size), do: nil
 
-  @doc "From now on the mailbox counts."
+  @doc "Makes the mailbox count from now on."
   @spec limit(t() | nil) :: t() | nil
   def limit(nil), do: nil
   def limit(%__MODULE__{} = window), do: %{window | limited?: true}
 
   @doc """
-  Lets pass what a pipe still holds that nobody writes to any more, whatever the mailbox: a few messages, for which
-  nobody shall wait.
+  Lets pass what the pipe of an ended tree still holds, regardless of the mailbox.
+
+  These are a few messages, which must not delay the end.
   """
   @spec finish(t() | nil) :: t() | nil
   def finish(nil), do: nil
   def finish(%__MODULE__{} = window), do: %{window | credit: @burst}
 
-  @doc "Whether a message may be sent now, or in how many milliseconds to ask again."
+  @doc "Returns whether a message may be sent now, or after how many milliseconds to ask again."
   @spec check(t() | nil) :: {:open, t() | nil} | {:full, pos_integer(), t()}
   def check(nil), do: {:open, nil}
   def check(%__MODULE__{limited?: false} = window), do: {:open, window}
@@ -80,13 +88,13 @@ defmodule Leash.Stdio.FlowControl do
         room = size - (length - window.base) + 1
         if room > 0, do: open(window, room), else: full(window, length)
 
-      # Nobody is there any more who could be overrun.
+      # The receiver is gone, so it cannot be overrun.
       nil ->
         {:open, %{window | credit: @burst}}
     end
   end
 
-  # The probe was taken: what is left was there before it.
+  # The probe was taken, so the remaining messages were there before it.
   defp settle(%{probe: probe} = window, length) when probe != nil and length <= probe,
     do: %{window | base: length, probe: nil}
 
@@ -106,7 +114,7 @@ defmodule Leash.Stdio.FlowControl do
     {:full, window.pause, %{window | pause: pause, seen: {length, looks}}}
   end
 
-  @doc "A message was sent."
+  @doc "Counts a message that was sent."
   @spec sent(t() | nil) :: t() | nil
   def sent(%__MODULE__{credit: credit} = window) when credit > 0,
     do: %{window | credit: credit - 1}

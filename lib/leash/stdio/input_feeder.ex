@@ -1,23 +1,25 @@
 defmodule Leash.Stdio.InputFeeder do
   # Writes the input of a command and closes its stdin at the end.
   #
-  # A process of its own: a command that does not read must not keep its caller from reading what it writes.
+  # A process of its own: a command that does not read must not keep its caller from reading the
+  # command's output.
   @moduledoc false
 
   alias Leash.{Callback, Native}
 
-  # What a pipe holds.
+  # The capacity of a pipe.
   @gather_bytes 65_536
 
   @typedoc "All of the input, or an enumerable of its parts."
   @type input :: iodata() | Enumerable.t()
 
   @doc """
-  Starts a feeder that ends with the caller, and makes it the owner of `fd`. It begins when `feed/1`
-  says so. Returns its pid and a monitor.
+  Starts a feeder that ends with the caller, and makes it the owner of `fd`. Returns its pid and a
+  monitor.
 
-  It exits `:normal` when everything was written or the program reads no more, and
-  `{:shutdown, {:input, kind, reason, stacktrace}}` when the enumerable raised, threw or exited.
+  The feeder begins at `feed/1`. It exits `:normal` when everything was written or the program
+  reads no more. It exits `{:shutdown, {:input, kind, reason, stacktrace}}` when the enumerable
+  raised, threw or exited.
   """
   @spec start(Native.fd(), input()) :: {pid(), reference()}
   def start(fd, input) do
@@ -40,7 +42,7 @@ defmodule Leash.Stdio.InputFeeder do
     {pid, monitor}
   end
 
-  # A source that waits for something heeds nothing else.
+  # A source that waits for something reads no messages, so another process ends the feeder.
   defp end_with(caller, feeder) do
     Process.monitor(caller)
     Process.monitor(feeder)
@@ -50,7 +52,7 @@ defmodule Leash.Stdio.InputFeeder do
     end
   end
 
-  @doc "Lets a feeder begin; to be called once."
+  @doc "Lets a feeder begin. Call it once."
   @spec feed(pid()) :: :ok
   def feed(feeder) do
     send(feeder, :feed)
@@ -65,11 +67,11 @@ defmodule Leash.Stdio.InputFeeder do
     Native.fd_close(fd)
   end
 
-  # A list is there already, so that its parts can be gathered; it may be iodata or an enumerable of iodata, and
-  # what is both means the same.
+  # A list exists already, so its parts can be gathered. It may be iodata or an enumerable of
+  # iodata. A list that is both means the same.
   defp feed_parts(fd, list) when is_list(list), do: feed_list(fd, list, [], 0)
 
-  # Whoever computes parts may wait for what becomes of the last one.
+  # A source that computes parts may wait for the effect of the last part.
   defp feed_parts(fd, enumerable), do: Enum.reduce_while(enumerable, :ok, &feed_part(fd, &1, &2))
 
   defp feed_part(fd, part, :ok) do
@@ -103,7 +105,7 @@ defmodule Leash.Stdio.InputFeeder do
     case Native.fd_write(fd, data) do
       {:ok, written} -> write(fd, rest(data, written))
       {:again, written} -> await_room(fd, rest(data, written))
-      # EPIPE: it has read as much as it wanted, which is no failure of ours.
+      # EPIPE: the program has read as much as it wanted, which is no failure here.
       {:error, _reason} -> :closed
     end
   end

@@ -2,9 +2,9 @@ defmodule Leash.Stdio.LogLines do
   # Cuts the output of a program into texts for the log.
   #
   #   * A line feed ends a line, and carriage returns before it belong to it.
-  #   * A line that is longer than a log backend takes goes on in the next text, "…" marks both.
-  #   * Other carriage returns are those of a progress bar: the text before one is overwritten by
-  #     what follows. It is shown at most once a second, and after a second without news.
+  #   * If a line is longer than a log backend takes, it goes on in the next text. "…" marks both.
+  #   * Other carriage returns are those of a progress bar: the following text overwrites the text
+  #     before one. That text is shown at most once a second, and after a second without news.
   #   * Nothing in a text controls a terminal, and all of it is UTF-8.
   @moduledoc false
 
@@ -14,9 +14,12 @@ defmodule Leash.Stdio.LogLines do
   defstruct [:longest, line: "", continued?: false, overwritten: nil, shown: nil, shown_at: nil]
 
   @typedoc """
-  `line`: the line that has not ended, without the parts that are shown; `continued?`: there are
-  such parts; `overwritten`: the state of a progress bar that waits; `shown`, `shown_at`: the last
-  state that was shown of this line, and when (milliseconds).
+  The state of the cutter.
+
+    * `line` - the unfinished line, without the parts that are shown
+    * `continued?` - whether there are such parts
+    * `overwritten` - the state of a progress bar that waits
+    * `shown`, `shown_at` - the last state of this line that was shown, and when (milliseconds)
   """
   @type t :: %__MODULE__{
           longest: pos_integer(),
@@ -29,16 +32,16 @@ defmodule Leash.Stdio.LogLines do
 
   # Logger cuts off texts of more than about 8096 bytes, unless it is configured otherwise.
   @longest 8_000
-  # Of a name that is itself as long as that.
+  # The limit if the label itself is as long as that.
   @shortest 1_000
 
   @progress_ms 1_000
 
-  @doc "Lines that are logged behind a label of so many bytes."
+  @doc "Returns a cutter for lines that are logged behind a label of so many bytes."
   @spec new(non_neg_integer()) :: t()
   def new(label_bytes), do: %__MODULE__{longest: max(@longest - label_bytes, @shortest)}
 
-  @doc "The texts that are complete with these bytes, at a time in milliseconds."
+  @doc "Returns the texts that these bytes complete, at a time in milliseconds."
   @spec push(t(), binary(), integer()) :: {[String.t()], t()}
   def push(lines, data, now) do
     {ended, [rest]} = (lines.line <> data) |> :binary.split("\n", [:global]) |> Enum.split(-1)
@@ -47,13 +50,13 @@ defmodule Leash.Stdio.LogLines do
     {texts ++ more, lines}
   end
 
-  @doc "The milliseconds after which `due/2` has something to show, if nothing is pushed before."
+  @doc "Returns the milliseconds until `due/2` has something to show if nothing is pushed."
   @spec due_in(t(), integer()) :: pos_integer() | nil
   def due_in(%{overwritten: nil}, _now), do: nil
   def due_in(%{shown_at: nil}, _now), do: @progress_ms
   def due_in(%{shown_at: at}, now), do: max(1, at + @progress_ms - now)
 
-  @doc "The state of a progress bar that waited, if its time has come."
+  @doc "Returns the state of a progress bar that waited, if its time has come."
   @spec due(t(), integer()) :: {[String.t()], t()}
   def due(%{overwritten: nil} = lines, _now), do: {[], lines}
 
@@ -65,7 +68,7 @@ defmodule Leash.Stdio.LogLines do
     {texts, %{lines | shown: state, shown_at: now}}
   end
 
-  @doc "The rest, at the end of the output."
+  @doc "Returns the rest, at the end of the output."
   @spec finish(t(), integer()) :: {[String.t()], t()}
   def finish(lines, now) do
     if without_returns(lines.line) == "",
@@ -73,7 +76,7 @@ defmodule Leash.Stdio.LogLines do
       else: any_line(lines, lines.line, now)
   end
 
-  # Nearly all are.
+  # Nearly all lines are like this.
   defp line(%{line: "", continued?: false, overwritten: nil, shown: nil} = lines, line, now) do
     if byte_size(line) <= lines.longest and Text.plain?(line),
       do: {[line], lines},
@@ -92,7 +95,7 @@ defmodule Leash.Stdio.LogLines do
     {texts ++ shown, %{lines | line: "", overwritten: nil, shown: nil}}
   end
 
-  # A carriage return at the end may be that of a line feed which is yet to come.
+  # A carriage return at the end may belong to a line feed that is yet to come.
   defp unfinished(lines, rest, now) do
     text = without_returns(rest)
     returns = if byte_size(text) < byte_size(rest), do: "\r", else: ""
@@ -118,7 +121,7 @@ defmodule Leash.Stdio.LogLines do
       else: line
   end
 
-  # Of states that came together only the last could be seen.
+  # If several states came together, only the last could be seen.
   defp overwrite(lines, states, now) do
     case states |> Enum.reverse() |> Enum.find(&(&1 != "")) do
       state when state in [nil, lines.shown] -> {[], lines}
@@ -126,14 +129,14 @@ defmodule Leash.Stdio.LogLines do
     end
   end
 
-  # All of a line or state.
+  # Shows all of a line or state.
   defp show(lines, text) do
     {shown, last, lines} = show_beginning(lines, text, [])
     {printed, lines} = print(lines, last, false)
     {shown ++ printed, lines}
   end
 
-  # As long as it is too long; the rest may grow.
+  # Shows parts while the text is too long. The rest may grow.
   defp show_beginning(%{longest: longest} = lines, text, shown) when byte_size(text) <= longest,
     do: {shown, text, lines}
 
@@ -143,7 +146,7 @@ defmodule Leash.Stdio.LogLines do
     show_beginning(lines, rest, shown ++ printed)
   end
 
-  # A replaced byte has three.
+  # The text can become too long, because the replacement of one byte has three bytes.
   defp print(lines, raw, goes_on?) do
     pieces = raw |> Text.printable() |> pieces(lines.longest)
     last = length(pieces) - 1

@@ -1,9 +1,9 @@
 defmodule Leash.Stdio.Reader do
   # Reads one of a worker's output streams and hands it on.
   #
-  # A process of its own, so that a handler that blocks holds back the program (the kernel pipe
-  # fills) and nothing else: neither the Worker nor the end of the tree ever waits for it. A
-  # handler that fails costs a line in the log, and never the pipe.
+  # A process of its own, so that a handler that blocks holds back only the program (the kernel
+  # pipe fills). Neither the Worker nor the end of the tree ever waits for the handler. A handler
+  # that fails costs a line in the log, and never the pipe.
   @moduledoc false
 
   use GenServer
@@ -17,21 +17,27 @@ defmodule Leash.Stdio.Reader do
 
   @read_bytes 65_536
 
-  # Between bursts of this many reads the mailbox gets its turn.
+  # Between bursts of this many reads, the process handles its mailbox.
   @reads_in_a_row 16
 
-  # After the tree is gone the pipe still holds what was written last, and then ends. Where somebody
-  # outside the tree holds the other end, it never ends: this long without a byte is taken for it.
+  # After the end of the tree the pipe still holds what was written last, and then ends. If a
+  # process outside the tree holds the other end, the pipe never ends. Then this long without a
+  # byte counts as its end.
   @quiet_ms 100
   @drain_ms 5_000
 
   @type stream :: :stdout | :stderr
 
   @typedoc """
-  `handler`: as `option` has it; `label`: the worker in the log; `callers`: those of a function as
-  handler; `ready`: what is looked for in lines of stdout; `window`: the most messages in the
-  handler's mailbox; `limited?`: whether that counts from the start; `traffic`: what counts bytes
-  for a guard.
+  The options of a reader.
+
+    * `handler` - the handler, as `option` has it
+    * `label` - the name of the worker in the log
+    * `callers` - the callers of a function as handler
+    * `ready` - the regex for lines of stdout
+    * `window` - the most messages in the handler's mailbox
+    * `limited?` - whether the window counts from the start
+    * `traffic` - the counter of bytes for a guard
   """
   @type options :: %{
           handler: :log | pid() | (stream(), binary() -> term()),
@@ -47,8 +53,8 @@ defmodule Leash.Stdio.Reader do
   @doc """
   Starts a reader linked to the calling Worker and makes it the owner of `fd`.
 
-  Sends the Worker `{:output_ready, pid}` when a line matches `ready`, and ends `:normal` at the
-  end of the stream.
+  Sends the Worker `{:output_ready, pid}` when a line matches `ready`. Ends `:normal` at the end
+  of the stream.
   """
   @spec start_link(Native.fd(), stream(), options()) :: GenServer.on_start()
   def start_link(fd, stream, options) do
@@ -59,20 +65,20 @@ defmodule Leash.Stdio.Reader do
     end
   end
 
-  @doc "From now on the window counts: the worker is ready, so nobody waits for its output any more to get on."
+  @doc "Makes the window count: the worker is ready, so its start needs no more output."
   @spec limit(pid()) :: :ok
   def limit(output), do: GenServer.cast(output, :limit)
 
-  @doc "The tree is gone: what the pipe still holds is read without waiting for the handler."
+  @doc "Reads the rest of an ended tree's output, without waiting for the handler."
   @spec finish(pid()) :: :ok
   def finish(output), do: GenServer.cast(output, :finish)
 
   @impl true
   def init({worker, fd, stream, options}) do
-    # Traps exits so that a Worker that is killed does not take along what is still in the pipe.
+    # Traps exits, so that what is still in the pipe is not lost with a killed Worker.
     Process.flag(:trap_exit, true)
     :ok = Callback.put_callers(options.callers)
-    # Not as its parent: the end of that would be a crash of this process, too.
+    # The Worker is not the parent: the end of a parent would be a crash of this process, too.
     Process.link(worker)
 
     window = FlowControl.new(options.handler, options.window)
@@ -84,11 +90,11 @@ defmodule Leash.Stdio.Reader do
        stream: stream,
        handler: handler(options),
        window: if(options.limited?, do: FlowControl.limit(window), else: window),
-       # fires when a full mailbox is to be looked at again
+       # Fires when a full mailbox must be looked at again.
        pause: nil,
        label: options.label,
        traffic: options.traffic,
-       # fires when a state of a progress bar is to be logged
+       # Fires when a state of a progress bar must be logged.
        progress: nil,
        ready: if(stream == :stdout and options.ready != nil, do: ReadyLine.new(options.ready))
      }}
@@ -119,7 +125,7 @@ defmodule Leash.Stdio.Reader do
   def handle_info({:EXIT, pid, _reason}, %{worker: pid} = state), do: {:stop, :normal, state}
   def handle_info(_other, state), do: {:noreply, state}
 
-  # The Worker is gone, by whatever reason: what it left in the pipe still belongs to the handler.
+  # The Worker is gone, for any reason. What it left in the pipe still belongs to the handler.
   @impl true
   def terminate(_reason, state) do
     drain(state, now() + @drain_ms)
@@ -146,7 +152,7 @@ defmodule Leash.Stdio.Reader do
   end
 
   defp pause(%{pause: nil} = state, ms) do
-    # Held back is not idle.
+    # A program that is held back is not idle.
     Guard.saw_output(state.traffic, 1)
     %{state | pause: Process.send_after(self(), :look_again, ms)}
   end
@@ -155,8 +161,8 @@ defmodule Leash.Stdio.Reader do
 
   defp drain(%{fd: nil}, _deadline), do: :ok
 
-  # The tree may be alive still (the Worker was killed), so the window goes on to count. Past the
-  # deadline the handler gets what the pipe holds: nobody else will ever read it.
+  # The tree may still be alive (the Worker was killed), so the window still counts. After the
+  # deadline the handler gets what the pipe holds, because no other process will read it.
   defp drain(state, deadline) do
     if now() >= deadline do
       rest(state, @reads_in_a_row)

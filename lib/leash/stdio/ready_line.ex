@@ -1,9 +1,9 @@
 defmodule Leash.Stdio.ReadyLine do
   # Looks for the line of stdout that `ready:` waits for, in bytes as they come.
   #
-  # A regex with the modifier `u` takes only UTF-8 and gets lines as the log shows them; a
-  # character that is cut by a read waits for its rest. Any other regex gets the bytes. A line that
-  # has not ended is looked at as well: a prompt without a line feed is as good a sign as a line.
+  # A regex with the modifier `u` takes only UTF-8 and gets lines as the log shows them. If a read
+  # cuts a character, the character waits for its rest. Any other regex gets the bytes. An
+  # unfinished line is checked as well: a prompt without a line feed is as good a sign as a line.
   @moduledoc false
 
   alias Leash.Text
@@ -12,7 +12,9 @@ defmodule Leash.Stdio.ReadyLine do
   defstruct [:regex, :unicode?, rest: "", skip: 0]
 
   @typedoc """
-  `rest`: the line that has not ended; `skip`: so many bytes stand for its forgotten beginning.
+  The state of the search.
+
+  `rest` is the unfinished line. Its first `skip` bytes stand for its forgotten beginning.
   """
   @type t :: %__MODULE__{
           regex: Regex.t(),
@@ -21,14 +23,14 @@ defmodule Leash.Stdio.ReadyLine do
           skip: 0..4
         }
 
-  # Of a longer line only the end is kept, and a match that is longer than that is not found.
+  # Only the end of a longer line is kept. A match that is longer than that is not found.
   @longest 65_536
   @kept 4_096
 
   @spec new(Regex.t()) :: t()
   def new(regex), do: %__MODULE__{regex: regex, unicode?: unicode?(regex)}
 
-  # How a regex holds its modifiers differs between versions of Elixir.
+  # The representation of a regex's modifiers differs between versions of Elixir.
   defp unicode?(regex) do
     _match = Regex.match?(regex, <<0xFF>>)
     false
@@ -36,13 +38,13 @@ defmodule Leash.Stdio.ReadyLine do
     ArgumentError -> true
   end
 
-  @doc "Whether a line matches with these bytes; if none does, what the next bytes need."
+  @doc "Returns `:match` if a line matches with these bytes, otherwise the next state."
   @spec push(t(), binary()) :: :match | t()
   def push(ready, data) do
     {ended, [rest]} =
       (ready.rest <> data) |> :binary.split(["\n", "\r"], [:global]) |> Enum.split(-1)
 
-    # Only the first of them was begun before.
+    # Only the first line was begun before.
     following = if ended == [], do: ready, else: %{ready | skip: 0}
 
     if any?(ended, ready) or matches?(following, complete(following, rest)),
@@ -65,7 +67,7 @@ defmodule Leash.Stdio.ReadyLine do
 
   defp shorten(%{rest: rest} = ready) do
     {_forgotten, kept} = Text.split(rest, byte_size(rest) - @kept)
-    # ASCII, so that it is as long when it is made printable.
+    # An ASCII character keeps its length when the text is made printable.
     %{ready | rest: "." <> kept, skip: 1}
   end
 end

@@ -1,8 +1,8 @@
 defmodule Leash.Stdio.Writer do
   # Writes to a worker's stdin, in the order of the calls.
   #
-  # A process of its own, so that a program which does not read blocks only those who write to it,
-  # and neither the Worker nor the end of the tree.
+  # It is a process of its own. So a program that does not read blocks only the processes that
+  # write to it. It blocks neither the Worker nor the end of the tree.
   @moduledoc false
 
   use GenServer
@@ -20,19 +20,26 @@ defmodule Leash.Stdio.Writer do
   end
 
   @doc """
-  Queues a write; `from` gets the answer when the kernel took all of it: `:ok`, `{:error, :epipe}`,
-  `{:error, :closed}` or, after `timeout` milliseconds, `{:error, :timeout}` (part may be written).
+  Queues a write. `from` gets the answer when the kernel has taken all of it.
+
+  The answer is `:ok`, `{:error, :epipe}`, `{:error, :closed}` or, after `timeout` milliseconds,
+  `{:error, :timeout}`. In the last case, a part may be written.
   """
   @spec write(pid(), binary(), timeout(), GenServer.from()) :: :ok
   def write(input, data, timeout, from), do: GenServer.cast(input, {:write, data, timeout, from})
 
-  @doc "Closes stdin after what is queued, so that the program sees the end of its input; `nil` wants no answer."
+  @doc """
+  Closes stdin after what is queued, so that the program sees the end of its input.
+
+  If `from` is `nil`, there is no answer.
+  """
   @spec close(pid(), GenServer.from() | nil) :: :ok
   def close(input, from), do: GenServer.cast(input, {:close, from})
 
   @impl true
   def init({worker, fd}) do
-    # The link takes along only whose partner ended abnormally; a Worker that ends :normal is only seen like this.
+    # A link ends this process only if its partner ended abnormally. The monitor also sees a
+    # Worker that ends :normal.
     Process.monitor(worker)
     {:ok, %{worker: worker, fd: fd, queue: :queue.new(), waiting?: false}}
   end
@@ -50,7 +57,8 @@ defmodule Leash.Stdio.Writer do
     do: {:noreply, work(%{state | waiting?: false})}
 
   def handle_info({:timeout, from}, state) do
-    # Somebody who gave up must not have the rest of the data written behind the next one's back.
+    # After a caller gave up, the rest of its data must not be written before the next call's
+    # data.
     queue =
       :queue.filter(
         fn

@@ -1,7 +1,7 @@
 defmodule Leash.Worker.Channel do
   # The channel to a shim: its reports, the requests to it, and the hang-up, which ends the tree
-  # (native/PROTOCOL.md, section 10). Beside it the shim's pidfd, because a shim that is stopped or
-  # hangs does not read.
+  # (native/PROTOCOL.md, section 10). The shim's pidfd is here, too, because a shim that is
+  # stopped or hangs does not read.
   @moduledoc false
 
   alias Leash.{Descriptor, Native, Registry, Shim, Warden}
@@ -12,8 +12,10 @@ defmodule Leash.Worker.Channel do
   defstruct [:fd, :run_id, :number, :warden, :shim_pid, :pidfd]
 
   @typedoc """
-  `fd` is nil once the shim has closed it, and `pidfd` while the warden has not sent it. `warden`
-  says which warden started the shim, see `Leash.Warden.word/1`.
+  The state of the channel.
+
+  `fd` is nil after the shim has closed it. `pidfd` is nil until the warden has sent it. `warden`
+  is the warden that started the shim, see `Leash.Warden.word/1`.
   """
   @type t :: %__MODULE__{
           fd: Native.fd() | nil,
@@ -38,7 +40,7 @@ defmodule Leash.Worker.Channel do
     {Enum.reverse(events), channel}
   end
 
-  @doc "Takes what the shim has said. `:hung_up` comes last."
+  @doc "Returns the events of what the shim has sent. `:hung_up` comes last."
   @spec read(t()) :: {[Machine.event()], t()}
   def read(%{fd: nil} = channel), do: {[], channel}
   def read(channel), do: read(channel, [])
@@ -94,7 +96,7 @@ defmodule Leash.Worker.Channel do
     channel
   end
 
-  # The warden was killed between the start and its word. Until a shim hangs, nothing is lost.
+  # The warden was killed before it sent the pidfd. Nothing is lost until the shim hangs.
   defp held(%{pidfd: nil, shim_pid: pid} = channel, :sigkill) when pid != nil do
     case Handle.open(pid, channel.run_id, channel.number) do
       {:ok, pidfd} -> %{channel | pidfd: pidfd}
@@ -105,7 +107,9 @@ defmodule Leash.Worker.Channel do
   defp held(channel, _how), do: channel
 
   @doc """
-  Sends the caller the message when the shim has ended, at once where that is so or not known.
+  Sends the caller the message when the shim has ended.
+
+  If the shim has ended already, or its end cannot be seen, the message comes at once.
   """
   @spec await_exit(t(), term()) :: :ok
   def await_exit(%{pidfd: pidfd}, message) do
@@ -119,7 +123,7 @@ defmodule Leash.Worker.Channel do
     end
   end
 
-  @doc "Hangs up."
+  @doc "Closes the channel."
   @spec close(t()) :: t()
   def close(channel) do
     :ok = Descriptor.close(channel.fd)

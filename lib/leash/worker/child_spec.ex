@@ -7,12 +7,12 @@ defmodule Leash.Worker.ChildSpec do
   @options [
     id: [
       type: Schema.custom(&__MODULE__.id?/1, "any term", quote(do: term())),
-      doc: "What the supervisor calls it."
+      doc: "The id in the supervisor."
     ],
     restart: [
       type: Schema.one_of([:permanent, :transient, :temporary]),
       default: :permanent,
-      doc: "When it is started again."
+      doc: "When the supervisor starts it again."
     ],
     shutdown: [
       type:
@@ -26,7 +26,7 @@ defmodule Leash.Worker.ChildSpec do
     significant: [
       type: Schema.boolean(),
       default: false,
-      doc: "Whether its end may be that of the supervisor, see `Supervisor`."
+      doc: "Whether its end may end the supervisor, see `Supervisor`."
     ]
   ]
 
@@ -35,7 +35,7 @@ defmodule Leash.Worker.ChildSpec do
   @spec schema() :: Schema.t()
   def schema, do: @schema
 
-  @doc "The names of these options."
+  @doc "Returns the names of these options."
   @spec keys() :: [atom()]
   def keys, do: Schema.keys(@schema)
 
@@ -48,7 +48,9 @@ defmodule Leash.Worker.ChildSpec do
   def shutdown?(value) when value in [nil, :infinity, :brutal_kill], do: true
   def shutdown?(ms), do: is_integer(ms) and ms > 0
 
-  @typedoc "As `t:Supervisor.child_spec/0`, which does not know `:significant` before Elixir 1.15."
+  @typedoc """
+  The same as `t:Supervisor.child_spec/0`, which does not know `:significant` before Elixir 1.15.
+  """
   @type t :: %{
           id: term(),
           start: {module(), atom(), [term()]},
@@ -58,7 +60,7 @@ defmodule Leash.Worker.ChildSpec do
           significant: boolean()
         }
 
-  @doc "The specification of a child that `module.start_link/1` starts."
+  @doc "Returns the specification of a child that `module.start_link/1` starts."
   @spec new(module(), keyword() | map()) :: t()
   def new(module, options) do
     {own, worker} = split(options)
@@ -77,7 +79,7 @@ defmodule Leash.Worker.ChildSpec do
   defp split(options) when is_map(options), do: Map.split(options, keys())
 
   defp split(options) do
-    # Wrong options are start_link/1's to report.
+    # start_link/1 reports wrong options.
     if Keyword.keyword?(options),
       do: Keyword.split(options, keys()),
       else: {[], options}

@@ -1,12 +1,12 @@
 defmodule Leash.Worker.Claims do
-  # What a program is known to need for itself alone: its name, the ports at which it is asked,
-  # the files that it writes.
+  # The resources that a program needs for itself alone: its name, the ports at which it is asked,
+  # and the files that it writes.
   @moduledoc false
 
   alias Leash.Probe.{Address, HTTP}
   alias Leash.Registry
 
-  @doc "The claims of these options."
+  @doc "Returns the claims of these options."
   @spec of(map()) :: [Registry.claim()]
   def of(options) do
     name = if options[:name] != nil, do: [{:name, options.name}], else: []
@@ -24,8 +24,8 @@ defmodule Leash.Worker.Claims do
 
   defp port(_no_port), do: []
 
-  # Of the same program alone: others that append to one log do not wait for each other's ladders.
-  # Its shim opens it after it has entered the directory of :cd.
+  # Only the same program has the claim: other programs that append to one log do not wait for
+  # each other's ladders. The shim opens the file after it has entered the directory of :cd.
   defp file({:file, path}, options) do
     path = if options[:cd], do: Path.expand(path, options.cd), else: Path.expand(path)
     [{:file, path, [options.command | options.args]}]

@@ -1,5 +1,5 @@
 defmodule Leash.Worker.Launch do
-  # From options to a shim that runs: a number, then what the warden has started.
+  # Takes options to a running shim: first a number, then the start by the warden.
   @moduledoc false
 
   alias Leash.{Ladder, Reaper, Registry, Run, Shim, Text, Warden}
@@ -18,14 +18,14 @@ defmodule Leash.Worker.Launch do
         }
 
   @doc """
-  Starts the shim. The number and the descriptors are the calling process's, and go with it.
+  Starts the shim. The calling process owns the number and the descriptors, which end with it.
 
-  `owner` is the process that takes the calling one along when it ends.
+  `owner` is the process whose end also ends the calling one.
   """
   @spec run(map(), Registry.kind(), pid() | nil) :: {:ok, t()} | {:error, term()}
   def run(options, kind, owner) do
     label = label(options)
-    # The caller of a command is not `Leash.stop_all/2`'s to kill.
+    # `Leash.stop_all/2` must not kill the caller of a command, so it cancels the start instead.
     cancel = if kind == :command, do: :erlang.alias()
 
     with :ok <- endable(options),
@@ -50,7 +50,7 @@ defmodule Leash.Worker.Launch do
   end
 
   defp numbered(options, number, label, cancel) do
-    # Not before: a predecessor may have listened there until now.
+    # Not earlier: a predecessor may have listened there until now.
     with :ok <- free(options.ready),
          {:ok, run} <- fetch_run(),
          :ok <- Run.note_mark(run, number, options),
@@ -62,8 +62,9 @@ defmodule Leash.Worker.Launch do
   end
 
   @doc """
-  Waits for a worker that is ending to be gone, as long as that may take; false where it is not
-  ending, or still there.
+  Waits until an ending worker is gone, for the longest time that may take.
+
+  Returns false if the worker is not ending, or still there.
   """
   @spec until_gone(pid()) :: boolean()
   def until_gone(pid) do
@@ -72,7 +73,7 @@ defmodule Leash.Worker.Launch do
         (row.tree == :gone or Registry.ending?(row)) and
           down?(pid, Escalation.total(Ladder.duration(row.stop)))
 
-      # Its end is on its way to the table, or it is none of ours.
+      # Its end has not reached the table yet, or it is not a worker of this run.
       :error ->
         node(pid) == node() and not Process.alive?(pid)
     end
@@ -100,7 +101,7 @@ defmodule Leash.Worker.Launch do
 
   defp claims(options), do: Claims.of(options)
 
-  # A listener at that port may be a tree of ours that is ending and has not named it.
+  # A listener at that port may be an ending tree of this run without a claim for the port.
   defp free(nil), do: :ok
 
   defp free(ready) do
@@ -112,7 +113,7 @@ defmodule Leash.Worker.Launch do
     end
   end
 
-  # What outlives its worker is ended by a signal to its shim, or never.
+  # A tree that outlives its worker can be ended only by a signal to its shim.
   defp endable(%{on_exit: :detach}),
     do: if(Handle.possible?(), do: :ok, else: {:error, :no_pidfd})
 
@@ -132,7 +133,7 @@ defmodule Leash.Worker.Launch do
     :ok = unalias(cancel)
 
     with {:error, reason} <- started do
-      # What may be started later finds its channel hung up, and starts nothing.
+      # A shim that is started later finds its channel hung up, and starts nothing.
       Registry.change(number, tree: :gone)
 
       {:error,
@@ -140,7 +141,7 @@ defmodule Leash.Worker.Launch do
     end
   end
 
-  # Nothing cancels it any more.
+  # From here on, nothing cancels the start.
   defp unalias(nil), do: :ok
 
   defp unalias(cancel) do
@@ -154,7 +155,7 @@ defmodule Leash.Worker.Launch do
   end
 
   defp failure(reason, _took, _most) when reason in [:not_running, :stopping], do: reason
-  # It was asked for less than a warden is waited for.
+  # The start timeout was shorter than the wait for a warden.
   defp failure(:no_warden, took, most) when took >= most, do: :start_timeout
   defp failure(:no_warden, _took, _most), do: :no_warden
   defp failure(reason, _took, _most), do: {:shim, reason}

@@ -22,8 +22,9 @@ defmodule Leash.Worker.Machine do
   An empty cell keeps the phase.
 
     1. Done, with `await_exit?: false`: the shim's last report is enough.
-    2. The shim closes its channel in the middle of its exit. Draining, if it stays with what it kept.
-    3. Only `{:stop, from, how}` has somebody to answer. Until then its `from` is kept.
+    2. The shim closes its channel in the middle of its exit. If it stays with what it kept, the
+       phase becomes draining.
+    3. Only `{:stop, from, how}` has a caller to answer. Until then its `from` is kept.
 
   Each caller of `{:stop, from, how}` gets one answer, when the tree is gone or cannot be ended.
   `{:ok, exit}` is the answer only after a proof: the shim's last report, which is the kernel's
@@ -33,7 +34,7 @@ defmodule Leash.Worker.Machine do
   alias Leash.{Exit, Ladder, Posix, Shim, StopCommand}
   alias Leash.Shim.Escalation
 
-  # How long the rest of a shim's exit takes at most on a busy machine.
+  # The longest time for the rest of a shim's exit on a busy machine.
   @exit_ms 1_000
   # How long the end waits for handlers to take what the pipes still hold. They go on alone.
   @drain_ms 1_000
@@ -46,32 +47,32 @@ defmodule Leash.Worker.Machine do
     detach?: false,
     await_exit?: true,
     phase: :launching,
-    # whether the program does its work, as far as `:ready` is to say so
+    # Whether the program does its work, as far as `:ready` can report it.
     ready?: true,
     os_pid: nil,
     shim_pid: nil,
     mark: nil,
-    # why the start fails, or the process exits
+    # Why the start fails, or the process exits.
     failure: nil,
-    # how the tree is being ended
+    # How the tree is being ended.
     ending: nil,
     requested?: false,
     stoppers: [],
     exited: nil,
-    # what became of the ladder's commands, by the index of their steps
+    # The results of the ladder's commands, by the index of their steps.
     commands: %{},
     result: nil,
-    # the one timer that runs
+    # The one timer that runs.
     timer: nil,
-    # readers of pipes that have not come to their end
+    # The number of pipe readers that have not reached the end.
     outputs: 0,
-    # the latest first
+    # The latest first.
     actions: []
   ]
 
   @type phase :: :launching | :running | :ending | :exiting | :proving | :draining | :done
 
-  @typedoc "What a timer is for: a stage of the escalation, the shim's exit, or the pipes."
+  @typedoc "The purpose of a timer: a stage of the escalation, the shim's exit, or the pipes."
   @type timer :: Escalation.stage() | :exit | :drain
 
   @type t :: %__MODULE__{
@@ -97,7 +98,7 @@ defmodule Leash.Worker.Machine do
           actions: [action()]
         }
 
-  @typedoc "What a hunt for the tree's tags proved, see `Leash.Cleanup.verdict/2`."
+  @typedoc "The proof by a hunt for the tree's tags, see `Leash.Cleanup.verdict/2`."
   @type verdict :: :gone | {:left, [Leash.Worker.survivor()]} | {:unproven, term()}
 
   @type event ::
@@ -117,24 +118,25 @@ defmodule Leash.Worker.Machine do
           | :output_ended
 
   @typedoc """
-  What a driver has to do, in this order.
+  The actions of a driver, in this order.
 
     * `{:row, changes}` - change the row in the table of workers
     * `{:ask, how}` - ask the shim over its channel for the ladder or for SIGKILL, and wake it
     * `{:signal, how}` - signal the shim itself
     * `:close` - close the channel
-    * `{:timer, timer, ms}` - send `{:timeout, timer}` after that time, and no earlier timer's event
+    * `{:timer, timer, ms}` - send `{:timeout, timer}` after that time, and no earlier timer's
+      event
     * `:cancel_timer` - send none
     * `:hunt` - look for the tree's tags, then send `{:proof, verdict}`
-    * `:await_exit` - send `:shim_ended` when the shim has ended, at once where it has
+    * `:await_exit` - send `:shim_ended` when the shim has ended, or at once if it has
     * `:started` - the program runs
-    * `:attached` - the program of `Leash.attach/2` is the shim's
+    * `:attached` - the shim has taken over the program of `Leash.attach/2`
     * `:close_stdin` - a step of the ladder closes the program's stdin
     * `{:telemetry, event}` - tell `:telemetry`
     * `:finish_outputs` - have the readers take what the pipes hold, and wait for no more
     * `:leave_outputs` - log the handlers that have not taken everything
     * `{:unproven, reason}` - log that it is not known whether anything is left
-    * `:over` - note the end, before anything is told of it
+    * `:over` - record the end, before any process hears of it
     * `{:answer, from, result}` - reply
   """
   @type action ::
@@ -173,7 +175,7 @@ defmodule Leash.Worker.Machine do
   def outcome(%{result: {:error, %{survivors: list}}}), do: {:reason, {:survivors, list}}
   def outcome(%{result: {:ok, exit}}), do: {:exit, exit}
 
-  @doc "Returns whether the start is through: the program runs and is ready, or was."
+  @doc "Returns whether the start is complete: the program runs and is ready, or was."
   @spec up?(t()) :: boolean()
   def up?(machine), do: machine.os_pid != nil and machine.ready?
 
@@ -194,7 +196,7 @@ defmodule Leash.Worker.Machine do
   defp event({:report, report}, machine),
     do: report |> named(machine) |> report(machine)
 
-  # Without its last report it was killed.
+  # A shim that hangs up without its last report was killed.
   defp event(:hung_up, %{phase: phase} = machine) when phase in [:launching, :running, :ending] do
     %{machine | phase: :proving, failure: machine.failure || :shim_died}
     |> act(:close)
@@ -202,11 +204,11 @@ defmodule Leash.Worker.Machine do
     |> act(:hunt)
   end
 
-  # It stays with what it kept.
+  # The shim stays with what it kept.
   defp event(:hung_up, %{phase: :exiting, result: {:ok, %Exit{cause: :kept}}} = machine),
     do: drain(machine)
 
-  # After a stop no shim may be found.
+  # After a stop, no shim must be left to be found.
   defp event(:hung_up, %{phase: :exiting} = machine),
     do: machine |> act(:close) |> act(:await_exit)
 
@@ -219,7 +221,7 @@ defmodule Leash.Worker.Machine do
     do: act(machine, {:answer, from, machine.result})
 
   defp event({:stop, from, how}, machine) do
-    # The caller of the start is told; an end under way keeps its own reason.
+    # The caller of the start gets this reason. An end under way keeps its own reason.
     begun? = up?(machine) or machine.ending != nil
     failure = if begun?, do: machine.failure, else: machine.failure || :stopping
     requested? = machine.phase == :running or machine.requested?
@@ -230,7 +232,7 @@ defmodule Leash.Worker.Machine do
   defp event({:fail, reason}, machine),
     do: begin(%{machine | failure: machine.failure || reason}, how(machine, reason))
 
-  # What ends already keeps its own reason.
+  # A tree that is ending keeps its own reason.
   defp event(
          {:fail_unhealthy, reason},
          %{phase: phase, ending: nil, failure: nil, exited: nil} = machine
@@ -269,7 +271,7 @@ defmodule Leash.Worker.Machine do
       machine.ending ->
         act(machine, {:row, tree: :ending})
 
-      # Later its processes could not be found, or told from those that a sweep ends.
+      # Later its processes could not be found, or could not be told from those that a sweep ends.
       machine.detach? and mark != :set ->
         event({:fail, {:mark, with({:error, errno} <- mark, do: Posix.name(errno))}}, machine)
 
@@ -278,7 +280,7 @@ defmodule Leash.Worker.Machine do
     end
   end
 
-  # The warden's word, and the shim's own.
+  # Both the warden and the shim report it.
   defp report({:spawned, shim_pid}, %{shim_pid: shim_pid} = machine), do: machine
 
   defp report({:spawned, shim_pid}, machine),
@@ -306,7 +308,7 @@ defmodule Leash.Worker.Machine do
   defp report({:start_failed, stage, errno}, machine),
     do: %{machine | failure: machine.failure || {stage, Posix.name(errno)}}
 
-  # What the program left has its linger, and the ladder that the shim begins then.
+  # What the program left gets its linger, and then the ladder that the shim begins.
   defp report({:exited, how}, %{ending: nil, linger: linger} = machine) when is_integer(linger),
     do: stage(%{machine | exited: how}, :ladder, linger)
 
@@ -338,7 +340,7 @@ defmodule Leash.Worker.Machine do
 
   defp begin(machine, how) do
     phase = if machine.phase == :running, do: :ending, else: machine.phase
-    # Before the first report the row says that the tree is starting.
+    # Before the first report, the row says that the tree is starting.
     seen? = machine.mark != nil
     machine = %{machine | ending: how, phase: phase}
     machine = if seen?, do: act(machine, {:row, tree: :ending}), else: machine
@@ -404,11 +406,11 @@ defmodule Leash.Worker.Machine do
   defp drained(%{phase: :draining, outputs: 0} = machine), do: over(machine)
   defp drained(machine), do: machine
 
-  # That nothing is left.
+  # Announces that nothing is left.
   defp announce(%{result: {:error, _survivors}} = machine), do: machine
 
   defp announce(%{result: {:ok, exit}} = machine) do
-    # The event's metadata are taken from the row as it is.
+    # Telemetry first: it takes its metadata from the row as it is now.
     machine = if machine.os_pid, do: act(machine, {:telemetry, {:stop, exit}}), else: machine
     act(machine, {:row, tree: :gone})
   end

@@ -1,6 +1,6 @@
 defmodule Leash.Worker.Options do
-  # What `Leash.Worker.start_link/1` accepts, in one place: types, defaults, documentation, and the
-  # checks that need the machine (is the executable there, can the directory be entered).
+  # The options of `Leash.Worker.start_link/1` in one place: types, defaults and documentation.
+  # Also the checks that need the machine (is the executable there, can the directory be entered).
   @moduledoc false
 
   alias Leash.{Executable, Guard, Ladder, Limits, OptionsError, Schema}
@@ -22,11 +22,11 @@ defmodule Leash.Worker.Options do
           quote(do: [binary()])
         ),
       default: [],
-      doc: "Its arguments; any bytes but NUL."
+      doc: "The arguments of the program. They may hold any bytes but NUL."
     ],
     shell: [
       type: Schema.optional_text(),
-      doc: "Instead of `:command`: a line for `/bin/sh -c`, such as `\"producer | consumer\"`."
+      doc: "A line, instead of `:command`, for `/bin/sh -c`, such as `\"producer | consumer\"`."
     ],
     name: [
       type:
@@ -49,30 +49,34 @@ defmodule Leash.Worker.Options do
         ),
       default: [],
       doc:
-        "Variables to set, or with `nil` to unset, on top of the VM's environment. An empty string is an empty value."
+        "Variables to set, or with `nil` to unset, on top of the VM's environment. An empty " <>
+          "string is an empty value."
     ],
     cd: [type: Schema.optional_text(), doc: "The working directory."],
     arg0: [
       type: Schema.optional_text(),
-      doc: "What the program sees as its own name, instead of its path."
+      doc: "The name that the program sees as its own, instead of its path."
     ],
     stdin: [
       type: Schema.one_of([:null, :open, :pipe]),
       default: :null,
       doc:
-        "`:pipe` makes `write/3` and `close_stdin/1` work; `:null` is an empty input; `:open` is an input that neither ends nor brings " <>
-          "anything while the VM lives, for programs that take its end for the word to stop (esbuild, tailwindcss and vite with `--watch`)."
+        "`:pipe` makes `write/3` and `close_stdin/1` work. `:null` is an empty input. " <>
+          "`:open` is an input that stays open and empty while the VM lives. It is for " <>
+          "programs that stop at the end of their input (esbuild, tailwindcss and vite with " <>
+          "`--watch`)."
     ],
     stdout: [
       type: Schema.target([:output, :null]),
       default: :output,
       doc:
-        "`:output` goes to `:on_output`, `:null` to nowhere, `{:file, path}` is appended to by the program itself."
+        "`:output` goes to `:on_output`, `:null` to nowhere. The program itself appends to " <>
+          "`{:file, path}`."
     ],
     stderr: [
       type: Schema.target([:output, :null, :stdout]),
       default: :output,
-      doc: "As `:stdout`; `:stdout` here means the same place as stdout."
+      doc: "As `:stdout`. `:stdout` here means the same place as stdout."
     ],
     on_output: [
       type:
@@ -83,10 +87,10 @@ defmodule Leash.Worker.Options do
         ),
       default: :log,
       doc:
-        "Who gets output: `:log` writes lines with `Logger` (stdout at level info, stderr at warning), " <>
-          "a pid gets `{:leash_output, worker, :stdout | :stderr, binary}`, " <>
-          "a function is called with stream and binary in a process of its own, " <>
-          "and while it does not return nothing more is read."
+        "The receiver of output. `:log` writes lines with `Logger` (stdout at level info, " <>
+          "stderr at warning). A pid gets " <>
+          "`{:leash_output, worker, :stdout | :stderr, binary}`. A function is called with " <>
+          "stream and binary in a process of its own; until it returns, nothing more is read."
     ],
     on_stderr: [
       type:
@@ -95,7 +99,7 @@ defmodule Leash.Worker.Options do
           ":log, a pid or a function of two arguments",
           quote(do: :log | pid() | (:stdout | :stderr, binary() -> term()) | nil)
         ),
-      doc: "Who gets stderr, where that is not what `:on_output` says."
+      doc: "The receiver of stderr, if that differs from `:on_output`."
     ],
     output_window: [
       type:
@@ -106,40 +110,46 @@ defmodule Leash.Worker.Options do
         ),
       default: 256,
       doc:
-        "While the mailbox of a pid that gets output holds more messages than this, of whatever sender, nothing is read for it " <>
-          "(a message holds at most 64 KiB): the pipe fills and holds the program back. Messages that stay unread while those of the " <>
-          "program are taken do not count. Not before `:ready`, because the pid may be " <>
-          "waiting for just that; and not for a pid of another node, whose mailbox cannot be measured: there the connection's own " <>
-          "buffer holds back."
+        "The most messages that may wait in the mailbox of a pid that gets output, from any " <>
+          "sender. If the mailbox holds more, then nothing is read for the pid (a message " <>
+          "holds at most 64 KiB). So the pipe fills and holds the program back. Messages that " <>
+          "stay unread while the pid takes those of the program do not count. The window does " <>
+          "not apply before `:ready`, because the pid may be waiting for just that. It does " <>
+          "not apply to a pid of another node, whose mailbox cannot be measured. There the " <>
+          "connection's own buffer holds the program back."
     ],
     stop: Ladder.option(),
     linger: [
       type: Schema.milliseconds(),
       default: 200,
       doc:
-        "Milliseconds that the children of a worker which exited by itself get to end, before the ladder."
+        "Milliseconds that its children get to end by themselves after a worker exits by " <>
+          "itself. Then the ladder begins."
     ],
     limits: [
       type: Schema.custom(&Limits.valid?/1, Limits.expected(), quote(do: Leash.Limits.t())),
       default: [],
-      doc: "What the kernel limits the program to, see `Leash.Limits`."
+      doc: "The kernel's limits for the program, see `Leash.Limits`."
     ],
     on_exit: [
       type: Schema.one_of([:stop, :keep, :detach]),
       default: :stop,
       doc:
-        "What becomes of processes that a program leaves which exits by itself: they are stopped, or with `:keep` " <>
-          "go on, and no sweep ends them. Every other end of the program is the end of all of them. Needs `:mark`; where " <>
-          "not all of them can be marked as kept, they are stopped. With `:detach` the program itself goes on when this process, its " <>
-          "supervisor, the application or the VM ends, in whatever way, see \"A worker that outlives its VM\"."
+        "The end of processes that are left when a program exits by itself: with `:stop` " <>
+          "they are stopped. With `:keep` they go on, and no sweep ends them. Any other end " <>
+          "of the program ends all of them. `:keep` needs `:mark`. If not all of them can be " <>
+          "marked as kept, then they are stopped. With `:detach` the program itself goes on " <>
+          "when this process, its supervisor, the application or the VM ends, in any way. See " <>
+          "\"A worker that outlives its VM\"."
     ],
     on_crash: [
       type: Schema.one_of([:kill, :ladder]),
       default: :kill,
       doc:
-        "How hard the tree is ended when its owner or this process crashes or is killed: by " <>
-          "SIGKILL at once, or by the ladder of `:stop`, for a program that must not leave half " <>
-          "of its work. After `:normal` and `:shutdown` it is the ladder."
+        "The way to end the tree if its owner or this process crashes or is killed. `:kill` " <>
+          "is SIGKILL at once. `:ladder` is the ladder of `:stop`, for a program that must " <>
+          "not leave half of its work. After `:normal` and `:shutdown` it is always the " <>
+          "ladder."
     ],
     ready: [
       type:
@@ -157,11 +167,14 @@ defmodule Leash.Worker.Options do
           )
         ),
       doc:
-        "`start_link/1` returns when a line of stdout matches, when the port accepts a connection on 127.0.0.1 or ::1, when GET is answered " <>
-          "with 200, or when the function (called every 50 ms in a process of its own, with what `info/1` says where it takes an argument) " <>
-          "returns `true`, `:ok` or `{:ok, term}`; one that raises is asked again. A port of this machine where somebody answers already is " <>
-          "`{:error, {:port_in_use, port}}`. " <>
-          "A regex with the modifier `u` sees U+FFFD for each byte that is no UTF-8."
+        "The condition under which `start_link/1` returns. A line of stdout matches, or the " <>
+          "port accepts a connection on 127.0.0.1 or ::1. Or GET is answered with 200, or the " <>
+          "function returns `true`, `:ok` or `{:ok, term}`. The function is called every 50 " <>
+          "ms in a process of its own. If it takes an argument, then it gets the result of " <>
+          "`info/1`. If it raises, then it is called again. If another process already " <>
+          "listens at a port of this machine, then the start fails with " <>
+          "`{:error, {:port_in_use, port}}`. A regex with the modifier `u` sees U+FFFD for " <>
+          "each byte that is no UTF-8."
     ],
     ready_timeout: [
       type: Schema.milliseconds(),
@@ -172,15 +185,19 @@ defmodule Leash.Worker.Options do
       type: Schema.milliseconds(),
       default: 10_000,
       doc:
-        "Milliseconds until a program whose exec does not return (a file system that hangs) is given up: `{:error, :start_timeout}`."
+        "Milliseconds until a program whose exec does not return (a file system that hangs) " <>
+          "is given up: `{:error, :start_timeout}`."
     ],
     health: [
       type:
         Schema.custom(&Health.valid?/1, Health.expected(), quote(do: unquote(Health.typespec()))),
       doc:
-        "Once it is ready, asks `:check` every `:every` (5_000) milliseconds; what is not answered within `:timeout` (1_000) or not well " <>
-          "`:failures` (3) times in a row ends the worker by its ladder, and this process exits with `{:unhealthy, reason}`. A port is " <>
-          "well when it accepts a connection, a URL when GET is answered with 200, a function when it returns `true`, `:ok` or `{:ok, term}`."
+        "Checks the worker once it is ready: asks `:check` every `:every` (5_000) " <>
+          "milliseconds. A check fails if the answer is bad or does not come within " <>
+          "`:timeout` (1_000) milliseconds. After `:failures` (3) failures in a row the " <>
+          "worker ends by its ladder, and this process exits with `{:unhealthy, reason}`. A " <>
+          "port is well if it accepts a connection. A URL is well if GET is answered with " <>
+          "200. A function is well if it returns `true`, `:ok` or `{:ok, term}`."
     ],
     guard: [
       type:
@@ -190,15 +207,20 @@ defmodule Leash.Worker.Options do
           quote(do: unquote(Guard.Options.typespec()))
         ),
       doc:
-        "Limits of the whole tree, looked at every `:every` (1_000) milliseconds: more than so many `:processes`, more memory than `:rss`, " <>
-          "`:lifetime` since the start, `:idle` (no output seen by this process, and no CPU time used). `:action` `:stop` (default) ends the worker by " <>
-          "its ladder, and this process exits with `{:guard, %{limit: limit, max: number, value: number}}`; `:log` writes a warning, a " <>
-          "function is called with a map, once until the value is within the limit again. See `guides/pools.md`."
+        "Limits of the whole tree, checked every `:every` (1_000) milliseconds. " <>
+          "`:processes` is a number of processes, `:rss` an amount of memory, `:lifetime` the " <>
+          "time since the start. `:idle` is the time with no output seen by this process and " <>
+          "no CPU time used. With `:action` `:stop` (default) the worker ends by its ladder, " <>
+          "and this process exits with " <>
+          "`{:guard, %{limit: limit, max: number, value: number}}`. `:log` writes a warning. " <>
+          "A function is called with a map. Both act once until the value is within the limit " <>
+          "again. See `guides/pools.md`."
     ],
     run_id_flag: [
       type: Schema.optional_text(),
       doc:
-        "A flag, such as `\"--run-id\"`, that is appended to the arguments with the run's id as its value."
+        "A flag, such as `\"--run-id\"`. It is appended to the arguments, with the run's id " <>
+          "as its value."
     ],
     exit_reason: [
       type:
@@ -208,15 +230,17 @@ defmodule Leash.Worker.Options do
           quote(do: (Leash.Exit.t() -> term()) | nil)
         ),
       doc:
-        "Maps the `Leash.Exit` of a worker that ended by itself to this process's exit reason; default `Leash.Exit.reason/1`, " <>
-          "also if the function fails or takes more than 1,000 ms."
+        "Maps the `Leash.Exit` of a worker that ended by itself to this process's exit " <>
+          "reason. The default is `Leash.Exit.reason/1`, also if the function fails or takes " <>
+          "more than 1,000 ms."
     ],
     mark: [
       type: Schema.boolean(),
       default: true,
       doc:
-        "`false` leaves `RLIMIT_LOCKS` alone. If the warden is killed with VM and shim, or the program is a port's, then the " <>
-          "environment alone tells what is left: children that drop it are not found."
+        "`false` leaves `RLIMIT_LOCKS` alone. Then, if the warden is killed with VM and " <>
+          "shim, or the program is a port's, only the environment identifies what is left. " <>
+          "Children that drop it are not found."
     ]
   ]
 
@@ -290,7 +314,7 @@ defmodule Leash.Worker.Options do
     end
   end
 
-  @doc "Like `validate/1` without a look at the program, for who has looked himself."
+  @doc "Like `validate/1`, for callers that have already looked for the program."
   @spec check(keyword() | map()) :: {:ok, map()} | {:error, OptionsError.t()}
   def check(options) do
     with {:ok, options} <- Schema.validate(@schema, options),
@@ -329,16 +353,16 @@ defmodule Leash.Worker.Options do
   defp command(%{shell: line}),
     do: Schema.error(:shell, "nothing beside :command (one of the two)", line)
 
-  # Without a mark that says so, a later run would end them.
   defp detachable(%{on_exit: :detach} = options), do: Leash.Detached.check(options)
   defp detachable(_options), do: :ok
 
+  # A later run ends processes that have no mark to keep them.
   defp marked_if_kept(%{on_exit: :keep, mark: false}),
     do: Schema.error(:mark, "true beside on_exit: :keep", false)
 
   defp marked_if_kept(_options), do: :ok
 
-  # A line that can never come would be waited for until the timeout.
+  # If stdout goes elsewhere, then its line never comes, and the start waits for the timeout.
   defp readable_ready(%{ready: ready, stdout: stdout})
        when is_struct(ready, Regex) and stdout != :output,
        do: Schema.error(:stdout, ":output, because :ready waits for a line of it", stdout)
@@ -362,8 +386,8 @@ defmodule Leash.Worker.Options do
     end
   end
 
-  # Only the kernel knows whether a directory may be entered (ids, capabilities, ACLs); looking up
-  # "." in it asks exactly that.
+  # Only the kernel knows whether a directory may be entered (ids, capabilities, ACLs). A lookup
+  # of "." in it asks the kernel.
   defp enterable?(path), do: match?({:ok, _}, File.stat(Path.join(path, ".")))
 
   defp parent_directory(key, {:file, path}) do

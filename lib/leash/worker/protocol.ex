@@ -1,22 +1,22 @@
 defmodule Leash.Worker.Protocol do
-  # Every message between a process that answers for a tree and the others. The calls are those of
-  # `Leash.Worker`.
+  # Every message to and from the process of a tree. The calls are those of `Leash.Worker`.
   @moduledoc false
 
   alias Leash.Native
 
   @typedoc """
-  What a Worker process takes.
+  The messages that a Worker process handles.
 
-    * `{:leash, {:stop, from, how}}` - end the tree and reply, also while it starts
+    * `{:leash, {:stop, from, how}}` - end the tree and reply, also during the start
     * `{:leash, {:fail_unhealthy, reason}}` - end the tree; the process exits with the reason
-    * `{:leash, :owner_ended}` - the process of the operating system that owned an attached tree
-    * `{:leash, :shim_ended}` - the shim's pidfd
+    * `{:leash, :owner_ended}` - the end of the OS process that owns an attached tree
+    * `{:leash, :shim_ended}` - the end of the shim, from its pidfd
     * `{:leash_fd, fd, :ready}` - the channel can be read
     * `{:output_ready, pid}` - `:ready` is fulfilled
     * `{:timeout, timer, name}` - a timer of `Leash.Worker.Machine`
-    * `{:DOWN, …}` - the hunt, the supervisor of `:leash`, or the owner of an attached tree
-    * `{:EXIT, …}` - the parent, or a process that reads or writes a pipe
+    * `{:DOWN, …}` - the end of the hunt, of the supervisor of `:leash`, or of an attached tree's
+      owner
+    * `{:EXIT, …}` - the end of the parent, or of a process that reads or writes a pipe
   """
   @type t ::
           {:leash, {:stop, GenServer.from(), :ladder | :kill}}
@@ -28,15 +28,15 @@ defmodule Leash.Worker.Protocol do
           | {:DOWN, reference(), :process, pid(), term()}
           | {:EXIT, pid() | port(), term()}
 
-  @doc "Asks for the end of a tree; the answer is that of `Leash.Worker.stop/2`."
+  @doc "Asks for the end of a tree. The answer is that of `Leash.Worker.stop/2`."
   @spec stop(pid(), GenServer.from(), :ladder | :kill) :: :ok
   def stop(worker, from, how), do: tell(worker, {:stop, from, how})
 
-  @doc "Ends a worker for this reason, in order."
+  @doc "Ends a worker in order, with this reason."
   @spec fail_unhealthy(pid(), term()) :: :ok
   def fail_unhealthy(worker, reason), do: tell(worker, {:fail_unhealthy, reason})
 
-  @doc "Says that the worker is ready."
+  @doc "Reports that the worker is ready."
   @spec ready(pid()) :: :ok
   def ready(worker) do
     send(worker, {:output_ready, self()})
@@ -48,7 +48,7 @@ defmodule Leash.Worker.Protocol do
     :ok
   end
 
-  @doc "Waits for the next message, so many milliseconds. Calls stay in the mailbox."
+  @doc "Waits so many milliseconds for the next message. Calls stay in the mailbox."
   @spec next(timeout()) :: t() | :timeout
   def next(ms) do
     receive do
@@ -63,7 +63,7 @@ defmodule Leash.Worker.Protocol do
     end
   end
 
-  @doc "Takes the requests for an end that are in the mailbox, calls too."
+  @doc "Takes the requests for an end from the mailbox, including calls."
   @spec pending_stops() :: [{GenServer.from(), :ladder | :kill}]
   def pending_stops do
     receive do

@@ -1,6 +1,6 @@
 defmodule Leash.Worker.Server do
-  # The process of a worker: it carries out what `Leash.Worker.Machine` decides, while it starts,
-  # runs and terminates alike.
+  # The process of a worker. It carries out what `Leash.Worker.Machine` decides, in the same way
+  # while it starts, runs and terminates.
   @moduledoc false
 
   use GenServer
@@ -22,7 +22,7 @@ defmodule Leash.Worker.Server do
 
   require Logger
 
-  # A function of `:exit_reason` that takes longer is given up: the supervisor waits.
+  # A function of `:exit_reason` that takes longer is given up, because the supervisor waits.
   @exit_reason_ms 1_000
 
   @enforce_keys [:run, :number, :label, :options, :machine, :channel]
@@ -40,7 +40,7 @@ defmodule Leash.Worker.Server do
     :traffic,
     :hunt,
     :timer,
-    # why the process exits, once that is known
+    # Why the process exits, once that is known.
     :reason,
     :input,
     outputs: %{}
@@ -70,7 +70,7 @@ defmodule Leash.Worker.Server do
   def start_link(options),
     do: GenServer.start_link(__MODULE__, with_callers(options), name(options))
 
-  @doc "Starts what `Leash.attach/2` takes over, without a link. The start logs no crash."
+  @doc "Starts the worker of `Leash.attach/2`, without a link. A failed start logs no crash."
   @spec start_attached(map()) :: {:ok, pid()} | {:error, term()}
   def start_attached(options) do
     with {:error, {:shutdown, reason}} <-
@@ -81,7 +81,7 @@ defmodule Leash.Worker.Server do
   defp name(%{name: nil}), do: []
   defp name(%{name: name}), do: [name: name]
 
-  # The processes for which functions of the options are called.
+  # The processes on whose behalf functions of the options are called.
   defp with_callers(options), do: Map.put(options, :callers, Callback.callers())
 
   ## Start
@@ -97,7 +97,7 @@ defmodule Leash.Worker.Server do
     end
   end
 
-  # proc_lib notes the process that called `start_link/1` as the first ancestor.
+  # proc_lib records the process that called `start_link/1` as the first ancestor.
   defp parent do
     case Process.get(:"$ancestors") do
       [pid | _] when is_pid(pid) -> pid
@@ -134,7 +134,7 @@ defmodule Leash.Worker.Server do
       run: launched.run,
       number: launched.number,
       label: launched.label,
-      # Without the environment: it may hold secrets, and nothing reads it any more.
+      # Without the environment, which may hold secrets. Nothing reads it any more.
       options: %{options | env: []},
       machine: %Machine{
         stop: options.stop,
@@ -154,7 +154,7 @@ defmodule Leash.Worker.Server do
 
   defp count_outputs(server), do: step(server, {:outputs, map_size(server.outputs)})
 
-  # The program was executed; it may have ended since.
+  # The program was executed. It may have ended since then.
   defp started(%{machine: %{failure: nil, ending: nil, os_pid: pid} = machine} = server)
        when pid != nil do
     if machine.phase == :running,
@@ -185,8 +185,8 @@ defmodule Leash.Worker.Server do
 
   # Handles messages until the condition holds, or the tree is gone.
   #
-  # Past the time, or when the parent goes, the tree is ended first. GenServer's loop does not run in
-  # `init/1` and `terminate/2`, so calls stay in the mailbox.
+  # If the time is over or the parent ends, the tree is ended first. GenServer's loop does not run
+  # in `init/1` and `terminate/2`, so calls stay in the mailbox.
   defp until(server, :infinity, failure, condition),
     do: loop(server, :infinity, failure, condition)
 
@@ -208,7 +208,8 @@ defmodule Leash.Worker.Server do
           :timeout ->
             server |> step({:fail, failure}) |> loop(:infinity, failure, condition)
 
-          # A parent that ends takes the worker along whatever its reason, others if they crash.
+          # The end of the parent ends the worker for any reason, the end of another process if it
+          # crashes.
           {:EXIT, pid, reason} = message ->
             server =
               if own_exit?(server, pid) or (reason == :normal and pid != server.parent),
@@ -274,17 +275,17 @@ defmodule Leash.Worker.Server do
 
   defp continue(server), do: {:noreply, server}
 
-  # Whether the whole VM stops, in order, and with it the application.
+  # Returns whether the whole VM stops in order, and with it the application.
   #
-  # The holder of this process is by then no part of an application, and ends in a moment. If it were
-  # told of this end, it would restart what cannot be started any more, or crash: a script that ends
-  # so makes the VM's exit status 1.
+  # Then the supervisor of this process no longer belongs to an application, and ends in a moment.
+  # If it got the exit of this process, it would restart what cannot start any more, or crash. A
+  # script that ends so makes the VM's exit status 1.
   defp vm_stops?(%{machine: %{failure: :shutdown}}),
     do: match?({:stopping, _progress}, :init.get_status())
 
   defp vm_stops?(_server), do: false
 
-  # Shut down, or crashed: this process may not end before its tree has.
+  # After a shutdown or a crash, this process must not end before its tree.
   @impl true
   def terminate(_reason, %{machine: %{phase: :done}} = server), do: answer_late(server)
 
@@ -299,7 +300,7 @@ defmodule Leash.Worker.Server do
     server |> step(event) |> until(:infinity, reason, fn _ -> false end) |> answer_late()
   end
 
-  # Those whose request is still in the mailbox.
+  # Answers the callers whose request is still in the mailbox.
   defp answer_late(server) do
     for {from, how} <- Protocol.pending_stops(), reduce: server do
       server -> step(server, {:stop, from, how})
@@ -335,7 +336,7 @@ defmodule Leash.Worker.Server do
     step(%{server | hunt: nil}, {:proof, verdict})
   end
 
-  # Nothing would answer for this tree after this process.
+  # After this process, nothing would end this tree.
   defp advance(%{supervisor: monitor} = server, {:DOWN, monitor, :process, _, _reason}) do
     reason = {:shutdown, :leash_stopped}
     step(server, if(Machine.lasts?(server.machine), do: {:leave, reason}, else: {:fail, reason}))
@@ -348,7 +349,7 @@ defmodule Leash.Worker.Server do
 
   defp own_exit?(server, pid), do: pid == server.input or is_map_key(server.outputs, pid)
 
-  # An attached tree is not below its shim, and what outlives its VM is spared.
+  # An attached tree is not below its shim, and a tree that outlives its VM is spared.
   defp descends?(server), do: server.attachment == nil and not server.machine.detach?
 
   ## Steps of the machine
@@ -428,7 +429,7 @@ defmodule Leash.Worker.Server do
     server
   end
 
-  # Before this process is gone, after which the next of its name may be asked for it.
+  # Recorded before this process ends, because the next worker of its name may be asked for it.
   defp act(:over, server) do
     server = %{server | reason: server.reason || reason(server)}
     {:reason, reason} = server.reason
@@ -441,7 +442,7 @@ defmodule Leash.Worker.Server do
     server
   end
 
-  ## What is known of it
+  ## Information
 
   defp reason(%{machine: machine} = server) do
     case Machine.outcome(machine) do
@@ -468,7 +469,7 @@ defmodule Leash.Worker.Server do
     end
   end
 
-  # What `Leash.Worker.info/1` says.
+  # The result of `Leash.Worker.info/1`.
   defp info(%{machine: machine} = server) do
     info = %{
       run_id: server.run.id,

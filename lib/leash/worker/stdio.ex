@@ -1,5 +1,5 @@
 defmodule Leash.Worker.Stdio do
-  # The VM's ends of a worker's pipes: given to the processes that read and write them.
+  # Hands the VM's ends of a worker's pipes to the processes that read and write them.
   @moduledoc false
 
   alias Leash.{Callback, Native}
@@ -25,7 +25,7 @@ defmodule Leash.Worker.Stdio do
     pid
   end
 
-  @doc "Why nothing can be written."
+  @doc "Returns the reason why nothing can be written."
   @spec no_input(map()) :: :epipe | :not_piped
   def no_input(%{stdin: :pipe}), do: :epipe
   def no_input(_options), do: :not_piped
@@ -54,15 +54,15 @@ defmodule Leash.Worker.Stdio do
 
   defp handler(%{on_output: handler}, _stream), do: %{option: :on_output, handler: handler}
 
-  @doc "The worker is ready: from now on output that no process takes holds the program back."
+  @doc "Makes output that no process takes hold the program back, because the worker is ready."
   @spec limit(outputs()) :: :ok
   def limit(outputs), do: Enum.each(Map.keys(outputs), &Reader.limit/1)
 
-  @doc "The tree is gone: what the pipes still hold is read without waiting for more."
+  @doc "Reads what the pipes of an ended tree still hold, without waiting for more."
   @spec finish(outputs()) :: :ok
   def finish(outputs), do: Enum.each(Map.keys(outputs), &Reader.finish/1)
 
-  @doc "Logs the handlers that have not taken everything in time; they go on alone."
+  @doc "Logs the handlers that have not taken everything in time. They go on alone."
   @spec leave(outputs(), map(), String.t()) :: :ok
   def leave(outputs, options, label) do
     _logged =

@@ -1,5 +1,6 @@
 defmodule Mix.Leash.OperatorTask do
-  # What the tasks `mix leash.*` share: they run the command `leash` with the project's configuration and end with its status.
+  # Runs the command `leash` for the tasks `mix leash.*`, with the project's configuration, and
+  # ends with the status of the command.
   @moduledoc false
 
   @spec run(String.t(), [String.t()]) :: :ok
@@ -12,7 +13,8 @@ defmodule Mix.Leash.OperatorTask do
     end
   end
 
-  # Compiled and configured, and nothing started. Quietly: what is printed may be JSON for a program.
+  # Compiles and configures, and starts nothing. Quiet, because the output may be JSON for a
+  # program.
   defp configure do
     shell = Mix.shell()
     Mix.shell(Mix.Shell.Quiet)

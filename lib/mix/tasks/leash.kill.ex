@@ -6,8 +6,8 @@ defmodule Mix.Tasks.Leash.Kill do
 
       $ mix leash.kill RUN_ID [--force] [--json]
 
-  Neither the project nor Leash is started. `mix leash.kill --help` and `guides/cli.md` say more, among it what the exit statuses
-  mean.
+  Starts neither the project nor Leash. See `mix leash.kill --help` and `guides/cli.md` for more,
+  including the exit statuses.
   """
 
   use Mix.Task

@@ -6,8 +6,8 @@ defmodule Mix.Tasks.Leash.Runs do
 
       $ mix leash.runs [--all] [--json]
 
-  Neither the project nor Leash is started. `mix leash.runs --help` and `guides/cli.md` say more, among it what the exit statuses
-  mean.
+  Starts neither the project nor Leash. See `mix leash.runs --help` and `guides/cli.md` for more,
+  including the exit statuses.
   """
 
   use Mix.Task

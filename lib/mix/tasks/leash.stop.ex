@@ -2,12 +2,13 @@ defmodule Mix.Tasks.Leash.Stop do
   @shortdoc "Asks the living VMs to end a worker or a group"
 
   @moduledoc """
-  Asks the living VMs to end a worker or a group: `leash stop` with the run directory of the project.
+  Asks the living VMs to end a worker or a group: `leash stop` with the run directory of the
+  project.
 
       $ mix leash.stop NAME|GROUP [--run RUN_ID | --all-runs] [--deadline MS] [--json]
 
-  Neither the project nor Leash is started. `mix leash.stop --help` and `guides/cli.md` say more, among it what the exit statuses
-  mean.
+  Starts neither the project nor Leash. See `mix leash.stop --help` and `guides/cli.md` for more,
+  including the exit statuses.
   """
 
   use Mix.Task

@@ -182,7 +182,7 @@ pub(crate) struct Hard {
     pub(crate) stop: Ladder,
 }
 
-// A request is one line, and this is the most of it that a VM takes (`lib/leash/control.ex`).
+// A request is one line. A VM takes at most this much of it (`lib/leash/control.ex`).
 const MOST_NAME: usize = 1000;
 
 fn asked(text: &str) -> Result<String, String> {
@@ -201,7 +201,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(number))
 }
 
-// The most that a shim's own options take.
+// The upper bound of the shim's own options.
 const MOST_MS: u64 = i32::MAX as u64;
 
 fn milliseconds(text: &str) -> Result<Duration, String> {
@@ -213,7 +213,8 @@ fn milliseconds(text: &str) -> Result<Duration, String> {
 
 fn ladder(text: &str) -> Result<Ladder, String> {
     let wrong = || "steps such as INT:500,TERM:2000 are expected".to_owned();
-    // Whom a step is sent to is a shim's business: without one each process of the run gets it.
+    // Only a shim knows the scope of a step. Without a shim, each process of the run gets the
+    // signal.
     if text.contains('@') {
         return Err(wrong());
     }

@@ -1,7 +1,8 @@
-//! Asking a living VM, over the socket beside its run's record (`lib/leash/control.ex` answers).
+//! Asks a living VM, over the socket beside its run's record (`lib/leash/control.ex` answers).
 //!
-//! One request, a line, for each connection; lines of fields between tabs come back, and `end` when that is all. An answer without
-//! its `end` is none: the VM has ended meanwhile, or the time is over.
+//! Each connection carries one request, which is one line. The answer is lines of fields, with
+//! tabs between the fields, and then the line `end`. An answer without `end` is not an answer:
+//! the VM ended meanwhile, or the time is over.
 
 use leash_core::{RunDir, socket_name};
 use leash_tag::RunId;
@@ -13,27 +14,28 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// Thirty thousand workers take some megabytes.
+/// The limit of an answer; thirty thousand workers take some megabytes.
 const MOST_BYTES: usize = 64 << 20;
 
-/// Why a VM did not say anything.
+/// The reason why a VM gave no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Silence {
-    /// There is no socket, or nobody listens there.
+    /// There is no socket, or no process listens on it.
     NoSocket,
-    /// It was connected and did not answer in time, or ended instead.
+    /// The VM accepted the connection, but did not answer in time or ended first.
     NoAnswer,
-    /// What came is no answer.
+    /// The bytes received are not an answer.
     Garbage,
-    /// Another user listens there.
+    /// A process of another user listens there.
     ForeignPeer,
 }
 
-/// A line of an answer, in fields.
+/// A line of an answer, split into fields.
 pub(crate) type Line = Vec<String>;
 
-/// Asks the VMs of these runs at once; what each one said before its `end` comes back in their order.
+/// Asks the VMs of these runs at once. Returns, in the order of the runs, what each VM sent
+/// before its `end`.
 pub(crate) fn ask_all(
     dir: &RunDir,
     runs: &[RunId],
@@ -41,7 +43,8 @@ pub(crate) fn ask_all(
     patience: Duration,
 ) -> Vec<(RunId, Result<Vec<Line>, Silence>)> {
     let until = Instant::now() + patience;
-    // Nobody waits for these threads: connect(2) to a VM that hangs has no timeout once its queue is full.
+    // These threads are never joined: connect(2) to a VM that hangs has no timeout once the queue
+    // of the socket is full.
     let asked: Vec<_> = runs
         .iter()
         .map(|run| {
@@ -53,7 +56,7 @@ pub(crate) fn ask_all(
         })
         .collect();
     let wait = |answer: &mpsc::Receiver<_>| {
-        // The thread sees the time itself, where it can.
+        // The thread keeps the deadline itself, where it can.
         let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(200);
         answer.recv_timeout(left).unwrap_or(Err(Silence::NoAnswer))
     };
@@ -76,7 +79,7 @@ fn ask(path: &Path, request: &str, until: Instant) -> Result<Vec<Line>, Silence>
     }
     let left = || {
         let left = until.saturating_duration_since(Instant::now());
-        // Zero would mean for ever.
+        // A timeout of zero would mean for ever.
         if left.is_zero() { Err(Silence::NoAnswer) } else { Ok(Some(left)) }
     };
     stream.set_write_timeout(left()?).map_err(|_| Silence::NoAnswer)?;
@@ -101,7 +104,7 @@ fn ask(path: &Path, request: &str, until: Instant) -> Result<Vec<Line>, Silence>
 
 fn connect(path: &Path) -> Result<UnixStream, Silence> {
     UnixStream::connect(path).map_err(|error| match error.kind() {
-        // The last one: a path that is too long for a socket, so that the VM has none either.
+        // InvalidInput: the path is too long for a socket, so the VM has no socket either.
         ErrorKind::NotFound | ErrorKind::ConnectionRefused | ErrorKind::InvalidInput => {
             Silence::NoSocket
         }
@@ -109,7 +112,8 @@ fn connect(path: &Path) -> Result<UnixStream, Silence> {
     })
 }
 
-/// Whether a socket's other end may be a VM of `own`: that user's process, or root's.
+/// Returns whether a peer with this uid may be a VM of user `own`: a process of that user, or of
+/// root.
 fn is_believed(uid: u32, own: u32) -> bool {
     uid == own || uid == 0
 }
@@ -124,7 +128,7 @@ fn lines(answer: &[u8]) -> Vec<Line> {
     body.lines().map(|line| line.split('\t').map(plain).collect()).collect()
 }
 
-/// `\t`, `\n` and `\\` as they were before they were written.
+/// Replaces the escapes `\t`, `\n` and `\\` by what they stand for.
 fn plain(field: &str) -> String {
     let mut text = String::with_capacity(field.len());
     let mut chars = field.chars();
@@ -160,7 +164,7 @@ mod tests {
             for byte in with {
                 stream.write_all(&[*byte]).unwrap();
             }
-            // Until the other side has had enough.
+            // Waits until the other side gives up.
             let _ = stream.read(&mut [0; 1]);
             String::from_utf8_lossy(&request[..count]).into_owned()
         });
@@ -198,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_listens_on_a_socket_that_a_dead_vm_left() {
+    fn no_process_listens_on_a_socket_that_a_dead_vm_left() {
         let path = std::env::temp_dir()
             .join(format!("leash-cli-{}", leash_core::generate_run_id().unwrap()));
         let dir = RunDir::open(&path).unwrap();

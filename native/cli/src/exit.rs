@@ -1,9 +1,9 @@
-//! Exit statuses, and what is said with those that are failures.
+//! Exit statuses, and the messages of the failures.
 
 use leash_core::ErrorKind;
 use std::process::ExitCode;
 
-/// What the command's status means; the help says the same in words.
+/// The meaning of the command's status; the help says the same in words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Exit {
@@ -26,7 +26,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command ends early.
+/// The reason why a command ends early.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) exit: Exit,

@@ -1,4 +1,4 @@
-//! Completions and manual pages, for those who package the command.
+//! Completions and manual pages, for packagers of the command.
 
 use crate::args::Cli;
 use crate::exit::{Exit, Failure};
@@ -20,7 +20,7 @@ pub(crate) fn man(of: Option<&str>) -> Result<Exit, Failure> {
 
 fn page(of: Option<&str>) -> Option<String> {
     let mut root = Cli::command();
-    // Options of all commands are in each one's page only then.
+    // Without this, the pages of the subcommands lack the global options.
     root.build();
     let command = match of {
         None => root,

@@ -1,4 +1,4 @@
-//! The one way from here to the core's hunts.
+//! The only place where this command starts hunts of the core.
 
 use crate::exit::Failure;
 use leash_core::{Hunt, HuntKind, HuntSpec, Incomplete, Ladder, Report, RunDir};
@@ -14,7 +14,7 @@ pub(crate) fn hunt(
     Ok(Hunt::new(HuntSpec { kind, ladder, deadline, run_dir, records_unusable: false })?.run())
 }
 
-/// Why something may have been missed, in words.
+/// Returns in words why the hunt may have missed something.
 pub(crate) fn incomplete(report: &Report) -> Option<String> {
     let why = report.incomplete_because.iter().map(|why| match why {
         Incomplete::NoProc => "/proc is missing or shows another pid namespace",
@@ -30,8 +30,8 @@ pub(crate) fn incomplete(report: &Report) -> Option<String> {
     (!why.is_empty()).then(|| format!("something may have been missed: {}", why.join(", ")))
 }
 
-/// Whether that keeps "nothing is left" from being proven. Other users' processes that the kernel hides could not be ended
-/// by this user either.
+/// Returns whether "nothing is left" is proven. Processes of other users that the kernel hides do
+/// not count, because this user could not end them either.
 pub(crate) fn is_proven(report: &Report) -> bool {
     report.incomplete_because.iter().all(|why| *why == Incomplete::Hidepid)
 }

@@ -21,7 +21,7 @@ struct Document<'a> {
     format: u32,
     run_dir: String,
     run_id: String,
-    /// What `--force` did to the VM.
+    /// The effect of `--force` on the VM.
     forced: Option<Asked>,
     report: &'a Report,
 }
@@ -79,7 +79,7 @@ fn text(report: &Report, forced: Option<Asked>) -> String {
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
-/// The exit status, with what is to be said of it on stderr.
+/// Returns the exit status, and prints on stderr what belongs to it.
 fn conclude(run: RunId, report: &Report, forced: Option<Asked>) -> Result<Exit, Failure> {
     if forced.is_some_and(|asked| !asked.ended) {
         complain(&format!("{run}: its VM has not ended in time; nothing else was done"));
@@ -88,7 +88,7 @@ fn conclude(run: RunId, report: &Report, forced: Option<Asked>) -> Result<Exit, 
     let known = report.runs.iter().find(|known| known.run_id == run.to_string());
     match (report.refused, known) {
         (None, _) => Ok(sweep::exit(report)),
-        // A VM that ended in good order left no record, and no process that would speak of it.
+        // A VM that ended in good order leaves no record, and no process that names its run.
         (Some(_), None) if forced.is_some() => Ok(sweep::exit(report)),
         (Some(_), None) => Err(Failure::new(Exit::Left, format!("{run}: no such run"))),
         (Some(Refused::Run(why)), Some(known)) => {
@@ -101,7 +101,7 @@ fn conclude(run: RunId, report: &Report, forced: Option<Asked>) -> Result<Exit, 
 }
 
 fn refusal(run: RunId, of: Verdict, why: &str) -> String {
-    // The core speaks to a VM there.
+    // The core words this reason for a VM.
     let why = if of == Verdict::OwnOuterRun {
         "this command was started from inside of it"
     } else {

@@ -1,4 +1,4 @@
-//! One look at everything: what a sweep would say, sending nothing.
+//! One look at everything: the findings of a sweep, without a signal.
 
 use crate::exit::{Exit, Failure};
 use crate::hunting::{hunt, incomplete};
@@ -14,23 +14,23 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-// A pass takes milliseconds; this is for a machine that hardly moves.
+// A pass takes milliseconds. This limit is for a machine that hardly makes progress.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(crate) struct Look {
     pub(crate) runs: Vec<RunView>,
-    /// By run, worker and number.
+    /// Sorted by run, worker and pid.
     pub(crate) processes: Vec<ProcessView>,
     pub(crate) complete: bool,
     pub(crate) incomplete_because: Vec<Incomplete>,
-    /// What to tell beside it.
+    /// Notes to print beside the result.
     pub(crate) notes: Vec<String>,
 }
 
 impl Look {
-    /// Looks once. `all` shows other users' processes too; a worker that runs as another user belongs to this one's runs
-    /// all the same.
+    /// Looks once. `all` includes the processes of other users. A worker that runs as another
+    /// user belongs to the runs of this user in any case.
     pub(crate) fn now(place: &Place, all: bool) -> Result<Self, Failure> {
         let (dir, note) = place.open_to_look()?;
         let kind = HuntKind::Sweep { own_run: None, app: None, mode: Mode::Report };
@@ -60,7 +60,8 @@ impl Look {
             .filter(|found| found.pid != me)
             .filter(|found| all || found.uid == Some(host.uid()) || of_run(&found.run_id))
             .filter_map(|found| {
-                // What has ended since it was seen is not there any more. Of what `/proc` hides there is nothing to read.
+                // A process that ended since the hunt saw it is left out. If `/proc` hides a
+                // process, there is nothing to read.
                 let vitals = match found.start_ticks {
                     Some(start_ticks) => vitals::read(&host, found.pid, start_ticks)?,
                     None => Vitals::default(),

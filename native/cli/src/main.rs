@@ -1,7 +1,7 @@
-//! `leash`: what an operator asks and does from outside of every VM.
+//! `leash`: the command with which an operator inspects and ends runs from outside of every VM.
 //!
-//! Everything is judged by `leash-core`, from the records in the run directory and from `/proc`; nothing here decides
-//! who may be ended.
+//! `leash-core` makes every decision, from the records in the run directory and from `/proc`.
+//! Nothing here decides which process may be ended.
 #![forbid(unsafe_code)]
 
 mod args;

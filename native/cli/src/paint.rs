@@ -1,4 +1,4 @@
-//! Colours, where somebody sees them.
+//! Colours, for output to a terminal.
 
 use std::io::IsTerminal as _;
 
@@ -11,12 +11,13 @@ pub(crate) enum Colour {
     Bold,
 }
 
-/// Whether to colour at all.
+/// The choice between output with colours and without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Paint(pub(crate) bool);
 
 impl Paint {
-    /// On a terminal that has some, and nobody said no (<https://no-color.org>).
+    /// Returns colours for a terminal that can show them, unless `NO_COLOR` is set
+    /// (<https://no-color.org>).
     pub(crate) fn of_stdout() -> Self {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");

@@ -1,4 +1,4 @@
-//! Where the records are: found as the library finds them (`lib/leash/config.ex`).
+//! The run directory, found in the way the library finds it (`lib/leash/config.ex`).
 
 use crate::exit::{Exit, Failure};
 use leash_core::RunDir;
@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A run directory's path, and whether somebody named it.
+/// A run directory's path, and whether the user or the environment named it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) path: PathBuf,
@@ -34,7 +34,7 @@ impl Place {
             return Self { path: path.into(), named: true };
         }
         if let Some(directories) = nonempty("RUNTIME_DIRECTORY") {
-            // systemd.exec(5): several directories are separated by colons.
+            // systemd.exec(5) separates several directories by colons.
             let first =
                 directories.as_bytes().split(|&byte| byte == b':').next().unwrap_or_default();
             let path = PathBuf::from(OsString::from_vec(first.to_vec())).join("leash");
@@ -43,18 +43,20 @@ impl Place {
         Self { path: default_in(Path::new("/tmp"), uid), named: false }
     }
 
-    /// The directory, for commands that end something: they need it.
+    /// Opens the directory, for commands that end something: they need it.
     pub(crate) fn open(&self) -> Result<Arc<RunDir>, Failure> {
-        // Opening makes a missing one, and a command of an operator leaves no trace of a guess.
+        // `RunDir::open` creates a missing directory. A command of an operator must not create
+        // one at a guessed path.
         if is_missing(&self.path) {
             return Err(Failure::new(Exit::Unusable, self.missing()));
         }
         Ok(Arc::new(RunDir::open(&self.path)?))
     }
 
-    /// The directory, for commands that look: where nobody named it and it is missing, there is still `/proc`.
+    /// Opens the directory, for commands that only look. If the path is the default and the
+    /// directory is missing, `/proc` alone must do.
     ///
-    /// The second part is what to tell then.
+    /// The second part of the result is a note for that case.
     pub(crate) fn open_to_look(&self) -> Result<(Option<Arc<RunDir>>, Option<String>), Failure> {
         if !self.named && is_missing(&self.path) {
             let note =
@@ -69,7 +71,8 @@ impl Place {
     }
 }
 
-/// The directory below `parent` that a VM of this user takes where none is named, see `Leash.DefaultDir`.
+/// Returns the directory below `parent` that a VM of this user takes if none is named, see
+/// `Leash.DefaultDir`.
 fn default_in(parent: &Path, uid: u32) -> PathBuf {
     let name = format!("leash-{uid}");
     let first = parent.join(&name);
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_directory_is_not_made_and_only_forgiven_where_nobody_named_it() {
+    fn a_missing_directory_is_not_made_and_only_forgiven_if_it_was_not_named() {
         let missing =
             std::env::temp_dir().join(format!("leash-cli-missing-{}", std::process::id()));
         let place = |named| Place { path: missing.clone(), named };

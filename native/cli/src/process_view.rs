@@ -1,4 +1,4 @@
-//! A process as it is shown.
+//! A process as the command shows it.
 
 use crate::paint::Colour;
 use crate::run_view::{OwnerView, Status};
@@ -22,10 +22,10 @@ pub(crate) struct ProcessView {
     pub(crate) rss_bytes: Option<u64>,
     pub(crate) command: String,
     pub(crate) shim: bool,
-    /// Whether that shim is the run's warden.
+    /// True if that shim is the run's warden.
     pub(crate) warden: bool,
     pub(crate) carriers: Vec<&'static str>,
-    /// What a sweep would say of it.
+    /// The verdict of a sweep on it.
     pub(crate) verdict: Verdict,
     pub(crate) why: String,
     pub(crate) owner: Option<OwnerView>,
@@ -58,7 +58,8 @@ impl ProcessView {
     }
 }
 
-/// One that a sweep would end stands out, and so does one of a dead run that it would not.
+/// Colours the verdict: red if a sweep would end the process, green if its run is alive, and
+/// yellow otherwise.
 pub(crate) fn status_cell(of: Verdict) -> Cell {
     let (text, colour) = match (of, Status::of(of)) {
         (Verdict::Dead, _) => ("DEAD".to_owned(), Colour::Red),

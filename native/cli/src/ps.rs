@@ -41,7 +41,7 @@ pub(crate) fn run(place: &Place, args: &PsArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// The rows: shims are worth one only to those who ask.
+/// Returns the rows: all processes, the shims only on request.
 pub(crate) fn shown(look: &Look, shims: bool) -> Vec<&ProcessView> {
     look.processes.iter().filter(|process| shims || !process.shim).collect()
 }

@@ -1,4 +1,4 @@
-//! A run as it is shown.
+//! A run as the command shows it.
 
 use crate::paint::Colour;
 use crate::table::Cell;
@@ -20,14 +20,14 @@ pub(crate) struct RunView {
     pub(crate) owner: Option<OwnerView>,
     pub(crate) app: Option<String>,
     pub(crate) node: Option<String>,
-    /// ISO 8601, as its VM wrote it.
+    /// ISO 8601, as the VM wrote it.
     pub(crate) since: Option<String>,
-    /// Without shims.
+    /// The number of processes, shims not counted.
     pub(crate) processes: usize,
     pub(crate) shims: usize,
 }
 
-/// A verdict for those who only ask whether it lives.
+/// The short form of a verdict: whether the run is alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Status {
@@ -55,7 +55,7 @@ impl Status {
 }
 
 impl RunView {
-    /// `since` is in the record alone; the counts are the caller's.
+    /// Builds a view. `since` comes from the record alone; the caller fills in the counts.
     pub(crate) fn new(report: &RunReport, since: Option<String>) -> Self {
         Self {
             run_id: report.run_id.clone(),
@@ -88,20 +88,20 @@ impl RunView {
 }
 
 impl OwnerView {
-    /// `4711`, and what is to be known where it does not simply live.
+    /// Returns the pid, for example `4711`, followed by the owner's state if it is not running.
     pub(crate) fn text(self) -> String {
         match self.state {
             OwnerState::Alive => self.pid.to_string(),
             OwnerState::Gone => format!("{} gone", self.pid),
             OwnerState::OtherBoot => format!("{} of another boot", self.pid),
-            // Its number is another namespace's, and means somebody else here, or nobody.
+            // The pid belongs to another namespace. Here it means another process or none.
             OwnerState::ForeignNamespace => format!("{} elsewhere", self.pid),
             OwnerState::Unknown => format!("{} ?", self.pid),
         }
     }
 }
 
-/// Whoever lives, else whom the hardest witness names.
+/// Returns the owner that is alive, else the owner that the strongest source names.
 fn owner(owners: &[OwnerReport]) -> Option<OwnerView> {
     let rank = |owner: &&OwnerReport| {
         let source = match owner.source {
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_says_more_than_his_number_only_where_he_is_not_simply_alive() {
+    fn an_owner_shows_more_than_its_number_only_if_it_is_not_simply_alive() {
         let text = |state| owner(&[named(Source::Env, 7, state)]).unwrap().text();
         assert_eq!(text(OwnerState::Alive), "7");
         assert_eq!(text(OwnerState::Gone), "7 gone");

@@ -73,7 +73,7 @@ fn table(runs: &[RunView], paint: Paint, width: Option<usize>) -> Vec<String> {
     lines(columns, &rows, paint, width)
 }
 
-/// What the other columns do not say.
+/// Returns what the other columns do not say.
 fn why(run: &RunView) -> String {
     let record = match run.record {
         RecordPresence::Present => None,

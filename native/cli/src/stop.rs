@@ -1,4 +1,5 @@
-//! `leash stop`: the VM that has a worker or a group is asked to end it; where no VM lives, dead runs are swept.
+//! `leash stop`: asks the VM that has a worker or a group to end it. If no VM is alive, it sweeps
+//! dead runs instead.
 
 use crate::args::StopArgs;
 use crate::control::{Line, Silence, ask_all};
@@ -20,7 +21,8 @@ use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
 
-// For a question that a VM answers from a table. Beyond the deadline, too: its last SIGKILLs take a moment to be proven.
+// The time for a question that a VM answers from a table. It is also added to the deadline,
+// because the proof of the last SIGKILLs takes a moment.
 const ANSWER: Duration = Duration::from_secs(2);
 
 #[derive(Serialize)]
@@ -28,22 +30,22 @@ struct Document<'a> {
     format: u32,
     run_dir: String,
     name: &'a str,
-    /// Whether anybody was told to end anything.
+    /// True if a VM was told to end anything.
     stopped: bool,
     runs: &'a [Asked],
     mute: &'a [Mute],
-    /// Of the sweep, where no run was alive or none had it.
+    /// The report of the sweep, if no run was alive or none had the name.
     report: Option<&'a Report>,
 }
 
-/// A run that has what is to be stopped.
+/// A run that has the worker or group to stop.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Asked {
     run_id: String,
     workers: Vec<Worker>,
 }
 
-/// A living run of which nothing is known.
+/// A living run whose VM gave no answer.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Mute {
     run_id: String,
@@ -57,7 +59,7 @@ struct Worker {
     os_pid: Option<u32>,
     label: String,
     group: Option<String>,
-    /// Nothing before it was told to end.
+    /// Absent before the worker was told to end.
     result: Option<Outcome>,
     how: Option<String>,
     survivors: Vec<Survivor>,
@@ -66,13 +68,13 @@ struct Worker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Outcome {
-    /// Nothing of its tree is left, and the VM saw how.
+    /// Nothing of its tree is left, and the VM saw how it ended.
     Ended,
     /// Nothing of its tree is left.
     Gone,
-    /// Something is, or may be.
+    /// Something of its tree is left, or may be.
     Survived,
-    /// It was still ending when the time was over.
+    /// The worker was still ending when the time was over.
     Ending,
 }
 
@@ -98,7 +100,7 @@ pub(crate) fn run(place: &Place, args: &StopArgs) -> Result<Exit, Failure> {
     let asked = runs.len();
     runs.retain(|run| !run.workers.is_empty());
     if !has_it && mute.is_empty() {
-        // Who names one run means no other.
+        // An operator who names one run wants no other run swept.
         let report = if args.run_id.is_none() { Some(sweep_dead(&dir)?) } else { None };
         document(false, &runs, &mute, report.as_ref())?;
         if let Some(report) = report.as_ref().filter(|_| !args.json) {
@@ -134,7 +136,8 @@ pub(crate) fn run(place: &Place, args: &StopArgs) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
-/// Runs whose VM may live: the lock on their record says so, or could not be tried.
+/// Returns the runs whose VM may be alive: the lock on the record is held, or could not be
+/// tested.
 fn living(dir: &RunDir, only: Option<RunId>) -> Result<Vec<RunId>, Failure> {
     if let Some(run) = only {
         let file = dir.record(run)?;
@@ -163,7 +166,8 @@ fn living(dir: &RunDir, only: Option<RunId>) -> Result<Vec<RunId>, Failure> {
 
 type Answers = Vec<(RunId, Result<Vec<Line>, Silence>)>;
 
-/// Who answered, and who did not. A request that a VM does not take is a failure of all.
+/// Sorts the answers into VMs that answered and VMs that did not. If a VM rejects the request,
+/// the whole command fails.
 fn sort(answers: Answers) -> Result<(Vec<Asked>, Vec<Mute>), Failure> {
     let (mut asked, mut mute) = (Vec::new(), Vec::new());
     for (run, answer) in answers {
@@ -228,14 +232,15 @@ impl Worker {
 }
 
 impl Survivor {
-    /// `4711:eperm`
+    /// Parses `4711:eperm`.
     fn parse(text: &str) -> Option<Self> {
         let (pid, why) = text.split_once(':')?;
         Some(Self { pid: pid.parse().ok()?, why: why.to_owned() })
     }
 }
 
-/// A lock can outlive its VM, in a child that a NIF forked: such a run is no VM that could be asked.
+/// Drops dead runs from `mute`. A lock can outlive its VM, in a child that a NIF forked: no VM of
+/// such a run can be asked.
 fn drop_dead(place: &Place, mute: &mut Vec<Mute>) -> Result<(), Failure> {
     if mute.iter().any(|run| run.why == Silence::NoSocket) {
         let look = Look::now(place, false)?;
@@ -243,7 +248,7 @@ fn drop_dead(place: &Place, mute: &mut Vec<Mute>) -> Result<(), Failure> {
             let dead = |other: &&crate::run_view::RunView| {
                 other.run_id == run.run_id && other.status == Status::Dead
             };
-            // One that has ended since then is not there any more.
+            // A run that has ended since then is not in the list any more.
             run.why != Silence::NoSocket
                 || (look.runs.iter().any(|other| other.run_id == run.run_id)
                     && !look.runs.iter().any(|other| dead(&other)))
@@ -259,14 +264,15 @@ fn sweep_dead(dir: &Arc<RunDir>) -> Result<Report, Failure> {
 
 fn swept(report: &Report) -> String {
     let mut report = report.clone();
-    // Everybody else's processes are not what was asked about.
+    // Matches that the sweep kept are not part of the question.
     report.matches.retain(|found| found.action != Action::Kept);
     let mut text = sweep::table(&report, false, Paint::of_stdout(), terminal::width());
     text.push(format!("no living run has it; of dead ones: {}", sweep::outcome(&report)));
     text.iter().map(|line| format!("{line}\n")).collect()
 }
 
-/// Where VMs live and none has it, somebody misspelt it, or it has ended already.
+/// Reports an unknown name. If VMs are alive and none has it, the name is misspelt or has ended
+/// already.
 fn say_unknown(dir: &RunDir, living: &[RunId], asked: usize, name: &str) {
     let mut message = format!(
         "{} no worker or group {name}",
@@ -287,7 +293,7 @@ fn say_unknown(dir: &RunDir, living: &[RunId], asked: usize, name: &str) {
     complain(&message);
 }
 
-/// Why nothing is stopped.
+/// Returns why nothing is stopped.
 fn refusal(args: &StopArgs, runs: &[Asked], mute: &[Mute]) -> Option<String> {
     let listed = || runs.iter().map(|run| run.run_id.as_str()).collect::<Vec<_>>().join(", ");
     if runs.is_empty() {
@@ -439,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_it_decides_whether_anything_is_stopped() {
+    fn the_runs_that_have_it_decide_whether_anything_is_stopped() {
         let args = |more: &[&str]| {
             use clap::Parser as _;
             let line = ["leash", "stop", "pool"].iter().chain(more);

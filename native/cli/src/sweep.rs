@@ -1,4 +1,4 @@
-//! `leash sweep`, and how the result of a hunt is shown.
+//! `leash sweep`, and the output of a hunt's result.
 
 use crate::args::SweepArgs;
 use crate::exit::{Exit, Failure};
@@ -40,7 +40,7 @@ pub(crate) fn run(place: &Place, args: SweepArgs) -> Result<Exit, Failure> {
     Ok(exit(&report))
 }
 
-/// Says on stderr what may have been missed, and whether it matters.
+/// Returns the exit status, and prints on stderr what the hunt may have missed.
 pub(crate) fn exit(report: &Report) -> Exit {
     if let Some(note) = incomplete(report) {
         complain(&note);
@@ -94,7 +94,7 @@ fn what(found: &Match, dry_run: bool) -> Cell {
     Cell { text: text.to_owned(), colour }
 }
 
-/// What decided and what ended it, or why that did not.
+/// Returns the reason of the verdict, and what ended the process or why nothing did.
 fn why(report: &Report, found: &Match) -> String {
     let judged = format!("{}: {}", verdict(found.verdict), found.why);
     let same = |pid, start_ticks| pid == found.pid && start_ticks == found.start_ticks;
@@ -108,7 +108,7 @@ fn why(report: &Report, found: &Match) -> String {
     }
 }
 
-/// One line about all of it.
+/// Returns one line about the whole hunt.
 fn summary(report: &Report, dry_run: bool) -> String {
     if dry_run {
         let doomed = report.matches.iter().filter(|found| found.verdict == Verdict::Dead);
@@ -136,7 +136,7 @@ fn of_runs<'a>(matches: impl Iterator<Item = &'a Match>) -> String {
     }
 }
 
-/// What became of one run, as `kill` says it.
+/// Returns the outcome of one run, as `kill` prints it.
 pub(crate) fn outcome(report: &Report) -> String {
     summary(report, false)
 }

@@ -1,4 +1,4 @@
-//! Columns.
+//! Tables with columns.
 
 use crate::paint::{Colour, Paint};
 
@@ -27,7 +27,8 @@ pub(crate) enum Align {
     Right,
 }
 
-/// Lays rows out below their titles, each line cut to a width where one is given. The last column is as long as it is.
+/// Lays rows out below their titles. If a width is given, each line is cut to it. The last column
+/// is not padded.
 pub(crate) fn lines<const N: usize>(
     columns: [(&str, Align); N],
     rows: &[[Cell; N]],
@@ -63,7 +64,7 @@ fn line<const N: usize>(
             left -= gap;
         }
         let is_last = index + 1 == N;
-        // Cut before it is coloured, so that no colour is left on.
+        // The text is cut before it is coloured, so that every colour is reset.
         let text = cut(&cell.text, left);
         let shown = length(&text);
         let fill = if is_last { 0 } else { (width.min(left)).saturating_sub(shown) };
@@ -83,7 +84,7 @@ pub(crate) fn length(text: &str) -> usize {
     text.chars().count()
 }
 
-/// At most so many characters, the last of which says that more follow.
+/// Returns at most `width` characters. If the text is longer, the last of them is an ellipsis.
 pub(crate) fn cut(text: &str, width: usize) -> String {
     if length(text) <= width {
         return text.to_owned();

@@ -1,4 +1,4 @@
-//! The terminal: its size, and a screen of one's own that is given back whatever happens.
+//! The terminal: its size, and a separate screen that is given back whatever happens.
 
 use crate::exit::{Exit, Failure};
 use nix::sys::signal::{SigSet, Signal};
@@ -9,29 +9,29 @@ use rustix::termios::{OptionalActions, Termios};
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-/// Columns of the terminal that stdout is, `None` where it is none.
+/// Returns the columns of the terminal on stdout, `None` if stdout is not a terminal.
 pub(crate) fn width() -> Option<usize> {
     size().map(|(columns, _)| columns)
 }
 
-/// Columns and rows.
+/// Returns columns and rows.
 pub(crate) fn size() -> Option<(usize, usize)> {
     if !std::io::stdout().is_terminal() {
         return None;
     }
     let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
-    // A serial line does not know its size, and says 0.
+    // A serial line does not know its size and reports 0.
     let or = |number: u16, else_: usize| if number == 0 { else_ } else { usize::from(number) };
     Some((or(size.ws_col, 80), or(size.ws_row, 24)))
 }
 
-/// A screen of one's own. Dropping it gives the old one back.
+/// The alternate screen. Dropping it restores the old one.
 pub(crate) struct Screen {
     before: Termios,
     signals: SignalFd,
 }
 
-/// What ended a wait.
+/// The event that ended a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Woken {
     /// The time is over, or the size has changed.
@@ -48,7 +48,8 @@ impl Screen {
                 "top needs a terminal; for programs there is `leash ps --json`",
             ));
         }
-        // Blocked and read, so that the terminal is put right before any of them ends this process.
+        // The signals are blocked and read, so that the terminal is restored before one of them
+        // ends this process.
         let mut set = SigSet::empty();
         for signal in
             [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGWINCH]
@@ -69,12 +70,13 @@ impl Screen {
         Ok(screen)
     }
 
-    /// Shows these lines and nothing else. Over the old ones, so that nothing flickers.
+    /// Shows these lines and nothing else. The new lines overwrite the old ones, so that nothing
+    /// flickers.
     pub(crate) fn draw(&self, lines: &[String]) -> Result<(), Failure> {
         write(&format!("\x1b[H{}\x1b[K\x1b[J", lines.join("\x1b[K\r\n")))
     }
 
-    /// Waits for a key, a signal or the time.
+    /// Waits for a key, a signal or the end of the interval.
     pub(crate) fn wait(&self, interval: Duration) -> Woken {
         let until = Instant::now() + interval;
         loop {
@@ -111,12 +113,12 @@ impl Drop for Screen {
     }
 }
 
-/// Whether what was typed ends it; a terminal that is gone does too.
+/// Returns whether the input ends the command; the loss of the terminal ends it too.
 fn is_quit() -> bool {
     let mut keys = [0; 64];
     match rustix::io::read(std::io::stdin(), &mut keys) {
         Ok(0) => true,
-        // ctrl-c, ctrl-d: in a raw terminal they are only bytes.
+        // 3 is Ctrl-C and 4 is Ctrl-D: in a raw terminal both are only bytes.
         Ok(count) => keys.iter().take(count).any(|key| matches!(key, b'q' | b'Q' | 3 | 4)),
         Err(Errno::INTR | Errno::AGAIN) => false,
         Err(_) => true,

@@ -1,9 +1,9 @@
-//! Numbers and names for people.
+//! Numbers and names in readable form.
 
 use leash_core::Verdict;
 use serde::Serialize;
 
-/// A unit variant as JSON spells it: one name for machines and people.
+/// Returns a unit variant as JSON spells it: one name for machines and people.
 pub(crate) fn name(variant: impl Serialize) -> String {
     match serde_json::to_value(variant) {
         Ok(serde_json::Value::String(name)) => name,
@@ -11,12 +11,12 @@ pub(crate) fn name(variant: impl Serialize) -> String {
     }
 }
 
-/// What a process or run is, in a column.
+/// Returns a verdict as a column shows it.
 pub(crate) fn verdict(verdict: Verdict) -> String {
     name(verdict).replace('_', " ")
 }
 
-/// An age in its two largest units.
+/// Returns an age in its two largest units.
 pub(crate) fn age(ms: u64) -> String {
     let seconds = ms / 1000;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
@@ -28,7 +28,7 @@ pub(crate) fn age(ms: u64) -> String {
     }
 }
 
-/// A size in the largest unit of 1024 that leaves at least one.
+/// Returns a size in the largest unit of 1024 that leaves at least one.
 pub(crate) fn size(bytes: u64) -> String {
     let units = ["B", "K", "M", "G", "T"];
     let (mut number, mut unit) = (bytes, 0);
@@ -39,17 +39,18 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{number}{}", units.get(unit).unwrap_or(&""))
 }
 
-/// What somebody else wrote, harmless on a terminal.
+/// Returns text from another program with its control characters replaced, so that it cannot
+/// control the terminal.
 pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
 }
 
-/// A value or a dash.
+/// Returns a value as text, or a dash.
 pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// `1 process`, `2 processes`.
+/// Returns a number with its noun: `1 process`, `2 processes`.
 pub(crate) fn count(number: usize, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }

@@ -15,7 +15,8 @@ pub(crate) fn run(place: &Place, args: &TopArgs) -> Result<Exit, Failure> {
     let screen = Screen::enter()?;
     let paint = Paint::of_stdout();
     loop {
-        // The notes are drawn: stderr is the same terminal. What ends this is said once the screen is given back.
+        // The frame holds the notes, because stderr is the same terminal. If an error ends the
+        // loop, it is printed after the screen is given back.
         let look = Look::now(place, args.whose.all)?;
         screen.draw(&frame(&look, args.shims, paint, terminal::size().unwrap_or((80, 24))))?;
         if screen.wait(args.interval) == Woken::Quit {

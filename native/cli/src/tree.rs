@@ -14,7 +14,7 @@ use crate::text::{age, count, harmless, or_dash, size, verdict};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-// Columns of indentation.
+// The limit of the indentation, in columns.
 const DEEPEST: usize = 96;
 
 pub(crate) fn run(place: &Place, args: &TreeArgs) -> Result<Exit, Failure> {
@@ -41,8 +41,8 @@ pub(crate) fn run(place: &Place, args: &TreeArgs) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// A run and what is below it. What nothing of the run is the parent of stands at the top: the warden, shims that are
-/// not its children, and orphans.
+/// Draws a run and the processes below it. A process without a parent in the run stands at the
+/// top: the warden, shims that are not its children, and orphans.
 fn draw(
     run: &RunView,
     processes: &[&ProcessView],
@@ -72,8 +72,9 @@ fn draw(
             None => roots.push(*process),
         }
     }
-    // Parents were read one after the other, and a number may have been reused in between: whoever is in a circle
-    // hangs below nobody, and nobody is drawn twice.
+    // The parents were read one after the other, and a pid may have been reused in between. So
+    // parents can form a circle, which no root reaches. `drawn` makes sure that no process is
+    // drawn twice.
     let mut drawn = HashSet::new();
     descend(&mut lines, roots, &children, (paint, width), &mut drawn);
     for process in processes {
@@ -82,7 +83,7 @@ fn draw(
     lines
 }
 
-/// Not by recursion: a chain of processes can be longer than a stack is deep.
+/// Walks down without recursion: a chain of processes can be longer than the stack is deep.
 fn descend<'a>(
     lines: &mut Vec<String>,
     roots: Vec<&'a ProcessView>,
@@ -101,14 +102,15 @@ fn descend<'a>(
             cut(&format!("{indent}{elbow}{}", label(process)), width.unwrap_or(usize::MAX));
         lines.push(paint.text(process.status_cell().colour, &text));
         let Some(children) = children.get(&process.pid) else { continue };
-        // Deeper than that nobody can see who is whose anyway.
+        // Below that depth no reader can tell the levels apart.
         let deeper =
             if length(&indent) < DEEPEST { Rc::from(format!("{indent}{below}")) } else { indent };
         push(&mut stack, children, &deeper);
     }
 }
 
-/// The first of them on top; the last one is drawn as such.
+/// Pushes the siblings so that the first is on top of the stack. The last sibling is drawn as the
+/// last.
 fn push<'a>(
     stack: &mut Vec<(&'a ProcessView, Rc<str>, bool)>,
     siblings: &[&'a ProcessView],
@@ -124,7 +126,7 @@ fn push<'a>(
 fn label(process: &ProcessView) -> String {
     let worker = or_dash(process.worker);
     let ProcessView { pid, state, .. } = process;
-    // The shim's own arguments repeat what the rest of the tree shows.
+    // The arguments of the shim repeat what the rest of the tree shows.
     if process.warden {
         return format!("{pid} {state} warden");
     }
@@ -216,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_warden_is_nobody_s_shim() {
+    fn a_warden_is_no_shim() {
         let warden = ProcessView { worker: None, warden: true, ..process(9, 90, true) };
         let lines = drawn(&[warden, process(10, 90, true)]);
         assert_eq!(

@@ -1,4 +1,4 @@
-//! What a report leaves out of a process: its parent, age and memory.
+//! The facts about a process that a report leaves out: its parent, age and memory.
 
 use leash_core::parse::stat::Stat;
 use leash_core::{Host, Pid};
@@ -12,10 +12,10 @@ pub(crate) struct Vitals {
     pub(crate) rss_bytes: Option<u64>,
 }
 
-/// `None` where the process has ended, or its number is another's by now.
+/// Returns `None` if the process has ended, or if its pid belongs to another process by now.
 pub(crate) fn read(host: &Host, pid: u32, start_ticks: u64) -> Option<Vitals> {
     let memory = file(pid, "statm");
-    // After the memory, so that both are of the process whose start is compared.
+    // `stat` is read after the memory. If its start matches, both belong to the same process.
     let stat = Stat::parse(&file(pid, "stat")?)?;
     let clock = host.clock();
     if clock.to_machine(stat.start_ticks) != start_ticks {
@@ -29,7 +29,7 @@ pub(crate) fn read(host: &Host, pid: u32, start_ticks: u64) -> Option<Vitals> {
     })
 }
 
-/// The second number of `statm`, in pages.
+/// Returns the resident size; `statm` holds it as its second number, in pages.
 fn resident(statm: &[u8]) -> Option<u64> {
     let pages: u64 =
         std::str::from_utf8(statm).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()?;

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
-/// What was done to a VM.
+/// The result of the signal to a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Asked {
     pub(crate) pid: u32,
@@ -19,8 +19,9 @@ pub(crate) struct Asked {
 
 /// Sends SIGTERM to a run's owner and waits for its end.
 ///
-/// Only the owner that the locked record names, which nobody but this user could write: an environment tag can name
-/// anybody, and whoever wears it would choose whom an operator ends.
+/// The owner is only the process that the locked record names, because only this user can write
+/// that record. An environment tag can name any process. If a tag counted here, its bearer could
+/// choose the process that an operator ends.
 pub(crate) fn terminate(dir: &RunDir, run: RunId, patience: Duration) -> Result<Asked, Failure> {
     let host = Host::current()?;
     let record = believed(dir, run)?;
@@ -36,7 +37,7 @@ pub(crate) fn terminate(dir: &RunDir, run: RunId, patience: Duration) -> Result<
     }
     let identity = Identity { pid: owner.pid, start_ticks: owner.start_ticks, pidfs_inode: None };
     let pidfd = host.open(&identity)?;
-    // Held by its descriptor now, it is still the one whom the record names.
+    // The pidfd holds the process now. If the record still names it, it is the owner.
     if believed(dir, run)?.owner != record.owner {
         return refuse("its record has changed");
     }
@@ -51,7 +52,8 @@ pub(crate) fn terminate(dir: &RunDir, run: RunId, patience: Duration) -> Result<
     Ok(Asked { pid: owner.pid.as_u32(), signal: Signal::TERM.name(), ended, elapsed_ms })
 }
 
-/// A record that names its owner, and the lock that says that he is at work.
+/// Returns the record if it names its owner and its lock is held, which says that the owner is at
+/// work.
 fn believed(dir: &RunDir, run: RunId) -> Result<Record, Failure> {
     let Some(file) = dir.record(run)? else { return Err(refused(run, "it has no record here")) };
     if file.lock != Lock::Held {
@@ -64,7 +66,7 @@ fn refused(run: RunId, why: &str) -> Failure {
     Failure::new(Exit::Refused, format!("{run}: {why}; nothing was sent"))
 }
 
-/// Whether the process ends in time.
+/// Returns whether the process ends in time.
 fn wait(pidfd: &PidFd, began: Instant, patience: Duration) -> bool {
     loop {
         let left = patience.saturating_sub(began.elapsed());

@@ -1,4 +1,4 @@
-//! A process that somebody else started: who has something to do with it and does not end with it.
+//! Lists the processes that an attached process's end does not cover.
 
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -12,24 +12,26 @@ use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
-/// Why somebody is not covered.
+/// The reason why a process is not covered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Why {
-    /// It is in a session or process group of the tree, and no longer below anybody of it: its parent ended before.
+    /// The process is in a session or process group of the tree, but below no process of the
+    /// tree. Its parent ended before.
     Escaped,
-    /// It is below the process and could not be marked. It ends with the tree as long as it is below.
+    /// The process is below the attached one and could not be marked. It ends with the tree as
+    /// long as it stays below.
     Unmarked,
 }
 
 /// A process that is not covered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NotCovered {
-    /// Its number.
+    /// The process's number.
     pub pid: Pid,
-    /// Its command for people.
+    /// The command, as people read it.
     pub command: String,
-    /// Why.
+    /// The reason.
     pub why: Why,
 }
 
@@ -38,13 +40,16 @@ struct Entry {
     mark: Option<Mark>,
 }
 
-/// Who is not covered by the attachment of a process, by number: one look, for people. Nobody of them is ever signalled for it.
+/// Lists the processes that the attachment of a process does not cover, by number.
 ///
-/// Those who made a session of their own before they left, as daemons do, cannot be told from anybody else.
+/// Looks once; the list is for people. None of these processes is signalled for it.
+///
+/// A daemon that made its own session before it left looks like any other process. The list lacks
+/// it.
 ///
 /// # Errors
 ///
-/// `NoProc`, or what listing `/proc` says.
+/// `NoProc`, or the error of listing `/proc`.
 pub fn not_covered(target: Pid, run: RunId, worker: u16) -> Result<Vec<NotCovered>> {
     let host = Host::current()?;
     let table = table(&host)?;
@@ -60,7 +65,7 @@ pub fn not_covered(target: Pid, run: RunId, worker: u16) -> Result<Vec<NotCovere
         |leader: u32| Pid::from_u32(leader).is_some_and(|leader| tree.contains(&leader));
     let why = |pid: &Pid, entry: &Entry| {
         if tree.contains(pid) {
-            // A mark of another run or worker: there is somebody else who answers for it.
+            // A mark of another run or worker: that run or worker covers the process.
             (entry.mark.is_none()).then_some(Why::Unmarked)
         } else {
             let escaped = of_tree(entry.stat.session) || of_tree(entry.stat.group);

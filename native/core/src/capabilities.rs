@@ -1,4 +1,4 @@
-//! What this host gives.
+//! The capabilities of this host.
 
 use crate::error::{Error, ErrorKind};
 use crate::host::Host;
@@ -7,34 +7,35 @@ use crate::{Pid, PidFd};
 use serde::Serialize;
 use std::path::Path;
 
-/// Which carriers and ways to end a process this host gives.
+/// The carriers and the ways to end a process that this host offers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Capabilities {
     /// `/proc` is there and shows this pid namespace.
     pub proc: bool,
-    /// Processes can be held and signalled by descriptor (Linux 5.3, and no filter against it).
+    /// Leash can hold and signal processes by descriptor (Linux 5.3, and no filter against it).
     pub pidfd: bool,
     /// Descriptors of processes have unique inodes (Linux 6.9).
     pub pidfs: bool,
-    /// Marks can be read and set.
+    /// Leash can read and set marks.
     pub mark: bool,
-    /// This process is marked itself: it is a worker of another run, which may nest so many more.
+    /// The number of runs that can still nest below this process; `None` if it has no mark. A
+    /// marked process is a worker of another run.
     pub nested_depth_left: Option<u8>,
-    /// This process's environment can be read.
+    /// Leash can read this process's environment.
     pub environ: bool,
     /// `/proc/<pid>/task/<tid>/children` exists.
     pub children_file: bool,
     /// `/proc` hides other users' processes.
     pub hidepid: bool,
-    /// Boot id and pid namespace are known, so owners can be told apart.
+    /// Boot id and pid namespace are known, so Leash can tell owners apart.
     pub identity: bool,
-    /// The run directory can be used.
+    /// Leash can use the run directory.
     pub run_dir: bool,
-    /// Why not.
+    /// The reason why Leash cannot use the run directory.
     pub run_dir_error: Option<ErrorKind>,
 }
 
-/// Looks what this host gives; with a run directory's path also whether that can be used.
+/// Finds out what this host offers. With the path of a run directory, also checks that directory.
 #[must_use]
 pub fn capabilities(run_dir: Option<&Path>) -> Capabilities {
     let host = Host::current().ok();
@@ -49,7 +50,7 @@ pub fn capabilities(run_dir: Option<&Path>) -> Capabilities {
     Capabilities {
         proc: host.is_some(),
         pidfs: pidfd.as_ref().is_some_and(|pidfd| pidfd.inode().is_some()),
-        // Signal 0 reaches nobody.
+        // Signal 0 has no effect on the process.
         pidfd: pidfd.as_ref().is_some_and(PidFd::can_signal),
         mark: host.as_ref().is_some_and(crate::mark_loss::can_mark),
         nested_depth_left: limits.and_then(leash_tag::Mark::decode).map(leash_tag::Mark::depth),

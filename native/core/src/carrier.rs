@@ -1,18 +1,18 @@
 //! Tagged, untagged, or not known.
 
-/// What a carrier of a tag says. Unreadable is not untagged.
+/// The contents of a carrier of a tag. An unreadable carrier is not an untagged one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carrier<T> {
-    /// Looked, and there is none.
+    /// The carrier is readable and has no tag.
     Absent,
-    /// Could not look.
+    /// The carrier is not readable.
     Unreadable,
-    /// There is one.
+    /// The carrier has this tag.
     Present(T),
 }
 
 impl<T> Carrier<T> {
-    /// The tag, where there is one.
+    /// The tag, if there is one.
     pub fn present(&self) -> Option<&T> {
         match self {
             Self::Present(tag) => Some(tag),
@@ -20,7 +20,7 @@ impl<T> Carrier<T> {
         }
     }
 
-    /// Whether it could not be looked at.
+    /// Whether the carrier is not readable.
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
         matches!(self, Self::Unreadable)

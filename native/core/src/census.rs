@@ -1,7 +1,8 @@
-//! What the trees of a live run consist of at the moment, and what they use: for people, and for limits on trees.
+//! Lists the processes in the trees of a live run and what they use, for people and for limits on
+//! trees.
 //!
-//! Nothing is ended by it, so it reads as little as it can: of each process of the machine the mark, of those of the trees
-//! that are asked for one file more.
+//! The census ends nothing, so it reads as little as it can. It reads the mark of each process of
+//! the machine, and one more file of each process in the trees that are asked for.
 
 use crate::Pid;
 use crate::error::{Error, Result};
@@ -15,16 +16,18 @@ use leash_tag::{Limits, Mark, RunId};
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
-/// What to count.
+/// The run, workers and shims to count.
 #[derive(Clone, Copy, Debug)]
 pub struct Census<'a> {
     /// The asking VM's own run.
     pub run: RunId,
-    /// Whose trees: everybody else's are passed over unread.
+    /// The workers whose trees are counted. Processes of other workers are passed over unread.
     pub workers: &'a HashSet<u16>,
-    /// Their shims, each with the worker's number. Shims are not counted themselves.
+    /// The shims of these workers, each with the worker's number. Shims are not counted
+    /// themselves.
     pub shims: &'a HashMap<Pid, u16>,
-    /// Command lines are read where there are no more processes than that; else names have to do.
+    /// The highest number of processes for which command lines are read. If there are more, names
+    /// take their place.
     pub commands: usize,
 }
 
@@ -33,19 +36,19 @@ pub struct Census<'a> {
 pub struct Member {
     /// The worker's number.
     pub worker: u16,
-    /// Its number.
+    /// The process's number.
     pub pid: Pid,
-    /// Its parent: another member, the shim, or whoever took it in.
+    /// The parent: another member, the shim, or the process that adopted this one.
     pub parent: Option<Pid>,
-    /// The state letter of its leader.
+    /// The state letter of the thread group leader.
     pub state: char,
-    /// Its command line, or its name.
+    /// The command line, or the name.
     pub command: String,
-    /// Memory that it has in RAM. What several share counts for each of them.
+    /// Memory in RAM. Memory that several processes share counts for each of them.
     pub rss_bytes: u64,
     /// CPU time of the process and of the children that it waited for.
     pub cpu_ms: u64,
-    /// Since when it lives.
+    /// The age of the process.
     pub age_ms: u64,
 }
 
@@ -57,22 +60,25 @@ struct Met {
 struct Counting<'a> {
     host: &'a Host,
     census: &'a Census<'a>,
-    /// What a worker of this run has; a run inside of a worker has less.
+    /// The depth of a mark of this run's workers. A run inside of a worker has a smaller depth.
     depth: Option<u8>,
     marked_shims: HashSet<Pid>,
-    /// What the marks of trees say that an earlier run started and this one took over.
+    /// Maps the marks of adopted trees to worker numbers of this run. An earlier run started
+    /// these trees.
     adopted: HashMap<(RunId, u16), u16>,
     met: HashMap<Pid, Met>,
     buffer: Vec<u8>,
 }
 
-/// Looks at every process once; twice where a shim of the run could not be marked, since only the parents tell then.
+/// Looks at every process once, or twice if a shim of the run has no mark. Without a mark, only
+/// the parents show which tree a process is in.
 ///
-/// Zombies are left out. A process that lost its mark is missed unless its worker has none either.
+/// Leaves zombies out. A process that lost its mark is missed, unless its worker has no mark
+/// either.
 ///
 /// # Errors
 ///
-/// Whatever listing `/proc` says.
+/// The error of listing `/proc`.
 pub fn census(host: &Host, census: &Census<'_>) -> Result<Vec<Member>> {
     let mut buffer = Vec::new();
     let own = host.proc().limits(host.me().pid, &mut buffer).unwrap_or(Limits::UNLIMITED);
@@ -96,7 +102,8 @@ pub fn census(host: &Host, census: &Census<'_>) -> Result<Vec<Member>> {
 }
 
 impl Counting<'_> {
-    /// A shim with the mark of another run was that run's, or its number is somebody else's by now.
+    /// Notes the trees that this run adopted. If a shim has the mark of another run, that run
+    /// started it, unless another process has the shim's number by now.
     fn hear_shims(&mut self) {
         for (pid, worker) in self.census.shims {
             let Some(mark) = self.mark(*pid).filter(|mark| mark.run() != self.census.run) else {
@@ -120,7 +127,7 @@ impl Counting<'_> {
     }
 
     fn look(&mut self, pid: Pid) {
-        // Somebody who is just setting a mark of his own has another one at the second glance.
+        // A process that sets its own mark at this moment has another one at the second look.
         for _ in 0..3 {
             let Some(mark) = self.mark(pid) else { return };
             if self.look_at(pid, mark) {
@@ -138,7 +145,7 @@ impl Counting<'_> {
             self.marked_shims.insert(pid);
             return true;
         }
-        // The tree of a worker of ours may hold another run; that it does, only its parents can tell.
+        // The tree of a worker may hold another run. Only the parents of its processes show that.
         let may_be_nested = || self.depth.is_some_and(|depth| mark.depth() < depth);
         if worker.is_some() || mark.run() == self.census.run || may_be_nested() {
             return self.meet(pid, Some(mark), worker);
@@ -155,7 +162,8 @@ impl Counting<'_> {
         }
     }
 
-    /// Between two looks at the mark, so that both are of one process, or of two of the same tree; else `false`.
+    /// Reads the process between two looks at its mark. If the mark changes in between, returns
+    /// `false`. Both looks then see one process, or two of the same tree.
     fn meet(&mut self, pid: Pid, mark: Option<Mark>, worker: Option<u16>) -> bool {
         let Ok(stat) = self.host.stat(pid, &mut self.buffer) else { return true };
         if stat.kernel_thread || is_dead(self.host, pid, stat.state) {
@@ -172,7 +180,8 @@ impl Counting<'_> {
         Mark::decode(self.host.proc().limits(pid, &mut self.buffer).ok()?)
     }
 
-    /// By their own command lines: numbers of shims that have ended may be others' by now.
+    /// Checks the command lines, because other processes may have the numbers of ended shims by
+    /// now.
     fn has_unmarked_shim(&mut self) -> bool {
         let unmarked: Vec<_> = self
             .census
@@ -226,7 +235,8 @@ impl Counting<'_> {
         members
     }
 
-    /// Whose each process is: by its mark, else by the nearest ancestor who has one, or is a shim.
+    /// The worker of each process: by its mark, else by the nearest ancestor that has a mark or
+    /// is a shim.
     fn workers(&self) -> HashMap<Pid, u16> {
         let mut known: HashMap<Pid, Option<u16>> = HashMap::new();
         let mut way = Vec::new();
@@ -240,7 +250,8 @@ impl Counting<'_> {
                 let Some(met) = self.met.get(&here) else {
                     break self.census.shims.get(&here).copied();
                 };
-                // Parents were read one after the other: a circle leads to nobody.
+                // Parents were read one after the other, so they can form a circle. A circle
+                // leads to no worker.
                 if way.contains(&here) {
                     break None;
                 }
@@ -259,7 +270,8 @@ impl Counting<'_> {
         self.host.proc().read_of(pid, "cmdline", cmdline::READ_LIMIT, &mut self.buffer).ok()?;
         let line = std::mem::take(&mut self.buffer);
         let stat = self.host.stat(pid, &mut self.buffer).ok()?;
-        // Read after the line: whoever began then is the one whose line it is.
+        // The start is read after the line. If the start is the known one, the line is of that
+        // process too.
         let is_same =
             self.met.get(&pid).is_some_and(|met| met.stat.start_ticks == stat.start_ticks);
         is_same.then(|| cmdline::shown(&line, &stat.comm))

@@ -6,13 +6,16 @@ use crate::host::Host;
 use crate::scan::{LISTING, each_process};
 
 impl Host {
-    /// Direct children in ascending order, from each thread's `children` file, or by every process's parent where the kernel lacks it.
+    /// Returns the direct children in ascending order.
     ///
-    /// Exact only while nothing forks (proc(5)); a snapshot otherwise.
+    /// They come from each thread's `children` file. If the kernel lacks that file, they come
+    /// from the parent of every process.
+    ///
+    /// The list is exact only while nothing forks (proc(5)); otherwise it is a snapshot.
     ///
     /// # Errors
     ///
-    /// `Gone` for no such process.
+    /// `Gone` if there is no such process.
     pub fn children(&self, pid: Pid) -> Result<Vec<Pid>> {
         let mut buffer = Vec::new();
         self.stat(pid, &mut buffer).map_err(|errno| Error::of_process(errno).about(pid))?;
@@ -34,7 +37,8 @@ impl Host {
             let path = format!("{pid}/task/{}/children", name.to_str()?);
             match self.proc().read(&path, 1 << 20, &mut buffer) {
                 Ok(_) => children.extend(crate::parse::words(&buffer).filter_map(Pid::parse)),
-                // A thread that ended meanwhile gave its children to another; a file that none has is a kernel without it.
+                // A thread that ended meanwhile gave its children to another thread. If no thread
+                // has this file, the kernel lacks it.
                 Err(_)
                     if self.proc().read("thread-self/children", 16, &mut Vec::new()).is_ok() => {}
                 Err(_) => return None,

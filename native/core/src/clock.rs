@@ -2,36 +2,38 @@
 
 use crate::parse::{decimal, words};
 
-/// How far this reader's boot clock is shifted against the machine's, in clock ticks.
+/// The shift of this reader's boot clock against the machine's, in clock ticks.
 ///
-/// Field 22 of `stat` is shown in the *reader's* time namespace (time_namespaces(7)); a VM and a sweep in
-/// different ones would read different numbers for the same process.
+/// Field 22 of `stat` is shown in the *reader's* time namespace (time_namespaces(7)). A VM and a
+/// sweep in different time namespaces would read different numbers for the same process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BootClock {
     offset_ticks: i64,
     per_second: u64,
 }
 
-/// How two start times relate.
+/// The relation of two start times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SameStart {
     /// The same tick.
     Yes,
-    /// One tick apart: rounding in a time namespace can do that, so it proves neither.
+    /// One tick apart. Rounding in a time namespace can do that, so it proves neither.
     Unsure,
     /// Different processes.
     No,
 }
 
 impl BootClock {
-    /// The clock that `/proc/self/timens_offsets` describes; a missing file (before Linux 5.5) is no shift.
+    /// The clock that `/proc/self/timens_offsets` describes. A missing file (before Linux 5.5)
+    /// means no shift.
     #[must_use]
     pub fn new(timens_offsets: &[u8], ticks_per_second: u64) -> Self {
         Self::parse(timens_offsets, ticks_per_second)
             .unwrap_or(Self { offset_ticks: 0, per_second: ticks_per_second })
     }
 
-    /// As [`BootClock::new`], for who must not take an unreadable file for no shift.
+    /// As [`BootClock::new`], but returns `None` if the file is unreadable, instead of assuming
+    /// no shift.
     #[must_use]
     pub fn parse(timens_offsets: &[u8], ticks_per_second: u64) -> Option<Self> {
         let (seconds, nanoseconds) =
@@ -46,13 +48,13 @@ impl BootClock {
         Some(Self { offset_ticks: i64::try_from(ticks).ok()?, per_second: ticks_per_second })
     }
 
-    /// Ticks as read here, as the machine's own clock counts them.
+    /// Converts ticks as read here to ticks of the machine's own clock.
     #[must_use]
     pub fn to_machine(self, read: u64) -> u64 {
         read.saturating_add_signed(self.offset_ticks.saturating_neg())
     }
 
-    /// The machine's clock now; one started at this moment would have these start ticks.
+    /// The machine's clock now. A process that starts at this moment has these start ticks.
     #[must_use]
     pub fn machine_now(self) -> u64 {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -62,20 +64,21 @@ impl BootClock {
         self.to_machine(seconds.saturating_mul(self.per_second).saturating_add(part))
     }
 
-    /// So many seconds in ticks.
+    /// Converts seconds to ticks.
     #[must_use]
     pub fn ticks(self, seconds: u64) -> u64 {
         seconds.saturating_mul(self.per_second)
     }
 
-    /// The machine's ticks as `/proc` would show them here: what the shim's `--owner` wants.
+    /// Converts the machine's ticks to what `/proc` shows here. The shim's `--owner` takes this
+    /// value.
     #[must_use]
     pub fn to_local(self, machine: u64) -> u64 {
         machine.saturating_add_signed(self.offset_ticks)
     }
 }
 
-/// Compares start times that were read in perhaps different time namespaces.
+/// Compares start times that may have been read in different time namespaces.
 #[must_use]
 pub fn same_start(one: u64, other: u64) -> SameStart {
     match one.abs_diff(other) {

@@ -1,9 +1,13 @@
 //! Whether a process that names a run in its environment alone may descend from that run.
 //!
-//! Real programs hand a copy of their environment to processes that are not theirs: `at`, batch systems, a process
-//! manager's daemon, a terminal multiplexer. The environment therefore convicts only where two things hold. Something
-//! explains why the process has no mark, which every descendant inherits; and its living ancestors allow that it
-//! descends from the run. In doubt the process is kept and reported.
+//! Real programs hand a copy of their environment to processes that are not theirs: `at`, batch
+//! systems, a process manager's daemon, a terminal multiplexer. So the environment convicts only
+//! if two conditions hold:
+//!
+//! - Something explains why the process has no mark, which every descendant inherits.
+//! - The living ancestors of the process allow that it descends from the run.
+//!
+//! In doubt, the process is kept and reported.
 
 use crate::Pid;
 use crate::Seen;
@@ -14,18 +18,19 @@ use leash_tag::RunId;
 
 const DEPTH: usize = 256;
 
-// A parent that ends while the chain is read changes the chain: so often it is read anew.
+// A parent that ends while the chain is read changes the chain. The chain is read at most this
+// many times.
 const TRIES: usize = 3;
 
-/// Why a missing mark is no sign that the process is a stranger.
+/// The reason why a missing mark does not show that the process is a stranger.
 enum Explanation {
-    /// The mark was off or could not be set, or the process has lowered its own limits below it.
+    /// The mark was off or could not be set, or the process lowered its own limits below it.
     Certain,
     /// Something with CAP_SYS_RESOURCE may have reset it.
     Possible,
 }
 
-/// Checks the process against both conditions; the error says which one fails.
+/// Checks the process against both conditions. The error says which one fails.
 ///
 /// `unmarked` says that the mark of this very worker was off.
 pub(crate) fn is_plausible(
@@ -63,17 +68,20 @@ pub(crate) fn is_plausible(
     descends(host, seen.identity.pid, &Family { run, group, adopters })
 }
 
-/// What the living ancestors of a process of a run can be.
+/// The processes that may be living ancestors of a process of a run.
 struct Family<'a> {
     run: RunId,
     group: Option<&'a [u8]>,
-    // A daemon above the VM hands out jobs as well as it adopts orphans (pm2 with a VM as its app), so its children
-    // count only if the process itself shows that it lost its mark.
+    // A daemon above the VM hands out jobs and also adopts orphans (pm2 with a VM as its app). So
+    // its children count only if the process itself shows that it lost its mark.
     adopters: &'a [(u32, u64)],
 }
 
-/// Lowering a limit takes no capability, so it is a way to lose a mark on every host. A stranger has the limits of the
-/// daemon that started it, which nothing lowers: the kernel has ignored this limit since 2.4.25.
+/// Whether the process has a lower hard limit than this one.
+///
+/// Lowering a limit takes no capability, so a process can lose its mark that way on every host. A
+/// stranger has the limits of the daemon that started it. Nothing lowers those, because the
+/// kernel has ignored this limit since 2.4.25.
 fn has_lowered_limits(host: &Host, pid: Pid) -> bool {
     let mut buffer = Vec::new();
     let hard =
@@ -84,7 +92,8 @@ fn has_lowered_limits(host: &Host, pid: Pid) -> bool {
     }
 }
 
-/// Every living ancestor, up to the process that adopts orphans, has to be of the run itself.
+/// Checks that every living ancestor, up to the process that adopts orphans, is of the run
+/// itself.
 fn descends(host: &Host, pid: Pid, family: &Family<'_>) -> Result<(), &'static str> {
     let mut why = "its ancestors change faster than they are read";
     for _ in 0..TRIES {
@@ -114,7 +123,8 @@ fn chain(host: &Host, first: Pid, family: &Family<'_>) -> Chain {
             Ok(stat) => stat.parent,
             Err(_) => return Chain::Changed,
         };
-        // From outside of this pid namespace only a stranger can start something in it.
+        // If the parent is outside of this pid namespace, only a stranger can have started the
+        // process.
         let Some(parent) = parent else {
             return Chain::Broken("its parent is in another pid namespace");
         };
@@ -145,8 +155,11 @@ fn chain(host: &Host, first: Pid, family: &Family<'_>) -> Chain {
 }
 
 impl Family<'_> {
-    /// Whether a parent adopted an orphan: an ancestor of the VM, or a service manager, which stands outside of the
-    /// control group of the run, and the process inside. A daemon that hands out jobs has them in its own group.
+    /// Whether the parent adopted an orphan.
+    ///
+    /// The parent is an ancestor of the VM, or a service manager. A service manager is outside of
+    /// the run's control group while the process is inside. A daemon that hands out jobs has them
+    /// in its own group.
     fn adopts(&self, host: &Host, pid: Pid, parent: Pid) -> bool {
         self.is_adopter(host, parent)
             || self.group.is_some()

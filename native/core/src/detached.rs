@@ -1,7 +1,8 @@
 //! Trees that outlive their VM on purpose and can be found again by name.
 //!
-//! Only a living shim speaks for one: its own command line, its own mark and its own program together. The shim of a kept
-//! tree may live, too, but it was not told to detach: nothing takes that over.
+//! Only a living shim proves such a tree, by its own command line, its own mark and its own
+//! program together. The shim of a kept tree may live too, but nothing told that shim to detach.
+//! No run takes a kept tree over.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
@@ -15,49 +16,50 @@ use rustix::io::Errno;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-/// One tree, by its shim.
+/// One tree, described by its shim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Detached {
     /// The shim.
     pub shim: Identity,
-    /// What its `--name` says, any bytes.
+    /// The value of `--name`, any bytes.
     pub name: Vec<u8>,
     /// The run that started it.
     pub run: RunId,
-    /// Its number within that run.
+    /// The number of the worker within that run.
     pub worker: WorkerNumber,
-    /// How deep that run was nested.
+    /// The nesting depth of that run.
     pub depth: u8,
-    /// How long its own ladder may take; `None` for ever.
+    /// The longest time of the shim's own ladder; `None` if it has no end.
     pub patience: Option<Duration>,
-    /// The worker itself; `None` where it has ended or does not run yet.
+    /// The worker itself; `None` if it has ended or does not run yet.
     pub leader: Option<Pid>,
-    /// The VM that started it; `None` where that could not name itself.
+    /// The VM that started the tree; `None` if that VM could not name itself.
     pub owner: Option<Pid>,
     /// Whether that VM lives.
     pub owner_state: OwnerState,
     /// The command and its arguments.
     pub command: Vec<Vec<u8>>,
-    /// How long it has been running.
+    /// The age of the tree.
     pub age: Duration,
 }
 
-/// What a look for them came to.
+/// The result of a search for detached trees.
 #[derive(Debug, Default)]
 pub struct AllDetached {
-    /// Those of this user in this pid namespace, by the number of their shims.
+    /// The trees of this user in this pid namespace, in the order of their shims' numbers.
     pub trees: Vec<Detached>,
-    /// Whether none can have been missed.
+    /// Whether the search cannot have missed a tree.
     pub complete: bool,
 }
 
 /// Looks for all detached trees of this user.
 ///
-/// One system call for each process, and files of those only whose mark says that they outlive their VM.
+/// Makes one system call for each process. Reads files only of processes whose mark says that
+/// they outlive their VM.
 ///
 /// # Errors
 ///
-/// `NoProc` where `/proc` is missing or shows another pid namespace.
+/// `NoProc` if `/proc` is missing or shows another pid namespace.
 pub fn detached() -> Result<AllDetached> {
     let host = Host::current()?;
     let mut found = AllDetached { trees: Vec::new(), complete: true };
@@ -74,11 +76,12 @@ pub fn detached() -> Result<AllDetached> {
     Ok(found)
 }
 
-/// A descriptor of the shim of a tree that was found before, if it still is that one.
+/// Opens the shim of a tree that was found before, if the process is still that shim.
 ///
 /// # Errors
 ///
-/// `Gone` where it has ended, `Reused` where the number is another's or the process is no shim of that tree any more.
+/// `Gone` if the shim has ended. `Reused` if another process has its number, or if the process is
+/// no longer a shim of that tree.
 pub fn open_detached(shim: &Identity, run: RunId, worker: WorkerNumber) -> Result<PidFd> {
     let host = Host::current()?;
     let looked = look(&host, &mut Examiner::new(&host, &[]), shim.pid);
@@ -87,7 +90,7 @@ pub fn open_detached(shim: &Identity, run: RunId, worker: WorkerNumber) -> Resul
             Ok(pidfd)
         }
         Some(_) => Err(Error::new(ErrorKind::Reused).about(shim.pid)),
-        // Nobody, or somebody else.
+        // The number is free, or another process has it.
         None => match PidFd::open(shim.pid) {
             Err(error) if error.is_gone() => Err(error),
             Ok(pidfd) if pidfd.is_ended() => Err(Error::new(ErrorKind::Gone).about(shim.pid)),
@@ -96,7 +99,8 @@ pub fn open_detached(shim: &Identity, run: RunId, worker: WorkerNumber) -> Resul
     }
 }
 
-/// The tree of which a process is the shim. `Err` where it says that it outlives its VM and cannot be read.
+/// Returns the tree of which a process is the shim. Returns `Err` if its mark says that it
+/// outlives its VM, and it cannot be read.
 fn look(
     host: &Host,
     examiner: &mut Examiner<'_>,
@@ -105,7 +109,8 @@ fn look(
     if !outlives(examiner, pid)? {
         return Ok(None);
     }
-    // Everything else is read while a descriptor holds the process, and believed only if it lives afterwards.
+    // The rest is read while a descriptor holds the process, and counts only if the process lives
+    // afterwards.
     let pidfd = match PidFd::open_raw(pid) {
         Ok(pidfd) => pidfd,
         Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
@@ -132,7 +137,7 @@ fn look(
 fn outlives(examiner: &mut Examiner<'_>, pid: Pid) -> std::result::Result<bool, Errno> {
     match examiner.mark(pid) {
         Ok(mark) => Ok(mark.present().is_some_and(|mark| mark.outlives())),
-        // Whose limits cannot be read is another user's.
+        // If the limits of a process cannot be read, it is another user's.
         Err(_) => Ok(false),
     }
 }
@@ -151,7 +156,8 @@ fn described(host: &Host, seen: &Seen, cmdline: &[u8], inode: Option<u64>) -> Op
     let run = shim.args.run;
     let worker = shim.args.worker?;
     let name = argv::shim_name(cmdline)?;
-    // The mark is what it set itself and its whole tree inherits: without it nobody would know later whom to end.
+    // The shim sets this mark itself, and its whole tree inherits it. Without it, no later check
+    // could tell which processes to end.
     let marked = mark.outlives() && mark.run() == run && mark.worker() == Some(worker);
     let detaches = argv::shim_option(cmdline, b"on-hangup") == Some(b"detach");
     // A VM that runs inside of such a tree must not take it over.
@@ -187,12 +193,13 @@ fn seconds(host: &Host, ticks: u64) -> f64 {
     ticks / per_second
 }
 
-/// Numbers on its command line mean the same here.
+/// Whether the process is in our pid namespace, so that the numbers on its command line mean the
+/// same here.
 fn is_here(host: &Host, pid: Pid) -> bool {
     host.pid_ns().is_some_and(|ours| host.proc().namespace(&format!("{pid}/ns/pid")) == Ok(ours))
 }
 
-/// The first that the shim started: what was reparented to it began later.
+/// The process that the shim started first. Processes reparented to the shim began later.
 fn leader(host: &Host, shim: Pid, mark: &Mark) -> Option<Pid> {
     let mut buffer = Vec::new();
     let children = host.children(shim).ok()?;

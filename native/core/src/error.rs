@@ -1,11 +1,11 @@
-//! The crate's one error.
+//! The one error type of the crate.
 
 use crate::Refusal;
 use rustix::io::Errno;
 use serde::Serialize;
 use std::fmt;
 
-/// What went wrong, as data.
+/// The kind of an error, as data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -16,9 +16,9 @@ pub enum ErrorKind {
     Reused,
     /// The kernel does not permit it.
     NotPermitted,
-    /// Nobody may signal this process through Leash.
+    /// Leash refuses to signal this process.
     Refused(Refusal),
-    /// The process exists, but who it is cannot be read.
+    /// The process exists, but its identity cannot be read.
     Unknown,
     /// The kernel lacks the call (pidfds need Linux 5.3).
     Unsupported,
@@ -28,13 +28,13 @@ pub enum ErrorKind {
     Exists,
     /// The run directory is a symbolic link.
     Symlink,
-    /// The run directory is something else than a directory.
+    /// The run directory is not a directory.
     NotADirectory,
     /// The run directory belongs to another user.
     ForeignOwner,
-    /// The run directory lets its group or others in.
+    /// The run directory is open to its group or to others.
     LoosePermissions,
-    /// A record, or what stands in its place, is not to be believed.
+    /// A record, or what stands in its place, is not credible.
     Corrupt,
     /// `/proc` is not mounted, or is that of another pid namespace.
     NoProc,
@@ -42,7 +42,7 @@ pub enum ErrorKind {
     Io,
 }
 
-/// What went wrong, with what, and how the kernel said it.
+/// The kind of an error, its subject, and the kernel's error number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     kind: ErrorKind,
@@ -50,7 +50,7 @@ pub struct Error {
     errno: Option<Errno>,
 }
 
-/// The result of whatever can fail here.
+/// The result of a function that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
@@ -58,7 +58,8 @@ impl Error {
         Self { kind, subject: None, errno: None }
     }
 
-    /// Sorts errno by consequence: ended (ESRCH, ENOENT below `/proc/<pid>`), forbidden, exhausted, rest.
+    /// Sorts errno by consequence: ended (ESRCH, ENOENT below `/proc/<pid>`), forbidden,
+    /// exhausted, the rest.
     pub(crate) fn of_process(errno: Errno) -> Self {
         let kind = match errno {
             Errno::SRCH | Errno::NOENT => ErrorKind::Gone,
@@ -90,13 +91,13 @@ impl Error {
         self
     }
 
-    /// What went wrong, to match on.
+    /// The kind of error, to match on.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// The path or process number it is about.
+    /// The path or process number that the error is about.
     #[must_use]
     pub fn subject(&self) -> Option<&str> {
         self.subject.as_deref()
@@ -115,13 +116,13 @@ impl Error {
             .map(|errno| format!("{:?}", nix::errno::Errno::from_raw(errno)).to_lowercase())
     }
 
-    /// Whether the process has ended: for a signal, success.
+    /// Whether the process has ended. For a signal, that is success.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         matches!(self.kind, ErrorKind::Gone | ErrorKind::Reused)
     }
 
-    /// Whether the kernel forbade it: the process lives.
+    /// Whether the kernel forbade the call. The process lives.
     #[must_use]
     pub fn is_not_permitted(&self) -> bool {
         self.kind == ErrorKind::NotPermitted

@@ -1,8 +1,10 @@
-//! What `/proc` hides and is ours all the same, found by trying every number.
+//! Finds the processes of a run that `/proc` hides, by trying every number.
 //!
-//! `hidepid` hides a process of this very user that is not dumpable: one that asked for it, or whose program may not be
-//! read. Its mark is told by number. Trying millions of numbers takes a second or two, so it is done last: when a pass
-//! over what is listed found nothing more.
+//! `hidepid` hides a process of this very user if the process is not dumpable. Such a process
+//! asked for that, or its program may not be read. The kernel still tells its mark by number.
+//!
+//! Trying millions of numbers takes a second or two. So it is done last, when a pass over the
+//! listing found nothing more.
 
 use crate::host::Host;
 use crate::hunt::HuntKind;
@@ -16,13 +18,15 @@ use rustix::io::Errno;
 use std::collections::HashSet;
 use std::time::Instant;
 
-// So many numbers are tried between two looks at the clock: about a millisecond.
+// This many numbers are tried between two looks at the clock, which takes about a millisecond.
 const AT_ONCE: u32 = 4096;
 
 impl Work {
-    /// The rest of a pass that found nothing more to end: what `/proc` hides from it.
+    /// Looks for processes that `/proc` hides, at the end of a pass that found nothing more to
+    /// end.
     ///
-    /// Returns whether anything was added. Where it is not tried although it matters, the pass says that it was cut short.
+    /// Returns whether it added a process. If it does not try although it matters, it marks the
+    /// pass as cut short.
     pub(crate) fn look_by_number(
         &mut self,
         result: &mut Scan,
@@ -45,7 +49,7 @@ impl Work {
         result.seen.len() > before
     }
 
-    /// Whether a hidden process could be one to end, or a record's reason to stay.
+    /// Whether a hidden process could be one to end, or a reason to keep a record.
     fn matters(&mut self) -> bool {
         match self.spec.kind {
             HuntKind::Worker(_) => true,
@@ -63,9 +67,11 @@ impl Work {
 
 /// Tries every number, and adds the marked processes that a pass over the listing did not show.
 ///
-/// [`Incomplete::Hidepid`] goes where every number was told, and where those that were not are proven to be others'. It
-/// stays where another user's process may have descended from ours: that one's mark only `/proc` tells. Then every
-/// process of this user was seen all the same.
+/// Removes [`Incomplete::Hidepid`] in two cases: the kernel told the mark of every number, or the
+/// other numbers are proven to be others'.
+///
+/// [`Incomplete::Hidepid`] stays if another user's process may have descended from ours, because
+/// only `/proc` tells that mark. Even then, the pass saw every process of this user.
 fn add_hidden(
     host: &Host,
     skip: Option<&dyn SkipMark>,
@@ -105,7 +111,7 @@ fn add_hidden(
         if known.contains(&pid) || skip.is_some_and(|skip| skip.skip(&mark)) {
             continue;
         }
-        // What has begun since the listing may be shown; a thread is neither.
+        // `/proc` may show a process that began after the listing. A thread is no match.
         let looked = examiner.by_number(pid, mark).and_then(|hidden| {
             match examiner.rest(pid, Carrier::Present(mark), Carriers::MarkOnly) {
                 Err(Skipped::Untagged) => Ok(hidden),
@@ -124,7 +130,7 @@ fn add_hidden(
             }
         }
     }
-    // Ids that never change say that a process with others did not descend from us.
+    // If our ids never change, a process with other ids did not descend from us.
     if !is_denied || host.keeps_ids() {
         result.incomplete.retain(|why| *why != Incomplete::Hidepid);
     }

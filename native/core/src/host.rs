@@ -1,4 +1,4 @@
-//! Who and where we are: what every judgement is made against.
+//! Identity and place of this process: the basis of every judgement.
 
 use crate::clock::BootClock;
 use crate::error::{Error, ErrorKind, Result};
@@ -15,7 +15,8 @@ const DEPTH: usize = 256;
 
 /// This process, its ancestors, its boot and its namespaces.
 ///
-/// What only a judgement of runs needs is read when it is asked for first: most who ask want to know one process.
+/// Most callers ask about one process. So what only a judgement of runs needs is read on the
+/// first request.
 #[derive(Debug)]
 pub struct Host {
     proc: ProcRoot,
@@ -30,21 +31,23 @@ pub struct Host {
 }
 
 impl Host {
-    /// Reads anew.
+    /// Reads the host anew.
     ///
     /// # Errors
     ///
-    /// `NoProc` where `/proc` is not mounted or shows another pid namespace: no number in it is ours to judge.
+    /// `NoProc` if `/proc` is not mounted or shows another pid namespace. Its numbers then are
+    /// not ours to judge.
     pub fn current() -> Result<Self> {
         let proc = ProcRoot::open().map_err(|_| Error::new(ErrorKind::NoProc).about("/proc"))?;
         Self::of(proc, Pid::current(), rustix::process::geteuid().as_raw())
     }
 
-    /// A host described by a directory that looks like `/proc`, for tests. `me` must have a `stat` there.
+    /// Returns a host described by a directory that looks like `/proc`, for tests. `me` must have
+    /// a `stat` there.
     ///
     /// # Errors
     ///
-    /// `NoProc` where the directory or that file is missing.
+    /// `NoProc` if the directory or that file is missing.
     pub fn image(path: &Path, me: Pid, uid: u32) -> Result<Self> {
         let proc = ProcRoot::image(path)
             .map_err(|_| Error::new(ErrorKind::NoProc).about(path.display()))?;
@@ -53,7 +56,8 @@ impl Host {
 
     fn of(proc: ProcRoot, me: Pid, uid: u32) -> Result<Self> {
         let no_proc = || Error::new(ErrorKind::NoProc).about(proc.path().display());
-        // A number in another namespace's /proc is somebody else: its `self` does not lead to our number.
+        // In another namespace's /proc, our number is another process. Its `self` does not lead
+        // to our number.
         if proc.link("self").ok().as_deref().and_then(Pid::parse) != Some(me) {
             return Err(no_proc());
         }
@@ -81,7 +85,7 @@ impl Host {
         })
     }
 
-    /// Where `/proc` is.
+    /// The root of `/proc`.
     #[must_use]
     pub fn proc(&self) -> &ProcRoot {
         &self.proc
@@ -93,7 +97,7 @@ impl Host {
         self.me
     }
 
-    /// Parent, grandparent and so on, as far as this namespace shows them.
+    /// The parent, grandparent and so on, as far as this namespace shows them.
     #[must_use]
     pub fn ancestors(&self) -> &[Pid] {
         self.ancestors.get_or_init(|| self.read_ancestors())
@@ -124,20 +128,21 @@ impl Host {
         *self.pid_ns.get_or_init(|| self.proc.namespace("self/ns/pid").ok())
     }
 
-    /// How start times read here relate to the machine's.
+    /// The shift of start times read here against the machine's.
     #[must_use]
     pub fn clock(&self) -> BootClock {
         self.clock
     }
 
-    /// The clock by which a process counts, `None` where that cannot be told.
+    /// The clock by which a process counts; `None` if that is not known.
     pub(crate) fn clock_of(&self, pid: Pid) -> Option<BootClock> {
         let theirs = self.proc.link(&format!("{pid}/ns/time"));
         match (theirs, self.proc.link("self/ns/time")) {
             (Ok(theirs), Ok(ours)) if theirs == ours => Some(self.clock),
             (Ok(theirs), Ok(_)) => {
-                // `timens_offsets` is of the namespace that its *children* enter (time_namespaces(7)), so it counts only where
-                // that is the process's own. And an owner misread is an owner taken for dead: no shift is ever guessed.
+                // `timens_offsets` is of the namespace that the *children* of a process enter
+                // (time_namespaces(7)). So it counts only if that namespace is the process's own.
+                // A misread owner would be taken for dead, so no shift is ever guessed.
                 let children = self.proc.link(&format!("{pid}/ns/time_for_children"));
                 let mut text = Vec::new();
                 let read = self.proc.read_of(pid, "timens_offsets", 4096, &mut text);
@@ -145,7 +150,7 @@ impl Host {
                     .then(|| BootClock::parse(&text, self.clock.ticks(1)))
                     .flatten()
             }
-            // Before Linux 5.6 there was one clock for all.
+            // Before Linux 5.6, all processes had one clock.
             (Err(Errno::NOENT), Err(Errno::NOENT)) => Some(self.clock),
             _ => None,
         }
@@ -157,20 +162,21 @@ impl Host {
         self.uid
     }
 
-    /// Whether `/proc` keeps other users' processes from us.
+    /// Whether `/proc` hides other users' processes from us.
     #[must_use]
     pub fn hides_processes(&self) -> bool {
         *self.hides.get_or_init(|| hides_processes(&self.proc, self.uid))
     }
 
-    /// The number last given to a process of this namespace (proc_loadavg(5)).
+    /// The number that this namespace gave out last (proc_loadavg(5)).
     pub(crate) fn last_pid(&self) -> Option<u32> {
         let mut text = Vec::new();
         self.proc.read("loadavg", 256, &mut text).ok()?;
         u32::try_from(crate::parse::decimal(crate::parse::words(&text).nth(4)?)?).ok()
     }
 
-    /// The highest number that a process can have: the kernel's own bound (PID_MAX_LIMIT) where `/proc` does not tell.
+    /// The highest number that a process can have. If `/proc` does not tell it, the kernel's own
+    /// bound (PID_MAX_LIMIT).
     pub(crate) fn pid_max(&self) -> u32 {
         let mut text = Vec::new();
         let told = self.proc.read("sys/kernel/pid_max", 32, &mut text).ok();
@@ -178,8 +184,12 @@ impl Host {
             .unwrap_or(1 << 22)
     }
 
-    /// The user ids of a process if prlimit(2) told its limits: ours, unless we have CAP_SYS_RESOURCE and are told
-    /// those of every process. (The user that made a user namespace has it in there: what is in there is its own, too.)
+    /// The user ids of a process whose limits prlimit(2) tells. Without CAP_SYS_RESOURCE they are
+    /// ours.
+    ///
+    /// With that capability, prlimit(2) tells the limits of every process, so the result is
+    /// `None`. (The user that made a user namespace has the capability in there. All processes in
+    /// there are its own, too.)
     pub(crate) fn uids_of_limits(&self) -> Option<Uids> {
         let mut text = Vec::new();
         self.proc.read("self/status", 8192, &mut text).ok()?;
@@ -188,14 +198,14 @@ impl Host {
         is_bound.then_some(Uids { real: ours, effective: ours, saved: ours })
     }
 
-    /// Whether this process and everything that it ever starts keeps its user and group.
+    /// Whether this process and every process that it ever starts keep their user and group.
     pub(crate) fn keeps_ids(&self) -> bool {
         let mut text = Vec::new();
         self.proc.read("self/status", 8192, &mut text).is_ok()
             && crate::parse::status::keeps_ids(&text)
     }
 
-    /// A process's stat file, its start normalised to the machine's clock.
+    /// Reads a process's stat file and converts its start to the machine's clock.
     pub(crate) fn stat(
         &self,
         pid: Pid,
@@ -221,7 +231,8 @@ impl Host {
         found
     }
 
-    /// The parent of a process, as far as this namespace shows it; of one that `/proc` hides by its descriptor.
+    /// The parent of a process, as far as this namespace shows it. If `/proc` hides the process,
+    /// its descriptor tells the parent.
     pub(crate) fn parent_of(&self, pid: Pid, buffer: &mut Vec<u8>) -> Option<Pid> {
         match read_stat(&self.proc, pid, buffer) {
             Some(stat) => stat.parent,
@@ -241,7 +252,7 @@ fn hides_processes(proc: &ProcRoot, uid: u32) -> bool {
     let mount_point = proc.path().as_os_str().as_encoded_bytes();
     let mounted_so = proc.read("self/mountinfo", 1 << 20, &mut text).is_ok()
         && crate::parse::mounts::hides_processes(&text, mount_point) == Some(true);
-    // Root with ptrace rights is shown everything all the same; pid 1 tells.
+    // `/proc` shows every process to a root with ptrace rights. Pid 1 shows whether that is so.
     let init_is_shown = || read_stat(proc, init(), &mut Vec::new()).is_some();
     mounted_so && !(uid == 0 && init_is_shown())
 }

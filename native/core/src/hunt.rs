@@ -1,7 +1,9 @@
-//! Ends processes for certain: a machine that is stepped, and never waits itself.
+//! Ends processes for certain. A hunt is a state machine that its driver steps; it never waits
+//! itself.
 //!
-//! Every step looks who has ended, passes over the process table where that is due, and sends what is
-//! due. Passes repeat until a complete one, of all carriers, finds nothing left to end.
+//! Every step notes which processes have ended, passes over the process table if that is due, and
+//! sends what is due. Passes repeat until a complete one, of all carriers, finds nothing left to
+//! end.
 
 use crate::Identity;
 use crate::error::{Error, Result};
@@ -17,7 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What to end.
+/// The processes to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HuntKind {
     /// Workers of the asking VM's own run, by SIGKILL passes.
@@ -28,7 +30,8 @@ pub enum HuntKind {
         run: RunId,
         /// The asking VM's own run.
         own_run: Option<RunId>,
-        /// Also what outlives its VM on purpose: detached trees, and what was kept.
+        /// Whether to end what outlives its VM on purpose, too: detached trees, and what was
+        /// kept.
         outliving: bool,
     },
     /// Every dead run.
@@ -53,23 +56,23 @@ pub enum Mode {
     Report,
 }
 
-/// What to end, and how hard.
+/// The task of a hunt: what to end, how, and how long.
 #[derive(Clone, Debug)]
 pub struct HuntSpec {
-    /// What.
+    /// The processes to end.
     pub kind: HuntKind,
-    /// What is sent before SIGKILL. A hunt for workers ignores it.
+    /// The signals to send before SIGKILL. A hunt for workers ignores it.
     pub ladder: Ladder,
     /// The time for everything.
     pub deadline: Duration,
-    /// Where the records are; without one nothing is judged by records.
+    /// The directory of the records. Without it, no run is judged by a record.
     pub run_dir: Option<Arc<RunDir>>,
-    /// There may be records that cannot be read: no run is dead then, and the report is incomplete. Hunts for workers
-    /// and for single processes need no record.
+    /// Whether there may be records that cannot be read. No run is dead then, and the report is
+    /// incomplete. Hunts for workers and for single processes need no record.
     pub records_unusable: bool,
 }
 
-/// What a step came to.
+/// The result of a step.
 #[derive(Debug)]
 pub enum Step {
     /// Step again at this time, or earlier once the hunt's descriptor is readable.
@@ -97,18 +100,18 @@ enum State {
 }
 
 impl Hunt {
-    /// Prepares a hunt; nothing is looked at before the first step.
+    /// Prepares a hunt. Nothing is read before the first step.
     ///
     /// # Errors
     ///
-    /// Where no epoll descriptor can be had.
+    /// The error of creating an epoll descriptor.
     pub fn new(spec: HuntSpec) -> Result<Self> {
         let create = || epoll::create(epoll::CreateFlags::CLOEXEC);
         let epoll = crate::reserve::with_reserve(create).map_err(Error::of_file)?;
         Ok(Self { spec, state: State::New, epoll })
     }
 
-    /// Goes on as far as can be gone without waiting.
+    /// Goes on as far as possible without waiting.
     pub fn step(&mut self, now: Instant) -> Step {
         if let State::New = self.state {
             self.state = match Work::begin(&self.spec, &self.epoll, now) {
@@ -132,7 +135,8 @@ impl Hunt {
         }
     }
 
-    /// Steps until done, sleeping in between: for tests and command lines, never for a VM's scheduler.
+    /// Steps until done and sleeps in between. For tests and command lines, never for a VM's
+    /// scheduler.
     pub fn run(&mut self) -> Report {
         loop {
             match self.step(Instant::now()) {

@@ -1,4 +1,4 @@
-//! One process, and not whoever gets its number next.
+//! Identifies one process, and not the next process with its number.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::host::Host;
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 /// Number, start and, where the kernel has it, the pidfs inode of a process.
 ///
-/// The start counts ticks of 10 ms, and a number that is reused within one tick would pass; the
+/// The start counts ticks of 10 ms, so a number that is reused within one tick would pass. The
 /// inode, which Linux 6.9 brought, never repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Identity {
@@ -20,11 +20,12 @@ pub struct Identity {
     pub pidfs_inode: Option<u64>,
 }
 
-/// Whoever has a number at the call.
+/// Returns the identity of the process that has a number at the call.
 ///
 /// # Errors
 ///
-/// `Gone` where nobody has, `Unknown` where `/proc` hides him or the number is a thread's.
+/// `Gone` if no process has it. `Unknown` if `/proc` hides the process, or if the number is a
+/// thread's.
 pub fn identify(pid: Pid) -> Result<Identity> {
     Host::current()?.identify(pid).map(|(identity, _)| identity)
 }
@@ -34,19 +35,20 @@ pub fn identify(pid: Pid) -> Result<Identity> {
 pub struct Handle;
 
 impl Handle {
-    /// A descriptor of exactly this process: it is opened, then compared, then seen still alive.
+    /// Opens a descriptor of exactly this process. The descriptor is opened, then compared, then
+    /// seen still alive.
     ///
     /// # Errors
     ///
-    /// `Gone` where it has ended (also as an unreaped zombie), `Reused` where its number is another's, `Unknown` where
-    /// `/proc` does not say who has the number.
+    /// `Gone` if the process has ended, also as an unreaped zombie. `Reused` if another process
+    /// has the number. `Unknown` if `/proc` does not say which process has the number.
     pub fn open(identity: &Identity) -> Result<PidFd> {
         Host::current()?.open(identity)
     }
 }
 
 impl Host {
-    /// Identity and descriptor of whoever has a number at the call.
+    /// Returns identity and descriptor of the process that has a number at the call.
     ///
     /// # Errors
     ///
@@ -72,8 +74,8 @@ impl Host {
     pub fn open(&self, identity: &Identity) -> Result<PidFd> {
         let pid = identity.pid;
         let (now, pidfd) = self.identify(pid)?;
-        // The order matters: the number was read after the descriptor was opened, so if the descriptor's process has not
-        // ended by now, the number was its own all along.
+        // The order matters. The stat file was read by number after the descriptor was opened. So
+        // if the descriptor's process has not ended by now, that file was its own.
         let ended = pidfd.is_ended();
         if !now.is(identity) {
             return Err(Error::new(ErrorKind::Reused).about(pid));
@@ -86,13 +88,13 @@ impl Host {
 }
 
 impl Host {
-    /// Whether a process is known to have ended, its descriptor being out of reach.
+    /// Whether a process is known to have ended, even if it cannot be opened.
     pub(crate) fn is_over(&self, identity: &Identity) -> bool {
         match self.open(identity) {
             Ok(_) => false,
             Err(error) if error.is_gone() => true,
             Err(_) => match self.proc().holder(identity.pid) {
-                Holder::Nobody => true,
+                Holder::Free => true,
                 Holder::Unheld => self.stat(identity.pid, &mut Vec::new()).is_ok_and(|stat| {
                     stat.start_ticks != identity.start_ticks || stat.is_ended()
                 }),
@@ -103,18 +105,19 @@ impl Host {
 }
 
 impl Identity {
-    /// The start of a process that `/proc` hides: nothing tells it.
+    /// The start of a process that `/proc` hides, because nothing tells the real one.
     ///
-    /// It is no process's own, and no age: a hidden process is older than nothing.
+    /// No process has this start, and it is no age. A hidden process counts as older than
+    /// nothing.
     pub const UNKNOWN_START: u64 = u64::MAX;
 
-    /// The start, where it is known.
+    /// The start, if it is known.
     #[must_use]
     pub fn known_start(&self) -> Option<u64> {
         (self.start_ticks != Self::UNKNOWN_START).then_some(self.start_ticks)
     }
 
-    /// Whether both are the same process; the inode decides only where both know it.
+    /// Whether both are the same process. The inode decides only if both have one.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         let inodes = match (self.pidfs_inode, other.pidfs_inode) {

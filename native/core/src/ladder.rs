@@ -1,29 +1,29 @@
-//! What is sent before SIGKILL, and how long each is given.
+//! The signals sent before SIGKILL, and the time that each is given.
 
 use crate::Signal;
 use crate::parse::decimal;
 use std::time::Duration;
 
-/// Steps of a signal and a time each; SIGKILL follows the last.
+/// A list of steps, each with a signal and a time. SIGKILL follows the last step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ladder {
     steps: Vec<(Signal, Option<Duration>)>,
 }
 
 impl Ladder {
-    /// A ladder of these steps; none of them is SIGKILL at once.
+    /// A ladder of these steps. Without a step, SIGKILL comes at once.
     #[must_use]
     pub fn new(steps: Vec<(Signal, Duration)>) -> Self {
         Self { steps: steps.into_iter().map(|(signal, time)| (signal, Some(time))).collect() }
     }
 
-    /// No step: SIGKILL at once.
+    /// A ladder without a step: SIGKILL comes at once.
     #[must_use]
     pub fn kill() -> Self {
         Self { steps: Vec::new() }
     }
 
-    /// A shim's `--stop=` value: `SIG:MS[@TO][,…]`, MS a number or `inf`.
+    /// Parses a shim's `--stop=` value, `SIG:MS[@TO][,…]`. MS is a number or `inf`.
     #[must_use]
     pub fn parse_shim(text: &[u8]) -> Option<Self> {
         let steps =
@@ -31,8 +31,10 @@ impl Ladder {
         Some(Self { steps })
     }
 
-    /// How long a shim's ladder takes, from the same value, in which a step may be a command (`CMD:MS`) or the end of
-    /// stdin (`STDIN:MS`), too; `None` where a step waits for ever, and where it is no such value.
+    /// Returns how long a shim's ladder takes, from the same value.
+    ///
+    /// A step may also be a command (`CMD:MS`) or the end of stdin (`STDIN:MS`). Returns `None`
+    /// if a step waits for ever, or if the value is malformed.
     #[must_use]
     pub fn time_of_shim(text: &[u8]) -> Option<Duration> {
         text.split(|&byte| byte == b',').try_fold(Duration::ZERO, |sum, step| {
@@ -44,13 +46,13 @@ impl Ladder {
         })
     }
 
-    /// The whole time; `None` where a step waits for ever.
+    /// The whole time; `None` if a step waits for ever.
     #[must_use]
     pub fn total(&self) -> Option<Duration> {
         self.steps.iter().try_fold(Duration::ZERO, |sum, (_, time)| sum.checked_add((*time)?))
     }
 
-    /// How many steps there are.
+    /// The number of steps.
     #[must_use]
     pub fn len(&self) -> usize {
         self.steps.len()
@@ -62,8 +64,8 @@ impl Ladder {
         self.steps.is_empty()
     }
 
-    /// The step that is on after a time since the ladder began, and when it ends; `None` past the last, where SIGKILL is
-    /// due.
+    /// Returns the step that is on at a time since the ladder began, and when that step ends.
+    /// Returns `None` past the last step, when SIGKILL is due.
     #[must_use]
     pub fn at(&self, since: Duration) -> Option<(usize, Signal, Option<Duration>)> {
         let mut ends = Duration::ZERO;
@@ -79,7 +81,7 @@ impl Ladder {
 }
 
 impl Default for Ladder {
-    /// TERM and two seconds.
+    /// TERM, then two seconds.
     fn default() -> Self {
         Self::new(vec![(Signal::TERM, Duration::from_secs(2))])
     }

@@ -1,8 +1,8 @@
-//! Which processes are ours, which runs are over, and how to end what is left: without a BEAM.
+//! Tells which processes are ours and which runs are over, and ends what is left, without a BEAM.
 //!
 //! | question | where |
 //! |---|---|
-//! | Who is this process, and is it still that one? | [`Pid`], [`Identity`], [`identify`], [`Handle`], [`PidFd`] |
+//! | Which process is this? Is it still that one? | [`Pid`], [`Identity`], [`identify`], [`Handle`], [`PidFd`] |
 //! | May it be signalled at all? | [`refusal()`], [`Signal`] |
 //! | Where are we? | [`Host`], [`ProcRoot`], [`BootClock`], [`capabilities()`] |
 //! | What do processes say about themselves? | [`parse`], [`scan()`], [`Seen`], [`Carrier`] |
@@ -11,10 +11,12 @@
 //! | Does a run's owner live? | [`Claim`], [`OwnerState`] |
 //! | Is a run dead, may a process be ended? | [`Judge`], [`Verdict`] |
 //! | Which trees outlive their VM on purpose? | [`detached()`], [`Detached`] |
-//! | End them, and say what became of each. | [`Hunt`], [`Ladder`], [`Report`] |
+//! | How are they ended, and what became of each? | [`Hunt`], [`Ladder`], [`Report`] |
 //!
-//! Nothing here waits: a [`Hunt`] is stepped by its driver, who waits in between as suits him. Nothing innocent is
-//! signalled: each signal goes through a pidfd, after identity, tag and verdict were looked at once more.
+//! Nothing here waits. The driver of a [`Hunt`] steps it, and waits in between as it likes.
+//!
+//! Nothing innocent is signalled. Each signal goes through a pidfd, after one more look at
+//! identity, tag and verdict.
 //!
 //! ```
 //! use leash_core::{Hunt, HuntKind, HuntSpec, Ladder, Mode};

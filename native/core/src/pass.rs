@@ -1,4 +1,4 @@
-//! The thorough pass: everything tagged is read, judged and sorted.
+//! The thorough pass: reads, judges and sorts everything tagged.
 
 use crate::hunt::{HuntKind, Mode};
 use crate::report::{Match, Refused};
@@ -14,13 +14,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-// Descriptors are the VM's: past this many the rest is looked at by number and identity instead.
+// Descriptors are the VM's. Past this many, a pass looks at the rest by number and identity.
 const HELD: usize = 256;
-// So many zombies, or a quarter of that vanished, show a tree that may not be read in peace.
+// This many zombies, or a quarter as many vanished processes, show a tree that cannot be read in
+// peace.
 const FLEETING: usize = 64;
 
 impl Work {
-    /// One pass: everything tagged is judged, what is to end becomes a target.
+    /// Makes one pass. Judges everything tagged, and turns what is to end into targets.
     pub(crate) fn pass(&mut self, epoll: &OwnedFd, carriers: Carriers, deadline: Instant) {
         self.report.passes += 1;
         self.judgements.clear();
@@ -36,7 +37,8 @@ impl Work {
         let known = &mut self.fleeting;
         let mut fleeting = 0;
         let mut result = scan_until(&host, &options, |what| match what {
-            // Once a tree is known to be so, its zombies say nothing new: there may be thousands from long ago.
+            // Once a tree is known as fleeting, its zombies say nothing new. There may be
+            // thousands from long ago.
             Some((mark, true)) if known.contains(&tree_of_mark(*mark)) => false,
             Some((mark, is_zombie)) => {
                 if is_hunted(kind, mark, |run| remembered(judgements, judge, run)) {
@@ -55,7 +57,7 @@ impl Work {
         });
         let judges_owners =
             matches!(self.spec.kind, HuntKind::Run { .. } | HuntKind::Sweep { .. });
-        // Workers of one's own are found without any record.
+        // A hunt for own workers finds them without any record.
         if !complete && judges_owners {
             result.incomplete.push(Incomplete::Records);
         }
@@ -78,8 +80,9 @@ impl Work {
             found = self.sort(epoll, &result);
         }
         haunted.extend_from_slice(&result.vanished);
-        // A zombie may be one of long ago that nobody reaps, or the last trace of a tree that forks and exits: passes must
-        // be calm before nothing found is believed, and no more.
+        // A zombie may be an old one that no parent reaps, or the last trace of a tree that forks
+        // and exits. So zombies only require that passes are calm before a pass without finds
+        // counts.
         self.haunt(&zombies);
         let haunted = self.haunt(&haunted);
         self.clean = carriers == Carriers::All
@@ -90,24 +93,24 @@ impl Work {
             self.report.unreadable = result.unreadable;
             self.report.complete = result.is_complete();
             self.report.incomplete_because = result.incomplete;
-            // What cannot be ended does not keep the passes going.
+            // A process that cannot be ended does not keep the passes going.
             self.clean |= found == 0 && !self.is_pending();
         }
-        // Descriptors may come back before the deadline.
+        // Descriptors may become free before the deadline.
         let exhausted =
             self.report.incomplete_because.contains(&Incomplete::DescriptorsExhausted);
         self.clean &= self.is_report() || (!haunted && !exhausted);
     }
 
-    /// Reads the records; whether every one that the verdicts need could be.
+    /// Reads the records. Returns whether it could read every one that the verdicts need.
     fn hear_records(&mut self) -> bool {
         let is_for_workers = self.is_for_workers();
         let Some(dir) = &self.spec.run_dir else {
             return is_for_workers || !self.spec.records_unusable;
         };
         if is_for_workers {
-            // The VM that asks is the proof for its own workers. All that a record could add is the owner of a run that
-            // is nested in one of them.
+            // The asking VM is the proof for its own workers. A record could add only the owner
+            // of a run that is nested in one of them.
             self.judge.hear_records(&dir.heads().files);
             return true;
         }
@@ -118,7 +121,8 @@ impl Work {
         records.complete
     }
 
-    /// Starts the ladder of trees of which only fleeting processes were seen; whether there are any.
+    /// Starts the ladder of each tree of which only fleeting processes were seen. Returns whether
+    /// there is one.
     fn haunt(&mut self, vanished: &[Mark]) -> bool {
         let mut haunted = false;
         for mark in vanished {
@@ -190,7 +194,7 @@ impl Work {
         self.targets.insert(key, target);
     }
 
-    /// A descriptor of the process that was seen, to wait on; `None` is no harm.
+    /// Opens a descriptor of the process that was seen, to wait on. `None` does no harm.
     fn hold(
         &mut self,
         epoll: &OwnedFd,
@@ -198,7 +202,7 @@ impl Work {
         key: Key,
         open: Option<PidFd>,
     ) -> Option<PidFd> {
-        // Not out of the reserve: that is for signals.
+        // The reserve is for signals, so this descriptor must not come from it.
         if is_scarce() {
             return None;
         }
@@ -213,7 +217,7 @@ impl Work {
     }
 }
 
-/// Whether a mark alone makes its bearer one to be ended, as far as a mark alone can.
+/// Whether a process with this mark is one to end, as far as a mark alone can tell.
 pub(crate) fn is_hunted(
     kind: &HuntKind,
     mark: &Mark,

@@ -1,4 +1,4 @@
-//! Process numbers that can be signalled at all.
+//! Process numbers that can be signalled.
 
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -6,20 +6,22 @@ use std::num::NonZeroI32;
 
 /// A positive process number.
 ///
-/// Zero and negatives, which `kill(2)` reads as "my group", "everybody" and "that group", cannot be
-/// held. The number alone proves nothing: the kernel gives it to another process as soon as its
-/// holder is reaped. See [`Identity`](crate::Identity).
+/// A `Pid` is never zero or negative. `kill(2)` reads such numbers as "my group", "all processes"
+/// and "that group".
+///
+/// The number alone proves nothing. Once a process is reaped, the kernel gives its number to
+/// another one. See [`Identity`](crate::Identity).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Pid(NonZeroI32);
 
 impl Pid {
-    /// A number greater than zero.
+    /// Returns the `Pid` of a number greater than zero.
     #[must_use]
     pub fn new(number: i32) -> Option<Self> {
         NonZeroI32::new(number).filter(|number| number.get() > 0).map(Self)
     }
 
-    /// A number as a tag or record has it.
+    /// Returns the `Pid` of a number in a tag or record.
     #[must_use]
     pub fn from_u32(number: u32) -> Option<Self> {
         i32::try_from(number).ok().and_then(Self::new)
@@ -31,7 +33,7 @@ impl Pid {
         Self(rustix::process::getpid().as_raw_nonzero())
     }
 
-    /// Reads decimal digits only: the name of a process's directory in `/proc`.
+    /// Parses decimal digits only: the name of a process's directory in `/proc`.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
         if text.is_empty() || text.first() == Some(&b'0') {
@@ -44,7 +46,7 @@ impl Pid {
         Self::new(number)
     }
 
-    /// Whether it is pid 1: init, or whatever stands in for it in a container.
+    /// Whether the number is 1: init, or the process that stands in for it in a container.
     #[must_use]
     pub fn is_init(self) -> bool {
         self.get() == 1

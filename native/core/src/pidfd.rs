@@ -1,4 +1,4 @@
-//! A process held by descriptor: the number cannot be reused under it.
+//! A descriptor that holds a process, so that no other process can take its place.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::parse::status::Uids;
@@ -12,18 +12,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 // <linux/magic.h>, PID_FS_MAGIC; pidfds live in pidfs since Linux 6.9.
 const PIDFS_MAGIC: u64 = 0x5049_4446;
 
-/// A descriptor of one process, whoever gets its number later.
+/// A descriptor of one process. It never refers to a later process with the same number.
 #[derive(Debug)]
 pub struct PidFd {
     fd: OwnedFd,
 }
 
 impl PidFd {
-    /// `pidfd_open(pid, 0)`: whoever has the number now.
+    /// Calls `pidfd_open(pid, 0)` on the process that has the number now.
     ///
     /// # Errors
     ///
-    /// `Gone` for no such process; `Unknown` where the number is a thread that leads no process.
+    /// `Gone` if there is no such process. `Unknown` if the number is a thread's that leads no
+    /// process.
     pub fn open(pid: Pid) -> Result<Self> {
         Self::open_raw(pid).map_err(|errno| {
             match errno {
@@ -46,8 +47,9 @@ impl PidFd {
 
     /// Whether the whole process, every thread of it, has ended.
     ///
-    /// A leader in state Z whose other threads run has not (pidfd_open(2): readable when "the process" terminates).
-    /// When poll itself fails the answer is `false`: not proven.
+    /// A leader in state Z whose other threads run has not ended. (pidfd_open(2): the descriptor
+    /// is readable when "the process" terminates.) If poll itself fails, the answer is `false`:
+    /// not proven.
     #[must_use]
     pub fn is_ended(&self) -> bool {
         let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
@@ -61,17 +63,18 @@ impl PidFd {
         }
     }
 
-    /// `pidfd_send_signal(2)`.
+    /// Sends a signal with `pidfd_send_signal(2)`.
     ///
     /// # Errors
     ///
-    /// `Gone` once it is reaped, `NotPermitted` for another user's.
+    /// `Gone` once the process is reaped. `NotPermitted` if it is another user's.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let raw = signal.raw().ok_or(Error::new(ErrorKind::Unsupported))?;
         pidfd_send_signal(&self.fd, raw).map_err(Error::of_process)
     }
 
-    /// Whether the means to signal are there at all: signal 0 reaches nobody.
+    /// Whether signals through descriptors are possible at all. Tries signal 0, which has no
+    /// effect on the process.
     pub(crate) fn can_signal(&self) -> bool {
         crate::sys::pidfd_signal_nothing(self.as_fd()).is_ok()
     }
@@ -81,7 +84,7 @@ impl PidFd {
         crate::sys::pidfd_told(self.as_fd()).map(|told| told.uids)
     }
 
-    /// The parent, where this pid namespace has it; `None` before Linux 6.13.
+    /// The parent, if this pid namespace has it; `None` before Linux 6.13.
     pub(crate) fn parent(&self) -> Option<Pid> {
         Pid::from_u32(crate::sys::pidfd_told(self.as_fd())?.parent)
     }
@@ -112,7 +115,7 @@ impl From<PidFd> for OwnedFd {
 }
 
 impl From<OwnedFd> for PidFd {
-    /// Of a descriptor that `pidfd_open` gave.
+    /// Wraps a descriptor that `pidfd_open` gave.
     fn from(fd: OwnedFd) -> Self {
         Self { fd }
     }

@@ -1,4 +1,4 @@
-//! Where `/proc` is, and bounded reads below it.
+//! The place of `/proc`, and bounded reads below it.
 
 use crate::Pid;
 use crate::parse::status::Uids;
@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 /// A mounted `/proc`, or a directory that looks like one.
 ///
-/// The directory's descriptor is held, so that reading below it takes one descriptor at a time and
-/// a mount over `/proc` changes nothing half way.
+/// The root holds the directory's descriptor. So reading below it takes one descriptor at a time,
+/// and a mount over `/proc` changes nothing half way.
 #[derive(Debug)]
 pub struct ProcRoot {
     dir: OwnedFd,
@@ -28,22 +28,22 @@ enum Kind {
     Image,
 }
 
-/// Whether somebody has a number, as `pidfd_open` tells it.
+/// The holder of a number, as `pidfd_open` tells it.
 #[derive(Debug)]
 pub(crate) enum Holder {
-    /// ESRCH.
-    Nobody,
-    /// A process; no descriptor in an image.
+    /// No process or thread has the number: ESRCH.
+    Free,
+    /// A process; without a descriptor in an image.
     Process(Option<PidFd>),
     /// A thread that leads no process.
     Thread,
-    /// A process or a thread, which cannot be held: pidfds are refused here.
+    /// A process or a thread that cannot be held, because pidfds are refused here.
     Unheld,
-    /// The call failed otherwise: nothing is known.
+    /// Nothing is known, because the call failed in another way.
     Unknown,
 }
 
-/// A whole or cut file.
+/// Whether a read took the whole file or cut it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Read {
     Whole,
@@ -55,19 +55,20 @@ impl ProcRoot {
     ///
     /// # Errors
     ///
-    /// Whatever `open` says where nothing is mounted there.
+    /// The error of `open` if nothing is mounted there.
     pub fn open() -> Result<Self, std::io::Error> {
         Ok(Self::open_as(Path::new("/proc"), Kind::Kernel)?)
     }
 
-    /// Opens a directory that looks like `/proc`, for tests: nothing found through it can be signalled.
+    /// Opens a directory that looks like `/proc`, for tests. Nothing found through it can be
+    /// signalled.
     ///
-    /// Who exists is decided by its entries; the numbers in a file `hidden`, one a line, exist too but show nothing,
-    /// as under `hidepid`. Marks come from the `limits` files.
+    /// Its entries decide which processes exist. A file `hidden` may list more numbers, one a
+    /// line, that exist but show nothing, as under `hidepid`. Marks come from the `limits` files.
     ///
     /// # Errors
     ///
-    /// Whatever `open` says.
+    /// The error of `open`.
     pub fn image(path: &Path) -> Result<Self, std::io::Error> {
         Ok(Self::open_as(path, Kind::Image)?)
     }
@@ -83,7 +84,7 @@ impl ProcRoot {
         Ok(Self { dir, path: path.to_owned(), kind })
     }
 
-    /// Its path.
+    /// The path of the root.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -93,13 +94,14 @@ impl ProcRoot {
         self.kind == Kind::Image
     }
 
-    /// A fresh description of the directory: reading entries moves an offset, which two readers must not share.
+    /// Opens a fresh description of the directory. Reading entries moves an offset, which two
+    /// readers must not share.
     pub(crate) fn listing(&self) -> Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         with_reserve(|| rustix::fs::openat(&self.dir, ".", flags, Mode::empty()))
     }
 
-    /// Reads at most `limit` bytes of a file below the root into `buffer`, which it empties first.
+    /// Empties `buffer`, then reads at most `limit` bytes of a file below the root into it.
     pub(crate) fn read(
         &self,
         path: &str,
@@ -107,7 +109,8 @@ impl ProcRoot {
         buffer: &mut Vec<u8>,
     ) -> Result<Read, Errno> {
         buffer.clear();
-        // NOFOLLOW and NONBLOCK change nothing in the kernel's /proc and keep an image from leading elsewhere.
+        // NONBLOCK changes nothing in the kernel's /proc, and keeps an open in an image from
+        // blocking.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let file = with_reserve(|| rustix::fs::openat(&self.dir, path, flags, Mode::empty()))?;
         loop {
@@ -142,14 +145,15 @@ impl ProcRoot {
         self.read(&path_of(pid, file), limit, buffer)
     }
 
-    /// The owner of `<pid>`'s directory: its effective user, or root where it is not dumpable (proc(5)).
+    /// The owner of `<pid>`'s directory: its effective user, or root if the process is not
+    /// dumpable (proc(5)).
     pub(crate) fn directory_uid(&self, pid: Pid) -> Result<u32, Errno> {
         let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
         rustix::fs::statat(&self.dir, path_of(pid, "").trim_end_matches('/'), flags)
             .map(|stat| stat.st_uid)
     }
 
-    /// What a namespace link such as `<pid>/ns/time` names.
+    /// The target of a namespace link such as `<pid>/ns/time`.
     pub(crate) fn link(&self, path: &str) -> Result<Vec<u8>, Errno> {
         rustix::fs::readlinkat(&self.dir, path, Vec::new()).map(std::ffi::CString::into_bytes)
     }
@@ -168,7 +172,7 @@ impl ProcRoot {
         match self.kind {
             Kind::Kernel => match PidFd::open_raw(pid) {
                 Ok(pidfd) => Holder::Process(Some(pidfd)),
-                Err(Errno::SRCH) => Holder::Nobody,
+                Err(Errno::SRCH) => Holder::Free,
                 // EINVAL, since Linux 6.15 ENOENT (pidfd_open(2)).
                 Err(Errno::INVAL | Errno::NOENT) => Holder::Thread,
                 Err(Errno::NOSYS | Errno::PERM) => without_pidfd(pid),
@@ -185,10 +189,11 @@ impl ProcRoot {
         let mut hidden = Vec::new();
         let listed = self.read("hidden", 1 << 16, &mut hidden).is_ok()
             && hidden.split(|&byte| byte == b'\n').any(|line| Pid::parse(line) == Some(pid));
-        if listed { Holder::Process(None) } else { Holder::Nobody }
+        if listed { Holder::Process(None) } else { Holder::Free }
     }
 
-    /// The limits that carry a mark: one system call, or the file where that is not permitted or not there.
+    /// Reads the limits that carry a mark. Makes one system call, or reads the file if that call
+    /// is not permitted or not there.
     pub(crate) fn limits(&self, pid: Pid, buffer: &mut Vec<u8>) -> Result<Limits, Errno> {
         if self.kind == Kind::Kernel {
             match crate::sys::file_lock_limits(pid) {
@@ -197,7 +202,7 @@ impl ProcRoot {
             }
         }
         self.read_of(pid, "limits", 8192, buffer)?;
-        // An empty file is what a process that is just ending leaves.
+        // A process that is just ending leaves an empty file.
         crate::parse::limits::file_locks(buffer).ok_or(if buffer.is_empty() {
             Errno::SRCH
         } else {
@@ -205,10 +210,12 @@ impl ProcRoot {
         })
     }
 
-    /// The user ids, `None` where the file does not say: from a pidfd, in a third of the time that the file takes, or the file where
-    /// that knows nothing.
+    /// The user ids; `None` if the file does not say.
+    ///
+    /// They come from a pidfd, which takes a third of the time that the file takes. If the pidfd
+    /// does not tell them, they come from the file.
     pub(crate) fn uids(&self, pid: Pid, buffer: &mut Vec<u8>) -> Result<Option<Uids>, Errno> {
-        // Not out of the reserve: that is for signals.
+        // The reserve is for signals, so this descriptor must not come from it.
         if self.kind == Kind::Kernel
             && let Some(uids) = PidFd::open_unreserved(pid).and_then(|pidfd| pidfd.uids())
         {
@@ -225,12 +232,14 @@ impl AsFd for ProcRoot {
     }
 }
 
-/// A kernel before 5.3, or a filter: signal 0, which reaches nobody, says whether a number is taken (kill(2)). It does not ask
-/// whether `/proc` shows him.
+/// Returns the holder of a number on a kernel before 5.3, or under a filter that refuses pidfds.
+///
+/// Signal 0, which has no effect on a process, tells whether a number is taken (kill(2)). It does
+/// so even if `/proc` does not show the process.
 fn without_pidfd(pid: Pid) -> Holder {
     let Some(raw) = pid.raw() else { return Holder::Unknown };
     match rustix::process::test_kill_process(raw) {
-        Err(Errno::SRCH) => Holder::Nobody,
+        Err(Errno::SRCH) => Holder::Free,
         Ok(()) | Err(Errno::PERM) => Holder::Unheld,
         Err(_) => Holder::Unknown,
     }

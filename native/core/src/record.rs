@@ -1,4 +1,4 @@
-//! A run's record: what its file says, and how far the file is believed.
+//! The record of a run: the contents of its file, and how far they are believed.
 
 use crate::Pid;
 use crate::mark_loss::MarkLoss;
@@ -6,36 +6,37 @@ use leash_tag::{BootTag, RunId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The only format there is.
+/// The only format.
 pub const FORMAT: u32 = 1;
 
-/// How much of a record is read, in bytes. What follows is passed over: it can cost a cleanup, and nothing else.
+/// The number of bytes of a record that are read. The rest is ignored, which can cost a cleanup
+/// and nothing else.
 pub const SIZE_LIMIT: u64 = 4 << 20;
 
-/// How long a record's first line may be, in bytes.
+/// The longest first line of a record, in bytes.
 pub const HEAD_LIMIT: u64 = 16 << 10;
 
 /// The VM that owns a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
-    /// Its number in its own pid namespace.
+    /// The VM's number in its own pid namespace.
     pub pid: u32,
-    /// Its start in the machine's clock ticks.
+    /// The VM's start in the machine's clock ticks.
     pub start_ticks: u64,
     /// `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
-    /// The inode of its pid namespace.
+    /// The inode of the VM's pid namespace.
     pub pid_ns: u64,
 }
 
-/// What the VM tells about itself; none of it decides anything.
+/// The VM's words about itself. None of them decides anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
     /// The Erlang node.
     pub node: String,
     /// The host application.
     pub app: String,
-    /// When the run began, ISO 8601.
+    /// The start of the run, ISO 8601.
     pub started_at: String,
     /// Leash's version.
     pub version: String,
@@ -46,22 +47,22 @@ pub struct About {
 pub struct RecordedCommand {
     /// The worker.
     pub worker: Option<u16>,
-    /// The flag before the id, compared whole.
+    /// The flag before the id. It is compared whole.
     pub flag: String,
     /// Every argument, the program's name first.
     pub command: Vec<Vec<u8>>,
-    /// When the line was written, in the machine's clock ticks.
+    /// The time when the line was written, in the machine's clock ticks.
     pub at_ticks: Option<u64>,
 }
 
-/// A process that somebody else started and that was attached: it may be older than the run's owner.
+/// A process that Leash attached and did not start. It may be older than the run's owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordedAttachment {
-    /// The worker, whose mark the process and everything below it carry.
+    /// The worker. The process and everything below it carry its mark.
     pub worker: u16,
     /// The process.
     pub pid: u32,
-    /// Its start in the machine's clock ticks.
+    /// The start of the process in the machine's clock ticks.
     pub start_ticks: u64,
 }
 
@@ -70,11 +71,11 @@ pub struct RecordedAttachment {
 pub struct Record {
     /// The run.
     pub run: RunId,
-    /// Its owner.
+    /// The owner of the run.
     pub owner: Owner,
-    /// What the owner tells about itself.
+    /// The owner's words about itself.
     pub about: About,
-    /// How its processes can be without a mark.
+    /// The ways in which processes of the run can be without a mark.
     pub mark_loss: MarkLoss,
     /// The workers whose mark is off.
     pub unmarked: Vec<u16>,
@@ -84,25 +85,25 @@ pub struct Record {
     pub attachments: Vec<RecordedAttachment>,
 }
 
-/// Why a record is not believed.
+/// The reason why a record is not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Corrupt {
-    /// A symbolic link.
+    /// The file is a symbolic link.
     Symlink,
-    /// Neither a file nor a symbolic link.
+    /// The file is neither regular nor a symbolic link.
     NotAFile,
-    /// Another user's.
+    /// The file belongs to another user.
     ForeignOwner,
-    /// Its group or others may write it.
+    /// The file's group or others may write it.
     LoosePermissions,
-    /// Empty.
+    /// The file is empty.
     Empty,
-    /// Its first line is incomplete or not what a record's is.
+    /// The first line is incomplete, or is not a record's.
     Malformed,
-    /// It speaks of another run than its name does.
+    /// The record names another run than its file name does.
     OtherRun,
-    /// It could not be read.
+    /// The file could not be read.
     Unreadable,
 }
 
@@ -121,7 +122,7 @@ fn is_default(loss: &MarkLoss) -> bool {
     *loss == MarkLoss::default()
 }
 
-// Missing words about itself do not make a record unbelievable.
+// A record is credible without these fields.
 #[derive(Serialize, Deserialize)]
 struct AboutRead {
     #[serde(default)]
@@ -162,11 +163,11 @@ enum Arg {
 }
 
 impl Record {
-    /// Reads a record of a run. A truncated last line and lines of an unknown kind are passed over.
+    /// Parses a record of a run. Skips a truncated last line and lines of an unknown kind.
     ///
     /// # Errors
     ///
-    /// Why it is not believed.
+    /// The reason why the record is not believed.
     pub fn parse(text: &[u8], run: RunId) -> Result<Self, Corrupt> {
         if text.is_empty() {
             return Err(Corrupt::Empty);
@@ -203,7 +204,7 @@ impl Record {
         Ok(Self { run, owner, about, mark_loss: head.mark_loss, unmarked, commands, attachments })
     }
 
-    /// The first line, with its end.
+    /// Returns the first line, with its end.
     #[must_use]
     pub fn head_line(run: RunId, owner: &Owner, about: &About, mark_loss: &MarkLoss) -> Vec<u8> {
         let About { node, app, started_at, version } = about.clone();
@@ -216,7 +217,7 @@ impl Record {
         })
     }
 
-    /// The line of a worker whose mark is off, with its end.
+    /// Returns the line of a worker whose mark is off, with its end.
     #[must_use]
     pub fn unmarked_line(worker: u16) -> Vec<u8> {
         line(&UnmarkedLine { unmarked: worker })
@@ -234,7 +235,7 @@ impl RecordedCommand {
         Some(Self { worker, flag, command: command.into_iter().map(bytes).collect(), at_ticks })
     }
 
-    /// The line, with its end.
+    /// Returns the line, with its end.
     #[must_use]
     pub fn line(&self) -> Vec<u8> {
         let arg = |bytes: &Vec<u8>| match String::from_utf8(bytes.clone()) {
@@ -255,7 +256,7 @@ impl RecordedAttachment {
         serde_json::from_slice(line).ok().map(|AttachmentLine { attached }| attached)
     }
 
-    /// The line, with its end.
+    /// Returns the line, with its end.
     #[must_use]
     pub fn line(&self) -> Vec<u8> {
         line(&AttachmentLine { attached: *self })

@@ -1,4 +1,4 @@
-//! Records as files in the run directory: read, judged by what they are, and dropped.
+//! Reads records from the run directory, checks their files, and removes them.
 
 use crate::error::{Error, Result};
 use crate::record::{Corrupt, HEAD_LIMIT, Record, SIZE_LIMIT};
@@ -11,31 +11,32 @@ use serde::Serialize;
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
 
-/// Whether somebody holds a record's lock.
+/// The state of a record's lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lock {
-    /// Nobody.
+    /// No process holds it.
     Free,
-    /// Somebody; a VM does for its life, and so does a child that a NIF forked and that never ran exec.
+    /// A process holds it. A VM does for its whole life. So does a child that a NIF forked and
+    /// that never ran exec.
     Held,
-    /// It could not be tried.
+    /// The lock could not be tried.
     Unknown,
 }
 
 /// A file named as a record.
 #[derive(Clone, Debug)]
 pub struct RecordFile {
-    /// The run of its name.
+    /// The run that the file name gives.
     pub run: RunId,
-    /// Its lock.
+    /// The state of its lock.
     pub lock: Lock,
-    /// What it says, where it is believed.
+    /// The contents, if they are believed.
     pub record: std::result::Result<Record, Corrupt>,
     inode: (u64, u64),
 }
 
-/// What one look into the run directory found.
+/// The result of one look into the run directory.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
     /// Files named as records.
@@ -59,13 +60,14 @@ pub(crate) fn inode(stat: &Stat) -> (u64, u64) {
 }
 
 impl RunDir {
-    /// Every record, each with the state of its lock, tried with `LOCK_SH|LOCK_NB` (two testers do not see each other).
+    /// Reads every record and the state of each lock. Tries the lock with `LOCK_SH|LOCK_NB`, so
+    /// that two testers do not see each other.
     #[must_use]
     pub fn records(&self) -> Records {
         self.files(SIZE_LIMIT)
     }
 
-    /// As [`RunDir::records`], with the owners alone: commands and attachments are not read.
+    /// As [`RunDir::records`], but reads the owners alone, without commands and attachments.
     #[must_use]
     pub fn heads(&self) -> Records {
         self.files(HEAD_LIMIT)
@@ -84,11 +86,11 @@ impl RunDir {
         records
     }
 
-    /// One run's record, `None` where there is no such file.
+    /// Reads one run's record; `None` if there is no such file.
     ///
     /// # Errors
     ///
-    /// Only where nothing can be said of the file at all, such as without descriptors.
+    /// Only if nothing can be said of the file at all, for example without descriptors.
     pub fn record(&self, run: RunId) -> Result<Option<RecordFile>> {
         self.read_record(run, SIZE_LIMIT)
     }
@@ -122,7 +124,8 @@ impl RunDir {
         Ok(Some(RecordFile { run, lock, record, inode: inode(&stat) }))
     }
 
-    /// Removes a dead run's record, if its file is still the one that was looked at, and the socket beside it.
+    /// Removes a dead run's record and the socket beside it. Does nothing if the file is no
+    /// longer the one that was read.
     pub(crate) fn remove(&self, file: &RecordFile) -> Result<bool> {
         let name = file_name(file.run);
         match rustix::fs::statat(self, &name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -130,7 +133,7 @@ impl RunDir {
             Ok(_) | Err(Errno::NOENT) => return Ok(false),
             Err(errno) => return Err(Error::of_file(errno).about(name)),
         }
-        // First: while the record is there, somebody comes back for both.
+        // The socket goes first. While the record is there, a later sweep comes back for both.
         let _ = rustix::fs::unlinkat(self, socket_name(file.run), AtFlags::empty());
         match rustix::fs::unlinkat(self, &name, AtFlags::empty()) {
             Ok(()) => Ok(true),
@@ -140,7 +143,7 @@ impl RunDir {
     }
 
     fn open_file(&self, name: &str) -> std::result::Result<OwnedFd, Errno> {
-        // A fifo or device that took the name since must not block.
+        // A fifo or device may have taken the name since. Opening it must not block.
         let flags = OFlags::RDONLY
             | OFlags::NOFOLLOW
             | OFlags::NONBLOCK
@@ -176,7 +179,7 @@ fn distrust(stat: &Stat) -> Option<Corrupt> {
     }
 }
 
-/// Its first `limit` bytes: the head, which names the owner, is believed whatever follows it.
+/// Reads the first `limit` bytes. The head names the owner and is believed, whatever follows it.
 fn read(file: OwnedFd, run: RunId, limit: u64) -> std::result::Result<Record, Corrupt> {
     let mut text = Vec::new();
     std::fs::File::from(file)
@@ -186,7 +189,8 @@ fn read(file: OwnedFd, run: RunId, limit: u64) -> std::result::Result<Record, Co
     Record::parse(&text, run)
 }
 
-/// The lock lives in the open file description, which is ours alone: closing it gives the lock back.
+/// Tries the lock. It belongs to the open file description, which is ours alone, so closing the
+/// file releases it.
 fn try_lock(file: &OwnedFd) -> Lock {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockShared) {
         Ok(()) => match rustix::fs::flock(file, FlockOperation::Unlock) {

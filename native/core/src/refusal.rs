@@ -1,11 +1,11 @@
-//! Processes that nobody signals through Leash.
+//! Processes that Leash never signals.
 
 use crate::host::Host;
 use crate::{Pid, Result};
 use serde::Serialize;
 use std::fmt;
 
-/// Why a process is never signalled.
+/// The reason why a process is never signalled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Refusal {
@@ -13,17 +13,17 @@ pub enum Refusal {
     Pid1,
     /// The calling process.
     Vm,
-    /// Its parent, grandparent and so on.
+    /// The parent, grandparent and so on of the calling process.
     Ancestor,
     /// A thread of the kernel.
     KernelThread,
 }
 
-/// Why this process must not be signalled, `None` where it may.
+/// Returns why this process must not be signalled; `None` if it may be.
 ///
 /// # Errors
 ///
-/// `NoProc` where `/proc` cannot tell who the ancestors are.
+/// `NoProc` if `/proc` cannot tell the ancestors.
 pub fn refusal(pid: Pid) -> Result<Option<Refusal>> {
     if let Some(refusal) = by_number(pid, Pid::current()) {
         return Ok(Some(refusal));
@@ -42,7 +42,7 @@ fn by_number(pid: Pid, me: Pid) -> Option<Refusal> {
 }
 
 impl Host {
-    /// Why a process must not be signalled by this one.
+    /// Returns why this host's process must not signal a process; `None` if it may.
     #[must_use]
     pub fn refusal(&self, pid: Pid) -> Option<Refusal> {
         self.refusal_of_user_process(pid).or_else(|| {

@@ -1,4 +1,4 @@
-//! What was found and done, as data.
+//! The result of a hunt, as data.
 
 use crate::record_file::{Lock, RecordFile};
 use crate::scan::Incomplete;
@@ -11,29 +11,29 @@ use serde::Serialize;
 /// The result of a hunt.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Every tagged process that was seen, once.
+    /// Every tagged process that was seen, each once.
     pub matches: Vec<Match>,
-    /// Every run that was heard of.
+    /// Every run that a carrier or a record named.
     pub runs: Vec<RunReport>,
-    /// What was to be ended and may still live.
+    /// The processes that were to be ended and may still live.
     pub survivors: Vec<Survivor>,
-    /// Whether the last pass can have missed nothing.
+    /// Whether the last pass cannot have missed a process.
     pub complete: bool,
-    /// Why it can.
+    /// The reasons why it can.
     pub incomplete_because: Vec<Incomplete>,
-    /// Tagged processes of this user whose environment could not be read.
+    /// The number of tagged processes of this user whose environment could not be read.
     pub unreadable: usize,
-    /// How many passes over the process table there were.
+    /// The number of passes over the process table.
     pub passes: u32,
-    /// How long it took.
+    /// The duration of the hunt.
     pub elapsed_ms: u64,
-    /// Runs whose record was removed.
+    /// The runs whose record was removed.
     pub records_dropped: Vec<String>,
-    /// Why nothing was tried at all.
+    /// The reason why the hunt tried nothing at all.
     pub refused: Option<Refused>,
 }
 
-/// Why a hunt did not begin.
+/// The reason why a hunt did not begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Refused {
@@ -41,11 +41,11 @@ pub enum Refused {
     Run(Verdict),
     /// That process is never signalled.
     Process(Refusal),
-    /// That process was gone before.
+    /// That process had ended before.
     Gone,
-    /// Its number is another's now.
+    /// Another process has its number now.
     Reused,
-    /// Who has the number cannot be told.
+    /// The process that has the number cannot be identified.
     Unknown,
     /// The kernel does not permit it.
     NotPermitted,
@@ -54,87 +54,88 @@ pub enum Refused {
 /// A tagged process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Match {
-    /// Its number.
+    /// The number.
     pub pid: u32,
-    /// Its start, in the machine's clock ticks; `None` where `/proc` hides it.
+    /// The start, in the machine's clock ticks; `None` if `/proc` hides it.
     pub start_ticks: Option<u64>,
-    /// Its command, at most 200 characters.
+    /// The command, at most 200 characters.
     pub command: String,
-    /// Its state letter when last seen.
+    /// The state letter at the last look.
     pub state: char,
-    /// Its real user id.
+    /// The real user id.
     pub uid: Option<u32>,
-    /// The run that decided.
+    /// The run that decided the verdict.
     pub run_id: Option<String>,
     /// The worker.
     pub worker: Option<u16>,
-    /// What names the run: `mark`, `env`, `argv`; `_unreadable` where it could not be looked at.
+    /// The carriers that name the run: `mark`, `env`, `argv`. An `_unreadable` suffix says that
+    /// the carrier could not be read.
     pub carriers: Vec<&'static str>,
     /// Whether it is a shim.
     pub shim: bool,
     /// Whether that shim is the run's warden.
     pub warden: bool,
-    /// What was decided.
+    /// The verdict.
     pub verdict: Verdict,
-    /// Why.
+    /// The reason for the verdict.
     pub why: String,
-    /// What came of it.
+    /// The outcome.
     pub action: Action,
-    /// The last signal before it ended, or `shim`.
+    /// The last signal before the process ended, or `shim`.
     pub ended_by: Option<&'static str>,
 }
 
-/// What came of a process.
+/// The outcome for a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// Seen gone by the kernel, after a signal or by its shim.
+    /// The process has ended, by the kernel's word, after a signal or by its shim.
     Ended,
-    /// Left alone.
+    /// The process was left alone.
     Kept,
-    /// It was to be ended and may still live.
+    /// The process was to be ended and may still live.
     Survived,
-    /// It ended by itself.
+    /// The process ended by itself.
     Gone,
 }
 
 /// A process that was to be ended and may still live.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Survivor {
-    /// Its number.
+    /// The number.
     pub pid: u32,
-    /// Its start, in the machine's clock ticks; `None` where `/proc` hides it.
+    /// The start, in the machine's clock ticks; `None` if `/proc` hides it.
     pub start_ticks: Option<u64>,
-    /// Its command.
+    /// The command.
     pub command: String,
-    /// Its state letter.
+    /// The state letter.
     pub state: char,
     /// The run.
     pub run_id: Option<String>,
-    /// Why it lives.
+    /// The reason why it lives.
     pub reason: Reason,
 }
 
-/// Why a process survived.
+/// The reason why a process survived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reason {
     /// The kernel forbids the signal.
     Eperm,
-    /// In state D: SIGKILL is pending until a device or file system answers.
+    /// The process is in state D. SIGKILL is pending until a device or file system answers.
     Uninterruptible,
-    /// Frozen by a cgroup, stopped by a tracer, or just slow: SIGKILL was sent.
+    /// SIGKILL was sent. The process is frozen by a cgroup, stopped by a tracer, or just slow.
     KillPending,
     /// The deadline came before SIGKILL was due.
     Deadline,
-    /// No descriptor was left to hold it by.
+    /// No descriptor was left to hold the process by.
     DescriptorsExhausted,
-    /// Pidfds are refused on this machine, and nothing is signalled by its number.
+    /// This machine refuses pidfds, and Leash signals nothing by its number.
     NoPidfd,
-    /// It could not be looked at again.
+    /// The process could not be read again.
     Unreadable,
-    /// It no longer carries the tag by which it was found.
+    /// The process no longer carries the tag by which it was found.
     TagLost,
 }
 
@@ -143,13 +144,13 @@ pub enum Reason {
 pub struct RunReport {
     /// The run.
     pub run_id: String,
-    /// What was decided.
+    /// The verdict.
     pub verdict: Verdict,
-    /// Why.
+    /// The reason for the verdict.
     pub why: String,
-    /// Whether it has a record here.
+    /// Whether the run has a record here.
     pub record: RecordPresence,
-    /// Why the record is not believed.
+    /// The reason why the record is not believed.
     pub corrupt: Option<crate::record::Corrupt>,
     /// The state of the record's lock.
     pub lock: Option<Lock>,
@@ -157,7 +158,7 @@ pub struct RunReport {
     pub app: Option<String>,
     /// The node that the record names.
     pub node: Option<String>,
-    /// Who is said to own it.
+    /// The owners that witnesses name.
     pub owners: Vec<OwnerReport>,
 }
 
@@ -165,18 +166,18 @@ pub struct RunReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordPresence {
-    /// Yes.
+    /// The run has a record.
     Present,
-    /// No.
+    /// The run has no record.
     Absent,
-    /// A file that is not believed.
+    /// The run has a file that is not believed.
     Corrupt,
 }
 
-/// A witness about a run's owner.
+/// A witness's word about a run's owner.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OwnerReport {
-    /// Who says so.
+    /// The witness.
     pub source: Source,
     /// The owner's number.
     pub pid: u32,
@@ -184,7 +185,7 @@ pub struct OwnerReport {
     pub start_ticks: u64,
     /// The inode of the owner's pid namespace.
     pub pid_ns: u64,
-    /// What is known of it.
+    /// The state of the owner.
     pub state: OwnerState,
 }
 

@@ -1,4 +1,4 @@
-//! Descriptors kept back, so that a full table does not disarm the kill path.
+//! Descriptors kept back, so that a full table does not disable the kill path.
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -11,14 +11,14 @@ const KEPT: usize = 4;
 
 static RESERVE: Mutex<Vec<OwnedFd>> = Mutex::new(Vec::new());
 
-// The table was full when last tried: nobody should hold a descriptor for mere comfort.
+// The table was full at the last try. A descriptor that is merely useful should not be held then.
 static SCARCE: AtomicBool = AtomicBool::new(false);
 
-/// Fills the reserve, idempotently; to be called while descriptors are plenty.
+/// Fills the reserve, idempotently. Call it while descriptors are plenty.
 ///
-/// Every operation of this crate that meets EMFILE gives one of these back to the kernel and tries
-/// again. Another thread may snatch it in between, so this helps in all but the worst race; what
-/// still fails is reported, and nothing falls back to signals by number.
+/// Every operation of this crate that meets EMFILE gives one of these descriptors back to the
+/// kernel and tries again. Another thread may take it in between, so this helps in all but the
+/// worst race. A failure after that is reported. Nothing falls back to signals by number.
 pub fn reserve_descriptors() {
     let Ok(mut kept) = RESERVE.lock() else { return };
     while kept.len() < KEPT {
@@ -30,16 +30,17 @@ pub fn reserve_descriptors() {
     SCARCE.store(false, Ordering::Relaxed);
 }
 
-/// Whether descriptors that are merely useful should be given back.
+/// Whether to give back descriptors that are merely useful.
 pub(crate) fn is_scarce() -> bool {
     SCARCE.load(Ordering::Relaxed)
 }
 
-/// Runs an operation that opens a descriptor; on a full table again with one given back.
+/// Runs an operation that opens a descriptor. If the table is full, gives a descriptor back and
+/// runs it again.
 ///
 /// # Errors
 ///
-/// Those of the operation.
+/// The errors of the operation.
 pub fn with_reserve<T>(mut operation: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     for _ in 0..KEPT {
         match operation() {

@@ -1,4 +1,4 @@
-//! The directory of run records: ours alone, or refused.
+//! The directory of run records. It must belong to this user alone, else Leash refuses it.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::reserve::with_reserve;
@@ -15,17 +15,17 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Opens it, creating its last component with mode 0700.
+    /// Opens the directory. Creates its last component with mode 0700.
     ///
     /// # Errors
     ///
-    /// `Symlink`, `NotADirectory`, `ForeignOwner` and `LoosePermissions` name what is wrong with what is there; anything
-    /// else is the system call's. The path is the subject of each.
+    /// `Symlink`, `NotADirectory`, `ForeignOwner` or `LoosePermissions` if that is what is wrong
+    /// with the directory. Any other error is the system call's. The path is the subject of each.
     pub fn open(path: &Path) -> Result<Self> {
         let here = |error: Error| error.about(path.display());
         match rustix::fs::mkdir(path, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
-            // A read-only file system says so before it looks whether the directory is there.
+            // A read-only file system fails before it checks whether the directory is there.
             Err(errno) => {
                 if rustix::fs::lstat(path).is_err() {
                     return Err(here(Error::of_file(errno)));
@@ -35,7 +35,7 @@ impl RunDir {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = with_reserve(|| rustix::fs::open(path, flags, Mode::empty()))
             .map_err(|errno| here(why_not(path, errno)))?;
-        // From here on the descriptor is judged, not the name, which may change hands.
+        // From here on, the checks are on the descriptor, because the name may change hands.
         let stat = rustix::fs::fstat(&dir).map_err(|errno| here(Error::of_file(errno)))?;
         if stat.st_uid != rustix::process::geteuid().as_raw() {
             return Err(here(Error::new(ErrorKind::ForeignOwner)));
@@ -46,7 +46,7 @@ impl RunDir {
         Ok(Self { dir, path: path.to_owned() })
     }
 
-    /// Its path.
+    /// The path of the directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

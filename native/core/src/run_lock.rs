@@ -1,4 +1,4 @@
-//! A live run's hold on its record.
+//! A live run's lock on its record.
 
 use crate::clock::BootClock;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,16 +20,17 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// So many bytes of lines of freed numbers may stand in a record, or as many as those of living ones.
+/// The number of bytes that lines of freed numbers may always take in a record. They may also
+/// take as many bytes as the lines of living numbers.
 const DEAD_LIMIT: usize = 8 << 10;
 
-/// A new run id from the operating system's random source.
+/// Generates a new run id from the operating system's random source.
 ///
 /// # Errors
 ///
-/// Where that source fails.
+/// The failure of that source.
 pub fn generate_run_id() -> Result<RunId> {
-    // Above the largest multiple of COUNT the low ids would come more often than the others.
+    // Above the largest multiple of COUNT, the low ids would come more often than the others.
     const FAIR: u64 = u64::MAX - u64::MAX % RunId::COUNT;
     loop {
         let number = SysRng
@@ -48,7 +49,7 @@ impl Owner {
     ///
     /// # Errors
     ///
-    /// `NoProc` where boot id or pid namespace cannot be read.
+    /// `NoProc` if boot id or pid namespace cannot be read.
     pub fn current(host: &Host) -> Result<Self> {
         let no_proc = || Error::new(ErrorKind::NoProc);
         Ok(Self {
@@ -62,8 +63,8 @@ impl Owner {
 
 /// A record under its name, and the exclusive lock on it.
 ///
-/// The lock is as old as the name: nobody ever sees the record of a starting run unlocked. It goes when this is dropped;
-/// the record stays until [`RunLock::drop_record`].
+/// The lock is as old as the name, so no process ever sees the record of a starting run unlocked.
+/// Dropping this value releases the lock. The record stays until [`RunLock::drop_record`].
 #[derive(Debug)]
 pub struct RunLock {
     run: RunId,
@@ -75,11 +76,12 @@ pub struct RunLock {
 
 #[derive(Debug)]
 struct Held {
-    // Gone once the record was dropped.
+    // `None` once the record was dropped.
     file: Option<File>,
-    // What follows the head, each line with its worker, oldest first: to be written again where the record was lost.
+    // The lines after the head, each with its worker, oldest first. If the record is lost, they
+    // are written again.
     lines: Vec<(Option<u16>, Vec<u8>)>,
-    // How long all of that is, in bytes, and how much was written, lines of freed numbers included.
+    // The bytes of all these lines, and the bytes written, with lines of freed numbers included.
     living: usize,
     written: usize,
 }
@@ -111,7 +113,7 @@ impl RunLock {
     ///
     /// # Errors
     ///
-    /// `Exists` where that run has a record: take another id.
+    /// `Exists` if that run has a record. Take another id then.
     pub fn create(dir: &RunDir, host: &Host, run: RunId, about: &About) -> Result<Self> {
         let head =
             Record::head_line(run, &Owner::current(host)?, about, &MarkLoss::current(host));
@@ -125,7 +127,7 @@ impl RunLock {
         })
     }
 
-    /// As [`RunLock::create`] with a generated id, another one while it exists already.
+    /// As [`RunLock::create`] with a generated id. If the id exists already, takes another one.
     ///
     /// # Errors
     ///
@@ -146,12 +148,12 @@ impl RunLock {
         self.run
     }
 
-    /// Names a command that carries the run's id in its arguments. To be called before *each* start of it: the
-    /// time of the line bounds which processes it can mean.
+    /// Records a command that carries the run's id in its arguments. Call it before *each* start
+    /// of the command, because the time of the line bounds which processes it can mean.
     ///
     /// # Errors
     ///
-    /// The system call's; the line is then lost, which can cost a cleanup and nothing else.
+    /// The system call's error. The line is then lost, which can cost a cleanup and nothing else.
     pub fn append_command(
         &self,
         worker: Option<u16>,
@@ -167,8 +169,8 @@ impl RunLock {
         self.append(worker, &command.line())
     }
 
-    /// Names a process that somebody else started, before it is attached: afterwards it may be older than this owner, and
-    /// is ours all the same.
+    /// Records a process that Leash did not start. Call it before the process is attached.
+    /// Afterwards the process counts as ours, although it may be older than this owner.
     ///
     /// # Errors
     ///
@@ -177,7 +179,8 @@ impl RunLock {
         self.append(Some(attachment.worker), &attachment.line())
     }
 
-    /// Names a worker whose mark is off, before it starts: of its processes the environment alone may tell.
+    /// Records a worker whose mark is off. Call it before the worker starts. Only the environment
+    /// may tell this worker's processes.
     ///
     /// # Errors
     ///
@@ -186,12 +189,14 @@ impl RunLock {
         self.append(Some(worker), &Record::unmarked_line(worker))
     }
 
-    /// Forgets what was appended for these workers, whose numbers are free. The record is written anew, without it, once
-    /// that is most of it: so it holds what lives, and each start pays for a constant number of bytes.
+    /// Forgets the lines of these workers, whose numbers are free.
+    ///
+    /// Once such lines are most of the record, the record is written anew without them. So it
+    /// holds what lives, and each start pays for a constant number of bytes.
     ///
     /// # Errors
     ///
-    /// As [`RunLock::ensure`]; the lines then stay until a later call.
+    /// As [`RunLock::ensure`]. The lines then stay until a later call.
     pub fn forget(&self, workers: &[u16]) -> Result<()> {
         let mut held = self.held();
         if held.lines.is_empty() {
@@ -208,7 +213,7 @@ impl RunLock {
         let lines = held.lines.iter().map(|(_, line)| line.as_slice());
         let text =
             std::iter::once(self.head.as_slice()).chain(lines).collect::<Vec<_>>().concat();
-        // The old lock is given up only when the new one is in place.
+        // The old lock is released only when the new one is in place.
         held.file = Some(publish(dir, self.run, &text, name).map_err(|errno| self.error(errno))?);
         held.written = held.living;
         Ok(())
@@ -218,24 +223,27 @@ impl RunLock {
         let mut held = self.held();
         held.add(worker, line);
         let Some(file) = &mut held.file else { return Err(self.error(Errno::BADF)) };
-        // One write in append mode: a reader sees the line whole or, cut at the end, not at all.
+        // This is one write in append mode. A reader sees the line whole or, if it is cut at the
+        // end, not at all.
         file.write_all(line).map_err(|error| self.error(errno_of(&error)))
     }
 
-    /// Puts the record back where it was deleted, cut, overwritten, or replaced by a copy that nobody locks.
+    /// Puts the record back if it was deleted, cut, overwritten, or replaced by a copy that no
+    /// process locks.
     ///
-    /// Returns whether anything had to be done. Nothing but what stands under this very name is replaced.
+    /// Returns whether anything had to be done. Replaces only what stands under this very name.
     ///
     /// # Errors
     ///
-    /// As [`RunDir::open`] and the system calls'.
+    /// As [`RunDir::open`], and the system calls' errors.
     pub fn ensure(&self) -> Result<bool> {
         let mut held = self.held();
         let Some(file) = &held.file else { return Ok(false) };
         let dir = RunDir::open(&self.path)?;
         let ours = rustix::fs::fstat(file).map_err(|errno| self.error(errno))?;
-        // Shorter than what was written: somebody cut it, or a full disk took a line only in part. Of what was overwritten in place the
-        // head counts: it names the owner.
+        // If the file is shorter than what was written, it was cut, or a full disk took a line
+        // only in part. Of a file overwritten in place, the head counts, because it names the
+        // owner.
         let written = self.head.len().saturating_add(held.written);
         let mut head = vec![0; self.head.len()];
         let whole = usize::try_from(ours.st_size).is_ok_and(|size| size >= written)
@@ -248,35 +256,36 @@ impl RunLock {
             Err(Errno::NOENT) => Name::New,
             Err(errno) => return Err(self.error(errno)),
         };
-        // An inode whose last name is gone cannot get a new one (linkat(2): ENOENT), so the new record is a new file.
+        // An inode whose last name is gone cannot get a new one (linkat(2): ENOENT). So the new
+        // record is a new file.
         self.publish(&dir, &mut held, name)?;
         Ok(true)
     }
 
-    /// Removes the record, if it is still ours, and gives up the lock. Idempotent.
+    /// Removes the record, if it is still ours, and releases the lock. Idempotent.
     ///
     /// # Errors
     ///
-    /// The system calls'; the lock is given up all the same.
+    /// The system calls' errors. The lock is released all the same.
     pub fn drop_record(&self) -> Result<()> {
         let Some(file) = self.held().file.take() else { return Ok(()) };
         let ours = rustix::fs::fstat(&file).map_err(|errno| self.error(errno))?;
         let path = self.path.join(file_name(self.run));
         match rustix::fs::lstat(&path) {
             Ok(there) if inode(&there) == inode(&ours) => {
-                // Whoever listened there takes it away; unless he was killed.
+                // The listener on the socket removes it, unless the listener was killed.
                 let _ = rustix::fs::unlink(self.path.join(socket_name(self.run)));
                 match rustix::fs::unlink(&path) {
                     Ok(()) | Err(Errno::NOENT) => Ok(()),
                     Err(errno) => Err(self.error(errno)),
                 }
             }
-            // Somebody else's file has the name, or nobody's.
+            // Another file has the name, or no file.
             _ => Ok(()),
         }
     }
 
-    /// Gives up the lock and leaves the record, as the death of the VM would. Idempotent.
+    /// Releases the lock and leaves the record, as the death of the VM would. Idempotent.
     pub fn release(&self) {
         self.held().file = None;
     }
@@ -296,7 +305,7 @@ enum Name {
     Replace,
 }
 
-/// Writes a locked file and gives it its name last.
+/// Writes a locked file, then gives it its name.
 fn publish(
     dir: &RunDir,
     run: RunId,
@@ -316,7 +325,7 @@ fn publish(
         match rustix::fs::linkat(CWD, from, dir, file_name(run), AtFlags::SYMLINK_FOLLOW) {
             Ok(()) => return Ok(durable(dir, file)),
             Err(Errno::EXIST) => return Err(Errno::EXIST),
-            // No /proc, or a file system that cannot: the temporary name remains.
+            // There is no /proc, or the file system cannot do this. The temporary name remains.
             Err(_) => {}
         }
     }
@@ -326,7 +335,8 @@ fn publish(
     let file = with_reserve(|| rustix::fs::openat(dir, &temporary, create, mode))?;
     let named = fill(&file, text).and_then(|()| match name {
         Name::New => rustix::fs::linkat(dir, &temporary, dir, file_name(run), AtFlags::empty()),
-        // Renaming our locked file over the impostor leaves no moment without a record; the lock goes with the file.
+        // Renaming our locked file over the impostor leaves no moment without a record. The lock
+        // goes with the file.
         Name::Replace => rustix::fs::renameat(dir, &temporary, dir, file_name(run)),
     });
     if name == Name::New || named.is_err() {
@@ -336,7 +346,7 @@ fn publish(
 }
 
 fn fill(file: &OwnedFd, text: &[u8]) -> std::result::Result<(), Errno> {
-    // The umask can only take permissions away; our own must be there.
+    // The umask can only take permissions away, and the owner's own must be there.
     rustix::fs::fchmod(file, Mode::RUSR | Mode::WUSR)?;
     rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)?;
     let mut rest = text;
@@ -350,7 +360,8 @@ fn fill(file: &OwnedFd, text: &[u8]) -> std::result::Result<(), Errno> {
     rustix::fs::fsync(file)
 }
 
-/// A directory that cannot be synced costs the record in a power failure, when no process is left either.
+/// Syncs the directory. If that fails, a power failure can cost the record, but it leaves no
+/// process either.
 fn durable(dir: &RunDir, file: OwnedFd) -> File {
     let _ = rustix::fs::fsync(dir.as_fd());
     File::from(file)

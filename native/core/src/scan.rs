@@ -11,23 +11,27 @@ use serde::Serialize;
 use std::mem::MaybeUninit;
 use std::ops::ControlFlow;
 
-// What glibc's readdir takes too; more is not faster.
+// The size that glibc's readdir takes too. A larger one is not faster.
 pub(crate) const LISTING: usize = 32 * 1024;
 
-/// About ten entries: a listing that is not old yet when its last entry is looked at, even on a starved processor.
+/// Room for about ten entries. Such a listing is still fresh when its last entry is read, even on
+/// a starved processor.
 pub(crate) const FRESH_LISTING: usize = 256;
 
-/// Why a pass may have missed something.
+/// The reason why a pass may have missed something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Incomplete {
     /// `/proc` is missing or shows another pid namespace.
     NoProc,
-    /// `/proc` hides other users' processes (`hidepid`), and one of them may have descended from ours. Where a hunt says
-    /// only this, everything of this user was seen, by number where it is hidden, too.
+    /// `/proc` hides other users' processes (`hidepid`), and one of them may have descended from
+    /// ours.
+    ///
+    /// If a hunt gives only this reason, it saw every process of this user. It saw the hidden
+    /// ones by number.
     Hidepid,
-    /// No descriptor was left in the middle.
+    /// No descriptor was left in the middle of the pass.
     DescriptorsExhausted,
     /// A process or the listing could not be read.
     Unreadable,
@@ -35,40 +39,41 @@ pub enum Incomplete {
     Records,
     /// Processes come and go faster than they are read, and the pass was cut short.
     Fleeting,
-    /// Boot id or pid namespace are not known (`subset=pid`): everybody was seen, and whether a run's owner lives cannot be
-    /// told.
+    /// Boot id or pid namespace are not known (`subset=pid`). The pass saw every process, but
+    /// cannot tell whether a run's owner lives.
     NoIdentity,
 }
 
-/// What a pass is to look at.
+/// The scope of a pass.
 #[derive(Clone, Copy, Debug)]
 pub struct ScanOptions<'a> {
     /// Marked processes only, or every carrier.
     pub carriers: Carriers,
     /// Commands that records name.
     pub recorded: &'a [(RunId, RecordedCommand)],
-    /// Marks that need no further look, such as those of other workers of the own run.
+    /// Decides which marks need no further look, such as those of other workers of the own run.
     pub skip: Option<&'a dyn SkipMark>,
 }
 
 /// Tells whether a marked process can be passed over unread.
 pub trait SkipMark: std::fmt::Debug {
-    /// Whether to pass over.
+    /// Whether to pass over a process with this mark.
     fn skip(&self, mark: &Mark) -> bool;
 }
 
 /// The result of a pass.
 #[derive(Debug, Default)]
 pub struct Scan {
-    /// Tagged processes, zombies left out.
+    /// The tagged processes, without zombies.
     pub seen: Vec<Seen>,
-    /// How many processes there were.
+    /// The number of processes.
     pub processes: usize,
-    /// Tagged or not, processes whose environment could not be read.
+    /// The number of processes, tagged or not, whose environment could not be read.
     pub unreadable: usize,
-    /// Marks of processes that ended while they were looked at: what forks faster than it is read.
+    /// The marks of processes that ended while they were looked at. Their tree forks faster than
+    /// it is read.
     pub vanished: Vec<Mark>,
-    /// Why something may be missing; empty for a complete pass.
+    /// The reasons why something may be missing; empty for a complete pass.
     pub incomplete: Vec<Incomplete>,
 }
 
@@ -88,7 +93,7 @@ impl Scan {
     pub(crate) fn failed(&mut self, host: &Host, errno: Errno) {
         self.hole(match errno {
             Errno::MFILE | Errno::NFILE => Incomplete::DescriptorsExhausted,
-            // With hidepid=1 they are listed.
+            // With hidepid=1, hidden processes are listed.
             Errno::PERM | Errno::ACCESS if host.hides_processes() => Incomplete::Hidepid,
             _ => Incomplete::Unreadable,
         });
@@ -106,17 +111,20 @@ impl ScanOptions<'_> {
 
 /// Looks at every process once.
 ///
-/// A process that ends in the middle is passed over; one that cannot be read makes the pass incomplete.
+/// Passes over a process that ends in the middle. A process that cannot be read makes the pass
+/// incomplete.
 #[must_use]
 pub fn scan(host: &Host, options: &ScanOptions<'_>) -> Scan {
     scan_until(host, options, |_| false)
 }
 
-/// The same, cut short when `enough` says so of the mark of a process that vanished or is a zombie (`true`), or of
-/// nothing now and then.
+/// As [`scan`], but cut short as soon as `enough` returns `true`.
 ///
-/// New processes have higher numbers, and a listing goes upwards: behind a tree that forks without a pause a pass would
-/// run until the numbers wrap.
+/// `enough` is asked about the mark of each process that vanished or is a zombie (`true`). Now
+/// and then it is asked with `None`.
+///
+/// New processes have higher numbers, and a listing goes upwards. Behind a tree that forks
+/// without a pause, a pass would run until the numbers wrap.
 pub(crate) fn scan_until(
     host: &Host,
     options: &ScanOptions<'_>,
@@ -174,12 +182,13 @@ pub(crate) fn scan_until(
     result
 }
 
-/// Counts processes and marked ones, opening no file but for processes whose limits are forbidden: the floor that a pass
-/// is measured against.
+/// Counts the processes and the marked ones. This is the floor that a pass is measured against.
+///
+/// Opens a file only for a process whose limits prlimit(2) does not permit to read.
 ///
 /// # Errors
 ///
-/// Whatever listing `/proc` says.
+/// The error of listing `/proc`.
 pub fn count_marked(host: &Host) -> Result<(usize, usize), crate::Error> {
     let mut examiner = Examiner::new(host, &[]);
     let (mut processes, mut marked) = (0, 0);
@@ -203,7 +212,7 @@ pub(crate) fn each_process(
     each_process_from(host, 0, size, callback)
 }
 
-/// The same, from a number upwards.
+/// As [`each_process`], from a number upwards.
 pub(crate) fn each_process_from(
     host: &Host,
     first: u32,
@@ -212,8 +221,9 @@ pub(crate) fn each_process_from(
 ) -> Result<(), Errno> {
     let directory = host.proc().listing()?;
     if first > 0 {
-        // The kernel keeps a process's number and this constant as the position of its entry (FIRST_PROCESS_ENTRY,
-        // fs/proc/base.c). Were that to change, only the order in which a quick pass looks would suffer.
+        // The kernel's position of a process's entry is the process's number plus this constant
+        // (FIRST_PROCESS_ENTRY, fs/proc/base.c). If that changes, only the order in which a quick
+        // pass looks suffers.
         rustix::fs::seek(&directory, SeekFrom::Start(256 + u64::from(first)))?;
     }
     let mut buffer = vec![MaybeUninit::uninit(); size];

@@ -1,4 +1,4 @@
-//! One process as a pass saw it, with everything it says about whose it is.
+//! One process as a pass saw it, with everything that it says about its run.
 
 use crate::host::Host;
 use crate::ladder::Ladder;
@@ -15,21 +15,23 @@ use std::time::Duration;
 /// A process and its carriers.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// Its identity. The inode is read in a pass only of what `/proc` hides, whose start is unknown.
+    /// The identity. A pass reads the inode only if `/proc` hides the process, whose start is
+    /// then unknown.
     pub identity: Identity,
-    /// Its parent, where this namespace shows one.
+    /// The parent, if this namespace shows one.
     pub parent: Option<Pid>,
-    /// The state letter of its leader. `Z` stays only where other threads of it still run; `?` of what `/proc` hides.
+    /// The state letter of the leader. `Z` only if other threads of the process still run; `?` if
+    /// `/proc` hides the process.
     pub state: char,
-    /// Its user ids; `None` where they could not be read.
+    /// The user ids; `None` if they could not be read.
     pub uids: Option<Uids>,
-    /// Its command for people, at most 200 characters.
+    /// The command as people read it, at most 200 characters.
     pub command: String,
     /// The mark.
     pub mark: Carrier<Mark>,
     /// The environment tag.
     pub env: Carrier<OwnerTag>,
-    /// What its command line says if it is a shim.
+    /// The arguments of its command line, if it is a shim.
     pub shim: Option<ShimSeen>,
     /// The run whose record names this very command.
     pub recorded: Option<Recorded>,
@@ -42,12 +44,12 @@ pub struct Seen {
 pub struct ShimSeen {
     /// Run and worker.
     pub args: ShimArgs,
-    /// `--owner`, its ticks as the machine counts them; `None` where by which clock it counts cannot be told.
+    /// `--owner`, its ticks as the machine counts them; `None` if the shim's clock is not known.
     pub owner: Option<(Pid, u64)>,
-    /// How long it may need after its leash is gone: its whole ladder and its linger. `None` for ever, and of a warden,
-    /// which waits for the shims.
+    /// The longest time that it may need after its leash is gone: its whole ladder and its
+    /// linger. `None` if there is no limit, and for a warden, which waits for the shims.
     pub patience: Option<Duration>,
-    /// A warden by the program that it executes.
+    /// Whether it is a warden by the program that it executes.
     pub is_warden: bool,
 }
 
@@ -58,21 +60,22 @@ pub struct Recorded {
     pub run: RunId,
     /// The worker.
     pub worker: Option<u16>,
-    /// When the line was recorded, in the machine's clock ticks.
+    /// The time when the line was recorded, in the machine's clock ticks.
     pub at_ticks: Option<u64>,
 }
 
-/// How much a look reads of a process.
+/// The parts of a process that a look reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carriers {
-    /// Mark, and of marked processes the rest: one system call for each unmarked process.
+    /// The mark, and of marked processes the rest. One system call for each unmarked process.
     MarkOnly,
-    /// Also command line and environment of unmarked processes of the same user: three files each.
+    /// Also command line and environment of unmarked processes of the same user. Three files
+    /// each.
     All,
 }
 
 const LINGER: Duration = Duration::from_millis(200);
-// In place of a command that cannot be read.
+// Stands in place of a command that cannot be read.
 const HIDDEN: &str = "(hidden by /proc)";
 
 /// Reads processes one at a time with buffers that it keeps.
@@ -85,16 +88,16 @@ pub(crate) struct Examiner<'a> {
     environ: Vec<u8>,
 }
 
-/// Why a process is not in the result.
+/// The reason why a process is not in the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Skipped {
-    /// It ended while it was looked at.
+    /// The process ended while it was looked at.
     Gone,
-    /// It had ended before and waits to be reaped.
+    /// The process had ended before and waits to be reaped.
     Zombie,
-    /// It says nothing about any run.
+    /// The process says nothing about any run.
     Untagged,
-    /// It could not be looked at, and the pass has a hole.
+    /// The process could not be read, and the pass has a hole.
     Failed(Errno),
 }
 
@@ -103,7 +106,7 @@ impl<'a> Examiner<'a> {
         Self { host, recorded, small: Vec::new(), cmdline: Vec::new(), environ: Vec::new() }
     }
 
-    /// The mark alone.
+    /// Reads the mark alone.
     pub(crate) fn mark(&mut self, pid: Pid) -> Result<Carrier<Mark>, Skipped> {
         match self.host.proc().limits(pid, &mut self.small) {
             Ok(limits) => Ok(Mark::decode(limits).map_or(Carrier::Absent, Carrier::Present)),
@@ -111,10 +114,10 @@ impl<'a> Examiner<'a> {
         }
     }
 
-    /// Everything of a process whose mark was just read.
+    /// Reads everything of a process whose mark was just read.
     ///
-    /// An unmarked process is read on only where `carriers` says so and it may be this user's: a process of another
-    /// user without a mark is no target whatever it says.
+    /// Reads on in an unmarked process only if `carriers` says so and the process may be this
+    /// user's. An unmarked process of another user is no target, whatever it says.
     pub(crate) fn rest(
         &mut self,
         pid: Pid,
@@ -130,19 +133,23 @@ impl<'a> Examiner<'a> {
         }
     }
 
-    /// What the kernel tells by number and descriptor of a marked process that `/proc` hides.
+    /// Reads a marked process that `/proc` hides, by its number and descriptor.
     ///
-    /// There are two calls that hiding does not concern. `pidfd_open` goes by number. `prlimit` for another process is
-    /// allowed where its real, effective and saved ids are all the caller's real ones, or with CAP_SYS_RESOURCE
-    /// (prlimit(2)). It says nothing of `dumpable`, for which the kernel hides a process of our own. So a mark that was
-    /// read while a descriptor held the process is this process's, and without that capability the process is this
-    /// user's. When it began is not told, and is not needed: its age only tells another bearer of the same run's id
-    /// from ours, and here the user and the whole mark are the same. A process whose parent cannot be told is kept
-    /// where an owner of a live run has its number.
+    /// Hiding does not concern two calls. `pidfd_open` goes by number. `prlimit` for another
+    /// process needs CAP_SYS_RESOURCE, or that its real, effective and saved ids are all the
+    /// caller's real ones (prlimit(2)). It does not check `dumpable`, for which the kernel hides
+    /// a process of our own.
+    ///
+    /// So a mark that was read while a descriptor held the process is this process's. Without
+    /// CAP_SYS_RESOURCE, the process is this user's.
+    ///
+    /// Nothing tells when the process began, and nothing needs it. The age only distinguishes
+    /// another bearer of the same run's id from ours. Here the user and the whole mark are the
+    /// same. A process without a known parent is kept if an owner of a live run has its number.
     pub(crate) fn by_number(&mut self, pid: Pid, mark: Mark) -> Result<Seen, Skipped> {
         let pidfd = match PidFd::open_raw(pid) {
             Ok(pidfd) => pidfd,
-            // A thread has its process's mark, and is no process.
+            // A thread has its process's mark, but is no process.
             Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Err(Skipped::Gone),
             Err(errno) => return Err(Skipped::Failed(errno)),
         };
@@ -180,7 +187,7 @@ impl<'a> Examiner<'a> {
             if carriers == Carriers::MarkOnly && !mark.is_unreadable() {
                 return Err(Skipped::Untagged);
             }
-            // Root owns the directory of a process that is not dumpable, whoever runs it.
+            // Root owns the directory of a process that is not dumpable, whatever its user.
             let uid = self.host.proc().directory_uid(pid).map_err(gone_or)?;
             if uid != self.host.uid() && uid != 0 {
                 return Err(Skipped::Untagged);
@@ -195,8 +202,9 @@ impl<'a> Examiner<'a> {
         if !marked && self.cmdline.is_empty() && self.is_thread_or_zombie(pid)? {
             return Err(Skipped::Untagged);
         }
-        // Of marked processes the zombies, of which there may be thousands, are told apart before the rest is read. A
-        // zombie has no memory left that a command line could stand in; whoever has one is looked at last, and once.
+        // There may be thousands of marked zombies, so they are sorted out before the rest is
+        // read. A zombie has no memory left that could hold a command line. A process with a
+        // command line is checked once, at the end.
         if marked && self.cmdline.is_empty() && self.is_zombie(pid)? {
             return Err(Skipped::Zombie);
         }
@@ -227,7 +235,8 @@ impl<'a> Examiner<'a> {
         })
     }
 
-    /// What has no command line is nearly always one of these, and a zombie's environment would be tried in vain.
+    /// Whether a process is a kernel thread or a zombie. A process without a command line nearly
+    /// always is, and a zombie's environment would be read in vain.
     fn is_thread_or_zombie(&mut self, pid: Pid) -> Result<bool, Skipped> {
         let stat = self.host.stat(pid, &mut self.small).map_err(gone_or)?;
         Ok(stat.kernel_thread || is_dead(self.host, pid, stat.state))
@@ -238,7 +247,8 @@ impl<'a> Examiner<'a> {
         Ok(is_dead(self.host, pid, stat.state))
     }
 
-    /// What decides about a marked process, and nothing for a report: where each moment lets it fork again.
+    /// Reads what decides about a marked process, and nothing for a report. Used when each moment
+    /// lets the process fork again.
     pub(crate) fn lean(&mut self, pid: Pid, mark: Carrier<Mark>) -> Result<Seen, Skipped> {
         let stat = self.host.stat(pid, &mut self.small).map_err(gone_or)?;
         if is_dead(self.host, pid, stat.state) {
@@ -246,8 +256,8 @@ impl<'a> Examiner<'a> {
         }
         let env = self.env(pid)?;
         let uid = self.host.proc().directory_uid(pid).map_err(gone_or)?;
-        // The directory shows the effective user, and root's for what is not dumpable; a set-id program of ours is ours
-        // by its real id, which only the file tells.
+        // The directory shows the effective user, or root if the process is not dumpable. A
+        // set-id program of ours is ours by its real id, which only the file tells.
         let ours = uid == self.host.uid() && uid != 0;
         let uids = if ours {
             Some(Uids { real: uid, effective: uid, saved: uid })
@@ -268,13 +278,13 @@ impl<'a> Examiner<'a> {
         })
     }
 
-    /// One process anew, for the moment before a signal. Hold its pidfd before calling.
+    /// Reads one process anew, for the moment before a signal. Hold its pidfd before calling.
     pub(crate) fn again(&mut self, pid: Pid) -> Result<Seen, Skipped> {
         let mark = self.mark(pid)?;
         self.rest(pid, mark, Carriers::All)
     }
 
-    /// A process that need not be tagged at all.
+    /// Reads a process that need not be tagged at all.
     pub(crate) fn untagged(&mut self, pid: Pid) -> Result<Seen, Skipped> {
         let _ = self.host.proc().read_of(pid, "cmdline", cmdline::READ_LIMIT, &mut self.cmdline);
         let stat = self.host.stat(pid, &mut self.small).map_err(gone_or)?;
@@ -295,8 +305,10 @@ impl<'a> Examiner<'a> {
         })
     }
 
-    /// Identity and mark alone, two system calls and a file: enough for a process that was judged by its mark and is being
-    /// killed, where each moment lets it fork again.
+    /// Reads identity and mark alone, with two system calls and a file.
+    ///
+    /// That is enough for a process that was judged by its mark and is being killed, because each
+    /// moment lets it fork again.
     pub(crate) fn brief(&mut self, pid: Pid) -> Result<(Identity, Carrier<Mark>), Skipped> {
         let mark = self.mark(pid)?;
         let hidden = mark.present().copied().filter(|_| self.host.hides_processes());
@@ -326,12 +338,12 @@ impl<'a> Examiner<'a> {
                 && argv::flag_value(argv::args(&self.cmdline).skip(1), recorded.flag.as_bytes())
                     == Some(*run)
         });
-        // The youngest line speaks for the youngest process.
+        // Several records may match. The youngest line speaks for the youngest process.
         let (run, recorded) = matching.next_back()?;
         Some(Recorded { run: *run, worker: recorded.worker, at_ticks: recorded.at_ticks })
     }
 
-    /// The environment tag. An exec at work shows an empty block for a moment.
+    /// Reads the environment tag. An exec at work shows an empty block for a moment.
     fn env(&mut self, pid: Pid) -> Result<Carrier<OwnerTag>, Skipped> {
         for _ in 0..3 {
             match self.host.proc().read_of(pid, "environ", cmdline::READ_LIMIT, &mut self.environ)
@@ -340,12 +352,13 @@ impl<'a> Examiner<'a> {
                     return Ok(parse::environ::tag(&self.environ, read == Read::Cut));
                 }
                 Ok(_) => match self.host.stat(pid, &mut self.small) {
-                    // It has a place for an environment, and nothing in it: `env -i`.
+                    // The process has a place for an environment and nothing in it: `env -i`.
                     Ok(stat) if stat.env_start != 0 => return Ok(Carrier::Absent),
                     Ok(_) => {}
                     Err(errno) => return Err(gone_or(errno)),
                 },
-                // Of a leader that ended before its threads too; whether it is gone altogether is asked later.
+                // A leader that ended before its threads gives this error too. A later check
+                // tells whether the process is gone altogether.
                 Err(Errno::SRCH | Errno::NOENT) => return Ok(Carrier::Unreadable),
                 Err(errno) => return unreadable(errno),
             }
@@ -358,7 +371,7 @@ impl<'a> Examiner<'a> {
         let owner = option(b"owner").and_then(|value| {
             let colon = value.iter().position(|&byte| byte == b':')?;
             let ticks = parse::decimal(value.get(colon + 1..)?)?;
-            // Counted in the shim's own time namespace.
+            // The ticks count in the shim's own time namespace.
             let clock = self.host.clock_of(pid)?;
             Some((Pid::parse(value.get(..colon)?)?, clock.to_machine(ticks)))
         });
@@ -372,8 +385,8 @@ impl<'a> Examiner<'a> {
     }
 }
 
-/// Whether a process executes the shim. The arguments any process can imitate; a release that was replaced meanwhile has
-/// left a deleted one.
+/// Whether a process executes the shim. Any process can imitate the arguments. If a release was
+/// replaced meanwhile, the link says that the file is deleted.
 pub(crate) fn runs_shim(host: &Host, pid: Pid) -> bool {
     host.proc().link(&format!("{pid}/exe")).is_ok_and(|path| {
         let path = path.strip_suffix(b" (deleted)").unwrap_or(&path);
@@ -387,7 +400,7 @@ pub(crate) fn is_dead(host: &Host, pid: Pid, state: char) -> bool {
         'X' | 'x' => true,
         'Z' => match host.proc().holder(pid) {
             Holder::Process(Some(pidfd)) => pidfd.is_ended(),
-            Holder::Process(None) | Holder::Nobody => true,
+            Holder::Process(None) | Holder::Free => true,
             Holder::Unheld => host.stat(pid, &mut Vec::new()).is_ok_and(|stat| stat.is_ended()),
             Holder::Thread | Holder::Unknown => false,
         },
@@ -402,7 +415,8 @@ fn gone_or(errno: Errno) -> Skipped {
     }
 }
 
-/// EACCES and EPERM are the third value beside tagged and untagged; the rest is a hole in the pass.
+/// Maps EACCES and EPERM to the third value beside tagged and untagged. Any other error is a hole
+/// in the pass.
 fn unreadable<T>(errno: Errno) -> Result<Carrier<T>, Skipped> {
     match errno {
         Errno::ACCESS | Errno::PERM => Ok(Carrier::Unreadable),
@@ -411,16 +425,20 @@ fn unreadable<T>(errno: Errno) -> Result<Carrier<T>, Skipped> {
 }
 
 impl Seen {
-    /// Whether it is this user's, by all its user ids: only such a process is believed, and counts as a shim.
+    /// Whether it is this user's, by all its user ids. Only such a process is believed, and
+    /// counts as a shim.
     ///
-    /// Any process can imitate arguments, environment and mark. A process of this user that does so could as well signal
-    /// whatever we may.
+    /// Any process can imitate arguments, environment and mark. A process of this user that does
+    /// so could as well signal everything that we may.
     pub(crate) fn is_of(&self, uid: u32) -> bool {
         self.uids.is_some_and(|uids| uids.are(uid))
     }
 
-    /// The shim that this process is: its command line says so, its mark or environment names the same run, and it is
-    /// this user's. A warden has neither; it is one by the program that it executes.
+    /// Returns the shim that this process is.
+    ///
+    /// The process's command line says so, its mark or environment names the same run, and it is
+    /// this user's. A warden has neither mark nor environment tag. The program that it executes
+    /// proves that it is one.
     pub(crate) fn shim_of(&self, uid: u32) -> Option<&ShimSeen> {
         let is_named = |run| {
             self.mark.present().is_some_and(|mark| mark.run() == run)
@@ -431,7 +449,8 @@ impl Seen {
             .filter(|shim| self.is_of(uid) && (shim.is_warden || is_named(shim.args.run)))
     }
 
-    /// The worker that the carriers name within a run: the mark's, else the environment's, else the command line's.
+    /// Returns the worker that the carriers name within a run: the mark's, else the
+    /// environment's, else the command line's.
     #[must_use]
     pub fn worker_in(&self, run: RunId) -> Option<u16> {
         let mark =
@@ -449,7 +468,7 @@ impl Seen {
         mark.or_else(env).or_else(shim).map(|worker| worker.get()).or_else(recorded)
     }
 
-    /// Every run that any carrier names, each once.
+    /// Returns every run that any carrier names, each once.
     #[must_use]
     pub fn runs(&self) -> Vec<RunId> {
         let mut runs = Vec::with_capacity(1);
@@ -467,7 +486,7 @@ impl Seen {
         runs
     }
 
-    /// Names of the carriers, for a report.
+    /// Returns the names of the carriers, for a report.
     #[must_use]
     pub fn carrier_names(&self) -> Vec<&'static str> {
         let mut names = Vec::with_capacity(2);

@@ -1,4 +1,5 @@
-//! The quick pass: signals on sight, for trees that fork faster than they are read.
+//! The quick pass: signals processes as soon as it sees them, for trees that fork faster than
+//! they are read.
 
 use crate::hunt::HuntKind;
 use crate::pass::is_hunted;
@@ -18,13 +19,15 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-// A pass of signals chases new processes upwards; from time to time it starts over from below.
+// A pass of signals chases new processes upwards. After this time it ends, and the next one
+// starts from below.
 const SIGHT_PASS: Duration = Duration::from_millis(200);
-// So many numbers below the last given one are looked at first, and so often while that ends something.
+// This many numbers below the last given one are looked at first. That repeats at most
+// `HEAD_ROUNDS` times, while it ends something.
 const HEAD: u32 = 256;
 const HEAD_ROUNDS: u32 = 64;
 
-/// What a quick pass came to.
+/// The result of a quick pass.
 #[derive(Default)]
 struct Tally {
     sent: u32,
@@ -32,7 +35,7 @@ struct Tally {
     zombies: u32,
 }
 
-/// What a quick look at a process came to.
+/// The result of a quick look at a process.
 enum Sight {
     Sent,
     Kept,
@@ -41,8 +44,10 @@ enum Sight {
 }
 
 impl Work {
-    /// A quick pass that signals marked processes of trees being ended the moment it sees them: what forks without a
-    /// pause is gone before a whole pass is over. Returns whether there was any such tree.
+    /// Makes a quick pass that signals each marked process of the trees being ended as soon as it
+    /// sees the process. A tree that forks without a pause is gone before a whole pass is over.
+    ///
+    /// Returns whether there was any such tree.
     pub(crate) fn signal_on_sight(
         &mut self,
         epoll: &OwnedFd,
@@ -59,7 +64,8 @@ impl Work {
                 let kill = (Signal::KILL, Stage::Killed { again: now + QUIT_GRACE });
                 let due = match self.spec.ladder.at(now.saturating_duration_since(*began)) {
                     Some((step, signal, _)) if now < kill_at && !self.is_for_workers() => {
-                        // Within a step the slow, thorough passes do, but for trees that they cannot catch.
+                        // Within a step, the slow, thorough passes do, except for trees that they
+                        // cannot catch.
                         self.fleeting.contains(tree).then_some((signal, Stage::Step(step)))?
                     }
                     _ => kill,
@@ -76,13 +82,14 @@ impl Work {
         let host = Arc::clone(&self.host);
         let mut examiner = Examiner::new(&host, &[]);
         if !self.is_for_workers() && !self.shims_known {
-            // A pass that was cut short may have missed a living shim, whose tree is its own to end: next time.
+            // A pass that was cut short may have missed a living shim, which ends its tree
+            // itself. Signals wait for the next pass.
             self.find_shims(epoll, &mut examiner);
             return true;
         }
         let mut tally = Tally::default();
         if trees.keys().any(|tree| self.fleeting.contains(tree)) {
-            // The newest first: behind thousands of zombies their turn would never come.
+            // The newest come first. Behind thousands of zombies their turn would never come.
             for _ in 0..HEAD_ROUNDS {
                 let first = host.last_pid().unwrap_or(0).saturating_sub(HEAD);
                 let round = self.sight_round(epoll, &mut examiner, &trees, first, now);
@@ -94,7 +101,7 @@ impl Work {
         }
         let round = self.sight_round(epoll, &mut examiner, &trees, 0, now);
         let (sent, vanished) = (tally.sent + round.sent, round.vanished);
-        // New zombies are the trace of what ended unseen.
+        // New zombies are the trace of processes that ended unseen.
         let is_calm = sent == 0 && vanished == 0 && round.zombies <= self.zombies;
         self.zombies = round.zombies;
         self.calm = if is_calm { self.calm + 1 } else { 0 };
@@ -103,7 +110,8 @@ impl Work {
         true
     }
 
-    /// Living shims of runs being ended, whose marks are read and whose names are compared before anything else.
+    /// Finds living shims of runs being ended. Reads the mark and compares the name before
+    /// anything else.
     fn find_shims(&mut self, epoll: &OwnedFd, examiner: &mut Examiner<'_>) {
         let host = Arc::clone(&self.host);
         let mut buffer = Vec::new();
@@ -173,7 +181,8 @@ impl Work {
         tally
     }
 
-    /// By the name that the kernel keeps, which only the program itself can change.
+    /// Whether a process may be a shim, by the name that the kernel keeps. Only the program
+    /// itself can change that name.
     fn may_be_shim(&self, seen: &Seen) -> bool {
         let is_ours = seen.is_of(self.host.uid());
         is_ours
@@ -207,7 +216,7 @@ impl Work {
         if pidfd.is_ended() {
             return Sight::Zombie;
         }
-        // Read anew now that the descriptor holds the process.
+        // The mark is read anew, now that the descriptor holds the process.
         let again = examiner.mark(pid);
         let seen = match again {
             Ok(again) if again == mark => match examiner.lean(pid, again) {

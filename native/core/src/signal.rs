@@ -5,7 +5,7 @@ use std::fmt;
 
 /// One of the standard signals, 1 to 31.
 ///
-/// Signal 0 and the real-time signals cannot be held: nothing here sends them.
+/// The number is never 0 or a real-time signal's. Nothing here sends those.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Signal(nix::sys::signal::Signal);
 
@@ -14,9 +14,10 @@ impl Signal {
     pub const KILL: Self = Self(nix::sys::signal::Signal::SIGKILL);
     /// Asks a process to end.
     pub const TERM: Self = Self(nix::sys::signal::Signal::SIGTERM);
-    /// To a shim: begin the ladder. Not TERM, which it ignores from pid 1 while its leash holds.
+    /// Tells a shim to begin its ladder. TERM would not do, because a shim ignores TERM from pid
+    /// 1 while its leash holds.
     pub const INT: Self = Self(nix::sys::signal::Signal::SIGINT);
-    /// To a shim: end the tree at once.
+    /// Tells a shim to end its tree at once.
     pub const QUIT: Self = Self(nix::sys::signal::Signal::SIGQUIT);
     /// Lets a stopped process run.
     pub const CONT: Self = Self(nix::sys::signal::Signal::SIGCONT);

@@ -1,4 +1,4 @@
-//! One signal to one process, after it was looked at once more.
+//! Sends one signal to one process, after one more look at the process.
 
 use crate::host::Host;
 use crate::hunt::HuntKind;
@@ -14,12 +14,13 @@ use rustix::io::Errno;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-// A dead verdict cannot come true again by itself; only new witnesses change it, and those come with passes.
+// A dead run does not come back to life by itself. Only new witnesses change the verdict, and
+// those come with passes.
 const JUDGEMENT_HOLDS: Duration = Duration::from_millis(5);
 const LADDER_PASS: Duration = Duration::from_millis(100);
 const KILL_PASS: Duration = Duration::from_millis(10);
 
-/// What became of a try to send a signal.
+/// The result of a try to send a signal.
 enum Sent {
     Yes,
     Ended,
@@ -28,10 +29,10 @@ enum Sent {
 }
 
 impl Work {
-    /// Sends what is due.
+    /// Sends the signals that are due.
     pub(crate) fn advance(&mut self, now: Instant, deadline: Instant) {
         let kill_at = self.kill_at(now, deadline);
-        // Shims first: they decide whether the others wait.
+        // Shims come first, because they decide whether the others wait.
         let mut keys: Vec<_> =
             self.targets.iter().map(|(key, target)| (!target.is_shim, *key)).collect();
         keys.sort_unstable();
@@ -51,7 +52,7 @@ impl Work {
         }
     }
 
-    /// The signal that a target is due, and the stage after it.
+    /// Returns the signal that a target is due, and the stage after it.
     fn due(&self, target: &Target, now: Instant, kill_at: Instant) -> Option<(Signal, Stage)> {
         let kill = (Signal::KILL, Stage::Killed { again: now + QUIT_GRACE });
         if let Stage::Killed { again } = target.stage {
@@ -63,7 +64,7 @@ impl Work {
         if target.is_shim {
             return match target.stage {
                 Stage::New => {
-                    // One that outlives its VM has not begun by itself.
+                    // A shim that outlives its VM has not begun by itself.
                     let outlives = target.seen.mark.present().is_some_and(|mark| mark.outlives());
                     let signal = if outlives { Signal::INT } else { Signal::CONT };
                     Some((
@@ -131,7 +132,7 @@ impl Work {
                 self.ladders.entry(target.tree).or_insert(now);
                 let tree = target.tree;
                 if target.is_shim && signal == Signal::KILL {
-                    // Its worker dies with it; nobody is left who would give the rest a grace.
+                    // Its worker dies with it. No shim is left that would give the rest a grace.
                     self.ladders
                         .insert(tree, now.checked_sub(self.ladder_length()).unwrap_or(now));
                 }
@@ -145,9 +146,10 @@ impl Work {
         self.spec.ladder.total().unwrap_or(Duration::from_secs(1 << 30))
     }
 
-    /// Signals a target if, looked at once more, it is still the same process and still to be ended.
+    /// Signals a target if one more look shows the same process, still to be ended.
     ///
-    /// The descriptor comes first and is seen alive last: whatever was read by number in between was read of its process.
+    /// The descriptor is opened first, and is seen alive last. So everything read by number in
+    /// between is of its process.
     fn signal(&mut self, key: Key, signal: Signal, now: Instant) -> Sent {
         let Some(target) = self.targets.get(&key) else { return Sent::Ended };
         let identity = target.identity();
@@ -226,7 +228,7 @@ impl Work {
     }
 }
 
-/// Whether a living shim is in charge of a process, itself being none.
+/// Whether a living shim is in charge of a process that is no shim itself.
 pub(crate) fn is_in_charge(trees: &HashSet<Tree>, target: &Target) -> bool {
     let (run, worker) = target.tree;
     let of_run = || trees.iter().any(|tree| tree.0 == run);
@@ -237,7 +239,8 @@ pub(crate) fn is_in_charge(trees: &HashSet<Tree>, target: &Target) -> bool {
             || (worker.is_none() && of_run()))
 }
 
-/// Reads a target again by number, its descriptor being open: the same process, with the tag it was judged by.
+/// Reads a target again by number while its descriptor is open. Checks that it is the same
+/// process, with the tag by which it was judged.
 fn look_again(
     host: &Host,
     recorded: &[(RunId, RecordedCommand)],
@@ -252,7 +255,8 @@ fn look_again(
         return Err(Sent::Ended);
     }
     let mut examiner = Examiner::new(host, recorded);
-    // The start of what `/proc` hides, now or when it was found, is not known: mark and descriptor have to do.
+    // The start is unknown if `/proc` hides the process, now or when it was found. Mark and
+    // descriptor have to do then.
     let same = |now: &Identity| {
         let starts = now.known_start().zip(identity.known_start());
         starts.is_none_or(|(now, then)| now == then)
@@ -270,7 +274,7 @@ fn look_again(
     match looked {
         Ok((now, _)) if !same(&now) => Err(Sent::Ended),
         Ok((_, true)) => Ok(()),
-        // The number may have passed on between two reads; the descriptor tells.
+        // The number may have passed on between two reads. The descriptor tells.
         Ok((_, false)) | Err(Skipped::Untagged) if pidfd.is_ended() => Err(Sent::Ended),
         Ok((_, false)) | Err(Skipped::Untagged) => Err(Sent::Blocked(Reason::TagLost)),
         Err(Skipped::Zombie) => Err(Sent::Ended),

@@ -1,4 +1,4 @@
-//! The end of a sweep: which records may go, and the report's lists.
+//! The end of a sweep: removes records that nothing needs any more, and sorts the report's lists.
 
 use crate::hunt::{HuntKind, Mode};
 use crate::report::{Report, RunReport};
@@ -8,7 +8,7 @@ use crate::work::Work;
 use leash_tag::RunId;
 
 impl Work {
-    /// Drops the records that nothing needs any more and fills in the report.
+    /// Removes the records that nothing needs any more, and fills in the report.
     pub(crate) fn close_books(&mut self) {
         if matches!(self.spec.kind, HuntKind::Run { .. } | HuntKind::Sweep { .. }) {
             for run in self.judge.runs() {
@@ -34,13 +34,14 @@ impl Work {
         if !self.may_drop(run, judgement.verdict, &file) {
             return;
         }
-        // A record that cannot be removed is no harm: the next sweep tries again.
+        // A record that cannot be removed does no harm, because the next sweep tries again.
         if dir.remove(&file).unwrap_or(false) {
             self.report.records_dropped.push(run.to_string());
         }
     }
 
-    /// Dead or of another boot, nothing of it left, and the pass that says so complete, as far as this user can see.
+    /// Whether a run's record may go. The run is dead or of another boot, nothing of it is left,
+    /// and the pass was complete as far as this user can see.
     fn may_drop(&self, run: RunId, verdict: Verdict, file: &crate::RecordFile) -> bool {
         let ends = match &self.spec.kind {
             HuntKind::Sweep { mode, .. } => *mode == Mode::End,
@@ -60,8 +61,11 @@ impl Work {
             && self.judge.is_in_scope(run)
     }
 
-    /// Where `/proc` hides others from us, a record would stay for every start and for ever: only this user reads it, and
-    /// what is hidden could not be ended by this user. What is hidden and is this user's was looked for by number.
+    /// Whether the last pass saw all that this user can see.
+    ///
+    /// If `/proc` hides other users' processes, no pass is complete, and a record would stay for
+    /// ever. But only this user reads the record, and this user could not end those hidden
+    /// processes. Hidden processes of this user were looked for by number.
     fn is_seen_through(&self) -> bool {
         self.report.complete || self.report.incomplete_because == [Incomplete::Hidepid]
     }

@@ -1,7 +1,10 @@
 //! The kernel calls that neither rustix nor nix wraps.
 //!
-//! rustix's `prlimit` always *sets*, and a mark must be read without touching it; its `pidfd_send_signal` knows no signal 0, and
-//! its limits of one's own cannot fail, which under a filter of system calls they do. Both know nothing of what a pidfd tells.
+//! rustix's `prlimit` always *sets*, but a mark must be read without touching it. rustix's
+//! `pidfd_send_signal` knows no signal 0. Its calls for a process's own limits cannot fail, but
+//! under a filter of system calls they do.
+//!
+//! Neither crate wraps the call that reads what a pidfd tells.
 #![allow(unsafe_code)]
 
 use crate::Pid;
@@ -12,14 +15,15 @@ use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-/// `prlimit(pid, RLIMIT_LOCKS, NULL, &old)`: soft and hard limit of a process or of a thread.
+/// Calls `prlimit(pid, RLIMIT_LOCKS, NULL, &old)`: soft and hard limit of a process or of a
+/// thread.
 ///
-/// EPERM where real, effective and saved ids of the target are not all the caller's and the caller
-/// lacks CAP_SYS_RESOURCE (prlimit(2)); `/proc/<pid>/limits` says it then.
+/// Fails with EPERM if the target's real, effective and saved ids are not all the caller's and
+/// the caller lacks CAP_SYS_RESOURCE (prlimit(2)). `/proc/<pid>/limits` tells the limits then.
 pub(crate) fn file_lock_limits(pid: Pid) -> Result<Limits, Errno> {
     let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the new limit is null, so nothing is set; `old` is a live, writable `rlimit` for the whole call, and
-    // the kernel writes no more than one.
+    // SAFETY: the new limit is null, so nothing is set. `old` is a live, writable `rlimit` for
+    // the whole call, and the kernel writes no more than one.
     let result =
         unsafe { libc::prlimit(pid.get(), libc::RLIMIT_LOCKS, std::ptr::null(), &raw mut old) };
     if result == 0 {
@@ -29,14 +33,15 @@ pub(crate) fn file_lock_limits(pid: Pid) -> Result<Limits, Errno> {
     }
 }
 
-/// Whether this process's own limits can be set, which is tried with what they are.
+/// Whether this process can set its own limits. Tries it with the values that they have.
 pub(crate) fn may_set_own_file_locks(limits: Limits) -> bool {
     let same = libc::rlimit { rlim_cur: limits.soft, rlim_max: limits.hard };
     // SAFETY: `same` lives across the call, and nothing is written.
     unsafe { libc::prlimit(0, libc::RLIMIT_LOCKS, &raw const same, std::ptr::null_mut()) == 0 }
 }
 
-/// `pidfd_send_signal(pidfd, 0)`: asks whether it could be signalled, and sends nothing.
+/// Calls `pidfd_send_signal(pidfd, 0)`. Checks whether the process could be signalled, and sends
+/// nothing.
 pub(crate) fn pidfd_signal_nothing(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
     let no_info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: no memory is passed.
@@ -72,19 +77,22 @@ struct PidfdInfo {
 const PIDFD_GET_INFO: Opcode = opcode::read_write::<PidfdInfo>(0xff, 11);
 const PIDFD_INFO_CREDS: u64 = 1 << 1;
 
-/// What a pidfd tells of its process, also where `/proc` hides it.
+/// The answers of a pidfd about its process, also if `/proc` hides the process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PidfdTold {
-    /// The user ids as the caller's user namespace sees them, like `status` of a `/proc` that it opens.
+    /// The user ids as the caller's user namespace sees them, like `status` of a `/proc` that it
+    /// opens.
     pub(crate) uids: Uids,
-    /// The parent's number in the caller's pid namespace, 0 where it has none there.
+    /// The parent's number in the caller's pid namespace; 0 if it has none there.
     pub(crate) parent: u32,
 }
 
-/// `ioctl(pidfd, PIDFD_GET_INFO)`, since Linux 6.13. `None` before, where it is refused, and of a process that has ended.
+/// Calls `ioctl(pidfd, PIDFD_GET_INFO)`, since Linux 6.13. Returns `None` before 6.13, if the
+/// call is refused, and if the process has ended.
 pub(crate) fn pidfd_told(pidfd: BorrowedFd<'_>) -> Option<PidfdTold> {
     let mut info = PidfdInfo { mask: PIDFD_INFO_CREDS, ..PidfdInfo::default() };
-    // SAFETY: the operation reads and writes one `struct pidfd_info`, of the size that its number says; any bytes are one.
+    // SAFETY: the operation reads and writes one `struct pidfd_info`, of the size that its number
+    // says. Any bytes are a valid one.
     unsafe { ioctl(pidfd, Updater::<PIDFD_GET_INFO, PidfdInfo>::new(&mut info)) }.ok()?;
     (info.mask & PIDFD_INFO_CREDS != 0).then_some(PidfdTold {
         uids: Uids { real: info.ruid, effective: info.euid, saved: info.suid },

@@ -5,7 +5,7 @@ use crate::{Identity, PidFd, Seen, Signal};
 use leash_tag::{Mark, RunId, WorkerNumber};
 use std::time::Instant;
 
-/// Run and worker: what one shim is in charge of.
+/// The run and the worker that one shim is in charge of.
 pub(crate) type Tree = (Option<RunId>, Option<u16>);
 
 /// Tells processes apart within a hunt.
@@ -31,12 +31,14 @@ pub(crate) struct Target {
     pub(crate) found: Match,
     pub(crate) tree: Tree,
     pub(crate) is_shim: bool,
-    // Held while descriptors are plenty: the driver waits on it, and the number stays the process's own.
+    // Held while descriptors are plenty. The driver waits on it, and no other process can get the
+    // number.
     pub(crate) pidfd: Option<PidFd>,
     pub(crate) stage: Stage,
     pub(crate) last: Option<Signal>,
     pub(crate) blocked: Option<Reason>,
-    // It may end by itself: its shim was told, or sees that it is not held any more.
+    // Whether the process may end by itself. Its shim was told, or sees that it is not held any
+    // more.
     pub(crate) waited_for: bool,
 }
 
@@ -45,7 +47,8 @@ impl Target {
         self.seen.identity
     }
 
-    /// Descriptors may come back before the deadline; permission, a lost tag and the means to signal will not.
+    /// Whether the hunt gives this target up. Descriptors may become free before the deadline.
+    /// Permission, a lost tag and the means to signal do not come back.
     pub(crate) fn is_given_up(&self) -> bool {
         match self.blocked {
             Some(Reason::Eperm | Reason::TagLost) => true,
@@ -54,7 +57,7 @@ impl Target {
         }
     }
 
-    /// Whether a shim's own work on its tree is still waited for.
+    /// Whether the hunt still waits for a shim's own work on its tree.
     pub(crate) fn is_shim_in_charge(&self) -> bool {
         self.is_shim
             && self.blocked.is_none()

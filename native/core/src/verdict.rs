@@ -1,6 +1,7 @@
 //! Whether a run is dead, and whether one of its processes may be ended.
 //!
-//! One living witness is enough to keep; to end, every rule must agree. Whatever is not proven is kept and said.
+//! One living witness is enough to keep a process. To end one, every rule must agree. What is not
+//! proven is kept and reported.
 
 use crate::descent::is_plausible;
 use crate::host::Host;
@@ -16,11 +17,12 @@ use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-// A worker begins within moments of the line that records its command; a machine under load may need a while.
+// A worker begins within moments of the line that records its command. A machine under load may
+// need a while.
 const RECORDED_START_WITHIN: u64 = 60;
 const DEPTH: usize = 256;
 
-/// What was found about a run or a process of it.
+/// The finding about a run or a process of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -33,7 +35,7 @@ pub enum Verdict {
     Dead,
     /// Run: its witnesses disagree.
     Disputed,
-    /// Run: nobody says who owns it, or whether he lives.
+    /// Run: no witness names its owner, or nothing tells whether the owner lives.
     UnknownOwner,
     /// Run: the asking VM or an ancestor of it belongs to it.
     OwnOuterRun,
@@ -41,7 +43,7 @@ pub enum Verdict {
     ForeignNamespace,
     /// Run: its record is of another boot and nothing else speaks of it.
     Stale,
-    /// Run: not this application's, and only that one's are asked for.
+    /// Run: not one of the application that is asked for.
     OutOfScope,
     /// Process: it outlives its VM on purpose.
     Outlives,
@@ -49,13 +51,13 @@ pub enum Verdict {
     LiveRunOwner,
     /// Process: older than its run's owner.
     PredatesOwner,
-    /// Process: another user's, without all that it takes to end such a one.
+    /// Process: another user's, and a condition for ending such a process is missing.
     ForeignUser,
     /// Process: only its command line speaks for the run.
     ArgvOnly,
     /// Process: only its environment speaks for the run, and it may be a copy.
     EnvOnly,
-    /// Process: of the own run, but nothing says of which worker.
+    /// Process: of the own run, but no carrier names its worker.
     UnknownWorker,
     /// Process: named by its identity, not by a tag.
     Asked,
@@ -70,35 +72,35 @@ pub struct RunJudgement {
     pub run: RunId,
     /// The verdict.
     pub verdict: Verdict,
-    /// In words.
+    /// The reason, in words.
     pub why: String,
-    /// Everybody who is said to own it, who says so, and what is known of him.
+    /// Every owner that is named, the source that names it, and its state.
     pub owners: Vec<(Source, Claim, OwnerState)>,
 }
 
 /// A process's verdict, the run that decided, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// [`Verdict::Dead`] is the only one that ends it.
+    /// The verdict. Only [`Verdict::Dead`] ends the process.
     pub verdict: Verdict,
     /// The run that decided.
     pub run: Option<RunId>,
-    /// In words.
+    /// The reason, in words.
     pub why: String,
 }
 
-/// What is asked, and by whom.
+/// The scope of a request, and the VM that makes it.
 #[derive(Clone, Debug, Default)]
 pub struct Asker {
     /// The asking VM's own run.
     pub own_run: Option<RunId>,
-    /// Judge only runs whose record names this application.
+    /// Restricts the judgement to runs whose record names this application.
     pub app: Option<String>,
-    /// What outlives its VM on purpose is to end, too.
+    /// Whether to end what outlives its VM on purpose, too.
     pub outliving: bool,
 }
 
-/// Everything that speaks for or against runs, gathered over all passes.
+/// Everything that speaks for or against runs, collected over all passes.
 #[derive(Debug)]
 pub struct Judge {
     host: Arc<Host>,
@@ -107,18 +109,18 @@ pub struct Judge {
     asker: Asker,
     records: HashMap<RunId, RecordFile>,
     claims: HashMap<RunId, Vec<(Source, Claim)>>,
-    // What processes of other users say, and which user.
+    // Claims of other users' processes, each with its user.
     others: HashSet<(Claim, u32)>,
     outer: HashSet<RunId>,
     parents: HashMap<Pid, Option<Pid>>,
     // Every owner found alive since the last pass began.
     living: Option<Arc<HashSet<Pid>>>,
-    // And the runs that such an owner itself belongs to; `None` where it cannot be told.
+    // The runs that such an owner itself belongs to; `None` if that is not known.
     owners_runs: HashMap<Pid, Option<Vec<RunId>>>,
 }
 
 impl Judge {
-    /// A judge who knows the runs that this process itself belongs to and has heard nothing else yet.
+    /// Creates a judge that knows only the runs that this process itself belongs to.
     #[must_use]
     pub fn new(host: Arc<Host>, dir: Option<Arc<RunDir>>, asker: Asker) -> Self {
         let outer = outer_runs(&host);
@@ -137,12 +139,12 @@ impl Judge {
         }
     }
 
-    /// Whether there may be records, and locks on them, that cannot be looked at.
+    /// Notes whether there may be records, and locks on them, that cannot be read.
     pub(crate) fn records_are_unusable(&mut self, unusable: bool) {
         self.records_unusable = unusable;
     }
 
-    /// Hears what the run directory holds now.
+    /// Takes in the records that the run directory holds now.
     pub fn hear_records(&mut self, files: &[RecordFile]) {
         self.records = files.iter().map(|file| (file.run, file.clone())).collect();
         for file in files {
@@ -150,7 +152,8 @@ impl Judge {
         }
     }
 
-    /// Hears what a pass saw. Earlier claims stand: an owner once named is asked after every time.
+    /// Takes in the result of a pass. Earlier claims stand, so an owner once named is checked
+    /// every time.
     pub fn hear(&mut self, scan: &Scan) {
         self.forget_pass();
         for seen in &scan.seen {
@@ -159,19 +162,21 @@ impl Judge {
         }
     }
 
-    /// Parents change and owners die: what was remembered of them goes.
+    /// Forgets parents and owners, because parents change and owners die.
     pub(crate) fn forget_pass(&mut self) {
         self.parents.clear();
         self.owners_runs.clear();
         self.living = None;
     }
 
-    /// Hears what a process says of its run's owner.
+    /// Takes in a process's claim about its run's owner.
     ///
-    /// Only a process of this user is a witness: another user's could keep a dead run of ours alive, or convict a live
-    /// one. That it is not heard ends nothing: a run without a witness has an unknown owner, and is kept. What
-    /// another user says of its own process is still heard, for that process and what descends from it (see
-    /// [`Judge::is_under_live_owner`]).
+    /// Only a process of this user is a witness. Another user's process could keep a dead run of
+    /// ours alive, or convict a live one. Ignoring it ends nothing, because a run without a
+    /// witness has an unknown owner and is kept.
+    ///
+    /// Another user's claim still counts for its own process and the descendants of that process
+    /// (see [`Judge::is_under_live_owner`]).
     pub(crate) fn hear_process(&mut self, seen: &Seen) {
         if !seen.is_of(self.host.uid()) {
             let claim = seen.env.present().and_then(Claim::of_env);
@@ -206,7 +211,7 @@ impl Judge {
         }
     }
 
-    /// Every run that has been heard of.
+    /// Returns every run that a claim or a record names.
     #[must_use]
     pub fn runs(&self) -> Vec<RunId> {
         let mut runs: Vec<_> = self.claims.keys().chain(self.records.keys()).copied().collect();
@@ -215,7 +220,7 @@ impl Judge {
         runs
     }
 
-    /// The record of a run as last read.
+    /// Returns the record of a run as last read.
     #[must_use]
     pub fn record(&self, run: RunId) -> Option<&RecordFile> {
         self.records.get(&run)
@@ -235,7 +240,7 @@ impl Judge {
     ///
     /// # Errors
     ///
-    /// Where nothing can be said of the file: then nothing may be ended.
+    /// If nothing can be said of the file. Then nothing may be ended.
     pub fn refresh(&mut self, run: RunId) -> crate::Result<()> {
         let Some(dir) = &self.dir else { return Ok(()) };
         match dir.record(run)? {
@@ -250,7 +255,7 @@ impl Judge {
         Ok(())
     }
 
-    /// Judges a run by every witness, each asked now.
+    /// Judges a run by every witness, and checks each of them now.
     #[must_use]
     pub fn run(&self, run: RunId) -> RunJudgement {
         let owners: Vec<_> = self
@@ -280,8 +285,8 @@ impl Judge {
         if any(Alive) {
             return (Verdict::Live, "its owner lives");
         }
-        // A record of another boot is no witness of this one's processes; a process of this boot that names another
-        // boot is a contradiction.
+        // A record of another boot is no witness of this boot's processes. A process of this boot
+        // that names another boot is a contradiction.
         let stale = |owner: &&(Source, Claim, OwnerState)| {
             owner.0 == Source::Record && owner.2 == OtherBoot
         };
@@ -324,7 +329,7 @@ impl Judge {
         (Verdict::UnknownOwner, "whether its owner lives cannot be told")
     }
 
-    /// Judges a process by the rules of the sweep; `runs` gives each run's verdict.
+    /// Judges a process by the rules of the sweep. `runs` gives each run's verdict.
     pub fn process(
         &mut self,
         seen: &Seen,
@@ -338,11 +343,12 @@ impl Judge {
         if let Some(refusal) = self.refusal(seen) {
             return decide(Verdict::Refused, Some(first), &refusal.to_string());
         }
-        // Every run that any carrier names must be dead; the first that is not decides.
+        // Every run that any carrier names must be dead. The first run that is not dead decides.
         let mut predates = false;
         for &run in &named {
             let judgement = runs(self, run);
-            // Its word is not heard, so nothing may be known of its run. Its user says more.
+            // A foreign process is no witness, so its run may be unknown. Its user explains the
+            // verdict better.
             if judgement.verdict == Verdict::UnknownOwner
                 && let Some(why) = self.foreign_user(seen, run)
             {
@@ -350,7 +356,8 @@ impl Judge {
             }
             if judgement.verdict != Verdict::Dead {
                 let verdict = match judgement.verdict {
-                    // A process of a run whose only record is of another boot: nobody says who owns it.
+                    // The only record of this process's run is of another boot, so no witness
+                    // names an owner.
                     Verdict::Stale => Verdict::UnknownOwner,
                     other => other,
                 };
@@ -374,10 +381,11 @@ impl Judge {
         self.of_dead_run(seen, first, predates)
     }
 
-    /// Whether a process has exactly the mark of a worker that the run's record says was attached, soft limit and hard.
+    /// Whether a process has exactly the mark, soft limit and hard, of a worker that the run's
+    /// record lists as attached.
     ///
-    /// That record is ours alone to write, and nobody but the process itself, its user or its parents can have set the
-    /// mark; so it may be older than the owner.
+    /// Only we can write that record. Only the process itself, its user or its parents can have
+    /// set the mark. So the process may be older than the owner.
     fn is_attached(&self, seen: &Seen, run: RunId) -> bool {
         let marked =
             seen.mark.present().filter(|mark| mark.run() == run).and_then(|mark| mark.worker());
@@ -417,7 +425,8 @@ impl Judge {
         decide(Verdict::Dead, "its run is dead")
     }
 
-    /// Whether a process of a dead run that has its environment tag and no mark descends from it.
+    /// Whether a process of a dead run that has its environment tag and no mark descends from
+    /// that run.
     fn descends(&self, seen: &Seen, env: &OwnerTag) -> Result<(), &'static str> {
         if seen.shim_of(self.host.uid()).is_some_and(|shim| shim.args.run == env.run) {
             return Ok(());
@@ -429,7 +438,8 @@ impl Judge {
         is_plausible(&self.host, seen, env.run, &record.mark_loss, unmarked)
     }
 
-    /// Why a process of another user is kept; `None` for our own, and where all conditions hold.
+    /// Returns why a process of another user is kept. Returns `None` for our own, and if all
+    /// conditions hold.
     fn foreign_user(&self, seen: &Seen, run: RunId) -> Option<&'static str> {
         self.foreign_bearer(seen, run).or_else(|| {
             let is_ours = self.is_of_this_user(seen) || self.believed(run).is_some();
@@ -441,7 +451,8 @@ impl Judge {
         seen.uids.is_some_and(|uids| uids.real == self.host.uid() && uids.effective == uids.real)
     }
 
-    /// The same for a run that needs no record to be known as ours: it is the asking VM's, or the VM held the tree's shim.
+    /// As `foreign_user`, for a run that is known as ours without a record. It is the asking
+    /// VM's, or the VM held the tree's shim.
     pub(crate) fn foreign_bearer(&self, seen: &Seen, run: RunId) -> Option<&'static str> {
         if seen.uids.is_none() {
             return Some("whose it is cannot be read");
@@ -467,10 +478,11 @@ impl Judge {
         self.host.refusal_of_user_process(seen.identity.pid).or_else(thread)
     }
 
-    /// Whether a process is the living owner of a run nested in one of `runs`, or descends from one.
+    /// Whether a process is the living owner of a run nested in one of `runs`, or descends from
+    /// such an owner.
     ///
-    /// An owner that belongs to none of `runs` does not count: orphans of a dead run inside a live one descend from the
-    /// live one's VM too, and are nobody's.
+    /// An owner that belongs to none of `runs` does not count. Orphans of a dead run inside a
+    /// live one also descend from the live run's VM, and belong to no living owner.
     pub(crate) fn is_under_live_owner(&mut self, seen: &Seen, runs: &[RunId]) -> bool {
         let host = Arc::clone(&self.host);
         let living = match &self.living {
@@ -482,7 +494,7 @@ impl Judge {
         }
         let mut examiner = Examiner::new(&host, &[]);
         let mut buffer = Vec::new();
-        // Whose parent is not told may descend from any of them.
+        // If the parent is not known, the process may descend from any of the owners.
         if seen.parent.is_none() && seen.identity.known_start().is_none() {
             let others = living.iter().filter(|&&owner| owner != host.me().pid);
             return others.copied().any(|owner| {
@@ -506,12 +518,14 @@ impl Judge {
                 }
             };
         }
-        // A chain this long is not one; nothing is proven.
+        // No real chain is this long. Nothing is proven, so the process counts as one to keep.
         true
     }
 
-    /// Every owner that lives. One that `/proc` hides may be alive; and of other users' claims those count that name a
-    /// process of the same user, which then speaks for its own.
+    /// Returns every owner that lives. An owner that `/proc` hides may be alive, so it counts.
+    ///
+    /// A claim of another user counts only if it names a process of that same user. That user
+    /// then speaks for its own process.
     fn living_owners(&self) -> HashSet<Pid> {
         let host = &self.host;
         let may_live = |claim: &Claim| match claim.state(host) {
@@ -530,7 +544,7 @@ impl Judge {
         ours.chain(theirs).filter(|claim| may_live(claim)).map(|claim| claim.pid).collect()
     }
 
-    /// Whether an owner itself belongs to one of these runs, or that cannot be told.
+    /// Whether an owner itself belongs to one of these runs, or whether that is not known.
     fn belongs(&mut self, owner: Pid, runs: &[RunId], examiner: &mut Examiner<'_>) -> bool {
         let named =
             self.owners_runs.entry(owner).or_insert_with(|| match examiner.again(owner) {
@@ -542,7 +556,7 @@ impl Judge {
     }
 }
 
-/// Runs that this process or an ancestor of it carries: its own siblings are in them.
+/// Returns the runs that this process or an ancestor of it carries. Its own siblings are in them.
 fn outer_runs(host: &Host) -> HashSet<RunId> {
     let mut runs = HashSet::new();
     let mut examiner = Examiner::new(host, &[]);
@@ -554,7 +568,7 @@ fn outer_runs(host: &Host) -> HashSet<RunId> {
     runs
 }
 
-/// Every command that a believed record of this boot names.
+/// Returns every command that a believed record of this boot names.
 pub(crate) fn recorded_commands(records: &[RecordFile]) -> Vec<(RunId, RecordedCommand)> {
     let believed = records.iter().filter_map(|file| file.record.as_ref().ok());
     believed

@@ -1,4 +1,4 @@
-//! Who is said to own a run, and whether that process still lives.
+//! The claims about a run's owner, and whether that process still lives.
 
 use crate::clock::{SameStart, same_start};
 use crate::host::Host;
@@ -15,15 +15,15 @@ use std::fmt;
 pub struct Claim {
     /// The VM.
     pub pid: Pid,
-    /// Its start in the machine's clock ticks.
+    /// The VM's start in the machine's clock ticks.
     pub start_ticks: u64,
-    /// The inode of its pid namespace.
+    /// The inode of the VM's pid namespace.
     pub pid_ns: u64,
-    /// Its boot.
+    /// The VM's boot.
     pub boot: BootTag,
 }
 
-/// Who made a claim.
+/// The source of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
@@ -35,31 +35,32 @@ pub enum Source {
     Argv,
 }
 
-/// What is known of an owner.
+/// The state of an owner, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OwnerState {
-    /// It lives.
+    /// The owner lives.
     Alive,
-    /// Provably gone: `pidfd_open` says nobody has the number, or another process has it, or it has ended.
+    /// Provably gone: `pidfd_open` finds no holder of the number, another process has the number,
+    /// or the owner has ended.
     Gone,
-    /// It belongs to another boot, or another machine.
+    /// The owner belongs to another boot, or to another machine.
     OtherBoot,
-    /// Its number belongs to another pid namespace.
+    /// The owner's number belongs to another pid namespace.
     ForeignNamespace,
-    /// Neither proven. Absence from `/proc` alone is this.
+    /// Neither is proven. Absence from `/proc` alone gives this state.
     Unknown,
 }
 
 impl Claim {
-    /// The claim of an environment tag.
+    /// Returns the claim of an environment tag.
     #[must_use]
     pub fn of_env(tag: &OwnerTag) -> Option<Self> {
         let OwnerTag { pid, start_ticks, pid_ns, boot, .. } = *tag;
         Some(Self { pid: Pid::from_u32(pid)?, start_ticks, pid_ns, boot })
     }
 
-    /// The claim of a record.
+    /// Returns the claim of a record.
     #[must_use]
     pub fn of_record(owner: &Owner) -> Option<Self> {
         Some(Self {
@@ -70,11 +71,13 @@ impl Claim {
         })
     }
 
-    /// The claim of a shim's own command line, where the process is known as a shim of this user by another
-    /// carrier too, or as a warden by the program that it executes.
+    /// Returns the claim of a shim's own command line.
     ///
-    /// It names neither namespace nor boot: a shim that we see runs in this boot, and that its number is one of our
-    /// namespace is only believed of a shim in our namespace.
+    /// Another carrier must name the process as a shim of this user too, or the program that it
+    /// executes must prove it a warden.
+    ///
+    /// The command line names neither namespace nor boot. A shim that we see runs in this boot.
+    /// Its number counts as one of our namespace only if the shim is in our namespace.
     #[must_use]
     pub fn of_shim(host: &Host, seen: &Seen) -> Option<Self> {
         let (pid, start_ticks) = seen.shim_of(host.uid())?.owner?;
@@ -83,7 +86,7 @@ impl Claim {
         ours.then_some(Self { pid, start_ticks, pid_ns, boot: host.boot()? })
     }
 
-    /// Looks whether this owner lives, now.
+    /// Checks whether this owner lives now.
     #[must_use]
     pub fn state(&self, host: &Host) -> OwnerState {
         let (Some(boot), Some(pid_ns)) = (host.boot(), host.pid_ns()) else {
@@ -97,13 +100,14 @@ impl Claim {
         }
         let holder = host.proc().holder(self.pid);
         let stat = match &holder {
-            Holder::Nobody => return OwnerState::Gone,
+            Holder::Free => return OwnerState::Gone,
             Holder::Unknown => return OwnerState::Unknown,
             Holder::Process(_) | Holder::Thread | Holder::Unheld => {
                 host.stat(self.pid, &mut Vec::new()).ok()
             }
         };
-        // Ended is asked after the number was read: a descriptor that has not ended had the number all along.
+        // The check for an end comes after the stat file was read. A descriptor that has not
+        // ended had the number all along.
         let ended = match &holder {
             Holder::Process(Some(pidfd)) => pidfd.is_ended(),
             Holder::Process(None) => {
@@ -115,11 +119,12 @@ impl Claim {
         match stat.map(|stat| same_start(stat.start_ticks, self.start_ticks)) {
             Some(SameStart::No) => OwnerState::Gone,
             Some(SameStart::Yes) if ended => OwnerState::Gone,
-            // A thread that started in the owner's very tick: its number may be the owner's or not.
+            // A thread that started in the owner's very tick may or may not have the owner's
+            // number.
             Some(SameStart::Yes) if !matches!(holder, Holder::Thread) => OwnerState::Alive,
             Some(SameStart::Unsure) if !ended => OwnerState::Unknown,
             Some(_) => OwnerState::Unknown,
-            // Whoever had the number when the descriptor was opened has ended.
+            // The process that had the number when the descriptor was opened has ended.
             None if ended => OwnerState::Gone,
             None => OwnerState::Unknown,
         }

@@ -22,9 +22,11 @@ pub(crate) const SHIM_GRACE: Duration = Duration::from_secs(1);
 pub(crate) const QUIT_GRACE: Duration = Duration::from_millis(500);
 pub(crate) const UNHELD_LOOK: Duration = Duration::from_millis(20);
 const UNHELD_HARVEST: Duration = Duration::from_millis(5);
-// One step makes so many passes at most while each finds new processes, so that a step has an end.
+// One step makes at most this many passes while each finds new processes, so that a step has an
+// end.
 const PASSES_A_STEP: u32 = 8;
-// On a host where processes end all the time no pass is ever calm; so many that kill nothing are enough.
+// On a host where processes end all the time, no pass is ever calm. This many passes that signal
+// nothing are enough there.
 const RESTLESS: u32 = 20;
 
 #[derive(Debug)]
@@ -37,21 +39,21 @@ pub(crate) struct Work {
     pub(crate) targets: HashMap<Key, Target>,
     pub(crate) others: HashMap<Key, Match>,
     pub(crate) ladders: HashMap<Tree, Instant>,
-    // Trees of which processes vanished while they were looked at.
+    // Trees whose processes vanished while they were looked at.
     pub(crate) fleeting: HashSet<Tree>,
     pub(crate) held: usize,
     pub(crate) began: Instant,
     pub(crate) next_pass: Instant,
-    // When targets without a descriptor are looked at again.
+    // The time when targets without a descriptor are looked at again.
     next_look: Instant,
-    // Of the last pass of all carriers.
+    // The runs named in the last pass of all carriers.
     pub(crate) named: Vec<RunId>,
     pub(crate) clean: bool,
-    // Passes in a row that killed nothing and saw nothing vanish.
+    // The number of passes in a row that signalled nothing and saw nothing vanish.
     pub(crate) calm: u32,
     pub(crate) restless: u32,
     pub(crate) zombies: u32,
-    // Every living shim of the runs being ended is a target.
+    // Whether every living shim of the runs being ended is a target.
     pub(crate) shims_known: bool,
     pub(crate) report: Report,
 }
@@ -110,7 +112,7 @@ impl Work {
         Ok(work)
     }
 
-    /// The one process of a hunt without tags.
+    /// Makes a target of the one process of a hunt without tags.
     fn take_process(
         &mut self,
         epoll: &OwnedFd,
@@ -132,7 +134,7 @@ impl Work {
                 _ => Refused::Unknown,
             })?;
         let seen = Seen { identity: *identity, ..seen };
-        // Without it the driver's clock finds the end, only later.
+        // Without this entry the driver's clock finds the end, only later.
         let _ = epoll::add(epoll, &pidfd, epoll::EventData::new_u64(0), epoll::EventFlags::IN);
         let found = Match::new(&seen, None, Verdict::Asked, "asked for by its identity".into());
         let target = Target {
@@ -150,7 +152,7 @@ impl Work {
         Ok(())
     }
 
-    /// Returns when to come again, or `None` when all is done.
+    /// Makes one step. Returns the time of the next one, or `None` when all is done.
     pub(crate) fn step(&mut self, epoll: &OwnedFd, now: Instant) -> Option<Instant> {
         let mut now = Instant::now().max(now);
         let deadline = self.began.checked_add(self.spec.deadline).unwrap_or(now);
@@ -196,7 +198,8 @@ impl Work {
         Some(now + if is_scarce() { UNHELD_LOOK } else { Duration::from_millis(1) })
     }
 
-    /// A full table takes precedence over comfort: targets are found again by number and identity.
+    /// Gives descriptors back if the table is full. The targets are found again by number and
+    /// identity.
     fn give_back(&mut self) {
         if is_scarce() && self.held > 0 && self.needs_passes() {
             self.held = 0;
@@ -214,7 +217,8 @@ impl Work {
         matches!(self.spec.kind, HuntKind::Sweep { mode: Mode::Report, .. })
     }
 
-    /// After a shim's death each millisecond counts, and nearly everything is marked.
+    /// Whether the first pass reads marks only. After a shim's death each millisecond counts, and
+    /// nearly everything is marked.
     fn first_is_brief(&self) -> bool {
         matches!(self.spec.kind, HuntKind::Worker(_)) && self.report.passes == 0
     }
@@ -223,13 +227,16 @@ impl Work {
         self.targets.values().any(|target| !target.is_given_up())
     }
 
-    /// What forks and exits without a pause is gone from a listing before its turn comes, and a single pass that finds
-    /// none proves nothing then: two in a row must see nothing of it vanish.
+    /// Whether passes may be believed to be complete.
+    ///
+    /// A process that forks and exits without a pause is gone from a listing before its turn
+    /// comes. So a single pass that finds none proves nothing. Two passes in a row must see no
+    /// such process vanish.
     pub(crate) fn is_calm(&self) -> bool {
         self.fleeting.is_empty() || self.calm >= 2 || self.restless >= RESTLESS
     }
 
-    /// The last part of the time is for SIGKILL and its effect.
+    /// Returns when SIGKILL is due. The last part of the time is for SIGKILL and its effect.
     pub(crate) fn kill_at(&self, now: Instant, deadline: Instant) -> Instant {
         deadline.checked_sub((self.spec.deadline / 4).min(SHIM_GRACE)).unwrap_or(now)
     }
@@ -252,8 +259,9 @@ impl Work {
 
     /// Takes out the targets that have ended.
     ///
-    /// Each descriptor's end wakes the driver, and those without one cost a look each: all of them anew at every such
-    /// wake-up was most of what the kill of a large tree cost.
+    /// The end of each descriptor wakes the driver. Each target without a descriptor costs a
+    /// look. Looking at all of them at every wake-up was most of the cost of killing a large
+    /// tree.
     fn harvest(&mut self) {
         let host = &self.host;
         let now = Instant::now();
@@ -280,7 +288,7 @@ impl Work {
         }
     }
 
-    /// The kernel says that it is gone.
+    /// Takes out a target that has ended, by the kernel's word.
     pub(crate) fn end(&mut self, key: Key, in_charge: &HashSet<Tree>) {
         let Some(mut target) = self.targets.remove(&key) else { return };
         self.held -= usize::from(target.pidfd.is_some() && self.held > 0);
@@ -294,14 +302,14 @@ impl Work {
         self.others.insert(key, target.found);
     }
 
-    /// It is not to be ended after all.
+    /// Takes out a target that is not to be ended after all.
     pub(crate) fn forget(&mut self, key: Key) {
         if let Some(target) = self.targets.remove(&key) {
             self.held -= usize::from(target.pidfd.is_some() && self.held > 0);
         }
     }
 
-    /// The trees that living shims are at work on.
+    /// Returns the trees that living shims are at work on.
     pub(crate) fn trees_in_charge(&self) -> HashSet<Tree> {
         self.targets
             .values()
@@ -341,9 +349,9 @@ impl Work {
         }
     }
 
-    /// What still may live is named; what was seen is listed.
+    /// Names each target that may still live as a survivor, and completes the report.
     fn finish(&mut self) {
-        // Nobody is to be called a survivor because of a look that was not due.
+        // Without this look, a process that has ended would be listed as a survivor.
         self.next_look = Instant::now();
         self.harvest();
         if is_scarce() {

@@ -1,4 +1,5 @@
-//! Which processes belong to workers of the asking VM's own run: what is ended after a shim's death.
+//! Tells which processes belong to workers of the asking VM's own run. These are ended after a
+//! shim's death.
 
 use crate::descent::is_plausible;
 use crate::host::Host;
@@ -16,22 +17,23 @@ pub struct Workers {
     pub run: RunId,
     /// The workers' numbers.
     pub numbers: HashSet<u16>,
-    /// Those of them that outlive their VM on purpose and are to end all the same.
+    /// The numbers that outlive their VM on purpose and are to end all the same.
     pub outliving: HashSet<u16>,
-    /// Where the run is another's and the workers were adopted.
+    /// Set if the run is another's and the workers were adopted.
     pub adopted: Option<Adopted>,
-    /// Those of the numbers whose trees somebody else started: what has their mark may be older than the VM.
+    /// The numbers whose trees Leash attached. A process with their mark may be older than the
+    /// VM.
     pub attached: HashSet<u16>,
-    /// Those of the numbers whose mark is off: of their processes the environment alone may tell.
+    /// The numbers whose mark is off. Only the environment may tell their processes.
     pub unmarked: HashSet<u16>,
 }
 
-/// What tells the processes of an adopted tree from others that wear the same run and number.
+/// Distinguishes the processes of an adopted tree from others with the same run and number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Adopted {
-    /// When its shim began: nothing that is older can be its.
+    /// The start of its shim. An older process cannot be of this tree.
     pub start_ticks: u64,
-    /// How deep its run was nested.
+    /// The nesting depth of its run.
     pub depth: u8,
 }
 
@@ -42,7 +44,7 @@ enum Belongs {
 }
 
 impl Workers {
-    /// Those of these numbers whose trees this VM started, and which end with it.
+    /// Workers with these numbers, whose trees this VM started and which end with it.
     #[must_use]
     pub fn of(run: RunId, numbers: HashSet<u16>) -> Self {
         Self {
@@ -55,20 +57,20 @@ impl Workers {
         }
     }
 
-    /// Whether a mark says already that a process is another worker's.
+    /// Whether a mark alone shows that a process is another worker's.
     pub(crate) fn is_others(&self, mark: &Mark) -> bool {
         mark.run() == self.run
             && mark.worker().is_some_and(|number| !self.numbers.contains(&number.get()))
     }
 
-    /// Whether somebody who outlives his VM on purpose is one of those that are to end all the same, as far as the number
-    /// tells.
+    /// Whether a process that outlives its VM on purpose is to end all the same, as far as the
+    /// number tells.
     pub(crate) fn is_outliving(&self, mark: &Mark) -> bool {
         mark.worker().is_some_and(|number| self.outliving.contains(&number.get()))
     }
 
-    /// The same by the whole mark. What a command kept (`--on-exit=keep`) has a deeper one, and may wear a number that was
-    /// given again since.
+    /// As `is_outliving`, but by the whole mark. A process that a command kept (`--on-exit=keep`)
+    /// has a deeper mark. Its number may have been given out again since.
     fn ends_outliving(&self, mark: &Mark, host: &Host) -> bool {
         let depth = match self.adopted {
             Some(adopted) => Some(adopted.depth),
@@ -90,7 +92,7 @@ impl Workers {
 
     fn belongs(&self, host: &Host, seen: &Seen) -> Belongs {
         let number = match seen.mark.present() {
-            // Another run's mark: a run nested in a worker has its own ways to end.
+            // The mark is of another run. A run nested in a worker has its own ways to end.
             Some(mark) if mark.run() != self.run => return Belongs::No,
             // Only a tree that says it outlives its VM can have been adopted.
             Some(mark) if self.adopted.is_some() && !mark.outlives() => return Belongs::No,
@@ -116,7 +118,7 @@ impl Workers {
         }
     }
 
-    /// Judges a process; `None` for one that is none of these workers'.
+    /// Judges a process. Returns `None` if it belongs to none of these workers.
     pub(crate) fn judge(&self, host: &Host, judge: &mut Judge, seen: &Seen) -> Option<Decision> {
         let decide = |verdict, why: &str| {
             Some(Decision { verdict, run: Some(self.run), why: why.to_owned() })

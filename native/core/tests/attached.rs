@@ -1,4 +1,4 @@
-//! Processes that somebody else started, and that a run attached: older than its VM.
+//! Attached processes: another program started them, and they are older than the VM.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -31,7 +31,7 @@ fn attach(dir: &TestDir, vm: &Vm, worker: u16, process: &Process) {
     file.write_all(&attachment.line()).unwrap();
 }
 
-/// Marks a process that is there, as the shim does.
+/// Marks a running process, as the shim does.
 fn mark(process: &Process, vm: &Vm, worker: Option<u16>) {
     let number = worker.and_then(WorkerNumber::new);
     let Limits { soft, hard } =
@@ -44,7 +44,7 @@ fn mark(process: &Process, vm: &Vm, worker: Option<u16>) {
     assert!(status.success());
 }
 
-/// So that what follows is younger: a tick has 10 ms.
+/// Waits until processes that start from now on are younger: a tick has 10 ms.
 fn tick() {
     let began = sleeper(&mut Command::new("sleep")).identity().start_ticks;
     wait_until("the next tick", || {
@@ -63,10 +63,11 @@ fn a_sweep_ends_what_is_older_than_its_owner_only_where_the_record_says_that_it_
         vm.record(&dir, "test");
     }
     attach(&dir, &vm, 3, &targets[0]);
-    // The target, and somebody below it who was there as well.
+    // The target, and a process that stands for an older one below it.
     mark(&targets[0], &vm, Some(3));
     mark(&targets[1], &vm, Some(3));
-    // A number that nobody attached, none at all, a run that attached nobody, one without a record.
+    // A number without an attachment, no number, a run without attachments, and a run without a
+    // record.
     mark(&kept[0], &vm, Some(4));
     mark(&kept[1], &vm, None);
     mark(&kept[2], &other, Some(3));
@@ -111,7 +112,7 @@ fn the_line_is_written_again_with_a_lost_record() {
     assert_eq!(read(), [attachment]);
 }
 
-/// In a process of its own, since what is to be older than the VM has to be older than this process.
+/// Runs in a process of its own: what must be older than the VM must be older than this process.
 #[test]
 fn a_hunt_for_an_attached_worker_ends_what_is_older_than_the_vm_and_no_other() {
     let name = "a_hunt_for_an_attached_worker_ends_what_is_older_than_the_vm_and_no_other";
@@ -153,7 +154,7 @@ fn a_hunt_for_an_attached_worker_ends_what_is_older_than_the_vm_and_no_other() {
 }
 
 #[test]
-fn who_escaped_before_is_named_by_session_and_group() {
+fn a_process_that_escaped_before_is_named_by_session_and_group() {
     let vm = Vm::start();
     // Their parent is gone, and the session is the target's.
     let script = "sh -c 'sleep 58 & echo $!'; (setsid sleep 57 & echo $!) ; sleep 59 & echo $!; exec sleep 60";

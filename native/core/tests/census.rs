@@ -1,4 +1,4 @@
-//! What is counted of a run's trees, on real processes.
+//! The counts of a run's trees, on real processes.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -25,7 +25,7 @@ fn of(members: &[Member], pid: Pid) -> Option<&Member> {
     members.iter().find(|member| member.pid == pid)
 }
 
-/// Somebody's child, held before it can end, and killed with its handle.
+/// A child of another process, held before it can end, and killed with its handle.
 struct Held {
     pid: Pid,
     pidfd: PidFd,
@@ -37,7 +37,7 @@ impl Drop for Held {
     }
 }
 
-/// The child that a shell started, once it runs.
+/// Returns the child that a shell started, once it runs.
 fn child_of(parent: Pid, comm: &str) -> Held {
     let mut found = None;
     wait_until("a child", || {
@@ -85,7 +85,7 @@ fn members_are_those_of_the_run_each_with_its_worker() {
 }
 
 #[test]
-fn a_nested_run_and_a_lost_number_belong_to_who_started_them() {
+fn a_nested_run_and_a_lost_number_belong_to_the_run_that_started_them() {
     let (vm, inner) = (Vm::start(), Vm::start());
     let ours = Mark::nested_in(Limits::UNLIMITED, vm.run, None, false).unwrap().limits();
     let nested = Mark::nested_in(ours, inner.run, WorkerNumber::new(7), false).unwrap().limits();
@@ -97,7 +97,8 @@ fn a_nested_run_and_a_lost_number_belong_to_who_started_them() {
     let inner_shell = child_of(tree.pid(), "bash");
     let (inner_sleep, numberless) =
         (child_of(inner_shell.pid, "sleep"), child_of(tree.pid(), "sleep"));
-    // The same mark below nobody of ours is somebody else's.
+    // A process with the same mark that is not below a process of this run belongs to another
+    // run.
     let mark = Mark::nested_in(ours, inner.run, WorkerNumber::new(8), false).unwrap();
     let stranger = sleeper(&mut under(mark, "sleep"));
     let members = count(vm.run, &[3], &[], 10);
@@ -112,7 +113,7 @@ fn a_nested_run_and_a_lost_number_belong_to_who_started_them() {
 }
 
 #[test]
-fn without_a_mark_the_descendants_of_the_shim_are_counted_and_nobody_elses() {
+fn without_a_mark_only_the_descendants_of_the_shim_are_counted() {
     let (vm, other) = (Vm::start(), Vm::start());
     let shim_of = |run: RunId| {
         let mut command = Command::new(fake_shim());
@@ -134,7 +135,7 @@ fn without_a_mark_the_descendants_of_the_shim_are_counted_and_nobody_elses() {
         members.iter().map(|member| (member.worker, member.pid)).collect::<Vec<_>>(),
         expected
     );
-    // A number that is another's by now, as after the end of a shim.
+    // The number belongs to another process by now, as it can after the end of a shim.
     assert_eq!(count(vm.run, &[4], &[(not_ours.pid(), 4)], 10), []);
 }
 
@@ -145,7 +146,7 @@ fn what_was_taken_over_from_another_run_has_the_number_that_it_has_here() {
         Mark::nested_in(Limits::UNLIMITED, earlier.run, WorkerNumber::new(9), true).unwrap();
     let mut command = under(mark, "bash");
     let line = "exec -a leash-shim \"$0\" -- 60000 sh -c 'sleep 60 & wait'";
-    // By the name that the kernel keeps, too.
+    // The symbolic link gives the program the right name in the kernel, too.
     let link = TestDir::new();
     let program = link.path.join("leash-shim");
     std::os::unix::fs::symlink(fake_shim(), &program).unwrap();
@@ -162,7 +163,7 @@ fn what_was_taken_over_from_another_run_has_the_number_that_it_has_here() {
         expected
     );
     assert_eq!(of(&members, others.pid()), None);
-    // In its own run, before the shim's number is known.
+    // The count for its own run, without the pid of the shim.
     let members = count(earlier.run, &[9], &[], 10);
     assert_eq!(
         members.iter().map(|member| member.pid).collect::<Vec<_>>(),

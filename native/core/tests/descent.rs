@@ -1,5 +1,5 @@
-//! When a process that names a dead run in its environment alone is ended: only where its missing mark is explained
-//! and all of its living ancestors are of the run.
+//! Processes that name a dead run in their environment alone. Such a process is ended only if its
+//! missing mark is explained and all of its living ancestors belong to the run.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -17,10 +17,11 @@ use std::os::unix::fs::PermissionsExt as _;
 const SERVICE: &[u8] = b"0::/system.slice/app.service\n";
 const DAEMON: &[u8] = b"0::/system.slice/atd.service\n";
 
-/// The suspect.
+/// The pid of the suspect.
 const PID: u32 = 300;
 
-/// A dead run whose VM was 200, and whose record says this of marks.
+/// Returns an image with a dead run. Its VM was process 200, and its record says this about
+/// marks.
 fn dead_run(loss: MarkLoss, unmarked: &[u16]) -> Image {
     let mut image = Image::new();
     let owner = Owner { pid: 200, start_ticks: 3_000, boot_id: BOOT.to_owned(), pid_ns: NS };
@@ -48,7 +49,7 @@ fn tag() -> Vec<u8> {
     env(200, 3_000, NS, &BOOT[..8])
 }
 
-/// The verdict on a process with the run's environment and nothing else of it.
+/// Returns the verdict on a process that has the run's environment and nothing else of the run.
 fn verdict(image: &Image, suspect: &Entry<'_>) -> Verdict {
     image.add(PID, &Entry { environ: &tag(), ..suspect.clone() });
     image.verdict(PID).unwrap()
@@ -112,7 +113,7 @@ fn where_marks_can_be_reset_the_control_group_of_the_vm_decides() {
             "{name}"
         );
     }
-    // A VM in the root group cannot be told from any other process by it.
+    // If a VM is in the root group, the group does not tell the VM from any other process.
     let nowhere = MarkLoss { control_group: None, ..resettable() };
     assert_eq!(verdict(&dead_run(nowhere, &[]), &PLAIN), Verdict::EnvOnly);
 }
@@ -130,7 +131,7 @@ fn an_ancestor_of_the_vm_that_adopts_orphans_hides_no_unmarked_worker_and_its_ow
         for (ticks, expected) in [(2_000, expected), (2_001, Verdict::EnvOnly)] {
             let image =
                 dead_run(MarkLoss { ancestors: vec![(150, 2_000), (1, 1)], ..loss.clone() }, &[]);
-            // Of the same number and another start it is another process.
+            // A process with the same number and another start is another process.
             image.add(150, &Entry { ticks, cgroup: SERVICE, ..PLAIN });
             assert_eq!(
                 verdict(&image, &Entry { parent: 150, cgroup: SERVICE, ..PLAIN }),

@@ -1,4 +1,5 @@
-//! Trees that outlive their VM on purpose: found by their shims, ended by exactly their marks.
+//! Trees that outlive their VM on purpose: they are found by their shims and ended by exactly
+//! their marks.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -19,7 +20,7 @@ fn mark(vm: &Vm, worker: u16, outlives: bool) -> Mark {
     Mark::nested_in(Limits::UNLIMITED, vm.run, WorkerNumber::new(worker), outlives).unwrap()
 }
 
-/// The stand-in under the real one's name.
+/// Returns the path of the stand-in, under the name of the real shim.
 fn program(dir: &TestDir) -> String {
     let path = dir.path.join("leash-shim");
     if !path.exists() {
@@ -31,9 +32,10 @@ fn program(dir: &TestDir) -> String {
 fn shim(program: &str, mark: Mark, args: &[&str]) -> Process {
     let Limits { soft, hard } = mark.limits();
     let mut command = Command::new("env");
-    // A shell that starts the tests in its background has INT ignored, which a real shim does not inherit.
+    // If a shell starts the tests in its background, they ignore INT. A real shim does not
+    // inherit that.
     command.args(["--default-signal=INT", "prlimit", &format!("--locks={soft}:{hard}")]);
-    // Called leash-shim, whatever the program file is.
+    // The process is called leash-shim, whatever the name of the program file is.
     command.args(["bash", "-c", "exec -a leash-shim \"$0\" \"$@\"", program]);
     command.args(args).args(["--", "40000", "sleep", "50"]);
     let process = Process(command.stdin(std::process::Stdio::null()).spawn().unwrap());
@@ -91,7 +93,7 @@ fn a_shim_is_found_by_all_it_says_and_by_nothing_less() {
             assert_eq!(error.kind(), ErrorKind::Reused);
         }
 
-        // One thing less each.
+        // In each of these, one property is missing or wrong.
         let others = [
             shim(&program, mark(&vm, 4, true), &all),
             shim(&program, mark(&vm, 3, false), &all),
@@ -112,7 +114,7 @@ fn a_shim_is_found_by_all_it_says_and_by_nothing_less() {
                 mark(&vm, 3, true),
                 &[&run, "--name=A", "--worker=3", "--on-hangup=detach"],
             ),
-            // The name of the program alone makes no shim.
+            // The name of the program alone does not make a shim.
             shim(&fake_shim().display().to_string(), mark(&vm, 3, true), &all),
             sleeper(Command::new(&program).args(all).args(["--", "40000", "sleep"])),
         ];
@@ -129,7 +131,7 @@ fn a_shim_is_found_by_all_it_says_and_by_nothing_less() {
             drop(process);
         }
 
-        // Replaced by a newer release meanwhile.
+        // A newer release has replaced the program meanwhile.
         std::fs::remove_file(&program).unwrap();
         assert!(found_by(tree.pid()).is_some());
         drop(vm);
@@ -154,7 +156,7 @@ fn an_adopted_tree_ends_by_exactly_its_mark() {
         let mut shim = sleeper(&mut under(mark(&vm, 1, true), "sleep"));
         let started = shim.identity().start_ticks;
         let mut member = sleeper(under(mark(&vm, 1, true), "sleep").env_clear());
-        // What a command kept has a deeper mark.
+        // A process that a command kept has a deeper mark.
         let kept =
             Mark::nested_in(mark(&vm, 1, true).limits(), vm.run, WorkerNumber::new(1), true)
                 .unwrap();
@@ -202,7 +204,7 @@ fn a_dead_run_is_ended_with_what_outlives_it_only_when_that_is_asked_for() {
         let report = hunt(true);
         assert!(!tree.is_alive() && !rest.is_alive(), "{report:?}");
         assert_eq!(marked_and_running(vm.run), [] as [u32; 0]);
-        // Its shim was asked, and only the rest was ended without one.
+        // The shim was asked. Only the processes without a shim were ended directly.
         assert_eq!(found(&report, tree.pid()).unwrap().ended_by, Some("SIGINT"), "{report:?}");
         assert!(others.is_alive() && report.survivors.is_empty());
     });

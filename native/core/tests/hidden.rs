@@ -1,4 +1,4 @@
-//! Under `hidepid`: what is hidden although it is of this very user.
+//! Under `hidepid`: processes of this very user that `/proc` hides.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 const PROGRAM: &str = "LEASH_CORE_TEST_PROGRAM";
 const RIGHTS: [&str; 3] = ["--reuid=65534", "--regid=65534", "--clear-groups"];
 
-/// Runs the rest of a test as an ordinary user with a `/proc` that hides, once for each set of options.
+/// Runs the rest of a test as an ordinary user with a `/proc` that hides, once for each set of
+/// options.
 fn hiding(name: &str, options: &[&[&str]], body: impl FnOnce()) {
     isolated(name, || {
         if std::env::var_os(PROGRAM).is_some() {
@@ -33,7 +34,8 @@ fn hiding(name: &str, options: &[&[&str]], body: impl FnOnce()) {
         {
             return println!("skipped: cannot hide processes here");
         }
-        // A program that its user may not read is not dumpable (prctl(2), PR_SET_DUMPABLE), and so not shown.
+        // A program that its user may not read is not dumpable (prctl(2), PR_SET_DUMPABLE).
+        // Therefore `/proc` does not show it.
         let dir = TestDir::new();
         let mode = |path: &PathBuf, mode| {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -52,7 +54,7 @@ fn hiding(name: &str, options: &[&[&str]], body: impl FnOnce()) {
     });
 }
 
-/// A process that `/proc` hides.
+/// Starts a process that `/proc` hides.
 fn hidden(mark: Option<Mark>) -> Process {
     let program = std::env::var(PROGRAM).unwrap();
     let mut command = match mark {
@@ -98,14 +100,15 @@ fn what_is_hidden_of_a_worker_ends_and_hidden_neighbours_live() {
         }
         assert!(kept.iter_mut().all(Process::is_alive), "{report:?}");
         assert_eq!(found(&report, targets[0].pid()).unwrap().start_ticks, None);
-        // Another user's process is in this namespace: only a user that nothing changes has proof that it is not ours.
+        // A process of another user is in this namespace. Without no_new_privs a process of ours
+        // can change its user, so nothing proves that this one is not ours.
         let missed: &[Incomplete] = if keeps_ids() { &[] } else { &[Incomplete::Hidepid] };
         assert_eq!(
             (report.incomplete_because.as_slice(), report.complete),
             (missed, missed.is_empty())
         );
         assert!(report.survivors.is_empty());
-        // Without the time for it, nothing is claimed.
+        // If the time does not suffice, the report claims nothing.
         let mut target = hidden(Some(mark(vm.run, 1)));
         let report = hunt(&dir, workers(), ms(0));
         assert!(!report.complete || !target.is_alive(), "{report:?}");
@@ -143,7 +146,7 @@ fn many_old_records_cost_one_pass_over_the_numbers_and_no_more_than_the_deadline
         let began = Instant::now();
         let report = hunt(&dir, sweep(), ms(100));
         println!("with 100 ms: {:?}, {:?}", began.elapsed(), report.incomplete_because);
-        // Far more than it takes, far less than a pass for each record.
+        // The bound is far more than one pass takes, and far less than a pass for each record.
         assert!(began.elapsed() < ms(5_000));
         let cut = report.incomplete_because.contains(&Incomplete::Fleeting);
         assert_eq!(report.records_dropped.len(), if cut { 0 } else { records.len() });

@@ -1,4 +1,4 @@
-//! Verdicts on directories that look like `/proc`: what no test machine can be brought to show.
+//! Verdicts on directories that look like `/proc`, for states that no test machine can produce.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -35,7 +35,7 @@ fn an_owners_fate_decides() {
         let environ = env(200, ticks, ns, boot);
         image.add(300, &Entry { limits: limits(1), environ: &environ, ..PLAIN });
         assert_eq!(image.verdict(300), Some(verdict), "{name}");
-        // Without the mark a dead run convicts nothing.
+        // Without the mark, a dead run convicts nothing.
         image.add(301, &Entry { environ: &environ, ..PLAIN });
         let unmarked = if verdict == Verdict::Dead { Verdict::EnvOnly } else { verdict };
         assert_eq!(image.verdict(301), Some(unmarked), "{name}, unmarked");
@@ -52,11 +52,11 @@ fn an_owners_zombie_is_gone() {
 }
 
 #[test]
-fn unreadable_is_not_untagged_and_a_mark_without_owner_convicts_nobody() {
+fn unreadable_is_not_untagged_and_a_mark_without_owner_convicts_nothing() {
     let image = Image::new();
     image.add(300, &Entry { limits: limits(1), ..PLAIN });
     assert_eq!(image.verdict(300), Some(Verdict::UnknownOwner));
-    // A whole environment that is too long to read: the tag may be behind the cut.
+    // The environment is too long to read: the tag may be behind the cut.
     let long = vec![b'x'; 200_000];
     image.add(301, &Entry { limits: limits(1), environ: &long, ..PLAIN });
     let host = image.host();
@@ -85,7 +85,7 @@ fn odd_entries_are_read_or_passed_over() {
     let huge = vec![b'a'; 2 << 20];
     image.add(4_194_100, &Entry { cmdline: &huge, environ: &environ, ..PLAIN });
     image.add(4_194_101, &Entry { cmdline: b"\xff\0\xfe", environ: &environ, ..PLAIN });
-    // Names that are no processes, and processes that vanish or are half gone.
+    // Names that are not processes, and processes that vanish or are incomplete.
     for name in ["0", "-1", "01", "4194304x", "99999999999"] {
         std::fs::create_dir(image.path(name)).unwrap();
     }
@@ -118,7 +118,7 @@ fn what_cannot_be_read_makes_the_pass_incomplete() {
 #[test]
 fn a_proc_that_hides_processes_is_incomplete() {
     if rustix::process::geteuid().is_root() {
-        // Root is believed to see everything where it sees pid 1.
+        // Root is believed to see everything if it sees pid 1.
         let image = Image::new();
         std::fs::remove_dir_all(image.path("1")).unwrap();
         hide(&image);
@@ -163,7 +163,7 @@ fn pid_1_self_ancestors_and_kernel_threads_are_refused() {
     for pid in [1, 50, 100] {
         assert_eq!(image.verdict(pid), Some(Verdict::Refused), "{pid}");
     }
-    // And their siblings are of a run that this process belongs to.
+    // Their siblings belong to a run that this process belongs to.
     image.add(300, &Entry { environ: &environ, ..PLAIN });
     assert_eq!(image.verdict(300), Some(Verdict::OwnOuterRun));
 }

@@ -1,4 +1,4 @@
-//! Time namespaces: the same process has the same start whoever reads it.
+//! Time namespaces: a process has the same start, whichever process reads it.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -83,7 +83,7 @@ fn a_shim_in_another_time_namespace_names_its_owner_by_its_own_clock() {
             ]);
             command.envs(children.map(|seconds| ("CHILDREN_BOOTTIME", seconds.to_string())));
             let unshare = start(&mut command);
-            // Shim and program.
+            // Two processes: the shim and its program.
             wait_until("the shim and its program", || marked_and_running(vm.run).len() == 2);
             unshare
         };
@@ -94,7 +94,7 @@ fn a_shim_in_another_time_namespace_names_its_owner_by_its_own_clock() {
             start_shim(&live, None),
             start_shim(&ambiguous, Some(2 * AHEAD)),
         ];
-        // There is no record, and no environment: nothing else names an owner.
+        // There is no record and no environment, so only the shim's arguments name an owner.
         dead.process.die();
         let report = sweep(&dir);
         assert_eq!(marked_and_running(dead.run), [] as [u32; 0], "{report:?}");
@@ -105,7 +105,8 @@ fn a_shim_in_another_time_namespace_names_its_owner_by_its_own_clock() {
                 .collect::<Vec<_>>()
         };
         assert_eq!(verdicts(&live), [leash_core::Verdict::Live; 2]);
-        // Its file of offsets is of a namespace in which it is not: taken for its own it would make of the living owner a dead one.
+        // The file with the shim's offsets describes a namespace for its children, not its own.
+        // If these offsets counted as its own, the living owner would look dead.
         assert_eq!(verdicts(&ambiguous), [leash_core::Verdict::UnknownOwner; 2]);
     });
 }

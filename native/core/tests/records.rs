@@ -127,7 +127,7 @@ fn a_lost_or_replaced_record_comes_back_locked() {
     assert!(std::fs::metadata("/etc/passwd").unwrap().size() > 0);
     std::fs::remove_dir_all(&made).unwrap();
     restored();
-    // Somebody else's file under our name is not ours to remove at the end.
+    // A foreign file under our name must not be removed at the end.
     std::fs::write(made.join("copy"), "x").unwrap();
     std::fs::rename(made.join("copy"), &path).unwrap();
     lock.drop_record().unwrap();
@@ -157,7 +157,8 @@ fn a_record_holds_living_numbers_only_however_many_starts_there_were() {
     assert_eq!(record.commands[0].command, [b"kept".to_vec()]);
     assert!(!lock.ensure().unwrap(), "what was written is known");
     assert_eq!(std::fs::read_dir(&dir.path).unwrap().count(), 1, "no temporary file is left");
-    // What lives is written again, and in its order: the youngest line speaks for the youngest process.
+    // The lines of living workers are written again in their order: the youngest line is about
+    // the youngest process.
     lock.append_command(Some(3), "--id", &[b"younger".to_vec()]).unwrap();
     std::fs::remove_file(&path).unwrap();
     assert!(lock.ensure().unwrap());
@@ -254,7 +255,7 @@ fn a_corrupt_record_kills_nothing_and_stays() {
                 std::fs::symlink_metadata(&path).is_ok() && report.records_dropped.is_empty()
             );
         }
-        // The environment's word is enough.
+        // The environment alone suffices.
         let mut by_env = sleeper(&mut vm.worker(2, "sleep"));
         sweep(&dir);
         assert!(!by_env.is_alive());
@@ -268,7 +269,7 @@ fn a_record_of_another_boot_is_dropped_and_kills_nothing() {
         let dir = TestDir::new();
         let mut vm = Vm::start();
         vm.owner.boot_id = "00000000-0000-0000-0000-000000000000".into();
-        // Its owner's number belongs to a living process of this boot.
+        // The number of its owner belongs to a living process of this boot.
         vm.record(&dir, "test");
         let report = sweep(&dir);
         assert!(vm.process.is_alive());

@@ -1,4 +1,4 @@
-//! What another user's process says of a run of ours.
+//! The claims of another user's process about a run of ours.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -14,7 +14,7 @@ use std::process::Command;
 
 const RIGHTS: [&str; 3] = ["--reuid=65534", "--regid=65534", "--clear-groups"];
 
-/// Runs a test as root in a pid namespace of its own, where another user can be had.
+/// Runs a test as root in a pid namespace of its own, where it can become another user.
 fn as_root(name: &str, body: impl FnOnce()) {
     isolated(name, || {
         let can = Command::new("setpriv")
@@ -29,14 +29,15 @@ fn as_root(name: &str, body: impl FnOnce()) {
     });
 }
 
-/// Another user's process that names an owner of a run. Without any mark it is not even read.
+/// Starts a process of another user that names an owner of a run. Without any mark, the core
+/// would not even read it.
 fn stranger(tag: &str) -> Process {
     let run = leash_core::generate_run_id().unwrap();
     let mark = Mark::nested_in(Limits::UNLIMITED, run, None, false).unwrap();
     sleeper(under(mark, "setpriv").args(RIGHTS).arg("sleep").env(ENV_NAME, tag))
 }
 
-/// What a process of `run`'s environment says, with the owner of another.
+/// Returns the environment tag of a process of `run`, with the owner of another run.
 fn tag(run: &Vm, owner: &Vm) -> String {
     owner.env(1).replace(&owner.run.to_string(), &run.run.to_string())
 }

@@ -1,4 +1,4 @@
-//! Sweeps of real processes: all of a dead run's go, nobody else's does.
+//! Sweeps of real processes: every process of a dead run ends, and no other process does.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -43,7 +43,8 @@ fn a_dead_runs_processes_end_whichever_carriers_they_have_left() {
             .signal(leash_core::Signal::from_name("STOP").unwrap())
             .unwrap();
         targets.push(stopped);
-        // Worker 3 has no mark: its orphan is told by its environment, and so a daemon's job with a copy is not.
+        // Worker 3 has no mark, so the environment identifies its orphan. A daemon's job with a
+        // copy of that environment is kept.
         let unmarked = orphan(&vm, 3);
         let mut strangers =
             [sleeper(&mut vm.tagged(3, "sleep")), sleeper(&mut vm.tagged(2, "sleep"))];
@@ -76,7 +77,7 @@ fn a_dead_runs_processes_end_whichever_carriers_they_have_left() {
             "{report:?}"
         );
         assert_eq!(marked_and_running(vm.run), [] as [u32; 0]);
-        // What may be a process of the run still needs its record.
+        // A process that may belong to the run still needs the record.
         assert!(report.records_dropped.is_empty() && dir.record_path(vm.run).exists());
         strangers.iter_mut().for_each(Process::die);
         leash_core::identify(marked_ones_copy)
@@ -131,24 +132,25 @@ fn decoys_live() {
                 "leash-shim",
                 &format!("--run-id={id}"),
             ])),
-            // Same tag, living owner.
+            // The same tag, with a living owner.
             sleeper(&mut live.worker(1, "sleep")),
             sleeper(&mut live.tagged(2, "sleep")),
-            // A value that merely contains the tag, another variable, two of the same name are other tests of the tag.
+            // A value that merely contains the tag, and another variable with the tag. Other
+            // tests of the tag cover two variables of the same name.
             sleeper(Command::new("sleep").env(ENV_NAME, dead.env(1) + "0")),
             sleeper(Command::new("sleep").env(ENV_NAME, format!("x{}", dead.env(1)))),
             sleeper(Command::new("sleep").env("NOT_LEASH_RUN", dead.env(1))),
-            // A run that nobody knows the owner of.
+            // A run whose owner is unknown.
             {
                 let unknown = Vm::start();
                 sleeper(&mut unknown.marked(1, "sleep"))
             },
-            // The mark says dead, the environment names a living owner; and the other way round.
+            // The mark says dead and the environment names a living owner, and the reverse.
             sleeper(dead.marked(1, "sleep").env(ENV_NAME, live.env(1))),
             sleeper(live.marked(1, "sleep").env(ENV_NAME, dead.env(1))),
             sleeper(&mut Command::new("sleep")),
         ];
-        // argv[0] alone makes a shim of a process, but argv never convicts.
+        // argv[0] alone makes a process look like a shim, but argv never convicts.
         let mut false_shim = start(
             Command::new(fake_shim())
                 .arg0("leash-shim")
@@ -279,7 +281,8 @@ fn a_live_run_nested_in_a_dead_one_is_kept_with_its_vm() {
     isolated("a_live_run_nested_in_a_dead_one_is_kept_with_its_vm", || {
         let dir = TestDir::new();
         let outer = Vm::dead(&dir);
-        // The inner VM is a worker of the outer run, and has a child that carries the outer mark only.
+        // The inner VM is a worker of the outer run, and has a child that carries the outer mark
+        // only.
         let script = "sleep 60 & echo $! > $0; wait";
         let file = dir.path.join("child");
         let inner = start(outer.worker(1, "/bin/sh").args(["-c", script]).arg(&file));
@@ -322,7 +325,7 @@ fn orphans_of_a_dead_run_inside_a_live_one_are_ended() {
             std::fs::read_to_string(&file).is_ok_and(|text| text.ends_with('\n'))
         });
         let child: u32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
-        // prlimit has done its work when it has become what it starts.
+        // prlimit has done its work when it has become the program that it starts.
         let name = || std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
         wait_until("its mark", || name().trim() == "sleep");
         settle(leash_core::Pid::from_u32(child).unwrap());
@@ -369,7 +372,8 @@ fn another_users_process_needs_record_mark_and_age() {
         {
             return println!("skipped: cannot become another user");
         }
-        // Its shim, ours, tells of the owner; the marks of the workers do not.
+        // The shim of the run, which belongs to our user, names the owner. The marks of the
+        // workers do not.
         let mut witness = sleeper(&mut unrecorded.worker(9, "sleep"));
         let mut with_record = start(recorded.marked(1, "setpriv").args(nobody));
         let mut env_only = start(recorded.tagged(2, "setpriv").args(nobody));
@@ -535,7 +539,8 @@ fn a_living_shim_of_a_dead_run_ends_its_own_tree() {
                 Mark::nested_in(Limits::UNLIMITED, vm.run, WorkerNumber::new(worker), false)
                     .unwrap()
                     .limits();
-            // The program must be called leash-shim, which only a shell's exec -a can do behind prlimit.
+            // The program must be called leash-shim. Behind prlimit, only a shell's `exec -a` can
+            // do that.
             let script = format!(
                 "exec -a leash-shim {} {id} --worker={worker} --stop=TERM:300@group --linger=10 -- {wait} sleep 50",
                 program.display()
@@ -566,9 +571,10 @@ fn a_tree_that_keeps_forking_is_ended() {
     isolated("a_tree_that_keeps_forking_is_ended", || {
         let dir = TestDir::new();
         let vm = Vm::dead(&dir);
-        // 32 chains; each process forks a child and exits, without a pause, for at most forty seconds. They leave
-        // hardly any processor time to others, on two cores some milliseconds a second: a sweep that takes one
-        // second here took more than nine on a busier machine. What counts is that it ends at all.
+        // 32 chains: each process forks a child and exits, without a pause, for at most forty
+        // seconds. On two cores they leave other processes some milliseconds of processor time in
+        // a second. A sweep that takes one second here took more than nine on a busier machine.
+        // The test only requires that the sweep ends.
         let script = "import os,time\n\
                       end=time.time()+40\n\
                       for _ in range(31):\n\
@@ -590,7 +596,8 @@ fn a_tree_that_keeps_forking_is_ended() {
             report.passes,
             report.matches.len()
         );
-        // Every process of the tree holds the pipe's other end: its end of file is theirs.
+        // Every process of the tree holds the other end of the pipe. The end of file comes when
+        // all of them have ended.
         std::io::Read::read_to_end(first.0.stdout.as_mut().unwrap(), &mut Vec::new()).unwrap();
         assert!(started.elapsed() < ms(39_000), "it ended by itself");
         assert_eq!(marked_and_running(vm.run), [] as [u32; 0], "{:?}", report.survivors);

@@ -15,7 +15,7 @@ use leash_core::{
 use leash_tag::{ENV_NAME, Limits, Mark, WorkerNumber};
 use std::process::Command;
 
-/// This process as the VM.
+/// Returns a VM that is this process.
 fn me() -> Vm {
     let owner = Owner::current(&Host::current().unwrap()).unwrap();
     Vm { owner, ..Vm::start() }
@@ -191,7 +191,7 @@ fn without_any_descriptor_nothing_is_claimed() {
     });
 }
 
-/// A hunt for one process, whatever its tags.
+/// Returns a hunt for one process, whatever its tags.
 fn of_process(
     identity: leash_core::Identity,
     ladder: Ladder,
@@ -234,7 +234,7 @@ fn a_process_ends_by_its_ladder() {
         assert_eq!(report.matches[0].action, Action::Ended);
         assert!(!process.is_alive() && report.survivors.is_empty());
     }
-    // Stopped: CONT follows TERM.
+    // The process is stopped: CONT follows TERM.
     let process = sleeper(&mut Command::new("sleep"));
     leash_core::Handle::open(&process.identity())
         .unwrap()
@@ -268,7 +268,7 @@ fn a_forbidden_signal_is_reported_and_not_waited_for() {
         {
             return println!("skipped: cannot become another user");
         }
-        // Root's process, seen by nobody: the hunt runs in a child that gave up its rights.
+        // The hunt runs in a child that gave up its rights, so it may not signal root's process.
         if std::env::var_os("LEASH_CORE_TEST_TARGET").is_none() {
             let mut target = sleeper(&mut Command::new("sleep"));
             let status = Command::new("setpriv")

@@ -1,4 +1,4 @@
-//! A process that somebody else started, before a shim attaches it and after.
+//! A process that another program started, before and after a shim attaches it.
 
 use crate::failure::{of_file, of_process, refusal};
 use crate::process::identity;
@@ -7,8 +7,11 @@ use leash_core::{Handle, Host, Pid};
 use leash_tag::RunId;
 use rustler::{Binary, Env, Term};
 
-/// `attach_option(pid, start_ticks, inode | nil) :: {:ok, binary} | {:error, reason}`: the value of the shim's `--attach` for
-/// exactly that process, which lives and is not refused. Its ticks are those of `/proc` as read here.
+/// `attach_option(pid, start_ticks, inode | nil) :: {:ok, binary} | {:error, reason}`
+///
+/// Returns the value of the shim's `--attach` for exactly that process. The process must be
+/// alive, and attaching it must not be refused. The value has the start in ticks of `/proc` as
+/// read here.
 ///
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -28,7 +31,9 @@ fn attach_option(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) -
     }
 }
 
-/// `not_covered(pid, run_id, worker) :: {:ok, [%{pid:, command:, why:}]} | {:error, reason}`.
+/// `not_covered(pid, run_id, worker) :: {:ok, [%{pid:, command:, why:}]} | {:error, reason}`
+///
+/// Returns the processes that left the attached tree before it was attached.
 ///
 /// Dirty I/O: a pass over `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]

@@ -1,4 +1,4 @@
-//! What the trees of this run consist of, for `Leash.list/1` and for guards.
+//! The processes in the trees of this run, for `Leash.list/1` and for guards.
 
 use crate::failure::of_file;
 use crate::list::List;
@@ -8,8 +8,10 @@ use leash_tag::RunId;
 use rustler::types::tuple::make_tuple;
 use rustler::{Binary, Encoder, Env, NewBinary, Term};
 
-/// `census(run_id, [{worker, shim_pid | nil}], commands) :: {:ok, [member]} | {:error, reason}` with members
-/// `{worker, pid, parent | nil, state, command, rss_bytes, cpu_ms, age_ms}` by worker and number.
+/// `census(run_id, [{worker, shim_pid | nil}], commands) :: {:ok, [member]} | {:error, reason}`
+///
+/// Returns the members, sorted by worker and pid. A member is `{worker, pid, parent | nil, state,
+/// command, rss_bytes, cpu_ms, age_ms}`.
 ///
 /// Dirty I/O: passes over `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]

@@ -1,5 +1,5 @@
-//! Shims that the run's warden starts: the request, and the channel by which a shim reports and is asked
-//! (native/PROTOCOL.md, section 10).
+//! Shims that the run's warden starts: the request, and the channel for a shim's reports and the
+//! requests to it (native/PROTOCOL.md, section 10).
 
 use crate::list::List;
 use crate::pidfd::{new_fd, new_fd_of};
@@ -13,7 +13,9 @@ use rustix::io::Errno;
 use rustler::{Binary, Encoder, Env, NewBinary, NifResult, Term};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// `warden_listen() :: {:ok, fd, name} | {:error, posix}`: an abstract socket to which a warden connects.
+/// `warden_listen() :: {:ok, fd, name} | {:error, posix}`
+///
+/// Opens an abstract socket to which a warden connects.
 ///
 /// Normal scheduler: four system calls of constant time.
 #[rustler::nif]
@@ -27,7 +29,8 @@ fn warden_listen(env: Env<'_>) -> Term<'_> {
     }
 }
 
-/// A socket under a name that cannot be guessed, and the name without its leading NUL.
+/// Binds a socket to a name that cannot be guessed. Returns it with the name, without the leading
+/// NUL.
 fn bind_socket() -> Result<(OwnedFd, String), Errno> {
     let name = random_name()?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -42,7 +45,7 @@ fn bind_socket() -> Result<(OwnedFd, String), Errno> {
 fn random_name() -> Result<String, Errno> {
     let mut bytes = [0_u8; 16];
     let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    // getrandom(2): up to 256 bytes are never cut short.
+    // getrandom(2) never cuts up to 256 bytes short.
     if filled != bytes.len() {
         return Err(Errno::IO);
     }
@@ -53,8 +56,10 @@ fn from_nix(errno: nix::errno::Errno) -> Errno {
     Errno::from_raw_os_error(errno as i32)
 }
 
-/// `warden_accept(fd, os_pid) :: {:ok, fd} | :again | {:error, reason}`: the connection of that warden, which has to be of
-/// our own user; every other one is closed. On `:again` the caller gets `{:leash_fd, fd, :ready}`.
+/// `warden_accept(fd, os_pid) :: {:ok, fd} | :again | {:error, reason}`
+///
+/// Accepts the connection of that warden, whose user must be our own. Closes every other
+/// connection. After `:again` the caller gets `{:leash_fd, fd, :ready}`.
 ///
 /// Normal scheduler: three system calls of constant time.
 #[rustler::nif]
@@ -78,29 +83,30 @@ fn warden_accept<'a>(env: Env<'a>, fd: Term<'a>, os_pid: i32) -> NifResult<Term<
     })
 }
 
-/// What goes into a request itself: less than the warden has room for.
+/// The limits of a request without a file; the warden has room for more.
 const INLINE_BYTES: usize = 30 * 1024;
 const INLINE_STRINGS: u32 = 2_000;
 
-/// Where one of the worker's descriptors comes from.
+/// The source of one of the worker's descriptors.
 enum End {
-    /// The shim sees to it.
+    /// The shim provides it.
     None,
     /// A new pipe.
     Pipe,
-    /// Ours.
+    /// The VM's own descriptor.
     Own,
 }
 
-/// `shim_start(control, args, {environment, count}, {stdin, stdout, stderr}) ::
-/// {:ok, channel, {fd | nil, fd | nil, fd | nil}} | :again | {:error, posix | :closed | :no_working_directory}`.
+/// `shim_start(control, args, {environment, count}, {stdin, stdout, stderr}) :: {:ok, channel,
+/// {fd | nil, fd | nil, fd | nil}} | :again | {:error, posix | :closed | :no_working_directory}`
 ///
-/// Asks for a shim with these arguments (binaries) and this environment (so many strings, each with a NUL behind it) in the
-/// VM's directory. Each of the last three is
-/// `:none`, `:pipe` (its other end is returned) or `:inherit` (the VM's own). The channel and the pipes are the caller's. On
-/// `:again` the warden has taken no request for a while.
+/// Asks the warden for a shim in the VM's directory. `args` are binaries. `environment` has
+/// `count` strings, each followed by a NUL. Each of the last three arguments is `:none`, `:pipe`
+/// (its other end is returned) or `:inherit` (the VM's own). The caller owns the channel and the
+/// pipes. `:again` means that the warden has not read requests for a while.
 ///
-/// Normal scheduler: some fifteen system calls that do not wait, and a copy of what execve(2) takes at most.
+/// Normal scheduler: some fifteen system calls that do not wait, and a copy of at most the size
+/// that execve(2) accepts.
 #[rustler::nif]
 fn shim_start<'a>(
     env: Env<'a>,
@@ -137,7 +143,7 @@ fn end(term: Term<'_>) -> NifResult<End> {
 
 struct Started {
     channel: OwnedFd,
-    /// Our ends of the pipes.
+    /// The VM's ends of the pipes.
     ours: [Option<OwnedFd>; 3],
 }
 
@@ -154,7 +160,7 @@ fn ask<'a>(
     let file = if is_small { None } else { Some(file_of(&texts)?) };
     let directory =
         rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    // A deleted one can be opened; only getcwd(2) tells.
+    // A deleted directory can be opened; only getcwd(2) tells.
     if rustix::process::getcwd(Vec::new()) == Err(Errno::NOENT) {
         return Err(Errno::NOENT);
     }
@@ -172,7 +178,8 @@ fn ask<'a>(
             End::Pipe => {
                 let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
                 let (worker, vm) = if index == 0 { (read, write) } else { (write, read) };
-                // Ours alone: the two ends of a pipe are different open file descriptions (pipe(7)).
+                // This affects only our end: the two ends of a pipe are different open file
+                // descriptions (pipe(7)).
                 rustix::io::ioctl_fionbio(&vm, true)?;
                 (*pipe, *our) = (Some(worker), Some(vm));
             }
@@ -197,14 +204,14 @@ fn request_with(
     fds: &[BorrowedFd<'_>],
 ) -> Result<(), Errno> {
     send_with(control, parts, fds).map_err(|error| match error {
-        // Too many descriptors are in messages that were not taken yet (unix(7)), or too little memory is free for one more:
-        // both pass.
+        // Either too many descriptors are in messages that were not received yet (unix(7)), or
+        // there is too little memory for one more message. Both states pass.
         Errno::TOOMANYREFS | Errno::NOBUFS => Errno::AGAIN,
         other => other,
     })
 }
 
-/// All of them, each argument with a NUL behind it.
+/// Joins all strings, and puts a NUL behind each argument.
 fn texts<'a>(arguments: &[Binary<'a>], environment: &Binary<'a>) -> Result<Vec<u8>, Errno> {
     let bytes: usize = arguments.iter().map(|argument| argument.len() + 1).sum();
     let mut text = Vec::with_capacity(bytes + environment.len());
@@ -229,8 +236,11 @@ fn file_of(text: &[u8]) -> Result<OwnedFd, Errno> {
     Ok(file)
 }
 
-/// `channel_read(fd) :: {:ok, binary} | {:spawned, binary, pidfd} | :eof | :again | {:error, posix | :closed}`: one
-/// message, and the pidfd that came with it. On `:again` the caller gets `{:leash_fd, fd, :ready}`.
+/// `channel_read(fd) :: {:ok, binary} | {:spawned, binary, pidfd} | :eof | :again | {:error,
+/// posix | :closed}`
+///
+/// Receives one message, and the pidfd that came with it. After `:again` the caller gets
+/// `{:leash_fd, fd, :ready}`.
 ///
 /// Normal scheduler: one receive that does not wait.
 #[rustler::nif]
@@ -238,7 +248,8 @@ fn channel_read<'a>(env: Env<'a>, fd: Term<'a>) -> NifResult<Term<'a>> {
     let channel: Fd = fd.decode()?;
     let mut buffer = [0u8; 512];
     let received = channel.with(|channel| match receive_from(channel, &mut buffer) {
-        // Said once where the other end went without having read all, before what it has said itself (af_unix.c).
+        // If the other end was closed before it had read everything, this comes once, before the
+        // data that it sent (af_unix.c).
         Err(Errno::CONNRESET) => receive_from(channel, &mut buffer),
         other => other,
     });
@@ -258,8 +269,9 @@ fn channel_read<'a>(env: Env<'a>, fd: Term<'a>) -> NifResult<Term<'a>> {
     })
 }
 
-/// `channel_ask(fd, :ladder | :kill) :: :ok | {:error, posix | :closed}`: what a shim is asked for; `:epipe` where it is
-/// gone.
+/// `channel_ask(fd, :ladder | :kill) :: :ok | {:error, posix | :closed}`
+///
+/// Sends a request to a shim. If the shim is gone, the reason is `:epipe`.
 ///
 /// Normal scheduler: one send that does not wait.
 #[rustler::nif]
@@ -276,8 +288,10 @@ fn channel_ask<'a>(env: Env<'a>, fd: Fd, what: rustler::Atom) -> NifResult<Term<
     })
 }
 
-/// `warden_word(control) :: {:ok, fd} | :again | {:error, posix | :closed}`: a descriptor whose next message is `"W"` once
-/// no orphan of a killed shim is left; its end without that says nothing.
+/// `warden_word(control) :: {:ok, fd} | :again | {:error, posix | :closed}`
+///
+/// Returns a descriptor whose next message is `"W"` once no orphan of a killed shim is left. If
+/// it ends without that message, its end says nothing.
 ///
 /// Normal scheduler: three system calls that do not wait.
 #[rustler::nif]
@@ -303,7 +317,7 @@ fn again<'a>(env: Env<'a>, fd: &Fd, term: Term<'a>) -> Term<'a> {
     }
 }
 
-/// One end for us and one to be given away.
+/// Returns two connected sockets: one to keep and one to give away.
 fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

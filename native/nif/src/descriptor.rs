@@ -8,17 +8,20 @@ use rustix::io::Errno;
 use rustler::{Binary, Encoder, Env, LocalPid, NewBinary, NifResult, Term, TermType};
 use std::os::fd::BorrowedFd;
 
-/// What one read or write moves at most, some 10 µs of copying. Larger binaries are slower: measured with 96 and 128 KiB, the VM
-/// gave their memory back and got it anew, a page fault for every page read.
+/// The most that one read or write moves, some 10 µs of copying. Larger binaries are slower. In
+/// measurements with 96 and 128 KiB, the VM returned their memory and got it anew. That cost a
+/// page fault for every page read.
 const CHUNK: usize = 64 * 1024;
-/// How many elements of iodata one write looks at, at some 10 ns each.
+/// The number of iodata elements that one write looks at, at some 10 ns each.
 const ELEMENTS: usize = 2048;
 
-/// `fd_read(fd, max) :: {:ok, binary} | :eof | :again | {:error, posix | :closed}`.
+/// `fd_read(fd, max) :: {:ok, binary} | :eof | :again | {:error, posix | :closed}`
 ///
-/// On `:again` the caller gets `{:leash_fd, fd, :ready}` when there is more to read. `max` above 64 KiB is 64 KiB.
+/// Reads at most `max` bytes. A `max` above 64 KiB counts as 64 KiB. After `:again` the caller
+/// gets `{:leash_fd, fd, :ready}` when there is more to read.
 ///
-/// Normal scheduler: two system calls that do not wait and copy at most 64 KiB, now and then two more that resize the pipe.
+/// Normal scheduler: two system calls that do not wait and copy at most 64 KiB. Now and then two
+/// more calls resize the pipe.
 #[rustler::nif]
 fn fd_read<'a>(env: Env<'a>, fd: Term<'a>, max: usize) -> NifResult<Term<'a>> {
     let source: Fd = fd.decode()?;
@@ -35,7 +38,8 @@ fn fd_read<'a>(env: Env<'a>, fd: Term<'a>, max: usize) -> NifResult<Term<'a>> {
     })
 }
 
-/// Asks first how much there is, so that the binary fits: a short line costs no large block.
+/// Asks first how much data there is, so that the binary fits. So a short line costs no large
+/// block.
 fn read_some<'a>(
     env: Env<'a>,
     source: BorrowedFd<'_>,
@@ -46,7 +50,8 @@ fn read_some<'a>(
         rustix::io::ioctl_fionread(source).map_or(max, |n| usize::try_from(n).unwrap_or(max));
     room.found(source, available);
     if available == 0 {
-        // Empty or at its end. The buffer is for what arrived since the question.
+        // The pipe is empty or at its end. The buffer is for data that arrived since the
+        // question.
         let mut buffer = [0; 512];
         let room = buffer.len().min(max);
         let got = retry(|| rustix::io::read(source, &mut buffer[..room]))?;
@@ -58,7 +63,7 @@ fn read_some<'a>(
         return Ok(None);
     }
     let whole = Binary::from(data);
-    // Shorter only when another process reads the same pipe.
+    // It is shorter only if another process reads the same pipe.
     if got == whole.len() { Ok(Some(whole)) } else { Ok(whole.make_subbinary(0, got).ok()) }
 }
 
@@ -66,14 +71,16 @@ fn copy<'a>(env: Env<'a>, data: &[u8]) -> Binary<'a> {
     NewBinary::from_slice(env, data).into()
 }
 
-/// `fd_write(fd, iodata) :: {:ok, n} | {:again, n} | {:error, posix | :closed}`, `n` bytes were taken.
+/// `fd_write(fd, iodata) :: {:ok, n} | {:again, n} | {:error, posix | :closed}`
 ///
-/// `{:ok, n}` with `n` below the whole size means: call again with the rest. `{:again, n}` means the pipe is full;
-/// the caller gets `{:leash_fd, fd, :writable}` when there is room. Nobody reads any more: `{:error, :epipe}` (the VM
-/// ignores SIGPIPE).
+/// Writes data; `n` bytes were taken. If `n` of `{:ok, n}` is below the whole size, call again
+/// with the rest. `{:again, n}` means that the pipe is full. The caller gets `{:leash_fd, fd,
+/// :writable}` when there is room. If the pipe has no reader any more, the result is `{:error,
+/// :epipe}` (the VM ignores SIGPIPE).
 ///
-/// Normal scheduler: one write that does not wait, of at most 64 KiB from at most 2,048 elements. What is nested deeply to the left is
-/// gone through again by every call: better made one binary before.
+/// Normal scheduler: one write that does not wait, of at most 64 KiB from at most 2,048 elements.
+/// Every call walks again through data that is nested deeply to the left. It is better to make
+/// such data one binary first.
 #[rustler::nif]
 fn fd_write<'a>(env: Env<'a>, fd: Term<'a>, data: Term<'a>) -> NifResult<Term<'a>> {
     let sink: Fd = fd.decode()?;
@@ -104,16 +111,18 @@ fn fd_write<'a>(env: Env<'a>, fd: Term<'a>, data: Term<'a>) -> NifResult<Term<'a
     })
 }
 
-/// The first bytes of iodata, as far as one write goes.
+/// Returns the first bytes of iodata, at most those of one write.
 fn gather(data: Term<'_>) -> NifResult<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut left = ELEMENTS;
-    // What comes behind the lists that are being looked into. Neither iodata itself nor a tail can be a byte.
+    // The tails of the lists whose heads are being read. Neither iodata itself nor a tail can be
+    // a byte.
     let mut tails = vec![data];
     while let Some(mut rest) = tails.pop() {
         // A flat list needs no stack.
         while let Ok((head, tail)) = rest.list_get_cell() {
-            // Whoever gets nothing written would come again with the same: what comes before the first byte does not count.
+            // Elements before the first byte do not count. If a call wrote nothing, the caller
+            // would repeat it with the same data.
             if bytes.is_empty() {
                 left = ELEMENTS;
             }
@@ -145,12 +154,15 @@ fn append(bytes: &mut Vec<u8>, binary: Term<'_>) -> NifResult<()> {
     Ok(())
 }
 
-/// Not decoded as a u8: rustler would cut off what is above.
+/// Decodes a byte. Decoding it as a u8 does not do, because rustler would cut off the higher
+/// bits.
 fn byte(term: Term<'_>) -> NifResult<u8> {
     u8::try_from(term.decode::<i64>()?).map_err(|_| rustler::Error::BadArg)
 }
 
-/// `fd_close(fd) :: :ok`, also when it is closed already.
+/// `fd_close(fd) :: :ok`
+///
+/// Closes the descriptor, if it is not closed already.
 ///
 /// Normal scheduler: hands the descriptor to the VM's poll set, which closes it.
 #[rustler::nif]
@@ -159,7 +171,9 @@ fn fd_close(env: Env<'_>, fd: Fd) -> Term<'_> {
     atoms::ok().encode(env)
 }
 
-/// `fd_give(fd, pid) :: :ok | {:error, :noproc}`: from now on `pid`'s end closes the descriptor.
+/// `fd_give(fd, pid) :: :ok | {:error, :noproc}`
+///
+/// Makes `pid` the owner: from now on the end of `pid` closes the descriptor.
 ///
 /// Normal scheduler: moves a monitor.
 #[rustler::nif]
@@ -170,8 +184,10 @@ fn fd_give(env: Env<'_>, fd: Fd, owner: LocalPid) -> Term<'_> {
     }
 }
 
-/// `fd_dup(fd) :: {:ok, fd} | {:error, posix | :closed}`: a second descriptor of the same thing, owned by the caller
-/// and armed independently of the first.
+/// `fd_dup(fd) :: {:ok, fd} | {:error, posix | :closed}`
+///
+/// Returns a second descriptor of the same thing, which the caller owns. It is armed
+/// independently of the first.
 ///
 /// Normal scheduler: one system call of constant time.
 #[rustler::nif]
@@ -205,15 +221,17 @@ fn again<'a>(
     }
 }
 
-/// Charges the caller for the call and for copying, or a loop of calls would keep its scheduler for as long as there
-/// is data: a call takes some 5 to 10 µs of the millisecond that a timeslice has, and 64 KiB some 20 µs more.
+/// Charges the caller for the call and for copying. Otherwise a loop of calls would keep its
+/// scheduler for as long as there is data. A call takes some 5 to 10 µs of the millisecond that a
+/// timeslice has, and 64 KiB take some 20 µs more.
 fn account(env: Env<'_>, bytes: usize) {
     const PERCENT: usize = 16 * 1024;
     let percent = i32::try_from(1 + bytes / PERCENT).unwrap_or(100);
     rustler::schedule::consume_timeslice(env, percent.min(100));
 }
 
-/// A signal handler of the VM interrupts a call at most now and then: once more is enough.
+/// Repeats an interrupted call once. A signal handler of the VM interrupts calls only now and
+/// then, so once is enough.
 fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     match call() {
         Err(Errno::INTR) => call(),

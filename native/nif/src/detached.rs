@@ -1,4 +1,5 @@
-//! Trees that outlive their VM on purpose: finding them, and a descriptor to take one over with.
+//! Trees that outlive their VM on purpose: a search for them, and a descriptor with which a VM
+//! takes one over.
 
 use crate::encode;
 use crate::failure::of_process;
@@ -28,9 +29,9 @@ struct Tree {
     os_pid: Option<Pid>,
     owner_pid: Option<Pid>,
     owner: OwnerState,
-    /// Whether that owner is the asking VM itself.
+    /// True if that owner is the asking VM itself.
     own: bool,
-    /// How long its ladder may take; nil for ever.
+    /// The time that its ladder may take, `nil` without a limit.
     patience_ms: Option<u64>,
     command: Vec<Bytes>,
     age_ms: u64,
@@ -61,7 +62,9 @@ impl Tree {
     }
 }
 
-/// `detached() :: {:ok, %{trees: [map], complete: boolean}} | {:error, :no_proc | reason}`.
+/// `detached() :: {:ok, %{trees: [map], complete: boolean}} | {:error, :no_proc | reason}`
+///
+/// Returns the detached trees.
 ///
 /// Dirty I/O: passes over `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -77,8 +80,10 @@ fn detached(env: Env<'_>) -> Term<'_> {
     }
 }
 
-/// `detached_open(pid, start_ticks, inode | nil, run_id, worker) :: {:ok, fd} | {:error, :esrch | :reused | reason}`: a
-/// pidfd of the shim that [`detached`] found, if it still is the one of that tree.
+/// `detached_open(pid, start_ticks, inode | nil, run_id, worker) :: {:ok, fd} | {:error, :esrch |
+/// :reused | reason}`
+///
+/// Returns a pidfd of the shim that [`detached`] found, if it is still the shim of that tree.
 ///
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]

@@ -1,8 +1,9 @@
 //! Terms from the core's plain structs.
 //!
-//! rustler has a serde serializer, but it gives every map a `__struct__` that is no module, and keys and variants that become
-//! strings or atoms depending on which atoms the VM happens to know. Here the names written in the source are
-//! atoms, always; what comes from the machine is a binary, always.
+//! rustler has a serde serializer, but it gives every map a `__struct__` that is not a module.
+//! Its keys and variants become strings or atoms, depending on the atoms that the VM happens to
+//! know. Here a name from the source always becomes an atom, and data from the machine always
+//! becomes a binary.
 //!
 //! | Rust | Elixir |
 //! |---|---|
@@ -19,12 +20,12 @@ use rustler::{Atom, Encoder, Env, NewBinary, Term};
 use serde::ser::{self, Serialize};
 use std::fmt;
 
-/// The term of a value.
+/// Returns the term of a value.
 pub(crate) fn term<'a>(env: Env<'a>, value: &impl Serialize) -> Result<Term<'a>, Unencodable> {
     value.serialize(Terms { env })
 }
 
-/// A value that has no term: a name longer than an atom, or what a `Serialize` refused itself.
+/// A value that has no term: a name longer than an atom, or a value that its `Serialize` refused.
 #[derive(Debug)]
 pub(crate) struct Unencodable;
 
@@ -44,7 +45,8 @@ impl ser::Error for Unencodable {
 
 type Encoded<'a> = Result<Term<'a>, Unencodable>;
 
-/// Of names in the source only: an atom is never collected.
+/// Returns the atom of a name from the source. Other names must not come here, because an atom is
+/// never collected.
 fn atom<'a>(env: Env<'a>, name: &'static str) -> Encoded<'a> {
     Atom::from_bytes(env, name.as_bytes()).map(|atom| atom.encode(env)).map_err(|_| Unencodable)
 }

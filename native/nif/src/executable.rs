@@ -1,15 +1,18 @@
-//! Whether a file can be a program.
+//! The check whether a file can be a program.
 
 use crate::reply::{atoms, errno, error};
 use rustix::fs::{FileType, Mode};
 use rustler::{Binary, Encoder, Env, Term};
 
-/// `executable(path) :: :ok | {:error, posix | {:type, type}}`: a regular file that somebody may execute, behind
-/// symbolic links or not; `type` as in Erlang's `file_info`. A path is bytes; with a NUL among them it is `:einval`.
+/// `executable(path) :: :ok | {:error, posix | {:type, type}}`
 ///
-/// Normal scheduler: one system call, and not more than `open_port` does there itself, which calls access(2) with the
-/// same path on the same thread (seen with strace). A file system that hangs holds up a scheduler either way, whereas waking a dirty
-/// one costs every start more than the call.
+/// Returns `:ok` for a regular file that at least one user may execute, behind symbolic links or
+/// not. `type` is as in Erlang's `file_info`. A path is bytes. If it has a NUL, the reason is
+/// `:einval`.
+///
+/// Normal scheduler: one system call. `open_port` does no less there: it calls access(2) with the
+/// same path on the same thread (seen with strace). A file system that hangs blocks a scheduler
+/// either way. Waking a dirty scheduler costs every start more than the call.
 #[rustler::nif]
 fn executable<'a>(env: Env<'a>, path: Binary<'a>) -> Term<'a> {
     let stat = match rustix::fs::stat(path.as_slice()) {
@@ -27,7 +30,8 @@ fn executable<'a>(env: Env<'a>, path: Binary<'a>) -> Term<'a> {
     }
 }
 
-// Whether it is us who may is said by execve(2), which knows of more than these bits.
+// Tests the mode bits only. execve(2) decides whether our user may execute the file, and it
+// considers more than these bits.
 fn executable_by_any(mode: u32) -> bool {
     Mode::from_raw_mode(mode).intersects(Mode::XUSR | Mode::XGRP | Mode::XOTH)
 }

@@ -5,12 +5,14 @@ use leash_core::{Error, ErrorKind, Refusal};
 use rustix::io::Errno;
 use rustler::{Atom, Encoder, Env, Term};
 
-/// `{:error, reason}` about a process: the number is the caller's, so the reason does not repeat it.
+/// Returns `{:error, reason}` about a process. The reason does not repeat the pid, which came
+/// from the caller.
 pub(crate) fn of_process<'a>(env: Env<'a>, failure: &Error) -> Term<'a> {
     error(env, reason(env, failure))
 }
 
-/// `{:error, {reason, path}}` about the run directory or a record, `{:error, reason}` where there is no path.
+/// Returns `{:error, {reason, path}}` about the run directory or a record, or `{:error, reason}`
+/// if there is no path.
 pub(crate) fn of_file<'a>(env: Env<'a>, failure: &Error) -> Term<'a> {
     let reason = reason(env, failure);
     match failure.subject() {
@@ -19,7 +21,7 @@ pub(crate) fn of_file<'a>(env: Env<'a>, failure: &Error) -> Term<'a> {
     }
 }
 
-/// `:vm`, `:ancestor`, `:kernel_thread`, `:pid_1`.
+/// Returns `:vm`, `:ancestor`, `:kernel_thread` or `:pid_1`.
 pub(crate) fn refusal(refusal: Refusal) -> Atom {
     match refusal {
         Refusal::Pid1 => atoms::pid_1(),
@@ -45,7 +47,7 @@ fn reason<'a>(env: Env<'a>, failure: &Error) -> Term<'a> {
         ErrorKind::NoProc => atoms::no_proc(),
         ErrorKind::Exists => atoms::eexist(),
         ErrorKind::Unknown => atoms::unknown(),
-        // DescriptorsExhausted and Io: the kernel's word is the better one.
+        // DescriptorsExhausted and Io: the kernel's errno says more.
         _ => {
             return posix()
                 .map_or_else(|| atoms::unknown().encode(env), |errno| errno_term(env, errno));

@@ -1,4 +1,4 @@
-//! Hunts: the core looks, judges and signals; the calling process waits in between.
+//! Hunts. The core looks, judges and signals. The calling process waits in between.
 
 use crate::encode;
 use crate::failure::of_file;
@@ -17,16 +17,18 @@ use std::time::{Duration, Instant};
 
 struct Hunting {
     hunt: Mutex<Hunt>,
-    /// The hunt's epoll once more, for the VM to poll; closed when the hunt is done or its caller ends.
+    /// A second descriptor of the hunt's epoll, for the VM to poll. It is closed when the hunt is
+    /// done or its caller ends.
     wake: Fd,
 }
 
 #[rustler::resource_impl]
 impl Resource for Hunting {}
 
-/// `hunt_new(spec) :: {:ok, hunt} | {:error, {:invalid, key} | reason | {reason, path}}`.
+/// `hunt_new(spec) :: {:ok, hunt} | {:error, {:invalid, key} | reason | {reason, path}}`
 ///
-/// Nothing is looked at yet. The calling process is the one that should step.
+/// Creates a hunt, which has not looked at anything yet. The process that calls this must also
+/// make the steps.
 ///
 /// Dirty I/O: opens the run directory.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -49,10 +51,11 @@ fn hunt_new<'a>(env: Env<'a>, spec: Term<'a>) -> Term<'a> {
     }
 }
 
-/// `hunt_step(hunt) :: {:wait, ms} | {:done, report} | {:error, :busy | :unknown}`.
+/// `hunt_step(hunt) :: {:wait, ms} | {:done, report} | {:error, :busy | :unknown}`
 ///
-/// After `{:wait, ms}` step again in so many milliseconds, or when `{:leash_hunt, hunt, :ready}` comes. Stepping a hunt that is
-/// done gives the same report.
+/// Makes the next step. After `{:wait, ms}` step again in so many milliseconds, or when
+/// `{:leash_hunt, hunt, :ready}` comes. If the hunt is done, a further step returns the same
+/// report.
 ///
 /// Dirty I/O: passes over `/proc`, sends signals.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -60,7 +63,8 @@ fn hunt_step<'a>(env: Env<'a>, hunt: Term<'a>) -> rustler::NifResult<Term<'a>> {
     let hunting: ResourceArc<Hunting> = hunt.decode()?;
     let step = match hunting.hunt.try_lock() {
         Ok(mut hunt) => hunt.step(Instant::now()),
-        // Half a step of a panic: the core's state is plain data, and every step begins with a look.
+        // A panic left half a step. The core's state is plain data, and every step begins with a
+        // look.
         Err(TryLockError::Poisoned(poisoned)) => {
             PoisonError::into_inner(poisoned).step(Instant::now())
         }
@@ -69,7 +73,8 @@ fn hunt_step<'a>(env: Env<'a>, hunt: Term<'a>) -> rustler::NifResult<Term<'a>> {
     Ok(match step {
         Step::Wait { until } => {
             let message = (atoms::leash_hunt(), hunt, atoms::ready()).encode(env);
-            // Without the message, because the process that made the hunt is gone, the clock alone drives it.
+            // If the process that made the hunt is gone, no message comes. Then the clock alone
+            // drives the hunt.
             let _ = hunting.wake.arm(env, Readiness::Read, message);
             (atoms::wait(), milliseconds_until(until)).encode(env)
         }
@@ -83,13 +88,15 @@ fn hunt_step<'a>(env: Env<'a>, hunt: Term<'a>) -> rustler::NifResult<Term<'a>> {
     })
 }
 
-/// Rounded up, or the last millisecond would be spent on stepping.
+/// Returns the time left, rounded up. Otherwise the last millisecond would be spent on steps.
 fn milliseconds_until(until: Instant) -> u64 {
     let left = until.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
     u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// `capabilities(run_dir) :: map`: what this host gives.
+/// `capabilities(run_dir) :: map`
+///
+/// Returns the capabilities of this host.
 ///
 /// Dirty I/O: reads `/proc`, opens the run directory.
 #[rustler::nif(schedule = "DirtyIo")]

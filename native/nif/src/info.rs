@@ -1,4 +1,4 @@
-//! What `/proc` says about a process, for people.
+//! The facts that `/proc` shows about a process, for display.
 
 use leash_core::parse::{cmdline, environ, limits, stat::Stat, status};
 use leash_core::{Identity, Pid};
@@ -8,10 +8,11 @@ use serde::Serialize;
 use std::fs::File;
 use std::io::Read;
 
-/// Enough for any stat, status or limits file.
+/// The read limit; every stat, status or limits file is smaller.
 const SMALL: u64 = 16 * 1024;
 
-/// One process, as far as it can be read: what another user's process hides is `None`.
+/// One process, as far as it can be read. If another user's process hides a field, the field is
+/// `None`.
 #[derive(Serialize)]
 pub(crate) struct Info {
     pid: Pid,
@@ -26,7 +27,8 @@ pub(crate) struct Info {
     run: Option<Tag>,
 }
 
-/// The run that the process says it belongs to. Anybody can write a tag on himself: this proves nothing.
+/// The run that the process claims to belong to. Any process can tag itself, so a tag alone
+/// proves nothing.
 #[derive(Serialize)]
 struct Tag {
     run_id: String,
@@ -50,7 +52,8 @@ impl Serialize for Bytes {
     }
 }
 
-/// `None` where the process shows nothing. Hold its pidfd before, and see it alive after.
+/// Returns `None` if the process shows nothing. The caller must hold its pidfd before, and must
+/// see it alive after.
 pub(crate) fn read(identity: &Identity) -> Option<Info> {
     let pid = identity.pid;
     let stat = Stat::parse(&file(pid, "stat", SMALL)?)?;
@@ -73,7 +76,8 @@ pub(crate) fn read(identity: &Identity) -> Option<Info> {
     })
 }
 
-/// The carriers from the hardest to lose to the easiest to write.
+/// Returns the tag of the first carrier that has one, from the hardest to lose to the easiest to
+/// write.
 fn tag(pid: Pid, line: &[u8]) -> Option<Tag> {
     let mark =
         file(pid, "limits", SMALL).and_then(|text| Mark::decode(limits::file_locks(&text)?));
@@ -103,7 +107,7 @@ fn file(pid: Pid, name: &str, limit: u64) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// A number of `/proc/<pid>/status`.
+/// Returns a number of `/proc/<pid>/status`.
 fn field(status: &[u8], name: &str) -> Option<u64> {
     let line = status
         .split(|&byte| byte == b'\n')

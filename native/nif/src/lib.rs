@@ -1,7 +1,9 @@
-//! What the VM calls: every function decodes its arguments, calls the core and encodes the answer.
+//! The functions that the VM calls: each decodes its arguments, calls the core and encodes the
+//! answer.
 //!
-//! Nothing here decides, forks, loops over an unknown number of things or waits. What takes constant time runs on a normal
-//! scheduler; what reads `/proc` or files is a dirty I/O job. Each function's doc says which and why.
+//! Nothing here decides, forks, waits, or loops over an unknown number of things. A function of
+//! constant time runs on a normal scheduler. A function that reads `/proc` or files is a dirty
+//! I/O job. The doc of each function says which and why.
 #![deny(unsafe_code)]
 
 mod attach;
@@ -28,12 +30,15 @@ mod view;
 rustler::init!("Elixir.Leash.Native", load = load);
 
 fn load(env: rustler::Env, _info: rustler::Term) -> bool {
-    // While descriptors are plenty: killing has to work when they are not.
+    // The reserve is taken while there are plenty of descriptors: ending processes must work when
+    // none is left.
     leash_core::reserve_descriptors();
     sys::register(env)
 }
 
-/// `euid() :: non_neg_integer`.
+/// `euid() :: non_neg_integer`
+///
+/// Returns the effective uid of the VM.
 ///
 /// Normal scheduler: one system call of constant time.
 #[rustler::nif]
@@ -41,7 +46,8 @@ fn euid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// Panics. Only for the test that a panic becomes an exception of the caller and harms nobody else.
+/// Panics. It exists only for the test that a panic becomes an exception of the caller and harms
+/// no other process.
 ///
 /// Normal scheduler: constant time.
 #[rustler::nif]

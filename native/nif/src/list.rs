@@ -2,9 +2,9 @@
 
 use rustler::{Decoder, NifResult, Term};
 
-/// The elements of a proper list; anything else is a bad argument.
+/// The elements of a proper list; any other term is a bad argument.
 ///
-/// rustler's own iterator panics where an improper list ends.
+/// rustler's own iterator panics at the end of an improper list.
 pub(crate) struct List<T>(Vec<T>);
 
 impl<T> List<T> {

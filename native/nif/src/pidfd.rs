@@ -1,4 +1,4 @@
-//! Pidfds: descriptors that mean one process for ever, whatever becomes of its number.
+//! Pidfds: descriptors that mean one process for ever, even if its pid is reused.
 
 use crate::reply::{atoms, errno, error, ok};
 use crate::sys::{ArmError, Fd, OwnerGone, Readiness, send_signal};
@@ -14,13 +14,14 @@ use std::io::Read;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-/// A shim's first three arguments fit many times over.
+/// The read limit; a shim's first three arguments fit many times over.
 const CMDLINE_MAX: u64 = 8 * 1024;
 
-/// `shim_open(os_pid, run_id, worker) :: {:ok, fd} | {:error, :esrch | :not_ours | posix}`.
+/// `shim_open(os_pid, run_id, worker) :: {:ok, fd} | {:error, :esrch | :not_ours | posix}`
 ///
-/// A pidfd of the shim that runs `worker` of `run_id`, proven by its command line, its uid and that it still lived after
-/// both were read. Before the shim was executed the answer is `:not_ours`.
+/// Returns a pidfd of the shim that runs `worker` of `run_id`. The proof is its command line, its
+/// uid, and that the shim was still alive after both were read. Before the shim is executed the
+/// answer is `:not_ours`.
 ///
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -34,7 +35,8 @@ fn shim_open<'a>(env: Env<'a>, os_pid: i32, run_id: Binary<'a>, worker: u16) -> 
     }
 }
 
-/// The number of one process that is not pid 1. Looked at first: rustix asserts in a debug build that it is not negative.
+/// Returns the pid of one process that is not pid 1. The check comes first, because rustix
+/// asserts in a debug build that the number is not negative.
 fn not_init(os_pid: i32) -> Option<Pid> {
     Some(os_pid).filter(|&number| number > 1).and_then(Pid::from_raw)
 }
@@ -44,7 +46,8 @@ fn verified_shim(os_pid: i32, expected: ShimArgs) -> Result<Option<OwnedFd>, Err
     // A shim that cannot be held is not ended, and one that is taken for gone is ended at once.
     let pidfd = with_reserve(|| pidfd_open(pid, PidfdFlags::empty()))?;
     let ours = is_shim(os_pid, expected);
-    // Only now: as long as the pidfd's process lives, nobody else had its number.
+    // The check comes last: as long as the pidfd's process is alive, no other process had its
+    // pid.
     if ended(&pidfd)? { Err(Errno::SRCH) } else { Ok(ours?.then_some(pidfd)) }
 }
 
@@ -68,7 +71,7 @@ pub(crate) fn from_io(reason: &std::io::Error) -> Errno {
     }
 }
 
-/// `{:ok, fd}` of a descriptor that belongs to the caller.
+/// Returns `{:ok, fd}` of a descriptor that belongs to the caller.
 pub(crate) fn new_fd(env: Env<'_>, descriptor: OwnedFd) -> Term<'_> {
     match new_fd_of(env, descriptor) {
         Ok(fd) => ok(env, fd),
@@ -76,12 +79,14 @@ pub(crate) fn new_fd(env: Env<'_>, descriptor: OwnedFd) -> Term<'_> {
     }
 }
 
-/// A descriptor that belongs to the caller, who runs this very moment: he cannot be gone.
+/// Returns a descriptor that belongs to the caller. The caller is running, so it cannot be gone.
 pub(crate) fn new_fd_of(env: Env<'_>, descriptor: OwnedFd) -> Result<Fd, OwnerGone> {
     Fd::new(env, descriptor, &env.pid())
 }
 
-/// `pidfd_signal(fd, signo) :: :ok | {:error, :esrch | :eperm | :einval | :closed}`.
+/// `pidfd_signal(fd, signo) :: :ok | {:error, :esrch | :eperm | :einval | :closed}`
+///
+/// Sends a signal to the process.
 ///
 /// Normal scheduler: one system call of constant time.
 #[rustler::nif]
@@ -93,10 +98,11 @@ fn pidfd_signal(env: Env<'_>, fd: Fd, signo: i32) -> Term<'_> {
     }
 }
 
-/// `pidfd_monitor(fd, message) :: :ok | {:error, :closed | :not_pollable}`.
+/// `pidfd_monitor(fd, message) :: :ok | {:error, :closed | :not_pollable}`
 ///
-/// The calling process gets `message` once, when the process has ended; at once where it has already. The last of
-/// several messages for one descriptor counts; several descriptors of one process do not disturb each other.
+/// Sends `message` to the caller once, when the process has ended. If it has ended already, the
+/// message comes at once. If there are several messages for one descriptor, the last one counts.
+/// Several descriptors of one process do not disturb each other.
 ///
 /// Normal scheduler: registers the descriptor with the VM's poll set.
 #[rustler::nif]
@@ -108,7 +114,9 @@ fn pidfd_monitor<'a>(env: Env<'a>, fd: Fd, message: Term<'a>) -> Term<'a> {
     }
 }
 
-/// `pidfd_demonitor(fd) :: :ok`. The message may be in the mailbox already.
+/// `pidfd_demonitor(fd) :: :ok`
+///
+/// Cancels the message. It may be in the mailbox already.
 ///
 /// Normal scheduler: takes the descriptor out of the VM's poll set.
 #[rustler::nif]
@@ -117,8 +125,10 @@ fn pidfd_demonitor(env: Env<'_>, fd: Fd) -> Term<'_> {
     atoms::ok().encode(env)
 }
 
-/// `pidfd_ended?(fd) :: boolean | {:error, :closed | posix}`. A zombie has ended; a process whose first thread is gone
-/// while others run has not.
+/// `pidfd_ended?(fd) :: boolean | {:error, :closed | posix}`
+///
+/// Returns whether the process has ended. A zombie has ended. A process whose first thread is
+/// gone while others run has not.
 ///
 /// Normal scheduler: one poll that does not wait.
 #[rustler::nif(name = "pidfd_ended?")]
@@ -130,7 +140,8 @@ fn pidfd_ended(env: Env<'_>, fd: Fd) -> Term<'_> {
     }
 }
 
-/// Readable means: the last thread has exited (pidfd_open(2)).
+/// Returns whether the process has ended. A pidfd is readable if the last thread has exited
+/// (pidfd_open(2)).
 pub(crate) fn ended(pidfd: impl std::os::fd::AsFd) -> Result<bool, Errno> {
     let pidfd: BorrowedFd<'_> = pidfd.as_fd();
     let mut polled = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];

@@ -1,4 +1,4 @@
-//! Any process of the machine, by identity: number, start and pidfs inode together.
+//! Any process of the machine, by identity: pid, start and pidfs inode together.
 
 use crate::failure::{of_process, refusal};
 use crate::info;
@@ -7,7 +7,9 @@ use crate::reply::{atoms, error, ok};
 use leash_core::{Handle, Host, Identity, Pid};
 use rustler::{Encoder, Env, Term};
 
-/// `process_identify(pid) :: {:ok, {pid, start_ticks, inode | nil}} | {:error, reason}`: whoever has the number now.
+/// `process_identify(pid) :: {:ok, {pid, start_ticks, inode | nil}} | {:error, reason}`
+///
+/// Returns the identity of the process that has the pid now.
 ///
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -19,7 +21,9 @@ fn process_identify(env: Env<'_>, pid: i32) -> Term<'_> {
     }
 }
 
-/// `process_open(pid, start_ticks, inode | nil) :: {:ok, fd} | {:error, reason}`: a pidfd of exactly that process.
+/// `process_open(pid, start_ticks, inode | nil) :: {:ok, fd} | {:error, reason}`
+///
+/// Returns a pidfd of exactly that process.
 ///
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -33,7 +37,9 @@ fn process_open(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) ->
     }
 }
 
-/// `process_alive(pid, start_ticks, inode | nil) :: boolean | {:error, reason}`.
+/// `process_alive(pid, start_ticks, inode | nil) :: boolean | {:error, reason}`
+///
+/// Returns whether exactly that process is alive.
 ///
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -46,7 +52,9 @@ fn process_alive(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) -
     }
 }
 
-/// `process_refusal(pid) :: nil | :vm | :ancestor | :kernel_thread | :pid_1 | {:error, reason}`: why nobody signals it.
+/// `process_refusal(pid) :: nil | :vm | :ancestor | :kernel_thread | :pid_1 | {:error, reason}`
+///
+/// Returns why Leash never signals the process, or `nil`.
 ///
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -59,7 +67,9 @@ fn process_refusal(env: Env<'_>, pid: i32) -> Term<'_> {
     }
 }
 
-/// `process_info(pid, start_ticks, inode | nil) :: {:ok, map} | {:error, reason}`, see `Leash.OSProcess.info/1`.
+/// `process_info(pid, start_ticks, inode | nil) :: {:ok, map} | {:error, reason}`
+///
+/// Returns the facts about the process, see `Leash.OSProcess.info/1`.
 ///
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -69,7 +79,7 @@ fn process_info(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) ->
     };
     match Handle::open(&identity) {
         Err(failure) => of_process(env, &failure),
-        // What was read is this process's only if it has not ended meanwhile.
+        // The data is this process's only if the process has not ended meanwhile.
         Ok(pidfd) => match info::read(&identity) {
             Some(info) if !pidfd.is_ended() => crate::encode::term(env, &info)
                 .map_or_else(|_| error(env, atoms::unknown()), |map| ok(env, map)),
@@ -79,7 +89,10 @@ fn process_info(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) ->
     }
 }
 
-/// `process_children(pid, start_ticks, inode | nil) :: {:ok, [{pid, start_ticks, inode | nil}]} | {:error, reason}`.
+/// `process_children(pid, start_ticks, inode | nil) :: {:ok, [{pid, start_ticks, inode | nil}]} |
+/// {:error, reason}`
+///
+/// Returns the children of the process.
 ///
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -97,7 +110,8 @@ fn process_children(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>
     }
 }
 
-/// Identified by number, then looked at again: who still is a child then was one all along.
+/// Identifies the children by pid, then looks again. A process that is still a child then was one
+/// all along.
 fn children(parent: Pid) -> leash_core::Result<Vec<Identity>> {
     let host = Host::current()?;
     let identified =

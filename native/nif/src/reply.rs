@@ -1,4 +1,4 @@
-//! What a NIF answers: `:ok`, `{:ok, value}`, `{:error, reason}`.
+//! The answers of a NIF: `:ok`, `{:ok, value}`, `{:error, reason}`.
 
 use rustix::io::Errno;
 use rustler::{Atom, Encoder, Env, Term};
@@ -8,7 +8,7 @@ pub(crate) mod atoms {
     rustler::atoms! {
         // Answers.
         ok, error, nil, eof, again, wait, done, stdin, stdout, stderr, spawned,
-        // Descriptors of a worker, and what a shim is asked for.
+        // Descriptors of a worker, and the requests to a shim.
         none, pipe, inherit, kill,
         // Messages.
         leash_fd, leash_hunt, ready, writable,
@@ -19,28 +19,29 @@ pub(crate) mod atoms {
         device, directory, other, r#type = "type",
         // Refusals.
         ancestor, kernel_thread, pid_1, vm,
-        // What a hunt is asked for.
+        // The keys and values of a hunt's specification.
         adopted, app, attached, deadline, end, kind, ladder, mode, outliving, own_run_id, pid, pidfs_inode, process, report, run,
         run_dir, run_id, scope, start_ticks, sweep, unmarked, user, workers,
     }
 }
 
-/// `{:ok, value}`.
+/// Returns `{:ok, value}`.
 pub(crate) fn ok<'a>(env: Env<'a>, value: impl Encoder) -> Term<'a> {
     (atoms::ok(), value).encode(env)
 }
 
-/// `{:error, reason}`.
+/// Returns `{:error, reason}`.
 pub(crate) fn error<'a>(env: Env<'a>, reason: impl Encoder) -> Term<'a> {
     (atoms::error(), reason).encode(env)
 }
 
-/// `{:error, :epipe}` and the like.
+/// Returns `{:error, :epipe}` and the like.
 pub(crate) fn errno<'a>(env: Env<'a>, errno: Errno) -> Term<'a> {
     error(env, errno_term(env, errno))
 }
 
-/// The errno's name in lower case, as `:file` and `:inet` have it; `{:errno, number}` for one without a name.
+/// Returns the errno's name in lower case, as `:file` and `:inet` have it. An errno without a
+/// name is `{:errno, number}`.
 pub(crate) fn errno_term(env: Env<'_>, errno: Errno) -> Term<'_> {
     let number = errno.raw_os_error();
     let named = nix::errno::Errno::from_raw(number);

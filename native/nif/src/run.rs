@@ -10,13 +10,14 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// A locked record. Elixir keeps the term for the life of the VM, so that no process holds the lock.
+/// A locked record. Elixir keeps the term for the life of the VM, so no Elixir process holds the
+/// lock.
 struct HeldRun(RunLock);
 
 #[rustler::resource_impl]
 impl Resource for HeldRun {}
 
-/// What a record tells about its VM.
+/// The facts about the VM in a record.
 #[derive(NifMap)]
 struct Fields {
     node: String,
@@ -24,7 +25,9 @@ struct Fields {
     version: String,
 }
 
-/// `run_id_generate() :: binary | {:error, reason}`.
+/// `run_id_generate() :: binary | {:error, reason}`
+///
+/// Returns a new run id.
 ///
 /// Normal scheduler: one system call of constant time.
 #[rustler::nif]
@@ -35,7 +38,9 @@ fn run_id_generate(env: Env<'_>) -> Term<'_> {
     }
 }
 
-/// `owner_tag_base() :: {pid, start_ticks, pid_ns, boot} | {:error, reason}`: this VM, as `LEASH_RUN` and the record name it.
+/// `owner_tag_base() :: {pid, start_ticks, pid_ns, boot} | {:error, reason}`
+///
+/// Returns this VM as `LEASH_RUN` and the record name it.
 ///
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -52,8 +57,10 @@ fn owner_tag_base(env: Env<'_>) -> Term<'_> {
     }
 }
 
-/// `owner_option() :: {pid, start_ticks} | {:error, reason}`: this VM, for the shim's `--owner`. The ticks are those of
-/// `/proc` as read here; in a time namespace they differ from those of [`owner_tag_base`].
+/// `owner_option() :: {pid, start_ticks} | {:error, reason}`
+///
+/// Returns this VM for the shim's `--owner`. The ticks are those of `/proc` as read here. In a
+/// time namespace they differ from those of [`owner_tag_base`].
 ///
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -67,7 +74,9 @@ fn owner_option(env: Env<'_>) -> Term<'_> {
     }
 }
 
-/// `boot_id() :: binary | {:error, reason}`, 36 characters.
+/// `boot_id() :: binary | {:error, reason}`
+///
+/// Returns the boot id, 36 characters.
 ///
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -80,7 +89,10 @@ fn boot_id(env: Env<'_>) -> Term<'_> {
     }
 }
 
-/// `run_open(run_dir, %{node: binary, app: binary, version: binary}) :: {:ok, lock, run_id} | {:error, reason | {reason, path}}`.
+/// `run_open(run_dir, %{node: binary, app: binary, version: binary}) :: {:ok, lock, run_id} |
+/// {:error, reason | {reason, path}}`
+///
+/// Creates the record of a new run and locks it.
 ///
 /// Dirty I/O: creates, locks and syncs a file.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -97,8 +109,10 @@ fn run_open<'a>(env: Env<'a>, run_dir: Binary<'a>, fields: Term<'a>) -> NifResul
     })
 }
 
-/// `run_create(run_dir, run_id, %{node: binary, app: binary, version: binary}) :: {:ok, lock} | {:error, reason | {reason, path}}`: a
-/// record for a run that began without one.
+/// `run_create(run_dir, run_id, %{node: binary, app: binary, version: binary}) :: {:ok, lock} |
+/// {:error, reason | {reason, path}}`
+///
+/// Creates and locks a record for a run that began without one.
 ///
 /// Dirty I/O: creates, locks and syncs a file.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -119,12 +133,15 @@ fn run_create<'a>(
 }
 
 fn about(fields: Term<'_>) -> NifResult<About> {
-    // Decoded here: rustler's error names the field and is no ArgumentError.
+    // The fields are decoded here, because rustler's error names the field and is not an
+    // ArgumentError.
     let Fields { node, app, version } = fields.decode().map_err(|_| rustler::Error::BadArg)?;
     Ok(About { node, app, started_at: now_iso8601(), version })
 }
 
-/// `run_ensure(lock) :: :ok | {:error, reason | {reason, path}}`: puts a lost record back.
+/// `run_ensure(lock) :: :ok | {:error, reason | {reason, path}}`
+///
+/// Writes the record again if it is lost.
 ///
 /// Dirty I/O: files.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -132,7 +149,9 @@ fn run_ensure(env: Env<'_>, lock: ResourceArc<HeldRun>) -> Term<'_> {
     done(env, lock.0.ensure())
 }
 
-/// `run_append_command(lock, worker, flag, [binary]) :: :ok | {:error, reason | {reason, path}}`.
+/// `run_append_command(lock, worker, flag, [binary]) :: :ok | {:error, reason | {reason, path}}`
+///
+/// Appends a command line to the record.
 ///
 /// Dirty I/O: writes a file.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -147,7 +166,10 @@ fn run_append_command<'a>(
     done(env, lock.0.append_command(Some(worker), &flag, &command))
 }
 
-/// `run_append_attachment(lock, worker, pid, start_ticks) :: :ok | {:error, reason | {reason, path}}`.
+/// `run_append_attachment(lock, worker, pid, start_ticks) :: :ok | {:error, reason | {reason,
+/// path}}`
+///
+/// Appends an attached process to the record.
 ///
 /// Dirty I/O: writes a file.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -161,7 +183,9 @@ fn run_append_attachment(
     done(env, lock.0.append_attachment(&RecordedAttachment { worker, pid, start_ticks }))
 }
 
-/// `run_append_unmarked(lock, worker) :: :ok | {:error, reason | {reason, path}}`.
+/// `run_append_unmarked(lock, worker) :: :ok | {:error, reason | {reason, path}}`
+///
+/// Appends a worker without a mark to the record.
 ///
 /// Dirty I/O: writes a file.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -169,7 +193,9 @@ fn run_append_unmarked(env: Env<'_>, lock: ResourceArc<HeldRun>, worker: u16) ->
     done(env, lock.0.append_unmarked(worker))
 }
 
-/// `run_forget(lock, [worker]) :: :ok | {:error, reason | {reason, path}}`: what was appended for numbers that are free now.
+/// `run_forget(lock, [worker]) :: :ok | {:error, reason | {reason, path}}`
+///
+/// Forgets the lines that were appended for numbers that are free now.
 ///
 /// Dirty I/O: may write a file.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -177,7 +203,9 @@ fn run_forget(env: Env<'_>, lock: ResourceArc<HeldRun>, workers: List<u16>) -> T
     done(env, lock.0.forget(&Vec::from_iter(workers)))
 }
 
-/// `run_close(lock, drop?) :: :ok | {:error, reason | {reason, path}}`: gives the lock back, and with `drop?` the record goes too.
+/// `run_close(lock, drop?) :: :ok | {:error, reason | {reason, path}}`
+///
+/// Releases the lock. With `drop?` it also removes the record.
 ///
 /// Dirty I/O: files.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -198,7 +226,7 @@ pub(crate) fn path<'a>(text: &'a Binary<'_>) -> &'a Path {
     Path::new(OsStr::from_bytes(text.as_slice()))
 }
 
-/// `2026-01-01T00:00:00Z`, for people who read the record.
+/// Returns the time as `2026-01-01T00:00:00Z`, for people who read the record.
 fn now_iso8601() -> String {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let seconds = since.map_or(0, |since| since.as_secs());
@@ -207,8 +235,8 @@ fn now_iso8601() -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// Year, month and day of a day since 1970, counted in eras of 400 years that begin on 1 March (the proleptic Gregorian
-/// calendar, as in Howard Hinnant's `civil_from_days`).
+/// Returns year, month and day of a day since 1970, in the proleptic Gregorian calendar. It
+/// counts in eras of 400 years that begin on 1 March, as Howard Hinnant's `civil_from_days` does.
 fn date_of(day: u64) -> (u64, u64, u64) {
     let shifted = day + 719_468;
     let (era, of_era) = (shifted / 146_097, shifted % 146_097);

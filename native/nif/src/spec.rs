@@ -1,4 +1,5 @@
-//! What a hunt is asked for, from a map with atom keys. A missing key has a default where there is a harmless one.
+//! The specification of a hunt, from a map with atom keys. If a key is missing, a harmless
+//! default replaces it where there is one.
 
 use crate::list::List;
 use crate::reply::atoms;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// Why there is no hunt: the value of this key, or its absence.
+/// The reason why there is no hunt: the value of this key, or its absence.
 pub(crate) struct Wrong(Atom);
 
 impl Wrong {
@@ -39,7 +40,7 @@ pub(crate) fn hunt(map: Term<'_>) -> Result<HuntSpec, Wrong> {
 struct Map<'a>(Term<'a>);
 
 impl<'a> Map<'a> {
-    /// `nil` and no such key are the same.
+    /// Returns the value of a key. `nil` and a missing key are the same.
     fn get<T: Decoder<'a>>(&self, key: Atom) -> Result<Option<T>, Wrong> {
         match self.0.map_get(key) {
             Ok(value) if Atom::from_term(value).is_ok_and(|atom| atom == atoms::nil()) => {
@@ -65,7 +66,7 @@ impl<'a> Map<'a> {
                 outliving: self.get(atoms::outliving())?.unwrap_or(false),
             })
         } else if kind == atoms::sweep() {
-            // Here the run that is named is the caller's own.
+            // For a sweep, `run_id` is the caller's own run.
             Ok(HuntKind::Sweep {
                 own_run: self.run(atoms::run_id())?,
                 app: self.app()?,
@@ -96,7 +97,7 @@ impl<'a> Map<'a> {
         })
     }
 
-    /// A tree of another run: the start of its shim and the depth of its mark.
+    /// Reads a tree of another run: the start of its shim and the depth of its mark.
     fn adopted(&self) -> Result<Option<Adopted>, Wrong> {
         let adopted: Option<(u64, u8)> = self.get(atoms::adopted())?;
         Ok(adopted.map(|(start_ticks, depth)| Adopted { start_ticks, depth }))
@@ -113,7 +114,7 @@ impl<'a> Map<'a> {
         text.map(|text| RunId::parse(&text).ok_or(Wrong(key))).transpose()
     }
 
-    /// The application's name only where nothing else is in scope.
+    /// Returns the application's name, if the scope is only the application.
     fn app(&self) -> Result<Option<String>, Wrong> {
         match self.get::<Atom>(atoms::scope())? {
             None => Ok(None),
@@ -145,7 +146,8 @@ impl<'a> Map<'a> {
         Ok(Ladder::new(steps.collect::<Result<_, _>>()?))
     }
 
-    /// The directory, and whether there is one that cannot be used: no reason not to hunt.
+    /// Returns the directory, and whether a directory was named that cannot be used. The hunt
+    /// goes on without it.
     fn run_dir(&self) -> Result<(Option<Arc<RunDir>>, bool), Wrong> {
         let Some(dir) = self.get::<Binary<'a>>(atoms::run_dir())? else {
             return Ok((None, false));

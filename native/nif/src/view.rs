@@ -1,4 +1,5 @@
-//! The core's report as Elixir reads it: names are atoms, and a survivor says everything about itself.
+//! The core's report as Elixir reads it: names are atoms, and a survivor says everything about
+//! itself.
 
 use leash_core::report::{Action, Match, Reason, Refused, Report, RunReport, Survivor};
 use leash_core::{Incomplete, Verdict};
@@ -116,7 +117,8 @@ impl Serialize for Name {
     }
 }
 
-/// Elixir writes `:sigterm`, as in `System.trap_signal/3`; the core writes `SIGTERM`, and `shim` for what a shim ended.
+/// Returns a name in the form that Elixir writes, for example `:sigterm` as in
+/// `System.trap_signal/3`. The core writes `SIGTERM`, and `shim` for a process that a shim ended.
 fn signal_atom(name: &'static str) -> &'static str {
     const NAMES: [&str; 31] = [
         "sighup",

@@ -1,8 +1,11 @@
-//! The children of a warden: the shims that it started, and what comes to it, the subreaper, when one of them is killed.
+//! The children of a warden: the shims that it started, and the orphans that a killed shim leaves
+//! to it, the subreaper.
 //!
-//! A shim that ended by itself has left nothing, so whatever else becomes our child was left by one that was killed, and
-//! is ended: by descent, which no process can shed, and without a look at its mark, but for those that outlive their VM
-//! on purpose. A child that is not reaped keeps its number, so plain numbers are safe.
+//! A shim that ends by itself leaves nothing. So every other child was left by a killed shim, and
+//! the warden ends it. The warden goes by descent, which no process can shed, and does not look
+//! at the mark. Only processes that outlive their VM on purpose are spared.
+//!
+//! A child that is not reaped keeps its pid, so signals by pid are safe here.
 
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -16,29 +19,31 @@ use crate::sys::{self, Numbers, Waited, signal};
 use crate::tree::{self, Order, Walked};
 use leash_tag::Mark;
 
-/// Children reaped in one go at most: some 10 ms.
+/// The most children reaped in one go: some 10 ms.
 const BOUND: u32 = 16_384;
 
-/// Processes that one pass signals at most: a start that is asked for meanwhile waits for no longer than that takes.
+/// The most processes that one pass signals. A start that is asked for meanwhile waits no longer
+/// than that takes.
 const VISITS: u32 = 256;
 
-/// A shim's own failure, with which it may have left its tree.
+/// Exit status of a shim that failed itself, and may have left its tree.
 const OWN_FAILURE: u8 = 125;
 
-/// Passes after which those that are left are not waited for: some 2 seconds.
+/// Passes after which the warden stops waiting for what is left: some 2 seconds.
 const VAIN_PASSES: u32 = 65;
 
-/// How many may wait for word at a time.
+/// The most descriptors that can wait for word at a time.
 const WAITING: usize = 32;
 
-/// The children.
+/// The children of a warden.
 pub(crate) struct Children {
     shims: Numbers,
-    /// What outlives its VM on purpose, and has lost its shim.
+    /// Processes that lost their shim and outlive their VM on purpose.
     left: Numbers,
-    /// When to end orphans next, and how many passes there were; `None` where there are none.
+    /// The time of the next pass over the orphans, and the number of passes so far; `None` if
+    /// there are no orphans.
     orphans: Option<(u64, u32)>,
-    /// The last round of reaping met its bound.
+    /// The last round of reaping reached its bound.
     more: bool,
     waiting: [Option<OwnedFd>; WAITING],
 }
@@ -54,18 +59,19 @@ impl Children {
         })
     }
 
-    /// Takes a shim in.
+    /// Adds a shim.
     pub(crate) fn started(&mut self, pid: Pid) {
         self.shims.add(pid);
     }
 
-    /// Whether anything is left that does not outlive its VM on purpose.
+    /// Returns whether anything is left that does not outlive its VM on purpose.
     pub(crate) fn any(&self) -> bool {
         let ends = |&pid: &i32| Pid::from_raw(pid).is_some_and(|pid| !outlives(pid));
         self.orphans.is_some() || self.shims.all().iter().any(ends)
     }
 
-    /// Gives word once no orphan is left. Where too many wait, or nothing has helped for long, it is closed without.
+    /// Sends word on `fd` once no orphan is left. If too many descriptors wait, or the passes
+    /// have been in vain for long, `fd` is closed without word.
     pub(crate) fn give_word(&mut self, fd: OwnedFd) {
         if self.orphans.is_none() {
             say(&fd);
@@ -80,12 +86,12 @@ impl Children {
         self.orphans.is_some_and(|(_, passes)| passes > VAIN_PASSES)
     }
 
-    /// When to call [`Children::end_orphans`] next.
+    /// Returns when to call [`Children::end_orphans`] next.
     pub(crate) fn due(&self) -> Option<u64> {
         if self.more { Some(0) } else { self.orphans.map(|(at, _)| at) }
     }
 
-    /// Reaps those that have ended; whether there may be more.
+    /// Reaps the children that have ended. Returns whether there may be more.
     pub(crate) fn reap(&mut self, proc: Option<&Proc>) -> bool {
         let mut leaves = false;
         self.more = true;
@@ -96,7 +102,7 @@ impl Children {
             };
             let killed = ended.how != Ended::EXITED || ended.value == OWN_FAILURE;
             if self.shims.remove(pid) && killed {
-                // Its mark can be read as long as it is not reaped.
+                // The mark of a process can be read until the process is reaped.
                 if outlives(pid) {
                     leaves = true;
                 } else {
@@ -112,14 +118,17 @@ impl Children {
         self.more
     }
 
-    /// What the shim of a tree that outlives its VM has left is let be, without its mark, too; unless another shim was
-    /// killed with it. Then what is left of the two cannot be told apart, and the mark decides.
+    /// Spares what the killed shim of an outliving tree left, even processes without the mark.
+    ///
+    /// If another killed shim has left orphans too, the two kinds cannot be told apart. Then the
+    /// mark decides.
     fn leave(&mut self, proc: Option<&Proc>) {
         let before = self.left.all().len();
         if self.orphans.is_none() {
             self.note_left(proc, |_| true);
-            // A process ends and leaves its children at one moment (exit_notify in kernel/exit.c): if another shim has
-            // left what was listed, then its end is seen now.
+            // A process ends and leaves its children at one moment (exit_notify in
+            // kernel/exit.c). If another shim left any of the listed processes, its end is
+            // visible now.
             if matches!(sys::peek_any(), Waited::Ended(pid, _) if self.shims.has(pid)) {
                 self.left.truncate(before);
             }
@@ -127,7 +136,7 @@ impl Children {
         self.note_left(proc, outlives);
     }
 
-    /// Lets those be that are neither shims nor known, where they are such.
+    /// Adds each child for which `is_left` holds, unless the child is a shim or is already known.
     fn note_left(&mut self, proc: Option<&Proc>, is_left: impl Fn(Pid) -> bool) {
         let (shims, left) = (&self.shims, &mut self.left);
         let _ = each_child(proc, &mut |pid| {
@@ -137,14 +146,14 @@ impl Children {
         });
     }
 
-    /// One pass over the orphans and all that is below them, if it is due.
+    /// Makes one pass over the orphans and everything below them, if a pass is due.
     pub(crate) fn end_orphans(&mut self, proc: Option<&Proc>, now: u64) {
         let Some((at, passes)) = self.orphans else { return };
         if now < at {
             return;
         }
         let mut found = 0u32;
-        // Those that lose their mark later stay known.
+        // A process that loses its mark later stays known.
         if proc.is_some() {
             self.note_left(proc, outlives);
         }
@@ -158,7 +167,7 @@ impl Children {
         if let Some(proc) = proc {
             for &(order, number) in signals {
                 found = 0;
-                listed = Walked::Nobody
+                listed = Walked::Nothing
                     != tree::walk(proc, &spared, order, VISITS, &mut |met| {
                         if !outlives(met.pid()) {
                             found = found.saturating_add(1);
@@ -169,14 +178,14 @@ impl Children {
         }
         let mut pause = pause_after(passes);
         if !listed {
-            // Theirs become ours as they die.
+            // The children of those killed become children of the warden.
             sys::each_child_by_number(&mut |pid| {
                 if !spared(pid) && !outlives(pid) {
                     found = found.saturating_add(1);
                     let _ = sys::kill(pid, signal::KILL);
                 }
             });
-            // All numbers take a second, in which nothing else is done.
+            // A look at all pids takes a second, in which the warden does nothing else.
             let took = sys::now_ms().saturating_sub(now);
             pause = if passes > 1 { pause.max(took.saturating_mul(4)) } else { pause };
         }
@@ -192,7 +201,7 @@ impl Children {
     }
 }
 
-/// Without `/proc` a pass over all numbers, which takes a second.
+/// Visits each child. Without `/proc`, this is a pass over all pids, which takes a second.
 fn each_child(proc: Option<&Proc>, visit: &mut dyn FnMut(Pid)) -> Result<(), Errno> {
     match proc {
         Some(proc) => proc.each_own_child(visit),

@@ -1,4 +1,4 @@
-//! The command line. `help` says what each option does; a test holds the two together.
+//! The command line. `help` says what each option does, and a test checks that the two agree.
 
 use core::ffi::CStr;
 use leash_tag::{RunId, WorkerNumber};
@@ -7,54 +7,55 @@ use crate::blocks::Blocks;
 use crate::limits::Limits;
 use crate::sys::signal;
 
-/// The steps of a ladder at most.
+/// The most steps of a ladder.
 pub const MAX_STEPS: usize = 8;
 
-/// Supplementary groups at most.
+/// The most supplementary groups.
 pub const MAX_GROUPS: usize = 32;
 
-/// Where one of the worker's standard streams goes.
+/// The place that one of the worker's standard streams goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream<'a> {
-    /// What the shim itself has.
+    /// The stream of the shim itself.
     Inherit,
     /// `/dev/null`.
     Null,
-    /// A pipe whose other end the shim holds, and never writes to (stdin only).
+    /// A pipe whose other end the shim holds and never writes to (stdin only).
     Open,
-    /// The same as stdout (stderr only).
+    /// The same place as stdout (stderr only).
     Stdout,
-    /// A descriptor that was handed to us, and that the worker alone keeps.
+    /// A descriptor that was passed to the shim, and that only the worker keeps.
     Descriptor(i32),
     /// Appended to this file.
     File(&'a CStr),
 }
 
-/// Who gets a step's signal.
+/// The processes that get a step's signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum To {
     /// The worker alone.
     Leader,
-    /// Its process group.
+    /// The worker's process group.
     Group,
     /// Every descendant.
     Tree,
 }
 
-/// What a step does.
+/// The action of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "a signal's number, and who gets it")]
 pub enum Act {
-    /// It sends a signal.
+    /// Sends a signal.
     Signal { number: u8, to: To },
-    /// It runs the next command of [`Config::step`].
+    /// Runs the next command of [`Config::step`].
     Command,
-    /// It tells the VM to close the worker's stdin, which a VM that is gone has done.
+    /// Tells the VM to close the worker's stdin. If the VM is gone, the stdin is closed already.
     CloseStdin,
 }
 
 impl Act {
-    /// What stands for it in reports: the signal's number, 0 for a command, 255 for the end of stdin.
+    /// Returns the number that reports use: the signal's number, 0 for a command, 255 for the end
+    /// of stdin.
     #[must_use]
     pub fn number(self) -> u8 {
         match self {
@@ -68,9 +69,9 @@ impl Act {
 /// One step of the ladder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// What is done.
+    /// The action.
     pub act: Act,
-    /// Milliseconds to wait for its effect, `None` for ever.
+    /// Milliseconds to wait for the effect, `None` for ever.
     pub wait: Option<u32>,
 }
 
@@ -88,7 +89,7 @@ impl Steps {
         Self { steps: [step; MAX_STEPS], len: 1 }
     };
 
-    /// The step at an index.
+    /// Returns the step at an index.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<Step> {
         self.steps.get(..self.len)?.get(index).copied()
@@ -119,7 +120,8 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// `--groups`; of another user without it none, since those that we have are not its own.
+    /// Returns the value of `--groups`. With `--uid` and without `--groups` the result is empty,
+    /// since the shim's own groups are not that user's.
     #[must_use]
     pub fn groups(&self) -> Option<&[u32]> {
         match &self.groups {
@@ -129,7 +131,7 @@ impl Ids {
     }
 }
 
-/// What has started the shim.
+/// The starter of the shim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A shell, a unit, a container.
@@ -140,18 +142,18 @@ pub enum Origin {
     Warden,
 }
 
-/// What the command line asks for.
+/// The settings of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each field is the option of its name, which help describes")]
 pub struct Config<'a> {
     pub run: RunId,
     pub worker: Option<WorkerNumber>,
-    /// For whoever looks for it later; nothing here uses it.
+    /// For a later search by name; nothing here uses it.
     pub name: Option<&'a [u8]>,
     pub leash: Option<i32>,
     pub owner: Option<(i32, u64)>,
     pub report: Option<i32>,
-    /// Leash and report are one socket, on which the VM also asks.
+    /// Leash and report are one socket, on which the VM also sends requests.
     pub channel: bool,
     pub stdin: Stream<'a>,
     pub stdout: Stream<'a>,
@@ -165,13 +167,14 @@ pub struct Config<'a> {
     pub limits: Limits,
     pub mark: bool,
     pub detach: bool,
-    /// What a worker leaves that exits by itself goes on.
+    /// The processes that a worker leaves when it exits by itself go on.
     pub keep: bool,
     pub ladder_on_any_term: bool,
     pub foreground: bool,
-    /// A process that somebody else started, and its start ticks; there is no command then.
+    /// A process that was not started by this shim, and its start ticks. There is no command
+    /// then.
     pub attach: Option<(i32, Option<u64>)>,
-    /// No tree of its own: it starts the run's shims, and ends what they leave.
+    /// No tree of its own: the process starts the run's shims, and ends what they leave.
     pub warden: bool,
     /// The name of the socket on which the VM asks its warden for shims.
     pub control: Option<&'a [u8]>,
@@ -182,7 +185,7 @@ pub struct Config<'a> {
 }
 
 impl Config<'_> {
-    /// What has started us.
+    /// Returns the starter of this shim.
     pub(crate) fn origin(&self) -> Origin {
         match self.leash {
             _ if self.channel => Origin::Warden,
@@ -191,7 +194,8 @@ impl Config<'_> {
         }
     }
 
-    /// The descriptors beside 0 to 2 that were handed to us: leash, report, and the worker's own.
+    /// Returns the descriptors beside 0 to 2 that were passed to the shim: leash, report, and the
+    /// worker's own.
     pub(crate) fn descriptors(&self) -> [Option<i32>; 5] {
         let of = |stream| match stream {
             Stream::Descriptor(fd) => Some(fd),
@@ -201,13 +205,13 @@ impl Config<'_> {
         all.map(|fd| fd.filter(|&fd| fd > 2))
     }
 
-    /// Those of them that are the worker's own.
+    /// Returns the descriptors that are the worker's own.
     pub(crate) fn workers_descriptors(&self) -> impl Iterator<Item = i32> + use<> {
         self.descriptors().into_iter().skip(2).flatten()
     }
 }
 
-/// What a command line is.
+/// A parsed command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant, reason = "one value, on the stack, once")]
 pub enum Parsed<'a> {
@@ -219,18 +223,18 @@ pub enum Parsed<'a> {
     Version,
 }
 
-/// What is wrong with a command line: `leash-shim: OPTION: expected EXPECTED, got: VALUE`.
+/// The error of a command line: `leash-shim: OPTION: expected EXPECTED, got: VALUE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wrong<'a> {
-    /// The option, or what stands where one was expected.
+    /// The option, or the text at the place of an option.
     pub option: &'a [u8],
-    /// What would have been accepted.
+    /// The accepted values.
     pub expected: &'static str,
-    /// What was given.
+    /// The given value.
     pub value: &'a [u8],
 }
 
-/// Every option with a value or without, in the order of PROTOCOL.md.
+/// All options, with and without values, in the order of PROTOCOL.md.
 pub const OPTIONS: [&str; 27] = [
     "run-id",
     "worker",
@@ -261,20 +265,20 @@ pub const OPTIONS: [&str; 27] = [
     "warden",
 ];
 
-/// What can be asked for of a process that is there already.
+/// The options that are allowed beside `--attach`.
 const BESIDE_ATTACH: [&str; 11] = [
     "run-id", "worker", "channel", "leash", "owner", "report", "stop", "step", "linger",
     "on-term", "attach",
 ];
 
-/// What can be asked for of a warden.
+/// The options that are allowed beside `--warden`.
 const BESIDE_WARDEN: [&str; 6] = ["run-id", "warden", "leash", "owner", "report", "control"];
 
 /// Reads an argument vector, program name included.
 ///
 /// # Errors
 ///
-/// [`Wrong`] for the first thing that is.
+/// [`Wrong`] for the first argument that is wrong.
 pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wrong<'a>> {
     let mut args = args.enumerate().skip(1).peekable();
     match args.peek().map(|(_, arg)| arg.to_bytes()) {
@@ -301,7 +305,7 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
     }
 
     let mut config = Config {
-        // Replaced below: the first option is --run-id.
+        // The first option is `--run-id`, so this is replaced below.
         run: RunId::from_number(1).ok_or(Wrong { option: b"", expected: "", value: b"" })?,
         worker: None,
         name: None,
@@ -341,7 +345,8 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
         if config.step.take(index, arg, &mut args)? {
             continue;
         }
-        // Where others look for it: one who is not known for a warden would be waited for like a shim.
+        // Other programs look for `--warden` at this place. If they missed it, they would take
+        // the warden for a shim and wait for it.
         if arg.to_bytes() == b"--warden" && index != 2 {
             return Err(Wrong {
                 option: b"--warden",
@@ -401,7 +406,8 @@ pub fn parse<'a>(args: impl Iterator<Item = &'a CStr>) -> Result<Parsed<'a>, Wro
     Ok(Parsed::Run(config))
 }
 
-/// A process that is there already has its streams, directory and ids; a warden has no process at all.
+/// Accepts a command line without a command. An attached process already has its streams,
+/// directory and ids, and a warden has no worker.
 fn without_command<'a>(
     config: Config<'a>,
     has_command: bool,
@@ -421,7 +427,7 @@ fn given(seen: u32, option: &str) -> bool {
     OPTIONS.iter().position(|name| *name == option).is_some_and(|index| seen & (1 << index) != 0)
 }
 
-/// The first option that was given and is not among those allowed.
+/// Returns the first given option that is not allowed.
 fn first_beside(seen: u32, allowed: &[&str]) -> Option<&'static str> {
     let given = OPTIONS.iter().enumerate().filter(|(index, _)| seen & (1 << index) != 0);
     given.map(|(_, name)| *name).find(|name| !allowed.contains(name))
@@ -640,7 +646,7 @@ fn owner(text: &[u8]) -> Option<(i32, u64)> {
     Some((pid, ticks.parse().ok()?))
 }
 
-/// `PID`, or `PID:TICKS`.
+/// Parses `PID` or `PID:TICKS`.
 fn target(text: &[u8]) -> Option<(i32, Option<u64>)> {
     let (pid, ticks) = if text.contains(&b':') {
         owner(text).map(|(pid, ticks)| (pid, Some(ticks)))?

@@ -1,11 +1,15 @@
-//! A process that somebody else started, and its tree: watched, and ended by the same ladder.
+//! A process that this shim did not start, and its tree. The shim watches the tree, and ends it
+//! by the same ladder.
 //!
-//! It is no child of ours, so nothing here is reaped and no `ECHILD` proves anything. Whoever belongs to it carries
-//! the mark, given to those who were there and inherited by all who came later, or is below it while it lives. It is
-//! gone when its pidfd says so and passes over all processes find no bearer of the mark.
+//! The process is no child of the shim, so nothing here is reaped and no `ECHILD` proves
+//! anything. A process belongs to the tree if it carries the mark, or if it is below the attached
+//! process while that lives. The shim marks the processes that are there at the start, and all
+//! later ones inherit the mark. The tree is gone when the pidfd of the attached process says so
+//! and passes over all processes find no bearer of the mark.
 //!
-//! While it lives, its pidfd is all that is needed; afterwards somebody who was found alive stands witness that there
-//! is a tree, and a pass is made when he ends. So nothing is looked at while nothing happens.
+//! While the attached process lives, its pidfd is all that the shim needs. After its end, a
+//! living bearer of the mark is the witness that there is a tree. The shim makes a pass when the
+//! witness ends. So it looks at nothing while nothing happens.
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -26,19 +30,23 @@ use crate::target::Target;
 use crate::tree::{self, Met, Order, Threads, Walked};
 use crate::watched::Watched;
 
-/// Between two passes that find somebody else each time: doubled from the first to the last.
+/// Pauses between two passes that find a new witness each time: doubled from the first value to
+/// the last.
 const LOOK_MS: (u64, u64) = (1, 32);
 
-/// How long those who are there are marked, at most: a tree that grows faster is not followed for ever.
+/// The longest time in which the shim marks the processes that are there. A tree that grows
+/// faster is not followed for ever.
 const MARKING_MS: u64 = 2_000;
 
-/// Between the last walks for those who are to be marked: four times the one before, from the first to the last.
+/// Pauses between the later walks for unmarked processes: each is four times the one before, from
+/// the first value to the last.
 const MARK_MS: (u64, u64) = (4, 1_024);
 
-/// Passes of SIGKILL that wait for those without the mark to be stopped, and gone: some can be neither.
+/// Passes of SIGKILL that wait until the processes without the mark are stopped, and then gone.
+/// Some can be neither.
 const PATIENT_PASSES: u32 = 20;
 
-/// One attached tree.
+/// The supervisor of one attached tree.
 pub(crate) struct Attached<'a> {
     climb: Climb<'a>,
     watched: Watched,
@@ -46,24 +54,25 @@ pub(crate) struct Attached<'a> {
     table: OwnedFd,
     marker: Marker,
     pid: Pid,
-    /// Its last known process group.
+    /// The last known process group of the attached process.
     pgrp: i32,
-    /// The process itself has not ended, and is the witness.
+    /// The attached process has not ended, and is the witness.
     lives: bool,
-    /// Of the ladder: the only children that we have. They carry the mark, so that they count as the tree's.
+    /// The commands of the ladder: the only children of the shim. They carry the mark, so they
+    /// count as part of the tree.
     commands: Commands,
     calm: Calm,
-    /// When to look for a witness, where there is none, and the pause after it.
+    /// The time of the next look for a witness, if there is none, and the pause after it.
     look: (u64, u64),
-    /// When to walk for late comers once more, and the pause after it.
+    /// The time of the next walk for late comers, and the pause after it.
     mark: Option<(u64, u64)>,
 }
 
-/// Takes a process and its tree over.
+/// Takes over a process and its tree.
 ///
 /// # Errors
 ///
-/// Nothing was changed then.
+/// The stage and errno of the failure; nothing was changed.
 pub(crate) fn begin<'a>(
     vectors: Vectors,
     config: &'a Config<'static>,
@@ -73,14 +82,15 @@ pub(crate) fn begin<'a>(
     let at = |errno| (Stage::Attach, errno);
     let shim = rustix::process::getpid();
     let tag = Tag { run: config.run, worker: config.worker };
-    // What the VM has, its other children have too. A shim without an owner has what it inherited.
+    // Everything that the VM inherited, its other children inherit too. A shim without an owner
+    // compares with its own limits.
     let whose = config.owner.and_then(|(pid, _)| Pid::from_raw(pid)).unwrap_or(shim);
     let inherited = sys::locks_limits(whose).or_else(|_| sys::locks_limits(shim)).map_err(at)?;
     let marker = Marker { tag, inherited };
     let mark = prepare::mark(config);
     let _ = rustix::process::setsid();
     let signals = sys::signal_fd(u64::MAX).map_err(at)?;
-    // Without it nobody of the tree could be found, or known for what he is.
+    // Without `/proc`, no process of the tree can be found or identified.
     let proc = Proc::open(shim).ok_or(at(Errno::NOENT))?;
     let table = proc.table().map_err(at)?;
     let owner = match prepare::owner(config.owner, Some(&proc)) {
@@ -127,11 +137,13 @@ pub(crate) fn begin<'a>(
     })
 }
 
-/// Marks everybody below, until walks find nobody without: how many have it, and how many cannot.
+/// Marks all processes below the attached one, until walks find none without the mark. Returns
+/// how many have the mark, and how many cannot have it.
 ///
-/// Nobody is stopped for it: his parent would be told. So whoever is started and left behind by his parent within a
-/// walk is missed. A child whose fork had begun when its parent was marked comes to light later, with the limits of
-/// before: hence a second look, and the later ones of [`Attached::mark_again`].
+/// The shim stops no process for this, since its parent would be told. So a process is missed if
+/// it is started and loses its parent within one walk. If the fork of a child had begun when its
+/// parent was marked, the child shows up later, with the old limits. Hence the second look, and
+/// the later ones of [`Attached::mark_again`].
 fn mark_tree(proc: &Proc, target: (Pid, BorrowedFd<'_>), marker: Marker) -> (u32, u32) {
     let deadline = sys::now_ms().saturating_add(MARKING_MS);
     let (mut marked, mut calm) = (1u32, false);
@@ -148,7 +160,7 @@ fn mark_tree(proc: &Proc, target: (Pid, BorrowedFd<'_>), marker: Marker) -> (u32
     }
 }
 
-/// One walk: who got the mark, and who cannot have it.
+/// Makes one walk. Returns how many processes got the mark, and how many cannot have it.
 fn mark_once(proc: &Proc, target: (Pid, BorrowedFd<'_>), marker: Marker) -> (u32, u32) {
     let (mut new, mut unmarked) = (0u32, 0u32);
     let walked = tree::walk_below(proc, target, Order::ParentsFirst, &mut |met| {
@@ -159,12 +171,12 @@ fn mark_once(proc: &Proc, target: (Pid, BorrowedFd<'_>), marker: Marker) -> (u32
             Marking::Before | Marking::Others | Marking::Gone => {}
         }
     });
-    // Whoever lies deeper than a walk goes is one at least.
+    // A cut walk counts as one more unmarked process: at least one lies deeper than a walk goes.
     (new, unmarked.saturating_add(u32::from(walked != Walked::All)))
 }
 
 impl Attached<'_> {
-    /// Supervises until nothing is left; the result is the exit status.
+    /// Supervises until nothing is left. Returns the exit status.
     #[inline(never)]
     pub(crate) fn run(&mut self) -> u8 {
         loop {
@@ -189,7 +201,7 @@ impl Attached<'_> {
         }
     }
 
-    /// A fork takes its time on a machine under load.
+    /// Walks once more for unmarked processes, since a fork takes long on a machine under load.
     fn mark_again(&mut self, now: u64) {
         self.mark = match (self.leader(), self.mark) {
             (Some(leader), Some((_, pause))) => {
@@ -202,7 +214,7 @@ impl Attached<'_> {
         };
     }
 
-    /// Nobody is known to live.
+    /// Returns whether no process of the tree is known to live.
     fn is_unwitnessed(&self) -> bool {
         self.watched.witness.is_none()
     }
@@ -212,7 +224,7 @@ impl Attached<'_> {
         Bearers { proc: &self.proc, table: &self.table, wanted: move |mark| tag.is_on(mark) }
     }
 
-    // What happens
+    // Events
 
     fn wait(&mut self, ms: Option<u64>) {
         let woken = self.watched.wait(ms);
@@ -227,7 +239,7 @@ impl Attached<'_> {
                 self.climb.asked(what);
             }
         }
-        // What has ended stays readable and would wake us for ever.
+        // A closed or ended descriptor stays readable and would wake the shim for ever.
         if woken.leash {
             self.watched.leash = None;
             self.climb.ladder.end(Cause::Leash, sys::now_ms());
@@ -253,7 +265,8 @@ impl Attached<'_> {
         }
     }
 
-    /// Whoever is found to live is a witness; several passes that find nobody are the proof.
+    /// Looks for a living process of the tree, which becomes the witness. Several passes that
+    /// find none are the proof that the tree is gone.
     fn look_for_witness(&mut self, now: u64) {
         let mut witness = None;
         let pass = self.bearers().pass(&mut |_, _, fd| witness = Some(fd));
@@ -273,7 +286,7 @@ impl Attached<'_> {
         }
     }
 
-    // What is done
+    // Actions
 
     fn reap_commands(&mut self) {
         self.commands.reap_all();
@@ -291,11 +304,14 @@ impl Attached<'_> {
         }
     }
 
-    /// Signals everybody of the tree, or of a process group in it, each of them once: who is below the process and
-    /// has no mark, whoever has the mark, and the process itself, should it have shed it.
+    /// Signals all processes of the tree, or of one process group in it, each of them once.
     ///
-    /// Never by the group's number, which is not ours to keep from being used again.
-    fn everybody(&self, order: Order, group: Option<i32>, signals: &[u8]) -> Pass {
+    /// These are the unmarked processes below the attached one, and all processes with the mark.
+    /// The attached process itself is always among them, even if it shed the mark.
+    ///
+    /// The signals never go to the group's number, since the shim cannot keep the kernel from
+    /// reusing that.
+    fn signal_all(&self, order: Order, group: Option<i32>, signals: &[u8]) -> Pass {
         let bearers = self.bearers();
         if let Some(leader) = self.leader() {
             tree::walk_below(&self.proc, (self.pid, leader), order, &mut |met: &Met<'_>| {
@@ -328,11 +344,13 @@ impl Attached<'_> {
         self.proc.stat(pid).is_ok_and(|stat| stat.pgrp == group) && !tree::ended(fd)
     }
 
-    /// Ends whoever is below without the mark, and says whether nobody of them is left.
+    /// Ends the processes below the attached one that have no mark. Returns whether none of them
+    /// is left.
     ///
-    /// Once his parent is gone nobody knows any more whose he is. So none of them may start another while they are
-    /// killed, and the process itself goes last: all of them are stopped first, and killed when they are seen
-    /// stopped, which most often is in the next pass.
+    /// Once the parent of such a process is gone, nothing shows any more that the process belongs
+    /// to the tree. So none of them may start another while they are killed, and the attached
+    /// process goes last. All of them are stopped first, and killed once they are seen stopped,
+    /// which is most often in the next pass.
     fn has_ended_the_unmarked(&self) -> bool {
         let Some(leader) = self.leader() else { return true };
         let bearers = self.bearers();
@@ -360,7 +378,8 @@ impl Attached<'_> {
         !left && !runs
     }
 
-    /// Each of its threads by itself: one of them may still be in the middle of a fork.
+    /// Returns whether no thread of a process runs. Each thread is looked at, since one may still
+    /// be in the middle of a fork.
     fn is_halted(&self, pid: Pid) -> bool {
         tree::threads(&self.proc, pid) != Threads::Run
     }
@@ -386,16 +405,16 @@ impl<'a> climb::Tree<'a> for Attached<'a> {
         match to {
             To::Leader => self.signal_leader(&signals),
             To::Tree => {
-                self.everybody(Order::ChildrenFirst, None, &signals);
+                self.signal_all(Order::ChildrenFirst, None, &signals);
             }
             To::Group => {
-                // It may have made itself another since.
+                // The process may have made a new group since.
                 if let Some(stat) =
                     self.proc.stat(self.pid).ok().filter(|_| self.leader().is_some())
                 {
                     self.pgrp = stat.pgrp;
                 }
-                self.everybody(Order::ChildrenFirst, Some(self.pgrp), &signals);
+                self.signal_all(Order::ChildrenFirst, Some(self.pgrp), &signals);
             }
         }
     }
@@ -407,7 +426,7 @@ impl<'a> climb::Tree<'a> for Attached<'a> {
                 .pass(&mut |pid, _, fd| addressed_live |= self.is_in(self.pgrp, pid, fd.as_fd()));
         }
         if !addressed_live {
-            self.everybody(Order::ChildrenFirst, None, &[number, signal::CONT]);
+            self.signal_all(Order::ChildrenFirst, None, &[number, signal::CONT]);
             self.climb.ladder.widened();
         }
     }
@@ -417,9 +436,9 @@ impl<'a> climb::Tree<'a> for Attached<'a> {
             return;
         }
         if stop_first {
-            self.everybody(Order::ParentsFirst, None, &[signal::STOP]);
+            self.signal_all(Order::ParentsFirst, None, &[signal::STOP]);
         }
-        let pass = self.everybody(Order::ChildrenFirst, None, &[signal::KILL]);
+        let pass = self.signal_all(Order::ChildrenFirst, None, &[signal::KILL]);
         self.note(pass);
     }
 }

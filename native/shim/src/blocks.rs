@@ -1,46 +1,48 @@
-//! Where on the command line the commands of the ladder are: `--step=COUNT` and so many arguments each, one after
-//! the other, the last options before `--`.
+//! The places of the ladder's commands on the command line. Each is `--step=COUNT` and COUNT
+//! arguments. They follow each other, and are the last options before `--`.
 //!
-//! Last, so that whoever reads a shim's options from outside can stop at the first of them: what follows is somebody
-//! else's command and may look like anything. Read again when it is needed, so that it takes no memory until then.
+//! They come last so that other programs can stop at the first of them when they read a shim's
+//! options. The arguments behind it belong to another program and may look like anything. The
+//! shim reads them again when it needs them, so that they take no memory until then.
 
 use core::ffi::CStr;
 
 use crate::args::Wrong;
 
-/// The arguments of one command at most, its program included.
+/// The most arguments of one command, its program included.
 pub const MAX_ARGUMENTS: usize = 32;
 
 /// The option, its `=` included.
 pub const OPTION: &[u8] = b"--step=";
 
-/// One command: its program's index in the argument vector, and how many arguments it is.
+/// One command: the index of its program in the argument vector, and its number of arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
     pub(crate) first: usize,
     pub(crate) count: usize,
 }
 
-/// All of them.
+/// All commands of a command line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Blocks {
-    /// The first option's index, 0 while there is none.
+    /// The index of the first option, 0 while there is none.
     begin: usize,
     count: usize,
 }
 
 impl Blocks {
-    /// How many there are.
+    /// Returns the number of commands.
     #[must_use]
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// Takes the block that begins with this argument out of those that follow it. `false` where it begins none.
+    /// Takes the block that begins with this argument out of the arguments that follow. Returns
+    /// `false` if the argument begins no block.
     ///
     /// # Errors
     ///
-    /// Its number is none or too large, or there are not so many arguments.
+    /// The count is no number or too large, or fewer arguments follow than it says.
     pub(crate) fn take<'a>(
         &mut self,
         index: usize,
@@ -67,7 +69,7 @@ impl Blocks {
         Ok(true)
     }
 
-    /// The block of this number, counted from 0, among the same arguments.
+    /// Returns the block with this number, counted from 0, among the same arguments.
     pub(crate) fn nth<'a>(
         &self,
         number: usize,
@@ -105,7 +107,7 @@ mod tests {
         args.iter().map(|arg| CString::new(arg.as_str()).unwrap()).collect()
     }
 
-    /// The blocks at the front, and the index of what follows.
+    /// Reads the blocks at the front. Returns them and the index of the argument behind them.
     fn read(args: &[CString]) -> Result<(Blocks, usize), Wrong<'_>> {
         let mut blocks = Blocks::default();
         let mut rest = args.iter().map(CString::as_c_str).enumerate().skip(1);
@@ -118,7 +120,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the commands are, options and `--` among their arguments included.
+        /// The commands may be anything: `--` and options may be among their arguments.
         #[test]
         fn what_was_written_is_read(
             commands in proptest::collection::vec(

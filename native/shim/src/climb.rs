@@ -1,7 +1,8 @@
-//! Going through the ladder: what is the same for a tree of our own children and for one that was attached.
+//! Going through the ladder: the part that is the same for the shim's own tree and for an
+//! attached one.
 //!
-//! The ladder says what is due, [`next`] does it and reports it; whom a step addresses, and how he is reached, is
-//! each tree's own.
+//! The ladder says what is due, and [`next`] does it and reports it. Each kind of tree decides
+//! which processes a step addresses, and how a signal reaches them.
 
 use crate::args::{Act, Config, MAX_STEPS, To};
 use crate::command::{Commands, Launch, Outcome};
@@ -10,13 +11,14 @@ use crate::proc_file::own_pid;
 use crate::report::{End, Ended, Report};
 use crate::sys::{self, Vectors, signal};
 
-/// How far a tree is on its ladder, and who is told.
+/// The position of a tree on its ladder, and the report of it.
 pub(crate) struct Climb<'a> {
     pub(crate) config: &'a Config<'static>,
     pub(crate) vectors: Vectors,
     pub(crate) report: Report<'a>,
     pub(crate) ladder: Ladder,
-    /// Taken or not, and processes reaped, in each step; the last place is the final phase's.
+    /// One place for each step: `None` until the step is taken, then the number of processes
+    /// reaped in it. The last place is the final phase's.
     steps: [Option<u32>; MAX_STEPS + 1],
 }
 
@@ -26,26 +28,27 @@ pub(crate) trait Tree<'a> {
 
     fn commands(&mut self) -> &mut Commands;
 
-    /// Signals those whom a step addresses; each signal is followed by CONT, so that a stopped process can
-    /// heed it.
+    /// Signals the processes that a step addresses. Each signal is followed by CONT, so that a
+    /// stopped process can react to it.
     fn address(&mut self, number: u8, to: To);
 
-    /// Once none of those addressed lives, whoever lives on gets the step's signal too: a daemon that left the
-    /// group would otherwise be waited for without ever having been told.
+    /// Sends the step's signal to the rest of the tree once none of the addressed processes
+    /// lives. Otherwise the ladder would wait for a daemon that left the group and was never told
+    /// to end.
     fn widen(&mut self, number: u8, to: To);
 
-    /// Closes the worker's stdin as far as that is ours to close: the other end of an open one.
+    /// Closes the worker's stdin as far as the shim can: the other end of an open one.
     fn close_stdin(&mut self) {}
 
-    /// SIGKILL to everybody.
+    /// Sends SIGKILL to the whole tree.
     fn kill_pass(&mut self, stop_first: bool);
 }
 
-/// What is left to do.
+/// The result of one [`next`].
 pub(crate) enum Next {
-    /// Something was done: ask again.
+    /// Something was done, so ask again.
     Done,
-    /// Nothing, until this moment at the latest.
+    /// Nothing is due before this moment.
     Wait(Option<u64>),
     /// The tree is gone.
     Finish,
@@ -64,8 +67,9 @@ pub(crate) fn next<'a>(tree: &mut impl Tree<'a>, now: u64, leader_lives: bool) -
             take(tree, index, Act::Command.number());
             start_command(tree, index);
         }
-        // The VM closes its own end when it hears of the step; one that is gone has none any more. By hand nothing is
-        // closed unless stdin is open: any other is not ours.
+        // The VM closes its own end when it hears of the step, and a VM that is gone has no end
+        // any more. By hand, only an open stdin is closed, since any other does not belong to the
+        // shim.
         Deed::CloseStdin { index } => {
             take(tree, index, Act::CloseStdin.number());
             tree.close_stdin();
@@ -82,7 +86,7 @@ pub(crate) fn next<'a>(tree: &mut impl Tree<'a>, now: u64, leader_lives: bool) -
 }
 
 fn take<'a>(tree: &mut impl Tree<'a>, index: u8, number: u8) {
-    // Whatever command an earlier step started has had its time.
+    // The time of the command that an earlier step started is over.
     tree.commands().kill();
     let climb = tree.climb();
     if let Some(step) = climb.steps.get_mut(place(index)) {
@@ -104,7 +108,7 @@ fn start_command<'a>(tree: &mut impl Tree<'a>, index: u8) {
     }
 }
 
-/// Tells what became of the commands that have ended.
+/// Reports the outcome of the commands that have ended.
 pub(crate) fn commands_ended<'a>(tree: &mut impl Tree<'a>, all_gone: bool) {
     while let Some((index, outcome)) = tree.commands().take_ended() {
         tree.climb().command_ended(index, outcome, all_gone);
@@ -117,15 +121,15 @@ impl<'a> Climb<'a> {
         Self { config, vectors, report, ladder, steps: [None; MAX_STEPS + 1] }
     }
 
-    /// What a signal to us means; `true` of one that is not for us.
+    /// Handles a signal to the shim. Returns `true` if the signal is not for the shim.
     pub(crate) fn signalled(&mut self, number: u8, sender: u32, leashed: bool) -> bool {
         let now = sys::now_ms();
         match number {
-            // We wrote where nobody reads.
+            // The shim wrote to a pipe without a reader.
             signal::PIPE if i64::from(sender) == i64::from(own_pid()) => {}
             signal::QUIT => self.ladder.kill_now(now),
-            // Everybody was signalled at once (systemd, container runtimes): the VM is draining and still
-            // needs its workers; if it dies, the leash says so.
+            // All processes were signalled at once (systemd, container runtimes). The VM is
+            // draining and still needs its workers. If it dies, the leash says so.
             signal::TERM if sender <= 1 && leashed && !self.config.ladder_on_any_term => {}
             signal::TERM | signal::HUP | signal::INT => self.ladder.asked(now),
             _ => return self.config.leash.is_none(),
@@ -133,8 +137,8 @@ impl<'a> Climb<'a> {
         false
     }
 
-    /// What the VM asked for on the channel: `E`, the ladder; `K`, SIGKILL at once. Neither means more when it is asked
-    /// again.
+    /// Handles a request of the VM on the channel: `E` begins the ladder, `K` sends SIGKILL at
+    /// once. A repeated request changes nothing.
     pub(crate) fn asked(&mut self, what: u8) {
         match what {
             b'E' => self.ladder.end(Cause::Stop, sys::now_ms()),
@@ -143,7 +147,7 @@ impl<'a> Climb<'a> {
         }
     }
 
-    /// Begins once more, with what the worker has left, and without reports.
+    /// Begins once more, with the processes that the worker left, and without reports.
     pub(crate) fn begin_anew(&mut self) {
         self.report = self.report.silent();
         self.ladder = Ladder::new(self.config.stop, self.config.linger);
@@ -151,7 +155,7 @@ impl<'a> Climb<'a> {
         self.steps = [None; MAX_STEPS + 1];
     }
 
-    /// Counts processes that were reaped in the step that a number stands for.
+    /// Adds processes that were reaped to the count of a step.
     pub(crate) fn count(&mut self, index: u8, reaped: u32) {
         if let Some(Some(count)) = self.steps.get_mut(place(index)) {
             *count = count.saturating_add(reaped);

@@ -1,8 +1,9 @@
 //! The commands that are steps of the ladder (`CMD:MS` in `--stop=`): started, reaped, killed.
 //!
-//! A command is a child of ours in a session of its own. It carries the mark and the environment, so that when
-//! we are killed it dies by its death signal, and what it started is found by its tags like the rest of the tree. It
-//! is not the worker: the worker's ids, limits and streams are not for it.
+//! A command is a child of the shim in a session of its own, with the mark and the environment.
+//! If the shim is killed, the command dies by its death signal. The processes that it started are
+//! found by their tags like the rest of the tree. The command is not the worker, so it does not
+//! get the worker's ids, limits and streams.
 
 use core::convert::Infallible;
 use core::ffi::CStr;
@@ -16,21 +17,21 @@ use crate::report::{Ended, Report, Stage};
 use crate::spawn;
 use crate::sys::{self, Child, Memory, Vectors, Waited, signal};
 
-/// What a command's child needs.
+/// The data that a command's child needs.
 pub(crate) struct Launch {
     pub(crate) vectors: Vectors,
     pub(crate) block: Block,
     pub(crate) shim: Pid,
-    /// `--cd`, where the command is to work in it too.
+    /// The value of `--cd`: the command works in that directory too.
     pub(crate) directory: Option<&'static CStr>,
-    /// Whether 2 is stderr, and not leash or report.
+    /// Whether descriptor 2 is stderr, and not leash or report.
     pub(crate) stderr: bool,
-    /// What has started us.
+    /// The starter of this shim.
     pub(crate) origin: Origin,
 }
 
 impl Launch {
-    /// The command of a step.
+    /// Returns the launch data of a step's command.
     pub(crate) fn of(config: &Config<'static>, vectors: Vectors, index: u8) -> Option<Self> {
         Some(Self {
             vectors,
@@ -49,12 +50,12 @@ fn block(config: &Config<'_>, vectors: Vectors, index: u8) -> Option<Block> {
     config.step.nth((0..usize::from(index)).filter(is_command).count(), vectors.args())
 }
 
-/// What became of a command.
+/// The outcome of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It never ran; the errno.
+    /// The command never ran; the errno.
     NotStarted(u8),
-    /// It ran.
+    /// The command ran.
     Ended(Ended),
 }
 
@@ -63,7 +64,8 @@ impl Outcome {
         Self::NotStarted(u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX))
     }
 
-    /// Says it to the VM, or where there is none, and it could not be started, to whoever reads stderr.
+    /// Reports the outcome to the VM. If there is no VM and the command could not be started,
+    /// prints that on stderr.
     pub(crate) fn tell(
         self,
         index: u8,
@@ -88,7 +90,7 @@ impl Outcome {
 enum Place {
     Empty,
     Runs(Child),
-    /// Reaped, and nobody was told yet.
+    /// Reaped, and not reported yet.
     Ended(Outcome),
 }
 
@@ -98,10 +100,11 @@ impl Place {
         let ended = match sys::peek(child.pid()) {
             Waited::Ended(_, ended) => ended,
             Waited::NotYet => return false,
-            // Somebody made the kernel reap for us: the number is nobody's any more.
+            // The kernel reaped the child without the shim, so its pid is free.
             Waited::NoChild => Ended { how: Ended::KILLED, value: signal::KILL },
         };
-        // What a child says that did not come to its exec is why; once it is reaped nobody could tell.
+        // The exit status of a child that did not reach its exec is the errno. Once the child is
+        // reaped, nothing says any more whether it did.
         let outcome = match ended {
             Ended { how: Ended::EXITED, value } if !child.executed() => {
                 Outcome::NotStarted(value)
@@ -114,8 +117,8 @@ impl Place {
     }
 }
 
-/// The commands of all steps. One that cannot die (it hangs in the kernel) does not keep the next from starting,
-/// and until it does its stack stays.
+/// The commands of all steps. If a command cannot die because it hangs in the kernel, the next
+/// one starts all the same. The stack of the hanging one stays until it ends.
 pub(crate) struct Commands {
     places: [Place; MAX_STEPS],
     used: bool,
@@ -126,7 +129,8 @@ impl Commands {
         Self { places: [const { Place::Empty }; MAX_STEPS], used: false }
     }
 
-    /// Starts the command of a step. In our own memory, as the worker is: it changes no ids.
+    /// Starts the command of a step. The child works in the shim's own memory, like the worker,
+    /// since it changes no ids.
     pub(crate) fn start(&mut self, index: u8, launch: Launch) -> Result<(), Errno> {
         let place = self.places.get_mut(usize::from(index)).ok_or(Errno::INVAL)?;
         let child = sys::start_child(Memory::Shared, move || become_command(&launch))?;
@@ -135,10 +139,11 @@ impl Commands {
         Ok(())
     }
 
-    /// SIGKILL to those that run, with their groups: theirs as long as the leader is not reaped.
+    /// Sends SIGKILL to the commands that run, and to their groups. A group's number stays theirs
+    /// until its leader is reaped.
     pub(crate) fn kill(&self) {
         for pid in self.running() {
-            // Before its setsid the child is in our group and leads none.
+            // Before its setsid, the child is in the shim's group and leads none.
             let _ = sys::kill_group(pid, signal::KILL);
             let _ = sys::kill(pid, signal::KILL);
         }
@@ -151,7 +156,8 @@ impl Commands {
         })
     }
 
-    /// Reaps the command of this number if it has ended; `None` when it is none of ours.
+    /// Reaps the command with this pid if it has ended. Returns `None` if the pid is not a
+    /// command's.
     pub(crate) fn reap(&mut self, pid: Pid) -> Option<bool> {
         if !self.used {
             return None;
@@ -161,14 +167,14 @@ impl Commands {
         self.places.iter_mut().find(is_it).map(Place::reap)
     }
 
-    /// Reaps whichever has ended, and nobody else.
+    /// Reaps the commands that have ended, and no other child.
     pub(crate) fn reap_all(&mut self) {
         for place in self.places.iter_mut().filter(|_| self.used) {
             let _ = place.reap();
         }
     }
 
-    /// One that has ended since the last call, and its step.
+    /// Returns a command that has ended since the last call, and its step.
     pub(crate) fn take_ended(&mut self) -> Option<(u8, Outcome)> {
         if !self.used {
             return None;
@@ -183,13 +189,13 @@ impl Commands {
     }
 }
 
-/// Runs in the child and returns only when it did not become the command: with the errno.
+/// Runs in the child. Returns the errno, and only if the child did not become the command.
 fn become_command(launch: &Launch) -> u8 {
     let Err(errno) = prepare(launch).and_then(|()| exec(launch));
     u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX)
 }
 
-/// In the order that `spawn` gives reasons for.
+/// Prepares the child, in the order for which `spawn` gives the reasons.
 fn prepare(launch: &Launch) -> Result<(), Errno> {
     rustix::process::setsid()?;
     sys::die_with_parent()?;
@@ -197,8 +203,8 @@ fn prepare(launch: &Launch) -> Result<(), Errno> {
         return Err(Errno::SRCH);
     }
     streams(launch.stderr)?;
-    // Gone with what is being ended, perhaps: what is to be done has to be done all the same. A relative one
-    // counts from where we are no more.
+    // The directory may be gone with the tree that is being ended, but the command has to run all
+    // the same. A relative path is skipped, since the shim has changed its own directory.
     let directory = launch.directory.filter(|path| path.to_bytes().starts_with(b"/"));
     if directory.is_none_or(|path| rustix::process::chdir(path).is_err()) {
         let _ = rustix::process::chdir(c"/");

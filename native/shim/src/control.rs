@@ -1,7 +1,9 @@
-//! The socket on which a VM asks its warden: for a shim, and for word that nothing is left to be ended.
+//! The socket on which a VM asks its warden for a shim, or for word that nothing is left to be
+//! ended.
 //!
-//! A request is one message of [`REQUEST`] bytes and the descriptors that come with it. What a shim is told reaches it by
-//! its exec alone: arguments, environment and descriptors are those of the request.
+//! A request is one message of [`REQUEST`] bytes with its texts, and the descriptors that come
+//! with it. A shim gets everything by its exec alone: arguments, environment and descriptors are
+//! those of the request.
 
 use core::mem::MaybeUninit;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,20 +18,23 @@ use rustix::process::{Pid, PidfdFlags};
 use crate::report::Stage;
 use crate::sys::{self, Arena, ChildStack, Texts};
 
-/// Bytes of a request before its texts: `LWR1`, kind, mask of the worker's descriptors, where the texts are, a zero,
-/// arguments and variables (both u32, big endian).
+/// Bytes of a request before its texts. They are `LWR1`, kind, mask of the worker's descriptors,
+/// place of the texts, and a zero. The numbers of arguments and variables follow (both u32, big
+/// endian).
 const REQUEST: usize = 16;
 
-/// The channel, the directory, the texts where they are a file, and three of the worker's.
+/// The most descriptors of a request: the channel, the directory, the texts if they are in a
+/// file, and three of the worker's.
 const DESCRIPTORS: usize = 6;
 
-/// Where a shim finds its channel. Behind it come the worker's descriptors; the warden keeps these numbers free.
+/// The number at which a shim finds its channel. The worker's descriptors follow it. The warden
+/// keeps these numbers free.
 const CHANNEL: i32 = 3;
 
-/// The last of those.
+/// The last of these numbers.
 const LAST: i32 = CHANNEL + 3;
 
-/// The connection to the VM, and what starting a shim takes.
+/// The connection to the VM, and everything that starting a shim takes.
 pub(crate) struct Control {
     starter: Starter,
     arena: Arena,
@@ -40,23 +45,24 @@ struct Starter {
     null: OwnedFd,
 }
 
-/// What the VM asks for.
+/// A request of the VM.
 pub(crate) enum Request {
-    /// A shim that was started: its number.
+    /// The shim was started; its pid.
     Started(Pid),
-    /// One that could not be, of which the VM was told.
+    /// The shim could not be started, and the VM was told.
     Failed,
-    /// Word on this descriptor that no orphan is left.
+    /// The VM wants word on this descriptor once no orphan is left.
     Word(OwnedFd),
-    /// No request, or none that we know.
+    /// The message is no request, or an unknown one.
     Other,
 }
 
-/// Keeps the numbers free that shims find their descriptors at: before anything else is opened.
+/// Keeps the numbers free at which shims find their descriptors. It runs before anything else is
+/// opened.
 ///
 /// # Errors
 ///
-/// What opening `/dev/null` says.
+/// The errors of opening `/dev/null`.
 pub(crate) fn prepare() -> Result<Control, Errno> {
     let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
     loop {
@@ -70,11 +76,12 @@ pub(crate) fn prepare() -> Result<Control, Errno> {
     }
 }
 
-/// Connects to the VM that listens under that abstract name. Of one that does not know its own number the user id has to do.
+/// Connects to the VM that listens under this abstract name. If the VM's pid is not known, the
+/// check of the user id has to do.
 ///
 /// # Errors
 ///
-/// `EACCES` where whoever listens is not the owner; what socket(2) and connect(2) say.
+/// `EACCES` if the listener is not the owner; the errors of socket(2) and connect(2).
 pub(crate) fn connect(name: &[u8], owner: Option<Pid>) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket =
@@ -92,7 +99,7 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// `EAGAIN` where there is none, `EPIPE` where none will come.
+    /// `EAGAIN` if there is none, `EPIPE` if none will come.
     pub(crate) fn take(&mut self, socket: BorrowedFd<'_>) -> Result<Request, Errno> {
         let mut message = [0u8; REQUEST];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
@@ -116,7 +123,7 @@ impl Control {
         let Some(channel) = fds.next().flatten() else { return Ok(Request::Other) };
         let outcome = match message {
             [b'L', b'W', b'R', b'1', 2, ..] => return Ok(Request::Word(channel)),
-            // Where our table of descriptors is full, some of them are lost (unix(7)).
+            // If the warden's table of descriptors is full, some of them are lost (unix(7)).
             [b'L', b'W', b'R', b'1', 1, ..] if was_cut.contains(ReturnFlags::CTRUNC) => {
                 Err(Errno::MFILE)
             }
@@ -211,7 +218,7 @@ impl Starter {
         Ok((pid, pidfd))
     }
 
-    /// In the child. stderr stays what ours is: that of the VM.
+    /// Runs in the child. Its stderr stays that of the warden, which is the VM's.
     fn become_shim(
         &self,
         mask: u8,
@@ -241,11 +248,13 @@ impl Starter {
 }
 
 fn count(number: u32) -> Result<usize, Errno> {
-    // No program gets more: each takes a pointer and a byte of what execve(2) takes at most.
+    // No program gets more, since each string takes a pointer and a byte of the total that
+    // execve(2) accepts.
     usize::try_from(number).ok().filter(|&count| count <= 1 << 20).ok_or(Errno::TOOBIG)
 }
 
-/// The shim's number and, where there is one, its pidfd. Whoever does not take it at once reads of it in `ready`.
+/// Sends the shim's pid and, if there is one, its pidfd. A VM that does not take them at once
+/// reads the pid in `ready`.
 fn tell(channel: BorrowedFd<'_>, pid: Pid, pidfd: Option<&OwnedFd>) {
     let [a, b, c, d] = pid.as_raw_pid().to_be_bytes();
     let frame = [0, 5, 8, a, b, c, d];

@@ -1,8 +1,9 @@
-//! Children that are not of the worker's tree: whoever exec'ed this program had them before.
+//! Children that are not of the worker's tree: the program that exec'ed this one had them before.
 //!
-//! They are neither signalled nor waited for, and neither is what they leave to us, the subreaper, when they
-//! end. A process of the tree carries our mark or, in a nested run, a lower one; what an inherited child
-//! forks still has the higher limit that we had before.
+//! They are neither signalled nor waited for. The same holds for the processes that they leave to
+//! the shim, the subreaper, when they end. A process of the tree carries the shim's mark or, in a
+//! nested run, a lower one. A process that an inherited child forks still has the higher limit
+//! that the shim had before.
 
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -11,25 +12,25 @@ use crate::proc_file::Proc;
 use crate::sys;
 use crate::tree::{self, Met, Order, Walked};
 
-/// Whom not to touch.
+/// The children that must not be touched.
 pub(crate) struct Foreign {
     present: bool,
     pids: [i32; Self::MAX],
     len: usize,
-    /// Our own hard limit, where it is a mark.
+    /// The shim's own hard limit, if it is a mark.
     mark: Option<u64>,
 }
 
 impl Foreign {
-    /// As many as fit without costing a page.
+    /// As many as fit without the cost of a page.
     const MAX: usize = 64;
 
-    /// Looks for children; called before there is a worker.
+    /// Looks for children. It is called before there is a worker.
     ///
     /// # Errors
     ///
-    /// `ECHILD` for more than can be remembered: starting a worker would mean to end some of them with it. Otherwise nobody could
-    /// wait for a worker here.
+    /// `ECHILD` for more than can be remembered: starting a worker would mean to end some of them
+    /// with it. Other errors mean that a worker could not be waited for here.
     pub(crate) fn find(proc: Option<&Proc>, mark: Option<u64>) -> Result<Self, Errno> {
         let present = sys::has_children()?;
         let mut found = Self { present, pids: [0; Self::MAX], len: 0, mark };
@@ -51,12 +52,12 @@ impl Foreign {
         if missed { Err(Errno::CHILD) } else { Ok(found) }
     }
 
-    /// Whether there ever were any.
+    /// Returns whether there ever were any.
     pub(crate) fn present(&self) -> bool {
         self.present
     }
 
-    /// Whether a direct child is none of ours.
+    /// Returns whether a direct child is foreign.
     pub(crate) fn includes(&self, proc: Option<&Proc>, pid: Pid) -> bool {
         if !self.present {
             return false;
@@ -79,7 +80,7 @@ impl Foreign {
         tree::walk(proc, &|pid| self.includes(Some(proc), pid), order, tree::MAX_VISITS, visit)
     }
 
-    /// Forgets a child that was reaped: its number may become a descendant's.
+    /// Forgets a child that was reaped, since its number may become a descendant's.
     pub(crate) fn forget(&mut self, pid: Pid) {
         for place in self.pids.iter_mut().filter(|place| **place == pid.as_raw_pid()) {
             *place = 0;

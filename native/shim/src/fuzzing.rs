@@ -1,4 +1,5 @@
-//! What the fuzz targets call and nobody else may: readers of the kernel's files, and the places of commands.
+//! Functions for the fuzz targets only: readers of the kernel's files, and the places of
+//! commands.
 
 use core::ffi::CStr;
 use leash_tag::Limits;
@@ -6,20 +7,20 @@ use leash_tag::Limits;
 use crate::args::Config;
 use crate::proc_file::{self, Stat};
 
-/// Parent, start and whether it is a kernel's, of `/proc/<pid>/stat`.
+/// Returns parent, start, and whether it is a kernel thread, from `/proc/<pid>/stat`.
 #[must_use]
 pub fn stat(text: &[u8]) -> Option<(i32, u64, bool)> {
     let stat = Stat::parse(text)?;
     Some((stat.ppid, stat.start_ticks, stat.kernel_thread))
 }
 
-/// The line "Max file locks" of `/proc/<pid>/limits`.
+/// Returns the limits in the line "Max file locks" of `/proc/<pid>/limits`.
 #[must_use]
 pub fn locks_in(text: &[u8]) -> Option<Limits> {
     proc_file::locks_in(text)
 }
 
-/// Where a command of the ladder begins, and how many arguments it is.
+/// Returns where a command of the ladder begins, and its number of arguments.
 #[must_use]
 pub fn block<'a>(
     config: &Config<'_>,

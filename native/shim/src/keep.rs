@@ -1,8 +1,10 @@
-//! Whoever is left when the command has exited by itself, where that is to go on (`--on-exit=keep`).
+//! The processes that are left when the command has exited by itself, if they are to go on
+//! (`--on-exit=keep`).
 //!
-//! A mark that says so is all that keeps later runs from ending it, so it is set before we let go; it is not
-//! set any earlier, because whoever is left by a command that was killed is not left on purpose. The mark is
-//! one level deeper than the command's: hard limits can only be lowered (getrlimit(2)).
+//! Only a mark that says so keeps later runs from ending such a process, so the shim sets it
+//! before it lets go. The shim does not set it earlier, since processes left by a killed command
+//! are not left on purpose. The mark is one level deeper than the command's, since hard limits
+//! can only be lowered (getrlimit(2)).
 
 use leash_tag::{Limits, Mark};
 use rustix::io::Errno;
@@ -14,22 +16,26 @@ use crate::proc_file::Proc;
 use crate::sys::{self, signal};
 use crate::tree::{self, Met, Order, Threads, Walked};
 
-/// How long everybody gets to be stopped and marked: more than a loaded machine takes, and less than an operator
-/// would wait.
+/// The time in which all of them must be stopped and marked. A loaded machine takes less, and an
+/// operator would wait longer.
 const PATIENCE_MS: u64 = 2_000;
 
-/// Who waits that long in the kernel after everybody else was stopped waits for one of them: after vfork(2) for a
-/// child that is stopped before its exec. It cannot fork, and has the mark.
+/// The time after which a process that still waits in the kernel counts as stopped, if all others
+/// are. It waits for one of them: after vfork(2), for a child that is stopped before its exec. It
+/// cannot fork, and has the mark.
 const BLOCKED_MS: u64 = 50;
 
-/// Marks everybody below this process as kept. `false` where that cannot be done for all of them.
+/// Marks all processes below this one as kept. Returns `false` if not all of them can be marked.
 ///
-/// Everybody is stopped for the moment, since a chain of processes each of which starts the next and exits could
-/// be missed by any number of looks. A stopped process neither exits nor forks; a fork that had begun when it was
-/// signalled is over when it is seen stopped, and its child is in its list. Who exits leaves a zombie, and its
-/// children to us. So when a look finds everybody stopped or dead, and all of them with the new mark since before
-/// it began, there is nobody else.
-pub(crate) fn everybody(proc: &Proc, foreign: &Foreign, tag: Tag) -> bool {
+/// All of them are stopped for the moment. Otherwise any number of looks could miss a chain of
+/// processes that each start the next and exit. A stopped process neither exits nor forks. If a
+/// fork had begun when the process was signalled, the fork is over when the process is seen
+/// stopped. The child is then in its list. A process that exits leaves a zombie, and leaves its
+/// children to the shim.
+///
+/// So the set is complete once a look finds all of them stopped or dead, with the new mark since
+/// before the look began.
+pub(crate) fn keep_all(proc: &Proc, foreign: &Foreign, tag: Tag) -> bool {
     let deadline = sys::now_ms().saturating_add(PATIENCE_MS);
     let mut blocked_since = None;
     let all = loop {
@@ -50,8 +56,8 @@ pub(crate) fn everybody(proc: &Proc, foreign: &Foreign, tag: Tag) -> bool {
             Look::Blocked | Look::Wait => sys::pause_ms(1),
         }
     };
-    // Children first: a parent that goes on may exit, and take those who are still stopped out of this walk's
-    // reach.
+    // Children go first. A parent that goes on may exit, and its children, still stopped, would
+    // then be out of this walk's reach.
     let _ = foreign.walk(proc, Order::ChildrenFirst, &mut |met| met.signal(signal::CONT));
     all
 }
@@ -63,18 +69,18 @@ pub(crate) fn self_too(tag: Tag) -> bool {
     mark_kept(own, limits, tag) == Look::Again
 }
 
-/// What one look came to, the later ones outdoing the earlier.
+/// The result of one look; later values outweigh earlier ones.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Look {
-    /// Nobody is without the mark.
+    /// All have the mark.
     All,
-    /// Somebody waits in the kernel and cannot be stopped.
+    /// A process waits in the kernel and cannot be stopped.
     Blocked,
-    /// Somebody is not stopped yet.
+    /// A process is not stopped yet.
     Wait,
-    /// Somebody was marked just now, or went.
+    /// A process was marked just now, or ended.
     Again,
-    /// Somebody cannot be marked.
+    /// A process cannot be marked.
     Never,
 }
 
@@ -94,7 +100,8 @@ fn keep(proc: &Proc, met: &Met<'_>, tag: Tag) -> Look {
         Err(_) => return if threads() == Threads::Ended { Look::All } else { Look::Never },
     };
     match Mark::decode(limits) {
-        // Of a run inside this one, whose own VM answers for it.
+        // The process belongs to a run inside this one, and the VM of that run is responsible for
+        // it.
         Some(mark) if mark.run() != tag.run => Look::All,
         Some(mark) if mark.outlives() => match threads() {
             Threads::Ended | Threads::Stopped => Look::All,

@@ -1,4 +1,5 @@
-//! What is due when: the phases of a tree's life as a state machine that makes no system call.
+//! The phases of a tree's life as a state machine that makes no system call: it says what is due
+//! when.
 //!
 //! ```text
 //! launching ─exec─▶ running ─worker exits─▶ lingering ─┐
@@ -11,13 +12,15 @@
 use crate::args::{Act, Step, Steps, To};
 use crate::sys::signal;
 
-/// Passes of SIGKILL after which everything is stopped first, so that nothing can fork in between.
+/// Passes of SIGKILL after which everything is stopped first, so that nothing can fork in
+/// between.
 pub(crate) const STOP_FIRST_AFTER: u32 = 10;
 
-/// Between two looks at who of those addressed by a step still lives: doubled from the first to the last.
+/// Pauses between two looks at which of the addressed processes still live: doubled from the
+/// first value to the last.
 const LOOK_MS: (u64, u64) = (2, 32);
 
-/// Why the tree is ended (PROTOCOL.md, section 2).
+/// The reason why the tree is ended (PROTOCOL.md, section 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
     Exited = 0,
@@ -36,8 +39,8 @@ enum Phase {
     Lingering {
         until: u64,
     },
-    /// `look`: when to see whether those addressed are gone, and the pause after it; `None` once everybody
-    /// left has been told.
+    /// `look` is the time of the next look at whether the addressed processes are gone, and the
+    /// pause after it. It is `None` once all that are left have been told.
     Step {
         index: u8,
         until: Option<u64>,
@@ -50,20 +53,22 @@ enum Phase {
     Gone,
 }
 
-/// What the caller has to do now.
+/// The next thing that the caller has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Deed {
-    /// Nothing, until this moment at the latest.
+    /// Nothing is due before this moment.
     Wait(Option<u64>),
-    /// Step `index` begins: signal those whom it addresses.
+    /// Step `index` begins: signal the processes that it addresses.
     Signal { index: u8, number: u8, to: To },
-    /// Step `index` begins: start its command. [`Ladder::command_failed`] says that it is for nothing.
+    /// Step `index` begins: start its command. If the command fails, call
+    /// [`Ladder::command_failed`].
     Run { index: u8 },
     /// Step `index` begins: tell the VM, which closes the worker's stdin.
     CloseStdin { index: u8 },
-    /// See who of those addressed lives; when nobody does, [`Ladder::widened`] after telling the others.
+    /// Look which of the addressed processes live. If none does, tell the others, then call
+    /// [`Ladder::widened`].
     Look { number: u8, to: To },
-    /// SIGKILL to everybody.
+    /// Send SIGKILL to the whole tree.
     Kill { first: bool, stop_first: bool },
     /// The tree is gone.
     Finish,
@@ -79,14 +84,14 @@ pub(crate) struct Ladder {
     asked: bool,
     last: u8,
     passes: u32,
-    /// A step that is to be announced by the next [`Ladder::due`].
+    /// The step that the next [`Ladder::due`] announces.
     pending: Option<u8>,
 }
 
 impl Ladder {
     /// The index of the final SIGKILL phase in reports.
     pub(crate) const FINAL: u8 = 255;
-    /// In reports: no step was needed.
+    /// The index in reports if no step was needed.
     const NO_STEP: u8 = 254;
 
     pub(crate) fn new(steps: Steps, linger: u32) -> Self {
@@ -119,12 +124,13 @@ impl Ladder {
         self.began.map_or(0, |began| now().saturating_sub(began))
     }
 
-    /// Whether [`Ladder::due`] looks at the time: a plain start and end never does.
+    /// Returns whether [`Ladder::due`] looks at the time. A plain start and end never does.
     pub(crate) fn is_timed(&self) -> bool {
         !matches!(self.phase, Phase::Launching | Phase::Running | Phase::Gone)
     }
 
-    /// The step in which something that ended now is counted; [`Ladder::FINAL`] for the last phase.
+    /// Returns the step in which a process that ends now is counted, [`Ladder::FINAL`] for the
+    /// last phase.
     pub(crate) fn current(&self) -> Option<u8> {
         match self.phase {
             Phase::Step { index, .. } => Some(index),
@@ -133,7 +139,7 @@ impl Ladder {
         }
     }
 
-    // What happened
+    // Events
 
     pub(crate) fn started(&mut self) {
         if self.phase == Phase::Launching {
@@ -153,18 +159,18 @@ impl Ladder {
         }
     }
 
-    /// Whether the worker has just exited and nobody asked for an end.
+    /// Returns whether the worker has just exited and no end was requested.
     pub(crate) fn lingers(&self) -> bool {
         matches!(self.phase, Phase::Lingering { .. })
     }
 
-    /// What the worker left goes on without us.
+    /// Records that the processes that the worker left go on without the shim.
     pub(crate) fn kept(&mut self) {
         self.cause = Cause::Kept;
         self.phase = Phase::Gone;
     }
 
-    /// TERM, HUP or INT: the first begins the ladder, the second ends it at once.
+    /// Handles TERM, HUP or INT: the first begins the ladder, the second kills at once.
     pub(crate) fn asked(&mut self, now: u64) {
         if core::mem::replace(&mut self.asked, true) {
             self.kill_now(now);
@@ -195,14 +201,15 @@ impl Ladder {
         self.kill();
     }
 
-    /// Everybody who lives on has been told.
+    /// Records that all processes that are left have been told.
     pub(crate) fn widened(&mut self) {
         if let Phase::Step { look, .. } = &mut self.phase {
             *look = None;
         }
     }
 
-    /// The command of a step could not be started, or did not succeed: what it was to bring about will not come.
+    /// Goes on to the next step if the command of the current one could not be started or did not
+    /// succeed. Its effect will not come.
     pub(crate) fn command_failed(&mut self, failed: u8, now: u64) {
         match self.phase {
             Phase::Step { index, .. } if index == failed => {
@@ -212,15 +219,16 @@ impl Ladder {
         }
     }
 
-    /// Nothing is left. A step that was not taken yet never will be: its command would be for nobody.
+    /// Records that nothing is left. A step that was not taken yet is dropped, since its command
+    /// would have no tree to end.
     pub(crate) fn gone(&mut self) {
         self.phase = Phase::Gone;
         self.pending = None;
     }
 
-    // What is due
+    // Deeds
 
-    /// Says what to do; to be called until it says [`Deed::Wait`] or [`Deed::Finish`].
+    /// Returns what to do. Call it until it returns [`Deed::Wait`] or [`Deed::Finish`].
     pub(crate) fn due(&mut self, now: u64, leader_lives: bool) -> Deed {
         if let Some((index, step)) = self
             .pending
@@ -258,7 +266,7 @@ impl Ladder {
                     Some(((at, _), Act::Signal { .. })) => {
                         Deed::Wait(Some(until.map_or(at, |until| until.min(at))))
                     }
-                    // The others address no process.
+                    // The other actions address no process.
                     Some((_, Act::Command | Act::CloseStdin)) | None => Deed::Wait(until),
                 }
             }
@@ -274,7 +282,7 @@ impl Ladder {
 
     fn step(&mut self, index: u8, now: u64) {
         match self.steps.get(usize::from(index)) {
-            // Grace 0 with SIGKILL is what the last phase does better.
+            // A SIGKILL step with grace 0 is left to the last phase, which does it better.
             None
             | Some(Step { act: Act::Signal { number: signal::KILL, .. }, wait: Some(0) }) => {
                 self.kill()
@@ -296,8 +304,9 @@ impl Ladder {
     }
 }
 
-/// Milliseconds between two passes of SIGKILL. Whoever is left after a second cannot be killed now (an
-/// uninterruptible wait, another user's), and is not worth a processor.
+/// Returns the milliseconds between two passes of SIGKILL. A process that is left after a second
+/// cannot be killed now and is not worth a processor. It is in an uninterruptible wait, or
+/// another user's.
 pub(crate) fn pause_after(pass: u32) -> u64 {
     match pass {
         0 => 1,
@@ -328,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn each_step_gets_its_time_and_then_everybody_is_killed() {
+    fn each_step_gets_its_time_and_then_the_tree_is_killed() {
         let mut ladder = ladder(b"INT:500,TERM:1500", 200);
         ladder.started();
         assert_eq!(ladder.due(0, true), Deed::Wait(None));
@@ -372,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_to_the_whole_tree_has_told_everybody() {
+    fn a_step_to_the_whole_tree_has_told_all_of_it() {
         let mut ladder = ladder(b"TERM:100@tree", 0);
         ladder.end(Cause::Stop, 0);
         assert!(signal_of(ladder.due(0, false)).is_some());
@@ -418,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_gets_its_time_and_addresses_nobody() {
+    fn a_command_gets_its_time_and_addresses_no_process() {
         let mut ladder = ladder(b"CMD:500,TERM:100", 0);
         ladder.end(Cause::Stop, 0);
         assert_eq!(ladder.due(0, false), Deed::Run { index: 0 });
@@ -454,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn no_command_is_started_for_nobody() {
+    fn no_command_is_started_for_an_empty_tree() {
         let mut ladder = ladder(b"CMD:500", 0);
         ladder.end(Cause::Leash, 0);
         ladder.gone();
@@ -488,7 +497,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens in whatever order: there is always a next thing to do, and it comes to an end.
+        /// Events in any order leave a next thing to do, and the ladder comes to an end.
         #[test]
         fn nothing_hangs(events in proptest::collection::vec((0u8..9, 0u64..50), 0..40)) {
             let mut ladder = ladder(b"INT:20,CMD:25,STDIN:7,TERM:30@leader,CMD:5,HUP:10@tree", 15);

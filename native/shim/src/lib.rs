@@ -1,7 +1,8 @@
 //! The supervisor of one worker's process tree.
 //!
 //! `leash-shim` starts one program, is the subreaper of everything that it starts, and ends when
-//! nothing of that tree is left; whoever holds its leash ends the tree by letting go. What it does, in which order:
+//! nothing of that tree is left. If the holder of its leash lets go, the shim ends the tree. The
+//! steps, in order:
 //!
 //! | step | module |
 //! |---|---|
@@ -16,7 +17,8 @@
 //! | instead, the shims of a run, and what they leave when they are killed | `warden`, `control`, `adopt`, `marked` |
 //! | tell the VM, or a person | `report`, `say`, `offer` |
 //!
-//! No allocation, no libc, no thread; nothing blocks once a tree is to be ended.
+//! The shim makes no allocation, uses no libc and no thread, and never blocks while it ends a
+//! tree.
 #![no_std]
 #![deny(unsafe_code)]
 

@@ -13,7 +13,7 @@ const RESOURCES: [(&[u8], Resource); 6] = [
     (b"AS", Resource::As),
 ];
 
-/// What is limited; the default limits nothing.
+/// The values to set; the default limits nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     values: [Option<u64>; RESOURCES.len()],
@@ -21,7 +21,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// `NAME:VALUE`, separated by commas; each name at most once.
+    /// Parses `NAME:VALUE` pairs, separated by commas, each name at most once.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
         let mut limits = Self::default();
@@ -46,11 +46,11 @@ impl Limits {
         Some(limits)
     }
 
-    /// Limits this process: soft and hard, so that the command cannot raise them.
+    /// Limits this process. It sets soft and hard limits, so that the command cannot raise them.
     ///
     /// # Errors
     ///
-    /// `EPERM`, `EACCES`: more than there is, without the capability.
+    /// `EPERM`, `EACCES`: a limit above the present one, without the capability.
     pub(crate) fn set(self) -> Result<(), Errno> {
         for (value, (_, resource)) in self.values.into_iter().zip(RESOURCES) {
             if let Some(value) = value {

@@ -13,7 +13,8 @@ mod start;
 ///
 /// `stack` is the initial stack pointer of the process.
 unsafe extern "C" fn main(stack: *const usize) -> ! {
-    // SAFETY: the kernel puts argc there, the argument pointers behind it, a null, and the environment.
+    // SAFETY: the kernel puts argc there, the argument pointers behind it, a null, and the
+    // environment.
     let vectors = unsafe {
         let argc = *stack;
         let argv = stack.add(1);
@@ -23,8 +24,8 @@ unsafe extern "C" fn main(stack: *const usize) -> ! {
     sys::exit(leash_shim::run(vectors))
 }
 
-/// No panic is reachable by intent; if one is, the shim ends, and with it (PDEATHSIG) the worker, and the VM
-/// and the warden that started it, or the next sweep ends the rest.
+/// Ends the shim, and with it (PDEATHSIG) the worker. The VM and the warden that started the
+/// shim, or the next sweep, end the rest. No panic is reachable by intent.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     sys::exit(125)

@@ -1,8 +1,9 @@
-//! Everybody who carries a mark, whoever is his parent: a pass over `/proc`.
+//! All processes that carry a mark, whatever their parents: a pass over `/proc`.
 //!
-//! What is not below this process has no `ECHILD`. A mark is inherited by everything that its bearer starts, so
-//! whoever has it is found by looking at all processes, and whoever is found is held by a pidfd: opened by number,
-//! then the mark is read by number, then the pidfd is seen not to have ended. So the mark was its own.
+//! A process that is not below this one gives no `ECHILD`. Everything that a bearer starts
+//! inherits the mark, so a look at all processes finds every bearer. Each one found is held by a
+//! pidfd. The pidfd is opened by number, then the mark is read by number, then the pidfd is seen
+//! not to have ended. So the mark belongs to the process that the pidfd holds.
 
 use leash_tag::{Limits, Mark};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,24 +13,26 @@ use rustix::process::{Pid, PidfdFlags};
 use crate::proc_file::{Proc, own_pid};
 use crate::tree::ended;
 
-/// Passes in a row that have to be calm, and as many as are enough on a machine where processes end all the time.
+/// Calm passes in a row that are the proof, and passes that are enough on a machine where
+/// processes end all the time.
 const CALM: u32 = 3;
 const RESTLESS: u32 = 20;
 
-/// What a pass came to.
+/// The result of a pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pass {
-    /// Bearers who live.
+    /// Bearers that live.
     pub(crate) living: u32,
-    /// Bearers who have ended and are not reaped.
+    /// Bearers that have ended and are not reaped.
     pub(crate) zombies: u32,
-    /// Somebody ended between being listed and being looked at. It may have been a bearer, and have started another.
+    /// A process ended after it was listed and before it was looked at. It may have been a bearer
+    /// that started another process.
     pub(crate) fleeting: bool,
-    /// Somebody could not be looked at for want of something.
+    /// A process could not be looked at, for lack of a resource.
     pub(crate) hole: bool,
 }
 
-/// The process table, and whose marks are looked for.
+/// The process table, and the test for wanted marks.
 pub(crate) struct Bearers<'a, F: Fn(Mark) -> bool> {
     pub(crate) proc: &'a Proc,
     pub(crate) table: &'a OwnedFd,
@@ -37,7 +40,7 @@ pub(crate) struct Bearers<'a, F: Fn(Mark) -> bool> {
 }
 
 impl<F: Fn(Mark) -> bool> Bearers<'_, F> {
-    /// Whether limits are those of a bearer.
+    /// Returns whether these are the limits of a bearer.
     pub(crate) fn includes(&self, limits: Limits) -> bool {
         self.mark(limits).is_some()
     }
@@ -46,7 +49,8 @@ impl<F: Fn(Mark) -> bool> Bearers<'_, F> {
         Mark::decode(limits).filter(|mark| (self.wanted)(*mark))
     }
 
-    /// Calls `visit` with each living bearer but this process, and the mark that was read while the pidfd held him.
+    /// Calls `visit` with each living bearer except this process. The mark was read while the
+    /// pidfd held the bearer.
     pub(crate) fn pass(&self, visit: &mut dyn FnMut(Pid, Mark, OwnedFd)) -> Pass {
         let mut pass = Pass::default();
         let listed = Proc::each_process(self.table, &mut |pid| {
@@ -56,15 +60,17 @@ impl<F: Fn(Mark) -> bool> Bearers<'_, F> {
         pass
     }
 
-    /// The same of every number instead of those that `/proc` lists: it hides a process of our own that is not dumpable.
+    /// Does the same for every number instead of those that `/proc` lists, which hides a process
+    /// of the same user that is not dumpable.
     ///
-    /// prlimit(2) asks for user and group ids or a capability and not for that, and pidfd_open(2) goes by number, so such
-    /// a bearer is found and held as safely as any other. Some seconds where there are millions of numbers.
+    /// prlimit(2) asks for user and group ids or a capability, but not for that, and
+    /// pidfd_open(2) goes by number. So such a bearer is found and held as safely as any other.
+    /// With millions of numbers, a pass takes some seconds.
     pub(crate) fn pass_by_number(&self, visit: &mut dyn FnMut(Pid, Mark, OwnedFd)) -> Pass {
         let mut pass = Pass::default();
         self.proc.each_number(&mut |pid| {
             let limits = crate::sys::locks_limits(pid);
-            // A free number is no trace of a process, and a thread is its process's.
+            // A free number is no trace of a process, and a thread belongs to its process.
             if !matches!(limits, Err(Errno::SRCH)) {
                 let limits =
                     limits.map(
@@ -110,7 +116,8 @@ impl<F: Fn(Mark) -> bool> Bearers<'_, F> {
     }
 }
 
-/// Whether a marked number is a thread that leads no process: EINVAL, since Linux 6.15 ENOENT (pidfd_open(2)).
+/// Returns whether a marked number is a thread that leads no process: EINVAL, since Linux 6.15
+/// ENOENT (pidfd_open(2)).
 fn is_thread(pid: Pid, limits: Limits) -> bool {
     Mark::decode(limits).is_some()
         && matches!(
@@ -125,11 +132,11 @@ enum Look {
     Lives(Mark, OwnedFd),
 }
 
-/// Passes that found nobody: what one of them proves, and what it takes to be sure.
+/// Counts the passes that found no bearer, until they prove that none is left.
 ///
-/// Numbers rise, and a pass goes upwards with a listing that is never old: who starts the next and exits is met at
-/// one of the two, but where numbers wrap. So several passes have to see nobody, and nothing that might have been
-/// somebody.
+/// Numbers rise, and a pass goes upwards with a listing that is never old. So a process that
+/// starts the next one and exits is met, or the next one is, unless numbers wrap. Therefore
+/// several passes have to see no bearer, and no trace of one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Calm {
     calm: u32,
@@ -138,9 +145,9 @@ pub(crate) struct Calm {
 }
 
 impl Calm {
-    /// Takes note of a pass; whether nobody is left.
+    /// Takes note of a pass. Returns whether no bearer is left.
     pub(crate) fn proven(&mut self, pass: Pass) -> bool {
-        // A new zombie is the trace of somebody who lived a moment ago.
+        // A new zombie is the trace of a process that lived a moment ago.
         let traces = pass.zombies > core::mem::replace(&mut self.zombies, pass.zombies);
         if pass.living > 0 || pass.hole {
             (self.calm, self.restless) = (0, 0);
@@ -153,10 +160,11 @@ impl Calm {
     }
 }
 
-/// Signals whom a pidfd holds, each signal followed by what comes next.
+/// Sends the signals, in order, to the process that a pidfd holds.
 pub(crate) fn send(fd: BorrowedFd<'_>, signals: &[u8]) {
     for &number in signals {
-        // Gone meanwhile is fine; who may not be signalled is found alive at the end.
+        // If the process is gone meanwhile, that is fine. If it may not be signalled, it is found
+        // alive at the end.
         let _ = crate::sys::pidfd_signal(fd, number);
     }
 }
@@ -165,7 +173,7 @@ pub(crate) fn send(fd: BorrowedFd<'_>, signals: &[u8]) {
 mod tests {
     use super::*;
 
-    const NOBODY: Pass = Pass { living: 0, zombies: 0, fleeting: false, hole: false };
+    const EMPTY: Pass = Pass { living: 0, zombies: 0, fleeting: false, hole: false };
 
     fn passes(passes: &[Pass]) -> Option<usize> {
         let mut calm = Calm::default();
@@ -173,37 +181,33 @@ mod tests {
     }
 
     #[test]
-    fn one_pass_that_finds_nobody_proves_nothing() {
-        assert_eq!(passes(&[NOBODY; 2]), None);
-        assert_eq!(passes(&[NOBODY; 3]), Some(2));
+    fn one_pass_that_finds_no_process_proves_nothing() {
+        assert_eq!(passes(&[EMPTY; 2]), None);
+        assert_eq!(passes(&[EMPTY; 3]), Some(2));
     }
 
     #[test]
-    fn whoever_lives_or_left_a_trace_begins_it_anew() {
+    fn a_process_that_lives_or_left_a_trace_begins_it_anew() {
         for other in [
-            Pass { living: 1, ..NOBODY },
-            Pass { fleeting: true, ..NOBODY },
-            Pass { hole: true, ..NOBODY },
-            Pass { zombies: 1, ..NOBODY },
+            Pass { living: 1, ..EMPTY },
+            Pass { fleeting: true, ..EMPTY },
+            Pass { hole: true, ..EMPTY },
+            Pass { zombies: 1, ..EMPTY },
         ] {
-            let later = Pass { zombies: other.zombies, ..NOBODY };
-            assert_eq!(
-                passes(&[NOBODY, NOBODY, other, later, later, later]),
-                Some(5),
-                "{other:?}"
-            );
+            let later = Pass { zombies: other.zombies, ..EMPTY };
+            assert_eq!(passes(&[EMPTY, EMPTY, other, later, later, later]), Some(5), "{other:?}");
         }
     }
 
     #[test]
     fn a_zombie_that_stays_is_no_trace() {
-        let old = Pass { zombies: 3, ..NOBODY };
+        let old = Pass { zombies: 3, ..EMPTY };
         assert_eq!(passes(&[old; 5]), Some(3));
     }
 
     #[test]
     fn where_processes_end_all_the_time_many_passes_are_enough() {
-        let busy = Pass { fleeting: true, ..NOBODY };
+        let busy = Pass { fleeting: true, ..EMPTY };
         assert_eq!(passes(&[busy; 30]), Some(19));
         assert_eq!(
             passes(&[Pass { hole: true, ..busy }; 30]),

@@ -1,8 +1,9 @@
 //! A mark for a process that is there already.
 //!
-//! prlimit(2) goes by number. A pidfd that has not ended after the call says that the number was its process's all
-//! along, since a number is free again only when its process is reaped. Otherwise the mark may be on somebody who
-//! has nothing to do with it: it is taken away again before anything else is done.
+//! prlimit(2) goes by number, and a number is free only once its process is reaped. So if the
+//! pidfd has not ended after the call, the number belonged to its process all along. Otherwise
+//! the mark may be on an unrelated process, and it is taken away again before anything else is
+//! done.
 
 use leash_tag::{Limits, Mark, RunId, WorkerNumber};
 use rustix::fd::BorrowedFd;
@@ -12,7 +13,7 @@ use rustix::process::Pid;
 use crate::sys;
 use crate::tree::ended;
 
-/// What all processes of a tree carry.
+/// The part of the mark that all processes of a tree share.
 #[derive(Clone, Copy)]
 pub(crate) struct Tag {
     pub(crate) run: RunId,
@@ -25,26 +26,27 @@ impl Tag {
     }
 }
 
-/// Gives the tag to those who are there.
+/// The tag to give, and the limits that it may replace.
 #[derive(Clone, Copy)]
 pub(crate) struct Marker {
     pub(crate) tag: Tag,
-    /// What we ourselves had inherited: a run around all of us is no supervisor of that process.
+    /// The limits that the shim inherited: a run around both of them is no supervisor of that
+    /// process.
     pub(crate) inherited: Limits,
 }
 
-/// What became of it.
+/// The outcome of marking one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Marking {
-    /// It has the mark now.
+    /// The process has the mark now.
     Done,
-    /// It had the mark.
+    /// The process had the mark before.
     Before,
-    /// It has another one, and so a supervisor.
+    /// The process has another mark, and so a supervisor.
     Others,
-    /// It has ended.
+    /// The process has ended.
     Gone,
-    /// It cannot have one.
+    /// The process cannot have a mark.
     Never(Errno),
 }
 
@@ -75,15 +77,16 @@ pub(crate) fn mark(pid: Pid, fd: BorrowedFd<'_>, marker: Marker) -> Marking {
             Marking::Gone
         }
         Ok(true) => Marking::Done,
-        // Somebody else marked it in this very moment.
+        // Another program marked it at this very moment.
         Ok(false) => Marking::Others,
         Err(Errno::SRCH) => Marking::Gone,
         Err(errno) => Marking::Never(errno),
     }
 }
 
-/// Marks whoever has a number and still the limits that were seen. Who has others gets them back: the number is
-/// somebody else's by now, or he was marked in this very moment.
+/// Marks the process with this number if it still has the limits that were seen. If it has
+/// others, it gets them back. Then the number belongs to another process by now, or another
+/// program marked this one at that very moment.
 pub(crate) fn replace(pid: Pid, seen: Limits, mark: Mark) -> Result<bool, Errno> {
     let old = sys::swap_locks_limits(pid, mark.limits())?;
     if old != seen {
@@ -92,8 +95,8 @@ pub(crate) fn replace(pid: Pid, seen: Limits, mark: Mark) -> Result<bool, Errno>
     Ok(old == seen)
 }
 
-/// A hard limit is raised with CAP_SYS_RESOURCE only; without it, it is lowered to the highest that is no mark. The
-/// kernel enforces neither.
+/// Restores the old limits. Raising a hard limit needs CAP_SYS_RESOURCE. Without it, the limit is
+/// lowered to the highest value that is no mark. The kernel enforces neither value.
 fn take_back(pid: Pid, old: Limits) {
     if sys::swap_locks_limits(pid, old).is_err() {
         let _ = sys::swap_locks_limits(pid, Mark::NONE_BELOW);
@@ -151,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_ended_is_not_marked() {
+    fn a_process_that_has_ended_is_not_marked() {
         let mut process = Process::start();
         process.0.kill().unwrap();
         while !ended(process.2.as_fd()) {}
@@ -161,12 +164,13 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_who_was_seen_keeps_what_he_has() {
+    fn a_process_that_took_a_seen_number_keeps_its_limit() {
         let process = Process::start();
         let seen = process.limits();
         assert_eq!(process.mark(tag(7, 3)), Marking::Done);
         let theirs = process.limits();
-        // Without CAP_SYS_RESOURCE only a lower hard limit can be set, and then not be taken back.
+        // Without CAP_SYS_RESOURCE only a lower hard limit can be set, and then not be taken
+        // back.
         let ours = [6, 8].map(|run| {
             Mark::nested_in(seen, tag(run, 4).run, tag(run, 4).worker, false).unwrap()
         });
@@ -176,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_that_hit_somebody_else_is_taken_back() {
+    fn a_mark_that_hit_another_process_is_taken_back() {
         let process = Process::start();
         let before = process.limits();
         assert_eq!(process.mark(tag(7, 3)), Marking::Done);

@@ -1,7 +1,8 @@
-//! The memory functions that the compiler calls. glibc's cannot be linked statically without its start
-//! files, because they are chosen at run time (IFUNC).
+//! The memory functions that the compiler calls. Those of glibc are chosen at run time (IFUNC),
+//! so they cannot be linked statically without its start files.
 //!
-//! Volatile accesses keep the compiler from turning a loop into a call of the very function it is in.
+//! Volatile accesses keep the compiler from turning a loop into a call of the very function that
+//! contains it.
 
 use core::ffi::{c_int, c_void};
 

@@ -1,4 +1,4 @@
-//! What the shim does to itself before there is a worker.
+//! The shim's preparation of itself, before there is a worker.
 
 use leash_tag::{Limits, Mark};
 use rustix::fd::{AsFd, OwnedFd};
@@ -10,17 +10,18 @@ use crate::args::Config;
 use crate::proc_file::Proc;
 use crate::sys;
 
-/// What became of the mark, as the `ready` report says it.
+/// The outcome of the mark, as the `ready` report says it.
 #[derive(Clone, Copy)]
 pub(crate) struct MarkOutcome {
     pub(crate) code: u8,
     pub(crate) errno: u16,
-    /// The hard limit that our processes have, where it is set.
+    /// The hard limit of the shim's processes, if it is set.
     pub(crate) hard: Option<u64>,
 }
 
 impl MarkOutcome {
-    /// For those who could do nothing without a mark: `ELOOP` where no depth is left, or what prlimit(2) says.
+    /// Returns an error if there is no mark, for callers that need one: `ELOOP` if no depth is
+    /// left, or the error of prlimit(2).
     pub(crate) fn required(self) -> Result<(), Errno> {
         match self.code {
             0 => Ok(()),
@@ -30,10 +31,11 @@ impl MarkOutcome {
     }
 }
 
-/// As the `ready` report says that the mark is turned off.
+/// The code in the `ready` report for a mark that is turned off.
 pub(crate) const MARK_OFF: u8 = 1;
 
-/// Marks this process; its children inherit. A mark that cannot be set costs a carrier, not the start.
+/// Marks this process, and its children inherit the mark. A mark that cannot be set costs one way
+/// to find the tree, but the start goes on.
 pub(crate) fn mark(config: &Config<'_>) -> MarkOutcome {
     if !config.mark {
         return MarkOutcome { code: MARK_OFF, errno: 0, hard: None };
@@ -42,7 +44,8 @@ pub(crate) fn mark(config: &Config<'_>) -> MarkOutcome {
         let errno = u16::try_from(error.raw_os_error()).unwrap_or(0);
         MarkOutcome { code: 3, errno, hard: None }
     };
-    // Not rustix's own limits, which it takes for infallible: a filter of system calls refuses them, too.
+    // The call is not rustix's own, which counts as infallible, since a filter of system calls
+    // may refuse the call.
     let limits = match sys::locks_limits(rustix::process::getpid()) {
         Ok(limits) => limits,
         Err(error) => return failed(error),
@@ -71,7 +74,8 @@ pub(crate) fn standard_descriptors() {
     }
 }
 
-/// Closes what was left open for us, but for what was handed to us. No worker may inherit that: exec closes it.
+/// Closes all inherited descriptors, except those that were passed to the shim. Those get
+/// close-on-exec, so that no worker inherits them.
 pub(crate) fn close_others(config: &Config<'_>) {
     let mut kept = config.descriptors();
     kept.sort_unstable();
@@ -93,17 +97,17 @@ pub(crate) fn close_on_exec(fd: impl AsFd) {
     let _ = rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC);
 }
 
-/// The owner as it can be watched.
+/// The owner, as far as it can be watched.
 pub(crate) enum Owner {
-    /// Its pidfd.
+    /// The owner's pidfd.
     Watched(OwnedFd),
-    /// It cannot be looked at: the leash alone has to do.
+    /// The owner cannot be looked at, so the leash alone has to do.
     Unwatched,
-    /// It is gone already.
+    /// The owner is gone already.
     Gone,
 }
 
-/// Opens the owner's pidfd and makes sure that it is the one that is meant.
+/// Opens the owner's pidfd and checks that it belongs to the right process.
 pub(crate) fn owner(owner: Option<(i32, u64)>, proc: Option<&Proc>) -> Owner {
     let Some((pid, start_ticks)) = owner else { return Owner::Unwatched };
     let Some(pid) = Pid::from_raw(pid) else { return Owner::Unwatched };
@@ -115,7 +119,8 @@ pub(crate) fn owner(owner: Option<(i32, u64)>, proc: Option<&Proc>) -> Owner {
     match proc.map(|proc| proc.stat(pid)) {
         Some(Ok(stat)) if stat.start_ticks != start_ticks => Owner::Gone,
         Some(Ok(_)) => Owner::Watched(fd),
-        // Unreadable (hidepid) or ended just now: whoever it is, it is not known to be the owner.
+        // The process is unreadable (hidepid) or ended just now. In both cases it is not known to
+        // be the owner.
         Some(Err(_)) | None => Owner::Unwatched,
     }
 }

@@ -1,4 +1,5 @@
-//! `/proc`, held open from the start: what a worker mounts over it later changes nothing for us.
+//! `/proc`, held open from the start: a worker that mounts something over it later changes
+//! nothing for the shim.
 
 use core::cell::OnceCell;
 use core::mem::MaybeUninit;
@@ -15,11 +16,11 @@ pub(crate) type Path = Text<64>;
 
 /// A `/proc` that shows this process under its own number.
 ///
-/// One that was mounted in another pid namespace has other numbers, and a signal sent by them would hit
-/// strangers; such a one counts as none.
+/// A `/proc` that was mounted in another pid namespace has other numbers, and a signal sent by
+/// them would hit unrelated processes. Such a `/proc` counts as none.
 pub(crate) struct Proc {
     root: OwnedFd,
-    /// Our own `children` file; see [`Proc::hold_children`].
+    /// The shim's own `children` file; see [`Proc::hold_children`].
     children: OnceCell<OwnedFd>,
 }
 
@@ -39,13 +40,14 @@ impl Proc {
         Some(Self { root, children: OnceCell::new() })
     }
 
-    /// Opens our own `children` file for life: it is needed most when descriptors are short. A worker that
-    /// leaves nothing behind never needs it, and it costs as much as the rest of a start.
+    /// Opens the shim's own `children` file for life, since it is needed most when descriptors
+    /// are short. A worker that leaves nothing behind never needs it, and it costs as much as the
+    /// rest of a start.
     pub(crate) fn hold_children(&self) -> Result<BorrowedFd<'_>, Errno> {
         if let Some(file) = self.children.get() {
             return Ok(file.as_fd());
         }
-        // One thread, so its file lists every child.
+        // The shim has one thread, so the file of that thread lists every child.
         let file = open_below(&self.root, c"thread-self/children")?;
         Ok(self.children.get_or_init(|| file).as_fd())
     }
@@ -59,7 +61,7 @@ impl Proc {
         each_listed(self.hold_children()?, visit)
     }
 
-    /// Calls `visit` with each child that one thread of a process has.
+    /// Calls `visit` with each child of one thread of a process.
     pub(crate) fn each_child_of(
         &self,
         process: Pid,
@@ -78,7 +80,7 @@ impl Proc {
         self.read_stat(Path::new().number(pid.as_raw_pid()))
     }
 
-    /// The same of one thread of a process.
+    /// Returns the same for one thread of a process.
     pub(crate) fn stat_of_thread(&self, process: Pid, thread: i32) -> Result<Stat, Errno> {
         self.read_stat(Path::new().number(process.as_raw_pid()).add(b"/task/").number(thread))
     }
@@ -90,13 +92,13 @@ impl Proc {
         Stat::parse(buffer.get(..len).unwrap_or_default()).ok_or(Errno::INVAL)
     }
 
-    /// The hard limit that carries the mark.
+    /// Returns the hard limit that carries the mark.
     pub(crate) fn hard_locks_limit(&self, pid: Pid) -> Option<u64> {
         self.locks_limits(pid).ok().map(|limits| limits.hard)
     }
 
-    /// The limits that carry the mark. `prlimit64` refuses for another uid without CAP_SYS_RESOURCE, and
-    /// behind some filters; the file is readable for everybody.
+    /// Returns the limits that carry the mark. `prlimit64` refuses for another uid without
+    /// CAP_SYS_RESOURCE, and behind some filters. The file is readable for all users.
     pub(crate) fn locks_limits(&self, pid: Pid) -> Result<Limits, Errno> {
         match crate::sys::locks_limits(pid) {
             Err(Errno::PERM | Errno::NOSYS) => {}
@@ -108,10 +110,12 @@ impl Proc {
         locks_in(buffer.get(..len).unwrap_or_default()).ok_or(Errno::INVAL)
     }
 
-    /// Whether this `/proc` keeps processes of our own from us, such as those that are not dumpable: some `/proc` is
-    /// mounted with `hidepid`, and pid 1 is not shown to root.
+    /// Returns whether this `/proc` hides processes of the same user, such as those that are not
+    /// dumpable. Such a `/proc` is mounted with `hidepid`. If root can see pid 1, nothing is
+    /// hidden.
     ///
-    /// What cannot be read counts as hidden: it costs a look at every number, and no more.
+    /// If the table of mounts cannot be read, the answer is yes: that costs only a look at every
+    /// number.
     pub(crate) fn hides(&self) -> bool {
         if rustix::process::geteuid().is_root() && self.stat(Pid::INIT).is_ok() {
             return false;
@@ -133,17 +137,20 @@ impl Proc {
         (2..=last).filter_map(Pid::from_raw).for_each(visit);
     }
 
-    /// Whether all user ids of a process are ours. To be asked while a pidfd holds it.
+    /// Returns whether all user ids of a process are the shim's own. Ask only while a pidfd holds
+    /// the process.
     pub(crate) fn is_own(&self, pid: Pid) -> Result<bool, Errno> {
         let file = self.open_file(&Path::new().number(pid.as_raw_pid()).add(b"/status"))?;
-        // The line is the ninth; before it only the name has no fixed length, and that is 64 bytes at most.
+        // The line is the ninth. Before it only the name has no fixed length, and that is 64
+        // bytes at most.
         let mut buffer = [0u8; 512];
         let len = rustix::io::read(&file, &mut buffer)?;
         let own = rustix::process::geteuid().as_raw();
         Ok(has_ids(buffer.get(..len).unwrap_or_default(), own))
     }
 
-    /// The command line, cut where the buffer ends; empty of a process that is ending.
+    /// Returns the command line, cut at the end of the buffer. It is empty for a process that is
+    /// ending.
     pub(crate) fn read_cmdline<'b>(
         &self,
         pid: Pid,
@@ -154,8 +161,8 @@ impl Proc {
         Ok(buffer.get(..len).unwrap_or_default())
     }
 
-    /// The process table, for [`each_process`](Self::each_process): opened once, because it is needed when
-    /// descriptors are short.
+    /// Opens the process table for [`each_process`](Self::each_process). It is opened once,
+    /// because it is needed when descriptors are short.
     pub(crate) fn table(&self) -> Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::openat(&self.root, c".", flags, Mode::empty())
@@ -163,7 +170,8 @@ impl Proc {
 
     /// Calls `visit` with every process in the order of their numbers.
     ///
-    /// Some ten are listed at a time: whoever has ended when he is looked at was there a moment before.
+    /// Some ten are listed at a time. So a process that has ended when it is looked at was there
+    /// a moment before.
     pub(crate) fn each_process(table: &OwnedFd, visit: &mut dyn FnMut(Pid)) -> Result<(), Errno> {
         rustix::fs::seek(table, SeekFrom::Start(0))?;
         let mut buffer = [MaybeUninit::<u8>::uninit(); 256];
@@ -194,12 +202,12 @@ fn open_below(root: &OwnedFd, path: impl rustix::path::Arg) -> Result<OwnedFd, E
 /// The kernel's own bound of `pid_max` (include/linux/threads.h).
 const PID_MAX_LIMIT: i32 = 1 << 22;
 
-/// Whether a table of mounts names a level of `hidepid` but the lowest.
+/// Returns whether a table of mounts names a level of `hidepid` above the lowest.
 fn names_hidepid(file: &OwnedFd) -> Result<bool, Errno> {
     const NAME: &[u8] = b"hidepid=";
     const LOWEST: [&[u8]; 2] = [b"0", b"off"];
     let mut buffer = [0u8; 512];
-    // What is kept of one piece for the next: a name and its level may be cut.
+    // The bytes of one piece that are kept for the next, since a name and its level may be cut.
     let kept = NAME.len() + 3;
     let mut have = 0usize;
     loop {
@@ -209,7 +217,7 @@ fn names_hidepid(file: &OwnedFd) -> Result<bool, Errno> {
         };
         let end = have.saturating_add(len);
         let text = buffer.get(..end).unwrap_or_default();
-        // At the end of the file what is left is looked at, too.
+        // At the end of the file, the kept bytes are looked at too.
         let whole = if len == 0 { end } else { end.saturating_sub(kept) };
         let is_level = |place: usize| {
             let level = text.get(place..).and_then(|rest| rest.strip_prefix(NAME));
@@ -226,7 +234,8 @@ fn names_hidepid(file: &OwnedFd) -> Result<bool, Errno> {
     }
 }
 
-/// Whether real, effective and saved id of a `status` file are this one: a set-id program has another's arguments.
+/// Returns whether the real, effective and saved id of a `status` file are this one. A set-id
+/// program has another user's arguments.
 pub(crate) fn has_ids(status: &[u8], id: u32) -> bool {
     let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"));
     line.is_some_and(|line| {
@@ -240,9 +249,11 @@ pub(crate) fn has_ids(status: &[u8], id: u32) -> bool {
     })
 }
 
-/// Reads a `children` file from its beginning, piece by piece; a number may be cut by the end of a piece.
+/// Reads a `children` file from its beginning, piece by piece. The end of a piece may cut a
+/// number.
 ///
-/// The kernel continues by position: whoever reaps while this reads makes it skip as many.
+/// The kernel continues by position. So for each child that is reaped during the read, the list
+/// skips one.
 fn each_listed(file: impl AsFd, visit: &mut dyn FnMut(Pid)) -> Result<(), Errno> {
     let mut buffer = [0u8; 512];
     let mut pid = 0i32;
@@ -268,7 +279,7 @@ fn each_listed(file: impl AsFd, visit: &mut dyn FnMut(Pid)) -> Result<(), Errno>
     Ok(())
 }
 
-/// What is needed of `/proc/<pid>/stat`.
+/// The fields of `/proc/<pid>/stat` that the shim needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stat {
     pub(crate) state: u8,
@@ -282,7 +293,8 @@ impl Stat {
     /// include/linux/sched.h
     const PF_KTHREAD: u64 = 0x0020_0000;
 
-    /// The name in field 2 may hold anything, so the last parenthesis ends it (proc(5)).
+    /// Parses the file. The name in field 2 may hold anything, so the last parenthesis ends it
+    /// (proc(5)).
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let close = text.iter().rposition(|&byte| byte == b')')?;
         let mut fields = text.get(close.saturating_add(2)..)?.split(|&byte| byte == b' ');
@@ -295,24 +307,24 @@ impl Stat {
         Some(Self { state, ppid, pgrp, kernel_thread, start_ticks })
     }
 
-    /// Whether it can still run. A leader shown `Z` whose other threads live counts as dead here; its tree
-    /// is not gone before `waitid` says so.
+    /// Returns whether the process can still run. A leader shown as `Z` counts as dead here, even
+    /// if its other threads live. Its tree is not gone before `waitid` says so.
     pub(crate) fn lives(self) -> bool {
         !matches!(self.state, b'Z' | b'X' | b'x')
     }
 
-    /// Whether it waits in the kernel without heeding signals.
+    /// Returns whether the process waits in the kernel and reacts to no signal.
     pub(crate) fn blocked(self) -> bool {
         self.state == b'D'
     }
 
-    /// Whether it is stopped, by a signal or a tracer.
+    /// Returns whether the process is stopped, by a signal or a tracer.
     pub(crate) fn stopped(self) -> bool {
         matches!(self.state, b'T' | b't')
     }
 }
 
-/// Those of "Max file locks  SOFT  HARD  locks".
+/// Parses the line "Max file locks SOFT HARD locks".
 pub(crate) fn locks_in(limits: &[u8]) -> Option<Limits> {
     let line = limits
         .split(|&byte| byte == b'\n')
@@ -404,7 +416,7 @@ mod tests {
     #[test]
     fn reads_this_process_and_its_children() {
         let proc = Proc::open(rustix::process::getpid());
-        // Test threads are not the main thread, whose own children file would be meant.
+        // Test threads are not the main thread, so its own children file would be the wrong one.
         let Some(proc) = proc else { return };
         let own = rustix::process::getpid();
         let stat = proc.stat(own).unwrap();

@@ -1,8 +1,8 @@
-//! Who has ended, and the proof that nobody is left.
+//! Reaping, and the proof that nothing is left.
 //!
-//! The only proof of "gone" is that `waitid` says ECHILD: every orphan of the tree is reparented to this
-//! process, the subreaper. The worker itself is left a zombie until nobody else is left, because while it is
-//! not reaped the number of its process group cannot become somebody else's.
+//! The only proof of "gone" is that `waitid` says ECHILD, since every orphan of the tree becomes
+//! a child of this process, the subreaper. The worker stays a zombie until it is the last of its
+//! tree. While it is not reaped, the number of its process group cannot be reused.
 
 use rustix::process::Pid;
 
@@ -12,10 +12,10 @@ use crate::proc_file::Proc;
 use crate::report::Ended;
 use crate::sys::{self, Waited};
 
-/// Children reaped in one go at most: against a fork bomb "until none is left" may never end.
+/// The most children reaped in one go. Against a fork bomb, "until none is left" may never end.
 const BOUND: u32 = 256;
 
-/// What became of the worker.
+/// The state of the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leader {
     Lives,
@@ -23,13 +23,13 @@ pub(crate) enum Leader {
     Reaped(Ended),
 }
 
-/// What one go of reaping found.
+/// The result of one go of reaping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) reaped: u32,
-    /// How many of these were commands of the ladder, and none of the worker's.
+    /// The number of these that were commands of the ladder, and not of the worker's tree.
     pub(crate) commands: u32,
-    /// The bound was met: there may be more.
+    /// The bound was reached, so there may be more.
     pub(crate) more: bool,
     /// Nothing of the tree is left.
     pub(crate) gone: bool,
@@ -37,8 +37,8 @@ pub(crate) struct Found {
 
 /// The children of this process.
 pub(crate) struct Reaper {
-    /// Without it (not mounted, no CONFIG_PROC_CHILDREN) the worker cannot be spared while others are
-    /// reaped, and is reaped as it comes.
+    /// `None` if `/proc` is not mounted or has no `children` files (CONFIG_PROC_CHILDREN). Then
+    /// the worker cannot be spared while others are reaped, and is reaped when its turn comes.
     proc: Option<Proc>,
     foreign: Foreign,
     pid: Pid,
@@ -71,7 +71,7 @@ impl Reaper {
         self.leader
     }
 
-    /// The worker's number, for as long as it cannot be anybody else's.
+    /// Returns the worker's pid, as long as it cannot belong to another process.
     pub(crate) fn unreaped(&self) -> Option<Pid> {
         (!matches!(self.leader, Leader::Reaped(_))).then_some(self.pid)
     }
@@ -93,7 +93,8 @@ impl Reaper {
         found
     }
 
-    /// Reaps whoever `waitid` names, up to the worker: once that is a zombie, it is named every time.
+    /// Reaps the children that `waitid` names, up to the worker. Once the worker is a zombie,
+    /// `waitid` names it every time.
     fn reap_in_turn(&mut self, found: &mut Found) {
         while found.reaped < BOUND {
             match sys::peek_any() {
@@ -117,7 +118,8 @@ impl Reaper {
         found.more = true;
     }
 
-    /// Its group is signalled no more: its number may be another's.
+    /// Reaps the worker. From then on its group is not signalled, since the number may be
+    /// another's.
     pub(crate) fn let_leader_go(&mut self) {
         if let Leader::Zombie(ended) = self.leader {
             self.reap_leader(ended, &mut Found::default());
@@ -141,10 +143,10 @@ impl Reaper {
         gone
     }
 
-    /// Reaps everybody but the worker, and the worker when it is the last.
+    /// Reaps all children except the worker, and the worker when it is the last.
     fn reap_around_leader(&mut self, found: &mut Found) {
         let Leader::Zombie(ended) = self.leader else { return };
-        // Taken out so that the list can be read while the rest is changed.
+        // `proc` is taken out so that the list can be read while the rest is changed.
         let Some(proc) = self.proc.take() else { return };
         let leader = self.pid;
         loop {
@@ -156,11 +158,12 @@ impl Reaper {
                 others |= !self.foreign.includes(Some(&proc), pid);
             });
             if listed.is_err() {
-                // The list fails us: from now on as without one.
+                // The list cannot be read, so go on as without one.
                 self.reap_leader(ended, found);
                 return;
             }
-            // Reaping while the list is read makes it skip some, so only a quiet pass tells who is left.
+            // Reaping during the read makes the list skip some children, so only a pass without
+            // reaping tells which are left.
             if found.reaped == before {
                 self.proc = Some(proc);
                 if !others {
@@ -177,7 +180,8 @@ impl Reaper {
         }
     }
 
-    /// `waitid` cannot prove it while a foreign child lives.
+    /// Returns whether only foreign children are left. While one of them lives, `waitid` cannot
+    /// prove it.
     fn only_foreign_left(&self) -> bool {
         let proc = self.proc();
         let mut ours = false;

@@ -1,4 +1,4 @@
-//! Report frames, as native/PROTOCOL.md, section 2 lays them out.
+//! Report frames, as laid out in native/PROTOCOL.md, section 2.
 
 use core::cell::Cell;
 use rustix::fd::BorrowedFd;
@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use crate::command::Outcome;
 use crate::offer::offer;
 
-/// Where a start failed.
+/// The stage at which a start failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Pipe = 2,
@@ -27,10 +27,10 @@ pub(crate) enum Stage {
     Shim = 16,
 }
 
-/// A start that failed: where, and why.
+/// The stage and the reason of a failed start.
 pub(crate) type Failed = (Stage, Errno);
 
-/// How the worker ended.
+/// The way in which the worker ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
     pub(crate) how: u8,
@@ -38,13 +38,14 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// Only its parent learns how a process ended, and that is not us.
+    /// The end of a process that is no child of the shim. Only its parent learns how a process
+    /// ended.
     pub(crate) const UNKNOWN: Self = Self { how: 0, value: 0 };
     pub(crate) const EXITED: u8 = 1;
     pub(crate) const KILLED: u8 = 2;
     pub(crate) const DUMPED: u8 = 3;
 
-    /// From `si_code` and `si_status` (waitid(2)).
+    /// Returns the end that `si_code` and `si_status` describe (waitid(2)).
     pub(crate) fn from_siginfo(code: i32, status: i32) -> Self {
         const CLD_EXITED: i32 = 1;
         const CLD_DUMPED: i32 = 3;
@@ -56,15 +57,15 @@ impl Ended {
         Self { how, value: (status & 0xff) as u8 }
     }
 
-    /// The status a shell would give.
+    /// Returns the status that a shell would give.
     pub(crate) fn exit_status(self) -> u8 {
         if self.how == Self::EXITED { self.value } else { 128u8.saturating_add(self.value) }
     }
 }
 
-/// What is to be said of the end of a tree.
+/// The facts about the end of a tree.
 pub(crate) struct End {
-    /// `exited` has not been said yet. Each write wakes the VM, which is why both share one.
+    /// `exited` was not reported yet. Each write wakes the VM, so both share one.
     pub(crate) with_exit: bool,
     pub(crate) ended: Ended,
     pub(crate) cause: u8,
@@ -73,21 +74,21 @@ pub(crate) struct End {
     pub(crate) passes: u32,
 }
 
-/// Where to report to, if anywhere.
+/// The receiver of reports, if there is one.
 #[derive(Clone, Copy)]
 pub(crate) struct Report<'a> {
     fd: Option<BorrowedFd<'a>>,
     ready: &'a Ready,
 }
 
-/// What is said together with the next report: each write wakes the VM.
+/// The `ready` frame, sent together with the next report, since each write wakes the VM.
 pub(crate) type Ready = Cell<Option<[u8; 10]>>;
 
 /// Frames that are written by one `write`.
 struct Frame {
     bytes: [u8; 112],
     len: usize,
-    /// Where the last of them begins.
+    /// The start of the last frame.
     begin: usize,
 }
 
@@ -129,13 +130,13 @@ impl<'a> Report<'a> {
         Self { fd, ready }
     }
 
-    /// One that says nothing.
+    /// Returns a report that sends nothing.
     pub(crate) fn silent(self) -> Self {
         Self { fd: None, ..self }
     }
 
-    /// Whole or lost: a write of at most PIPE_BUF to a pipe is atomic (pipe(7)). A VM that does not read its reports
-    /// does not hold up the end of the tree.
+    /// Sends a frame, whole or not at all: a write of at most PIPE_BUF to a pipe is atomic
+    /// (pipe(7)). If a VM does not read its reports, it does not hold up the end of the tree.
     fn send(self, frame: &mut Frame) {
         let Some(fd) = self.fd else { return };
         frame.end();
@@ -146,14 +147,14 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Said before whatever comes next.
+    /// Keeps the `ready` frame for the next report.
     pub(crate) fn ready(self, pid: i32, mark: u8, mark_errno: u16, flags: u8) {
         let [a, b, c, d] = pid.to_be_bytes();
         let [high, low] = mark_errno.to_be_bytes();
         self.ready.set(Some([1, 1, a, b, c, d, mark, high, low, flags]));
     }
 
-    /// Said now.
+    /// Sends the `ready` frame now.
     pub(crate) fn ready_now(self) {
         if let (Some(fd), Some(ready)) = (self.fd, self.ready.take()) {
             offer(fd, &[&[0, 10], &ready]);
@@ -164,7 +165,8 @@ impl<'a> Report<'a> {
         self.send(Frame::new(2).put(&pid.to_be_bytes()));
     }
 
-    /// The same of a process that somebody else started: how many of its tree have the mark, and how many cannot.
+    /// Reports the start of an attached tree: how many of its processes have the mark, and how
+    /// many cannot have it.
     pub(crate) fn attached(self, pid: i32, marked: u32, unmarked: u32) {
         self.send(
             Frame::new(2)

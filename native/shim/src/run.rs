@@ -1,4 +1,4 @@
-//! From the command line to the exit status: the order of work.
+//! The order of work, from the command line to the exit status.
 
 use core::mem::ManuallyDrop;
 use rustix::fd::{AsFd, AsRawFd};
@@ -17,10 +17,10 @@ use crate::sys::{self, Vectors, signal};
 use crate::watched::Watched;
 use crate::{attach, help, say, warden};
 
-/// The shim's own failure.
+/// The exit status if the shim itself fails.
 const OWN_FAILURE: u8 = 125;
 
-/// Does everything; the result is the process's exit status.
+/// Does everything. Returns the exit status of the process.
 #[must_use]
 pub fn run(vectors: Vectors) -> u8 {
     match args::parse(vectors.args()) {
@@ -42,19 +42,21 @@ fn print(text: &str) -> u8 {
 }
 
 fn start(vectors: Vectors, config: &Config<'static>) -> u8 {
-    // Before anything is opened, so that nothing lands on 0 to 2 and nothing of ours is closed.
+    // This comes before anything is opened, so that nothing lands on 0 to 2 and no own descriptor
+    // is closed.
     prepare::standard_descriptors();
     prepare::close_others(config);
-    // Inherited as ignored, SIGCHLD would make the kernel reap our children and lose their statuses.
+    // If SIGCHLD were inherited as ignored, the kernel would reap the shim's children, and their
+    // statuses would be lost.
     sys::default_disposition(signal::CHLD);
-    // A signal that is blocked comes to us though it is ignored. The VM's own requests have to come; by hand, what
-    // nohup(1) has turned off stays so.
+    // A blocked signal reaches the shim even if it is ignored. The VM's own requests have to
+    // reach it. By hand, a signal that nohup(1) has turned off stays off.
     let by_hand = config.leash.is_none() && !config.warden;
     sys::set_signal_mask(if by_hand { !sys::turned_off() } else { u64::MAX });
 
     let ready = Ready::default();
     let report = Report::new(config.report.map(sys::borrow), &ready);
-    // The end of the process closes what is open, all at once.
+    // The end of the process closes all descriptors at once.
     let ended = match config.attach {
         None if config.warden => {
             warden::begin(config, report).map(|run| ManuallyDrop::new(run).run())
@@ -86,7 +88,7 @@ fn launch<'a>(
     let mark = prepare::mark(config);
     let subreaper = sys::become_subreaper().is_ok();
     if !config.foreground {
-        // EPERM: we lead a group already, as every program that a VM starts does.
+        // EPERM: the shim leads a group already, as every program that a VM starts does.
         let _ = rustix::process::setsid();
     }
 
@@ -99,11 +101,10 @@ fn launch<'a>(
         Owner::Gone => return Err((Stage::OwnerGone, Errno::SRCH)),
     };
     let mut watched = Watched::new(signals, config, owner);
-    // Spares a worker that nobody would ever see. One that is to outlive them, too: its start is not over, so that whoever
-    // asked for it may have asked again.
-    let nobody_asks =
-        if config.detach { watched.leash_let_go() } else { watched.let_go_within(0) };
-    if nobody_asks {
+    // If leash or owner are gone already, no worker is started. For a worker that outlives them,
+    // the leash decides. Its start is not over, so its caller may have asked again.
+    let is_let_go = if config.detach { watched.leash_let_go() } else { watched.let_go_within(0) };
+    if is_let_go {
         return Err((Stage::OwnerGone, Errno::PIPE));
     }
     let foreign =
@@ -126,7 +127,8 @@ fn launch<'a>(
         failure: failure.as_raw_fd(),
     };
     let child = spawn::start(launch).map_err(|errno| (Stage::Fork, errno))?;
-    // The worker's ends must be the worker's alone, or its peer would never see the end of them.
+    // The worker's ends must belong to the worker alone, or its peer would never see the end of
+    // them.
     drop(theirs);
     drop(failure);
     for fd in config.workers_descriptors().filter_map(|fd| u32::try_from(fd).ok()) {
@@ -141,14 +143,15 @@ fn launch<'a>(
     Ok(Supervisor::new(config, vectors, report, watched, child, reaper, stdin))
 }
 
-/// stdin and stdout belong to the command: `producer | leash-shim … | consumer` has to see them close when the
-/// command closes them. stderr stays, for what we have to say ourselves.
+/// Lets go of stdin and stdout, which belong to the command. `producer | leash-shim … | consumer`
+/// has to see them close when the command closes them. stderr stays, for the shim's own messages.
 pub(crate) fn let_go_of_streams(config: &Config<'_>) {
-    // A warden hands on what is `/dev/null` already.
+    // A warden passes on streams that are `/dev/null` already.
     let is_warden = config.origin() == Origin::Warden;
     let used =
         |number| is_warden || config.leash == Some(number) || config.report == Some(number);
-    // Nor may what outlives its VM keep the pipe or terminal open that the VM had as stderr.
+    // A process that outlives its VM must not keep the VM's stderr open, be it a pipe or a
+    // terminal.
     let silent = (config.detach || config.warden) && config.report.is_some();
     if used(0) && used(1) && !silent {
         return;

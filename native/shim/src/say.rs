@@ -1,4 +1,4 @@
-//! What is said on stderr: when there is nobody to read a report.
+//! Messages on stderr, for a shim without a reader of its reports.
 
 use crate::args::Wrong;
 use crate::offer::offer;
@@ -22,7 +22,7 @@ pub(crate) fn wrong(wrong: &Wrong<'_>) {
     ]);
 }
 
-/// Why a process was left alone that was to be attached.
+/// Says why a process was not attached.
 pub(crate) fn not_attached(pid: i32, errno: u16) {
     let number = Text::<16>::new().number(i64::from(pid));
     let why: &[u8] = match errno {
@@ -35,7 +35,7 @@ pub(crate) fn not_attached(pid: i32, errno: u16) {
     say(&[b"leash-shim: --attach: ", number.as_bytes(), b": ", why, b"\n"]);
 }
 
-/// Why there is no warden.
+/// Says why there is no warden.
 pub(crate) fn no_warden(errno: u16) {
     let why: &[u8] = match errno {
         2 => b"no /proc of this pid namespace",
@@ -64,9 +64,9 @@ fn reason(errno: u16) -> &'static [u8] {
     }
 }
 
-/// Why there is no worker.
+/// Says why there is no worker.
 pub(crate) fn start_failed(command: &[u8], stage: u8, errno: u16) {
-    // A port that was closed before its program was executed: whoever wanted to know has gone.
+    // A port that was closed before its program was executed: its caller has gone.
     if matches!((stage, errno), (11, 125) | (12, _)) {
         return;
     }

@@ -1,9 +1,9 @@
 //! From clone to exec: the child becomes the worker.
 //!
-//! The order matters: the session first, so that the group exists before it is signalled; the ids before
-//! the death signal, because a change of ids clears it (prctl(2)); the death signal before the look at the
-//! parent, which closes the race with a parent that died in between; the signal mask last, so that nothing
-//! is delivered to half a worker.
+//! The order matters. The session comes first, so that the group exists before it is signalled.
+//! The ids come before the death signal, because a change of ids clears it (prctl(2)). The death
+//! signal comes before the look at the parent, which closes the race with a parent that died in
+//! between. The signal mask comes last, so that no signal is delivered to half a worker.
 
 use core::convert::Infallible;
 use core::ffi::CStr;
@@ -18,22 +18,23 @@ use crate::sys::{self, Child, Memory, Vectors, signal};
 
 type Outcome = Result<(), Failed>;
 
-/// What the child needs.
+/// The data that the child needs.
 pub(crate) struct Launch {
     pub(crate) config: Config<'static>,
     pub(crate) vectors: Vectors,
     pub(crate) shim: Pid,
     /// The worker's end of an open stdin.
     pub(crate) stdin: Option<i32>,
-    /// Where to say what failed, as stage and errno; exec closes it.
+    /// The descriptor for a failure, as stage and errno; exec closes it.
     pub(crate) failure: i32,
 }
 
 /// Starts the child.
 ///
-/// Until its exec it works in the shim's own memory, as after vfork(2), but the shim goes on: an exec that
-/// hangs must not make it deaf. A child that changes its ids gets a copy instead: whoever may trace the
-/// new user's processes must not come to write in the memory of a shim that still has the old rights.
+/// Until its exec the child works in the shim's own memory, as after vfork(2). But the shim goes
+/// on, so that an exec that hangs does not make it deaf. A child that changes its ids gets a copy
+/// instead. Otherwise a program that may trace the new user's processes could write to the memory
+/// of a shim with the old rights.
 pub(crate) fn start(launch: Launch) -> Result<Child, Errno> {
     let ids = &launch.config.ids;
     let changes = ids.uid.is_some() || ids.gid.is_some() || ids.groups().is_some();
@@ -41,7 +42,7 @@ pub(crate) fn start(launch: Launch) -> Result<Child, Errno> {
     sys::start_child(memory, move || become_worker(&launch))
 }
 
-/// Runs in the child and returns only when it did not become the worker: with an exit status.
+/// Runs in the child. Returns an exit status, and only if the child did not become the worker.
 fn become_worker(launch: &Launch) -> u8 {
     let Err((stage, errno)) = prepare(launch).and_then(|()| exec(&launch.config, launch.vectors));
     let raw = u16::try_from(errno.raw_os_error()).unwrap_or(0);
@@ -72,14 +73,15 @@ fn prepare(launch: &Launch) -> Outcome {
     Ok(())
 }
 
-/// As a program expects them.
+/// Sets signal dispositions and mask as a program expects them.
 pub(crate) fn reset_signals(origin: Origin) {
     reset_dispositions(origin);
     sys::set_signal_mask(0);
 }
 
-/// The VM's fork server ignores SIGPIPE and SIGFPE, and ignored stays ignored across exec. By hand, what nohup(1) has
-/// turned off stays so. The warden has reset its own once for all.
+/// Resets the dispositions. The VM's fork server ignores SIGPIPE and SIGFPE, and an ignored
+/// signal stays ignored across exec. By hand, a signal that nohup(1) has turned off stays off.
+/// The warden has reset its own dispositions once and for all.
 pub(crate) fn reset_dispositions(origin: Origin) {
     for number in (1..=signal::MAX).filter(|_| origin != Origin::Warden) {
         if !(origin == Origin::Hand && sys::is_turned_off(number)) {
@@ -88,8 +90,9 @@ pub(crate) fn reset_dispositions(origin: Origin) {
     }
 }
 
-/// In the foreground the program stays in our group: it has the terminal when we have it, and what the keyboard and the
-/// shell say to the group they say to both.
+/// Begins a session, except in the foreground. There the program stays in the shim's group, so it
+/// has the terminal when the shim has it. The signals of keyboard and shell to the group reach
+/// both.
 fn session(config: &Config<'_>) -> Result<(), Errno> {
     if !config.foreground {
         rustix::process::setsid()?;
@@ -97,7 +100,7 @@ fn session(config: &Config<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Whatever is opened for it is closed by exec.
+/// Sets up the worker's streams. Exec closes all descriptors that are opened for them.
 fn streams(config: &Config<'_>, open_stdin: Option<i32>) -> Outcome {
     let mut null = None;
     stream(0, config.stdin, open_stdin, &mut null).map_err(|e| (Stage::Stdin, e))?;
@@ -116,7 +119,7 @@ fn stream(
         Stream::Inherit => {
             return rustix::io::fcntl_setfd(sys::borrow(i32::from(number)), FdFlags::empty());
         }
-        // Above 2, so that the copy is another descriptor, without close-on-exec.
+        // The number is above 2, so the copy is another descriptor, without close-on-exec.
         Stream::Descriptor(fd) => sys::borrow(fd),
         Stream::Open => open_stdin.map(sys::borrow).ok_or(Errno::BADF)?,
         Stream::Stdout => sys::borrow(1),
@@ -144,7 +147,8 @@ fn exec(config: &Config<'_>, vectors: Vectors) -> Result<Infallible, Failed> {
     Err((Stage::Exec, execute(config.command, vectors, run)))
 }
 
-/// As execvp(3) does: a command without a slash is looked up in PATH; EACCES on the way is remembered.
+/// Executes a command as execvp(3) does. A command without a slash is looked up in PATH, and
+/// EACCES on the way is remembered.
 pub(crate) fn execute(command: &CStr, vectors: Vectors, run: impl Fn(&CStr) -> Errno) -> Errno {
     if command.to_bytes().contains(&b'/') {
         return run(command);
@@ -152,7 +156,8 @@ pub(crate) fn execute(command: &CStr, vectors: Vectors, run: impl Fn(&CStr) -> E
     look_up(command.to_bytes(), vectors, run)
 }
 
-/// Not inlined: its buffer would be touched, a page for nothing, where nothing is looked up.
+/// Looks up a command in PATH. If it were inlined, its buffer would cost a page even where
+/// nothing is looked up.
 #[inline(never)]
 fn look_up(command: &[u8], vectors: Vectors, run: impl Fn(&CStr) -> Errno) -> Errno {
     let mut result = Errno::NOENT;

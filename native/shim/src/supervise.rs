@@ -1,4 +1,4 @@
-//! One tree: what happens to it, and doing what the ladder says is due.
+//! One tree: the events that reach it, and the actions that the ladder says are due.
 
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -18,23 +18,24 @@ use crate::sys::{self, Child, Vectors, Waited, signal};
 use crate::tree::{Met, Order, Walked};
 use crate::watched::Watched;
 
-/// A worker that nothing happens to for so long is one that stays.
+/// If no event comes for this long, the worker is one that stays.
 const SETTLE_MS: u64 = 20;
 
-/// One tree.
+/// The supervisor of one tree.
 pub(crate) struct Supervisor<'a> {
     climb: Climb<'a>,
     watched: Watched,
     child: Child,
     reaper: Reaper,
-    /// The worker's process group: in the foreground ours, unless it has made one of its own.
+    /// The worker's process group. In the foreground it is the shim's, unless the worker has made
+    /// its own.
     group: Pid,
     /// The other end of an open stdin.
     stdin: Option<OwnedFd>,
     started: bool,
-    /// The worker's end is to be told together with its tree's.
+    /// The worker's end is reported together with the end of its tree.
     exit_untold: bool,
-    /// This long nothing has happened; what is needed for the end has been opened.
+    /// No event came for [`SETTLE_MS`], and the file that the end needs has been opened.
     settled: bool,
 }
 
@@ -63,7 +64,7 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Supervises until nothing is left; the result is the exit status.
+    /// Supervises until nothing is left. Returns the exit status.
     pub(crate) fn run(&mut self) -> u8 {
         loop {
             let more = self.reap();
@@ -81,14 +82,14 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    // What happens
+    // Events
 
     fn wait(&mut self, ms: Option<u64>) {
         let settles = ms.is_none() && !self.settled;
         let woken = self.watched.wait(if settles { Some(SETTLE_MS) } else { ms });
         if settles && !woken.any() {
             self.settled = true;
-            // Where it fails, it is tried again when it is needed.
+            // If the open fails, it is tried again when the file is needed.
             let _ = self.reaper.proc().map(Proc::hold_children);
         }
         if woken.signals {
@@ -102,7 +103,7 @@ impl<'a> Supervisor<'a> {
                 self.climb.asked(what);
             }
         }
-        // What has ended stays readable and would wake us for ever.
+        // A closed or ended descriptor stays readable and would wake the shim for ever.
         if woken.leash {
             self.watched.leash = None;
             self.let_go(Cause::Leash);
@@ -115,7 +116,7 @@ impl<'a> Supervisor<'a> {
 
     fn let_go(&mut self, cause: Cause) {
         if !self.climb.config.detach {
-            // As where the VM had the other end of the pipe and is gone.
+            // The stdin ends as if the VM had held the other end of the pipe and had gone.
             climb::Tree::close_stdin(self);
             self.climb.ladder.end(cause, sys::now_ms());
         }
@@ -128,8 +129,8 @@ impl<'a> Supervisor<'a> {
     }
 
     fn signalled(&mut self, number: u8, code: i32, sender: u32) {
-        // A child's end or stop; of one that did not come to its exec too, which only the kernel says by a code above 0
-        // (rt_sigqueueinfo(2)).
+        // SIGCHLD says that a child ended or stopped. SIGURG says that a child ended before its
+        // exec, if the code is above 0, which only the kernel sends (rt_sigqueueinfo(2)).
         if number == signal::CHLD || (number == signal::URG && code > 0) {
             self.stop_with_worker();
             return;
@@ -144,8 +145,9 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// Whether the worker has got the signal as well: the terminal sends what is typed, and its changes of size, to a whole
-    /// group. A terminal that hangs up ends the tree all the same.
+    /// Returns whether the worker has got the signal as well. The terminal sends typed signals,
+    /// and its changes of size, to a whole group. A terminal that hangs up ends the tree all the
+    /// same.
     fn terminal_told_worker(&self, number: u8, code: i32) -> bool {
         const SI_KERNEL: i32 = 0x80;
         self.climb.config.foreground
@@ -154,8 +156,9 @@ impl<'a> Supervisor<'a> {
             && self.reaper.unreaped().is_some_and(|worker| getpgid(Some(worker)) == Ok(getpgrp()))
     }
 
-    /// The shell looks at us, and not at the worker: when that has stopped, so do we. Not where the VM may end
-    /// meanwhile, and not once the tree is being ended.
+    /// Stops the shim when the worker has stopped, since the shell looks at the shim and not at
+    /// the worker. This does not happen if the VM may end meanwhile, or once the tree is being
+    /// ended.
     fn stop_with_worker(&self) {
         let config = self.climb.config;
         let by_hand = config.leash.is_none() && config.owner.is_none();
@@ -168,7 +171,8 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// The child's end of the pipe has closed, or it says why it could not become the worker.
+    /// Handles the end of the start: the child's end of the pipe has closed, or the child says
+    /// why it could not become the worker.
     fn take_exec(&mut self) {
         let mut message = [0u8; 3];
         let Some(fd) = self.watched.exec.as_ref() else { return };
@@ -177,7 +181,7 @@ impl<'a> Supervisor<'a> {
             (Ok(3), [stage, high, low]) => {
                 self.start_failed(stage, u16::from_be_bytes([high, low]))
             }
-            // Killed on the way to exec, it closed the pipe too, before it is a zombie.
+            // A child that is killed before exec closes the pipe too, before it is a zombie.
             _ if !self.child.executed() => {
                 self.start_failed(Stage::Exec as u8, Errno::CANCELED.raw_os_error() as u16);
             }
@@ -191,8 +195,8 @@ impl<'a> Supervisor<'a> {
         self.watched.exec = None;
     }
 
-    /// They may hold a secret, which the program can wipe from its own command line only. Of a tree that outlives its VM
-    /// they are needed to find it again.
+    /// Wipes the arguments, which may hold a secret. The program can wipe them from its own
+    /// command line only. A tree that outlives its VM needs them, to be found again.
     fn wipe_arguments(&self) {
         let config = self.climb.config;
         if !config.detach && config.name.is_none() {
@@ -209,7 +213,8 @@ impl<'a> Supervisor<'a> {
     }
 
     fn reap(&mut self) -> bool {
-        // Once it is reaped nobody can say any more whether it came to exec; until then there is nobody else.
+        // Once the child is reaped, nothing says any more whether it reached exec. Until then the
+        // tree has no other process.
         if self.watched.exec.is_some() {
             if sys::peek(self.reaper.pid()) == Waited::NotYet {
                 self.reaper.commands().reap_all();
@@ -255,17 +260,19 @@ impl<'a> Supervisor<'a> {
 
     fn keep(&self) -> bool {
         let tag = Tag { run: self.climb.config.run, worker: self.climb.config.worker };
-        self.reaper.proc().is_some_and(|proc| keep::everybody(proc, self.reaper.foreign(), tag))
+        self.reaper.proc().is_some_and(|proc| keep::keep_all(proc, self.reaper.foreign(), tag))
             && (!self.climb.config.channel || keep::self_too(tag))
     }
 
-    /// Whether what is kept has to have us: below a warden, which would have to tell what a kept tree orphans from what a
-    /// shim that was killed leaves.
+    /// Returns whether the shim has to stay for the processes that are kept. It has to below a
+    /// warden. Otherwise the warden would have to tell orphans of a kept tree from those of a
+    /// killed shim.
     fn stays(&self) -> bool {
         self.climb.config.channel && self.climb.ladder.cause() == Cause::Kept
     }
 
-    /// Goes on with what is kept, which nobody waits for any more, until nothing of it is left or a signal ends it.
+    /// Goes on with the processes that are kept, until none is left or a signal ends them. No
+    /// caller waits for them any more.
     fn stay(&mut self) {
         let (Leader::Zombie(ended) | Leader::Reaped(ended)) = self.reaper.leader() else {
             return;
@@ -275,19 +282,20 @@ impl<'a> Supervisor<'a> {
         self.watched.let_go_of_channel();
         self.watched.owner = None;
         self.climb.begin_anew();
-        // Nothing that the VM had open is to be held by what it has left.
+        // The shim, which the VM has left behind, must not hold anything open that the VM had
+        // open.
         run::silence();
     }
 
-    // What is done
+    // Actions
 
     fn signal_tree(&self, number: u8) {
-        self.everybody(Order::ChildrenFirst, None, &[number, signal::CONT]);
+        self.signal_all(Order::ChildrenFirst, None, &[number, signal::CONT]);
     }
 
-    /// Signals all descendants, or those in one process group. Without `/proc` direct children only; theirs become ours
-    /// as they die.
-    fn everybody(&self, order: Order, group: Option<Pid>, signals: &[u8]) {
+    /// Signals all descendants, or those in one process group. Without `/proc` it signals direct
+    /// children only, and their children become the shim's as they die.
+    fn signal_all(&self, order: Order, group: Option<Pid>, signals: &[u8]) {
         let foreign = self.reaper.foreign();
         let walked = self.reaper.proc().is_some_and(|proc| {
             foreign.walk(proc, order, &mut |met| {
@@ -296,7 +304,7 @@ impl<'a> Supervisor<'a> {
                         met.signal(number);
                     }
                 }
-            }) != Walked::Nobody
+            }) != Walked::Nothing
         });
         if !walked {
             sys::each_child_by_number(&mut |pid| {
@@ -313,7 +321,8 @@ impl<'a> Supervisor<'a> {
     fn finish(&self) -> u8 {
         let ended = match self.reaper.leader() {
             Leader::Zombie(ended) | Leader::Reaped(ended) => ended,
-            // ECHILD without having seen the worker end: somebody made the kernel reap for us.
+            // ECHILD came, but no end of the worker was seen: the kernel was made to reap for the
+            // shim.
             Leader::Lives => Ended { how: Ended::KILLED, value: signal::KILL },
         };
         self.climb.gone(ended, self.exit_untold);
@@ -341,20 +350,20 @@ impl<'a> climb::Tree<'a> for Supervisor<'a> {
                 let _ = sys::kill(leader, number);
                 let _ = sys::kill(leader, signal::CONT);
             }
-            // We are in it ourselves, so it is never signalled by its number.
+            // The shim is in that group itself, so the group is never signalled by its number.
             (To::Group, Some(leader)) if self.climb.config.foreground => {
                 self.group = getpgid(Some(leader)).unwrap_or(self.group);
-                self.everybody(Order::ChildrenFirst, Some(self.group), &[number, signal::CONT]);
+                self.signal_all(Order::ChildrenFirst, Some(self.group), &[number, signal::CONT]);
             }
             (To::Group, Some(leader)) => {
                 for number in [number, signal::CONT] {
-                    // Before its setsid the child is in our group and leads none.
+                    // Before its setsid, the child is in the shim's group and leads none.
                     if sys::kill_group(leader, number).is_err() {
                         let _ = sys::kill(leader, number);
                     }
                 }
             }
-            // Those are gone; `widen` tells the others.
+            // Leader and group are gone; `widen` tells the others.
             (_, None) => {}
         }
     }
@@ -378,9 +387,9 @@ impl<'a> climb::Tree<'a> for Supervisor<'a> {
             let _ = sys::kill(leader, signal::KILL);
         }
         if stop_first {
-            self.everybody(Order::ParentsFirst, None, &[signal::STOP]);
+            self.signal_all(Order::ParentsFirst, None, &[signal::STOP]);
         }
-        self.everybody(Order::ChildrenFirst, None, &[signal::KILL]);
+        self.signal_all(Order::ChildrenFirst, None, &[signal::KILL]);
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! # Safety
 //!
-//! The process is single-threaded and has no signal handlers, so nothing here can be entered twice. Every
-//! pointer handed to the kernel is to a local that lives across the call.
+//! The process is single-threaded and has no signal handlers, so nothing here can be entered
+//! twice. Every pointer passed to the kernel is to a local that lives across the call.
 #![allow(unsafe_code)]
 
 use core::ffi::{CStr, c_char};
@@ -52,7 +52,7 @@ pub struct Vectors {
 }
 
 impl Vectors {
-    /// Takes over what the kernel put on the stack.
+    /// Takes over the vectors that the kernel put on the stack.
     ///
     /// # Safety
     ///
@@ -66,18 +66,19 @@ impl Vectors {
         Self { argc, argv, envp }
     }
 
-    /// The arguments, program name included.
+    /// Returns the arguments, program name included.
     pub fn args(self) -> impl Iterator<Item = &'static CStr> {
         // SAFETY: in bounds, valid and never freed, by the contract of `new`.
         (0..self.argc).map(move |index| unsafe { CStr::from_ptr(*self.argv.add(index)) })
     }
 
-    /// Overwrites the arguments from an index on with NULs, in `/proc/<pid>/cmdline`, too.
+    /// Overwrites the arguments from an index on with NULs, in `/proc/<pid>/cmdline` too.
     ///
-    /// No reference to one of them may be used any more, and no child may be in our memory.
+    /// No reference to one of them may be used any more, and no child may be in this memory.
     pub fn wipe(self, first: usize) {
         for index in first..self.argc {
-            // SAFETY: below argc; the strings lie in our own stack segment, writable, and end in NUL.
+            // SAFETY: below argc; the strings lie in this process's stack segment, writable, and
+            // end in NUL.
             unsafe {
                 let arg = *self.argv.add(index);
                 arg.cast_mut().write_bytes(0, CStr::from_ptr(arg).count_bytes());
@@ -85,12 +86,12 @@ impl Vectors {
         }
     }
 
-    /// The value of an environment variable.
+    /// Returns the value of an environment variable.
     #[must_use]
     pub fn env(self, name: &[u8]) -> Option<&'static [u8]> {
         let mut at = self.envp;
         loop {
-            // SAFETY: `envp` is null-terminated and we stop at the null.
+            // SAFETY: `envp` is null-terminated and the loop stops at the null.
             let entry = unsafe { *at };
             if entry.is_null() {
                 return None;
@@ -106,16 +107,17 @@ impl Vectors {
         }
     }
 
-    /// Replaces this process by `path`, with the arguments from `first` on; returns only on failure.
+    /// Replaces this process by `path`, with the arguments from `first` on. Returns only on
+    /// failure.
     ///
     /// `arg0` stands in for the first of them.
     #[must_use]
     pub fn exec(self, path: &CStr, first: usize, arg0: Option<&CStr>) -> Errno {
-        // SAFETY: `first < argc`, and the vector is null-terminated behind argc (execve(2)), so the tail is
-        // a valid argument vector.
+        // SAFETY: `first < argc`, and the vector is null-terminated behind argc (execve(2)), so
+        // the tail is a valid argument vector.
         let argv = unsafe { self.argv.add(first) };
         if let Some(name) = arg0 {
-            // SAFETY: the vector lies on our own stack segment, writable; one thread.
+            // SAFETY: the vector lies on this process's own stack segment, writable; one thread.
             unsafe { *argv.cast_mut() = name.as_ptr() };
         }
         // SAFETY: all three are valid, null-terminated and live across the call.
@@ -125,10 +127,10 @@ impl Vectors {
         }
     }
 
-    /// Replaces this process by `path`, with the arguments of one block; returns only on failure.
+    /// Replaces this process by `path`, with the arguments of one block. Returns only on failure.
     #[must_use]
     pub fn exec_block(self, path: &CStr, block: Block) -> Errno {
-        // Behind the block the vector goes on, so it has to be copied to end in a null.
+        // The vector goes on behind the block, so a copy is needed that ends in a null.
         let mut argv = [core::ptr::null::<c_char>(); MAX_ARGUMENTS + 1];
         let indices = block.first..self.argc.min(block.first.saturating_add(block.count));
         for (place, index) in argv.iter_mut().take(MAX_ARGUMENTS).zip(indices) {
@@ -143,19 +145,20 @@ impl Vectors {
     }
 }
 
-/// Memory for the child's stack, given back when this is dropped: a mapping of its own, since a place in our stack
-/// would rest on how deep we get and on what the limit on stacks is.
+/// Memory for the child's stack, given back on drop. It is a mapping of its own. A place in the
+/// shim's stack would depend on the depth of calls and on the limit on stacks.
 #[derive(Debug)]
 pub struct ChildStack(*mut core::ffi::c_void);
 
 impl ChildStack {
-    /// Twice what a path that is looked up takes, with all around it. What is not touched costs nothing.
+    /// Twice what a look-up in PATH takes, with all around it. Untouched memory costs nothing.
     const LEN: usize = 3 * 4096;
 
-    /// Below it, nobody's on any size of page: who needs more than there is gets SIGSEGV.
+    /// Bytes below the stack that have no access, enough for any page size. A child that needs
+    /// more stack gets SIGSEGV.
     const GUARD: usize = 65536;
 
-    /// Maps it.
+    /// Maps the memory.
     ///
     /// # Errors
     ///
@@ -172,7 +175,7 @@ impl ChildStack {
             )
         }?;
         let stack = Self(start);
-        // SAFETY: inside the mapping, which nobody uses yet.
+        // SAFETY: inside the mapping, which nothing uses yet.
         unsafe {
             mprotect(
                 start.wrapping_byte_add(Self::GUARD),
@@ -183,7 +186,7 @@ impl ChildStack {
         Ok(stack)
     }
 
-    /// Puts the child's work at its upper end, below which the stack begins.
+    /// Puts the child's work at the upper end, below which the stack begins.
     fn hold<F: FnOnce() -> u8>(&self, work: F) -> *mut F {
         const SPACE: usize = 1024;
         const { assert!(size_of::<F>() <= SPACE && align_of::<F>() <= 16) };
@@ -197,7 +200,8 @@ impl ChildStack {
 
 impl Drop for ChildStack {
     fn drop(&mut self) {
-        // SAFETY: the whole mapping and nothing else; the child has other memory by now, or never was.
+        // SAFETY: the whole mapping and nothing else; the child has other memory by now, or never
+        // was.
         let _ = unsafe { munmap(self.0, Self::GUARD + Self::LEN) };
     }
 }
@@ -206,21 +210,23 @@ impl Drop for ChildStack {
 #[derive(Debug)]
 pub struct Child {
     pid: Pid,
-    /// As long as the child may be in it.
+    /// Present as long as the child may use it.
     stack: Option<ChildStack>,
 }
 
 impl Child {
-    /// Its number, ours until it is reaped.
+    /// Returns the child's pid, which no other process gets until the child is reaped.
     #[must_use]
     pub fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// Whether it came to its exec, living or not, as long as it is not reaped. Its stack is given back then.
+    /// Returns whether the child reached its exec, living or not. Ask only while it is not
+    /// reaped. If it did, its stack is given back.
     ///
-    /// Exec makes SIGCHLD the signal that tells a process's end (`de_thread` in fs/exec.c), before it closes a
-    /// descriptor, and without `__WALL` only children that tell it by SIGCHLD are seen.
+    /// Exec makes SIGCHLD the signal that tells a process's end (`de_thread` in fs/exec.c),
+    /// before it closes a descriptor. Without `__WALL`, waitid(2) sees only children that tell it
+    /// by SIGCHLD.
     #[must_use]
     pub fn executed(&mut self) -> bool {
         let executed = waitid(P_PID, self.pid.as_raw_pid(), WEXITED | WNOWAIT) != Waited::NoChild;
@@ -231,22 +237,24 @@ impl Child {
     }
 }
 
-/// What memory a child works in until it executes something.
+/// The memory that a child works in until it executes something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Memory {
     /// A copy.
     Own,
-    /// Ours: nothing is copied. Beside its stack the child writes nothing there.
+    /// The shim's memory, of which nothing is copied. The child writes nothing there but its
+    /// stack.
     Shared,
 }
 
-/// clone(2): a child that does `work`, on a stack of its own, with copies of all descriptors. What `work` returns is
-/// its exit status.
+/// Starts a child that does `work`, on a stack of its own, with copies of all descriptors
+/// (clone(2)). The result of `work` is its exit status.
 ///
-/// In shared memory the child runs while this process goes on; so `work` lies on the child's stack and borrows
-/// nothing of ours.
+/// In shared memory the child runs while this process goes on. So `work` lies on the child's
+/// stack and borrows nothing of this process.
 ///
-/// Its end is told by SIGURG, until [`Child::executed`]: a difference that lasts and can be asked for.
+/// SIGURG tells the child's end until [`Child::executed`]: a difference that lasts and can be
+/// asked for.
 ///
 /// # Errors
 ///
@@ -255,13 +263,14 @@ pub fn start_child<F: FnOnce() -> u8 + 'static>(memory: Memory, work: F) -> Resu
     let stack = ChildStack::new()?;
     let place = stack.hold(work);
     let shared = if memory == Memory::Shared { CLONE_VM } else { 0 };
-    // What emulates a kernel may know a plain fork only (qemu-user does). Then a child that is killed before
-    // its exec is taken for one that was started.
+    // An emulated kernel may know a plain fork only (qemu-user does). Then a child that is killed
+    // before its exec counts as started.
     for flags in [usize::from(signal::URG) | shared, usize::from(signal::CHLD)] {
-        // SAFETY: the child begins at `begin` with `work` above its stack and never comes back. Single-threaded,
-        // without libc, thread-local storage or writable statics, so there is no state that a second one in the
-        // same memory could disturb; descriptors and signal dispositions are copies. Where there was no child,
-        // `work` is as it was written.
+        // SAFETY: the child begins at `begin` with `work` above its stack and never comes back.
+        // The process is single-threaded, without libc, thread-local storage or writable statics.
+        // So there is no state that a second process in the same memory could disturb.
+        // Descriptors and signal dispositions are copies. If there was no child, `work` is as it
+        // was written.
         let result =
             unsafe { clone(flags, place.cast(), begin::<F>, place, core::ptr::null_mut()) };
         match i32::try_from(result).map_err(|_| Errno::CHILD)? {
@@ -288,8 +297,9 @@ unsafe extern "C" fn begin<F: FnOnce() -> u8>(work: *mut F) -> ! {
     exit(work())
 }
 
-/// A child that does `work` on that stack while this process waits, as after vfork(2), until it executes something or
-/// ends: its number, and its pidfd where clone(2) gives one (Linux 5.2).
+/// Starts a child that does `work` on that stack. This process waits, as after vfork(2), until
+/// the child executes something or ends. Returns its pid, and its pidfd if clone(2) gives one
+/// (Linux 5.2).
 ///
 /// # Errors
 ///
@@ -300,16 +310,17 @@ pub fn start_program<F: FnOnce() -> u8>(
 ) -> Result<(Pid, Option<OwnedFd>), Errno> {
     let place = stack.hold(work);
     let told = usize::from(signal::CHLD);
-    // What emulates a kernel may know a plain fork only (qemu-user does).
+    // An emulated kernel may know a plain fork only (qemu-user does).
     for flags in
         [CLONE_VM | CLONE_VFORK | CLONE_PIDFD | told, CLONE_VM | CLONE_VFORK | told, told]
     {
         let mut pidfd = -1i32;
-        // SAFETY: as in `start_child`; what `work` borrows lives, since this process waits, or the child has a copy.
+        // SAFETY: as in `start_child`; what `work` borrows lives, since this process waits, or
+        // the child has a copy.
         let result = unsafe { clone(flags, place.cast(), begin::<F>, place, &raw mut pidfd) };
         match i32::try_from(result).map_err(|_| Errno::CHILD)? {
             pid @ 1.. => {
-                // SAFETY: a descriptor that the kernel just gave us.
+                // SAFETY: a descriptor that the kernel has just returned.
                 let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
                 return Ok((Pid::from_raw(pid).ok_or(Errno::CHILD)?, pidfd));
             }
@@ -322,8 +333,8 @@ pub fn start_program<F: FnOnce() -> u8>(
 
 /// # Safety
 ///
-/// `stack` is the upper end of unused memory; `begin` does not return and may be called with `work`; `pidfd` is a place for a
-/// descriptor where the flags ask for one.
+/// `stack` is the upper end of unused memory. `begin` does not return and may be called with
+/// `work`. `pidfd` is a place for a descriptor if the flags ask for one.
 unsafe fn clone<F>(
     flags: usize,
     stack: *mut u8,
@@ -332,10 +343,11 @@ unsafe fn clone<F>(
     pidfd: *mut i32,
 ) -> isize {
     let result: isize;
-    // Registers by name: the compiler may choose the frame pointer or the link register, which the child clears.
+    // The registers are named, since the compiler might choose the frame pointer or the link
+    // register, which the child clears.
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the child has a stack of its own and leaves this code by a call that does not return; for the
-    // parent it is a system call like any other.
+    // SAFETY: the child has a stack of its own and leaves this code by a call that does not
+    // return. For the parent it is a system call like any other.
     unsafe {
         core::arch::asm!(
             "syscall",
@@ -383,7 +395,7 @@ unsafe fn clone<F>(
     result
 }
 
-/// exit_group(2).
+/// Ends the process (exit_group(2)).
 pub fn exit(status: u8) -> ! {
     loop {
         // SAFETY: ends the process; no pointer involved.
@@ -391,7 +403,8 @@ pub fn exit(status: u8) -> ! {
     }
 }
 
-/// Sets this process's signal mask: bit n-1 blocks signal n. SIGKILL and SIGSTOP stay deliverable.
+/// Sets this process's signal mask: bit n-1 blocks signal n. SIGKILL and SIGSTOP stay
+/// deliverable.
 pub fn set_signal_mask(mask: u64) {
     // SAFETY: the mask lives across the call and has the size given.
     let _ =
@@ -401,7 +414,8 @@ pub fn set_signal_mask(mask: u64) {
 /// The signals that nohup(1) and a shell's `&` turn off for the programs that they start.
 const TURNED_OFF: [u8; 3] = [signal::HUP, signal::INT, signal::QUIT];
 
-/// Whether one of HUP, INT and QUIT is ignored, as whatever started this program wanted it.
+/// Returns whether the signal is HUP, INT or QUIT and is ignored. Then the starter of this
+/// program turned it off.
 #[must_use]
 pub fn is_turned_off(signal: u8) -> bool {
     const SIG_IGN: u64 = 1;
@@ -416,7 +430,7 @@ pub fn is_turned_off(signal: u8) -> bool {
     result.is_ok() && action[0] == SIG_IGN
 }
 
-/// Those of them, as a signal mask.
+/// Returns the ignored ones of HUP, INT and QUIT as a signal mask.
 #[must_use]
 pub fn turned_off() -> u64 {
     TURNED_OFF
@@ -425,14 +439,14 @@ pub fn turned_off() -> u64 {
         .fold(0, |mask, &signal| mask | bit(signal))
 }
 
-/// A signal as a signal mask has it.
+/// Returns the bit of a signal in a signal mask.
 #[must_use]
 pub fn bit(signal: u8) -> u64 {
     1 << (signal - 1)
 }
 
-/// Stops this process as Ctrl-Z does, until it gets SIGCONT. In a process group that no shell looks after (an
-/// orphaned one) it does nothing: there nothing would say CONT.
+/// Stops this process as Ctrl-Z does, until it gets SIGCONT. In a process group that no shell
+/// looks after (an orphaned one) it does nothing, since nothing would send CONT there.
 pub fn stop_for_the_shell() {
     const SIG_BLOCK: usize = 0;
     const SIG_UNBLOCK: usize = 1;
@@ -455,7 +469,7 @@ pub fn default_disposition(signal: u8) {
     };
 }
 
-/// A descriptor that becomes readable when one of the signals of `mask` is pending (signalfd(2)).
+/// Returns a descriptor that becomes readable when a signal of `mask` is pending (signalfd(2)).
 ///
 /// # Errors
 ///
@@ -472,13 +486,14 @@ pub fn signal_fd(mask: u64) -> Result<OwnedFd, Errno> {
         )
     }
     .map_err(errno)?;
-    // SAFETY: a descriptor that the kernel just gave us and nobody else knows.
+    // SAFETY: a descriptor that the kernel has just returned and nothing else uses.
     Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap_or(-1)) })
 }
 
 /// Closes every descriptor of a range (close_range(2), Linux 5.9).
 pub fn close_range(first: u32, last: u32) {
-    /// Before Linux 5.9 one by one; nobody hands descriptors beyond this to a program.
+    /// The bound before Linux 5.9, which closes one by one. No starter passes descriptors beyond
+    /// it to a program.
     const ONE_BY_ONE: u32 = 65_536;
     if first > last {
         return;
@@ -494,11 +509,11 @@ pub fn close_range(first: u32, last: u32) {
 
 const RLIMIT_LOCKS: usize = 10;
 
-/// `RLIMIT_LOCKS` of a process.
+/// Returns `RLIMIT_LOCKS` of a process.
 ///
 /// # Errors
 ///
-/// `EPERM` for another user's without CAP_SYS_RESOURCE, `ESRCH`.
+/// `EPERM` for another user's process without CAP_SYS_RESOURCE, `ESRCH`.
 pub fn locks_limits(pid: Pid) -> Result<Limits, Errno> {
     let mut limits = [0u64; 2];
     // SAFETY: the array is as large as struct rlimit64 and lives across the call.
@@ -508,11 +523,12 @@ pub fn locks_limits(pid: Pid) -> Result<Limits, Errno> {
     Ok(Limits { soft, hard })
 }
 
-/// Sets `RLIMIT_LOCKS` of a process; the result is what it was at that moment.
+/// Sets `RLIMIT_LOCKS` of a process. Returns its value at that moment.
 ///
 /// # Errors
 ///
-/// `EPERM` for another user's, or to raise a hard limit, without CAP_SYS_RESOURCE; `ESRCH`.
+/// `EPERM` for another user's process, or to raise a hard limit, without CAP_SYS_RESOURCE;
+/// `ESRCH`.
 pub fn swap_locks_limits(pid: Pid, limits: Limits) -> Result<Limits, Errno> {
     let (new, mut old) = ([limits.soft, limits.hard], [0u64; 2]);
     // SAFETY: both arrays are as large as struct rlimit64 and live across the call.
@@ -524,12 +540,12 @@ pub fn swap_locks_limits(pid: Pid, limits: Limits) -> Result<Limits, Errno> {
     Ok(Limits { soft, hard })
 }
 
-/// What waitid(2) says without waiting.
+/// The answer of waitid(2), without waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waited {
     /// A child has ended.
     Ended(Pid, Ended),
-    /// Those that are asked for live.
+    /// The children in question live.
     NotYet,
     /// There is no such child: the kernel's proof.
     NoChild,
@@ -540,7 +556,7 @@ const P_PID: usize = 1;
 const WNOHANG: usize = 1;
 const WEXITED: usize = 4;
 const WNOWAIT: usize = 0x0100_0000;
-/// Children too that do not tell their end by SIGCHLD.
+/// Includes children that do not tell their end by SIGCHLD.
 const WALL: usize = 0x4000_0000;
 
 const WSTOPPED: usize = 2;
@@ -549,7 +565,8 @@ const WSTOPPED: usize = 2;
 const WSTATE: usize = 2 | 8;
 
 fn waitid(kind: usize, number: i32, options: usize) -> Waited {
-    // struct siginfo on 64-bit Linux: si_code at 8, si_pid at 16, si_status at 24; 128 bytes in all.
+    // struct siginfo on 64-bit Linux: si_code at 8, si_pid at 16, si_status at 24, and 128 bytes
+    // in all.
     let mut info = [0i32; 32];
     let options = WNOHANG | options;
     loop {
@@ -567,11 +584,12 @@ fn waitid(kind: usize, number: i32, options: usize) -> Waited {
     }
 }
 
-/// Whether there are children, asked before there is a worker.
+/// Returns whether there are children. It is called before there is a worker.
 ///
 /// # Errors
 ///
-/// Where waitid(2) is refused, as by a filter of system calls: nobody could say of a worker that it has ended.
+/// The error of waitid(2) if it is refused, for example by a filter of system calls. Then the end
+/// of a worker could not be noticed.
 pub fn has_children() -> Result<bool, Errno> {
     // SAFETY: no memory is passed, and nothing is reaped.
     match unsafe { syscall!(Sysno::waitid, P_ALL, 0, 0, WNOHANG | WALL | WEXITED | WNOWAIT, 0) } {
@@ -587,11 +605,11 @@ pub fn peek_any() -> Waited {
     waitid(P_ALL, 0, WALL | WEXITED | WNOWAIT)
 }
 
-/// Whether no child lives; there may be some that have ended and are not reaped.
+/// Returns whether no child lives. There may be some that have ended and are not reaped.
 ///
-/// Who waits for a change of state and not for the end is told by the kernel that there is no child
-/// when all have ended, as those change no more (`wait_consider_child` in kernel/exit.c). A process whose first
-/// thread has ended before the others counts as living.
+/// waitid(2) is asked for a change of state here, and not for an end. If all children have ended,
+/// the kernel answers that there is none, as those change no more (`wait_consider_child` in
+/// kernel/exit.c). A process counts as living if its first thread has ended before the others.
 #[must_use]
 pub fn none_lives() -> bool {
     matches!(waitid(P_ALL, 0, WALL | WSTATE | WNOWAIT), Waited::NoChild)
@@ -603,7 +621,7 @@ pub fn peek(pid: Pid) -> Waited {
     waitid(P_PID, pid.as_raw_pid(), WALL | WEXITED | WNOWAIT)
 }
 
-/// Whether one child has stopped and is stopped still; each stop is told once.
+/// Returns whether one child has stopped and is still stopped. Each stop is told once.
 #[must_use]
 pub fn has_stopped(pid: Pid) -> bool {
     matches!(waitid(P_PID, pid.as_raw_pid(), WALL | WSTOPPED), Waited::Ended(..))
@@ -615,7 +633,8 @@ pub fn reap(pid: Pid) -> Waited {
     waitid(P_PID, pid.as_raw_pid(), WALL | WEXITED)
 }
 
-/// Finds our children without `/proc`: `waitid` knows them by number, and nobody else's. About half a second.
+/// Visits the children of this process without `/proc`. `waitid` knows them by number, and no
+/// other processes. It takes about half a second.
 pub fn each_child_by_number(visit: &mut dyn FnMut(Pid)) {
     const PID_MAX_LIMIT: i32 = 4_194_304;
     for pid in (2..=PID_MAX_LIMIT).filter_map(Pid::from_raw) {
@@ -625,7 +644,7 @@ pub fn each_child_by_number(visit: &mut dyn FnMut(Pid)) {
     }
 }
 
-/// Milliseconds of CLOCK_MONOTONIC.
+/// Returns the milliseconds of CLOCK_MONOTONIC.
 #[must_use]
 pub fn now_ms() -> u64 {
     let mut time = [0i64; 2];
@@ -636,7 +655,7 @@ pub fn now_ms() -> u64 {
         + u64::try_from(nanoseconds).unwrap_or(0) / 1_000_000
 }
 
-/// kill(2) for one process; `Pid` has neither zero nor negative numbers.
+/// Signals one process (kill(2)); `Pid` has neither zero nor negative numbers.
 ///
 /// # Errors
 ///
@@ -647,7 +666,7 @@ pub fn kill(pid: Pid, signal: u8) -> Result<(), Errno> {
     Ok(())
 }
 
-/// kill(2) for the process group whose leader is `leader`.
+/// Signals the process group whose leader is `leader` (kill(2)).
 ///
 /// # Errors
 ///
@@ -661,7 +680,7 @@ pub fn kill_group(leader: Pid, signal: u8) -> Result<(), Errno> {
     Ok(())
 }
 
-/// pidfd_send_signal(2).
+/// Signals the process of a pidfd (pidfd_send_signal(2)).
 ///
 /// # Errors
 ///
@@ -673,8 +692,8 @@ pub fn pidfd_signal(pidfd: BorrowedFd<'_>, signal: u8) -> Result<(), Errno> {
     Ok(())
 }
 
-/// setgroups(2), setresgid(2) and setresuid(2), each where asked for; in this order, because without the
-/// uid's rights the others fail.
+/// Calls setgroups(2), setresgid(2) and setresuid(2), each if asked for. The order matters:
+/// without the rights of the old uid, the others fail.
 ///
 /// # Errors
 ///
@@ -699,7 +718,7 @@ pub fn become_user(
     Ok(())
 }
 
-/// PR_SET_PDEATHSIG with SIGKILL.
+/// Sets SIGKILL as the death signal (PR_SET_PDEATHSIG).
 ///
 /// # Errors
 ///
@@ -712,7 +731,7 @@ pub fn die_with_parent() -> Result<(), Errno> {
     Ok(())
 }
 
-/// PR_SET_CHILD_SUBREAPER.
+/// Makes this process a subreaper (PR_SET_CHILD_SUBREAPER).
 ///
 /// # Errors
 ///
@@ -724,22 +743,23 @@ pub fn become_subreaper() -> Result<(), Errno> {
     Ok(())
 }
 
-/// A descriptor that somebody else opened for us (0 to 2, leash, report) and that stays open for our whole life.
+/// Borrows an inherited descriptor (0 to 2, leash, report), which stays open for the whole life
+/// of this process.
 #[must_use]
 pub fn borrow(fd: i32) -> BorrowedFd<'static> {
-    // SAFETY: nothing in this program closes these. If one was not open to begin with, every use of it is
-    // EBADF, which poll(2) gives as POLLNVAL: a leash that is let go.
+    // SAFETY: nothing in this program closes these. If one was not open to begin with, every use
+    // of it is EBADF, which poll(2) gives as POLLNVAL: a leash that is let go.
     unsafe { BorrowedFd::borrow_raw(fd) }
 }
 
-/// Keeps a descriptor open for our whole life.
+/// Keeps a descriptor open for the whole life of this process.
 #[must_use]
 pub fn keep(fd: OwnedFd) -> BorrowedFd<'static> {
     use rustix::fd::IntoRawFd;
     borrow(fd.into_raw_fd())
 }
 
-/// Sleeps for so many milliseconds, less where a signal comes.
+/// Sleeps for this many milliseconds, or less if a signal comes.
 pub fn pause_ms(ms: u64) {
     let time = [
         i64::try_from(ms / 1000).unwrap_or(0),
@@ -749,7 +769,7 @@ pub fn pause_ms(ms: u64) {
     let _ = unsafe { syscall!(Sysno::nanosleep, time.as_ptr(), 0) };
 }
 
-/// Numbers of children, in memory of its own that costs what is used of it.
+/// A list of children's pids, in memory of its own that costs only the part in use.
 #[derive(Debug)]
 pub struct Numbers {
     first: *mut i32,
@@ -757,7 +777,8 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// Twice as many as there are worker numbers: those that have ended are in it until they are reaped.
+    /// Twice the number of worker numbers, since children that have ended are in the list until
+    /// they are reaped.
     const MAX: usize = 65_536;
 
     /// Maps the memory.
@@ -775,36 +796,37 @@ impl Numbers {
         Ok(Self { first: first.cast(), len: 0 })
     }
 
-    /// Those that are in it.
+    /// Returns the pids in the list.
     #[must_use]
     pub fn all(&self) -> &[i32] {
-        // SAFETY: mapped, never longer than MAX, written up to `len` or zero as the kernel gave it.
+        // SAFETY: mapped, never longer than MAX, written up to `len` or zero as the kernel gave
+        // it.
         unsafe { core::slice::from_raw_parts(self.first, self.len) }
     }
 
-    /// Whether a child is in it.
+    /// Returns whether a child is in the list.
     #[must_use]
     pub fn has(&self, pid: Pid) -> bool {
         self.all().contains(&pid.as_raw_pid())
     }
 
-    /// Puts a child into it; `false` where there is no room.
+    /// Adds a child. Returns `false` if there is no room.
     pub fn add(&mut self, pid: Pid) -> bool {
         if self.len == Self::MAX {
             return false;
         }
-        // SAFETY: below MAX, mapped, and ours alone.
+        // SAFETY: below MAX, mapped, and used by this value alone.
         unsafe { self.first.add(self.len).write(pid.as_raw_pid()) };
         self.len += 1;
         true
     }
 
-    /// Takes out those that came last, down to so many.
+    /// Drops the pids that came last, down to this length.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
 
-    /// Takes a child out; whether it was there.
+    /// Removes a child. Returns whether it was in the list.
     pub fn remove(&mut self, pid: Pid) -> bool {
         let Some(index) = self.all().iter().position(|number| *number == pid.as_raw_pid()) else {
             return false;
@@ -821,12 +843,12 @@ impl Numbers {
 pub struct Texts<'a> {
     vector: *const *const c_char,
     arguments: usize,
-    /// What has to be unmapped behind it.
+    /// The memory that has to be unmapped after use.
     mapping: Option<Mapping>,
     arena: core::marker::PhantomData<&'a Arena>,
 }
 
-/// Memory of its own.
+/// A mapping that is unmapped on drop.
 #[derive(Debug)]
 struct Mapping {
     place: *mut core::ffi::c_void,
@@ -851,18 +873,18 @@ impl Drop for Mapping {
     }
 }
 
-/// Room for the texts of one program at a time, which costs what is used of it.
+/// Room for the texts of one program at a time, which costs only the part in use.
 #[derive(Debug)]
 pub struct Arena(Mapping);
 
 impl Arena {
-    /// Strings at most.
+    /// The most strings.
     const STRINGS: usize = 2_046;
 
     /// Bytes of pointers, with the nulls behind the two vectors.
     const VECTOR: usize = (Self::STRINGS + 2) * size_of::<usize>();
 
-    /// Bytes of text at most.
+    /// The most bytes of text.
     const TEXT: usize = 32 * 1024;
 
     /// Maps the memory.
@@ -874,9 +896,9 @@ impl Arena {
         Mapping::new(Self::VECTOR + Self::TEXT, MapFlags::NORESERVE).map(Self)
     }
 
-    /// Where the text goes.
+    /// Returns the place for the text.
     pub fn text(&mut self) -> &mut [u8] {
-        // SAFETY: inside the mapping, zero or written, and ours alone.
+        // SAFETY: inside the mapping, zero or written, and used by this value alone.
         unsafe {
             core::slice::from_raw_parts_mut(
                 self.0.place.cast::<u8>().add(Self::VECTOR),
@@ -885,11 +907,12 @@ impl Arena {
         }
     }
 
-    /// So many bytes of it as strings.
+    /// Returns the first bytes of the text as strings.
     ///
     /// # Errors
     ///
-    /// `EINVAL` where there are fewer strings than that or more, or no argument; `E2BIG` where there is no room for them.
+    /// `EINVAL` if the number of strings differs from that, or if there is no argument; `E2BIG`
+    /// if there is no room for them.
     pub fn texts(
         &mut self,
         bytes: usize,
@@ -911,7 +934,7 @@ impl Arena {
 ///
 /// # Safety
 ///
-/// `vector` is a place for all of them.
+/// `vector` has room for all of them.
 unsafe fn index(
     vector: *mut *const c_char,
     text: &[u8],
@@ -939,12 +962,12 @@ unsafe fn index(
 }
 
 impl Texts<'_> {
-    /// Reads them from the beginning of a file.
+    /// Reads the texts from the beginning of a file.
     ///
     /// # Errors
     ///
-    /// `E2BIG` above 16 MiB, which the kernel takes for no program, `EINVAL` where there are fewer strings than that or more,
-    /// or no argument; `ENOMEM`; what reading says.
+    /// `E2BIG` above 16 MiB, which the kernel accepts for no program. `EINVAL` if the number of
+    /// strings differs from that, or if there is no argument. `ENOMEM`; the errors of reading.
     pub fn read(file: BorrowedFd<'_>, arguments: usize, variables: usize) -> Result<Self, Errno> {
         const MOST: usize = 16 << 20;
         let bytes =
@@ -956,7 +979,8 @@ impl Texts<'_> {
             return Err(Errno::TOOBIG);
         }
         let mapping = Mapping::new(len, MapFlags::empty())?;
-        // SAFETY: inside the mapping, zero or written by the kernel, and ours alone.
+        // SAFETY: inside the mapping, zero or written by the kernel, and used by this value
+        // alone.
         let text = unsafe {
             core::slice::from_raw_parts_mut(mapping.place.cast::<u8>().add(strings), bytes)
         };
@@ -975,11 +999,13 @@ impl Texts<'_> {
         Ok(Self { vector, arguments, mapping: Some(mapping), arena: core::marker::PhantomData })
     }
 
-    /// Replaces this process by the program that the first argument names; returns only on failure.
+    /// Replaces this process by the program that the first argument names. Returns only on
+    /// failure.
     #[must_use]
     pub fn exec(&self) -> Errno {
         let _ = &self.mapping;
-        // SAFETY: both vectors end in a null and their strings in a NUL, by `index`, and live across the call.
+        // SAFETY: both vectors end in a null and their strings in a NUL, by `index`, and live
+        // across the call.
         match unsafe {
             syscall!(
                 Sysno::execve,

@@ -1,4 +1,4 @@
-//! The process that is to be attached: who it is, and whether it may be.
+//! The process to attach: its identity, and whether it may be attached.
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -19,12 +19,13 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Opens it, and then looks who it is: what is read by number while the pidfd has not ended is its own.
+    /// Opens the process, and then checks its identity. Data read by number belongs to the
+    /// process if its pidfd has not ended after the read.
     ///
     /// # Errors
     ///
-    /// `ESRCH`: it has ended, or its number is another's. `EINVAL`: pid 1, this process, an ancestor of it, a thread
-    /// of the kernel. `EPERM`: it may not be signalled.
+    /// `ESRCH`: it has ended, or its number is another's. `EINVAL`: it is pid 1, this process, an
+    /// ancestor of it, or a thread of the kernel. `EPERM`: it may not be signalled.
     pub(crate) fn open((pid, ticks): (i32, Option<u64>), proc: &Proc) -> Result<Self, Errno> {
         let pid = Pid::from_raw(pid).ok_or(Errno::INVAL)?;
         if pid.is_init() || pid == getpid() {
@@ -54,7 +55,8 @@ fn gone(errno: Errno) -> Errno {
     if errno == Errno::NOENT { Errno::SRCH } else { errno }
 }
 
-/// Whoever cannot be told from an ancestor is taken for one.
+/// Returns whether a process is an ancestor of this one. A longer chain than [`DEPTH`] counts as
+/// yes.
 fn is_ancestor(pid: Pid, proc: &Proc) -> Result<bool, Errno> {
     let mut next = getppid();
     for _ in 0..DEPTH {

@@ -1,7 +1,7 @@
-//! Small texts put together on the stack: paths under `/proc`, messages. Without `core::fmt`, whose tables
-//! would be a third of the program.
+//! Small texts put together on the stack, such as paths under `/proc` and messages. They do
+//! without `core::fmt`, whose tables would be a third of the program.
 
-/// Bytes up to `N`; what does not fit is left out, and a path that was cut does not open.
+/// Up to `N` bytes. A part that does not fit is left out, and a path that was cut does not open.
 pub(crate) struct Text<const N: usize> {
     bytes: [u8; N],
     len: usize,
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_written_as_everybody_writes_them() {
+    fn numbers_are_written_in_decimal() {
         for number in [0i64, 7, 10, 32_768, 4_194_304, i64::MAX] {
             let text = Text::<64>::new().add(b"/proc/").number(number).add(b"/stat");
             assert_eq!(text.as_bytes(), std::format!("/proc/{number}/stat").as_bytes());

@@ -1,12 +1,13 @@
-//! Everything below this process: a walk that signals without ever meaning somebody else.
+//! A walk over everything below this process, which never signals an unrelated process.
 //!
-//! A direct child that is not reaped keeps its number, so it can be signalled by it. Any other descendant
-//! could end and its number be used again between a look and a signal, so it is held by a pidfd: opened by
-//! number, then `stat` read by number must name the parent that we hold, and that parent must not have ended
-//! meanwhile. By induction from our own children, what the pidfd holds is a descendant.
+//! A direct child that is not reaped keeps its number, so it can be signalled by that. Any other
+//! descendant could end, and its number be used again, between a look and a signal. So it is held
+//! by a pidfd, opened by number. Then `stat`, read by number, must name the parent that this
+//! process holds, and that parent must not have ended meanwhile. By induction from the direct
+//! children, the pidfd holds a descendant.
 //!
-//! `children` files are exact only for stopped trees (proc(5)) and processes fork meanwhile: callers walk
-//! until `waitid` says that nothing is left.
+//! `children` files are exact only for stopped trees (proc(5)), and processes fork meanwhile. So
+//! callers walk until `waitid` says that nothing is left.
 
 use core::mem::MaybeUninit;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -18,19 +19,20 @@ use rustix::process::{Pid, PidfdFlags};
 use crate::proc_file::{Path, Proc, Stat, number};
 use crate::sys;
 
-/// Levels of one walk, three descriptors each; what lies deeper is met when those above it are gone and it
-/// has become our child.
+/// The levels of one walk, three descriptors each. Deeper processes are met once those above them
+/// are gone and they have become children of this process.
 const MAX_DEPTH: usize = 40;
 
-/// Processes of one walk: a tree that grows while it is walked must not keep us from reaping.
+/// The processes of one walk. A tree that grows during the walk must not keep this process from
+/// reaping.
 pub(crate) const MAX_VISITS: u32 = 16_384;
 
-/// Which comes first.
+/// The order of a walk.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// A parent that was stopped forks no more children while we go through them.
+    /// A parent that was stopped forks no more children during the walk.
     ParentsFirst,
-    /// A parent that was killed would take its children out of this walk's reach.
+    /// If a parent were killed first, its children would be out of this walk's reach.
     ChildrenFirst,
 }
 
@@ -41,18 +43,20 @@ pub(crate) struct Met<'a> {
 }
 
 impl Met<'_> {
-    /// Of a child of ours nobody else's; of any other process perhaps somebody else's by now.
+    /// Returns the pid. A child of this process keeps its pid, but any other pid may belong to
+    /// another process by now.
     pub(crate) fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// Its pidfd; `None` of a child of ours, which needs none.
+    /// Returns the pidfd, `None` for a child of this process, which needs none.
     pub(crate) fn pidfd(&self) -> Option<BorrowedFd<'_>> {
         self.held.as_ref().map(|(fd, _)| fd.as_fd())
     }
 
     pub(crate) fn signal(&self, signal: u8) {
-        // Gone meanwhile is fine; who may not be signalled is found alive at the end.
+        // If the process is gone meanwhile, that is fine. If it may not be signalled, it is found
+        // alive at the end.
         let _ = match &self.held {
             Some((fd, _)) => sys::pidfd_signal(*fd, signal),
             None => sys::kill(self.pid, signal),
@@ -67,15 +71,15 @@ impl Met<'_> {
     }
 }
 
-/// What a walk came to.
+/// The result of a walk.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Walked {
-    /// Everybody that the lists named was visited.
+    /// Every process that the lists named was visited.
     All,
     /// The tree is deeper or larger than one walk.
     Part,
-    /// Our own children cannot be listed; nobody was visited.
-    Nobody,
+    /// The direct children cannot be listed, and no process was visited.
+    Nothing,
 }
 
 struct Walk<'a> {
@@ -86,7 +90,8 @@ struct Walk<'a> {
     visit: &'a mut dyn FnMut(&Met<'_>),
 }
 
-/// Visits every descendant, but those children that are spared and what is below them; so many at most.
+/// Visits every descendant, at most `most`, except children that are spared and everything below
+/// them.
 pub(crate) fn walk(
     proc: &Proc,
     spared: &dyn Fn(Pid) -> bool,
@@ -99,8 +104,9 @@ pub(crate) fn walk(
         if walk.visits_left == 0 || spared(pid) {
             return;
         }
-        // Our own unreaped child, so the number cannot be anybody else's; a pidfd is needed only for what
-        // is below, and no descriptor left must not spare the child itself.
+        // The child is an unreaped one of this process, so its number cannot be reused. Only the
+        // walk below it needs a pidfd. If no descriptor is left, the child itself must still be
+        // visited.
         let met = Met { pid, held: None };
         walk.around(&met, |walk| {
             if let Ok(fd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
@@ -111,14 +117,14 @@ pub(crate) fn walk(
         });
     });
     match (listed, walk.cut) {
-        (Err(_), _) => Walked::Nobody,
+        (Err(_), _) => Walked::Nothing,
         (Ok(()), true) => Walked::Part,
         (Ok(()), false) => Walked::All,
     }
 }
 
-/// Visits every descendant of a process that is held by its pidfd. They may not be children of ours, so each of
-/// them comes with one.
+/// Visits every descendant of a process that is held by its pidfd. They may not be children of
+/// this process, so each of them comes with a pidfd.
 pub(crate) fn walk_below(
     proc: &Proc,
     (pid, fd): (Pid, BorrowedFd<'_>),
@@ -169,26 +175,27 @@ impl Walk<'_> {
     }
 }
 
-/// Whether all of a process has ended, reaped or not.
+/// Returns whether all threads of a process have ended, reaped or not.
 pub(crate) fn ended(pidfd: BorrowedFd<'_>) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     !matches!(rustix::event::poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&now)), Ok(0))
 }
 
-/// What the threads of a process are at, all of them taken together.
+/// The state of a process's threads, all of them taken together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Threads {
-    /// Every one has ended.
+    /// All have ended.
     Ended,
     /// Those that live are stopped.
     Stopped,
-    /// One waits in the kernel without heeding signals, and none runs.
+    /// One waits in the kernel and reacts to no signal, and none runs.
     Blocked,
     /// One may run, or be in the middle of a fork.
     Run,
 }
 
-/// Each thread by itself: the first one may have ended while others go on, or be stopped while another still forks.
+/// Looks at each thread by itself. The first one may have ended while others go on, or be stopped
+/// while another still forks.
 pub(crate) fn threads(proc: &Proc, process: Pid) -> Threads {
     let gone = |errno| matches!(errno, Errno::SRCH | Errno::NOENT);
     let mut all = Threads::Ended;

@@ -1,11 +1,15 @@
-//! The keeper of a run: one process that starts the shims, ends what a killed one leaves, and outlives the VM.
+//! The warden of a run: one process that starts the shims, ends what a killed shim leaves, and
+//! outlives the VM.
 //!
-//! What a killed shim leaves becomes our child, and is ended by descent, whether the VM lives or not (`adopt`). What is
-//! no descendant of ours (the trees of ports, of attached processes, of shims of an earlier warden) is found by the
-//! run's mark, and gets SIGKILL, once the VM has ended. A tree whose shim lives is that shim's, which is waited for.
+//! The processes that a killed shim leaves become children of the warden. It ends them by
+//! descent, whether the VM lives or not (`adopt`). Other trees are no descendants of the warden:
+//! those of ports, of attached processes, and of shims of an earlier warden. Once the VM has
+//! ended, the warden finds their processes by the run's mark and sends SIGKILL. If the shim of a
+//! tree lives, the tree belongs to that shim, and the warden waits for it.
 //!
-//! Nothing is signalled for its mark while the VM lives: a worker could be starting whose shim was not met. Of a VM
-//! that has ended none can come, since a shim that starts sees its owner gone before it has a worker.
+//! While the VM lives, nothing is signalled for its mark, since a worker could be starting whose
+//! shim was not met. Once the VM has ended no worker can start, since a starting shim sees its
+//! owner gone before it has a worker.
 
 use leash_tag::argv::ShimArgs;
 use leash_tag::{Mark, RunId, WorkerNumber};
@@ -27,38 +31,40 @@ use crate::sys::{self, signal};
 use crate::tree::ended;
 use crate::watched::{Watched, Woken};
 
-/// What most shims need for their trees, which then are not looked at at all.
+/// The time that most shims need for their trees, which then are not looked at at all.
 const HEADSTART_MS: u64 = 20;
 
-/// Between two looks where living shims are waited for: at the end of one at the earliest, and at the latest, since
-/// one may have been stopped once more.
+/// The pause between two looks while the warden waits for living shims. The first value is the
+/// earliest time after the end of one. The second is the latest, since a shim may have been
+/// stopped once more.
 const SHIMS_MS: (u64, u64) = (5, 1_000);
 
-/// Between two looks at a run whose VM let go of us and lives, doubled from the first to the last; and after how long we
-/// leave what is there to the next warden.
+/// The pause between two looks at a run whose VM let go of the warden and lives, doubled from the
+/// first value to the second. After the third, the warden leaves the rest to the next warden.
 const UNLEASHED_MS: (u64, u64, u64) = (10, 1_000, 10_000);
 
-/// Rounds in a row in which nobody was left but those whom we may not signal, or cannot look at: some 10 seconds.
+/// The most rounds in a row that find only processes that cannot be signalled or looked at: some
+/// 10 seconds.
 const VAIN_ROUNDS: u32 = 100;
 
-/// Requests that are taken in one go.
+/// The most requests that are taken in one go.
 const REQUESTS: u32 = 16;
 
 /// The longest path of a program (PATH_MAX), and the two arguments behind it.
 const COMMAND_LINE: usize = 4096 + 64;
 
-/// The keeper of one run.
+/// The warden of one run.
 pub(crate) struct Warden {
     run: RunId,
     watched: Watched,
     proc: Option<Proc>,
-    /// The listing of `/proc`, where processes can be found by their marks.
+    /// The listing of `/proc`, if processes can be found by their marks.
     table: Option<OwnedFd>,
     control: Option<Control>,
     children: Children,
 }
 
-/// The marks of the run as a warden that can look for them sees them.
+/// The marks of the run, for a warden that can look for them.
 #[derive(Clone, Copy)]
 struct Marks<'a> {
     run: RunId,
@@ -70,22 +76,23 @@ struct Marks<'a> {
 ///
 /// # Errors
 ///
-/// Where it could not do what it is for. What starts shims needs its socket alone: without `/proc` of this pid namespace,
-/// mark or pidfd of the owner it knows its trees by descent, and the hang-up stands for the owner's end. Any other warden
-/// needs all three.
+/// The reason why the warden could not do its work. A warden that starts shims needs only its
+/// socket. It can do without `/proc` of this pid namespace, the mark, or a pidfd of the owner.
+/// Then it knows its trees by descent, and the hang-up stands for the owner's end. Any other
+/// warden needs all three.
 #[inline(never)]
 pub(crate) fn begin(config: &Config<'_>, report: Report<'_>) -> Result<Warden, Failed> {
     let at = |errno| (Stage::Warden, errno);
     let own = rustix::process::getpid();
     let control = config.control.map(|_| control::prepare()).transpose().map_err(at)?;
     if control.is_some() {
-        // What we start has those of ours.
+        // A started shim inherits the warden's dispositions.
         spawn::reset_dispositions(Origin::Port);
     }
-    // Without a mark: what we start is to have what a port's program has.
+    // The warden has no mark, so that a started shim has the same limits as a port's program.
     let _ = rustix::process::setsid();
     let subreaper = sys::become_subreaper().is_ok();
-    // Every signal is blocked; that a child has ended is all that is read.
+    // Every signal is blocked, and only SIGCHLD is read.
     let signals = sys::signal_fd(sys::bit(signal::CHLD)).map_err(at)?;
     let proc = Proc::open(own);
     let mut watched = Watched::new(signals, config, None);
@@ -104,8 +111,8 @@ pub(crate) fn begin(config: &Config<'_>, report: Report<'_>) -> Result<Warden, F
     match found {
         Owner::Watched(fd) => watched.owner = Some(fd),
         Owner::Unwatched => {}
-        // It ended while we started, and an older warden may have left before. A leash that holds says that the owner is
-        // not the one that is meant.
+        // The owner ended during this start, and an older warden may have exited before. If the
+        // leash still holds, the owner is not the right process.
         Owner::Gone if connected == Err(Errno::CONNREFUSED) || watched.leash_let_go() => {}
         Owner::Gone => return Err((Stage::OwnerGone, Errno::SRCH)),
     }
@@ -130,7 +137,7 @@ pub(crate) fn begin(config: &Config<'_>, report: Report<'_>) -> Result<Warden, F
 
 fn table(proc: Option<&Proc>, knows_owner: bool) -> Result<OwnedFd, Errno> {
     sys::locks_limits(rustix::process::getpid())?;
-    // Of an owner that cannot be watched it would never be known that none of its starts is under way.
+    // If the owner cannot be watched, it is never known that none of its starts is under way.
     if !knows_owner {
         return Err(Errno::NOSYS);
     }
@@ -138,9 +145,9 @@ fn table(proc: Option<&Proc>, knows_owner: bool) -> Result<OwnedFd, Errno> {
 }
 
 impl Warden {
-    /// Keeps the run until nobody needs us; the result is the exit status.
+    /// Keeps the run until it is not needed any more. Returns the exit status.
     ///
-    /// Never a part of its caller: what it has on its stack would be a page or two of every shim's.
+    /// It is never inlined, since its stack frame would cost every shim a page or two.
     #[inline(never)]
     pub(crate) fn run(&mut self) -> u8 {
         if self.marks().is_none() {
@@ -153,9 +160,11 @@ impl Warden {
         0
     }
 
-    /// The VM has let go of us, or has ended. What has ended stays readable and would wake us for ever; what it has asked for and
-    /// was not taken is refused by the close, with all that came with it. And nothing is to wait
-    /// for the end of what the VM had as stderr because of us.
+    /// Lets go of the VM, which has let go of the warden or has ended.
+    ///
+    /// An ended descriptor stays readable and would wake the warden for ever. The close refuses
+    /// the requests that were not taken, with all that came with them. The warden also closes the
+    /// VM's stderr, so that no reader waits for its end because of the warden.
     fn let_go(&mut self) {
         if self.control.is_some() {
             self.watched.let_go_of_channel();
@@ -168,7 +177,8 @@ impl Warden {
         Some(Marks { run: self.run, proc: self.proc.as_ref()?, table: self.table.as_ref()? })
     }
 
-    /// Starts shims and ends what killed ones leave, until the VM has let go of us and no child is left.
+    /// Starts shims and ends what killed ones leave, until the VM has let go of the warden and no
+    /// child is left.
     fn serve_alone(&mut self) {
         loop {
             let woken = self.wait_until(None);
@@ -185,10 +195,12 @@ impl Warden {
         }
     }
 
-    /// Waits for the owner's end; `false` where it let go of us long before, and nothing of ours is left.
+    /// Waits for the owner's end. Returns `false` if the owner let go of the warden long before,
+    /// and the warden has nothing left to end.
     ///
-    /// A VM that is ending closes its files first. So a leash that hangs up says nothing about the VM, and we stay until
-    /// it would have ended. A VM that lives has another warden by then; our shims are ours to the last.
+    /// A VM that is ending closes its files first. So a leash that hangs up says nothing about
+    /// the VM, and the warden stays until the VM would have ended. A VM that lives has another
+    /// warden by then. The shims of this warden stay its own to the last.
     fn outlives_owner(&mut self) -> bool {
         let (mut calm, mut pause) = (Calm::default(), UNLEASHED_MS.0);
         let (mut look, mut until) = (None, u64::MAX);
@@ -206,24 +218,27 @@ impl Warden {
                 self.let_go();
                 (look, until) = (Some(now), now.saturating_add(UNLEASHED_MS.2));
             }
-            // A child that ends wakes us.
+            // A child that ends wakes the warden.
             if self.children.any() || look.is_none_or(|at| now < at) {
                 continue;
             }
             let Some(marks) = self.marks() else { return false };
             let found = marks.look(From::Listing, &[]);
             let is_calm = calm.proven(found.pass);
-            if now >= until || (is_calm && marks.is_nobody_hidden()) {
+            if now >= until || (is_calm && marks.is_every_process_seen()) {
                 return false;
             }
-            let nobody = found.pass.living == 0 && !is_calm;
-            pause =
-                if nobody { UNLEASHED_MS.0 } else { pause.saturating_mul(2).min(UNLEASHED_MS.1) };
+            let is_empty = found.pass.living == 0 && !is_calm;
+            pause = if is_empty {
+                UNLEASHED_MS.0
+            } else {
+                pause.saturating_mul(2).min(UNLEASHED_MS.1)
+            };
             look = Some(now.saturating_add(pause));
         }
     }
 
-    /// Waits for whatever comes first, that moment included, and sees to the children.
+    /// Waits for an event, until `at` at the latest, and handles the children.
     fn wait_until(&mut self, at: Option<u64>) -> Woken {
         let until = at.into_iter().chain(self.children.due()).min();
         let woken = self.watched.wait(until.map(|until| until.saturating_sub(sys::now_ms())));
@@ -236,7 +251,7 @@ impl Warden {
         woken
     }
 
-    /// Does what the VM asks for, so much at a time that what else there is gets its turn.
+    /// Handles the VM's requests, a limited number at a time, so that other work gets its turn.
     fn serve(&mut self) {
         let (Some(control), Some(socket)) = (&mut self.control, self.watched.leash) else {
             return;
@@ -245,7 +260,7 @@ impl Warden {
             match control.take(socket) {
                 Ok(Request::Started(pid)) => self.children.started(pid),
                 Ok(Request::Word(fd)) => {
-                    // That a shim was killed may be news.
+                    // The end of a killed shim may not have been seen yet.
                     while self.children.reap(self.proc.as_ref()) {}
                     self.children.give_word(fd);
                 }
@@ -255,7 +270,7 @@ impl Warden {
         }
     }
 
-    /// Ends everybody whose shim is gone, until nobody is left, or nobody whom we can end.
+    /// Ends all processes whose shim is gone, until none is left, or none that can be ended.
     fn clear(&mut self) {
         let (mut calm, mut strikes, mut vain) = (Calm::default(), 0u32, 0u32);
         let mut from = From::Listing;
@@ -264,18 +279,19 @@ impl Warden {
             let Some(marks) = self.marks() else { return };
             let found = marks.look(from, &[signal::CONT]);
             let mut struck = Struck::default();
-            // Who could not be looked at may be a shim.
+            // A process that could not be looked at may be a shim.
             if found.others > 0 && (!found.pass.hole || vain > VAIN_ROUNDS / 2) {
                 if strikes >= STOP_FIRST_AFTER {
                     marks.strike(from, &found.shims, signal::STOP);
                 }
                 struck = marks.strike(from, &found.shims, signal::KILL);
             }
-            // What has no mark is known by its descent alone.
+            // A process without the mark is known by its descent alone.
             let shims = found.shims.len.saturating_add(u32::from(self.children.any()));
             let left = struck.sent.saturating_add(struck.refused);
             let pass = Pass { living: shims.saturating_add(left), ..found.pass };
-            // By number a pass takes a second or two, and what is hidden cannot see us coming either: one is enough.
+            // One pass by number is enough: it takes a second or two, and hidden processes cannot
+            // see the warden coming either.
             let is_last = from == From::Numbers
                 && pass == Pass { zombies: pass.zombies, ..Pass::default() };
             if is_last || calm.proven(pass) {
@@ -322,8 +338,9 @@ impl<'a> Marks<'a> {
         }
     }
 
-    /// What is let go leaves only with proof, and the listing is none where `/proc` hides.
-    fn is_nobody_hidden(self) -> bool {
+    /// Returns whether no living bearer is hidden. A warden without its VM exits only with proof,
+    /// and the listing is no proof if `/proc` hides processes.
+    fn is_every_process_seen(self) -> bool {
         !self.proc.hides() || self.look(From::Numbers, &[]).pass.living == 0
     }
 
@@ -334,13 +351,15 @@ impl<'a> Marks<'a> {
         }
     }
 
-    /// Who lives of the run. Each shim gets the signals: one that was stopped would keep its tree for ever.
+    /// Looks for the living processes of the run. Each shim gets the signals, since a stopped
+    /// shim would keep its tree for ever.
     fn look(self, from: From, to_shims: &[u8]) -> Found {
         let mut found = Found::default();
         let mut unread = false;
         let mut pass = self.pass(from, &mut |pid, mark, fd| {
             let worker = mark.worker();
-            // Most of a tree have higher numbers than their shim, and then need not be looked at.
+            // Most processes of a tree have higher numbers than their shim. They need no closer
+            // look then.
             if worker.is_some_and(|worker| found.shims.has(worker)) {
                 found.others = found.others.saturating_add(1);
                 return;
@@ -361,7 +380,7 @@ impl<'a> Marks<'a> {
         found
     }
 
-    /// Signals everybody whose shim is gone.
+    /// Signals all processes whose shim is gone.
     fn strike(self, from: From, shims: &Shims, number: u8) -> Struck {
         let mut struck = Struck::default();
         self.pass(from, &mut |pid, mark, fd| {
@@ -383,10 +402,11 @@ impl<'a> Marks<'a> {
         struck
     }
 
-    /// What a bearer is to us. Any process can imitate arguments: a shim is ours only where all its ids are.
+    /// Returns the role of a bearer. Any process can imitate a shim's arguments, so a bearer
+    /// counts as a shim only if all its ids are the warden's.
     ///
-    /// What `/proc` hides is none. Shims run one program as one user, so that all of them are dumpable, and shown, or none
-    /// is.
+    /// A process that `/proc` hides is no shim. All shims run one program as one user, so either
+    /// all of them are dumpable and shown, or none is.
     #[inline(never)]
     fn role(self, pid: Pid, fd: BorrowedFd<'_>) -> Result<Role, Errno> {
         let mut buffer = [0u8; COMMAND_LINE];
@@ -400,7 +420,8 @@ impl<'a> Marks<'a> {
             return Ok(Role::Other);
         };
         let is_own = self.proc.is_own(pid)?;
-        // The descriptor comes first and is seen alive last: what was read by number was read of its process.
+        // The pidfd is opened first and seen alive last, so the data read by number belongs to
+        // its process.
         if ended(fd) {
             return Err(Errno::SRCH);
         }
@@ -420,12 +441,12 @@ fn is_dumpable() -> bool {
     )
 }
 
-/// Where a pass takes the numbers from.
+/// The source of the numbers of a pass.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum From {
-    /// What `/proc` lists.
+    /// The list in `/proc`.
     Listing,
-    /// Every number there can be.
+    /// Every possible number.
     Numbers,
 }
 
@@ -434,22 +455,22 @@ enum Role {
     Other,
 }
 
-/// What a look found.
+/// The result of a look.
 #[derive(Default)]
 struct Found {
     shims: Shims,
-    /// One of them.
+    /// One of these shims.
     shim: Option<OwnedFd>,
-    /// Those that are no shims.
+    /// The number of processes that are no shims.
     others: u32,
     pass: Pass,
 }
 
-/// Whom signals went to.
+/// The result of a strike.
 #[derive(Default)]
 struct Struck {
     sent: u32,
-    /// One of them.
+    /// One of the processes that got the signal.
     one: Option<OwnedFd>,
     refused: u32,
 }
@@ -487,7 +508,8 @@ impl Shims {
         self.numbers.get(word).is_some_and(|numbers| numbers & bit != 0)
     }
 
-    /// Whether somebody may be of the tree of one of them: a process that lost its number, of any.
+    /// Returns whether a process may belong to the tree of a living shim. A process that lost its
+    /// number may belong to any.
     fn cover(&self, worker: Option<WorkerNumber>) -> bool {
         worker.map_or(self.len > 0, |worker| self.has(worker))
     }
@@ -502,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shim_covers_its_own_tree_and_those_who_lost_their_number() {
+    fn a_shim_covers_its_own_tree_and_processes_that_lost_their_number() {
         let mut shims = Shims::default();
         assert!(!shims.cover(None) && !shims.cover(number(64)));
         shims.add(number(64));
@@ -517,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shim_without_a_number_covers_nobody_who_has_one() {
+    fn a_shim_without_a_number_covers_no_process_that_has_one() {
         let mut shims = Shims::default();
         shims.add(None);
         assert!(shims.cover(None) && !shims.cover(number(1)));

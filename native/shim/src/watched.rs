@@ -1,4 +1,4 @@
-//! What wakes the shim.
+//! The events that wake the shim.
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -8,30 +8,33 @@ use rustix::net::RecvFlags;
 use crate::args::Config;
 use crate::sys;
 
-/// Reads of pending signals in one go: whoever floods us with them must not keep us from the rest.
+/// The most reads of pending signals in one go. A flood of signals must not keep the shim from
+/// the rest.
 const SIGNAL_READS: usize = 4;
 
-/// Signals that one read takes.
+/// The number of signals that one read takes.
 const AT_ONCE: usize = 4;
 
-/// The descriptors that are watched. What is missing is not watched.
+/// The descriptors that are watched. A missing one is not watched.
 pub(crate) struct Watched {
     pub(crate) signals: OwnedFd,
     pub(crate) leash: Option<BorrowedFd<'static>>,
-    /// The leash is a socket on which its other end also asks.
+    /// The leash is a socket on which its other end also sends requests.
     pub(crate) asks: bool,
     pub(crate) owner: Option<OwnedFd>,
-    /// The child's end of it closes at exec; bytes say why exec was not reached.
+    /// A pipe whose other end the child has. It closes at exec, and bytes say why exec was not
+    /// reached.
     pub(crate) exec: Option<OwnedFd>,
-    /// Somebody of a tree that is not ours by birth: while he lives it is not gone.
+    /// A process of an attached tree: while it lives, the tree is not gone.
     pub(crate) witness: Option<OwnedFd>,
 }
 
-/// What was found.
+/// The events that were found.
 #[derive(Clone, Copy)]
 pub(crate) struct Woken {
     pub(crate) signals: bool,
-    /// Its other end asks for something; what it asked before it hung up comes first.
+    /// The other end of the leash asks for something. Requests from before its hang-up come
+    /// first.
     pub(crate) asked: bool,
     pub(crate) leash: bool,
     pub(crate) owner: bool,
@@ -51,13 +54,14 @@ impl Watched {
         Self { signals, leash, asks: config.channel, owner, exec: None, witness: None }
     }
 
-    /// Waits for at most so many milliseconds, `None` for ever.
+    /// Waits for at most this many milliseconds, `None` for ever.
     pub(crate) fn wait(&self, ms: Option<u64>) -> Woken {
         self.poll(PollFlags::IN, ms)
     }
 
     fn poll(&self, signals: PollFlags, ms: Option<u64>) -> Woken {
-        // poll(2) cannot leave a place out; the signals, asked for no event, never wake and stand in.
+        // poll(2) cannot leave a place out. The descriptor of the signals stands in: asked for no
+        // event, it never wakes.
         let nothing = PollFd::new(&self.signals, PollFlags::empty());
         let asks = if self.asks { signals } else { PollFlags::empty() };
         let leash = self.leash.as_ref().map(|fd| PollFd::new(fd, asks));
@@ -86,14 +90,15 @@ impl Watched {
         }
     }
 
-    /// Takes signals that are pending: number and sender of each.
+    /// Takes pending signals: number, code and sender of each.
     pub(crate) fn take_signals(&self) -> impl Iterator<Item = (u8, i32, u32)> + use<> {
         let (mut taken, mut count) = ([(0u8, 0i32, 0u32); SIGNAL_READS * AT_ONCE], 0);
         let mut buffer = [0u8; 128 * AT_ONCE];
         for _ in 0..SIGNAL_READS {
             let Ok(len @ 1..) = rustix::io::read(&self.signals, &mut buffer) else { break };
             for info in buffer.get(..len).unwrap_or_default().chunks_exact(128) {
-                // struct signalfd_siginfo: ssi_signo at 0, ssi_code at 8, ssi_pid at 12 (signalfd(2)).
+                // struct signalfd_siginfo: ssi_signo at 0, ssi_code at 8, ssi_pid at 12
+                // (signalfd(2)).
                 let field =
                     |at: usize| info.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
                 if let (Some(&number), Some(code), Some(sender), Some(place)) =
@@ -110,7 +115,7 @@ impl Watched {
         taken.into_iter().take(count)
     }
 
-    /// Closes the leash that is a channel: its other end sees that all is said.
+    /// Closes the leash that is a channel, so that its other end sees the end of all messages.
     pub(crate) fn let_go_of_channel(&mut self) {
         if let Some(fd) = self.leash.take().and_then(|fd| u32::try_from(fd.as_raw_fd()).ok()) {
             sys::close_range(fd, fd);
@@ -118,25 +123,27 @@ impl Watched {
         self.asks = false;
     }
 
-    /// The next thing that the other end of the leash asks for, `None` where there is none.
+    /// Returns the next request of the other end of the leash, `None` if there is none.
     pub(crate) fn take_asked(&self) -> Option<u8> {
         let mut message = [0u8; 8];
         let fd = self.leash.filter(|_| self.asks)?;
         let mut receive = || rustix::net::recv(fd, &mut message[..], RecvFlags::DONTWAIT);
-        // Said once where the other end went without having read all, before what it has asked (af_unix.c).
+        // This error comes once, before the requests, if the other end went without having read
+        // all (af_unix.c).
         let received = receive()
             .or_else(|error| if error == Errno::CONNRESET { receive() } else { Err(error) });
         received.ok().filter(|&(_, len)| len > 0)?;
         message.first().copied()
     }
 
-    /// Whether leash or owner say, now or within so many milliseconds, that nobody wants the tree.
+    /// Returns whether leash or owner say, now or within this many milliseconds, that the tree is
+    /// not wanted any more.
     pub(crate) fn let_go_within(&self, ms: u64) -> bool {
         let woken = self.poll(PollFlags::empty(), Some(ms));
         woken.leash || woken.owner
     }
 
-    /// Whether the leash has hung up already, whatever became of the owner.
+    /// Returns whether the leash has hung up already, whatever the state of the owner.
     pub(crate) fn leash_let_go(&self) -> bool {
         self.poll(PollFlags::empty(), Some(0)).leash
     }

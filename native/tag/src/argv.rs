@@ -1,28 +1,31 @@
 //! The argv carrier: exact arguments at exact positions.
 //!
-//! A command line is looked at as the list of arguments that the kernel keeps, never as text and
-//! never as a joined string: `grep -- --run-id=s59m65f` is an operator's grep.
+//! A command line is read as the list of arguments that the kernel keeps, never as text or as a
+//! joined string. `grep -- --run-id=s59m65f` is an operator's grep.
 
 use crate::{RunId, WorkerNumber};
 
 /// The shim's file name, the last path component of its `argv[0]`.
 pub const SHIM_NAME: &[u8] = b"leash-shim";
 
-/// What the shim's own command line says about it. Its writer puts these two arguments first, always.
+/// The arguments that identify a shim. Their writer always puts these two arguments first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ShimArgs {
     /// The run from `--run-id=ID`, the first argument.
     pub run: RunId,
-    /// The worker from `--worker=N`, the second argument; `None` for a warden, and for a shim started by hand.
+    /// The worker from `--worker=N`, the second argument. `None` for a warden, and for a shim
+    /// started by hand.
     pub worker: Option<WorkerNumber>,
-    /// Whether the second argument is `--warden`: not one worker's, but the whole run's.
+    /// Whether the second argument is `--warden`. A warden is the whole run's, and not one
+    /// worker's.
     pub warden: bool,
 }
 
 impl ShimArgs {
-    /// Reads a command line as `/proc/<pid>/cmdline` gives it: arguments that each end in NUL.
+    /// Parses a command line as `/proc/<pid>/cmdline` gives it: arguments that each end in NUL.
     ///
-    /// `None` for any program but `leash-shim`, and where the first argument is not `--run-id=ID`.
+    /// Returns `None` for any program but `leash-shim`, and if the first argument is not
+    /// `--run-id=ID`.
     #[must_use]
     pub fn parse(cmdline: &[u8]) -> Option<Self> {
         let mut args = args(cmdline);
@@ -37,23 +40,26 @@ impl ShimArgs {
     }
 }
 
-/// The name of `--name=TEXT` where it is the third argument, behind run and worker, and nowhere else.
+/// Returns the name of `--name=TEXT`. It counts only as the third argument, behind run and
+/// worker.
 #[must_use]
 pub fn shim_name(cmdline: &[u8]) -> Option<&[u8]> {
     ShimArgs::parse(cmdline)?.worker?;
     args(cmdline).nth(3)?.strip_prefix(b"--name=").filter(|name| !name.is_empty())
 }
 
-/// The arguments of a NUL-separated command line; a missing last NUL (a process may overwrite its
-/// own) is forgiven.
+/// Returns the arguments of a NUL-separated command line. Accepts a missing last NUL, because a
+/// process may overwrite its own.
 pub fn args(cmdline: &[u8]) -> impl Iterator<Item = &[u8]> {
     let body = cmdline.strip_suffix(b"\0").unwrap_or(cmdline);
     let empty = cmdline.is_empty();
     body.split(|&byte| byte == 0).filter(move |_| !empty)
 }
 
-/// The value of `--name=VALUE` among a shim's own options: those before `--` and before the commands of its ladder
-/// (`--step=COUNT`), whose arguments may look like anything.
+/// Returns the value of `--name=VALUE` among a shim's own options.
+///
+/// These are the options before `--` and before the commands of its ladder (`--step=COUNT`). The
+/// arguments of those commands may look like anything.
 #[must_use]
 pub fn shim_option<'a>(cmdline: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     args(cmdline)
@@ -62,7 +68,8 @@ pub fn shim_option<'a>(cmdline: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
         .find_map(|arg| arg.strip_prefix(b"--")?.strip_prefix(name)?.strip_prefix(b"="))
 }
 
-/// The run id that a flag gives, as `FLAG ID` or `FLAG=ID`, in arguments that follow the program.
+/// Returns the run id that a flag gives, as `FLAG ID` or `FLAG=ID`, in arguments that follow the
+/// program.
 ///
 /// `flag` is compared whole. The first well-formed occurrence counts.
 #[must_use]

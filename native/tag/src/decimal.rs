@@ -1,8 +1,8 @@
-//! Decimal numbers as the writers in this crate print them, and no other way.
+//! Parses decimal numbers, only as the writers in this crate print them.
 
-/// Reads an unsigned number without sign, blank or leading zero.
+/// Parses an unsigned number without sign, blank or leading zero.
 ///
-/// Strict, because two spellings of one number would be two spellings of one tag.
+/// The parser is strict, because two spellings of one number would be two spellings of one tag.
 pub(crate) fn parse(text: &[u8]) -> Option<u64> {
     match text {
         [] => return None,

@@ -1,8 +1,8 @@
-//! What it means for a process to be Leash's.
+//! The definition of a process that is Leash's.
 //!
-//! A run is one life of the `:leash` application in one VM. Each of its processes carries the run's
-//! id in up to three places, the *carriers*, each with a different weakness, so that losing one or
-//! two loses nothing:
+//! A run is one life of the `:leash` application in one VM. Each of its processes carries the
+//! run's id in up to three places, the *carriers*. Each carrier has a different weakness, so that
+//! a process that loses one or two is still found:
 //!
 //! | carrier | module | survives | lost when |
 //! |---|---|---|---|
@@ -10,9 +10,9 @@
 //! | env | [`OwnerTag`] | fork, exec, setsid, double fork | `env -i`, environ overwritten or unreadable |
 //! | mark | [`Mark`] | all of that and a change of uid | a process with `CAP_SYS_RESOURCE` resets it |
 //!
-//! This crate is shared by the shim (which has neither libc nor an allocator) and by the core, so
-//! that there is one definition of "ours". A malformed carrier matches nothing: every parser
-//! returns an `Option` and accepts exactly what the writer beside it produces.
+//! The shim and the core share this crate, so that there is one definition of "ours". (The shim
+//! has neither libc nor an allocator.) A malformed carrier matches nothing. Every parser returns
+//! an `Option` and accepts exactly what the writer beside it produces.
 //!
 //! ```
 //! use leash_tag::{Limits, Mark, RunId, WorkerNumber};

@@ -3,10 +3,10 @@
 use crate::{RunId, WorkerNumber};
 use core::fmt;
 
-/// Soft and hard `RLIMIT_LOCKS` of a process, as `prlimit64(2)` and `/proc/<pid>/limits` give them.
+/// Soft and hard `RLIMIT_LOCKS` of a process, as `prlimit64(2)` and `/proc/<pid>/limits` give it.
 ///
-/// The kernel has not enforced this limit since 2.4.25 (getrlimit(2)), but still hands it to every
-/// child through fork and exec.
+/// The kernel has not enforced this limit since 2.4.25 (getrlimit(2)). It still hands the limit
+/// to every child through fork and exec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// The limit that a process may move below the hard one. PAM and SELinux reset it.
@@ -16,7 +16,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// No limit at all (`RLIM64_INFINITY`), what a process has that nobody marked.
+    /// No limit at all (`RLIM64_INFINITY`). An unmarked process has it.
     pub const UNLIMITED: Self = Self { soft: u64::MAX, hard: u64::MAX };
 }
 
@@ -27,9 +27,11 @@ impl Limits {
 ///       0 │ magic │ depth │ run id │ outlives │ worker number
 /// ```
 ///
-/// The hard limit carries all ones for the number and the soft limit the worker's own, so that soft
-/// never exceeds hard. Depth *descends* with nesting: a limit can only be lowered without a capability, and
-/// a run inside a worker of another run must be able to write its own mark.
+/// The hard limit carries all ones for the number, and the soft limit the worker's own number. So
+/// soft never exceeds hard.
+///
+/// Depth *descends* with nesting, because a process without a capability can only lower a limit.
+/// A run inside a worker of another run must be able to write its own mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Mark {
     depth: u8,
@@ -52,19 +54,19 @@ const OUTLIVES: u64 = 1 << 15;
 const ANY_WORKER: u64 = 0x7fff;
 
 impl Mark {
-    /// The highest limits that are no mark, and that whoever has a mark may lower his own to: how a mark is taken
-    /// back without `CAP_SYS_RESOURCE`.
+    /// The highest limits that are no mark. A marked process may lower its own limits to them,
+    /// which removes the mark without `CAP_SYS_RESOURCE`.
     pub const NONE_BELOW: Limits =
         Limits { soft: (MAGIC << MAGIC_SHIFT) - 1, hard: (MAGIC << MAGIC_SHIFT) - 1 };
 
-    /// The mark for a process that now has `limits`.
+    /// Returns the mark for a process that now has `limits`.
     ///
-    /// If it has one already, then the new one nests in it.
+    /// If the process has a mark already, then the new one nests in it.
     ///
     /// # Errors
     ///
-    /// [`NoDepthLeft`] inside eight runs already: the process keeps the mark of the innermost that could
-    /// write one.
+    /// [`NoDepthLeft`] inside eight runs already. The process keeps the mark of the innermost run
+    /// that could write one.
     pub fn nested_in(
         limits: Limits,
         run: RunId,
@@ -78,10 +80,10 @@ impl Mark {
         Ok(Self { depth, run, outlives, worker })
     }
 
-    /// Reads a mark, `None` where there is none.
+    /// Reads a mark; `None` if there is none.
     ///
-    /// The hard limit decides. A soft limit that does not belong to it (reset by PAM, lowered by the
-    /// process itself) costs the worker's number only.
+    /// The hard limit decides. The soft limit may not match it, if PAM reset it or the process
+    /// lowered it. That costs only the worker's number.
     #[must_use]
     pub fn decode(limits: Limits) -> Option<Self> {
         let hard = limits.hard;
@@ -102,7 +104,7 @@ impl Mark {
         })
     }
 
-    /// The limits that carry this mark.
+    /// Returns the limits that carry this mark.
     #[must_use]
     pub fn limits(self) -> Limits {
         let base = (MAGIC << MAGIC_SHIFT)
@@ -119,19 +121,20 @@ impl Mark {
         self.run
     }
 
-    /// The worker, `None` where the soft limit lost it or the shim was started without a number.
+    /// The worker; `None` if the soft limit lost it, or if the shim was started without a number.
     #[must_use]
     pub fn worker(self) -> Option<WorkerNumber> {
         self.worker
     }
 
-    /// Whether the process outlives its VM on purpose (detached or kept): no sweep ends it.
+    /// Whether the process outlives its VM on purpose (detached or kept). No sweep ends such a
+    /// process.
     #[must_use]
     pub fn outlives(self) -> bool {
         self.outlives
     }
 
-    /// How many more runs can nest in this one: 7 for the outermost, 0 for the last.
+    /// The number of runs that can still nest in this one: 7 for the outermost, 0 for the last.
     #[must_use]
     pub fn depth(self) -> u8 {
         self.depth

@@ -1,4 +1,4 @@
-//! The environment carrier: which run, and which VM owns it.
+//! The environment carrier: the run, and the VM that owns it.
 
 use crate::{RunId, WorkerNumber, decimal};
 use core::fmt;
@@ -13,17 +13,17 @@ pub const ENV_NAME: &str = "LEASH_RUN";
 pub struct BootTag([u8; Self::LEN]);
 
 impl BootTag {
-    /// How many characters are kept of the boot id.
+    /// The number of characters that are kept of the boot id.
     pub const LEN: usize = 8;
 
-    /// Reads exactly eight lower-case hexadecimal digits.
+    /// Parses exactly eight lower-case hexadecimal digits.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
         let tag: [u8; Self::LEN] = text.try_into().ok()?;
         tag.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')).then_some(Self(tag))
     }
 
-    /// Takes the first eight digits of a whole boot id.
+    /// Returns the tag of a whole boot id, from its first eight digits.
     #[must_use]
     pub fn of_boot_id(boot_id: &[u8]) -> Option<Self> {
         Self::parse(boot_id.get(..Self::LEN)?)
@@ -42,9 +42,10 @@ impl fmt::Debug for BootTag {
     }
 }
 
-/// The value of `LEASH_RUN`: `<run>.<worker>.<vm pid>.<vm start ticks>.<vm pid namespace>.<boot id, 8>`.
+/// The value of `LEASH_RUN`: `<run>.<worker>.<vm pid>.<vm start ticks>.<vm pid namespace>.<boot
+/// id, 8>`.
 ///
-/// It names the owner, so that a run whose record was deleted is still known to be alive.
+/// The tag names the owner. So a run whose record was deleted is still known to be alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OwnerTag {
     /// The run.
@@ -62,7 +63,7 @@ pub struct OwnerTag {
 }
 
 impl OwnerTag {
-    /// Reads a value; anything but the exact form is `None`.
+    /// Parses a value. Returns `None` for anything but the exact form.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
         let mut fields = text.split(|&byte| byte == b'.');
@@ -79,7 +80,7 @@ impl OwnerTag {
 
     /// Finds the tag in an environment block as `/proc/<pid>/environ` gives it.
     ///
-    /// Several entries of the name, which no ordinary program writes, count as none.
+    /// If several entries have the name, they count as none. No ordinary program writes that.
     #[must_use]
     pub fn find(environ: &[u8]) -> Option<Self> {
         let mut values = environ

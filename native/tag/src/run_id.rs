@@ -9,8 +9,8 @@ const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
 /// The id of one run: exactly seven characters of `[0-9a-z]`, not all zero.
 ///
-/// Upper case, other lengths and the all-zero id are refused, so that no id that a person or a
-/// broken record could hand over by accident matches a process.
+/// Upper case, other lengths and the all-zero id are refused. So no id that a person or a broken
+/// record supplies by accident matches a process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RunId(NonZeroU64);
 
@@ -19,13 +19,13 @@ pub struct RunId(NonZeroU64);
 pub struct InvalidRunId;
 
 impl RunId {
-    /// How many characters an id has.
+    /// The number of characters of an id.
     pub const LEN: usize = 7;
 
-    /// How many numbers seven base36 digits can express; ids are 1 up to this, exclusive.
+    /// The number of values of seven base36 digits. Ids are 1 up to this, exclusive.
     pub const COUNT: u64 = BASE.pow(Self::LEN as u32);
 
-    /// The id for a number in `1..COUNT`.
+    /// Returns the id for a number in `1..COUNT`.
     #[must_use]
     pub fn from_number(number: u64) -> Option<Self> {
         if number >= Self::COUNT {
@@ -34,7 +34,7 @@ impl RunId {
         NonZeroU64::new(number).map(Self)
     }
 
-    /// Reads exactly seven characters.
+    /// Parses exactly seven characters.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
         if text.len() != Self::LEN {

@@ -4,8 +4,8 @@ use core::fmt;
 
 /// A worker's number within its run: 1 to 32,766.
 ///
-/// Fifteen bits of the [`Mark`](crate::Mark) hold it. Zero and all ones are not numbers: all ones is what the hard
-/// limit carries for "any worker of this run".
+/// Fifteen bits of the [`Mark`](crate::Mark) hold it. Zero and all ones are not numbers. In the
+/// hard limit, all ones mean "any worker of this run".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerNumber(u16);
 
@@ -13,13 +13,13 @@ impl WorkerNumber {
     /// The largest number.
     pub const MAX: u16 = 0x7ffe;
 
-    /// A number in `1..=MAX`.
+    /// Returns the worker number for a number in `1..=MAX`.
     #[must_use]
     pub fn new(number: u16) -> Option<Self> {
         (1..=Self::MAX).contains(&number).then_some(Self(number))
     }
 
-    /// The number in decimal, without sign, leading zero or blank.
+    /// Parses the number in decimal, without sign, leading zero or blank.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
         let number = crate::decimal::parse(text)?;

@@ -1,5 +1,5 @@
 defmodule Leash.OpenPort.LikePortTest do
-  @moduledoc "Every option beside a bare port: what the owner sees is the same."
+  @moduledoc "Every option beside a bare port: the owner sees the same."
 
   use ExUnit.Case, async: true
 
@@ -8,7 +8,8 @@ defmodule Leash.OpenPort.LikePortTest do
     :ok
   end
 
-  # What a bare port and a leashed one give for the same, the port itself left out.
+  # Returns the messages of a bare port and of a leashed one for the same input, without the port
+  # itself.
   defp both(command, args, options, act \\ fn _port -> nil end) do
     bare = fn ->
       Port.open({:spawn_executable, System.find_executable(command)}, [{:args, args} | options])
@@ -22,7 +23,7 @@ defmodule Leash.OpenPort.LikePortTest do
 
   defp seen(port, act), do: {act.(port), port |> messages() |> joined()}
 
-  # Until the port is gone, which every program here brings about.
+  # Collects until the port is gone. Every program here brings that about.
   defp messages(port) do
     receive do
       {^port, message} -> [message | messages(port)]
@@ -66,7 +67,7 @@ defmodule Leash.OpenPort.LikePortTest do
   test "packet 1, 2 and 4 frame both directions" do
     for n <- [1, 2, 4] do
       options = [:binary, :exit_status, packet: n]
-      # The frame of one message is what cat says back; then it has read all that it wants.
+      # Cat returns one message as one frame. Then it has read all that it wants.
       act = fn port ->
         Port.command(port, ["hel", ?l | "o"])
         receive(do: ({^port, {:data, data}} -> data))
@@ -227,7 +228,7 @@ defmodule Leash.OpenPort.LikePortTest do
         end)
 
       true = Port.connect(port, heir)
-      # By the heir's leave: only the owner may send this way.
+      # The new owner sends, because only the owner may send this way.
       send(port, {heir, {:command, "x"}})
       assert_receive {:heir_got, "x"}, 5_000
       info = Port.info(port, :connected) == {:connected, heir}

@@ -1,5 +1,7 @@
 defmodule Leash.OpenPort.Pid1Test do
-  @moduledoc "A VM that is pid 1 of its namespace, as in most containers: its SIGTERM is one to be heeded."
+  @moduledoc """
+  A VM that is pid 1 of its namespace, as in most containers. Its SIGTERM has to take effect.
+  """
 
   use Leash.Test.Case, async: true
 

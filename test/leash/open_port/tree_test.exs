@@ -1,5 +1,5 @@
 defmodule Leash.OpenPort.TreeTest do
-  @moduledoc "What ends the tree of a port, seen from outside."
+  @moduledoc "The ends of a port's tree, seen from outside."
 
   use Leash.Test.Case, async: true
 
@@ -35,7 +35,7 @@ defmodule Leash.OpenPort.TreeTest do
     end
   end
 
-  # The same, owned by a process of its own, which does what it is sent.
+  # Does the same with an owner process of its own, which does what it is sent.
   defp owned_tree(what, options) do
     test = self()
     carrier = new_carrier()
@@ -54,7 +54,7 @@ defmodule Leash.OpenPort.TreeTest do
   defp own(port) do
     receive do
       :flood ->
-        # Queued and not waited for.
+        # The data are queued, and the call does not wait for them.
         Port.command(port, :binary.copy("x", @flood), [:nosuspend])
         own(port)
 
@@ -77,14 +77,14 @@ defmodule Leash.OpenPort.TreeTest do
 
   defp assert_freed(tree), do: assert_eventually(fn -> row(tree) == nil end)
 
-  # The exit status comes, and no second one.
+  # Receives the exit status, and no second one.
   defp assert_status(%{port: port}, status, ms \\ 5_000) do
     assert_receive {^port, {:exit_status, ^status}}, ms
     assert_receive {:EXIT, ^port, :normal}, ms
     refute_received {^port, {:exit_status, _}}
   end
 
-  test "a port is listed by the name of its program until its tree is gone, and then its number is free" do
+  test "a port is listed by its program's name until its tree is gone, then its number is free" do
     tree = open_tree({:sh, "echo ready $$; read line"})
     assert %{label: "sh", tree: :alive, pid: keeper} = row(tree)
     assert Process.alive?(keeper)
@@ -160,7 +160,8 @@ defmodule Leash.OpenPort.TreeTest do
     send(tree.owner, {:act, fn -> Port.close(tree.port) && Process.sleep(:infinity) end})
     assert_gone(tree, 1_000)
     assert File.read!(path) == "asked\n"
-    # The port itself goes too, which with a full queue it would not while somebody had its pipe.
+    # The port itself goes, too. With a full queue it would not go while another process had its
+    # pipe.
     assert_eventually(fn -> Port.info(tree.port) == nil end)
     assert_freed(tree)
     Process.exit(tree.owner, :kill)
@@ -188,7 +189,8 @@ defmodule Leash.OpenPort.TreeTest do
     {:ok, keeper, number} = OpenPort.PortWatcher.start(run, options)
     {args, env} = Leash.Shim.for_port(run, number, options)
 
-    # As on a machine that is so loaded that the fork server's child does not get on: the number is a shell's first.
+    # On a loaded machine the fork server's child can stand still. Then the number first belongs
+    # to a shell.
     late = ["-c", "echo late; sleep 0.3; exec \"$@\"", "sh", Leash.Shim.path() | args]
     port = Port.open({:spawn_executable, "/bin/sh"}, [:binary, args: late, env: env])
     {:os_pid, shim} = Port.info(port, :os_pid)
@@ -197,13 +199,13 @@ defmodule Leash.OpenPort.TreeTest do
     OpenPort.PortWatcher.watch(keeper, number, port, shim)
     Port.close(port)
 
-    # The queue is full, so nothing but us tells it; a search by tag would begin a second from now.
+    # The queue is full, so only Leash can tell it. A search by tag would begin a second from now.
     assert_eventually(fn -> Observer.state(shim) in [nil, "Z"] end, 900)
     assert_gone(carrier)
     assert_eventually(fn -> not Enum.any?(Leash.list(), &(&1.worker == number)) end)
   end
 
-  test "an owner that is killed takes its tree along at once where it is to, also with a full queue" do
+  test "a killed owner takes its tree along at once if on_crash is :kill, also if flooded" do
     for full? <- [false, true] do
       tree = owned_tree(:ignores_term, stop: [sigterm: 30_000], on_crash: :kill)
       if full?, do: flood(tree)
@@ -218,7 +220,7 @@ defmodule Leash.OpenPort.TreeTest do
     send(tree.owner, {:act, fn -> exit(:crash) end})
     assert_gone(tree, 1_000)
 
-    # A reason of more than one word is what an exception makes.
+    # An exception makes a reason of more than one word.
     for reason <- [:normal, :shutdown, :crash, {:shutdown, :done}, {%RuntimeError{}, []}],
         full? <- [false, true] do
       tree = owned_tree(:ignores_term, stop: [sigterm: 300])
@@ -272,7 +274,7 @@ defmodule Leash.OpenPort.TreeTest do
     assert_freed(tree)
   end
 
-  test "exit_status comes once, when a grandchild that holds stdout has ended by itself in the linger time" do
+  test "exit_status comes once, when a grandchild with stdout has ended within the linger time" do
     tree = open_tree({:sh, "echo ready $$; (sleep 0.3; echo late) & exit 6"}, linger: 10_000)
     assert_receive {port, {:data, "late\n"}}, 5_000
     assert port == tree.port
@@ -344,7 +346,8 @@ defmodule Leash.OpenPort.TreeTest do
     path = Path.join(tmp_dir!(), label)
     File.cp!(System.find_executable("sh"), path)
 
-    # From before the number is taken to after the port is watched: whatever instant the kill hits.
+    # The time runs from before the number is taken to after the port is watched, so that the kill
+    # can hit any instant.
     for delay <- 0..39 do
       carrier = new_carrier()
       args = command({:sh, "sleep 60 & sleep 60"}, carrier)[:args]
@@ -363,7 +366,7 @@ defmodule Leash.OpenPort.TreeTest do
     assert_eventually(fn -> not Enum.any?(Leash.list(), &(&1.label == label)) end)
   end
 
-  # Busy, since no sleep is as short.
+  # A busy loop, since no sleep is as short.
   defp spin(microseconds) do
     until = System.monotonic_time(:microsecond) + microseconds
     spin_until(until)
@@ -379,7 +382,7 @@ defmodule Leash.OpenPort.TreeTest do
     others = Process.info(self(), :monitored_by)
     assert_raise Leash.OptionsError, fn -> Leash.open_port(path, [], line: 1, packet: 1) end
     refute Enum.any?(Leash.list(), &(&1.label == label))
-    # Nor a process that waits for a port.
+    # No process waits for a port either.
     assert_eventually(fn -> Process.info(self(), :monitored_by) == others end)
   end
 
@@ -387,7 +390,7 @@ defmodule Leash.OpenPort.TreeTest do
     path = Path.join(tmp_dir!(), "script")
     File.write!(path, "#!/nowhere/interpreter\n")
     File.chmod!(path, 0o755)
-    # Its reason goes to the VM's stderr, which nobody captures here.
+    # Its reason goes to the VM's stderr, which this test does not capture.
     port =
       Leash.open_port("sh", ["-c", "exec 2>/dev/null; exec #{Python.quote_all([path])}"], [
         :exit_status

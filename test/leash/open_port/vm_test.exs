@@ -3,7 +3,7 @@ defmodule Leash.OpenPort.VMTest do
 
   use Leash.Test.Case, async: true
 
-  # A VM whose ports hold these trees, each with data waiting that its program never reads.
+  # Starts a VM whose ports hold these trees. Each has data waiting that its program never reads.
   @shapes [:plain, :ignores_term, :daemon, :env_i]
 
   defp vm_with_ports(options \\ [], flood? \\ true) do
@@ -43,10 +43,11 @@ defmodule Leash.OpenPort.VMTest do
     ports = vm_with_ports(run_dir: dir)
     assert [_record] = Path.wildcard(Path.join(dir, "*.json"))
     decoy = start_decoy("of another tree", argv: ["--run-id=#{ports.vm.run_id}"])
-    # What watches for us: the keeper of a port sees to its caller.
+    # The number of processes that monitor the caller: the keeper of each port monitors its
+    # caller.
     count = "length(elem(Process.info(self(), :monitored_by), 1))"
     others = VM.eval(ports.vm, count) - length(@shapes)
-    # One that stays open when its program is gone.
+    # A port that stays open when its program is gone.
     VM.eval(ports.vm, "Leash.open_port(\"sleep\", [\"60\"], [:eof]) && :ok")
     held = "Enum.all?(Leash.Registry.all(), & &1.shim_fd)"
     assert_eventually(fn -> VM.eval(ports.vm, held) end)
@@ -65,7 +66,8 @@ defmodule Leash.OpenPort.VMTest do
   end
 
   test "System.halt ends them" do
-    # With data waiting, a halt that flushes waits for ever: no code of ours runs then, and the VM lives.
+    # With data waiting, a halt that flushes waits for ever. Then no code of Leash runs, and the
+    # VM lives.
     ports = vm_with_ports([], false)
     VM.command(ports.vm, "halt")
     assert_all_gone(ports, 3_000)

@@ -10,10 +10,10 @@ defmodule Leash.Probe.AddressTest do
     test "a connection of #{family} to itself is refused, and its port stays free" do
       port = Ports.free()
       address = unquote(Macro.escape(address))
-      # The source that the kernel takes by chance.
+      # The source port that the kernel takes by chance.
       connected = Address.connect([{address, unquote(family)}], port, [port: port], &ms/0)
       assert connected == {:error, :econnrefused}
-      # Without SO_REUSEADDR, which is refused while the port is in TIME_WAIT.
+      # Binds without SO_REUSEADDR, which fails while the port is in TIME_WAIT.
       options = [unquote(family), ip: address, reuseaddr: false]
       assert {:ok, listener} = :gen_tcp.listen(port, options)
       # A server that listens there is another end.

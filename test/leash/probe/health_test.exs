@@ -16,7 +16,7 @@ defmodule Leash.Probe.HealthTest do
     reason
   end
 
-  # So many are asked, one after the other, without a pause.
+  # Waits until the probe has asked so many times more.
   defp asked(counter, times) do
     from = :counters.get(counter, 1)
     assert_eventually(fn -> :counters.get(counter, 1) >= from + times end)
@@ -66,7 +66,7 @@ defmodule Leash.Probe.HealthTest do
 
     check = fn ->
       :counters.add(counter, 1, 1)
-      # Two of three are failures.
+      # Two of three checks are failures.
       rem(:counters.get(counter, 1), 3) == 0
     end
 
@@ -186,7 +186,7 @@ defmodule Leash.Probe.HealthTest do
     asked(counter, 3)
     {:ok, task} = Task.start_link(fn -> Worker.stop(tree.worker) end)
     assert_eventually(fn -> match?(%{tree: :ending}, Leash.info(tree.worker)) end)
-    # One may be under way.
+    # One check may be under way.
     Process.sleep(20)
     assert_no_more(counter)
     assert Process.alive?(task)
@@ -194,14 +194,14 @@ defmodule Leash.Probe.HealthTest do
     assert_gone(tree)
   end
 
-  # For ten times as long as it takes to be asked.
+  # Waits ten times as long as one question takes, and expects none.
   defp assert_no_more(counter) do
     before = :counters.get(counter, 1)
     Process.sleep(100)
     assert :counters.get(counter, 1) == before
   end
 
-  test "how the program ends by itself is its own reason, though what it left is asked about meanwhile" do
+  test "a program's end by itself is its own reason, though its rest is still being asked" do
     name = __MODULE__.Exits
     test = self()
 

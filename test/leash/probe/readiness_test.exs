@@ -18,7 +18,7 @@ defmodule Leash.Probe.ReadinessTest do
   describe "HTTP" do
     test "is ready with the first 200, and not before", %{port: port, decoy: decoy} do
       {carrier, {:ok, worker}} = start(Ports.http(port, [:after, 3]), ready: {:http, port})
-      # It counts who asks, and was asked three times before.
+      # The program counts its requests, and got three before.
       assert HTTP.status(elem(HTTP.parse(port), 1), 1_000) == {:ok, 200}
       assert {:ok, _} = Worker.stop(worker)
       assert_gone(carrier)
@@ -177,7 +177,7 @@ defmodule Leash.Probe.ReadinessTest do
       ready = fn info ->
         :counters.add(answers, 1, 1)
         send(test, info)
-        # Not `true`, `:ok` or `{:ok, term}`; and mistakes while it is not up.
+        # Neither `true`, `:ok` nor `{:ok, term}`, and mistakes while the program is not up.
         Enum.at(
           [false, nil, :error, {:error, 1}, :raise, :throw, {:ok, 1}],
           :counters.get(answers, 1) - 1
@@ -203,7 +203,7 @@ defmodule Leash.Probe.ReadinessTest do
       assert {:ok, _} = Worker.stop(worker)
     end
 
-    test "that hangs is waited for as long as is said, and ends with the worker", %{decoy: decoy} do
+    test "that hangs is waited for as long as given, and ends with the worker", %{decoy: decoy} do
       test = self()
 
       ready = fn ->

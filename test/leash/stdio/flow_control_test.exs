@@ -11,7 +11,7 @@ defmodule Leash.Stdio.FlowControlTest do
       worker = start!(command: "yes", on_output: handler, output_window: 20)
       await_held_back(worker)
       {:message_queue_len, length} = Process.info(handler, :message_queue_len)
-      # One more may have been sent to see whether it is taken.
+      # The worker may have sent one more to see whether the handler takes it.
       assert length in 21..22
       {:binary, binaries} = Process.info(handler, :binary)
       assert binaries |> Enum.map(&elem(&1, 1)) |> Enum.sum() <= length * @message
@@ -81,7 +81,7 @@ defmodule Leash.Stdio.FlowControlTest do
       await_held_back(worker)
       yes = Observer.identity(Worker.os_pid(worker))
       [output] = linked(worker)
-      # As long as it lives it may write: the shim is what would end it.
+      # As long as the program lives it may write. The shim is what would end it.
       Observer.signal(Observer.identity(Worker.shim_pid(worker)), "STOP")
       Process.exit(worker, :kill)
       assert_receive {:EXIT, ^worker, :killed}
@@ -98,7 +98,8 @@ defmodule Leash.Stdio.FlowControlTest do
       worker = start!(shell: "yes >&2 & exec yes", on_output: handler, output_window: 50)
       await_held_back(worker)
       {:message_queue_len, length} = Process.info(handler, :message_queue_len)
-      # Each of them may send a burst between two looks, and one more to see whether it is taken.
+      # Each of them may send a burst between two looks, and one more to see whether the handler
+      # takes it.
       assert length in 51..(51 + 16 + 2)
     end
   end
@@ -139,7 +140,7 @@ defmodule Leash.Stdio.FlowControlTest do
           on_output: self()
         )
 
-      # From here on it does.
+      # From here on the window counts.
       await_held_back(worker)
     end
 
@@ -153,7 +154,7 @@ defmodule Leash.Stdio.FlowControlTest do
     test "for functions, the log, and processes of other nodes" do
       assert FlowControl.new(:log, 1) == nil
       assert FlowControl.new(fn _stream, _data -> :ok end, 1) == nil
-      # The external term format's pid of another node.
+      # The pid of another node in the external term format.
       remote = <<131, 88, 100, 0, 3, "a@b", 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1>>
       assert FlowControl.new(:erlang.binary_to_term(remote), 1) == nil
       assert FlowControl.check(nil) == {:open, nil}
@@ -190,8 +191,8 @@ defmodule Leash.Stdio.FlowControlTest do
     worker
   end
 
-  # Takes nothing before it is told to go; then it keeps what it gets.
-  # Leaves everything else where it is.
+  # Takes nothing before it is told to go. Then it keeps what it gets.
+  # Leaves all other messages where they are.
   defp only_output(output) do
     receive do
       {:leash_output, _worker, :stdout, more} ->
@@ -231,7 +232,7 @@ defmodule Leash.Stdio.FlowControlTest do
 
   defp sequence(count), do: Enum.map_join(1..count, &"#{&1}\n")
 
-  # Nothing that it has written arrives any more: its pipe is full and nobody reads it.
+  # Waits until the program's writes no longer arrive: its pipe is full and has no reader.
   defp await_held_back(worker) do
     pid = Worker.os_pid(worker)
     assert_eventually(fn -> written(pid) > 0 and still?(pid, 20) end, 10_000)

@@ -3,7 +3,7 @@ defmodule Leash.Stdio.LogLinesTest do
 
   alias Leash.Stdio.LogLines
 
-  # Pushes parts, each at its time, and ends; returns all texts.
+  # Pushes parts, each at its time, and ends. Returns all texts.
   defp texts(parts) do
     {lines, at, texts} =
       Enum.reduce(parts, {LogLines.new(4), 0, []}, fn part, {lines, at, texts} ->
@@ -57,7 +57,7 @@ defmodule Leash.Stdio.LogLinesTest do
       assert texts == Enum.uniq(texts)
     end
 
-    # All at once, and the line that follows.
+    # All arrive at once, with the line that follows.
     assert texts(["1%\r2%\r3%\r\ndone\n"]) == ["2%", "3%", "done"]
     assert [first, "done"] = texts([String.duplicate("x\r", 100_000) <> "done\n"])
     assert first == "x"

@@ -3,7 +3,7 @@ defmodule Leash.Stdio.ReadyLineTest do
 
   alias Leash.Stdio.ReadyLine
 
-  # The part with which it matches, counted from 0.
+  # Returns the index of the part that matches, counted from 0.
   defp matched(regex, parts) do
     Enum.reduce_while(Enum.with_index(parts), ReadyLine.new(regex), fn {part, index}, ready ->
       case ReadyLine.push(ready, part) do
@@ -26,7 +26,7 @@ defmodule Leash.Stdio.ReadyLineTest do
     assert matched(~r/✓ Ready/u, [<<a>>, <<b>>, <<c, " Rea">>, "dy in 2s"]) == 3
     assert matched(~r/✓/u, [<<a, b>>, <<c>>]) == 1
     assert matched(~r/✓/, [<<a, b>>, <<c>>]) == 1
-    # Not what is missing: any character would match that.
+    # The missing part does not match: any character would match that pattern.
     assert matched(~r/^[^a]$/u, [<<a, b>>]) == nil
   end
 
@@ -43,7 +43,7 @@ defmodule Leash.Stdio.ReadyLineTest do
       assert byte_size(ready.rest) < 5_000
     end
 
-    # What is kept does not begin the line.
+    # The kept part does not begin the line.
     assert matched(~r/^é+$/u, [String.duplicate("é", 50_000) <> "x", "é"]) == nil
 
     for regex <- [~r/^[^b]/u, ~r/^é/u, ~r/^\./] do

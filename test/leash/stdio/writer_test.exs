@@ -39,7 +39,7 @@ defmodule Leash.Stdio.WriterTest do
     assert Task.await(write) == :ok
   end
 
-  test "whoever waits for a program that does not read delays nobody, and each gets his own timeout" do
+  test "a wait for a program that does not read delays no other write, each with its timeout" do
     deaf = start!(command: "sleep", args: ["60"], stdin: :pipe)
     other = start!(command: "cat", stdin: :pipe, stdout: :null)
     data = :binary.copy("x", 300_000)

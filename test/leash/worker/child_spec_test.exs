@@ -23,7 +23,7 @@ defmodule Leash.Worker.ChildSpecTest do
     Supervisor.stop(supervisor)
   end
 
-  test "id, restart, shutdown and significant are the supervisor's, and no options of the worker" do
+  test "id, restart, shutdown and significant are a supervisor's, not worker options" do
     own = [id: :mine, restart: :transient, shutdown: 700, significant: true]
     worker = [command: "sleep", args: ["60"]]
 

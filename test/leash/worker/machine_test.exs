@@ -4,17 +4,18 @@ defmodule Leash.Worker.MachineTest do
   alias Leash.Exit
   alias Leash.Worker.Machine
 
-  # Lives of trees, each a random order of events: those of its own that can come next, and now and
-  # then one that is late or out of place. A life that fails names its seed.
+  # Lives of trees. Each is a random order of events. Most events of a life can come next, and now
+  # and then one is late or out of place. A life that fails names its seed.
   @lives 2_000
   @random_events 25
-  # From the beginning of an end: three stages, the shim's exit, two pipes, and what is between.
+  # Counts from the beginning of an end: three stages, the shim's exit, two pipes, and the events
+  # between.
   @most_steps 12
 
   @pid 4_711
   @ladders [[], [sigterm: 300], [sigterm: :infinity], [{:close_stdin, 10}, {:sigterm, 20}]]
 
-  # What a driver and the machine outside of the machine know.
+  # The state that a driver and the world outside of the machine know.
   defp life(seed) do
     :rand.seed(:exsss, seed)
 
@@ -44,7 +45,7 @@ defmodule Leash.Worker.MachineTest do
   defp live(life, 0), do: life
   defp live(life, left), do: life |> step(Enum.random(possible(life))) |> live(left - 1)
 
-  # Everything that is in the hands of time and kernel, and nothing that a user asks for.
+  # All events that depend on time and kernel, and none that a user requests.
   defp finish(life, most) do
     cond do
       life.machine.phase == :done ->
@@ -90,7 +91,7 @@ defmodule Leash.Worker.MachineTest do
     report = if life.channel == :closed, do: [{:report, {:started, @pid}}], else: []
     late = [{:timeout, timer}, :shim_ended] ++ report
 
-    # The shim says the most, and the late ones are rare.
+    # Most events are the shim's reports, and late ones are rare.
     Enum.random([shim, shim, shim, fair(life), user, leave ++ ready ++ outputs ++ late])
     |> case do
       [] -> fair(life)
@@ -202,7 +203,7 @@ defmodule Leash.Worker.MachineTest do
   defp act(life, action), do: %{life | actions: [action | life.actions]}
 
   defp assert_holds(life, before, actions) do
-    # What one of them has set runs, and nothing else.
+    # Only timers that one of the actions has set may run.
     assert life.timer == life.machine.timer, told(life, "has another timer than it knows")
     if before.ending == :kill, do: assert(life.machine.ending == :kill)
 
@@ -216,7 +217,7 @@ defmodule Leash.Worker.MachineTest do
 
   defp told(life, what), do: "#{what}: #{inspect(Enum.reverse(life.events), limit: :infinity)}"
 
-  test "a life ends in bounded steps, with one answer to each caller and no signal after the proof" do
+  test "a life ends in bounded steps, with one answer per caller, and no signal after proof" do
     for seed <- 1..@lives do
       life = life(seed) |> live(:rand.uniform(@random_events))
       # A second request would end a ladder that waits for ever.
@@ -230,7 +231,7 @@ defmodule Leash.Worker.MachineTest do
       assert life.machine.result != nil
       assert match?({kind, _} when kind in [:reason, :exit], Machine.outcome(life.machine))
 
-      # A request that comes later is answered at once, and alike.
+      # A later request gets the same answer at once.
       from = {self(), make_ref()}
       life = %{life | asked: MapSet.put(life.asked, from)}
       assert %{answered: [^from | _]} = step(life, {:stop, from, :kill})

@@ -1,7 +1,5 @@
 defmodule Leash.Worker.SurvivorsTest do
-  @moduledoc """
-  A program that ends by itself and leaves what nothing can end: a process that is frozen.
-  """
+  @moduledoc "A program that ends by itself and leaves a frozen process, which nothing can end."
 
   use Leash.Test.Case, async: false
 
@@ -9,12 +7,13 @@ defmodule Leash.Worker.SurvivorsTest do
 
   @moduletag needs: :freezer
 
-  # Says which its child is, and ends with 3 when its stdin does; the child holds nothing of it.
+  # Prints the number of its child, and ends with 3 when its stdin ends. The child holds nothing
+  # of that stdin.
   @leaves "sleep 300 >/dev/null 2>&1 </dev/null & echo ready $$ $!; read line; exit 3"
   @options [linger: 100, stop: [sigterm: 200]]
 
-  # So long a whole escalation may take on a machine that is busy: 0.1 + 0.2 + 3 seconds and the
-  # hunt's.
+  # The time that a whole escalation may take on a busy machine: 0.1 + 0.2 + 3 seconds and the
+  # hunt's time.
   @bound 20_000
 
   defp child(tree, os_pid), do: Enum.find(tree, &(elem(&1, 0) != os_pid))

@@ -1,6 +1,7 @@
 defmodule Leash.Test.NativeTerms.Any do
   @moduledoc """
-  Random terms of every kind, and terms that look like a native function's argument; from `:rand` of the calling process.
+  Random terms of every kind, and terms that look like a native function's argument. They come
+  from `:rand` of the calling process.
   """
 
   @edges [0, 1, -1, 2, 31, 64, 255, 256, 32_766, 32_767, 65_535, 65_536] ++
@@ -11,7 +12,7 @@ defmodule Leash.Test.NativeTerms.Any do
 
   @atoms [nil, true, false, :ok, :error, :infinity, :undefined, :"", :stdin, :report, :end, :user]
 
-  @typedoc "What the arguments are chosen from."
+  @typedoc "The values that the arguments are chosen from."
   @type known :: %{
           pids: [pos_integer()],
           sacrifices: [{pos_integer(), non_neg_integer(), non_neg_integer() | nil}],
@@ -19,7 +20,10 @@ defmodule Leash.Test.NativeTerms.Any do
           pool: [reference()]
         }
 
-  @doc "The arguments for one parameter, several for `:identity`: a third of them anything, the others nearly right."
+  @doc """
+  Returns the arguments for one parameter, several for `:identity`. A third of them are anything,
+  and the others are nearly right.
+  """
   @spec argument(atom(), known()) :: [term()]
   def argument(:identity, known) do
     if one_in(2),
@@ -89,10 +93,11 @@ defmodule Leash.Test.NativeTerms.Any do
     |> some()
   end
 
-  # Most keys of them: a map without the one that counts is refused at once.
+  # Takes most of the keys: a map without the key that counts is refused at once.
   defp some(pairs), do: for(pair <- pairs, not one_in(12), into: %{}, do: pair)
 
-  # Nobody's but ours. What does not begin with a slash is below the working directory, which is ours, too.
+  # Only directories of the test. A relative path is below the working directory, which is the
+  # test's, too.
   defp dir(known),
     do:
       pick([
@@ -113,7 +118,7 @@ defmodule Leash.Test.NativeTerms.Any do
     |> String.replace("..", "xx")
   end
 
-  @doc "Any term, nested at most so deep."
+  @doc "Returns any term, nested at most so deep."
   @spec term(non_neg_integer(), known()) :: term()
   def term(depth, known) do
     case :rand.uniform(if depth > 0, do: 22, else: 13) do
@@ -156,7 +161,7 @@ defmodule Leash.Test.NativeTerms.Any do
     end
   end
 
-  # Never a pid of whom nobody named: the numbers of a namespace are small.
+  # Never the pid of a process that was not named: the numbers of a namespace are small.
   defp number do
     case :rand.uniform(4) do
       1 -> pick(@edges)
@@ -168,8 +173,8 @@ defmodule Leash.Test.NativeTerms.Any do
 
   defp bytes, do: :rand.bytes(:rand.uniform(24) - 1)
 
-  # A part of a larger one, and not always of whole bytes. The sizes are in the binary, since a size that
-  # is bound outside of a pattern is pinned in newer versions of Elixir and cannot be in older ones.
+  # A part of a larger bitstring, and not always of whole bytes. The sizes are in the binary:
+  # newer versions of Elixir pin a size that is bound outside of a pattern, and older ones cannot.
   defp bits do
     skipped = :rand.uniform(60)
     size = :rand.uniform(500 - skipped)

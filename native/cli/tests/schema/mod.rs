@@ -1,5 +1,5 @@
 //! As much of JSON Schema (2020-12) as the published schema uses. A keyword that is not known here is an error and
-//! not passed over, so that no rule is written down that nobody checks.
+//! not passed over, so that each rule that is written down is checked.
 
 use serde_json::Value;
 

@@ -1,9 +1,12 @@
-//! `/proc/<pid>/cgroup`: which service or session a process is part of.
+//! Parses `/proc/<pid>/cgroup`: the service or session that a process is part of.
 
-/// The control group that tells services and sessions apart (cgroups(7)): the path of version 2, or, where that is
-/// the root, the path of systemd's own hierarchy of version 1.
+/// Returns the control group that tells services and sessions apart (cgroups(7)).
 ///
-/// `None` where both are the root: every process of the machine or container is there, so it tells nothing apart.
+/// This is the path of version 2. If that is the root, it is the path of systemd's own hierarchy
+/// of version 1.
+///
+/// Returns `None` if both are the root. Every process of the machine or container is there, so
+/// the root tells nothing apart.
 pub(crate) fn service(text: &[u8]) -> Option<&[u8]> {
     let path_in = |controllers: &[u8]| {
         text.split(|&byte| byte == b'\n').find_map(|line| {

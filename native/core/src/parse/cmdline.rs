@@ -1,29 +1,31 @@
-//! `/proc/<pid>/cmdline`: arguments that each end in NUL.
+//! Parses `/proc/<pid>/cmdline`: arguments that each end in NUL.
 
 use leash_tag::argv;
 
-/// How much of a command line or environment is looked at.
+/// The number of bytes of a command line or environment that are read.
 pub const READ_LIMIT: usize = 128 * 1024;
 
-/// How many characters a shown command has at most.
+/// The highest number of characters of a shown command.
 pub const SHOWN: usize = 200;
 
-/// A command for people: arguments joined by blanks, control characters replaced, at most [`SHOWN`] characters.
+/// Returns a command as people read it: arguments joined by blanks, control characters replaced,
+/// at most [`SHOWN`] characters.
 ///
-/// Where there is no command line (kernel threads, zombies) the name in brackets, as `ps` does.
+/// If there is no command line (kernel threads, zombies), returns the name in brackets, as `ps`
+/// does.
 #[must_use]
 pub fn shown(cmdline: &[u8], comm: &[u8]) -> String {
     let mut text = String::new();
     let mut left = SHOWN;
     let mut push = |bytes: &[u8]| {
-        // Four bytes are the longest character: enough of them for what is left.
+        // A character has at most four bytes, so this is enough for what is left.
         let bytes = bytes.get(..left * 4).unwrap_or(bytes);
         for character in String::from_utf8_lossy(bytes).chars().take(left) {
             text.push(if character.is_control() { '\u{fffd}' } else { character });
             left -= 1;
         }
     };
-    // A shim has wiped its worker's arguments.
+    // A shim wipes its worker's arguments, which leaves NULs at the end.
     let end = cmdline.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     let line = cmdline.get(..end).unwrap_or_default();
     if line.is_empty() {

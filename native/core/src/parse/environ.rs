@@ -1,11 +1,11 @@
-//! `/proc/<pid>/environ`: entries that each end in NUL, and the tag among them.
+//! Parses `/proc/<pid>/environ`: entries that each end in NUL, and the tag among them.
 
 use crate::Carrier;
 use leash_tag::OwnerTag;
 
-/// The environment tag in a block, of which `cut` says that more follows.
+/// Returns the environment tag in a block. `cut` says that more follows the block.
 ///
-/// The last entry of a cut block may lack its end and is not looked at: half a value must not pass
+/// The last entry of a cut block may lack its end, so it is ignored. Half a value must not pass
 /// for a whole one. A cut block without a tag is not an untagged one.
 #[must_use]
 pub fn tag(block: &[u8], cut: bool) -> Carrier<OwnerTag> {

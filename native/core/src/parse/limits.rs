@@ -1,4 +1,5 @@
-//! `/proc/<pid>/limits`: readable by everybody (0444), for other users' processes and zombies too.
+//! Parses `/proc/<pid>/limits`. Every user can read it (0444), for other users' processes and
+//! zombies too.
 
 use super::{decimal, words};
 use leash_tag::Limits;

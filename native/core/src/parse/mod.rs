@@ -1,6 +1,7 @@
-//! Parsers of what `/proc` says: pure functions on bytes.
+//! Parsers of the files in `/proc`: pure functions on bytes.
 //!
-//! None panics on any input and none guesses: what is not understood is `None`.
+//! No parser panics on any input, and none guesses. If a text is not understood, the result is
+//! `None`.
 
 pub(crate) mod cgroup;
 pub mod cmdline;

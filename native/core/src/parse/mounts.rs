@@ -1,10 +1,11 @@
-//! `/proc/self/mountinfo` (proc_pid_mountinfo(5)): how much of `/proc` we are shown.
+//! Parses `/proc/self/mountinfo` (proc_pid_mountinfo(5)): how much of `/proc` we are shown.
 
 use super::words;
 
-/// Whether the last mount on `mount_point` hides other users' processes (`hidepid`, `subset=pid`).
+/// Whether the last mount on `mount_point` hides other users' processes (`hidepid`,
+/// `subset=pid`).
 ///
-/// `None` where nothing is mounted there.
+/// Returns `None` if nothing is mounted there.
 #[must_use]
 pub fn hides_processes(mountinfo: &[u8], mount_point: &[u8]) -> Option<bool> {
     mountinfo

@@ -1,4 +1,4 @@
-//! `/proc/<pid>/stat` (proc_pid_stat(5)).
+//! Parses `/proc/<pid>/stat` (proc_pid_stat(5)).
 
 use super::{decimal, words};
 use crate::Pid;
@@ -6,7 +6,7 @@ use crate::Pid;
 // PF_KTHREAD, <linux/sched.h>.
 const KERNEL_THREAD: u64 = 0x0020_0000;
 
-/// The fields that decide who a process is.
+/// The fields that identify a process and tell its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {
     /// Field 1.
@@ -17,33 +17,38 @@ pub struct Stat {
     pub state: char,
     /// Field 4; `None` for a parent outside this pid namespace and for the first process.
     pub parent: Option<Pid>,
-    /// Field 5; 0 where its leader is outside this pid namespace, or nobody any more.
+    /// Field 5; 0 if the group's leader is outside this pid namespace, or if no process has that
+    /// number any more.
     pub group: u32,
     /// Field 6, in the same way.
     pub session: u32,
-    /// Field 9, flag `PF_KTHREAD`. Not "child of pid 2", which in a container is an ordinary process.
+    /// Field 9, flag `PF_KTHREAD`. "Child of pid 2" would not do, because pid 2 is an ordinary
+    /// process in a container.
     pub kernel_thread: bool,
-    /// Fields 14 to 17: CPU time of the process and of the children that it waited for, in clock ticks.
+    /// Fields 14 to 17: CPU time of the process and of the children that it waited for, in clock
+    /// ticks.
     pub cpu_ticks: u64,
-    /// Field 20: how many threads it has, a leader that has ended included while others run.
+    /// Field 20: the number of threads. A leader that has ended counts while other threads run.
     pub threads: u64,
-    /// Field 22: start, in clock ticks since boot as *this reader's* time namespace counts it.
+    /// Field 22: the start, in clock ticks since boot as *this reader's* time namespace counts
+    /// them.
     pub start_ticks: u64,
-    /// Field 24, in pages; kernels since 6.2 may be some pages behind (proc_pid_statm(5)).
+    /// Field 24, in pages. Kernels since 6.2 may be some pages behind (proc_pid_statm(5)).
     pub rss_pages: u64,
-    /// Field 50: where the environment begins; 0 while there is none (exec at work) and for readers
-    /// without ptrace rights.
+    /// Field 50: where the environment begins. 0 while there is none (exec at work), and for
+    /// readers without ptrace rights.
     pub env_start: u64,
 }
 
 impl Stat {
-    /// Whether all of the process has ended. A leader shown as `Z` may have threads that run; they count as its.
+    /// Whether all of the process has ended. A leader shown as `Z` may have threads that run;
+    /// they belong to the process.
     #[must_use]
     pub fn is_ended(&self) -> bool {
         matches!(self.state, 'Z' | 'X' | 'x') && self.threads <= 1
     }
 
-    /// Reads a whole file. `comm` may hold anything, so the *last* `)` ends it.
+    /// Parses a whole file. `comm` may hold anything, so the *last* `)` ends it.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
         let open = text.iter().position(|&byte| byte == b'(')?;
@@ -59,7 +64,7 @@ impl Stat {
             b"0" => None,
             number => Some(Pid::parse(number)?),
         };
-        // Of a process that is being reaped they are -1.
+        // While a process is being reaped, both are -1.
         let mut number =
             || Some(decimal(fields.next()?).and_then(|it| u32::try_from(it).ok()).unwrap_or(0));
         let (group, session) = (number()?, number()?);

@@ -1,22 +1,23 @@
-//! `/proc/<pid>/status`: the user ids, and what may change them or pass over limits.
+//! Parses `/proc/<pid>/status`: the user ids, and what may change them or pass over limits.
 
 use super::{decimal, words};
 
 /// The user ids of a process, as the reader's user namespace sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Uids {
-    /// Who started it.
+    /// The user that started the process.
     pub real: u32,
-    /// Whose rights it has.
+    /// The user whose rights the process has.
     pub effective: u32,
-    /// What it may switch back to.
+    /// The user that the process may switch back to.
     pub saved: u32,
 }
 
 impl Uids {
     /// Whether all three are this user's.
     ///
-    /// A set-id program has two users' ids, and its arguments and environment are the one's that started it.
+    /// A set-id program has two users' ids. Its arguments and environment come from the user that
+    /// started it.
     #[must_use]
     pub fn are(self, uid: u32) -> bool {
         [self.real, self.effective, self.saved] == [uid; 3]
@@ -28,16 +29,17 @@ impl Uids {
     }
 }
 
-/// The line "Uid:".
+/// Parses the line "Uid:".
 #[must_use]
 pub fn uids(text: &[u8]) -> Option<Uids> {
     Uids::parse(field(text, b"Uid:")?)
 }
 
-/// Whether a process and everything that it starts keeps its user and group for ever.
+/// Whether a process and everything that it starts keep their user and group for ever.
 ///
-/// With `no_new_privs`, which is inherited and never taken back, exec heeds neither set-id bits nor capabilities of
-/// files (prctl(2)). Without a capability nothing else changes an id to another than one of the three that it has.
+/// `no_new_privs` is inherited and never taken back. With it, exec heeds neither set-id bits nor
+/// capabilities of files (prctl(2)). Without a capability, a process can change an id only to
+/// another one of its own three.
 #[must_use]
 pub fn keeps_ids(text: &[u8]) -> bool {
     let is_one = |name: &[u8]| {
@@ -52,8 +54,8 @@ pub fn keeps_ids(text: &[u8]) -> bool {
         && says(b"CapPrm:", |&byte| byte == b'0')
 }
 
-/// Whether a capability set of a process, such as `CapEff:`, has CAP_SYS_RESOURCE (capabilities(7)); `None` where the
-/// file does not say.
+/// Whether a capability set of a process, such as `CapEff:`, has CAP_SYS_RESOURCE
+/// (capabilities(7)). Returns `None` if the file does not say.
 #[must_use]
 pub fn has_sys_resource(text: &[u8], set: &[u8]) -> Option<bool> {
     const SYS_RESOURCE: u32 = 24;

@@ -1,4 +1,4 @@
-//! A directory that looks like `/proc`: what no test machine can be brought to show.
+//! A directory that looks like `/proc`, for states that no test machine can produce.
 
 use super::TestDir;
 use leash_core::{Asker, Host, Judge, Pid, RecordFile, ScanOptions, Verdict, scan};
@@ -14,7 +14,7 @@ pub const ME: i32 = 100;
 
 pub struct Image {
     pub dir: TestDir,
-    /// What the run directory holds.
+    /// The records of the run directory.
     pub records: Vec<RecordFile>,
 }
 
@@ -88,7 +88,7 @@ impl Image {
         Arc::new(Host::image(&self.dir.path, Pid::new(ME).unwrap(), uid).unwrap())
     }
 
-    /// The verdict on a process.
+    /// Returns the verdict on a process.
     pub fn verdict(&self, pid: u32) -> Option<Verdict> {
         let host = self.host();
         let result = scan(&host, &ScanOptions::ALL);

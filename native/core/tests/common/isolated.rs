@@ -1,17 +1,18 @@
-//! A pid namespace for one test: its binary runs itself again in there.
+//! A pid namespace for one test: the test binary runs itself again inside.
 
 use leash_tag::ENV_NAME;
 use std::process::{Command, Stdio};
 
 const INSIDE: &str = "LEASH_TEST_INSIDE";
 
-/// Runs a test in a pid namespace of its own: a sweep of "every dead run of this user" must not see what other
-/// tests, or people, have running. Says so and passes where no namespace can be made.
+/// Runs a test in a pid namespace of its own. A sweep of "every dead run of this user" must not
+/// see the processes of other tests or of people. If no namespace can be made, it says so and
+/// passes.
 pub fn isolated(name: &str, body: impl FnOnce()) {
     isolated_by(name, &[], body);
 }
 
-/// The same, with a command in front of the test.
+/// Does the same, with a command in front of the test.
 pub fn isolated_by(name: &str, prefix: &[&str], body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
         return body();

@@ -1,4 +1,5 @@
-//! What the tests share: a pid namespace of their own, stand-ins for VMs, tagged processes, and a look from outside.
+//! The common parts of the tests: a pid namespace, stand-ins for VMs, tagged processes, and
+//! checks from outside.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use leash_core::{
@@ -17,7 +18,7 @@ mod isolated;
 #[allow(unused_imports, reason = "each test binary uses its own part")]
 pub use isolated::{isolated, isolated_by};
 
-/// A run directory that goes with the test.
+/// A run directory that is removed with the test.
 pub struct TestDir {
     pub path: PathBuf,
 }
@@ -98,7 +99,7 @@ impl Vm {
         Self { process, run: leash_core::generate_run_id().unwrap(), owner }
     }
 
-    /// A VM that is gone already, but for its record.
+    /// Returns a VM that has ended and left its record.
     pub fn dead(dir: &TestDir) -> Self {
         let mut vm = Self::start();
         vm.record(dir, "test");
@@ -123,14 +124,14 @@ impl Vm {
         format!("{}.{worker}.{pid}.{start_ticks}.{pid_ns}.{}", self.run, &boot_id[..8])
     }
 
-    /// A command that marks itself, with this run's environment tag.
+    /// Returns a command that marks itself and has this run's environment tag.
     pub fn worker(&self, worker: u16, program: &str) -> Command {
         let mut command = self.marked(worker, program);
         command.env(ENV_NAME, self.env(worker));
         command
     }
 
-    /// A command that marks itself and has no environment.
+    /// Returns a command that marks itself and has an empty environment.
     pub fn marked(&self, worker: u16, program: &str) -> Command {
         let mark = Mark::nested_in(Limits::UNLIMITED, self.run, WorkerNumber::new(worker), false)
             .unwrap();
@@ -139,7 +140,7 @@ impl Vm {
         command
     }
 
-    /// A command with the environment tag alone.
+    /// Returns a command with the environment tag alone.
     pub fn tagged(&self, worker: u16, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env(ENV_NAME, self.env(worker));
@@ -147,7 +148,7 @@ impl Vm {
     }
 }
 
-/// A command that sets a mark on itself and then becomes `program`.
+/// Returns a command that sets a mark on itself and then becomes `program`.
 pub fn under(mark: Mark, program: &str) -> Command {
     let Limits { soft, hard } = mark.limits();
     let mut command = Command::new("prlimit");
@@ -155,8 +156,8 @@ pub fn under(mark: Mark, program: &str) -> Command {
     command
 }
 
-/// Starts `sleep 60` with this environment tag below a shell that exits at once, so that pid 1 adopts it. For a pid
-/// namespace that ends with the test.
+/// Starts `sleep 60` with this environment tag below a shell that exits at once, so that pid 1
+/// adopts it. The caller needs a pid namespace that ends with the test.
 pub fn orphan(vm: &Vm, worker: u16) -> Pid {
     let output = vm
         .tagged(worker, "sh")
@@ -169,7 +170,7 @@ pub fn orphan(vm: &Vm, worker: u16) -> Pid {
     pid
 }
 
-/// Starts a command as `… 60`.
+/// Starts a command with the argument `60`.
 pub fn sleeper(command: &mut Command) -> Process {
     start(command.arg("60"))
 }
@@ -198,14 +199,15 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Whether anything of a process runs, seen without the crate under test.
+/// Returns whether any part of a process runs, without the crate under test.
 pub fn is_running(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
         !stat.rsplit(')').next().unwrap_or("").trim_start().starts_with(['Z', 'X'])
     })
 }
 
-/// Every running process whose hard limit holds a run's mark, seen without the crate under test.
+/// Returns every running process whose hard limit holds a run's mark, without the crate under
+/// test.
 pub fn marked_and_running(run: RunId) -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     entries
@@ -245,7 +247,7 @@ pub fn sweep_as(dir: &TestDir, mode: Mode) -> Report {
     Hunt::new(spec(&dir.path, HuntKind::Sweep { own_run: None, app: None, mode })).unwrap().run()
 }
 
-/// What a report says of a process.
+/// Returns the entry of a report about a process.
 pub fn found(report: &Report, pid: Pid) -> Option<&leash_core::report::Match> {
     report.matches.iter().find(|found| found.pid == pid.as_u32())
 }

@@ -1,22 +1,25 @@
 //! A descriptor that a process of the VM owns, waits for and never leaks.
 //!
-//! rustler's own resources cannot be passed to `enif_select`: it requires a `stop` callback, which their
-//! registration leaves out. So this module registers a resource type itself.
+//! rustler's own resources cannot be passed to `enif_select`. That call requires a `stop`
+//! callback, which their registration leaves out. So this module registers a resource type
+//! itself.
 //!
 //! The life of a descriptor, per erl_nif(3), `enif_select`:
 //!
-//! 1. It is opened for an owner, whom the resource monitors.
-//! 2. Once it was selected, the VM keeps the resource, and only the `stop` callback may close the descriptor:
-//!    closing it earlier would let the VM poll whatever gets its number next.
-//! 3. An explicit close and the owner's death lead there; so garbage collection only closes what never
-//!    was selected.
+//! 1. The descriptor is opened for an owner, which the resource monitors.
+//! 2. Once the descriptor was selected, the VM keeps the resource. From then on only the `stop`
+//!    callback may close the descriptor. If it were closed earlier, the VM could poll the next
+//!    file that gets its number.
+//! 3. An explicit close and the owner's death lead to `stop`. So garbage collection only closes a
+//!    descriptor that was never selected.
 //!
 //! # Safety
 //!
-//! What all blocks below rely on:
+//! All blocks below rely on the following:
 //!
-//! * `OBJECT_TYPE` is set in `load`, before any other NIF can run, to a type whose memory holds an
-//!   [`Object`], written before the first term or reference exists and dropped by `dtor` alone.
+//! * `OBJECT_TYPE` is set in `load`, before any other NIF can run. The memory of that type holds
+//!   an [`Object`]. The object is written before the first term or reference exists, and only
+//!   `dtor` drops it.
 //! * An [`Fd`] holds one reference to the resource (`enif_keep_resource`), so its object lives.
 //! * An `Env` is that of the running call or callback.
 
@@ -38,15 +41,15 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-// Not in rustler 0.39; from erl_drv_nif.h.
+// These are not in rustler 0.39; the values are those of erl_drv_nif.h.
 const ERL_NIF_SELECT_CANCEL: c_int = 1 << 3;
 const ERL_NIF_SELECT_CUSTOM_MSG: c_int = 1 << 4;
 
 static OBJECT_TYPE: AtomicPtr<ErlNifResourceType> = AtomicPtr::new(ptr::null_mut());
 
-/// Registers the resource type; `false` when the VM refuses it.
+/// Registers the resource type; returns `false` if the VM refuses it.
 ///
-/// To be called from `load` only.
+/// Only `load` may call this.
 pub(crate) fn register(env: Env) -> bool {
     let init = ErlNifResourceTypeInit {
         dtor: dtor as *const ErlNifResourceDtor,
@@ -56,8 +59,8 @@ pub(crate) fn register(env: Env) -> bool {
         dyncall: ptr::null(),
     };
     let mut tried = MaybeUninit::uninit();
-    // SAFETY: `env` is that of `load`; name and init outlive the call, which copies both; the callbacks have
-    // the signatures that erl_nif(3) gives, `tried` is written only.
+    // SAFETY: `env` is that of `load`. Name and init outlive the call, which copies both. The
+    // callbacks have the signatures that erl_nif(3) gives. `tried` is only written.
     let kind = unsafe {
         enif_init_resource_type(
             env.as_c_arg(),
@@ -75,12 +78,12 @@ struct Object {
     state: Mutex<State>,
 }
 
-// enif_alloc_resource aligns for any C type; a wider one of ours would need padding.
+// enif_alloc_resource aligns for any C type; a wider type of ours would need padding.
 const _: () = assert!(align_of::<Object>() <= align_of::<u64>());
 
 struct State {
     phase: Phase,
-    /// The monitor of the owner, none once it fired or the descriptor is closed.
+    /// The monitor of the owner, `None` once it fired or the descriptor is closed.
     owner: Option<ErlNifMonitor>,
 }
 
@@ -94,13 +97,14 @@ enum Phase {
     Closed,
 }
 
-/// The descriptor, and what it may have been lent if it is a pipe. Dropped in this order: the room goes with the pipe.
+/// The descriptor, and the room that was lent to it if it is a pipe. Both are dropped in this
+/// order: the room goes with the pipe.
 struct Pipe {
     fd: OwnedFd,
     room: PipeRoom,
 }
 
-/// A descriptor of the VM; a reference to it, not the descriptor itself.
+/// A reference to a descriptor of the VM, not the descriptor itself.
 pub(crate) struct Fd(NonNull<Object>);
 
 // SAFETY: the object is only reached through its mutex, and the VM counts references atomically.
@@ -108,25 +112,25 @@ unsafe impl Send for Fd {}
 // SAFETY: as above.
 unsafe impl Sync for Fd {}
 
-/// The owner that was named is no process any more.
+/// The error that the new owner is not a living process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OwnerGone;
 
-/// Why a descriptor could not be armed.
+/// The reason why a descriptor could not be armed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ArmError {
-    /// It is closed.
+    /// The descriptor is closed.
     Closed,
-    /// The VM cannot poll it.
+    /// The VM cannot poll the descriptor.
     Refused,
 }
 
-/// What to wait for.
+/// The event to wait for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Readiness {
     /// Data, end of file, a hang-up, or for a pidfd the end of the process.
     Read,
-    /// Room, or that nobody reads any more.
+    /// Room, or the end of the last reader.
     Write,
 }
 
@@ -142,7 +146,7 @@ impl Fd {
             Mutex::new(State { phase: Phase::Open { pipe, selected: false }, owner: None });
         // SAFETY: the memory is fresh, large enough and aligned (asserted above).
         unsafe { object.write(Object { state }) };
-        // The reference that enif_alloc_resource counted is ours now.
+        // The reference that enif_alloc_resource counted belongs to `this` now.
         let this = Self(object);
         this.give(env, owner)?;
         Ok(this)
@@ -150,13 +154,13 @@ impl Fd {
 
     /// Calls `use_it` with the descriptor, unless it is closed.
     ///
-    /// The lock is held meanwhile, so that no other thread closes the number and opens something
-    /// else under it: `use_it` must not block.
+    /// The lock is held meanwhile, so that no other thread closes the descriptor and opens
+    /// another file under its number. Therefore `use_it` must not block.
     pub(crate) fn with<R>(&self, use_it: impl FnOnce(BorrowedFd<'_>) -> R) -> Option<R> {
         self.with_room(|fd, _room| use_it(fd))
     }
 
-    /// As [`Fd::with`], for a reader who notes how full the pipe is.
+    /// Works as [`Fd::with`], for a reader that notes how full the pipe is.
     pub(crate) fn with_room<R>(
         &self,
         use_it: impl FnOnce(BorrowedFd<'_>, &mut PipeRoom) -> R,
@@ -169,7 +173,8 @@ impl Fd {
 
     /// Has the VM send `message` to the calling process once, when the descriptor is ready.
     ///
-    /// Readiness is a level: what was there before counts. Arming again replaces the message.
+    /// Readiness is a level: data that was there before counts. Arming again replaces the
+    /// message.
     pub(crate) fn arm(
         &self,
         env: Env,
@@ -182,8 +187,8 @@ impl Fd {
         };
         let mode = readiness.mode() | ERL_NIF_SELECT_CUSTOM_MSG;
         let recipient = env.pid();
-        // SAFETY: the descriptor is open and belongs to this object; without a message environment the
-        // VM copies the message, which belongs to the caller's.
+        // SAFETY: the descriptor is open and belongs to this object. Without a message
+        // environment the VM copies the message, which belongs to the caller's environment.
         let outcome = unsafe {
             enif_select_x(
                 env.as_c_arg(),
@@ -202,7 +207,7 @@ impl Fd {
         Ok(())
     }
 
-    /// Takes back what [`Fd::arm`] asked for. The message may be under way already.
+    /// Cancels [`Fd::arm`]. The message may be under way already.
     pub(crate) fn disarm(&self, env: Env, readiness: Readiness) {
         let state = self.lock();
         if let Phase::Open { pipe, selected: true } = &state.phase {
@@ -222,7 +227,8 @@ impl Fd {
 
     /// Makes `owner` the process whose end closes the descriptor.
     pub(crate) fn give(&self, env: Env, owner: &LocalPid) -> Result<(), OwnerGone> {
-        // Held over the call: `down` may run on another thread before it returns, and must find the monitor.
+        // The lock is held over the call: `down` may run on another thread before it returns, and
+        // must find the monitor.
         let mut state = self.lock();
         if !matches!(state.phase, Phase::Open { .. }) {
             return Ok(());
@@ -248,7 +254,8 @@ impl Fd {
         Ok(())
     }
 
-    /// Closes the descriptor, now or as soon as the VM no longer polls it. Idempotent.
+    /// Closes the descriptor, now or as soon as the VM no longer polls it. It may be called
+    /// again.
     pub(crate) fn close(&self, env: Env) {
         self.close_in(env.as_c_arg());
     }
@@ -259,10 +266,10 @@ impl Fd {
             self.demonitor(env, &owner);
         }
         let Some(number) = state.begin_close() else { return };
-        // `stop` may be called from within enif_select, and takes the lock.
+        // `stop` takes the lock, and enif_select may call it directly.
         drop(state);
-        // SAFETY: the descriptor is still open: it is in `Phase::Stopping`, which only `stop` and the
-        // failure below leave.
+        // SAFETY: the descriptor is still open. It is in `Phase::Stopping`, which only `stop` and
+        // the failure below leave.
         let outcome = unsafe {
             enif_select(
                 env,
@@ -279,7 +286,8 @@ impl Fd {
     }
 
     fn demonitor(&self, env: *mut ErlNifEnv, monitor: &ErlNifMonitor) {
-        // SAFETY: `self` keeps the object. A monitor that just fired is an error without consequence.
+        // SAFETY: `self` keeps the object. For a monitor that just fired, the call fails without
+        // consequence.
         unsafe { enif_demonitor_process(env, self.object(), monitor) };
     }
 
@@ -293,7 +301,7 @@ impl Fd {
         self.0.as_ptr().cast()
     }
 
-    /// A reference of its own to the object of a callback or term.
+    /// Returns a new reference to the object of a callback or term.
     ///
     /// # Safety
     ///
@@ -306,14 +314,15 @@ impl Fd {
 }
 
 impl Object {
-    /// A panic under the lock leaves the state whole: every change is one assignment.
+    /// Locks the state. A panic under the lock leaves the state whole: every change is one
+    /// assignment.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    /// The number to stop, none where nothing is left to do.
+    /// Returns the number to stop, `None` if nothing is left to do.
     fn begin_close(&mut self) -> Option<RawFd> {
         match std::mem::replace(&mut self.phase, Phase::Closed) {
             Phase::Open { pipe, selected: true } => {
@@ -376,16 +385,18 @@ impl<'a> Decoder<'a> for Fd {
 
 impl Encoder for Fd {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
-        // SAFETY: `self` keeps the object, and the term is made in the environment it is tagged with.
+        // SAFETY: `self` keeps the object, and the term is tagged with the environment in which
+        // it is made.
         unsafe { Term::new(env, enif_make_resource(env.as_c_arg(), self.object())) }
     }
 }
 
 unsafe extern "C" fn dtor(_env: *mut ErlNifEnv, object: *mut c_void) {
-    // A panic must not cross into the VM. It would come from close(2), which cannot.
+    // A panic must not cross into the VM. It could only come from close(2), which does not panic.
     let _ = catch_unwind(|| {
         // SAFETY: the VM calls this once, when the last reference is gone. The descriptor is then
-        // closed or was never selected (a selected one holds a reference), so closing it is ours.
+        // closed or was never selected, because a selected one holds a reference. So closing it
+        // is our task.
         unsafe { ptr::drop_in_place(object.cast::<Object>()) };
     });
 }
@@ -418,7 +429,7 @@ unsafe extern "C" fn down(
             // SAFETY: both point to monitors that the VM wrote.
             unsafe { enif_compare_monitors(owner, monitor) == 0 }
         });
-        // Otherwise a former owner, whose end was under way while the descriptor was given on.
+        // Otherwise a former owner ended while the descriptor was given on.
         if is_owner {
             state.owner = None;
             drop(state);

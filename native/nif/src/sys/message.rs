@@ -4,15 +4,15 @@ use rustix::io::Errno;
 use std::mem::{MaybeUninit, size_of, size_of_val};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-/// Room for as many descriptors as a request has, and some.
+/// Room for at least the descriptors of a request.
 const SPACE: usize = 64 + size_of::<[RawFd; 8]>();
 
 #[repr(C, align(8))]
 struct Control([MaybeUninit<u8>; SPACE]);
 
-/// What was received.
+/// A received message.
 pub(crate) struct Sent {
-    /// 0 at the end.
+    /// The number of bytes, 0 at the end.
     pub(crate) length: usize,
     /// The first of the descriptors; others are closed.
     pub(crate) descriptor: Option<OwnedFd>,
@@ -38,12 +38,14 @@ pub(crate) fn send_with(
     let bytes = u32::try_from(size_of_val(fds)).map_err(|_| Errno::INVAL)?;
     if !fds.is_empty() {
         header.msg_control = control.0.as_mut_ptr().cast();
-        // SAFETY: only a number; the space is larger by the assertion of the callers' eight descriptors at most.
+        // SAFETY: the call only computes a number. The space suffices for the callers, which pass
+        // at most eight descriptors.
         header.msg_controllen = unsafe { libc::CMSG_SPACE(bytes) } as _;
         if fds.len() > 8 {
             return Err(Errno::INVAL);
         }
-        // SAFETY: the header points to a space of that size, aligned and zero; a descriptor is a number for the kernel.
+        // SAFETY: the header points to a space of that size, aligned and zero. A descriptor is a
+        // number for the kernel.
         unsafe {
             let first = libc::CMSG_FIRSTHDR(&header);
             (*first).cmsg_level = libc::SOL_SOCKET;
@@ -62,7 +64,7 @@ pub(crate) fn send_with(
     if sent < 0 { Err(super::last_errno()) } else { Ok(()) }
 }
 
-/// Receives one message without waiting; what comes with it is close-on-exec.
+/// Receives one message without waiting; descriptors that come with it are close-on-exec.
 pub(crate) fn receive_from(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Sent, Errno> {
     let mut control = Control([MaybeUninit::zeroed(); SPACE]);
     let mut iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
@@ -76,8 +78,8 @@ pub(crate) fn receive_from(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<
     let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, flags) };
     let Ok(length) = usize::try_from(length) else { return Err(super::last_errno()) };
     let mut descriptor = None;
-    // SAFETY: cmsg(3): the kernel has written whole headers within msg_controllen, which the macros follow; each
-    // descriptor in them becomes owned once.
+    // SAFETY: per cmsg(3), the kernel has written whole headers within msg_controllen, and the
+    // macros follow them. Each descriptor in them becomes owned once.
     unsafe {
         let mut next = libc::CMSG_FIRSTHDR(&header);
         while let Some(found) = next.as_ref() {
@@ -96,13 +98,13 @@ pub(crate) fn receive_from(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<
     Ok(Sent { length, descriptor })
 }
 
-/// A descriptor that a call has just opened.
+/// Takes ownership of a descriptor that a call has just opened.
 pub(crate) fn owned(fd: RawFd) -> OwnedFd {
     // SAFETY: the callers have it from accept4(2), and from nowhere else.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// One of the VM's standard descriptors.
+/// Returns one of the VM's standard descriptors.
 pub(crate) fn standard(number: usize) -> BorrowedFd<'static> {
     let number = RawFd::try_from(number).unwrap_or(0);
     // SAFETY: if it is not open, its use is EBADF.

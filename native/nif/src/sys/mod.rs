@@ -1,4 +1,5 @@
-//! All `unsafe` of the crate: the VM's resource of a descriptor, messages with descriptors, signals by number, the environment.
+//! All `unsafe` of the crate: the VM's resource of a descriptor, messages with descriptors,
+//! signals by number, and the environment.
 #![allow(unsafe_code)]
 
 mod fd;

@@ -1,19 +1,20 @@
-//! Reading the environment of the emulator.
+//! Reads the environment of the emulator.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-/// Bytes of a value that are read at first; longer ones are read anew.
+/// The size of the first read, in bytes; a longer value is read again.
 const FIRST: usize = 1024;
 
-/// No program gets more (execve(2)).
+/// The upper bound: no program gets a larger environment (execve(2)).
 const MOST: usize = 16 << 20;
 
-/// enif_getenv(3), which rustler 0.39 does not have.
+/// The type of enif_getenv(3), which rustler 0.39 does not have.
 type GetEnv = unsafe extern "C" fn(*const c_char, *mut c_char, *mut usize) -> c_int;
 
-/// The bytes of a variable's value.
+/// Returns the bytes of a variable's value.
 pub(crate) fn variable(name: &CStr) -> Option<Vec<u8>> {
-    // SAFETY: a name that ends in NUL; the emulator exports the function for libraries such as this one.
+    // SAFETY: the name ends in NUL. The emulator exports the function for libraries such as this
+    // one.
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"enif_getenv".as_ptr()) };
     if found.is_null() {
         return None;
@@ -29,7 +30,8 @@ pub(crate) fn variable(name: &CStr) -> Option<Vec<u8>> {
                 value.truncate(size);
                 return Some(value);
             }
-            // Too small. Other than erl_nif(3) says, `size` is not what it takes (sys_env.c of OTP 25 to 29).
+            // The buffer is too small. Contrary to erl_nif(3), `size` is not the size needed
+            // (sys_env.c of OTP 25 to 29).
             1.. if value.len() < MOST => value.resize(value.len() * 4, 0),
             _ => return None,
         }

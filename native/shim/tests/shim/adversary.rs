@@ -1,10 +1,11 @@
-//! Workers that make it hard. Not a test: with the environment variable set, the test binary is one of them.
+//! Workers that are hard to end. This is not a test: if the environment variable is set, the test
+//! binary is one of these workers.
 //!
 //! Every process here ends by itself: each has an alarm.
 
 pub const ROLE: &str = "LEASH_ADVERSARY";
 
-/// Seconds after which whatever is still there ends.
+/// The seconds after which every process that is left ends.
 const ALARM: u32 = 40;
 
 #[test]
@@ -41,9 +42,10 @@ fn arm() {
     unsafe { libc::alarm(ALARM) };
 }
 
-/// Children have no alarm of their parent's (alarm(2)), so each gets its own.
+/// Forks. A child does not inherit its parent's alarm (alarm(2)), so each gets its own.
 fn fork() -> i32 {
-    // SAFETY: the child calls async-signal-safe functions only and never returns into the test harness.
+    // SAFETY: the child calls async-signal-safe functions only and never returns into the test
+    // harness.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
         arm();
@@ -68,7 +70,7 @@ fn ignore(signal: i32) {
     unsafe { libc::signal(signal, libc::SIG_IGN) };
 }
 
-/// So many levels, each a child of the one before.
+/// Starts a chain of so many levels, each a child of the one before.
 fn chain(levels: u32) -> ! {
     ignore(libc::SIGTERM);
     for _ in 0..levels {
@@ -88,7 +90,7 @@ fn fan(count: u32) -> ! {
     pause()
 }
 
-/// Orphans, children of the shim, that all end in the same instant.
+/// Starts orphans, which are children of the shim and all end in the same instant.
 fn burst(count: u32) -> ! {
     let mut gate = [0; 2];
     // SAFETY: the array has room for two descriptors.
@@ -112,7 +114,7 @@ fn burst(count: u32) -> ! {
     exit()
 }
 
-/// A session of its own is a group that no signal to the worker's reaches.
+/// Starts a session of its own if `apart`. A signal to the worker's group does not reach it.
 fn scatter(apart: bool) {
     if apart {
         // SAFETY: no arguments.
@@ -120,7 +122,7 @@ fn scatter(apart: bool) {
     }
 }
 
-/// Processes that live as long as a fork takes.
+/// Starts processes that live as long as a fork takes.
 fn hoppers(count: u32, apart: bool) -> ! {
     let end = std::time::Instant::now() + std::time::Duration::from_secs(15);
     for _ in 0..count {
@@ -161,14 +163,14 @@ fn clone(flags: i32) -> i64 {
     pid
 }
 
-/// A child whose parent is the shim.
+/// Starts a child whose parent is the shim.
 fn clone_parent() -> ! {
     ignore(libc::SIGTERM);
     assert!(clone(libc::CLONE_PARENT | libc::SIGCHLD) > 0);
     exit()
 }
 
-/// Children that do not tell their end by SIGCHLD, orphaned.
+/// Starts children that do not announce their end by SIGCHLD, and orphans them.
 fn odd_exit_signal() -> ! {
     ignore(libc::SIGTERM);
     assert!(clone(libc::SIGUSR1) > 0);
@@ -176,7 +178,8 @@ fn odd_exit_signal() -> ! {
     exit()
 }
 
-/// So many children, each of which takes its time: limits are copied at the beginning of a fork, and pages after them.
+/// Starts so many children, each by a slow fork: the kernel copies the limits at the beginning of
+/// a fork, and the pages after them.
 fn forks_slowly(count: u32) -> ! {
     let pages = vec![1u8; 256 << 20];
     // SAFETY: a byte is written from one.
@@ -190,7 +193,8 @@ fn forks_slowly(count: u32) -> ! {
     pause()
 }
 
-/// Lowers the soft limit, which held the worker's number. So many levels below, a process replaces its child on and on.
+/// Lowers the soft limit, which held the worker's number. So many levels below, a process
+/// replaces its child on and on.
 fn sheds(levels: u32) -> ! {
     ignore(libc::SIGTERM);
     // SAFETY: a valid struct; a child of ours that is not reaped; no status is asked for.
@@ -215,14 +219,15 @@ fn sheds(levels: u32) -> ! {
     }
 }
 
-/// What `counts` writes for each signal, and before the first.
+/// The bytes that `counts` writes for each signal, and before the first.
 pub const SIGNALLED: u8 = 1;
 pub const WAITING: u8 = 2;
 
-/// The first of the signals that queue (signal(7)), so that none is lost in another.
+/// The first of the signals that queue (signal(7)), so that no signal merges into another.
 pub const QUEUED: i32 = 34;
 
-/// Two children that say of each signal that it came. Here the mask would be that of one thread of several.
+/// Starts two children that report each signal. The mask is set in them, because here it would be
+/// that of one thread of several.
 fn counts() -> ! {
     if fork() != 0 {
         pause();
@@ -243,7 +248,7 @@ fn counts() -> ! {
     }
 }
 
-/// An orphan that waits for one child after the other in the kernel, as after vfork(2).
+/// Becomes an orphan that waits for one child after the other in the kernel, as after vfork(2).
 fn vforking() -> ! {
     if fork() != 0 {
         exit();
@@ -270,8 +275,9 @@ fn vforking() -> ! {
     exit()
 }
 
-/// An orphan that is shown as a zombie, since its first thread has ended. Of its others one waits in the kernel as after
-/// vfork(2), so that no stop signal gets through to the other, which forks on and on, and slowly.
+/// Becomes an orphan that looks like a zombie, since its first thread has ended. One of its other
+/// threads waits in the kernel as after vfork(2), so a stop signal does not reach the last one.
+/// That one forks on and on, and slowly.
 fn leaderless() -> ! {
     let mut gate = [0; 2];
     // SAFETY: the array has room for two descriptors.
@@ -351,7 +357,7 @@ fn stopped(count: u32) -> ! {
     pause()
 }
 
-/// The child of a second thread: it is in that thread's list of children only.
+/// Starts a child of a second thread. It is in that thread's list of children only.
 fn threads() -> ! {
     ignore(libc::SIGTERM);
     std::thread::spawn(|| {

@@ -1,4 +1,4 @@
-//! A process that somebody else started. It is this test's child and not the shim's.
+//! A process that another program started. It is the child of this test and not of the shim.
 
 use crate::adversary::{QUEUED, ROLE, SIGNALLED, WAITING};
 use crate::frames::Frame;
@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 
 const NOBODY: u32 = 65_534;
 
-/// A process group of its own, as whoever starts a server gives it one. What it is to do after it was attached comes
-/// behind a `read go`.
+/// A process with a group of its own, as a starter of servers gives it one. Its script has a
+/// `read go` before the part that runs after the attachment.
 struct Target(Child);
 
 impl Target {
@@ -28,7 +28,7 @@ impl Target {
         i32::try_from(self.0.id()).unwrap()
     }
 
-    /// Its option's value, as the VM passes it.
+    /// Returns the value of its option, as the VM passes it.
     fn option(&self) -> String {
         format!("{}:{}", self.pid(), start_ticks(self.pid()))
     }
@@ -37,7 +37,7 @@ impl Target {
         self.0.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
     }
 
-    /// Waits until somebody of it writes that.
+    /// Waits until a process of the target writes that byte.
     fn waits(&mut self) {
         let mut byte = [0];
         while byte[0] != WAITING {
@@ -45,7 +45,7 @@ impl Target {
         }
     }
 
-    /// Waits until it says so.
+    /// Waits until the target reports that it is ready.
     fn ready(&mut self) {
         let mut text = [0; 6];
         self.0.stdout.as_mut().unwrap().read_exact(&mut text).unwrap();
@@ -67,7 +67,7 @@ fn marks(pid: i32) -> Option<u16> {
     Mark::decode(limits(pid)?)?.worker().map(|worker| worker.get())
 }
 
-/// Attached, and reported so.
+/// Attaches a target, and waits until it is marked.
 #[track_caller]
 fn attached(plan: Plan, target: &Target) -> Tree {
     let tree = plan.attach(&target.option());
@@ -147,7 +147,7 @@ fn its_own_end_alone_needs_no_step() {
 }
 
 #[test]
-fn who_lingers_may_take_his_time_and_is_not_waited_for_longer() {
+fn a_descendant_that_lingers_gets_its_time_and_no_more() {
     let mut target = Target::sh("read go; sleep 0.5 & exit");
     let mut tree = attached(Plan::vm().option("--linger=20000"), &target);
     target.go();
@@ -159,7 +159,7 @@ fn who_lingers_may_take_his_time_and_is_not_waited_for_longer() {
 fn a_step_to_the_group_reaches_those_of_the_tree_in_it_and_no_sibling() {
     let dir = Dir::new();
     let note = |name: &str| format!("trap 'echo T >> {}' TERM; ", dir.path(name));
-    // The sibling is in the target's group, and no child of it.
+    // The sibling is in the target's group, and it is not a child of the target.
     let mut outer = Target::sh(&format!(
         "sh -c \"{} while :; do sleep 0.05; done\" & \
          sh -c \"{} (trap 'echo T >> {}' TERM; echo ready; while :; do sleep 0.05; done) & \
@@ -208,7 +208,7 @@ fn a_step_to_the_leader_reaches_the_others_when_it_is_gone() {
 }
 
 #[test]
-fn who_is_stopped_is_ended_too() {
+fn a_stopped_process_is_ended_too() {
     let target = Target::sh("sleep 41 & sleep 42");
     let mut tree = attached(Plan::vm().option("--stop=TERM:20000"), &target);
     for pid in tree.grown(3) {
@@ -240,8 +240,8 @@ fn signals_to_the_shim_end_it_gently_and_at_once() {
 }
 
 #[test]
-fn who_sheds_the_mark_is_ended_as_long_as_it_is_below() {
-    // A soft limit anybody may lower; it held the worker's number.
+fn a_process_that_sheds_the_mark_is_ended_as_long_as_it_is_below() {
+    // Any process may lower its soft limit, which held the worker's number.
     let mut target = Target::sh(
         "read go; prlimit --pid $$ --locks=0:; sleep 41 & echo ready; trap '' TERM; while :; do sleep 0.1; done",
     );
@@ -259,7 +259,7 @@ fn who_sheds_the_mark_is_ended_as_long_as_it_is_below() {
 }
 
 #[test]
-fn who_sheds_the_mark_leaves_no_child_behind() {
+fn a_process_that_sheds_the_mark_leaves_no_child_behind() {
     for round in 0..40 {
         let mut target = adversary(if round % 2 == 0 { "sheds:0" } else { "sheds:2" });
         let mut tree = attached(Plan::vm().option("--stop=KILL:0"), &target);
@@ -309,7 +309,7 @@ fn a_tree_of_forty_levels_and_a_wide_one_are_marked_whole() {
     }
 }
 
-/// How many descendants a process has.
+/// Returns the number of descendants of a process.
 fn below(pid: i32) -> usize {
     let mut all = vec![pid];
     let others: Vec<_> = pids().into_iter().filter_map(|pid| Some((pid, ppid(pid)?))).collect();
@@ -386,7 +386,8 @@ fn another_user_s_is_not_to_be_attached_and_the_own_is() {
     tree.grown(3);
     tree.let_go();
 
-    // Root may, with the capability that a mark takes; without it, it is not ours.
+    // Root may attach it if it has the capability that a mark takes. Without the capability, the
+    // process is not ours.
     let others = Target::start(
         Command::new("sh").args(["-c", "sleep 45; sleep 46"]).uid(NOBODY).gid(NOBODY),
     );
@@ -401,7 +402,7 @@ fn another_user_s_is_not_to_be_attached_and_the_own_is() {
     }
 }
 
-/// CAP_SYS_RESOURCE.
+/// Returns whether this process has CAP_SYS_RESOURCE.
 fn may_mark_others() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:\t")).unwrap();
@@ -409,11 +410,12 @@ fn may_mark_others() -> bool {
 }
 
 #[test]
-fn who_cannot_be_marked_is_counted() {
+fn a_process_that_cannot_be_marked_is_counted() {
     if !root() {
         return;
     }
-    // Root's child of nobody's process: a set-user-id program, played by one that starts as root.
+    // A root process is the child of an ordinary user's process, as a set-user-id program is.
+    // Here the child starts as root.
     let dir = Dir::new();
     let mut target = Target::sh(&format!(
         "sleep 41 & echo $! > {}; echo ready; exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups sleep 42",
@@ -437,7 +439,7 @@ fn in_a_run_around_all_of_it_it_is_one_level_deeper() {
     let locks = format!("--locks={}:{}", mark.soft, mark.hard);
     let target = Target::start(Command::new("prlimit").args([&locks, "sleep", "41"]));
     until("it runs", || cmdline(target.pid())[0] == "sleep");
-    // Of a run that is not ours, it has its supervisor.
+    // The process belongs to a run that is not ours, so it has a supervisor.
     let mut refused = Plan::vm().attach(&target.option());
     assert_eq!(refused.ended().frames(), [Frame::StartFailed { stage: 14, errno: 16 }]);
     let inherits = Plan::vm().before_exec(move || {
@@ -485,7 +487,7 @@ fn a_child_whose_fork_had_begun_is_marked_too() {
 fn a_command_may_be_a_step_of_its_ladder_too() {
     let dir = Dir::new();
     let (end, fails, hangs) = (dir.path("end"), ["false"], ["sleep", "60"]);
-    // Nobody but the last command can end it in order.
+    // Only the last command can end it in order.
     let script = format!(
         "trap '' TERM; echo ready; while ! [ -e {end} ]; do sleep 0.01; done; echo over > {end}.said"
     );
@@ -504,7 +506,7 @@ fn a_command_may_be_a_step_of_its_ladder_too() {
             _ => None,
         })
         .collect();
-    // One that was killed may be reaped after the next has ended.
+    // A command that was killed may be reaped after the next one has ended.
     commands.sort_unstable();
     assert_eq!(commands, [(0, 1, 1, 0), (1, 2, 9, 0), (2, 1, 0, 0)], "{:?}", ended.frames());
     let gone = ended.gone();

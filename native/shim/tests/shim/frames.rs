@@ -1,4 +1,4 @@
-//! Reading report frames, from native/PROTOCOL.md alone.
+//! Reads report frames, from native/PROTOCOL.md alone.
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {

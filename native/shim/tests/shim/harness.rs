@@ -1,4 +1,5 @@
-//! Starting a shim, and an observer that shares nothing with it but the definition of the mark.
+//! Starts a shim, and observes it. The observer shares nothing with the shim but the definition
+//! of the mark.
 
 use leash_tag::{Limits, Mark, RunId};
 use std::fs;
@@ -13,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use crate::frames::{self, Frame};
 
-/// More than anything here takes on a busy machine.
+/// An upper bound for every wait, even on a busy machine.
 pub const BOUND: Duration = Duration::from_secs(30);
 
-/// The binary under test.
+/// Returns the path of the binary under test.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
@@ -46,7 +47,7 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// A run id that no other test uses.
+/// Returns a run id that no other test uses.
 pub fn new_run() -> RunId {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let nanos = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().subsec_nanos();
@@ -66,8 +67,8 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Waits for so many more forks on this machine (`processes` in proc_stat(5)): what lives as long as a fork takes is
-/// met by no look at numbers.
+/// Waits for so many more forks on this machine (`processes` in proc_stat(5)). A search by pid
+/// does not find a process that lives only as long as a fork takes.
 #[track_caller]
 pub fn until_forks(count: u64) {
     let forks = || -> u64 {
@@ -89,7 +90,7 @@ pub fn find<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     found.unwrap()
 }
 
-/// Fields of `/proc/<pid>/stat` from the third on.
+/// Returns the fields of `/proc/<pid>/stat` from the third on.
 pub fn stat(pid: i32) -> Option<Vec<String>> {
     let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let close = text.iter().rposition(|&byte| byte == b')')?;
@@ -136,7 +137,7 @@ pub fn pids() -> Vec<i32> {
         .collect()
 }
 
-/// Living processes that carry the run's mark, the shim itself included.
+/// Returns the living processes that carry the run's mark, the shim itself included.
 pub fn bearers(run: RunId) -> Vec<i32> {
     pids()
         .into_iter()
@@ -152,7 +153,7 @@ pub fn kill(pid: i32, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
-/// A foreign process next to the tree, which nobody may touch.
+/// A foreign process next to the tree, which the shim must not touch.
 pub struct Decoy(Child);
 
 impl Decoy {
@@ -173,7 +174,8 @@ impl Drop for Decoy {
     }
 }
 
-/// A pipe that takes no byte more: its reading end, and its writing end, which waits as it came from pipe(2).
+/// Returns a full pipe: its reading end, and its writing end. Writes to the latter block, as
+/// pipe(2) left it.
 pub fn full_pipe() -> (OwnedFd, OwnedFd) {
     let mut fds = [0; 2];
     // SAFETY: room for two descriptors.
@@ -192,7 +194,8 @@ pub fn full_pipe() -> (OwnedFd, OwnedFd) {
     (read, write)
 }
 
-/// Whether writes to a description wait: as it is for every process that shares it.
+/// Returns whether writes to a description wait. The flag is the same for every process that
+/// shares it.
 pub fn waits(fd: &impl AsRawFd) -> bool {
     // SAFETY: only numbers.
     unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) & libc::O_NONBLOCK == 0 }
@@ -230,17 +233,18 @@ pub struct Plan {
     pub run: RunId,
     command: Command,
     options: Vec<String>,
-    /// Behind all options.
+    /// The arguments that follow all options.
     steps: Vec<String>,
 }
 
 impl Plan {
-    /// As a VM starts it: stdin is the leash, stdout takes the reports, the worker has neither.
+    /// Plans a shim as a VM starts it: stdin is the leash, stdout takes the reports, the worker
+    /// has neither.
     pub fn vm() -> Self {
         Self::vm_with_stdin("null")
     }
 
-    /// As a VM starts it, with that as the worker's stdin.
+    /// Plans a shim as a VM starts it, with this stdin for the worker.
     pub fn vm_with_stdin(stdin: &str) -> Self {
         let mut plan = Self::by_hand();
         plan.command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -248,13 +252,13 @@ impl Plan {
         plan.option(format!("--stdin={stdin}"))
     }
 
-    /// As a person starts it.
+    /// Plans a shim as a person starts it.
     pub fn by_hand() -> Self {
         let mut command = Command::new(binary());
-        // Of directories that may not be searched the lookup says EACCES.
+        // If PATH names directories that may not be searched, the lookup says EACCES.
         command.env("PATH", "/usr/local/bin:/usr/bin:/bin");
         command.stdin(Stdio::null()).stdout(Stdio::piped());
-        // The tests themselves may run in the background, or by nohup(1).
+        // The tests themselves may run in the background, or under nohup(1).
         Self { run: new_run(), command, options: Vec::new(), steps: Vec::new() }.before_exec(
             || {
                 for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
@@ -270,7 +274,7 @@ impl Plan {
         self
     }
 
-    /// Another worker's number than 1.
+    /// Gives the worker another number than 1.
     pub fn number(mut self, number: u16) -> Self {
         for option in self.options.iter_mut().filter(|option| option.starts_with("--worker=")) {
             *option = format!("--worker={number}");
@@ -278,7 +282,7 @@ impl Plan {
         self
     }
 
-    /// The next command of the ladder.
+    /// Adds the next command of the ladder.
     pub fn step(mut self, command: &[&str]) -> Self {
         self.steps.push(format!("--step={}", command.len()));
         self.steps.extend(command.iter().map(|&argument| argument.to_owned()));
@@ -290,11 +294,11 @@ impl Plan {
         self
     }
 
-    /// Runs something between fork and exec of the shim.
+    /// Runs a function between fork and exec of the shim.
     pub fn before_exec(self, act: impl FnMut() + Send + Sync + 'static) -> Self {
         let mut act = act;
         self.with(|command| {
-            // SAFETY: what the tests do there are single system calls.
+            // SAFETY: the functions of the tests are single system calls.
             unsafe {
                 command.pre_exec(move || {
                     act();
@@ -308,7 +312,8 @@ impl Plan {
         self.options.iter().any(|option| option.starts_with("--stdout"))
     }
 
-    /// Attaches a process instead of starting one. As a VM would: leash, reports, a number, and no more.
+    /// Attaches a process instead of starting one. The options are those of a VM: leash, reports,
+    /// a number, and no more.
     pub fn attach(mut self, target: &str) -> Tree {
         self.options.retain(|option| !option.starts_with("--stdin"));
         self.command.arg(format!("--run-id={}", self.run));
@@ -358,7 +363,7 @@ impl Plan {
     }
 }
 
-/// A running shim and what is below it.
+/// A running shim and the tree below it.
 pub struct Tree {
     pub run: RunId,
     pub pid: i32,
@@ -369,12 +374,12 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// The living processes below the shim that carry its mark.
+    /// Returns the living processes below the shim that carry its mark.
     pub fn members(&self) -> Vec<i32> {
         bearers(self.run).into_iter().filter(|&pid| pid != self.pid).collect()
     }
 
-    /// Waits until so many live.
+    /// Waits until so many processes live.
     #[track_caller]
     pub fn grown(&self, count: usize) -> Vec<i32> {
         find(&format!("{count} processes"), || {
@@ -394,18 +399,18 @@ impl Tree {
         kill(self.pid, signal);
     }
 
-    /// Lets go of the leash.
+    /// Closes the leash.
     pub fn hang_up(&mut self) {
         drop(self.leash.take());
     }
 
-    /// Waits for the shim's end, and sees that at this very moment nothing of its tree is left.
+    /// Waits for the shim's end, and checks that at this very moment nothing of its tree is left.
     #[track_caller]
     pub fn ended(&mut self) -> Ended {
         self.ended_beside(0)
     }
 
-    /// The same, where another process of the run may go on.
+    /// Does the same if another process of the run may go on.
     #[track_caller]
     pub fn ended_beside(&mut self, other: i32) -> Ended {
         let deadline = Instant::now() + BOUND;
@@ -435,7 +440,7 @@ impl Tree {
         Ended { code: status.code().unwrap_or(-status.signal().unwrap_or(0)), output }
     }
 
-    /// Lets go of the leash and waits for the end.
+    /// Closes the leash and waits for the end.
     #[track_caller]
     pub fn let_go(&mut self) -> Ended {
         self.hang_up();
@@ -467,7 +472,7 @@ impl Drop for Tree {
     }
 }
 
-/// How a shim ended.
+/// The end of a shim.
 pub struct Ended {
     /// The exit code, or minus the signal.
     pub code: i32,
@@ -483,7 +488,7 @@ impl Ended {
         String::from_utf8_lossy(&self.output).into_owned()
     }
 
-    /// The last frame, which tells how it went.
+    /// Returns the last frame, which tells how the tree ended.
     #[track_caller]
     pub fn gone(&self) -> frames::Gone {
         match self.frames().pop() {
@@ -493,7 +498,7 @@ impl Ended {
     }
 }
 
-/// Whether tests run with all of root's rights but perhaps CAP_SYS_RESOURCE.
+/// Returns whether the tests run as root. Root may still lack CAP_SYS_RESOURCE.
 pub fn root() -> bool {
     // SAFETY: no arguments.
     unsafe { libc::geteuid() == 0 }

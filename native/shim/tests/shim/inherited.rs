@@ -1,8 +1,8 @@
-//! Children that the shim had before it was the shim.
+//! Children that the shim had before it became the shim.
 
 use crate::harness::*;
 
-/// `sh` starts something in the background and becomes the shim.
+/// Starts `sh`, which starts a process in the background and becomes the shim.
 fn exec_after(
     background: &str,
     options: &str,

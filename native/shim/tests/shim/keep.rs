@@ -1,9 +1,9 @@
-//! What is left by a command that exited by itself, and is to go on.
+//! The processes that go on after a command exited by itself, with `--on-exit=keep`.
 
 use crate::harness::*;
 use leash_tag::{Limits, Mark, RunId, WorkerNumber};
 
-/// The shim's end, with what it left alive.
+/// Returns the shim's end, with the processes that it left alive.
 fn exited(tree: &mut Tree) -> Ended {
     use std::io::Read;
     let code = tree.child.wait().unwrap().code().unwrap_or(-1);
@@ -43,7 +43,7 @@ fn goes_on_under_a_mark_that_says_so() {
 
 #[test]
 fn is_marked_while_it_forks() {
-    // Chains of processes each of which starts the next and exits.
+    // Chains of processes, each of which starts the next and exits.
     let mut tree = Plan::vm()
         .option("--on-exit=keep")
         .sh("hop() { if [ $1 -gt 0 ]; then (hop $(($1 - 1))) & else exec sleep 44; fi; }
@@ -51,7 +51,7 @@ fn is_marked_while_it_forks() {
     assert_eq!(exited(&mut tree).gone().cause, 6);
     for _ in 0..20 {
         for pid in tree.members() {
-            // It may have ended between the two looks.
+            // The process may have ended between the two looks.
             assert!(mark(pid).is_none_or(Mark::outlives), "{:?}", cmdline(pid));
             assert_ne!(state(pid), Some('T'), "{:?}", cmdline(pid));
         }
@@ -74,7 +74,7 @@ fn may_wait_for_its_child_in_the_kernel() {
 fn is_not_let_go_while_a_thread_behind_a_dead_leader_forks() {
     let mut tree = Plan::vm().option("--on-exit=keep").adversary("leaderless");
     let cause = exited(&mut tree).gone().cause;
-    // A fork that was under way may come to light now.
+    // A fork that was under way may become visible now.
     for _ in 0..20 {
         for pid in tree.members() {
             assert!(
@@ -85,7 +85,8 @@ fn is_not_let_go_while_a_thread_behind_a_dead_leader_forks() {
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    // At once, by their group: one by one others are forked meanwhile.
+    // The whole group gets the signal at once. If they ended one by one, others would fork
+    // meanwhile.
     let member = *tree.members().first().unwrap();
     // SAFETY: only numbers.
     unsafe {
@@ -97,7 +98,7 @@ fn is_not_let_go_while_a_thread_behind_a_dead_leader_forks() {
 }
 
 #[test]
-fn is_nothing_where_nobody_is_left() {
+fn is_nothing_where_no_process_is_left() {
     let mut tree = Plan::vm().option("--on-exit=keep").start(&["true"]);
     assert_eq!(tree.ended().gone().cause, 0);
 }
@@ -116,7 +117,7 @@ fn is_ended_when_the_command_did_not_exit_by_itself() {
 #[test]
 fn is_ended_where_it_cannot_be_marked() {
     let unmarked = Plan::vm().option("--on-exit=keep").option("--no-mark");
-    // Inside so many runs that the command's own mark is the last there is room for.
+    // A command inside so many runs that its own mark is the last there is room for.
     let deep = Plan::vm().option("--on-exit=keep").before_exec(|| {
         let (run, worker) = (RunId::from_number(1).unwrap(), WorkerNumber::new(1));
         let mut inner = Limits::UNLIMITED;

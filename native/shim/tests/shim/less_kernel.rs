@@ -1,14 +1,14 @@
-//! Kernels, limits and filters that refuse something: strace, where there is one, plays them.
+//! Kernels, limits and filters that refuse something. If there is a strace, it stands for them.
 
 use crate::harness::*;
 use std::process::{Command, Stdio};
 
-/// Runs the shim with a system call that fails; the result is exit code and what it said.
+/// Runs the shim with a system call that fails. Returns the exit code and the output.
 fn without(call: &str, error: &str, options: &[&str], script: &str) -> Option<(i32, String)> {
     injected(&format!("{call}:error={error}"), options, &["sh", "-c", script])
 }
 
-/// Runs the shim with what strace is told to inject.
+/// Runs the shim with an injection of strace.
 fn injected(what: &str, options: &[&str], command: &[&str]) -> Option<(i32, String)> {
     let can = Command::new("strace")
         .args(["-qq", "-o", "/dev/null", "true"])
@@ -87,7 +87,7 @@ fn no_death_signal() {
     );
 }
 
-/// Every look at the children takes so long that what it said is no longer true.
+/// Here every look at the children takes so long that its result is no longer true.
 #[test]
 fn a_start_that_fails_between_two_looks_is_told() {
     let said = "leash-shim: leash-no-such-command: not found, errno 2\n";

@@ -1,32 +1,32 @@
-//! Races between the shim and everybody else, every one of them: the shim is held at each of its system calls
-//! in turn until the other side has done what it does.
+//! Races between the shim and all other processes, every one of them. The test holds the shim at
+//! each of its system calls in turn, until the other side has acted.
 
 use crate::frames::Frame;
 use crate::harness::{BOUND, Plan, Tree, cmdline, state};
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// A shim held at a system call has that long to come to its next one, before it counts as waiting for
-/// somebody else.
+/// The time in which a held shim must come to its next system call. After that time it counts as
+/// waiting for another process.
 const IDLE: Duration = Duration::from_millis(250);
 
-/// Longer than a shim waits until its worker counts as one that stays.
+/// A time longer than a shim waits until its worker counts as one that stays.
 const SETTLED: Duration = Duration::from_millis(60);
 
-/// The only process that ptrace(2) lets this thread hold.
+/// A held shim. ptrace(2) lets only this thread hold it.
 struct Held {
     pid: i32,
 }
 
 enum Stop {
-    /// At the entry or the exit of a system call.
+    /// The shim is at the entry or the exit of a system call.
     Call,
-    /// It waits, or has ended.
+    /// The shim waits, or has ended.
     None,
 }
 
 impl Held {
-    /// A plan whose shim stops at its exec and is held by this thread.
+    /// Starts a plan whose shim stops at its exec and is held by this thread.
     fn start(plan: Plan, worker: &[&str]) -> (Self, Tree) {
         let tree = plan
             .before_exec(|| {
@@ -36,7 +36,8 @@ impl Held {
             .start(worker);
         let held = Self { pid: tree.pid };
         assert!(held.wait(IDLE).is_some(), "it stops at its exec");
-        // TRACESYSGOOD tells these stops from signals; EXITKILL ends it with this thread.
+        // TRACESYSGOOD distinguishes these stops from signals; EXITKILL ends the shim with this
+        // thread.
         held.ptrace(
             libc::PTRACE_SETOPTIONS,
             libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL,
@@ -49,12 +50,13 @@ impl Held {
         unsafe { libc::ptrace(request, self.pid, 0, libc::c_long::from(data)) };
     }
 
-    /// The signal it stopped with, if it stopped. Its end is left for the harness to see.
+    /// Returns the signal of a stop, if the shim stopped. Its end is left for the harness to see.
     fn wait(&self, idle: Duration) -> Option<i32> {
         let deadline = Instant::now() + idle;
         loop {
             let mut status = 0;
-            // WNOWAIT is waitid's alone: whoever has ended must stay.
+            // Only waitid has WNOWAIT. So this looks at the state first: a process that has ended
+            // must stay a zombie.
             if matches!(state(self.pid), None | Some('Z' | 'X')) {
                 return None;
             }
@@ -82,7 +84,7 @@ impl Held {
             self.ptrace(libc::PTRACE_SYSCALL, signal);
             match self.wait(idle) {
                 Some(stop) if stop == libc::SIGTRAP | 0x80 => return Stop::Call,
-                // It is to get its signals.
+                // The shim must get its signals.
                 Some(stop) => signal = stop,
                 None => return Stop::None,
             }
@@ -99,8 +101,8 @@ impl Held {
     }
 }
 
-/// Holds a shim at the `nth` stop since its worker exists until that is a zombie; `None` when there are not so
-/// many.
+/// Holds a shim at the `nth` stop since its worker exists, until the worker is a zombie. Returns
+/// `None` if there are not so many stops.
 fn worker_ends_at(nth: usize, worker: &[&str]) -> Option<Vec<Frame>> {
     let (held, mut tree) = Held::start(Plan::vm(), worker);
     let mut seen = 0;
@@ -122,7 +124,7 @@ fn worker_ends_at(nth: usize, worker: &[&str]) -> Option<Vec<Frame>> {
     }
 }
 
-/// What was reported, without what differs from run to run.
+/// Returns the reports, without the parts that differ from run to run.
 fn kinds(frames: &[Frame]) -> Vec<String> {
     frames
         .iter()
@@ -160,7 +162,7 @@ fn an_exec_that_fails_at_any_moment_is_reported_as_that() {
     whenever_it_ends(&["/no/such/program"], &["ready", "failed 11 2", "gone"]);
 }
 
-/// Holds a shim at its `nth` stop, does something to it, and lets it go on.
+/// Holds a shim at its `nth` stop, acts on it, and lets it go on.
 fn at(nth: usize, act: impl FnOnce(&mut Tree)) -> Option<i32> {
     let (held, mut tree) = Held::start(Plan::vm(), &["sleep", "60"]);
     for _ in 0..nth {
@@ -191,11 +193,12 @@ fn a_signal_to_end_at_any_moment_ends_the_tree() {
     assert!(held > 20, "only {held} stops");
 }
 
-/// Holds a shim at the `nth` stop since its leash was let go, its ladder a command; `None` when there are not so many.
+/// Holds a shim at the `nth` stop since its leash was closed. Its ladder is a command. Returns
+/// `None` if there are not so many stops.
 fn at_command(nth: usize, command: &str, act: impl FnOnce(&mut Tree)) -> Option<Vec<Frame>> {
     let plan = Plan::vm().option("--stop=CMD:inf,TERM:20000").step(&[command, "61"]);
     let (held, mut tree) = Held::start(plan, &["sleep", "60"]);
-    // Until it waits, and its worker is one.
+    // This lasts until the shim waits and its worker runs its program.
     while matches!(held.next_within(SETTLED), Stop::Call)
         || !tree.members().iter().any(|&pid| cmdline(pid).concat() == "sleep60")
     {}
@@ -210,7 +213,7 @@ fn at_command(nth: usize, command: &str, act: impl FnOnce(&mut Tree)) -> Option<
     Some(tree.ended().frames())
 }
 
-/// All children but the worker.
+/// Returns the child beside the worker, which is the command.
 fn command_of(tree: &Tree) -> Option<i32> {
     let list = fs::read_to_string(format!("/proc/{0}/task/{0}/children", tree.pid)).ok()?;
     list.split_whitespace().nth(1)?.parse().ok()

@@ -1,9 +1,11 @@
 //! The real binary, watched from outside.
 //!
-//! Each test starts a tree of its own run, sees it alive, acts, and sees it dead the moment the shim has
-//! exited; a decoy next to it has to live on. Trees end by themselves, so that a failing test leaves nothing.
+//! Each test starts a tree of its own run, sees it alive, acts, and sees it dead the moment the
+//! shim has exited. A decoy next to the tree must stay alive. Trees end by themselves, so that a
+//! failing test leaves nothing.
 //!
-//! The binary is the one that the environment variable `LEASH_SHIM` names, or built first.
+//! The environment variable `LEASH_SHIM` names the binary. If it is not set, the tests build the
+//! binary first.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,9 +1,10 @@
-//! Without `/proc`, and with one that is another namespace's. Both need root.
+//! Without `/proc`, and with a `/proc` of another namespace. Both tests need root.
 
 use crate::harness::*;
 use std::process::Command;
 
-/// Runs a shell in namespaces of its own that runs `$SHIM` and waits for it; the result is its output.
+/// Starts a shell in namespaces of its own that runs `$SHIM` and waits for it. Returns its
+/// output.
 fn unshared(flags: &[&str], before: &str, rest: &str) -> Option<String> {
     if !root() {
         return None;
@@ -49,8 +50,9 @@ fn without_proc_statuses_are_right_and_orphans_are_waited_for() {
 }
 
 #[test]
-fn a_proc_of_another_namespace_misleads_nobody() {
-    // Its numbers are those outside: whoever has them there must not be signalled, and what is here must die.
+fn a_proc_of_another_namespace_misleads_no_sweep() {
+    // Its pids are those outside. The processes that have them there must not get a signal, and
+    // the processes here must end.
     let run = new_run();
     let mut decoys: Vec<_> = (0..5).map(|_| Decoy::start()).collect();
     let Some(text) = unshared(

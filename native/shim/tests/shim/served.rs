@@ -1,4 +1,5 @@
-//! A warden that starts shims, and ends by descent what they leave when they are killed.
+//! A warden that starts shims. If a shim is killed, the warden ends by descent the processes that
+//! the shim leaves.
 
 use crate::frames::Frame;
 use crate::harness::*;
@@ -11,14 +12,14 @@ fn is_gone(frame: &Frame) -> bool {
     matches!(frame, Frame::Gone(_))
 }
 
-/// Without mark, environment, parent and session.
+/// A process without mark, environment, parent and session.
 const STRIPPED: &str = "env -i prlimit --locks=1:1 setsid -f sleep";
 
 fn strip(seconds: u32) -> String {
     format!("{STRIPPED} {seconds}; sleep {} & wait", seconds + 1)
 }
 
-/// Processes that run exactly that, whatever they carry.
+/// Returns the processes that run exactly this command, whatever they carry.
 fn running(command: &str) -> Vec<i32> {
     pids()
         .into_iter()
@@ -58,7 +59,7 @@ fn sigkill_can_be_asked_for_while_the_ladder_is_climbed() {
     one("sleep 64");
     channel.ask(b'E');
     channel.until(|frame| matches!(frame, Frame::Step { .. }));
-    // Asked again it is the same ladder.
+    // A repeated request is for the same ladder.
     channel.ask(b'E');
     channel.ask(b'K');
     assert!(
@@ -86,7 +87,8 @@ fn a_hang_up_ends_the_tree_and_what_was_asked_before_counts() {
     }
 }
 
-/// Each end of a socket is told once that the other has not read all, before what that has said itself.
+/// Each end of a socket learns once that the other end has not read everything, before it reads
+/// the other end's data.
 #[test]
 fn what_was_asked_counts_though_the_reports_are_not_read() {
     let vm = Vm::start();
@@ -99,7 +101,7 @@ fn what_was_asked_counts_though_the_reports_are_not_read() {
     until("it has got SIGKILL", || !lives(worker));
 }
 
-/// No pidfds, and no marks that anything could be found by.
+/// There are no pidfds, and no marks to find anything by.
 #[test]
 fn a_warden_on_less_of_a_kernel_starts_shims_and_knows_what_they_leave_by_descent() {
     let calls = &[libc::SYS_pidfd_open, libc::SYS_pidfd_send_signal, libc::SYS_prlimit64];
@@ -125,7 +127,7 @@ fn a_warden_on_less_of_a_kernel_starts_shims_and_knows_what_they_leave_by_descen
     decoy.assert_alive();
 }
 
-/// As that of a VM under nohup(1), whose fork server also ignores SIGPIPE.
+/// The VM is under nohup(1), and its fork server also ignores SIGPIPE.
 #[test]
 fn a_warden_heeds_no_signal_and_its_programs_ignore_none_whatever_was_ignored_before() {
     let vm = Vm::of(new_run(), |command| {
@@ -184,7 +186,7 @@ fn what_reaches_a_worker_is_what_was_asked_for() {
     let mut text = String::new();
     std::fs::File::from(read).read_to_string(&mut text).unwrap();
     let lines: Vec<_> = text.lines().collect();
-    // Its own descriptor of the directory that is listed is the fourth.
+    // The fourth descriptor is the worker's own, of the directory that it lists.
     let signals = ["SigBlk:\t0000000000000000", "SigIgn:\t0000000000000000"];
     let directory = dir.0.canonicalize().unwrap().display().to_string();
     let expected =
@@ -222,7 +224,7 @@ fn a_shim_that_cannot_be_started_is_told_of() {
             [Frame::StartFailed { stage: 16, errno }]
         );
     }
-    // What is no request harms nobody.
+    // A message that is not a request does no harm.
     let socket = vm.control.as_ref().unwrap();
     for message in [
         &b""[..],
@@ -265,7 +267,7 @@ fn word_comes_at_once_where_nothing_is_to_be_ended() {
     vm.word();
 }
 
-/// Also one that ends itself because of a fault.
+/// It also comes if a shim ends itself because of a fault (SIGSEGV).
 #[test]
 fn word_comes_after_the_end_of_what_is_hard_to_end() {
     let vm = Vm::start();
@@ -346,7 +348,7 @@ fn what_a_worker_kept_is_left_alone_and_so_is_what_that_orphans_later() {
     let plain = one("sleep 1197");
     assert!(lives(shim) && ppid(plain) == Some(shim), "their reaper stays");
     assert!(limits(shim).and_then(Mark::decode).unwrap().outlives());
-    // The next is started by what was kept, and has neither its mark nor its session.
+    // A kept process starts the next one, which has neither its mark nor its session.
     kill(one("sleep 1194"), libc::SIGKILL);
     let stripped = one("sleep 1195");
     let mut ended = vm.shim(2, &["--linger=100000"], &["sh", "-c", &strip(1165)]);
@@ -356,7 +358,7 @@ fn what_a_worker_kept_is_left_alone_and_so_is_what_that_orphans_later() {
     vm.word();
     ended.hang_up();
     assert!(lives(stripped) && lives(plain) && lives(shim));
-    // A signal to it ends what it keeps, by its ladder.
+    // A signal to the shim ends the processes that it keeps, by its ladder.
     kill(shim, libc::SIGINT);
     until("nothing is left of it", || stat(shim).is_none() && !lives(stripped) && !lives(plain));
 }
@@ -390,7 +392,7 @@ fn a_vm_that_lets_go_and_lives_is_left_by_its_warden_once_nothing_is_there() {
     vm.warden_ended();
 }
 
-/// Not a test of its own: the VM that is killed by the one below.
+/// Plays the VM that the test below kills; it is not a test of its own.
 pub fn vm_role() -> ! {
     let run = std::env::var("LEASH_TEST_RUN").unwrap().parse().unwrap();
     let vm = Vm::of(run, |_| ());
@@ -424,7 +426,7 @@ fn a_warden_outlives_vm_and_shims_and_leaves_nothing() {
     let (warden, shim) = (said.next().unwrap(), said.next().unwrap());
     let all = ["sleep 175", "sleep 176", "sleep 185", "sleep 186"].map(one);
     kill(shim, libc::SIGSTOP);
-    // The VM and the shim of one tree at once: the other tree has its shim.
+    // The VM and the shim of one tree end at once. The other tree still has its shim.
     kill(i32::try_from(vm.id()).unwrap(), libc::SIGKILL);
     kill(shim, libc::SIGKILL);
     vm.wait().unwrap();

@@ -1,4 +1,4 @@
-//! Shapes of trees. Whatever it is, when the shim has exited nothing of it is left.
+//! Shapes of trees. Whatever the shape is, nothing of the tree is left when the shim has exited.
 
 use crate::harness::*;
 use std::time::Instant;
@@ -87,7 +87,8 @@ fn a_thousand_orphans_that_end_at_once_are_reaped_once_each() {
     assert!(began.elapsed().as_secs() < 15, "no end of a child is missed: {:?}", began.elapsed());
 }
 
-/// Under a limit of processes, as a uid that nothing else here has: the limit counts per user, zombies too.
+/// Starts a role under a limit of processes, with a uid that nothing else here has. The limit
+/// counts per user, zombies too.
 fn limited(role: &str, uid: u32, limit: u64) -> Tree {
     Plan::vm()
         .option("--stop=KILL:0")
@@ -102,7 +103,7 @@ fn limited(role: &str, uid: u32, limit: u64) -> Tree {
         .adversary(role)
 }
 
-/// How many children a process of one thread has, zombies included.
+/// Returns the number of children of a process with one thread, zombies included.
 fn children(pid: i32) -> usize {
     let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
     text.map_or(0, |pids| pids.split_whitespace().count())
@@ -114,7 +115,8 @@ fn dies_by_the_shim(role: &str, uid: u32, limit: u64, count: usize) {
     }
     let mut tree = limited(role, uid, limit);
     if role.contains("hoppers") {
-        // Hardly one of them lives long enough to be met by number: the shim's list of children has them all at once.
+        // Hardly one of them lives long enough for a search by pid. The shim's list of children
+        // has them all at once.
         until("they hop", || children(tree.pid) >= count);
     } else {
         tree.grown(count);
@@ -149,7 +151,7 @@ fn a_fork_bomb_in_sessions_of_their_own() {
 fn a_child_made_with_clone_parent() {
     let mut tree =
         Plan::vm().option("--stop=TERM:50").option("--linger=100000").adversary("clone-parent");
-    // Beside the leader, which is kept as a zombie.
+    // The leader is the other child; it is kept as a zombie.
     until("the shim's own child", || {
         children(tree.pid) == 2
             && tree.members().iter().any(|&pid| ppid(pid) == Some(tree.pid) && lives(pid))
@@ -191,7 +193,7 @@ fn a_child_of_another_thread() {
     let (parents, children): (Vec<i32>, Vec<i32>) =
         pids.into_iter().partition(|&pid| ppid(pid) == Some(tree.pid));
     let [parent, child] = [parents[0], children[0]];
-    // Until the default is restored it ignores what the step sends.
+    // Before its session begins, the child ignores the step's signal.
     until("its session", || stat(child).is_some_and(|stat| stat[3] == child.to_string()));
     tree.hang_up();
     until("the child was found where it is listed", || !lives(child));
@@ -248,7 +250,7 @@ fn few_descriptors() {
     tree.let_go();
 }
 
-/// What is needed to end a tree is not opened only then.
+/// The shim opens everything that it needs to end a tree before it must end one.
 #[test]
 fn the_list_of_children_is_held_when_descriptors_get_short() {
     let mut tree = Plan::vm().option("--stop=KILL:0").sh("setsid sleep 41 & sleep 41");
@@ -280,7 +282,7 @@ fn a_killed_shim_takes_its_worker_along() {
     tree.decoy.assert_alive();
 }
 
-/// The moment between fork and the death signal, made long by strace where there is one.
+/// strace, where there is one, prolongs the moment between fork and the death signal.
 #[test]
 fn a_shim_killed_before_the_death_signal_is_set_starts_no_worker() {
     let dir = Dir::new();

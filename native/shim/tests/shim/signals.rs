@@ -1,4 +1,4 @@
-//! Signals to the shim, and what its worker inherits of them.
+//! Signals to the shim, and the signal state that its worker inherits.
 
 use crate::harness::*;
 use std::io::Read;
@@ -41,7 +41,7 @@ fn other_signals_are_not_passed_on_by_a_vm_s_shim() {
     assert_eq!(dir.read("log"), "up\n");
 }
 
-/// A VM under systemd or in a container gets a TERM together with everybody else, and drains.
+/// A VM under systemd or in a container gets TERM together with all other processes, and drains.
 #[test]
 fn term_from_pid_1_is_not_for_us_while_the_leash_holds() {
     if !root() {
@@ -60,8 +60,9 @@ fn term_from_pid_1_is_not_for_us_while_the_leash_holds() {
             ),
         )
         .unwrap();
-        // The shell is pid 1 of its namespace; the leash is a FIFO that it holds open. The second TERM does not
-        // come from pid 1: that it is heeded proves that the shim took the first one and did nothing.
+        // The shell is pid 1 of its namespace. The leash is a FIFO that the shell holds open. The
+        // second TERM does not come from pid 1. If the shim heeds it, it received the first one
+        // and did nothing.
         let second = format!("(sleep 0.3; echo second >> {log}; exec /bin/kill -TERM $shim) &");
         let script = format!(
             "mkfifo {fifo}; exec 9<>{fifo}; \
@@ -88,7 +89,7 @@ fn term_from_pid_1_is_not_for_us_while_the_leash_holds() {
     }
 }
 
-/// Starts a shim with signals ignored, and all of them blocked.
+/// Starts a shim with some signals ignored, and all of them blocked.
 fn with_ignored(plan: Plan, signals: &'static [i32]) -> Plan {
     plan.before_exec(move || {
         // SAFETY: no handler is installed; the set is a valid local.
@@ -139,7 +140,8 @@ fn what_nohup_has_turned_off_ends_no_tree() {
         let mut stdout = tree.stdout.take().unwrap();
         stdout.read_exact(&mut [0; 3]).unwrap();
         tree.signal(signal);
-        // The lower number comes first: the shim has seen both when the worker has the second one.
+        // The lower number comes first. If the worker has the second signal, the shim has seen
+        // both.
         assert_eq!(tree.stop(libc::SIGUSR1).code, 21, "signal {signal}");
     }
     let mut tree = with_ignored(Plan::by_hand(), &[libc::SIGHUP]).start(&["sleep", "44"]);
@@ -169,8 +171,8 @@ fn a_reader_that_goes_away_ends_the_worker_by_sigpipe() {
 }
 
 #[test]
-fn nobody_reads_the_reports() {
-    // Full from the start: every report is lost, nothing waits.
+fn no_process_reads_the_reports() {
+    // The pipe is full from the start: every report is lost, nothing waits.
     let (_reader, full) = full_pipe();
     let shared = full.try_clone().unwrap();
     let mut tree = Plan::vm()

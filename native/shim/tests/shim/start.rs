@@ -1,4 +1,4 @@
-//! From the command line to exec.
+//! The start, from the command line to exec.
 
 use crate::frames::Frame;
 use crate::harness::*;
@@ -153,7 +153,7 @@ fn no_descriptor_reaches_the_worker() {
         fds.sort();
         fds
     };
-    // It opens libraries itself at first.
+    // The program opens libraries itself at first.
     until("0, 1, 2 and no more", || fds() == ["0", "1", "2"]);
     tree.let_go();
 }
@@ -247,7 +247,7 @@ fn a_child_that_changes_its_ids_does_not_work_in_our_memory() {
     for (option, shared) in
         [("--gid=0", false), ("--uid=0", false), ("--groups=0", false), ("--linger=1", true)]
     {
-        // Opening a FIFO for writing waits for a reader: the child never comes to exec.
+        // Opening a FIFO for writing waits for a reader, so the child never comes to exec.
         let mut tree = Plan::vm()
             .option(format!("--stdout=file:{fifo}"))
             .option(option)
@@ -311,7 +311,8 @@ fn the_mark_can_be_left_out_and_lost() {
     assert!(matches!(ended.frames()[0], Frame::Ready { mark: 1, errno: 0, .. }));
     assert!(!lives(worker));
 
-    // A limit below every mark cannot be raised without the capability: the start goes on without.
+    // A limit below every mark cannot be raised without the capability. The start goes on without
+    // a mark.
     let mut tree = Plan::vm()
         .before_exec(|| {
             let limit = libc::rlimit { rlim_cur: 5, rlim_max: 5 };
@@ -327,7 +328,8 @@ fn the_mark_can_be_left_out_and_lost() {
 
 #[test]
 fn a_small_stack_is_enough() {
-    // The command, its arguments and its environment have to fit, too, and the limit is theirs as well.
+    // The command, its arguments and its environment must fit, too, and the limit applies to them
+    // as well.
     let mut tree = Plan::vm()
         .before_exec(|| {
             let limit = libc::rlimit { rlim_cur: 64 << 10, rlim_max: 64 << 10 };
@@ -369,7 +371,7 @@ fn limits_hold_for_the_command_alone() {
 
 #[test]
 fn a_limit_that_cannot_be_set_is_a_start_that_fails() {
-    // More open files than the kernel allows anybody (fs.nr_open).
+    // This is more open files than the kernel allows any process (fs.nr_open).
     let mut tree = Plan::vm().option("--limits=NOFILE:4000000000").start(&["true"]);
     let ended = tree.ended();
     assert_eq!(ended.code, 125);

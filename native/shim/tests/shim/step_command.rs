@@ -10,7 +10,7 @@ fn shell(plan: Plan, script: &str) -> Plan {
     plan.step(&["sh", "-c", script])
 }
 
-/// Index and signal of each step, and of a command that ended how, with what.
+/// Returns index and signal of each step, and of each command how it ended and with which status.
 fn story(ended: &Ended) -> Vec<String> {
     ended
         .frames()
@@ -28,7 +28,7 @@ fn story(ended: &Ended) -> Vec<String> {
 /// A worker that TERM does not end.
 const STUBBORN: &str = "trap '' TERM; while :; do sleep 0.02; done";
 
-/// A worker that ends when a file comes, and nothing else; another file says that it is up.
+/// Returns a worker that ends only when a file appears. Another file says that it is up.
 fn waits_for(path: &str) -> String {
     format!(
         "trap '' TERM; echo up > {path}.up; while ! [ -e {path} ]; do sleep 0.01; done; exit 7"
@@ -88,7 +88,7 @@ fn the_arguments_come_as_they_are() {
     assert_eq!(dir.read("args"), "[--][--step=2][][a b\n][--owner=1:2][*]");
 }
 
-/// What a command is given, and what it is not.
+/// The environment of a command: the parts that it gets, and the parts that it does not get.
 #[test]
 fn a_command_has_the_shim_s_world_and_not_the_worker_s() {
     let dir = Dir::new();
@@ -110,7 +110,8 @@ fn a_command_has_the_shim_s_world_and_not_the_worker_s() {
         .with(|command| {
             command.env("LEASH_RUN", "x").stderr(stderr);
         })
-        // A descriptor that nobody closed, and a signal that is ignored, as by the VM's fork server.
+        // The descriptor is not closed on exec, and the signal is ignored, as by the VM's fork
+        // server.
         .before_exec(|| {
             // SAFETY: plain system calls.
             unsafe {
@@ -172,7 +173,7 @@ fn a_directory_that_is_gone_or_relative_does_not_keep_a_command_from_running() {
 fn a_command_that_hangs_is_killed_at_the_end_of_its_time_with_its_group() {
     let dir = Dir::new();
     let plan = Plan::vm().option("--stop=CMD:400,TERM:15000");
-    // TERM does not end it, and what it left in its group.
+    // TERM ends neither it nor the process that it left in its group.
     let script = format!("trap '' TERM; sleep 43 & echo up > {}; sleep 43", dir.path("up"));
     let mut tree = shell(plan, &script).start(&["sleep", "42"]);
     tree.member("sleep 42");
@@ -206,7 +207,7 @@ fn what_a_command_leaves_outside_of_its_group_is_ended() {
     assert_eq!(story(&ended), ["step 0: 0", "command 0: 1 0 0", "step 1: 15", "step 255: 9"]);
 }
 
-/// `docker rm` exits before what it began is over.
+/// Some commands, such as `docker rm`, exit before the work that they began is over.
 #[test]
 fn after_a_command_that_succeeded_the_tree_has_the_rest_of_its_time() {
     let mut tree = shell(Plan::vm().option("--stop=CMD:20000,KILL:0"), "exit 0")
@@ -269,7 +270,7 @@ fn by_hand_it_is_said_on_stderr_and_the_worker_hears_nothing_of_it() {
     let plan = Plan::by_hand().option("--stop=CMD:inf,TERM:300").with(|command| {
         command.stderr(stderr);
     });
-    // A child that ends before its exec says so by SIGURG.
+    // A child that ends before its exec reports that by SIGURG.
     let script = format!(
         "trap 'echo urg >> {0}' URG; trap 'echo term >> {0}' TERM; echo up > {0}; while :; do sleep 0.02; done",
         dir.path("log")
@@ -384,13 +385,14 @@ fn each_step_has_its_own_command() {
     assert_eq!(signals, [(0, 0), (1, 10), (2, 0), (3, 0), (4, 15)]);
 }
 
-/// The limit is for the user's processes: the worker is root here, the shim's uid has no room for another one.
+/// The limit is for the user's processes. The worker is root here, and the shim's uid has no room
+/// for another process.
 #[test]
 fn a_command_that_cannot_be_forked_is_as_one_that_failed() {
     if !root() {
         return;
     }
-    // Nobody else's: the limit counts all processes of a user.
+    // The uid belongs to no other process, because the limit counts all processes of a user.
     let uid = 1_000_000 + std::process::id();
     let plan = Plan::vm()
         .option("--stop=CMD:inf,TERM:20000")
@@ -399,7 +401,7 @@ fn a_command_that_cannot_be_forked_is_as_one_that_failed() {
             command.uid(uid).gid(uid);
         })
         .before_exec(|| {
-            // Shim and worker, and nobody else.
+            // There is room for shim and worker, and for no other process.
             let limit = libc::rlimit { rlim_cur: 2, rlim_max: 2 };
             // SAFETY: a valid struct.
             unsafe { libc::setrlimit(libc::RLIMIT_NPROC, &raw const limit) };
@@ -411,7 +413,8 @@ fn a_command_that_cannot_be_forked_is_as_one_that_failed() {
     assert_eq!(story(&ended), ["step 0: 0", "command 0: 0 0 11", "step 1: 15"]);
 }
 
-/// Whoever kills the shim has to look for what carries its tags; the command is not among them for long.
+/// After a SIGKILL to the shim, other programs look for processes with its tags. The command is
+/// not among them for long.
 #[test]
 fn a_command_dies_with_its_shim() {
     let dir = Dir::new();
@@ -434,7 +437,7 @@ fn a_command_dies_with_its_shim() {
 }
 
 #[test]
-fn who_is_not_ours_is_left_alone() {
+fn a_foreign_process_is_left_alone() {
     let mut stranger =
         Command::new("setsid").args(["sleep", "44"]).stdin(Stdio::null()).spawn().unwrap();
     let mut tree = shell(Plan::vm().option("--stop=CMD:100"), "sleep 43").sh(STUBBORN);
@@ -445,7 +448,8 @@ fn who_is_not_ours_is_left_alone() {
     let _ = stranger.wait();
 }
 
-/// A worker whose exec hangs has not become one yet; a command that fails meanwhile is heard of all the same.
+/// If the worker's exec hangs, it does not run its program yet. The shim reports a command that
+/// fails meanwhile all the same.
 #[test]
 fn a_command_ends_while_the_worker_s_exec_hangs() {
     let dir = Dir::new();
@@ -461,7 +465,7 @@ fn a_command_ends_while_the_worker_s_exec_hangs() {
     assert_eq!(story(&ended), ["step 0: 0", "command 0: 1 3 0", "step 1: 15", "step 255: 9"]);
 }
 
-/// What the shim has to say of it would wait for ever.
+/// The shim's message about the command would wait for ever.
 #[test]
 fn a_full_stderr_does_not_hold_up_the_ladder() {
     let (_reader, full) = full_pipe();
@@ -476,7 +480,7 @@ fn a_full_stderr_does_not_hold_up_the_ladder() {
     assert!(waits(&shared), "the description is others', too");
 }
 
-/// As `open_port` starts it: nothing reads reports, and stderr is the VM's.
+/// `open_port` starts a shim like this: nothing reads reports, and stderr is the VM's.
 #[test]
 fn a_full_stderr_does_not_hold_up_a_leash_without_reports() {
     let (_reader, full) = full_pipe();

@@ -160,7 +160,7 @@ fn a_second_term_kills_at_once() {
         Plan::vm().option("--stop=TERM:inf").sh("trap '' TERM; echo >&2; sleep 42; sleep 42");
     tree.member("sleep 42");
     tree.signal(libc::SIGINT);
-    // Signals of one number are not queued: the second has to be another or come later.
+    // Signals of one number do not queue: the second must be another signal or come later.
     tree.signal(libc::SIGTERM);
     let ended = tree.ended();
     assert_eq!(ended.code, 137);
@@ -230,7 +230,7 @@ fn a_start_that_hangs_can_be_ended() {
     let fifo = dir.path("fifo");
     let status = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
     assert!(status.success());
-    // Opening a FIFO for writing waits for a reader: the child never comes to exec.
+    // Opening a FIFO for writing waits for a reader, so the child never comes to exec.
     let mut tree = Plan::vm()
         .option(format!("--stdout=file:{fifo}"))
         .option("--stop=TERM:100")
@@ -245,7 +245,8 @@ fn a_start_that_hangs_can_be_ended() {
     assert!(!ended.frames().iter().any(|frame| matches!(frame, Frame::Started { .. })));
 }
 
-/// As `open_port` and a VM that is gone: the leash and the worker's stdin end at the same moment.
+/// With `open_port` and a VM that is gone, the leash and the worker's stdin end at the same
+/// moment.
 #[test]
 fn a_worker_that_ends_by_the_end_of_stdin_is_left_the_time_for_it() {
     let dir = Dir::new();

@@ -1,4 +1,4 @@
-//! In the foreground of a terminal: as `timeout --foreground` and `sudo` do it.
+//! A shim in the foreground of a terminal, as `timeout --foreground` and `sudo` do it.
 
 use crate::harness::*;
 use leash_tag::RunId;
@@ -17,14 +17,14 @@ struct Terminal {
 }
 
 impl Terminal {
-    /// A shell that runs a script.
+    /// Starts a shell that runs a script.
     fn script(script: &str) -> Self {
         let run = new_run();
         let script = script.replace("SHIM", &shim(run));
         Self::open(Command::new("sh").args(["-c", &script]), run)
     }
 
-    /// A shell with job control, which waits for what is typed.
+    /// Starts a shell with job control, which waits for typed input.
     fn interactive() -> Self {
         let mut shell = Command::new("bash");
         shell.args(["--norc", "--noprofile", "-i"]).env("PS1", "$ ").env("TERM", "dumb");
@@ -72,14 +72,14 @@ impl Terminal {
         self.file.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Types a line, in which `SHIM` is the shim. What the screen shows of it must not be what is waited for: `""` in a word
-    /// tells them apart.
+    /// Types a line, in which `SHIM` is the shim. The echo of the line must not match the text
+    /// that a test waits for: `""` in a word tells them apart.
     fn enter(&mut self, line: &str) {
         let line = line.replace("SHIM", &shim(self.run));
         self.press(&format!("{line}\n"));
     }
 
-    /// Reads the screen until this stands there.
+    /// Reads the screen until this text is on it.
     #[track_caller]
     fn read_until(&mut self, end: &str) {
         let mut text = String::new();
@@ -100,7 +100,7 @@ impl Terminal {
         });
     }
 
-    /// The living processes of the tree, the shim among them.
+    /// Returns the living processes of the tree, the shim among them.
     #[track_caller]
     fn tree(&self, count: usize) -> Vec<i32> {
         find(&format!("{count} processes"), || {
@@ -108,7 +108,7 @@ impl Terminal {
         })
     }
 
-    /// Waits until the worker is what it was to become.
+    /// Waits until the worker runs this command.
     #[track_caller]
     fn runs(&self, command: &str) {
         until(command, || {
@@ -124,22 +124,23 @@ impl Terminal {
         });
     }
 
-    /// The shell has the terminal, and heeds what is typed.
+    /// Checks that the shell has the terminal and reads typed input.
     #[track_caller]
     fn shell_answers(&mut self) {
         self.enter("echo an\"\"swer");
         self.read_until("answer");
     }
 
-    /// Waits until the shell has taken the status of its stopped job. A zombie has no environment, and the shell may not yet
-    /// have been told of it: it would answer "There are stopped jobs" to its `exit` and stay.
+    /// Waits until the shell has taken the status of its stopped job. A zombie has no
+    /// environment, and the shell may not have its status yet. In that case, the shell would
+    /// answer "There are stopped jobs" to its `exit` and stay.
     #[track_caller]
     fn no_job_is_stopped(&mut self) {
         self.enter("while [ -n \"$(jobs -s)\" ]; do sleep 0.02; done; echo no\"\"ne");
         self.read_until("none");
     }
 
-    /// Sees that nothing of the tree is left and the decoy is.
+    /// Checks that nothing of the tree is left and that the decoy is alive.
     #[track_caller]
     fn ended(mut self) {
         let status = find("the shell's end", || self.shell.try_wait().unwrap());
@@ -174,7 +175,7 @@ fn the_worker_reads_the_terminal_and_the_script_after_it() {
     terminal.read_until("got one");
     terminal.read_until("code 0");
     terminal.press("two\n");
-    // A shell that is not in the foreground any more would have been stopped by reading.
+    // If the shell were not in the foreground any more, reading would have stopped it.
     terminal.read_until("back two");
     terminal.ended();
 }
@@ -233,7 +234,7 @@ fn ctrl_z_stops_the_whole_job_and_fg_continues_it() {
     terminal.ended();
 }
 
-/// An editor reads Ctrl-Z as a byte, puts the screen in order, and then stops itself.
+/// An editor reads Ctrl-Z as a byte, restores the screen, and then stops itself.
 #[test]
 fn a_worker_that_stops_itself_takes_the_job_along() {
     let mut terminal = Terminal::interactive();
@@ -333,7 +334,7 @@ fn a_terminal_that_is_closed_leaves_what_nohup_started() {
     terminal.tree(0);
 }
 
-/// The shim, the worker, and what has nothing to do with them are in one process group.
+/// The shim, the worker, and an unrelated process are in one process group.
 #[test]
 fn a_step_of_the_ladder_goes_to_those_of_the_group_that_are_of_the_tree() {
     let mut tree = Plan::by_hand()

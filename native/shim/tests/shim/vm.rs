@@ -16,15 +16,15 @@ pub struct Vm {
     pub control: Option<OwnedFd>,
 }
 
-/// The VM's end of a shim's channel, and what came by it.
+/// The VM's end of a shim's channel, and the frames that came by it.
 pub struct Channel {
     pub fd: Option<OwnedFd>,
     pub frames: Vec<Frame>,
-    /// By which the warden told of the shim.
+    /// The pidfd with which the warden announced the shim.
     pub pidfd: Option<OwnedFd>,
 }
 
-/// What a shim gets beside its options.
+/// The parts of a request beside the command.
 #[derive(Default)]
 pub struct Request {
     pub options: Vec<String>,
@@ -32,7 +32,7 @@ pub struct Request {
     pub directory: Option<String>,
     /// stdin, stdout, stderr.
     pub ends: [Option<OwnedFd>; 3],
-    /// Instead of the shim.
+    /// The program to start instead of the shim.
     pub program: Option<String>,
 }
 
@@ -72,14 +72,15 @@ fn pair() -> (OwnedFd, OwnedFd) {
     fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).into()
 }
 
-/// One message with descriptors.
+/// Sends one message with descriptors.
 pub fn send(socket: &OwnedFd, message: &[u8], fds: &[RawFd]) {
     #[repr(C, align(8))]
     struct Space([u8; 128]);
     let mut space = Space([0; 128]);
     let mut iov =
         libc::iovec { iov_base: message.as_ptr().cast_mut().cast(), iov_len: message.len() };
-    // SAFETY: zero is a valid msghdr; every pointer is to a buffer above, of the length beside it.
+    // SAFETY: zero is a valid msghdr. Every pointer is to a buffer above, of the length beside
+    // it.
     unsafe {
         let mut header: libc::msghdr = std::mem::zeroed();
         (header.msg_iov, header.msg_iovlen) = (&mut iov, 1);
@@ -100,7 +101,7 @@ pub fn send(socket: &OwnedFd, message: &[u8], fds: &[RawFd]) {
     }
 }
 
-/// One message, and a descriptor that came with it; `None` at the end.
+/// Receives one message, and a descriptor that came with it. Returns `None` at the end.
 fn receive(socket: &OwnedFd) -> Option<(Vec<u8>, Option<OwnedFd>)> {
     #[repr(C, align(8))]
     struct Space([u8; 128]);
@@ -158,7 +159,7 @@ fn refuse(calls: &[libc::c_long]) -> std::io::Result<()> {
 }
 
 impl Vm {
-    /// One whose warden is at its post.
+    /// Starts a VM whose warden is ready.
     pub fn start() -> Self {
         Self::of(new_run(), |_| ())
     }
@@ -170,7 +171,8 @@ impl Vm {
         vm
     }
 
-    /// One whose warden and its shims get ENOSYS from these system calls, and what it reported.
+    /// Starts a VM whose warden and shims get ENOSYS from these system calls. Returns it with the
+    /// warden's reports.
     pub fn without(calls: &'static [libc::c_long]) -> (Self, Vec<Frame>) {
         Self::launch(new_run(), |command| {
             use std::os::unix::process::CommandExt;
@@ -238,7 +240,7 @@ impl Vm {
         for string in arguments.iter().chain(&request.environment) {
             text.extend(CString::new(string.as_str()).unwrap().as_bytes_with_nul());
         }
-        // As a VM does where a message would be too long.
+        // A VM does the same if a message would be too long.
         let texts = (text.len() > 30_000 || arguments.len() > 1_000).then(|| file_of(&text));
         let directory = File::open(request.directory.as_deref().unwrap_or(".")).unwrap();
         let (ours, theirs) = pair();
@@ -261,7 +263,7 @@ impl Vm {
         Channel { fd: Some(ours), frames: Vec::new(), pidfd: None }
     }
 
-    /// A shim whose program runs.
+    /// Starts a shim, and waits until its program runs.
     #[track_caller]
     pub fn shim(&self, worker: u16, options: &[&str], command: &[&str]) -> Channel {
         let options = options.iter().map(|&option| option.to_owned()).collect();
@@ -271,7 +273,7 @@ impl Vm {
         channel
     }
 
-    /// Waits for word that no orphan is left.
+    /// Waits for the message that no orphan is left.
     pub fn word(&self) {
         let (ours, theirs) = pair();
         send(
@@ -306,7 +308,7 @@ impl Drop for Vm {
 }
 
 impl Channel {
-    /// Takes frames up to one like that; the end of the channel where there is none.
+    /// Takes frames up to one that matches. Returns `None` if the channel ends first.
     pub fn until(&mut self, wanted: impl Fn(&Frame) -> bool) -> Option<Frame> {
         loop {
             let (bytes, pidfd) = receive(self.fd.as_ref().unwrap())?;
@@ -320,7 +322,7 @@ impl Channel {
         }
     }
 
-    /// All frames that came up to the end of the channel.
+    /// Returns all frames up to the end of the channel.
     pub fn ended(&mut self) -> Vec<Frame> {
         assert!(self.until(|_| false).is_none());
         self.frames.clone()
@@ -334,7 +336,7 @@ impl Channel {
         drop(self.fd.take());
     }
 
-    /// The shim's number, by which the warden told of it or the shim itself did.
+    /// Returns the pid of the shim, as the warden or the shim itself reported it.
     #[track_caller]
     pub fn pid(&self) -> i32 {
         let found = self.frames.iter().find_map(|frame| match frame {
@@ -344,7 +346,7 @@ impl Channel {
         i32::try_from(found.unwrap()).unwrap()
     }
 
-    /// The worker's.
+    /// Returns the pid of the worker.
     #[track_caller]
     pub fn worker(&self) -> i32 {
         let found = self.frames.iter().find_map(|frame| match frame {

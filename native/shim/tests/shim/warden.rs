@@ -1,4 +1,5 @@
-//! The warden of a run: what is left of it when owner and shims are killed. The owner is a `sleep` here.
+//! The warden of a run, and the end of a run whose owner and shims are killed. The owner is a
+//! `sleep` here.
 
 use crate::frames::{self, Frame};
 use crate::harness::*;
@@ -20,7 +21,7 @@ impl Owner {
         format!("--owner={pid}:{}", start_ticks(pid))
     }
 
-    /// A zombie from now on, until the test ends.
+    /// Ends the owner. It is a zombie from now on, until the test ends.
     fn end(&mut self) {
         self.0.kill().unwrap();
     }
@@ -43,7 +44,7 @@ impl Warden {
         Self(command.spawn().unwrap())
     }
 
-    /// One that is at its post.
+    /// Starts a warden, and waits until it is ready.
     fn start(run: RunId, owner: &Owner) -> Self {
         let mut warden = Self::spawn(run, &owner.option());
         let mut frame = [0; 12];
@@ -62,7 +63,7 @@ impl Warden {
         drop(self.0.stdin.take());
     }
 
-    /// How often it went to sleep.
+    /// Returns how often the warden went to sleep.
     fn sleeps(&self) -> u64 {
         let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line =
@@ -70,13 +71,13 @@ impl Warden {
         line.trim().parse().unwrap()
     }
 
-    /// Waits until it has looked around so often.
+    /// Waits until the warden has looked around so often.
     fn has_looked(&self, more: u64) {
         let before = self.sleeps();
         until("it looks around", || self.sleeps() >= before + more);
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the warden ends by itself.
     fn ended(&mut self) {
         let mut status = None;
         until("the warden ends", || {
@@ -100,7 +101,7 @@ fn worker(run: RunId, number: u16, owner: &Owner) -> Plan {
     plan.number(number)
 }
 
-/// Members of one worker's tree, without its shim.
+/// Returns the members of one worker's tree, without its shim.
 fn of_worker(tree: &Tree, number: u16) -> Vec<i32> {
     let is_its = |pid: &i32| {
         limits(*pid).and_then(Mark::decode).and_then(|mark| mark.worker()).map(|it| it.get())
@@ -109,14 +110,14 @@ fn of_worker(tree: &Tree, number: u16) -> Vec<i32> {
     tree.members().into_iter().filter(is_its).collect()
 }
 
-/// With its shim killed, and not reaped.
+/// Kills the shim of a tree, and does not reap it.
 fn orphan(tree: &Tree) {
     tree.signal(libc::SIGKILL);
     until("the shim is dead", || !lives(tree.pid));
 }
 
-/// A shape, and how many of it there are at least before the shim is killed: hardly a hopper lives long enough to be
-/// seen, and of some the first process exits.
+/// A shape, and the least number of its processes before the shim is killed. Hardly a hopper
+/// lives long enough to be seen, and in some shapes the first process exits.
 const SHAPES: [(&str, usize); 9] = [
     ("chain:12", 13),
     ("fan:40", 41),
@@ -129,7 +130,7 @@ const SHAPES: [(&str, usize); 9] = [
     ("vfork", 1),
 ];
 
-/// As a user of its own, where it is to be kept from taking every number of the machine.
+/// Starts a shape. If it could take every pid of the machine, it runs as a user of its own.
 fn adversary(mut plan: Plan, shape: &str) -> Option<Tree> {
     if shape == "scattered-bomb" {
         if !root() {
@@ -156,7 +157,7 @@ fn nothing_is_left_of_a_run_whose_owner_and_shims_are_killed() {
         others.member("sleep 44");
         let Some(tree) = adversary(worker(run, 1, &owner), shape) else { continue };
         until(shape, || of_worker(&tree, 1).len() >= count);
-        // In this order nobody but the warden can do it: the shims do not live to see the owner's end.
+        // In this order only the warden can do it: the shims do not live to see the owner's end.
         orphan(&tree);
         orphan(&daemon);
         owner.end();
@@ -172,7 +173,8 @@ fn nothing_is_left_of_a_run_whose_owner_and_shims_are_killed() {
 fn a_tree_whose_shim_lives_is_left_to_that_shim() {
     let (mut owner, dir, run) = (Owner::start(), Dir::new(), new_run());
     let mut warden = Warden::start(run, &owner);
-    // A second of grace is more than the warden waits for the first look, and no number of looks may shorten it.
+    // A second of grace is longer than the warden waits for the first look. No number of looks
+    // may shorten it.
     let script = format!(
         "trap 'sleep 1; echo in order > {}; exit 0' TERM; setsid sleep 44 & echo ready; while :; do sleep 0.02; done",
         dir.path("log")
@@ -221,7 +223,7 @@ fn a_stopped_shim_goes_on() {
 }
 
 #[test]
-fn nobody_is_signalled_while_the_owner_lives() {
+fn no_process_is_signalled_while_the_owner_lives() {
     let (mut owner, run) = (Owner::start(), new_run());
     let mut warden = Warden::start(run, &owner);
     let tree = worker(run, 1, &owner).sh("setsid sleep 45 & exec sleep 46");
@@ -239,7 +241,7 @@ fn nobody_is_signalled_while_the_owner_lives() {
 }
 
 #[test]
-fn it_goes_when_it_is_let_go_and_nobody_is_left() {
+fn it_exits_when_it_is_let_go_and_no_process_is_left() {
     let (owner, run) = (Owner::start(), new_run());
     let mut warden = Warden::start(run, &owner);
     let mut tree = worker(run, 1, &owner).start(&["sleep", "44"]);
@@ -253,7 +255,7 @@ fn it_goes_when_it_is_let_go_and_nobody_is_left() {
     warden.ended();
 }
 
-/// A VM that lives has started another one by then.
+/// A VM that lives has started another warden by then.
 #[test]
 fn one_that_is_let_go_leaves_what_is_there_to_the_next() {
     let (mut owner, run) = (Owner::start(), new_run());
@@ -319,9 +321,9 @@ fn what_is_to_outlive_its_owner_is_spared() {
     assert!(lives(lasting));
 }
 
-/// What PAM and SELinux do to the soft limit: the worker's number is gone, the run's id is not.
+/// PAM and SELinux do this to the soft limit: the worker's number is gone, the run's id is not.
 #[test]
-fn who_lost_his_number_is_spared_while_any_shim_lives() {
+fn a_process_that_lost_its_number_is_spared_while_any_shim_lives() {
     let (mut owner, run) = (Owner::start(), new_run());
     let mut warden = Warden::start(run, &owner);
     let tree = worker(run, 1, &owner)
@@ -348,7 +350,7 @@ fn set_soft_limit(pid: i32, soft: u64) {
     assert_eq!(set, 0);
 }
 
-/// The very program, started by another user with the run's id.
+/// Another user starts the very same program with the run's id.
 #[test]
 fn a_strangers_shim_shields_nothing() {
     if !root() {
@@ -382,7 +384,8 @@ fn tree_is_let_go(tree: &mut Tree) {
     until("the stranger's own tree is gone", || !lives(tree.pid));
 }
 
-/// As an ordinary user, a process that may not be read is hidden. Needs root to mount it so.
+/// To an ordinary user, `/proc` hides a process that the user may not read. Only root can mount
+/// it so.
 #[test]
 fn what_proc_hides_of_the_run_is_ended_and_what_it_hides_of_others_is_not() {
     if !root() {
@@ -442,7 +445,8 @@ fn it_heeds_no_signal() {
     let mut warden = Warden::start(run, &owner);
     let tree = worker(run, 1, &owner).start(&["sleep", "44"]);
     tree.member("sleep 44");
-    // Systemd and container runtimes send these to everybody at once, and people to a process that they do not know.
+    // Systemd and container runtimes send these signals to all processes at once. People send
+    // them to a process that they do not know.
     for signal in
         [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGUSR1, libc::SIGALRM]
     {

@@ -28,7 +28,7 @@ fn the_owner_s_end_ends_the_tree_though_the_leash_holds() {
     let mut tree = Plan::vm().option(owner_option(&owner)).start(&["sleep", "43"]);
     tree.member("sleep 43");
     owner.kill().unwrap();
-    // A zombie has ended: nobody has to reap it first.
+    // A zombie has ended; the test need not reap it first.
     let ended = tree.ended();
     owner.wait().unwrap();
     assert_eq!(ended.gone().cause, 2);
@@ -90,7 +90,8 @@ fn a_leash_that_is_gone_already_gets_no_worker() {
     let script = format!("echo started > {}", dir.path("log"));
     let refused = vec![Frame::StartFailed { stage: 12, errno: 32 }];
 
-    // A tree that is to outlive them, too: its start had not begun when whoever asked for it went.
+    // The second tree would outlive its VM. Its start had not begun when the program that asked
+    // for it ended.
     for plan in [Plan::vm(), Plan::vm().option("--on-hangup=detach")] {
         let mut writer = Command::new("true").stdout(Stdio::piped()).spawn().unwrap();
         let mut hung_up = writer.stdout.take().unwrap();
@@ -131,7 +132,8 @@ fn a_detached_tree_outlives_leash_and_owner() {
     owner.wait().unwrap();
     tree.hang_up();
     drop(tree.stdout.take());
-    // Both ends were noticed when it sleeps again, twice to be sure that it does not spin.
+    // Both ends were noticed if the shim sleeps again. The test looks twice to be sure that it
+    // does not spin.
     for _ in 0..2 {
         until("the shim sleeps", || state(tree.pid) == Some('S'));
         std::thread::yield_now();
