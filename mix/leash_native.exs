@@ -73,13 +73,15 @@ defmodule Mix.Tasks.Compile.LeashNative do
   def host_problem({:unix, :linux}, architecture) do
     unless architecture =~ ~r/^(x86_64|amd64|aarch64|arm64)/ or
              System.get_env("CARGO_BUILD_TARGET") do
-      "Leash runs on x86-64 and aarch64 and this machine is #{architecture}: compile it on one of " <>
+      "Leash runs on x86-64 and aarch64 and this machine is #{architecture}: compile it on " <>
+        "one of " <>
         "those, or set CARGO_BUILD_TARGET to cross-compile for one."
     end
   end
 
   def host_problem({_family, name}, _architecture) do
-    "Leash runs on Linux only and this is #{name}: compile and run it on Linux, for example in a " <>
+    "Leash runs on Linux only and this is #{name}: compile and run it on Linux, for " <>
+      "example in a " <>
       "container or a virtual machine."
   end
 
@@ -105,7 +107,8 @@ defmodule Mix.Tasks.Compile.LeashNative do
   defp unusable_cargo(output) do
     said = output |> String.split("\n", trim: true) |> List.first("nothing")
 
-    "Leash is built with cargo, and `cargo --version` fails here (it says: #{said}): repair the " <>
+    "Leash is built with cargo, and `cargo --version` fails here (it says: #{said}): " <>
+      "repair the " <>
       "Rust installation (`rustup default stable`), or " <> without_cargo()
   end
 
@@ -130,14 +133,16 @@ defmodule Mix.Tasks.Compile.LeashNative do
   defp prebuilt_artefacts(dir) do
     for name <- @needed, not File.regular?(Path.join(dir, name)) do
       Mix.raise(
-        "LEASH_PREBUILT is #{dir}, which has no file #{name}: put #{@nif} and #{@shim} there, or " <>
+        "LEASH_PREBUILT is #{dir}, which has no file #{name}: put #{@nif} and #{@shim} " <>
+          "there, or " <>
           "unset LEASH_PREBUILT to build them with cargo."
       )
     end
 
     unless File.regular?(Path.join(dir, @command)) do
       Mix.shell().info(
-        "LEASH_PREBUILT is #{dir}, which has no file #{@command}: Leash works without that command, " <>
+        "LEASH_PREBUILT is #{dir}, which has no file #{@command}: Leash works without that " <>
+          "command, " <>
           "and Leash.Operator and mix leash.* do not."
       )
     end

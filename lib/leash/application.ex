@@ -41,7 +41,8 @@ defmodule Leash.Application do
 
   defp warn_of_lost_record(%Run{lock: {:error, reason}, config: config}) do
     Logger.warning(
-      "Leash runs without a record, because #{config.run_dir} cannot be used (#{inspect(reason)}): " <>
+      "Leash runs without a record, because #{config.run_dir} cannot be used " <>
+        "(#{inspect(reason)}): " <>
         "after a crash only the environment of what is left says whose it was#{advice(reason)}"
     )
   end
@@ -57,8 +58,10 @@ defmodule Leash.Application do
 
   defp warn_of_narrow_place(%{proc: proc?}) do
     Logger.warning(
-      "Leash cannot hold processes here, because #{if proc?, do: "pidfds are refused", else: "there is no /proc of this pid namespace"}: " <>
-        "what a killed Worker or owner leaves is ended by its ladder, ports by letting go of them, and what a crash of VM and shims leaves is not ended"
+      "Leash cannot hold processes here, because " <>
+        "#{if proc?, do: "pidfds are refused", else: "there is no /proc of this pid namespace"}: " <>
+        "what a killed Worker or owner leaves is ended by its ladder, ports by letting go " <>
+        "of them, and what a crash of VM and shims leaves is not ended"
     )
   end
 
@@ -80,7 +83,8 @@ defmodule Leash.Application do
 
   defp warn_of_unread_records(config) do
     Logger.warning(
-      "Leash could not read the records of other runs in #{config.run_dir}: what they left is not ended by this start"
+      "Leash could not read the records of other runs in #{config.run_dir}: what they left " <>
+        "is not ended by this start"
     )
   end
 end

@@ -448,7 +448,8 @@ defmodule Leash.Command do
 
   defp log(command, %{os_pid: pid, exited: nil, failure: :shim_died}) when pid != nil do
     Logger.warning(
-      "Leash has not seen how command #{inspect(command.label)} ended (shim_died); its status is that of SIGKILL"
+      "Leash has not seen how command #{inspect(command.label)} ended (shim_died); its " <>
+        "status is that of SIGKILL"
     )
   end
 

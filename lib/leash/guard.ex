@@ -159,7 +159,8 @@ defmodule Leash.Guard do
 
   defp tell(:log, row, breach, _callers) do
     Logger.warning(
-      "Worker #{row.number} (#{row.label}) exceeds its limit: #{breach.limit} #{breach.value}, at most #{breach.max}"
+      "Worker #{row.number} (#{row.label}) exceeds its limit: #{breach.limit} " <>
+        "#{breach.value}, at most #{breach.max}"
     )
   end
 

@@ -148,19 +148,22 @@ defmodule Leash.Ladder do
 
   defp expected do
     "a list of at most #{@max_steps} steps {signal, milliseconds | :infinity}, " <>
-      "{signal, milliseconds, to: :leader | :group | :tree}, {:cmd, [program | args], milliseconds > 0 | :infinity} " <>
+      "{signal, milliseconds, to: :leader | :group | :tree}, {:cmd, [program | args], " <>
+      "milliseconds > 0 | :infinity} " <>
       "or {:close_stdin, milliseconds | :infinity}"
   end
 
   defp expected_without_stdin do
     "a list of at most #{@max_steps} steps {signal, milliseconds | :infinity}, " <>
-      "{signal, milliseconds, to: :leader | :group | :tree} or {:cmd, [program | args], milliseconds > 0 | :infinity} " <>
+      "{signal, milliseconds, to: :leader | :group | :tree} or {:cmd, [program | args], " <>
+      "milliseconds > 0 | :infinity} " <>
       "(its stdin is not ours to close: no {:close_stdin, _})"
   end
 
   defp expected_signals do
     "a list of at most #{@max_steps} steps {signal, milliseconds | :infinity} " <>
-      "(a command, {:cmd, _, _}, is run by a worker's own shim only, which {:close_stdin, _} needs as well)"
+      "(a command, {:cmd, _, _}, is run by a worker's own shim only, which {:close_stdin, " <>
+      "_} needs as well)"
   end
 
   @doc false

@@ -132,27 +132,32 @@ defmodule Leash.Logger do
   # A breach of a guard, a failed check of health, and events that this module does not know.
   defp level(event, _measurements, _metadata), do: Map.get(@levels, event, :warning)
 
-  defp text([:leash, :worker, :start], _measurements, metadata), do: [who(metadata), ": started"]
+  defp text([:leash, :worker, :start], _measurements, metadata),
+    do: [
+      label(metadata),
+      ": " <>
+        "started"
+    ]
 
   defp text([:leash, :worker, :ready], %{duration: duration}, metadata),
-    do: [who(metadata), ": ready after ", ms(duration)]
+    do: [label(metadata), ": ready after ", ms(duration)]
 
   defp text([:leash, :worker, :stop], %{duration: duration}, metadata),
-    do: [who(metadata), ": ended", how(metadata.exit), " after ", ms(duration)]
+    do: [label(metadata), ": ended", how(metadata.exit), " after ", ms(duration)]
 
   defp text([:leash, :worker, :survivors], _measurements, %{survivors: []} = metadata),
-    do: [who(metadata), ": whether anything is left cannot be seen"]
+    do: [label(metadata), ": whether anything is left cannot be seen"]
 
   defp text([:leash, :worker, :survivors], _measurements, %{survivors: survivors} = metadata) do
     left = Enum.map_join(survivors, ", ", &"#{&1.pid} (#{Text.printable(&1.command)}, #{&1.why})")
 
-    [who(metadata), ": could not end ", left]
+    [label(metadata), ": could not end ", left]
   end
 
   # A step of the ladder that is not a signal.
   defp text([:leash, :kill, :step], %{elapsed: elapsed}, %{command: command} = metadata),
     do: [
-      who(metadata),
+      label(metadata),
       ": ",
       Text.printable(inspect(command, binaries: :as_strings)),
       " after ",
@@ -161,11 +166,11 @@ defmodule Leash.Logger do
     ]
 
   defp text([:leash, :kill, :step], %{elapsed: elapsed}, %{stdin: :closed} = metadata),
-    do: [who(metadata), ": end of stdin after ", ms(elapsed), " (#{metadata.cause})"]
+    do: [label(metadata), ": end of stdin after ", ms(elapsed), " (#{metadata.cause})"]
 
   defp text([:leash, :kill, :step], %{elapsed: elapsed}, metadata),
     do: [
-      who(metadata),
+      label(metadata),
       ": ",
       name(metadata.signal),
       " after ",
@@ -181,21 +186,23 @@ defmodule Leash.Logger do
 
     command = match[:command] |> to_string() |> Text.printable()
 
-    "leash sweep: #{match.action}#{by}: process #{match.pid} (#{command}) of run #{match[:run_id]}: " <>
+    "leash sweep: #{match.action}#{by}: process #{match.pid} (#{command}) of run " <>
+      "#{match[:run_id]}: " <>
       "#{match[:verdict]}, #{match[:why]}"
   end
 
   defp text([:leash, :sweep, :stop], measurements, metadata) do
     incomplete = if metadata.complete, do: "", else: "; not everything could be seen"
 
-    "leash sweep (#{metadata.mode}): #{measurements.matches} tagged processes, #{measurements.survivors} left " <>
+    "leash sweep (#{metadata.mode}): #{measurements.matches} tagged processes, " <>
+      "#{measurements.survivors} left " <>
       "after #{ms(measurements.duration)}#{incomplete}"
   end
 
   # Events that this module does not know: first those of a worker, then others.
   defp text([:leash | event], measurements, %{kind: _, worker: _, label: _} = metadata) do
     more = Map.drop(metadata, [:run_id, :worker, :kind, :label, :group, :pid, :os_pid, :shim_pid])
-    [who(metadata), ": ", Enum.join(event, " "), " ", values(Map.merge(measurements, more))]
+    [label(metadata), ": ", Enum.join(event, " "), " ", values(Map.merge(measurements, more))]
   end
 
   defp text(event, measurements, metadata),
@@ -207,7 +214,7 @@ defmodule Leash.Logger do
       |> Enum.sort()
       |> Enum.map_join(", ", fn {key, value} -> "#{key}: #{Text.printable(inspect(value))}" end)
 
-  defp who(metadata) do
+  defp label(metadata) do
     group =
       if metadata.group != nil, do: "group #{Text.printable(inspect(metadata.group))}, ", else: ""
 

@@ -84,7 +84,8 @@ defmodule Leash.Operator do
 
     program =
       path() ||
-        raise "the command leash is not installed in #{priv()}: compile Leash with cargo, or put it into the directory of LEASH_PREBUILT"
+        raise "the command leash is not installed in #{priv()}: compile Leash with cargo, " <>
+                "or put it into the directory of LEASH_PREBUILT"
 
     # In a process of its own, so that no message of the port stays with the caller.
     {pid, monitor} =

@@ -350,7 +350,8 @@ defmodule Leash.OSProcess do
 
   defp number!(other) do
     raise ArgumentError,
-          "expected a Leash.OSProcess handle or a process number from 2 up, got: #{inspect(other)}"
+          "expected a Leash.OSProcess handle or a process number from 2 up, got: " <>
+            "#{inspect(other)}"
   end
 
   defp signal!(signal) do
@@ -360,7 +361,8 @@ defmodule Leash.OSProcess do
 
       :error ->
         raise ArgumentError,
-              "expected a signal such as :sigterm or a number from 1 to 64, got: #{inspect(signal)}"
+              "expected a signal such as :sigterm or a number from 1 to 64, got: " <>
+                "#{inspect(signal)}"
     end
   end
 
@@ -375,7 +377,8 @@ defmodule Leash.OSProcess do
 
   defp stop!(other) do
     raise ArgumentError,
-          "expected options with :stop, a list of steps {signal, milliseconds}, got: #{inspect(other)}"
+          "expected options with :stop, a list of steps {signal, milliseconds}, got: " <>
+            "#{inspect(other)}"
   end
 
   defp step!({signal, wait})

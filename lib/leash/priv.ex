@@ -15,7 +15,8 @@ defmodule Leash.Priv do
     with path when is_list(path) <- :code.priv_dir(:leash),
          archive when archive != nil <- path |> List.to_string() |> archive() do
       {:error,
-       "Leash needs its native library and leash-shim as files, and #{archive} is an archive (an escript): " <>
+       "Leash needs its native library and leash-shim as files, and #{archive} is an " <>
+         "archive (an escript): " <>
          "start this program from a release (mix release) or with mix run"}
     else
       _files -> :ok

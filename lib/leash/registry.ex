@@ -194,22 +194,22 @@ defmodule Leash.Registry do
 
   defp closed?(group) do
     :ets.info(@closed, :size) > 0 and
-      Enum.any?(:ets.tab2list(@closed), fn {_who, closed} ->
+      Enum.any?(:ets.tab2list(@closed), fn {_name, closed} ->
         Leash.Group.includes?(closed, group)
       end)
   end
 
   @doc "Closes a group for starts, until `open/1`."
   @spec close(term(), Leash.Group.t() | :all | pos_integer()) :: :ok
-  def close(who, group) do
-    true = :ets.insert(@closed, {who, group})
+  def close(name, group) do
+    true = :ets.insert(@closed, {name, group})
     :ok
   end
 
   @doc "Opens what was closed under that name."
   @spec open(term()) :: :ok
-  def open(who) do
-    true = :ets.delete(@closed, who)
+  def open(name) do
+    true = :ets.delete(@closed, name)
     :ok
   end
 

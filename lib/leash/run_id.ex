@@ -110,8 +110,8 @@ defmodule Leash.RunId do
   defp joined(argument, flags) do
     Enum.find_value(flags, :error, fn flag ->
       with true <- String.starts_with?(argument, flag <> "="),
-           id =
-             binary_part(argument, byte_size(flag) + 1, byte_size(argument) - byte_size(flag) - 1),
+           from = byte_size(flag) + 1,
+           id = binary_part(argument, from, byte_size(argument) - from),
            true <- valid?(id) do
         {:ok, id}
       else

@@ -37,8 +37,8 @@ defmodule Leash.StopCommand do
   @spec valid?(term()) :: boolean()
   def valid?([program | args] = command),
     do:
-      List.improper?(command) == false and length(args) < @max_arguments and Schema.text?(program) and
-        Enum.all?(args, &argument?/1)
+      List.improper?(command) == false and length(args) < @max_arguments and
+        Schema.text?(program) and Enum.all?(args, &argument?/1)
 
   def valid?(_other), do: false
 

@@ -191,7 +191,8 @@ defmodule Leash.Sweep do
       runs = ended |> Enum.map(& &1.run_id) |> Enum.uniq()
 
       Logger.warning([
-        "Leash swept #{length(ended)} processes of #{length(runs)} dead runs (#{Enum.join(runs, ", ")}) ",
+        "Leash swept #{length(ended)} processes of #{length(runs)} dead runs " <>
+          "(#{Enum.join(runs, ", ")}) ",
         "in #{report.elapsed_ms} ms: ",
         named(ended, &"#{&1.pid} (#{&1.command}) by #{Enum.join(&1.carriers, "+")}"),
         survivors(report.survivors)

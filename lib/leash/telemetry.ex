@@ -5,15 +5,19 @@ defmodule Leash.Telemetry do
     {[:leash, :worker, :ready], "it is ready, as `:ready` says", "`:duration` since the start",
      "those of a worker"},
     {[:leash, :worker, :stop], "its tree is gone", "`:duration` since the start",
-     "those of a worker, `:exit` (`Leash.Exit`, nil where nobody saw it: of ports, and of a Worker that was killed)"},
+     "those of a worker, `:exit` (`Leash.Exit`, nil where no process saw it: of ports, and " <>
+       "of a Worker that was killed)"},
     {[:leash, :worker, :survivors], "its tree could not be ended, or not all of it could be seen",
      "`:count`", "those of a worker, `:survivors` (see `t:Leash.Worker.survivor/0`)"},
     {[:leash, :kill, :step], "a step of the ladder began", "`:elapsed` since the end began",
-     "those of a worker, `:signal` (such as `:sigterm`, or `:sigkill` for the last phase; nil where `:command` is the step's command, a list, and where `:stdin` is `:closed`), `:cause` (as in `Leash.Exit`)"},
+     "those of a worker, `:signal` (such as `:sigterm`, or `:sigkill` for the last phase; " <>
+       "nil where `:command` is the step's command, a list, and where `:stdin` is " <>
+       "`:closed`), `:cause` (as in `Leash.Exit`)"},
     {[:leash, :guard, :breach],
      "a tree exceeds a limit of `guard:`, once until it is within it again",
      "`:value`, `:max` (processes, bytes or milliseconds)",
-     "those of a worker, `:limit` (`:processes`, `:rss`, `:lifetime` or `:idle`), `:action` (`:stop`, `:log` or `:function`)"},
+     "those of a worker, `:limit` (`:processes`, `:rss`, `:lifetime` or `:idle`), " <>
+       "`:action` (`:stop`, `:log` or `:function`)"},
     {[:leash, :health, :failure], "a worker was not well when `health:` asked",
      "`:count`, how often in a row",
      "those of a worker, `:reason` (as in the exit reason of `Leash.Worker`)"},
@@ -24,6 +28,10 @@ defmodule Leash.Telemetry do
      "`:duration`, `:matches`, `:survivors` (numbers)", "`:run_id`, `:mode`, `:complete`"}
   ]
 
+  @table Enum.map_join(@events, "\n", fn {name, at, measurements, metadata} ->
+           "| `#{inspect(name)}` | #{at} | #{measurements} | #{metadata} |"
+         end)
+
   @moduledoc """
   Events for `:telemetry`, if the host has it. Nothing here needs it.
 
@@ -31,7 +39,7 @@ defmodule Leash.Telemetry do
 
   | event | when | measurements | metadata |
   |---|---|---|---|
-  #{Enum.map_join(@events, "\n", fn {name, at, measurements, metadata} -> "| `#{inspect(name)}` | #{at} | #{measurements} | #{metadata} |" end)}
+  #{@table}
 
   Times are in native units (`System.convert_time_unit/3`). The metadata of a worker are
   `:run_id`, `:worker` (its number), `:kind` (`:worker`, `:command`, `:port`, `:adopted` or

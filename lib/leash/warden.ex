@@ -486,7 +486,8 @@ defmodule Leash.Warden do
   defp failed(state, reason) do
     if state.pause == elem(@again_ms, 0) do
       Logger.warning(
-        "Leash: no warden could be started (#{inspect(reason)}); it is tried again, and until then nothing can be started"
+        "Leash: no warden could be started (#{inspect(reason)}); it is tried again, and " <>
+          "until then nothing can be started"
       )
     end
 

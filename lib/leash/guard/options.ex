@@ -26,8 +26,10 @@ defmodule Leash.Guard.Options do
   @doc false
   @spec expected() :: String.t()
   def expected do
-    "a keyword list with at least one of processes: number, rss: bytes (or \"512MB\", \"8GB\", \"1GiB\"), lifetime: milliseconds, " <>
-      "idle: milliseconds, and action: :stop, :log or a function of one argument, every: milliseconds (at least #{@shortest_ms}), " <>
+    "a keyword list with at least one of processes: number, rss: bytes (or \"512MB\", " <>
+      "\"8GB\", \"1GiB\"), lifetime: milliseconds, " <>
+      "idle: milliseconds, and action: :stop, :log or a function of one argument, every: " <>
+      "milliseconds (at least #{@shortest_ms}), " <>
       "each at most once"
   end
 

@@ -25,7 +25,8 @@ defmodule Leash.OpenPort.Options do
     stream: "Data come as they are; the default.",
     binary: "Data come as binaries instead of lists.",
     exit_status:
-      "The owner gets `{port, {:exit_status, status}}` once, when the program and everything that it started are gone.",
+      "The owner gets `{port, {:exit_status, status}}` once, when the program and " <>
+        "everything that it started are gone.",
     eof: "The owner gets `{port, :eof}` at the end of stdout, and the port stays open.",
     in: "The port only reads; stdin is the VM's.",
     out: "The port only writes; stdout is the VM's.",

@@ -18,7 +18,8 @@ defmodule Leash.Probe.Health do
   @spec expected() :: String.t()
   def expected do
     "a keyword list with check: {:tcp, port}, {:http, target} (#{HTTP.expected()}), a function without arguments or {module, function, args}, " <>
-      "and every: milliseconds, timeout: milliseconds, failures: number, each positive and at most once"
+      "and every: milliseconds, timeout: milliseconds, failures: number, each positive and " <>
+      "at most once"
   end
 
   @doc "Returns the quoted type."

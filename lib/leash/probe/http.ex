@@ -79,7 +79,8 @@ defmodule Leash.Probe.HTTP do
   defp request(target) do
     host = if String.contains?(target.host, ":"), do: "[#{target.host}]", else: target.host
 
-    "GET #{target.path} HTTP/1.1\r\nHost: #{host}:#{target.port}\r\nAccept: */*\r\nUser-Agent: leash\r\nConnection: close\r\n\r\n"
+    "GET #{target.path} HTTP/1.1\r\nHost: #{host}:#{target.port}\r\nAccept: " <>
+      "*/*\r\nUser-Agent: leash\r\nConnection: close\r\n\r\n"
   end
 
   defp answer(socket, deadline, informational) do
