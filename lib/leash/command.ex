@@ -48,7 +48,7 @@ defmodule Leash.Command do
   If its shim was killed or the program is a survivor, then its end was not seen. Then SIGKILL
   stands for it.
   """
-  @type ended :: {:by_itself | :ended, how()} | {:error, term()}
+  @type ended :: {:by_itself | :ended, how()} | {:error, :start_timeout}
 
   @type t :: %__MODULE__{
           owner: pid(),

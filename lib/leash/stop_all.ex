@@ -209,10 +209,12 @@ defmodule Leash.StopAll do
   defp advance(state, {:tell, number}) when is_map_key(state.waiting, number) do
     state = tell_shim(state, number, state.how)
 
-    if state.waiting[number].fd == nil and unbegun?(state, number),
-      do: Process.send_after(self(), {:leash, {:tell, number}}, @starting_ms)
-
-    state
+    if state.waiting[number].fd == nil and unbegun?(state, number) do
+      _timer = Process.send_after(self(), {:leash, {:tell, number}}, @starting_ms)
+      state
+    else
+      state
+    end
   end
 
   defp advance(state, {:tell, _done}), do: state

@@ -54,7 +54,6 @@ defmodule Leash.Command.Collect do
     do: result(state, Command.status(how), own)
 
   defp finished({:error, :start_timeout}, _status, state, own), do: result(state, :timeout, own)
-  defp finished({:error, reason}, _status, state, _own), do: halted(state, reason)
 
   defp finished({_when, how}, status, state, own),
     do: result(state, status || Command.status(how), own)

@@ -40,7 +40,7 @@ defmodule Leash.Command.Stream do
   end
 
   # states: {:running, command, deadline, timed_out?} → {:last, how} → :over
-  #                                                   → {:failed, function that raises}
+  #                                                   → {:failed, kind, reason, stacktrace}
   #
   # The next pull calls the function that raises. The stream's clean-up gets the state before the
   # failure, and must not end a command twice.
@@ -57,7 +57,9 @@ defmodule Leash.Command.Stream do
 
   defp pull(:over, _own, _last), do: {:halt, :over}
   defp pull({:last, how}, _own, last), do: {last.(how), :over}
-  defp pull({:failed, raise}, _own, _last), do: raise.()
+
+  defp pull({:failed, kind, reason, stacktrace}, _own, _last),
+    do: :erlang.raise(kind, reason, stacktrace)
 
   defp pull({:running, %{owner: owner}, _deadline, _timed_out?}, _own, _last)
        when owner != self() do
@@ -76,9 +78,6 @@ defmodule Leash.Command.Stream do
       {:ended, {:error, :start_timeout}, _command} ->
         {[], {:last, :timeout}}
 
-      {:ended, {:error, reason}, _command} ->
-        {[], {:failed, fn -> Collect.failed(reason) end}}
-
       {:ended, {:ended, _how}, _command} when timed_out? ->
         {[], {:last, :timeout}}
 
@@ -87,7 +86,7 @@ defmodule Leash.Command.Stream do
 
       {:input_failed, kind, reason, stacktrace, command} ->
         _ended = Command.abort(command, :ladder)
-        {[], {:failed, fn -> :erlang.raise(kind, reason, stacktrace) end}}
+        {[], {:failed, kind, reason, stacktrace}}
     end
   end
 

@@ -264,11 +264,9 @@ fn the_list_of_children_is_held_when_descriptors_get_short() {
     };
     until("it is open", held);
     let limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a valid struct.
-    assert_eq!(
-        unsafe { libc::prlimit(tree.pid, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) },
-        0
-    );
+    let (fds, none) = (libc::RLIMIT_NOFILE, std::ptr::null_mut());
+    // SAFETY: a valid struct, and no old limit is asked for.
+    assert_eq!(unsafe { libc::prlimit(tree.pid, fds, &limit, none) }, 0);
     let ms = tree.let_go().gone().ms;
     assert!(ms < 400, "the children were looked up by number: {ms} ms");
 }

@@ -344,11 +344,8 @@ fn a_step_of_the_ladder_goes_to_those_of_the_group_that_are_of_the_tree() {
     tree.member("sleep 61");
     let daemon = tree.member("sleep 62");
     // SAFETY: only numbers.
-    assert_eq!(
-        unsafe { libc::getpgid(tree.pid) },
-        unsafe { libc::getpgrp() },
-        "the decoy's, too"
-    );
+    let groups = unsafe { (libc::getpgid(tree.pid), libc::getpgrp()) };
+    assert_eq!(groups.0, groups.1, "the decoy's, too");
     tree.signal(libc::SIGTERM);
     assert_eq!(tree.ended().code, 5, "the worker's child was told, which the worker waited for");
     assert!(!lives(daemon));
