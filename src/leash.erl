@@ -203,7 +203,8 @@ cmd(Command, Args) -> cmd(Command, Args, []).
 
 -spec cmd(text(), [text()], options()) -> {term(), 0..255 | timeout | max_output}.
 cmd(Command, Args, Options) ->
-    'Elixir.Leash':cmd(leash_options:text(Command), leash_options:texts(Args), converted(Options)).
+    {Text, Texts} = {leash_options:text(Command), leash_options:texts(Args)},
+    'Elixir.Leash':cmd(Text, Texts, converted(Options)).
 
 %% Opens a port like any other, whose program ends with the port.
 %%

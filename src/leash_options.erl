@@ -116,7 +116,8 @@ compile(Given, Source, Letters) ->
     end.
 
 refused(Given, Expected) ->
-    {error, 'Elixir.Leash.OptionsError':exception([{key, ready}, {expected, Expected}, {value, Given}])}.
+    Fields = [{key, ready}, {expected, Expected}, {value, Given}],
+    {error, 'Elixir.Leash.OptionsError':exception(Fields)}.
 
 %% The port driver's `false` and Elixir's `nil` both unset a variable.
 env(Env) when is_map(Env) ->

@@ -57,9 +57,10 @@ defmodule Leash.Application do
   defp warn_of_narrow_place(%{proc: true, pidfd: true}), do: :ok
 
   defp warn_of_narrow_place(%{proc: proc?}) do
+    why = if proc?, do: "pidfds are refused", else: "there is no /proc of this pid namespace"
+
     Logger.warning(
-      "Leash cannot hold processes here, because " <>
-        "#{if proc?, do: "pidfds are refused", else: "there is no /proc of this pid namespace"}: " <>
+      "Leash cannot hold processes here, because #{why}: " <>
         "what a killed Worker or owner leaves is ended by its ladder, ports by letting go " <>
         "of them, and what a crash of VM and shims leaves is not ended"
     )
