@@ -263,7 +263,7 @@ inline is_killed(w) {
 #define shim_ended (!shim)
 #endif
 
-/* RunLock::create (run_lock.rs), then Leash.Warden, then Leash.Shim.start/3 for a worker, or a port; at any time an orderly stop. */
+/* RunLock::create (run_lock.rs), then Leash.Warden, then Leash.Shim.request/3 for a worker, or a port; at any time an orderly stop. */
 active proctype Vm() {
 #ifdef RECORD_FIRST
 end_killed_0:
@@ -288,7 +288,7 @@ end_killed_4:
   /* of a port: by the VM's fork server */
   :: atomic { acts -> shim = true; launched = true }
 #if WARDENS > 0
-  /* Leash.Warden.start_shim/3, Control::take: by the warden */
+  /* Leash.Warden.start_shim/2, Control::take: by the warden */
   :: atomic { acts && leashed < WARDENS && warden[leashed] == KEEPS ->
        shim = true; launched = true; starter = leashed; descent = true }
 #endif
