@@ -1,6 +1,5 @@
 //! Exit statuses, and the messages of the failures.
 
-use leash_core::ErrorKind;
 use std::process::ExitCode;
 
 /// The meaning of the command's status; the help says the same in words.
@@ -41,10 +40,6 @@ impl Failure {
 
 impl From<leash_core::Error> for Failure {
     fn from(error: leash_core::Error) -> Self {
-        let exit = match error.kind() {
-            ErrorKind::Refused(_) => Exit::Refused,
-            _ => Exit::Unusable,
-        };
-        Self::new(exit, error.to_string())
+        Self::new(Exit::Unusable, error.to_string())
     }
 }

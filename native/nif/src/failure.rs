@@ -37,7 +37,6 @@ fn reason<'a>(env: Env<'a>, failure: &Error) -> Term<'a> {
         ErrorKind::Gone => atoms::esrch(),
         ErrorKind::Reused => atoms::reused(),
         ErrorKind::NotPermitted => atoms::eperm(),
-        ErrorKind::Refused(why) => return (atoms::refused(), refusal(why)).encode(env),
         ErrorKind::Unsupported => atoms::enosys(),
         ErrorKind::Symlink => atoms::symlink(),
         ErrorKind::NotADirectory => atoms::enotdir(),

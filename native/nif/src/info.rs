@@ -1,7 +1,7 @@
 //! The facts that `/proc` shows about a process, for display.
 
-use leash_core::parse::{cmdline, environ, limits, stat::Stat, status};
-use leash_core::{Identity, Pid};
+use leash_core::parse::{cmdline, limits, stat::Stat, status};
+use leash_core::{Carrier, Identity, Pid};
 use leash_tag::Mark;
 use leash_tag::argv::{self, ShimArgs};
 use serde::Serialize;
@@ -98,7 +98,7 @@ fn env_tag(pid: Pid) -> Option<leash_tag::OwnerTag> {
     let limit = cmdline::READ_LIMIT as u64;
     let block = file(pid, "environ", limit)?;
     let cut = block.len() as u64 >= limit;
-    environ::tag(&block, cut).present().copied()
+    Carrier::of_environ(&block, cut).present().copied()
 }
 
 fn file(pid: Pid, name: &str, limit: u64) -> Option<Vec<u8>> {

@@ -1,0 +1,391 @@
+//! A hunt at work: its state, and the order of passes, signals and looks.
+
+use crate::cleanup::report::{Action, Match, Reason, Refused, Report};
+use crate::cleanup::spec::{HuntKind, HuntSpec, Mode};
+use crate::cleanup::target::{Key, Stage, Target, Tree, is_in_charge, key};
+use crate::os::reserve::{is_scarce, reserve_descriptors};
+use crate::os::signal::Signal;
+use crate::policy::evidence::{Asker, Judge};
+use crate::policy::verdict::{Decision, RunJudgement, Verdict};
+use crate::procfs::host::Host;
+use crate::procfs::identity::Identity;
+use crate::runs::record::RecordedCommand;
+use crate::tags::process_reader::{Carriers, Examiner, Skipped};
+use crate::tags::scan::Incomplete;
+use crate::tags::tagged_process::Seen;
+use leash_tag::RunId;
+use rustix::event::epoll;
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub(crate) const SHIM_GRACE: Duration = Duration::from_secs(1);
+pub(crate) const QUIT_GRACE: Duration = Duration::from_millis(500);
+pub(crate) const UNHELD_LOOK: Duration = Duration::from_millis(20);
+const UNHELD_HARVEST: Duration = Duration::from_millis(5);
+// One step makes at most this many passes while each finds new processes, so that a step has an
+// end.
+const PASSES_A_STEP: u32 = 8;
+// On a host where processes end all the time, no pass is ever calm. This many passes that signal
+// nothing are enough there.
+const RESTLESS: u32 = 20;
+
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub(crate) host: Arc<Host>,
+    pub(crate) judge: Judge,
+    pub(crate) spec: HuntSpec,
+    pub(crate) recorded: Vec<(RunId, RecordedCommand)>,
+    pub(crate) judgements: HashMap<RunId, (Instant, RunJudgement)>,
+    pub(crate) targets: HashMap<Key, Target>,
+    pub(crate) others: HashMap<Key, Match>,
+    pub(crate) ladders: HashMap<Tree, Instant>,
+    // Trees whose processes vanished while they were looked at.
+    pub(crate) fleeting: HashSet<Tree>,
+    pub(crate) held: usize,
+    pub(crate) began: Instant,
+    pub(crate) next_pass: Instant,
+    // The time when targets without a descriptor are looked at again.
+    next_look: Instant,
+    // The runs named in the last pass of all carriers.
+    pub(crate) named: Vec<RunId>,
+    pub(crate) clean: bool,
+    // The number of passes in a row that signalled nothing and saw nothing vanish.
+    pub(crate) calm: u32,
+    pub(crate) restless: u32,
+    pub(crate) zombies: u32,
+    // Whether every living shim of the runs being ended is a target.
+    pub(crate) shims_known: bool,
+    pub(crate) report: Report,
+}
+
+impl Work {
+    pub(crate) fn begin(
+        spec: &HuntSpec,
+        epoll: &OwnedFd,
+        now: Instant,
+    ) -> std::result::Result<Self, Box<Report>> {
+        let host = match Host::current() {
+            Ok(host) => Arc::new(host),
+            Err(_) => {
+                let incomplete_because = vec![Incomplete::NoProc];
+                return Err(Box::new(Report { incomplete_because, ..Report::default() }));
+            }
+        };
+        let asker = match &spec.kind {
+            HuntKind::Worker(_) | HuntKind::Process(_) => Asker::default(),
+            HuntKind::Run { own_run, outliving, .. } => {
+                Asker { own_run: *own_run, outliving: *outliving, ..Asker::default() }
+            }
+            HuntKind::Sweep { own_run, app, .. } => {
+                Asker { own_run: *own_run, app: app.clone(), ..Asker::default() }
+            }
+        };
+        let mut judge = Judge::new(Arc::clone(&host), spec.run_dir.clone(), asker);
+        judge.records_are_unusable(spec.records_unusable);
+        let mut work = Self {
+            host,
+            judge,
+            spec: spec.clone(),
+            recorded: Vec::new(),
+            judgements: HashMap::new(),
+            targets: HashMap::new(),
+            others: HashMap::new(),
+            ladders: HashMap::new(),
+            fleeting: HashSet::new(),
+            held: 0,
+            began: now,
+            next_pass: now,
+            next_look: now,
+            named: Vec::new(),
+            clean: false,
+            calm: 0,
+            restless: 0,
+            zombies: 0,
+            shims_known: false,
+            report: Report::default(),
+        };
+        if let HuntKind::Process(identity) = spec.kind {
+            work.take_process(epoll, &identity).map_err(|refused| {
+                Box::new(Report { refused: Some(refused), ..Report::default() })
+            })?;
+        }
+        Ok(work)
+    }
+
+    /// Makes a target of the one process of a hunt without tags.
+    fn take_process(
+        &mut self,
+        epoll: &OwnedFd,
+        identity: &Identity,
+    ) -> std::result::Result<(), Refused> {
+        use crate::os::error::ErrorKind::{Gone, NotPermitted, Reused};
+        if let Some(refusal) = self.host.refusal(identity.pid) {
+            return Err(Refused::Process(refusal));
+        }
+        let pidfd = self.host.open(identity).map_err(|error| match error.kind() {
+            Gone => Refused::Gone,
+            Reused => Refused::Reused,
+            NotPermitted => Refused::NotPermitted,
+            _ => Refused::Unknown,
+        })?;
+        let seen =
+            Examiner::new(&self.host, &[]).untagged(identity.pid).map_err(|why| match why {
+                Skipped::Gone | Skipped::Zombie => Refused::Gone,
+                _ => Refused::Unknown,
+            })?;
+        let seen = Seen { identity: *identity, ..seen };
+        // Without this entry the driver's clock finds the end, only later.
+        let _ = epoll::add(epoll, &pidfd, epoll::EventData::new_u64(0), epoll::EventFlags::IN);
+        let found = Match::new(&seen, None, Verdict::Asked, "asked for by its identity".into());
+        let target = Target {
+            tree: (None, None),
+            is_shim: false,
+            stage: Stage::New,
+            last: None,
+            blocked: None,
+            waited_for: false,
+            pidfd: Some(pidfd),
+            seen,
+            found,
+        };
+        self.targets.insert(key(identity), target);
+        Ok(())
+    }
+
+    /// Makes one step. Returns the time of the next one, or `None` when all is done.
+    pub(crate) fn step(&mut self, epoll: &OwnedFd, now: Instant) -> Option<Instant> {
+        let mut now = Instant::now().max(now);
+        let deadline = self.began.checked_add(self.spec.deadline).unwrap_or(now);
+        for _ in 0..PASSES_A_STEP {
+            self.harvest();
+            self.give_back();
+            now = Instant::now().max(now);
+            let on_sight = self.signal_on_sight(epoll, now, deadline);
+            let pending = self.is_pending();
+            let pass_due =
+                self.needs_passes() && (now >= self.next_pass || (!pending && !self.clean));
+            let is_storm = on_sight && !self.is_calm();
+            if pass_due && !self.clean && !is_storm {
+                let brief = self.first_is_brief() || pending;
+                self.pass(
+                    epoll,
+                    if brief { Carriers::MarkOnly } else { Carriers::All },
+                    deadline,
+                );
+            }
+            if self.report.refused.is_some() {
+                self.finish();
+                return None;
+            }
+            now = Instant::now().max(now);
+            self.advance(now, deadline);
+            self.harvest();
+            if !self.is_pending() {
+                if (self.clean && self.is_calm()) || !self.needs_passes() {
+                    self.finish();
+                    return None;
+                }
+                if now < deadline {
+                    continue;
+                }
+            }
+            if now >= deadline {
+                self.finish();
+                return None;
+            }
+            return Some(self.next_time(now).min(deadline));
+        }
+        Some(now + if is_scarce() { UNHELD_LOOK } else { Duration::from_millis(1) })
+    }
+
+    /// Gives descriptors back if the table is full. The targets are found again by number and
+    /// identity.
+    fn give_back(&mut self) {
+        if is_scarce() && self.held > 0 && self.needs_passes() {
+            self.held = 0;
+            for target in self.targets.values_mut() {
+                target.pidfd = None;
+            }
+        }
+    }
+
+    pub(crate) fn needs_passes(&self) -> bool {
+        !matches!(self.spec.kind, HuntKind::Process(_))
+    }
+
+    pub(crate) fn is_report(&self) -> bool {
+        matches!(self.spec.kind, HuntKind::Sweep { mode: Mode::Report, .. })
+    }
+
+    /// Whether the first pass reads marks only. After a shim's death each millisecond counts, and
+    /// nearly everything is marked.
+    fn first_is_brief(&self) -> bool {
+        matches!(self.spec.kind, HuntKind::Worker(_)) && self.report.passes == 0
+    }
+
+    pub(crate) fn is_pending(&self) -> bool {
+        self.targets.values().any(|target| !target.is_given_up())
+    }
+
+    /// Whether passes may be believed to be complete.
+    ///
+    /// A process that forks and exits without a pause is gone from a listing before its turn
+    /// comes. So a single pass that finds none proves nothing. Two passes in a row must see no
+    /// such process vanish.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.fleeting.is_empty() || self.calm >= 2 || self.restless >= RESTLESS
+    }
+
+    /// Returns when SIGKILL is due. The last part of the time is for SIGKILL and its effect.
+    pub(crate) fn kill_at(&self, now: Instant, deadline: Instant) -> Instant {
+        deadline.checked_sub((self.spec.deadline / 4).min(SHIM_GRACE)).unwrap_or(now)
+    }
+
+    pub(crate) fn decide(&mut self, seen: &Seen) -> Option<Decision> {
+        match &self.spec.kind {
+            HuntKind::Worker(workers) => workers.judge(&self.host, &mut self.judge, seen),
+            HuntKind::Run { run, .. } if !seen.runs().contains(run) => None,
+            HuntKind::Run { .. } | HuntKind::Sweep { .. } => {
+                let judgements = &mut self.judgements;
+                Some(self.judge.process(seen, |judge, run| remembered(judgements, judge, run)))
+            }
+            HuntKind::Process(_) => None,
+        }
+    }
+
+    pub(crate) fn judgement(&mut self, run: RunId) -> RunJudgement {
+        remembered(&mut self.judgements, &mut self.judge, run)
+    }
+
+    /// Takes out the targets that have ended.
+    ///
+    /// The end of each descriptor wakes the driver. Each target without a descriptor costs a
+    /// look. Looking at all of them at every wake-up was most of the cost of killing a large
+    /// tree.
+    fn harvest(&mut self) {
+        let host = &self.host;
+        let now = Instant::now();
+        let looks = now >= self.next_look;
+        if looks {
+            self.next_look = now + UNHELD_HARVEST;
+        }
+        let mut ended = Vec::new();
+        for (key, target) in &self.targets {
+            let over = match &target.pidfd {
+                Some(pidfd) => pidfd.is_ended(),
+                None => looks && host.is_over(&target.identity()),
+            };
+            if over {
+                ended.push(*key);
+            }
+        }
+        if ended.is_empty() {
+            return;
+        }
+        let in_charge = self.trees_in_charge();
+        for key in ended {
+            self.end(key, &in_charge);
+        }
+    }
+
+    /// Takes out a target that has ended, by the kernel's word.
+    pub(crate) fn end(&mut self, key: Key, in_charge: &HashSet<Tree>) {
+        let Some(mut target) = self.targets.remove(&key) else { return };
+        self.held -= usize::from(target.pidfd.is_some() && self.held > 0);
+        let in_charge = is_in_charge(in_charge, &target);
+        let found = &mut target.found;
+        (found.action, found.ended_by) = match target.last {
+            Some(signal) if signal != Signal::CONT => (Action::Ended, Some(signal.name())),
+            _ if target.is_shim || in_charge => (Action::Ended, Some("shim")),
+            _ => (Action::Gone, None),
+        };
+        self.others.insert(key, target.found);
+    }
+
+    /// Takes out a target that is not to be ended after all.
+    pub(crate) fn forget(&mut self, key: Key) {
+        if let Some(target) = self.targets.remove(&key) {
+            self.held -= usize::from(target.pidfd.is_some() && self.held > 0);
+        }
+    }
+
+    /// Returns the trees that living shims are at work on.
+    pub(crate) fn trees_in_charge(&self) -> HashSet<Tree> {
+        self.targets
+            .values()
+            .filter(|shim| shim.is_shim_in_charge())
+            .map(|shim| shim.tree)
+            .collect()
+    }
+
+    fn next_time(&self, now: Instant) -> Instant {
+        let mut next = now + Duration::from_secs(1);
+        if self.needs_passes() {
+            next = next.min(self.next_pass.max(now + Duration::from_millis(1)));
+        }
+        for target in self.targets.values().filter(|target| !target.is_given_up()) {
+            if target.pidfd.is_none() || target.blocked.is_some() {
+                next = next.min(now + UNHELD_LOOK);
+            }
+            next = match target.stage {
+                Stage::ShimWorks { until } | Stage::ShimQuits { until } => next.min(until),
+                Stage::Killed { again } => next.min(again),
+                Stage::New => next,
+                Stage::Step(_) => {
+                    let began = self.ladders.get(&target.tree).copied().unwrap_or(now);
+                    match self.spec.ladder.at(now.saturating_duration_since(began)) {
+                        Some((_, _, Some(ends))) => next.min(began + ends),
+                        _ => next,
+                    }
+                }
+            };
+        }
+        let reserve = (self.spec.deadline / 4).min(SHIM_GRACE);
+        let kill_at =
+            self.began.checked_add(self.spec.deadline).and_then(|end| end.checked_sub(reserve));
+        match kill_at {
+            Some(kill_at) if kill_at > now => next.min(kill_at),
+            _ => next,
+        }
+    }
+
+    /// Names each target that may still live as a survivor, and completes the report.
+    fn finish(&mut self) {
+        // Without this look, a process that has ended would be listed as a survivor.
+        self.next_look = Instant::now();
+        self.harvest();
+        if is_scarce() {
+            reserve_descriptors();
+        }
+        for (key, mut target) in std::mem::take(&mut self.targets) {
+            if let Ok(stat) = self.host.stat(target.identity().pid, &mut Vec::new())
+                && stat.start_ticks == target.identity().start_ticks
+            {
+                target.found.state = stat.state;
+            }
+            let reason = target.blocked.unwrap_or(match (target.found.state, target.stage) {
+                ('D', _) => Reason::Uninterruptible,
+                (_, Stage::Killed { .. }) => Reason::KillPending,
+                _ => Reason::Deadline,
+            });
+            target.found.action = Action::Survived;
+            self.report.survivors.push(target.found.survivor(reason));
+            self.others.insert(key, target.found);
+        }
+        self.close_books();
+    }
+}
+
+pub(crate) fn remembered(
+    judgements: &mut HashMap<RunId, (Instant, RunJudgement)>,
+    judge: &mut Judge,
+    run: RunId,
+) -> RunJudgement {
+    judgements.entry(run).or_insert_with(|| (Instant::now(), judge.run(run))).1.clone()
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

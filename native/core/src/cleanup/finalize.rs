@@ -1,0 +1,77 @@
+//! The end of a sweep: removes records that nothing needs any more, and sorts the report's lists.
+
+use crate::cleanup::engine::Work;
+use crate::cleanup::report::{Report, RunReport};
+use crate::cleanup::spec::{HuntKind, Mode};
+use crate::policy::verdict::Verdict;
+use crate::tags::scan::Incomplete;
+use leash_tag::RunId;
+
+impl Work {
+    /// Removes the records that nothing needs any more, and fills in the report.
+    pub(crate) fn close_books(&mut self) {
+        if matches!(self.spec.kind, HuntKind::Run { .. } | HuntKind::Sweep { .. }) {
+            for run in self.judge.runs() {
+                self.close_run(run);
+            }
+        }
+        let Report { matches, survivors, .. } = &mut self.report;
+        *matches = std::mem::take(&mut self.others).into_values().collect();
+        matches.sort_by_key(|found| (found.pid, found.start_ticks));
+        survivors.sort_by_key(|survivor| (survivor.pid, survivor.start_ticks));
+    }
+
+    fn close_run(&mut self, run: RunId) {
+        if let HuntKind::Run { run: only, .. } = self.spec.kind
+            && only != run
+        {
+            return;
+        }
+        let judgement = self.judgement(run);
+        let file = self.judge.record(run).cloned();
+        self.report.runs.push(RunReport::new(&judgement, file.as_ref()));
+        let (Some(file), Some(dir)) = (file, &self.spec.run_dir) else { return };
+        if !self.may_drop(run, judgement.verdict, &file) {
+            return;
+        }
+        // A record that cannot be removed does no harm, because the next sweep tries again.
+        if dir.remove(&file).unwrap_or(false) {
+            self.report.records_dropped.push(run.to_string());
+        }
+    }
+
+    /// Whether a run's record may go. The run is dead or of another boot, nothing of it is left,
+    /// and the pass was complete as far as this user can see.
+    fn may_drop(
+        &self,
+        run: RunId,
+        verdict: Verdict,
+        file: &crate::runs::record_file::RecordFile,
+    ) -> bool {
+        let ends = match &self.spec.kind {
+            HuntKind::Sweep { mode, .. } => *mode == Mode::End,
+            HuntKind::Run { .. } => true,
+            HuntKind::Worker(_) | HuntKind::Process(_) => false,
+        };
+        ends && file.record.is_ok()
+            && matches!(verdict, Verdict::Dead | Verdict::Stale)
+            && self.report.refused.is_none()
+            && self.is_seen_through()
+            && !self.named.contains(&run)
+            && self
+                .report
+                .survivors
+                .iter()
+                .all(|survivor| survivor.run_id != Some(run.to_string()))
+            && self.judge.is_in_scope(run)
+    }
+
+    /// Whether the last pass saw all that this user can see.
+    ///
+    /// If `/proc` hides other users' processes, no pass is complete, and a record would stay for
+    /// ever. But only this user reads the record, and this user could not end those hidden
+    /// processes. Hidden processes of this user were looked for by number.
+    fn is_seen_through(&self) -> bool {
+        self.report.complete || self.report.incomplete_because == [Incomplete::Hidepid]
+    }
+}

@@ -1,0 +1,139 @@
+//! Finds the processes of a run that `/proc` hides, by trying every number.
+//!
+//! `hidepid` hides a process of this very user if the process is not dumpable. Such a process
+//! asked for that, or its program may not be read. The kernel still tells its mark by number.
+//!
+//! Trying millions of numbers takes a second or two. So it is done last, when a pass over the
+//! listing found nothing more.
+
+use crate::cleanup::engine::Work;
+use crate::cleanup::spec::HuntKind;
+use crate::os::pid::Pid;
+use crate::os::syscalls;
+use crate::policy::verdict::Verdict;
+use crate::procfs::host::Host;
+use crate::tags::carrier::Carrier;
+use crate::tags::process_reader::{Carriers, Examiner, Skipped};
+use crate::tags::scan::{Incomplete, Scan, SkipMark};
+use leash_tag::{Mark, RunId};
+use rustix::io::Errno;
+use std::collections::HashSet;
+use std::time::Instant;
+
+// This many numbers are tried between two looks at the clock, which takes about a millisecond.
+const AT_ONCE: u32 = 4096;
+
+impl Work {
+    /// Looks for processes that `/proc` hides, at the end of a pass that found nothing more to
+    /// end.
+    ///
+    /// Returns whether it added a process. If it does not try although it matters, it marks the
+    /// pass as cut short.
+    pub(crate) fn look_by_number(
+        &mut self,
+        result: &mut Scan,
+        found: usize,
+        deadline: Instant,
+    ) -> bool {
+        if !self.host.hides_processes() || !self.matters() {
+            return false;
+        }
+        if found > 0 {
+            result.hole(Incomplete::Fleeting);
+            return false;
+        }
+        let skip = match &self.spec.kind {
+            HuntKind::Worker(workers) => Some(workers as &dyn SkipMark),
+            _ => None,
+        };
+        let before = result.seen.len();
+        add_hidden(&self.host, skip, result, || Instant::now() >= deadline);
+        result.seen.len() > before
+    }
+
+    /// Whether a hidden process could be one to end, or a reason to keep a record.
+    fn matters(&mut self) -> bool {
+        match self.spec.kind {
+            HuntKind::Worker(_) => true,
+            HuntKind::Process(_) => false,
+            HuntKind::Run { run, .. } => self.report.refused.is_none() && self.is_over(run),
+            HuntKind::Sweep { .. } => self.judge.runs().into_iter().any(|run| self.is_over(run)),
+        }
+    }
+
+    fn is_over(&mut self, run: RunId) -> bool {
+        self.judge.is_in_scope(run)
+            && matches!(self.judgement(run).verdict, Verdict::Dead | Verdict::Stale)
+    }
+}
+
+/// Tries every number, and adds the marked processes that a pass over the listing did not show.
+///
+/// Removes [`Incomplete::Hidepid`] in two cases: the kernel told the mark of every number, or the
+/// other numbers are proven to be others'.
+///
+/// [`Incomplete::Hidepid`] stays if another user's process may have descended from ours, because
+/// only `/proc` tells that mark. Even then, the pass saw every process of this user.
+fn add_hidden(
+    host: &Host,
+    skip: Option<&dyn SkipMark>,
+    result: &mut Scan,
+    mut is_late: impl FnMut() -> bool,
+) {
+    if host.proc().is_image() {
+        return;
+    }
+    // A filter that forbids the call forbids it for free numbers, too.
+    if syscalls::file_lock_limits(host.me().pid).is_err() {
+        return result.hole(Incomplete::Unreadable);
+    }
+    let known: HashSet<Pid> = result.seen.iter().map(|seen| seen.identity.pid).collect();
+    let mut examiner = Examiner::new(host, &[]);
+    let mut is_denied = false;
+    for number in 2..=host.pid_max() {
+        if number % AT_ONCE == 0 && is_late() {
+            return result.hole(Incomplete::Fleeting);
+        }
+        let Some(pid) = Pid::from_u32(number) else { continue };
+        let mark = match syscalls::file_lock_limits(pid) {
+            Ok(limits) => match Mark::decode(limits) {
+                Some(mark) => mark,
+                None => continue,
+            },
+            Err(Errno::SRCH) => continue,
+            Err(Errno::PERM) => {
+                is_denied = true;
+                continue;
+            }
+            Err(errno) => {
+                result.failed(host, errno);
+                return result.hole(Incomplete::Unreadable);
+            }
+        };
+        if known.contains(&pid) || skip.is_some_and(|skip| skip.skip(&mark)) {
+            continue;
+        }
+        // `/proc` may show a process that began after the listing. A thread is no match.
+        let looked = examiner.by_number(pid, mark).and_then(|hidden| {
+            match examiner.rest(pid, Carrier::Present(mark), Carriers::MarkOnly) {
+                Err(Skipped::Untagged) => Ok(hidden),
+                seen => seen,
+            }
+        });
+        match looked {
+            Ok(seen) => {
+                result.unreadable += usize::from(seen.env.is_unreadable());
+                result.seen.push(seen);
+            }
+            Err(Skipped::Gone | Skipped::Zombie | Skipped::Untagged) => {}
+            Err(Skipped::Failed(errno)) => {
+                result.failed(host, errno);
+                result.hole(Incomplete::Unreadable);
+            }
+        }
+    }
+    // If our ids never change, a process with other ids did not descend from us.
+    if !is_denied || host.keeps_ids() {
+        result.incomplete.retain(|why| *why != Incomplete::Hidepid);
+    }
+}

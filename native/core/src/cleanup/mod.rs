@@ -1,0 +1,12 @@
+//! Ends processes for certain.
+
+pub(crate) mod engine;
+pub(crate) mod finalize;
+pub(crate) mod full_pass;
+pub(crate) mod hidden_processes;
+pub(crate) mod quick_pass;
+pub mod report;
+pub(crate) mod signalling;
+pub(crate) mod spec;
+pub(crate) mod state_machine;
+pub(crate) mod target;

@@ -1,0 +1,83 @@
+//! Whether a run is dead.
+
+use crate::policy::evidence::Judge;
+use crate::policy::verdict::{RunJudgement, Verdict};
+use crate::runs::owner::{Claim, OwnerState, Source};
+use crate::runs::record_file::Lock;
+use leash_tag::RunId;
+
+impl Judge {
+    /// Judges a run by every witness, and checks each of them now.
+    #[must_use]
+    pub fn run(&self, run: RunId) -> RunJudgement {
+        let owners: Vec<_> = self
+            .claims
+            .get(&run)
+            .into_iter()
+            .flatten()
+            .map(|&(source, claim)| (source, claim, claim.state(&self.host)))
+            .collect();
+        let (verdict, why) = self.weigh(run, &owners);
+        RunJudgement { run, verdict, why: why.into(), owners }
+    }
+
+    fn weigh(
+        &self,
+        run: RunId,
+        owners: &[(Source, Claim, OwnerState)],
+    ) -> (Verdict, &'static str) {
+        use OwnerState::{Alive, ForeignNamespace, Gone, OtherBoot, Unknown};
+        if self.asker.own_run == Some(run) {
+            return (Verdict::Own, "it is this VM's own run");
+        }
+        if self.outer.contains(&run) {
+            return (Verdict::OwnOuterRun, "this VM or an ancestor of it belongs to that run");
+        }
+        let any = |state| owners.iter().any(|owner| owner.2 == state);
+        if any(Alive) {
+            return (Verdict::Live, "its owner lives");
+        }
+        // A record of another boot is no witness of this boot's processes. A process of this boot
+        // that names another boot is a contradiction.
+        let stale = |owner: &&(Source, Claim, OwnerState)| {
+            owner.0 == Source::Record && owner.2 == OtherBoot
+        };
+        let speaking = owners.iter().filter(|owner| !stale(owner)).count();
+        let every = |state| {
+            speaking > 0 && owners.iter().filter(|o| !stale(o)).all(|owner| owner.2 == state)
+        };
+        let file = self.records.get(&run);
+        let unread = if self.records_unusable { Lock::Unknown } else { Lock::Free };
+        match file.map_or(unread, |file| file.lock) {
+            Lock::Free => {}
+            // A child that a NIF forked in the VM keeps the lock open after its owner is gone.
+            Lock::Held if every(Gone) && owners.iter().any(|owner| owner.0 == Source::Record) => {
+            }
+            Lock::Held if any(Gone) || any(OtherBoot) => {
+                return (
+                    Verdict::Disputed,
+                    "its lock is held, but its witnesses say that its owner is gone",
+                );
+            }
+            Lock::Held => return (Verdict::Live, "its lock is held"),
+            Lock::Unknown if file.is_some_and(|file| file.record.is_err()) && speaking > 0 => {}
+            Lock::Unknown => return (Verdict::UnknownOwner, "its lock cannot be tried"),
+        }
+        if speaking == 0 && any(OtherBoot) {
+            return (Verdict::Stale, "its record is of another boot");
+        }
+        if owners.is_empty() {
+            return (Verdict::UnknownOwner, "nobody says who owns it");
+        }
+        if every(Gone) {
+            return (Verdict::Dead, "its owner is gone and nobody holds its lock");
+        }
+        if every(ForeignNamespace) {
+            return (Verdict::ForeignNamespace, "its owner's pid namespace is not this one");
+        }
+        if any(Gone) && !any(Unknown) {
+            return (Verdict::Disputed, "its witnesses name owners of different fates");
+        }
+        (Verdict::UnknownOwner, "whether its owner lives cannot be told")
+    }
+}
