@@ -1,17 +1,18 @@
 //! The only place where this command starts hunts of the core.
 
 use crate::exit::Failure;
-use leash_core::{Hunt, HuntKind, HuntSpec, Incomplete, Ladder, Report, RunDir};
+use leash_core::{Cleanup, CleanupKind, CleanupSpec, Incomplete, Ladder, Report, RunDir};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) fn hunt(
-    kind: HuntKind,
+    kind: CleanupKind,
     ladder: Ladder,
     deadline: Duration,
     run_dir: Option<Arc<RunDir>>,
 ) -> Result<Report, Failure> {
-    Ok(Hunt::new(HuntSpec { kind, ladder, deadline, run_dir, records_unusable: false })?.run())
+    Ok(Cleanup::new(CleanupSpec { kind, ladder, deadline, run_dir, records_unusable: false })?
+        .run())
 }
 
 /// Returns in words why the hunt may have missed something.

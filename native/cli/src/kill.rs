@@ -11,7 +11,7 @@ use crate::terminal;
 use crate::text::verdict;
 use crate::vm::{self, Asked};
 use leash_core::report::Refused;
-use leash_core::{HuntKind, Report, RunDir, Verdict};
+use leash_core::{CleanupKind, Report, RunDir, Verdict};
 use leash_tag::RunId;
 use serde::Serialize;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ pub(crate) fn run(place: &Place, args: &KillArgs) -> Result<Exit, Failure> {
 }
 
 fn end(dir: &Arc<RunDir>, run: RunId, outliving: bool, hard: &Hard) -> Result<Report, Failure> {
-    let kind = HuntKind::Run { run, own_run: None, outliving };
+    let kind = CleanupKind::Run { run, own_run: None, outliving };
     hunt(kind, hard.stop.clone(), hard.deadline, Some(Arc::clone(dir)))
 }
 

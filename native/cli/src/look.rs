@@ -8,7 +8,7 @@ use crate::process_view::ProcessView;
 use crate::run_view::RunView;
 use crate::vitals::{self, Vitals};
 use leash_core::report::RecordPresence;
-use leash_core::{Host, HuntKind, Incomplete, Ladder, Mode, RunDir};
+use leash_core::{CleanupKind, Host, Incomplete, Ladder, Mode, RunDir};
 use leash_tag::RunId;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -33,7 +33,7 @@ impl Look {
     /// user belongs to the runs of this user in any case.
     pub(crate) fn now(place: &Place, all: bool) -> Result<Self, Failure> {
         let (dir, note) = place.open_to_look()?;
-        let kind = HuntKind::Sweep { own_run: None, app: None, mode: Mode::Report };
+        let kind = CleanupKind::Sweep { own_run: None, app: None, mode: Mode::Report };
         let report = hunt(kind, Ladder::default(), PATIENCE, dir.clone())?;
         let host = Host::current()?;
         if report.incomplete_because.contains(&Incomplete::NoProc) {

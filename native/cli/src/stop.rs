@@ -15,7 +15,7 @@ use crate::table::{Align, Cell, lines};
 use crate::terminal;
 use crate::text::{count, harmless, or_dash};
 use leash_core::report::Action;
-use leash_core::{HuntKind, Ladder, Lock, Mode, Report, RunDir};
+use leash_core::{CleanupKind, Ladder, Lock, Mode, Report, RunDir};
 use leash_tag::RunId;
 use serde::Serialize;
 use std::sync::Arc;
@@ -258,7 +258,7 @@ fn drop_dead(place: &Place, mute: &mut Vec<Mute>) -> Result<(), Failure> {
 }
 
 fn sweep_dead(dir: &Arc<RunDir>) -> Result<Report, Failure> {
-    let kind = HuntKind::Sweep { own_run: None, app: None, mode: Mode::End };
+    let kind = CleanupKind::Sweep { own_run: None, app: None, mode: Mode::End };
     hunt(kind, Ladder::default(), Duration::from_secs(10), Some(Arc::clone(dir)))
 }
 

@@ -10,7 +10,7 @@ use crate::table::{Align, Cell, lines};
 use crate::terminal;
 use crate::text::{count, name, or_dash, verdict};
 use leash_core::report::{Action, Match};
-use leash_core::{HuntKind, Mode, Report, Verdict};
+use leash_core::{CleanupKind, Mode, Report, Verdict};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -26,7 +26,7 @@ pub(crate) fn run(place: &Place, args: SweepArgs) -> Result<Exit, Failure> {
     let dir = place.open()?;
     let dry_run = args.dry_run;
     let mode = if dry_run { Mode::Report } else { Mode::End };
-    let kind = HuntKind::Sweep { own_run: None, app: args.app, mode };
+    let kind = CleanupKind::Sweep { own_run: None, app: args.app, mode };
     let report = hunt(kind, args.hard.stop, args.hard.deadline, Some(dir))?;
     if args.json {
         let run_dir = place.path.display().to_string();

@@ -1,7 +1,7 @@
 //! `leash kill --force`: asks the VM of a live run to stop.
 
 use crate::exit::{Exit, Failure};
-use leash_core::{Claim, Host, Identity, Lock, OwnerState, PidFd, Record, RunDir, Signal};
+use leash_core::{Host, Identity, Lock, OwnerRef, OwnerState, PidFd, Record, RunDir, Signal};
 use leash_tag::RunId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -26,7 +26,7 @@ pub(crate) fn terminate(dir: &RunDir, run: RunId, patience: Duration) -> Result<
     let host = Host::current()?;
     let record = believed(dir, run)?;
     let refuse = |why: &str| Err(refused(run, why));
-    let Some(owner) = Claim::of_record(&record.owner) else {
+    let Some(owner) = OwnerRef::of_record(&record.owner) else {
         return refuse("its record names no owner");
     };
     if owner.state(&host) != OwnerState::Alive {

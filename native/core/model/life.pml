@@ -184,7 +184,7 @@ byte a = 0;
 #define any_child (child(0) || child(1))
 #define any_orphan (orphan(0) || orphan(1))
 #endif
-/* A shim counts as one by its command line and its mark (Work::take in full_pass.rs, Marks::role in warden.rs). */
+/* A shim counts as one by its command line and its mark (Engine::take in full_pass.rs, Marks::role in warden.rs). */
 #define shim_seen (shim && marked)
 #define shim_runs (shim && !halted && !closing)
 
@@ -638,7 +638,7 @@ ended:
 #ifdef LOCK_ALONE
 #define dead (record && !lock)
 #else
-/* Judge::weigh (judge_run.rs): the lock is free, and the owner whom the record names is gone; without a record nobody says who owns it */
+/* Policy::weigh (judge_run.rs): the lock is free, and the owner whom the record names is gone; without a record nobody says who owns it */
 #define dead (record && !lock && !vm)
 #endif
 
@@ -651,12 +651,12 @@ ended:
 #ifdef ONE_LOOK
 #define CALM 1
 #else
-/* Work::is_calm (engine.rs) waits until nobody comes and goes. Here that is a look for each fork that may still be under way. */
+/* Engine::is_quiescent (engine.rs) waits until nobody comes and goes. Here that is a look for each fork that may still be under way. */
 #define CALM (FORKS + 1)
 #endif
 
 #if STARTS > 0
-/* The start of another VM: Work::step (engine.rs). It may come at any moment, also before the lock is taken, and end at any. */
+/* The start of another VM: Engine::step (engine.rs). It may come at any moment, also before the lock is taken, and end at any. */
 active proctype Sweep() {
   byte p = 0, calm = 0;
   bool found = false;
@@ -666,7 +666,7 @@ again:
 #ifdef SWEEP_TAKES_WARDEN
   :: d_step { dead && warden[0] == KEEPS -> warden[0] = ENDED }
 #endif
-  /* is_in_charge (target.rs): a shim or warden that lives is waited for; Work::due: a shim that is stopped is woken */
+  /* is_in_charge (target.rs): a shim or warden that lives is waited for; Engine::due: a shim that is stopped is woken */
   :: d_step { dead && shim_seen && halted -> halted = false }
   :: dead && calm < CALM && !in_charge ->
      found = false;
@@ -680,7 +680,7 @@ again:
 #if defined(KILL_BY_NUMBER)
         d_step { if :: dead -> signal(p, left_over) :: else fi; p++ }
 #else
-        /* Work::signal (signalling.rs): the pidfd; then the mark, read again by number; then the run is judged again, and whether the
+        /* Engine::signal (signalling.rs): the pidfd; then the mark, read again by number; then the run is judged again, and whether the
          * pidfd still means that number; then the signal goes through the pidfd */
         d_step { if :: state[p] != FREE -> pidfd = p :: else fi };
 #ifndef CHECK_THEN_OPEN
@@ -695,7 +695,7 @@ again:
        if :: found -> calm = 0 :: else -> calm++ fi;
        found = false
      }
-  /* Work::close_run (finalize.rs): only a run of which nothing is left loses its record */
+  /* Engine::close_run (finalize.rs): only a run of which nothing is left loses its record */
   :: d_step { dead && calm >= CALM && !vm -> record = false; calm = 0; swept = true } -> goto over
   :: dead && calm >= CALM && vm -> break
   od;

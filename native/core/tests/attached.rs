@@ -9,8 +9,8 @@ mod common;
 
 use common::*;
 use leash_core::{
-    Host, Hunt, HuntKind, Owner, RecordedAttachment, RunDir, RunLock, Verdict, Why, Workers,
-    not_covered,
+    Cleanup, CleanupKind, Host, Owner, RecordedAttachment, RunDir, RunLock, Verdict, Why,
+    Workers, not_covered,
 };
 use leash_tag::{Limits, Mark, WorkerNumber};
 use std::io::Write as _;
@@ -146,7 +146,7 @@ fn a_hunt_for_an_attached_worker_ends_what_is_older_than_the_vm_and_no_other() {
         marked(pid, worker);
     }
     let workers = Workers { attached: [1].into(), ..Workers::of(vm.run, [1, 2].into()) };
-    let report = Hunt::new(spec(&dir.path, HuntKind::Worker(workers))).unwrap().run();
+    let report = Cleanup::new(spec(&dir.path, CleanupKind::Worker(workers))).unwrap().run();
     let other = pids.split(' ').nth(1).unwrap();
     let other = report.matches.iter().find(|found| found.pid.to_string() == other).unwrap();
     assert_eq!(other.verdict, Verdict::PredatesOwner);

@@ -10,8 +10,8 @@ mod common;
 
 use common::*;
 use leash_core::{
-    Adopted, Detached, ErrorKind, Hunt, HuntKind, Identity, OwnerState, Report, Verdict, Workers,
-    detached, open_detached,
+    Adopted, Cleanup, CleanupKind, Detached, ErrorKind, Identity, OwnerState, Report, Verdict,
+    Workers, detached, open_detached,
 };
 use leash_tag::{Limits, Mark, WorkerNumber};
 use std::process::Command;
@@ -70,25 +70,25 @@ fn a_shim_is_found_by_all_it_says_and_by_nothing_less() {
         let tree = shim(&program, mark(&vm, 3, true), &all);
         wait_until("its worker", || marked_and_running(vm.run).len() == 2);
 
-        let seen = found_by(tree.pid()).unwrap();
-        let leader = seen.leader.unwrap();
+        let process = found_by(tree.pid()).unwrap();
+        let leader = process.leader.unwrap();
         assert!(marked_and_running(vm.run).contains(&leader.as_u32()) && leader != tree.pid());
         assert_eq!(
-            (&seen.name[..], seen.run, seen.worker.get(), seen.depth),
+            (&process.name[..], process.run, process.worker.get(), process.depth),
             (&b"MyApp.A b"[..], vm.run, 3, 7)
         );
-        assert_eq!(seen.patience, Some(ms(700)), "300 + 200 and the linger");
-        assert_eq!(seen.command, [b"40000".to_vec(), b"sleep".to_vec(), b"50".to_vec()]);
+        assert_eq!(process.patience, Some(ms(700)), "300 + 200 and the linger");
+        assert_eq!(process.command, [b"40000".to_vec(), b"sleep".to_vec(), b"50".to_vec()]);
         assert_eq!(
-            (seen.owner.map(leash_core::Pid::as_u32), seen.owner_state),
+            (process.owner.map(leash_core::Pid::as_u32), process.owner_state),
             (Some(vm.owner.pid), OwnerState::Alive)
         );
 
-        let pidfd = open_detached(&seen.shim, vm.run, seen.worker).unwrap();
+        let pidfd = open_detached(&process.shim, vm.run, process.worker).unwrap();
         assert!(!pidfd.is_ended());
         let other = WorkerNumber::new(4).unwrap();
-        let before = Identity { start_ticks: seen.shim.start_ticks - 1, ..seen.shim };
-        for (identity, worker) in [(seen.shim, other), (before, seen.worker)] {
+        let before = Identity { start_ticks: process.shim.start_ticks - 1, ..process.shim };
+        for (identity, worker) in [(process.shim, other), (before, process.worker)] {
             let error = open_detached(&identity, vm.run, worker).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Reused);
         }
@@ -122,7 +122,7 @@ fn a_shim_is_found_by_all_it_says_and_by_nothing_less() {
             let identity = other.identity();
             assert_eq!(found_by(other.pid()), None);
             assert_eq!(
-                open_detached(&identity, vm.run, seen.worker).unwrap_err().kind(),
+                open_detached(&identity, vm.run, process.worker).unwrap_err().kind(),
                 ErrorKind::Reused
             );
         }
@@ -137,14 +137,14 @@ fn a_shim_is_found_by_all_it_says_and_by_nothing_less() {
         drop(vm);
         assert_eq!(found_by(tree.pid()).unwrap().owner_state, OwnerState::Gone);
         drop(tree);
-        let error = open_detached(&seen.shim, seen.run, seen.worker).unwrap_err();
+        let error = open_detached(&process.shim, process.run, process.worker).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Gone);
         assert!(pidfd.is_ended());
     });
 }
 
-fn hunt(dir: &TestDir, workers: Workers) -> Report {
-    Hunt::new(spec(&dir.path, HuntKind::Worker(workers))).unwrap().run()
+fn cleanup(dir: &TestDir, workers: Workers) -> Report {
+    Cleanup::new(spec(&dir.path, CleanupKind::Worker(workers))).unwrap().run()
 }
 
 #[test]
@@ -173,10 +173,10 @@ fn an_adopted_tree_ends_by_exactly_its_mark() {
             adopted: Some(Adopted { start_ticks: started, depth: 7 }),
             ..Workers::of(vm.run, [1].into())
         };
-        let report = hunt(&dir, workers(&[]));
+        let report = cleanup(&dir, workers(&[]));
         assert_eq!(found(&report, member.pid()).unwrap().verdict, Verdict::Outlives);
         assert!(shim.is_alive() && member.is_alive());
-        let report = hunt(&dir, workers(&[1]));
+        let report = cleanup(&dir, workers(&[1]));
         assert!(!shim.is_alive() && !member.is_alive(), "{report:?}");
         assert!(others.iter_mut().all(Process::is_alive), "{report:?}");
         assert_eq!(found(&report, others[0].pid()).unwrap().verdict, Verdict::PredatesOwner);
@@ -194,14 +194,14 @@ fn a_dead_run_is_ended_with_what_outlives_it_only_when_that_is_asked_for() {
         let mut tree = shim(&program, mark(&vm, 1, true), &args);
         let mut rest = sleeper(under(mark(&vm, 1, true), "sleep").env_clear());
         let mut others = sleeper(&mut under(mark(&Vm::dead(&dir), 1, true), "sleep"));
-        let hunt = |outliving| {
-            let kind = HuntKind::Run { run: vm.run, own_run: None, outliving };
-            Hunt::new(spec(&dir.path, kind)).unwrap().run()
+        let cleanup = |outliving| {
+            let kind = CleanupKind::Run { run: vm.run, own_run: None, outliving };
+            Cleanup::new(spec(&dir.path, kind)).unwrap().run()
         };
-        let report = hunt(false);
+        let report = cleanup(false);
         assert_eq!(found(&report, tree.pid()).unwrap().verdict, Verdict::Outlives);
         assert!(tree.is_alive() && rest.is_alive());
-        let report = hunt(true);
+        let report = cleanup(true);
         assert!(!tree.is_alive() && !rest.is_alive(), "{report:?}");
         assert_eq!(marked_and_running(vm.run), [] as [u32; 0]);
         // The shim was asked. Only the processes without a shim were ended directly.

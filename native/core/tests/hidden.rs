@@ -10,7 +10,7 @@ mod common;
 use common::*;
 use leash_core::report::Action;
 use leash_core::{
-    Host, Hunt, HuntKind, HuntSpec, Incomplete, Mode, Owner, Report, Verdict, Workers,
+    Cleanup, CleanupKind, CleanupSpec, Host, Incomplete, Mode, Owner, Report, Verdict, Workers,
 };
 use leash_tag::{Limits, Mark, RunId, WorkerNumber};
 use std::os::unix::fs::PermissionsExt as _;
@@ -71,8 +71,8 @@ fn mark(run: RunId, worker: u16) -> Mark {
     Mark::nested_in(Limits::UNLIMITED, run, WorkerNumber::new(worker), false).unwrap()
 }
 
-fn hunt(dir: &TestDir, kind: HuntKind, deadline: Duration) -> Report {
-    Hunt::new(HuntSpec { deadline, ..spec(&dir.path, kind) }).unwrap().run()
+fn cleanup(dir: &TestDir, kind: CleanupKind, deadline: Duration) -> Report {
+    Cleanup::new(CleanupSpec { deadline, ..spec(&dir.path, kind) }).unwrap().run()
 }
 
 fn keeps_ids() -> bool {
@@ -92,8 +92,8 @@ fn what_is_hidden_of_a_worker_ends_and_hidden_neighbours_live() {
             hidden(None),
             sleeper(&mut vm.worker(2, "sleep")),
         ];
-        let workers = || HuntKind::Worker(Workers::of(vm.run, [1].into()));
-        let report = hunt(&dir, workers(), ms(60_000));
+        let workers = || CleanupKind::Worker(Workers::of(vm.run, [1].into()));
+        let report = cleanup(&dir, workers(), ms(60_000));
         for target in &mut targets {
             assert!(!target.is_alive(), "{report:?}");
             assert_eq!(found(&report, target.pid()).unwrap().ended_by, Some("SIGKILL"));
@@ -110,7 +110,7 @@ fn what_is_hidden_of_a_worker_ends_and_hidden_neighbours_live() {
         assert!(report.survivors.is_empty());
         // If the time does not suffice, the report claims nothing.
         let mut target = hidden(Some(mark(vm.run, 1)));
-        let report = hunt(&dir, workers(), ms(0));
+        let report = cleanup(&dir, workers(), ms(0));
         assert!(!report.complete || !target.is_alive(), "{report:?}");
     });
 }
@@ -123,11 +123,11 @@ fn what_is_hidden_of_a_dead_run_ends_and_then_its_record_goes() {
         live.record(&dir, "test");
         let mut target = hidden(Some(mark(dead.run, 1)));
         let mut kept = [hidden(Some(mark(live.run, 1))), hidden(None)];
-        let sweep = |mode| HuntKind::Sweep { own_run: None, app: None, mode };
-        let report = hunt(&dir, sweep(Mode::Report), ms(60_000));
+        let sweep = |mode| CleanupKind::Sweep { own_run: None, app: None, mode };
+        let report = cleanup(&dir, sweep(Mode::Report), ms(60_000));
         assert_eq!(found(&report, target.pid()).unwrap().verdict, Verdict::Dead);
         assert!(target.is_alive());
-        let report = hunt(&dir, sweep(Mode::End), ms(60_000));
+        let report = cleanup(&dir, sweep(Mode::End), ms(60_000));
         assert!(!target.is_alive(), "{report:?}");
         assert_eq!(found(&report, target.pid()).unwrap().action, Action::Ended);
         assert_eq!(report.records_dropped, [dead.run.to_string()]);
@@ -142,22 +142,23 @@ fn many_old_records_cost_one_pass_over_the_numbers_and_no_more_than_the_deadline
     hiding(name, &[&[]], || {
         let dir = TestDir::new();
         let records: Vec<_> = (0..20).map(|_| Vm::dead(&dir).run).collect();
-        let sweep = || HuntKind::Sweep { own_run: None, app: None, mode: Mode::End };
+        let sweep = || CleanupKind::Sweep { own_run: None, app: None, mode: Mode::End };
         let began = Instant::now();
-        let report = hunt(&dir, sweep(), ms(100));
+        let report = cleanup(&dir, sweep(), ms(100));
         println!("with 100 ms: {:?}, {:?}", began.elapsed(), report.incomplete_because);
         // The bound is far more than one pass takes, and far less than a pass for each record.
         assert!(began.elapsed() < ms(5_000));
         let cut = report.incomplete_because.contains(&Incomplete::Fleeting);
         assert_eq!(report.records_dropped.len(), if cut { 0 } else { records.len() });
         let began = Instant::now();
-        let report = hunt(&dir, sweep(), ms(60_000));
+        let report = cleanup(&dir, sweep(), ms(60_000));
         println!("with time: {:?}, {} passes", began.elapsed(), report.passes);
         assert!(records.iter().all(|run| !dir.record_path(*run).exists()), "{report:?}");
         // Records of other applications are no reason to try any number.
         let other = Vm::dead(&dir);
-        let kind = HuntKind::Sweep { own_run: None, app: Some("other".into()), mode: Mode::End };
-        let report = hunt(&dir, kind, ms(100));
+        let kind =
+            CleanupKind::Sweep { own_run: None, app: Some("other".into()), mode: Mode::End };
+        let report = cleanup(&dir, kind, ms(100));
         assert_eq!(report.incomplete_because, [Incomplete::Hidepid]);
         assert!(dir.record_path(other.run).exists());
     });

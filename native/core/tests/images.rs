@@ -61,9 +61,10 @@ fn unreadable_is_not_untagged_and_a_mark_without_owner_convicts_nothing() {
     image.add(301, &Entry { limits: limits(1), environ: &long, ..PLAIN });
     let host = image.host();
     let result = scan(&host, &ScanOptions::ALL);
-    let seen =
-        |pid: u32| result.seen.iter().find(|seen| seen.identity.pid.as_u32() == pid).unwrap();
-    assert!(seen(301).env.is_unreadable() && !seen(300).env.is_unreadable());
+    let process = |pid: u32| {
+        result.tagged.iter().find(|process| process.identity.pid.as_u32() == pid).unwrap()
+    };
+    assert!(process(301).env.is_unreadable() && !process(300).env.is_unreadable());
     assert_eq!(result.unreadable, 1);
 }
 
@@ -96,13 +97,14 @@ fn odd_entries_are_read_or_passed_over() {
     let host = image.host();
     let result = scan(&host, &ScanOptions::ALL);
     assert!(result.is_complete(), "{:?}", result.incomplete);
-    let pids: Vec<_> = result.seen.iter().map(|seen| seen.identity.pid.as_u32()).collect();
+    let pids: Vec<_> =
+        result.tagged.iter().map(|process| process.identity.pid.as_u32()).collect();
     assert!(pids.contains(&4_194_100) && pids.contains(&4_194_101) && pids.contains(&4_194_005));
     assert!(
         !pids.contains(&4_001) && !pids.contains(&4_002) && !pids.contains(&4_000),
         "{pids:?}"
     );
-    assert!(result.seen.iter().all(|seen| seen.command.chars().count() <= 200));
+    assert!(result.tagged.iter().all(|process| process.command.chars().count() <= 200));
     assert_eq!(result.vanished.len(), 1);
 }
 
@@ -177,7 +179,7 @@ fn a_marked_pass_opens_nothing_of_the_unmarked() {
     let host = image.host();
     let options = ScanOptions { carriers: Carriers::MarkOnly, ..ScanOptions::ALL };
     let pids: Vec<_> =
-        scan(&host, &options).seen.iter().map(|seen| seen.identity.pid.get()).collect();
+        scan(&host, &options).tagged.iter().map(|process| process.identity.pid.get()).collect();
     assert_eq!(pids, [301]);
     assert_eq!(leash_core::count_marked(&host).unwrap(), (4, 1));
 }
@@ -186,7 +188,7 @@ fn a_marked_pass_opens_nothing_of_the_unmarked() {
 fn a_real_owners_state_is_read_from_the_kernel() {
     let host = Host::current().unwrap();
     let mut vm = Vm::start();
-    let state = |owner: &Owner| leash_core::Claim::of_record(owner).unwrap().state(&host);
+    let state = |owner: &Owner| leash_core::OwnerRef::of_record(owner).unwrap().state(&host);
     assert_eq!(state(&vm.owner), OwnerState::Alive);
     let reused = Owner { start_ticks: vm.owner.start_ticks - 2, ..vm.owner.clone() };
     assert_eq!(state(&reused), OwnerState::Gone);

@@ -312,12 +312,12 @@ fn only_this_applications_runs_when_asked_so() {
                 (vm, worker)
             })
             .into();
-        let kind = leash_core::HuntKind::Sweep {
+        let kind = leash_core::CleanupKind::Sweep {
             own_run: None,
             app: Some("mine".into()),
             mode: leash_core::Mode::End,
         };
-        let report = leash_core::Hunt::new(spec(&dir.path, kind)).unwrap().run();
+        let report = leash_core::Cleanup::new(spec(&dir.path, kind)).unwrap().run();
         assert!(!runs[0].1.is_alive() && runs[1].1.is_alive());
         assert_eq!(report.records_dropped, [runs[0].0.run.to_string()]);
     });

@@ -8,7 +8,7 @@
 mod common;
 
 use common::*;
-use leash_core::{Host, Hunt, HuntKind, Owner, Verdict, Workers};
+use leash_core::{Cleanup, CleanupKind, Host, Owner, Verdict, Workers};
 use leash_tag::{ENV_NAME, Limits, Mark};
 use std::process::Command;
 
@@ -93,7 +93,7 @@ fn another_users_nested_vm_is_kept_by_its_own_user_and_nothing_of_ours_is() {
         let mut target = Vm::of(sleeper(&mut vm.worker(1, "sleep")));
         let _strangers = [stranger(&nested.env(1)), stranger(&target.env(1))];
         let workers = Workers::of(vm.run, [1].into());
-        let report = Hunt::new(spec(&dir.path, HuntKind::Worker(workers))).unwrap().run();
+        let report = Cleanup::new(spec(&dir.path, CleanupKind::Worker(workers))).unwrap().run();
         assert!(nested.process.is_alive(), "{report:?}");
         assert_eq!(found(&report, nested.process.pid()).unwrap().verdict, Verdict::LiveRunOwner);
         assert!(!target.process.is_alive(), "{report:?}");

@@ -9,7 +9,7 @@ mod common;
 
 use common::*;
 use leash_core::report::{Action, RecordPresence};
-use leash_core::{Hunt, HuntKind, Mode, Record, Verdict};
+use leash_core::{Cleanup, CleanupKind, Mode, Record, Verdict};
 use leash_tag::{ENV_NAME, Limits, Mark, WorkerNumber};
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
@@ -225,7 +225,7 @@ fn a_lock_that_a_forked_child_holds_does_not_keep_a_dead_run_alive() {
         let dir = TestDir::new();
         let mut vm = Vm::start();
         let path = vm.record(&dir, "test");
-        let mut holder = start(Command::new("flock").arg(&path).args(["sleep", "60"]));
+        let mut pid_status = start(Command::new("flock").arg(&path).args(["sleep", "60"]));
         wait_until("the lock", || {
             dir.open().record(vm.run).unwrap().unwrap().lock == leash_core::Lock::Held
         });
@@ -235,7 +235,7 @@ fn a_lock_that_a_forked_child_holds_does_not_keep_a_dead_run_alive() {
         vm.process.die();
         let report = sweep(&dir);
         assert_eq!(report.runs[0].verdict, Verdict::Dead);
-        assert!(!target.is_alive() && holder.is_alive());
+        assert!(!target.is_alive() && pid_status.is_alive());
         assert_eq!(report.records_dropped.len(), 1);
     });
 }
@@ -248,15 +248,15 @@ fn a_dead_run_is_ended_by_its_id_and_a_live_one_is_refused() {
         let other = Vm::dead(&dir);
         let mut target = sleeper(&mut vm.worker(1, "sleep"));
         let mut others = sleeper(&mut other.worker(1, "sleep"));
-        let hunt = || {
-            let kind = HuntKind::Run { run: vm.run, own_run: None, outliving: false };
-            Hunt::new(spec(&dir.path, kind)).unwrap().run()
+        let cleanup = || {
+            let kind = CleanupKind::Run { run: vm.run, own_run: None, outliving: false };
+            Cleanup::new(spec(&dir.path, kind)).unwrap().run()
         };
-        assert_eq!(hunt().refused, Some(leash_core::report::Refused::Run(Verdict::Live)));
+        assert_eq!(cleanup().refused, Some(leash_core::report::Refused::Run(Verdict::Live)));
         assert!(target.is_alive());
         vm.process.0.kill().unwrap();
         vm.process.0.wait().unwrap();
-        let report = hunt();
+        let report = cleanup();
         assert!(!target.is_alive() && others.is_alive());
         assert_eq!((report.refused, report.matches.len(), report.runs.len()), (None, 1, 1));
     });
@@ -489,9 +489,9 @@ fn more_than_a_sweep_holds_descriptors_of_are_seen_to_end_within_their_grace() {
         );
         wait_until("all to begin", || marked_and_running(vm.run).len() == 301);
         shell.die();
-        let kind = HuntKind::Sweep { own_run: None, app: None, mode: Mode::End };
+        let kind = CleanupKind::Sweep { own_run: None, app: None, mode: Mode::End };
         let ladder = leash_core::Ladder::new(vec![(leash_core::Signal::TERM, ms(6_000))]);
-        let report = Hunt::new(leash_core::HuntSpec {
+        let report = Cleanup::new(leash_core::CleanupSpec {
             ladder,
             deadline: ms(20_000),
             ..spec(&dir.path, kind)
@@ -587,9 +587,9 @@ fn a_tree_that_keeps_forking_is_ended() {
         let mut first = start(&mut command);
         std::thread::sleep(ms(500));
         let began = std::time::Instant::now();
-        let kind = HuntKind::Sweep { own_run: None, app: None, mode: Mode::End };
-        let spec = leash_core::HuntSpec { deadline: ms(30_000), ..spec(&dir.path, kind) };
-        let report = Hunt::new(spec).unwrap().run();
+        let kind = CleanupKind::Sweep { own_run: None, app: None, mode: Mode::End };
+        let spec = leash_core::CleanupSpec { deadline: ms(30_000), ..spec(&dir.path, kind) };
+        let report = Cleanup::new(spec).unwrap().run();
         let took = began.elapsed();
         println!(
             "forking tree: {took:?}, {} passes, {} processes",

@@ -1,4 +1,4 @@
-//! Hunts for workers of the asking VM's own, live run, and for single processes.
+//! Cleanups for workers of the asking VM's own, live run, and for single processes.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -10,7 +10,7 @@ mod common;
 use common::*;
 use leash_core::report::{Action, Reason, Refused};
 use leash_core::{
-    Host, Hunt, HuntKind, Incomplete, Ladder, Mode, Owner, Report, Signal, Verdict, Workers,
+    Cleanup, CleanupKind, Host, Incomplete, Ladder, Mode, Owner, Report, Signal, Verdict, Workers,
 };
 use leash_tag::{ENV_NAME, Limits, Mark, WorkerNumber};
 use std::process::Command;
@@ -21,11 +21,11 @@ fn me() -> Vm {
     Vm { owner, ..Vm::start() }
 }
 
-fn hunt(dir: &TestDir, vm: &Vm, numbers: &[u16], outliving: bool) -> Report {
+fn cleanup(dir: &TestDir, vm: &Vm, numbers: &[u16], outliving: bool) -> Report {
     let outliving =
         if outliving { numbers.iter().copied().collect() } else { Default::default() };
     let workers = Workers { outliving, ..Workers::of(vm.run, numbers.iter().copied().collect()) };
-    Hunt::new(spec(&dir.path, HuntKind::Worker(workers))).unwrap().run()
+    Cleanup::new(spec(&dir.path, CleanupKind::Worker(workers))).unwrap().run()
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_dead_shims_worker_ends_and_its_neighbours_live() {
         sleeper(Command::new("sleep").env(ENV_NAME, other.env(1))),
     ];
     let began = std::time::Instant::now();
-    let report = hunt(&dir, &vm, &[1, 32_766], false);
+    let report = cleanup(&dir, &vm, &[1, 32_766], false);
     println!("workers ended in {:?}, {} passes", began.elapsed(), report.passes);
     for target in &mut targets {
         assert!(!target.is_alive(), "{:?}", found(&report, target.pid()));
@@ -98,24 +98,24 @@ fn no_worker_needs_a_record_to_be_ended_and_no_run_is_dead_without_one() {
         let mut kept = sleeper(&mut other.worker(1, "sleep"));
         other.process.die();
         let unusable = |kind| {
-            let spec = leash_core::HuntSpec {
+            let spec = leash_core::CleanupSpec {
                 run_dir: None,
                 records_unusable: true,
                 ..spec(&dir.path, kind)
             };
-            Hunt::new(spec).unwrap().run()
+            Cleanup::new(spec).unwrap().run()
         };
-        let report = unusable(HuntKind::Worker(Workers::of(vm.run, [1].into())));
+        let report = unusable(CleanupKind::Worker(Workers::of(vm.run, [1].into())));
         assert!(report.complete && report.survivors.is_empty(), "{report:?}");
         assert!(!worker.is_alive() && !foreign.is_alive(), "{report:?}");
         assert!(neighbour.is_alive() && unmarked.is_alive());
 
-        let sweep = || HuntKind::Sweep { own_run: None, app: None, mode: Mode::End };
+        let sweep = || CleanupKind::Sweep { own_run: None, app: None, mode: Mode::End };
         let report = unusable(sweep());
         assert!(report.incomplete_because.contains(&Incomplete::Records), "{report:?}");
         assert_eq!(found(&report, kept.pid()).unwrap().verdict, Verdict::UnknownOwner);
         assert!(kept.is_alive(), "its record, and a lock on it, might be there");
-        Hunt::new(spec(&dir.path, sweep())).unwrap().run();
+        Cleanup::new(spec(&dir.path, sweep())).unwrap().run();
         assert!(!kept.is_alive() && neighbour.is_alive());
     });
 }
@@ -126,11 +126,11 @@ fn what_outlives_on_purpose_ends_only_when_asked() {
     let mark = Mark::nested_in(Limits::UNLIMITED, vm.run, WorkerNumber::new(1), true).unwrap();
     let mut kept = sleeper(&mut under(mark, "sleep"));
     assert_eq!(
-        found(&hunt(&dir, &vm, &[1], false), kept.pid()).unwrap().verdict,
+        found(&cleanup(&dir, &vm, &[1], false), kept.pid()).unwrap().verdict,
         Verdict::Outlives
     );
     assert!(kept.is_alive());
-    hunt(&dir, &vm, &[1], true);
+    cleanup(&dir, &vm, &[1], true);
     assert!(!kept.is_alive());
 }
 
@@ -140,7 +140,7 @@ fn a_nested_live_vm_is_kept_and_its_neighbour_is_not() {
     let nested = Vm::of(sleeper(&mut vm.worker(1, "sleep")));
     nested.record(&dir, "nested");
     let mut target = sleeper(&mut vm.worker(1, "sleep"));
-    let report = hunt(&dir, &vm, &[1], false);
+    let report = cleanup(&dir, &vm, &[1], false);
     let mut nested = nested;
     assert!(nested.process.is_alive() && !target.is_alive());
     assert_eq!(found(&report, nested.process.pid()).unwrap().verdict, Verdict::LiveRunOwner);
@@ -154,13 +154,13 @@ fn workers_end_although_no_descriptor_is_left() {
         let mut targets: Vec<_> = (0..30).map(|_| sleeper(&mut vm.worker(1, "sleep"))).collect();
         leash_core::reserve_descriptors();
         let workers = Workers::of(vm.run, [1].into());
-        let mut hunt = Hunt::new(spec(&dir.path, HuntKind::Worker(workers))).unwrap();
+        let mut cleanup = Cleanup::new(spec(&dir.path, CleanupKind::Worker(workers))).unwrap();
         setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum: Some(64) }).unwrap();
         let mut all = Vec::new();
         while let Ok(file) = std::fs::File::open("/dev/null") {
             all.push(file);
         }
-        let report = hunt.run();
+        let report = cleanup.run();
         drop(all);
         assert!(targets.iter_mut().all(|target| !target.is_alive()), "{report:?}");
         assert!(report.survivors.is_empty(), "{:?}", report.survivors);
@@ -174,31 +174,31 @@ fn without_any_descriptor_nothing_is_claimed() {
         let (dir, vm) = (TestDir::new(), me());
         let mut target = sleeper(&mut vm.worker(1, "sleep"));
         let workers = Workers::of(vm.run, [1].into());
-        let spec = leash_core::HuntSpec {
+        let spec = leash_core::CleanupSpec {
             deadline: ms(300),
-            ..spec(&dir.path, HuntKind::Worker(workers))
+            ..spec(&dir.path, CleanupKind::Worker(workers))
         };
-        let mut hunt = Hunt::new(spec).unwrap();
+        let mut cleanup = Cleanup::new(spec).unwrap();
         setrlimit(Resource::Nofile, Rlimit { current: Some(32), maximum: Some(32) }).unwrap();
         let mut all = Vec::new();
         while let Ok(file) = std::fs::File::open("/dev/null") {
             all.push(file);
         }
         // The reserve was never filled.
-        let report = hunt.run();
+        let report = cleanup.run();
         drop(all);
         assert!(!report.complete && target.is_alive(), "{report:?}");
     });
 }
 
-/// Returns a hunt for one process, whatever its tags.
+/// Returns a cleanup for one process, whatever its tags.
 fn of_process(
     identity: leash_core::Identity,
     ladder: Ladder,
     deadline: u64,
-) -> leash_core::HuntSpec {
-    let kind = HuntKind::Process(identity);
-    leash_core::HuntSpec {
+) -> leash_core::CleanupSpec {
+    let kind = CleanupKind::Process(identity);
+    leash_core::CleanupSpec {
         kind,
         ladder,
         deadline: ms(deadline),
@@ -208,7 +208,7 @@ fn of_process(
 }
 
 fn end(process: &Process, ladder: Ladder, deadline: u64) -> Report {
-    Hunt::new(of_process(process.identity(), ladder, deadline)).unwrap().run()
+    Cleanup::new(of_process(process.identity(), ladder, deadline)).unwrap().run()
 }
 
 #[test]
@@ -248,11 +248,12 @@ fn a_process_that_ended_is_success_and_self_and_ancestors_are_refused() {
     let mut process = sleeper(&mut Command::new("sleep"));
     let identity = process.identity();
     process.die();
-    let hunt =
-        |identity| Hunt::new(of_process(identity, Ladder::kill(), 1_000)).unwrap().run().refused;
-    assert_eq!(hunt(identity), Some(Refused::Gone));
+    let cleanup = |identity| {
+        Cleanup::new(of_process(identity, Ladder::kill(), 1_000)).unwrap().run().refused
+    };
+    assert_eq!(cleanup(identity), Some(Refused::Gone));
     let me = leash_core::identify(leash_core::Pid::current()).unwrap();
-    assert!(matches!(hunt(me), Some(Refused::Process(_))));
+    assert!(matches!(cleanup(me), Some(Refused::Process(_))));
 }
 
 #[test]
@@ -268,7 +269,7 @@ fn a_forbidden_signal_is_reported_and_not_waited_for() {
         {
             return println!("skipped: cannot become another user");
         }
-        // The hunt runs in a child that gave up its rights, so it may not signal root's process.
+        // The cleanup runs in a child that gave up its rights, so it may not signal root's process.
         if std::env::var_os("LEASH_CORE_TEST_TARGET").is_none() {
             let mut target = sleeper(&mut Command::new("sleep"));
             let status = Command::new("setpriv")
@@ -287,8 +288,8 @@ fn a_forbidden_signal_is_reported_and_not_waited_for() {
         if !rustix::process::geteuid().is_root() {
             let pid = std::env::var("LEASH_CORE_TEST_TARGET").unwrap();
             let pid = leash_core::Pid::parse(pid.as_bytes()).unwrap();
-            let kind = HuntKind::Process(leash_core::identify(pid).unwrap());
-            let spec = leash_core::HuntSpec {
+            let kind = CleanupKind::Process(leash_core::identify(pid).unwrap());
+            let spec = leash_core::CleanupSpec {
                 kind,
                 ladder: Ladder::kill(),
                 deadline: ms(5_000),
@@ -296,7 +297,7 @@ fn a_forbidden_signal_is_reported_and_not_waited_for() {
                 records_unusable: false,
             };
             let began = std::time::Instant::now();
-            let report = Hunt::new(spec).unwrap().run();
+            let report = Cleanup::new(spec).unwrap().run();
             assert_eq!(report.survivors[0].reason, Reason::Eperm);
             assert!(began.elapsed() < ms(1_000));
         }
@@ -328,7 +329,7 @@ fn a_reused_number_is_another_process() {
                 continue;
             }
             assert_eq!(
-                Hunt::new(of_process(identity, Ladder::kill(), 1_000)).unwrap().run().refused,
+                Cleanup::new(of_process(identity, Ladder::kill(), 1_000)).unwrap().run().refused,
                 Some(Refused::Reused)
             );
             assert!(innocent.is_alive());

@@ -3,7 +3,7 @@
 use crate::failure::of_file;
 use crate::list::List;
 use crate::reply::{atoms, error, ok};
-use leash_core::{Census, Host, Member, Pid};
+use leash_core::{Host, Pid, ProcessUsage, UsageQuery};
 use leash_tag::RunId;
 use rustler::types::tuple::make_tuple;
 use rustler::{Binary, Encoder, Env, NewBinary, Term};
@@ -28,7 +28,7 @@ fn census<'a>(
         workers.iter().filter_map(|&(worker, pid)| Some((Pid::new(pid?)?, worker))).collect();
     let workers = workers.iter().map(|&(worker, _)| worker).collect();
     let counted = Host::current().and_then(|host| {
-        leash_core::census(&host, &Census { run, workers: &workers, shims: &shims, commands })
+        leash_core::usage(&host, &UsageQuery { run, workers: &workers, shims: &shims, commands })
     });
     match counted {
         Ok(members) => {
@@ -38,7 +38,7 @@ fn census<'a>(
     }
 }
 
-fn term<'a>(env: Env<'a>, member: &Member) -> Term<'a> {
+fn term<'a>(env: Env<'a>, member: &ProcessUsage) -> Term<'a> {
     let text = |text: &str| Term::from(NewBinary::from_slice(env, text.as_bytes()));
     make_tuple(
         env,

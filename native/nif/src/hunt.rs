@@ -8,7 +8,7 @@ use crate::run::path;
 use crate::spec;
 use crate::sys::{Fd, Readiness};
 use crate::view::ReportView;
-use leash_core::{Hunt, Step};
+use leash_core::{Cleanup, Step};
 use rustler::{Binary, Encoder, Env, Resource, ResourceArc, Term};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 struct Hunting {
-    hunt: Mutex<Hunt>,
+    hunt: Mutex<Cleanup>,
     /// A second descriptor of the hunt's epoll, for the VM to poll. It is closed when the hunt is
     /// done or its caller ends.
     wake: Fd,
@@ -37,7 +37,7 @@ fn hunt_new<'a>(env: Env<'a>, spec: Term<'a>) -> Term<'a> {
         Ok(spec) => spec,
         Err(wrong) => return error(env, (atoms::invalid(), wrong.key())),
     };
-    let hunt = match Hunt::new(spec) {
+    let hunt = match Cleanup::new(spec) {
         Ok(hunt) => hunt,
         Err(failure) => return of_file(env, &failure),
     };

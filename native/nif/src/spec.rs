@@ -5,7 +5,7 @@ use crate::list::List;
 use crate::reply::atoms;
 use crate::run::path;
 use leash_core::{
-    Adopted, HuntKind, HuntSpec, Identity, Ladder, Mode, Pid, RunDir, Signal, Workers,
+    Adopted, CleanupKind, CleanupSpec, Identity, Ladder, Mode, Pid, RunDir, Signal, Workers,
 };
 use leash_tag::RunId;
 use rustler::{Atom, Binary, Decoder, Term};
@@ -25,10 +25,10 @@ impl Wrong {
 }
 
 /// Reads a specification.
-pub(crate) fn hunt(map: Term<'_>) -> Result<HuntSpec, Wrong> {
+pub(crate) fn hunt(map: Term<'_>) -> Result<CleanupSpec, Wrong> {
     let map = Map(map);
     let (run_dir, records_unusable) = map.run_dir()?;
-    Ok(HuntSpec {
+    Ok(CleanupSpec {
         kind: map.kind()?,
         ladder: map.ladder()?,
         deadline: map.get::<u64>(atoms::deadline())?.map_or(DEADLINE, Duration::from_millis),
@@ -55,25 +55,25 @@ impl<'a> Map<'a> {
         self.get(key)?.ok_or(Wrong(key))
     }
 
-    fn kind(&self) -> Result<HuntKind, Wrong> {
+    fn kind(&self) -> Result<CleanupKind, Wrong> {
         let kind: Atom = self.require(atoms::kind())?;
         if kind == atoms::workers() {
-            self.workers().map(HuntKind::Worker)
+            self.workers().map(CleanupKind::Worker)
         } else if kind == atoms::run() {
-            Ok(HuntKind::Run {
+            Ok(CleanupKind::Run {
                 run: self.run(atoms::run_id())?.ok_or(Wrong(atoms::run_id()))?,
                 own_run: self.run(atoms::own_run_id())?,
                 outliving: self.get(atoms::outliving())?.unwrap_or(false),
             })
         } else if kind == atoms::sweep() {
             // For a sweep, `run_id` is the caller's own run.
-            Ok(HuntKind::Sweep {
+            Ok(CleanupKind::Sweep {
                 own_run: self.run(atoms::run_id())?,
                 app: self.app()?,
                 mode: self.mode()?,
             })
         } else if kind == atoms::process() {
-            self.process().map(HuntKind::Process)
+            self.process().map(CleanupKind::Process)
         } else {
             Err(Wrong(atoms::kind()))
         }

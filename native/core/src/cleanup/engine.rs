@@ -1,18 +1,18 @@
-//! A hunt at work: its state, and the order of passes, signals and looks.
+//! A cleanup at work: its state, and the order of passes, signals and looks.
 
 use crate::cleanup::report::{Action, Match, Reason, Refused, Report};
-use crate::cleanup::spec::{HuntKind, HuntSpec, Mode};
+use crate::cleanup::spec::{CleanupKind, CleanupSpec, Mode};
 use crate::cleanup::target::{Key, Stage, Target, Tree, is_in_charge, key};
 use crate::os::reserve::{is_scarce, reserve_descriptors};
 use crate::os::signal::Signal;
-use crate::policy::evidence::{Asker, Judge};
+use crate::policy::evidence::{Policy, Requester};
 use crate::policy::verdict::{Decision, RunJudgement, Verdict};
 use crate::procfs::host::Host;
 use crate::procfs::identity::Identity;
 use crate::runs::record::RecordedCommand;
-use crate::tags::process_reader::{Carriers, Examiner, Skipped};
+use crate::tags::process_reader::{Carriers, ProcessReader, Skipped};
 use crate::tags::scan::Incomplete;
-use crate::tags::tagged_process::Seen;
+use crate::tags::tagged_process::TaggedProcess;
 use leash_tag::RunId;
 use rustix::event::epoll;
 use std::collections::{HashMap, HashSet};
@@ -27,22 +27,22 @@ const UNHELD_HARVEST: Duration = Duration::from_millis(5);
 // One step makes at most this many passes while each finds new processes, so that a step has an
 // end.
 const PASSES_A_STEP: u32 = 8;
-// On a host where processes end all the time, no pass is ever calm. This many passes that signal
-// nothing are enough there.
-const RESTLESS: u32 = 20;
+// On a host where processes end all the time, no pass is ever quiescent. This many passes that
+// signal nothing are enough there.
+const MAX_BUSY_PASSES: u32 = 20;
 
 #[derive(Debug)]
-pub(crate) struct Work {
+pub(crate) struct Engine {
     pub(crate) host: Arc<Host>,
-    pub(crate) judge: Judge,
-    pub(crate) spec: HuntSpec,
+    pub(crate) policy: Policy,
+    pub(crate) spec: CleanupSpec,
     pub(crate) recorded: Vec<(RunId, RecordedCommand)>,
     pub(crate) judgements: HashMap<RunId, (Instant, RunJudgement)>,
     pub(crate) targets: HashMap<Key, Target>,
     pub(crate) others: HashMap<Key, Match>,
     pub(crate) ladders: HashMap<Tree, Instant>,
     // Trees whose processes vanished while they were looked at.
-    pub(crate) fleeting: HashSet<Tree>,
+    pub(crate) churning: HashSet<Tree>,
     pub(crate) held: usize,
     pub(crate) began: Instant,
     pub(crate) next_pass: Instant,
@@ -52,17 +52,17 @@ pub(crate) struct Work {
     pub(crate) named: Vec<RunId>,
     pub(crate) clean: bool,
     // The number of passes in a row that signalled nothing and saw nothing vanish.
-    pub(crate) calm: u32,
-    pub(crate) restless: u32,
+    pub(crate) quiescent_passes: u32,
+    pub(crate) busy_passes: u32,
     pub(crate) zombies: u32,
     // Whether every living shim of the runs being ended is a target.
     pub(crate) shims_known: bool,
     pub(crate) report: Report,
 }
 
-impl Work {
+impl Engine {
     pub(crate) fn begin(
-        spec: &HuntSpec,
+        spec: &CleanupSpec,
         epoll: &OwnedFd,
         now: Instant,
     ) -> std::result::Result<Self, Box<Report>> {
@@ -73,40 +73,40 @@ impl Work {
                 return Err(Box::new(Report { incomplete_because, ..Report::default() }));
             }
         };
-        let asker = match &spec.kind {
-            HuntKind::Worker(_) | HuntKind::Process(_) => Asker::default(),
-            HuntKind::Run { own_run, outliving, .. } => {
-                Asker { own_run: *own_run, outliving: *outliving, ..Asker::default() }
+        let requester = match &spec.kind {
+            CleanupKind::Worker(_) | CleanupKind::Process(_) => Requester::default(),
+            CleanupKind::Run { own_run, outliving, .. } => {
+                Requester { own_run: *own_run, outliving: *outliving, ..Requester::default() }
             }
-            HuntKind::Sweep { own_run, app, .. } => {
-                Asker { own_run: *own_run, app: app.clone(), ..Asker::default() }
+            CleanupKind::Sweep { own_run, app, .. } => {
+                Requester { own_run: *own_run, app: app.clone(), ..Requester::default() }
             }
         };
-        let mut judge = Judge::new(Arc::clone(&host), spec.run_dir.clone(), asker);
-        judge.records_are_unusable(spec.records_unusable);
+        let mut policy = Policy::new(Arc::clone(&host), spec.run_dir.clone(), requester);
+        policy.records_are_unusable(spec.records_unusable);
         let mut work = Self {
             host,
-            judge,
+            policy,
             spec: spec.clone(),
             recorded: Vec::new(),
             judgements: HashMap::new(),
             targets: HashMap::new(),
             others: HashMap::new(),
             ladders: HashMap::new(),
-            fleeting: HashSet::new(),
+            churning: HashSet::new(),
             held: 0,
             began: now,
             next_pass: now,
             next_look: now,
             named: Vec::new(),
             clean: false,
-            calm: 0,
-            restless: 0,
+            quiescent_passes: 0,
+            busy_passes: 0,
             zombies: 0,
             shims_known: false,
             report: Report::default(),
         };
-        if let HuntKind::Process(identity) = spec.kind {
+        if let CleanupKind::Process(identity) = spec.kind {
             work.take_process(epoll, &identity).map_err(|refused| {
                 Box::new(Report { refused: Some(refused), ..Report::default() })
             })?;
@@ -114,7 +114,7 @@ impl Work {
         Ok(work)
     }
 
-    /// Makes a target of the one process of a hunt without tags.
+    /// Makes a target of the one process of a cleanup without tags.
     fn take_process(
         &mut self,
         epoll: &OwnedFd,
@@ -130,15 +130,18 @@ impl Work {
             NotPermitted => Refused::NotPermitted,
             _ => Refused::Unknown,
         })?;
-        let seen =
-            Examiner::new(&self.host, &[]).untagged(identity.pid).map_err(|why| match why {
-                Skipped::Gone | Skipped::Zombie => Refused::Gone,
-                _ => Refused::Unknown,
+        let process =
+            ProcessReader::new(&self.host, &[]).read_untagged(identity.pid).map_err(|why| {
+                match why {
+                    Skipped::Gone | Skipped::Zombie => Refused::Gone,
+                    _ => Refused::Unknown,
+                }
             })?;
-        let seen = Seen { identity: *identity, ..seen };
+        let process = TaggedProcess { identity: *identity, ..process };
         // Without this entry the driver's clock finds the end, only later.
         let _ = epoll::add(epoll, &pidfd, epoll::EventData::new_u64(0), epoll::EventFlags::IN);
-        let found = Match::new(&seen, None, Verdict::Asked, "asked for by its identity".into());
+        let found =
+            Match::new(&process, None, Verdict::Asked, "asked for by its identity".into());
         let target = Target {
             tree: (None, None),
             is_shim: false,
@@ -147,7 +150,7 @@ impl Work {
             blocked: None,
             waited_for: false,
             pidfd: Some(pidfd),
-            seen,
+            process,
             found,
         };
         self.targets.insert(key(identity), target);
@@ -159,14 +162,14 @@ impl Work {
         let mut now = Instant::now().max(now);
         let deadline = self.began.checked_add(self.spec.deadline).unwrap_or(now);
         for _ in 0..PASSES_A_STEP {
-            self.harvest();
-            self.give_back();
+            self.take_out_ended();
+            self.release_pidfds();
             now = Instant::now().max(now);
-            let on_sight = self.signal_on_sight(epoll, now, deadline);
+            let signal_at_once = self.quick_pass(epoll, now, deadline);
             let pending = self.is_pending();
             let pass_due =
                 self.needs_passes() && (now >= self.next_pass || (!pending && !self.clean));
-            let is_storm = on_sight && !self.is_calm();
+            let is_storm = signal_at_once && !self.is_quiescent();
             if pass_due && !self.clean && !is_storm {
                 let brief = self.first_is_brief() || pending;
                 self.pass(
@@ -181,9 +184,9 @@ impl Work {
             }
             now = Instant::now().max(now);
             self.advance(now, deadline);
-            self.harvest();
+            self.take_out_ended();
             if !self.is_pending() {
-                if (self.clean && self.is_calm()) || !self.needs_passes() {
+                if (self.clean && self.is_quiescent()) || !self.needs_passes() {
                     self.finish();
                     return None;
                 }
@@ -202,7 +205,7 @@ impl Work {
 
     /// Gives descriptors back if the table is full. The targets are found again by number and
     /// identity.
-    fn give_back(&mut self) {
+    fn release_pidfds(&mut self) {
         if is_scarce() && self.held > 0 && self.needs_passes() {
             self.held = 0;
             for target in self.targets.values_mut() {
@@ -212,17 +215,17 @@ impl Work {
     }
 
     pub(crate) fn needs_passes(&self) -> bool {
-        !matches!(self.spec.kind, HuntKind::Process(_))
+        !matches!(self.spec.kind, CleanupKind::Process(_))
     }
 
     pub(crate) fn is_report(&self) -> bool {
-        matches!(self.spec.kind, HuntKind::Sweep { mode: Mode::Report, .. })
+        matches!(self.spec.kind, CleanupKind::Sweep { mode: Mode::Report, .. })
     }
 
     /// Whether the first pass reads marks only. After a shim's death each millisecond counts, and
     /// nearly everything is marked.
     fn first_is_brief(&self) -> bool {
-        matches!(self.spec.kind, HuntKind::Worker(_)) && self.report.passes == 0
+        matches!(self.spec.kind, CleanupKind::Worker(_)) && self.report.passes == 0
     }
 
     pub(crate) fn is_pending(&self) -> bool {
@@ -234,8 +237,10 @@ impl Work {
     /// A process that forks and exits without a pause is gone from a listing before its turn
     /// comes. So a single pass that finds none proves nothing. Two passes in a row must see no
     /// such process vanish.
-    pub(crate) fn is_calm(&self) -> bool {
-        self.fleeting.is_empty() || self.calm >= 2 || self.restless >= RESTLESS
+    pub(crate) fn is_quiescent(&self) -> bool {
+        self.churning.is_empty()
+            || self.quiescent_passes >= 2
+            || self.busy_passes >= MAX_BUSY_PASSES
     }
 
     /// Returns when SIGKILL is due. The last part of the time is for SIGKILL and its effect.
@@ -243,20 +248,24 @@ impl Work {
         deadline.checked_sub((self.spec.deadline / 4).min(SHIM_GRACE)).unwrap_or(now)
     }
 
-    pub(crate) fn decide(&mut self, seen: &Seen) -> Option<Decision> {
+    pub(crate) fn decide(&mut self, process: &TaggedProcess) -> Option<Decision> {
         match &self.spec.kind {
-            HuntKind::Worker(workers) => workers.judge(&self.host, &mut self.judge, seen),
-            HuntKind::Run { run, .. } if !seen.runs().contains(run) => None,
-            HuntKind::Run { .. } | HuntKind::Sweep { .. } => {
+            CleanupKind::Worker(workers) => workers.judge(&self.host, &mut self.policy, process),
+            CleanupKind::Run { run, .. } if !process.runs().contains(run) => None,
+            CleanupKind::Run { .. } | CleanupKind::Sweep { .. } => {
                 let judgements = &mut self.judgements;
-                Some(self.judge.process(seen, |judge, run| remembered(judgements, judge, run)))
+                Some(
+                    self.policy.judge_process(process, |policy, run| {
+                        remembered(judgements, policy, run)
+                    }),
+                )
             }
-            HuntKind::Process(_) => None,
+            CleanupKind::Process(_) => None,
         }
     }
 
     pub(crate) fn judgement(&mut self, run: RunId) -> RunJudgement {
-        remembered(&mut self.judgements, &mut self.judge, run)
+        remembered(&mut self.judgements, &mut self.policy, run)
     }
 
     /// Takes out the targets that have ended.
@@ -264,7 +273,7 @@ impl Work {
     /// The end of each descriptor wakes the driver. Each target without a descriptor costs a
     /// look. Looking at all of them at every wake-up was most of the cost of killing a large
     /// tree.
-    fn harvest(&mut self) {
+    fn take_out_ended(&mut self) {
         let host = &self.host;
         let now = Instant::now();
         let looks = now >= self.next_look;
@@ -355,7 +364,7 @@ impl Work {
     fn finish(&mut self) {
         // Without this look, a process that has ended would be listed as a survivor.
         self.next_look = Instant::now();
-        self.harvest();
+        self.take_out_ended();
         if is_scarce() {
             reserve_descriptors();
         }
@@ -374,16 +383,16 @@ impl Work {
             self.report.survivors.push(target.found.survivor(reason));
             self.others.insert(key, target.found);
         }
-        self.close_books();
+        self.finalize_report();
     }
 }
 
 pub(crate) fn remembered(
     judgements: &mut HashMap<RunId, (Instant, RunJudgement)>,
-    judge: &mut Judge,
+    policy: &mut Policy,
     run: RunId,
 ) -> RunJudgement {
-    judgements.entry(run).or_insert_with(|| (Instant::now(), judge.run(run))).1.clone()
+    judgements.entry(run).or_insert_with(|| (Instant::now(), policy.judge_run(run))).1.clone()
 }
 
 pub(crate) fn millis(duration: Duration) -> u64 {

@@ -1,17 +1,17 @@
 //! The end of a sweep: removes records that nothing needs any more, and sorts the report's lists.
 
-use crate::cleanup::engine::Work;
+use crate::cleanup::engine::Engine;
 use crate::cleanup::report::{Report, RunReport};
-use crate::cleanup::spec::{HuntKind, Mode};
+use crate::cleanup::spec::{CleanupKind, Mode};
 use crate::policy::verdict::Verdict;
 use crate::tags::scan::Incomplete;
 use leash_tag::RunId;
 
-impl Work {
+impl Engine {
     /// Removes the records that nothing needs any more, and fills in the report.
-    pub(crate) fn close_books(&mut self) {
-        if matches!(self.spec.kind, HuntKind::Run { .. } | HuntKind::Sweep { .. }) {
-            for run in self.judge.runs() {
+    pub(crate) fn finalize_report(&mut self) {
+        if matches!(self.spec.kind, CleanupKind::Run { .. } | CleanupKind::Sweep { .. }) {
+            for run in self.policy.runs() {
                 self.close_run(run);
             }
         }
@@ -22,13 +22,13 @@ impl Work {
     }
 
     fn close_run(&mut self, run: RunId) {
-        if let HuntKind::Run { run: only, .. } = self.spec.kind
+        if let CleanupKind::Run { run: only, .. } = self.spec.kind
             && only != run
         {
             return;
         }
         let judgement = self.judgement(run);
-        let file = self.judge.record(run).cloned();
+        let file = self.policy.record(run).cloned();
         self.report.runs.push(RunReport::new(&judgement, file.as_ref()));
         let (Some(file), Some(dir)) = (file, &self.spec.run_dir) else { return };
         if !self.may_drop(run, judgement.verdict, &file) {
@@ -49,9 +49,9 @@ impl Work {
         file: &crate::runs::record_file::RecordFile,
     ) -> bool {
         let ends = match &self.spec.kind {
-            HuntKind::Sweep { mode, .. } => *mode == Mode::End,
-            HuntKind::Run { .. } => true,
-            HuntKind::Worker(_) | HuntKind::Process(_) => false,
+            CleanupKind::Sweep { mode, .. } => *mode == Mode::End,
+            CleanupKind::Run { .. } => true,
+            CleanupKind::Worker(_) | CleanupKind::Process(_) => false,
         };
         ends && file.record.is_ok()
             && matches!(verdict, Verdict::Dead | Verdict::Stale)
@@ -63,7 +63,7 @@ impl Work {
                 .survivors
                 .iter()
                 .all(|survivor| survivor.run_id != Some(run.to_string()))
-            && self.judge.is_in_scope(run)
+            && self.policy.is_in_scope(run)
     }
 
     /// Whether the last pass saw all that this user can see.

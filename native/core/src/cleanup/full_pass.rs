@@ -1,15 +1,15 @@
-//! The thorough pass: reads, judges and sorts everything tagged.
+//! The full pass: reads, judges and sorts everything tagged.
 
-use crate::cleanup::engine::{Work, remembered};
+use crate::cleanup::engine::{Engine, remembered};
 use crate::cleanup::report::{Match, Refused};
-use crate::cleanup::spec::HuntKind;
+use crate::cleanup::spec::CleanupKind;
 use crate::cleanup::target::{Key, Stage, Target, key, tree_of_mark};
 use crate::os::pidfd::PidFd;
 use crate::os::reserve::is_scarce;
 use crate::policy::verdict::{Decision, Verdict};
 use crate::tags::process_reader::Carriers;
 use crate::tags::scan::{Incomplete, Scan, ScanOptions, SkipMark, scan_until};
-use crate::tags::tagged_process::Seen;
+use crate::tags::tagged_process::TaggedProcess;
 use leash_tag::Mark;
 use rustix::event::epoll;
 use std::os::fd::OwnedFd;
@@ -20,46 +20,47 @@ use std::time::Instant;
 const HELD: usize = 256;
 // This many zombies, or a quarter as many vanished processes, show a tree that cannot be read in
 // peace.
-const FLEETING: usize = 64;
+const CHURN_LIMIT: usize = 64;
 
-impl Work {
+impl Engine {
     /// Makes one pass. Judges everything tagged, and turns what is to end into targets.
     pub(crate) fn pass(&mut self, epoll: &OwnedFd, carriers: Carriers, deadline: Instant) {
         self.report.passes += 1;
         self.judgements.clear();
-        let complete = self.hear_records();
+        let complete = self.observe_records();
         let workers = match &self.spec.kind {
-            HuntKind::Worker(workers) => Some(workers as &dyn SkipMark),
+            CleanupKind::Worker(workers) => Some(workers as &dyn SkipMark),
             _ => None,
         };
-        let (mut haunted, mut zombies) = (Vec::new(), Vec::new());
+        let (mut churned, mut zombies) = (Vec::new(), Vec::new());
         let options = ScanOptions { carriers, recorded: &self.recorded, skip: workers };
         let host = Arc::clone(&self.host);
-        let (kind, judge, judgements) = (&self.spec.kind, &mut self.judge, &mut self.judgements);
-        let known = &mut self.fleeting;
-        let mut fleeting = 0;
+        let (kind, policy, judgements) =
+            (&self.spec.kind, &mut self.policy, &mut self.judgements);
+        let known = &mut self.churning;
+        let mut churn = 0;
         let mut result = scan_until(&host, &options, |what| match what {
-            // Once a tree is known as fleeting, its zombies say nothing new. There may be
+            // Once a tree is known to churn, its zombies say nothing new. There may be
             // thousands from long ago.
             Some((mark, true)) if known.contains(&tree_of_mark(*mark)) => false,
             Some((mark, is_zombie)) => {
-                if kind.covers(mark, |run| remembered(judgements, judge, run)) {
+                if kind.covers(mark, |run| remembered(judgements, policy, run)) {
                     if is_zombie {
                         zombies.push(*mark);
                     }
-                    fleeting += if is_zombie { 1 } else { FLEETING / 4 };
-                    if fleeting >= FLEETING {
+                    churn += if is_zombie { 1 } else { CHURN_LIMIT / 4 };
+                    if churn >= CHURN_LIMIT {
                         known.insert(tree_of_mark(*mark));
-                        haunted.push(*mark);
+                        churned.push(*mark);
                     }
                 }
-                fleeting >= FLEETING
+                churn >= CHURN_LIMIT
             }
             None => Instant::now() >= deadline,
         });
         let judges_owners =
-            matches!(self.spec.kind, HuntKind::Run { .. } | HuntKind::Sweep { .. });
-        // A hunt for own workers finds them without any record.
+            matches!(self.spec.kind, CleanupKind::Run { .. } | CleanupKind::Sweep { .. });
+        // A cleanup for own workers finds them without any record.
         if !complete && judges_owners {
             result.incomplete.push(Incomplete::Records);
         }
@@ -67,31 +68,31 @@ impl Work {
             result.incomplete.push(Incomplete::NoIdentity);
         }
         self.shims_known |= !result.incomplete.contains(&Incomplete::Fleeting);
-        self.judge.hear(&result);
+        self.policy.observe_scan(&result);
         self.judgements.clear();
-        if let HuntKind::Run { run, .. } = self.spec.kind {
+        if let CleanupKind::Run { run, .. } = self.spec.kind {
             let verdict = self.judgement(run).verdict;
             if self.report.passes == 1 && !matches!(verdict, Verdict::Dead | Verdict::Stale) {
                 self.report.refused = Some(Refused::Run(verdict));
             }
         }
         let mut found = self.sort(epoll, &result);
-        if carriers == Carriers::All && self.look_by_number(&mut result, found, deadline) {
-            self.judge.hear(&result);
+        if carriers == Carriers::All && self.add_hidden(&mut result, found, deadline) {
+            self.policy.observe_scan(&result);
             self.judgements.clear();
             found = self.sort(epoll, &result);
         }
-        haunted.extend_from_slice(&result.vanished);
+        churned.extend_from_slice(&result.vanished);
         // A zombie may be an old one that no parent reaps, or the last trace of a tree that forks
-        // and exits. So zombies only require that passes are calm before a pass without finds
-        // counts.
-        self.haunt(&zombies);
-        let haunted = self.haunt(&haunted);
+        // and exits. So zombies only require that passes are quiescent before a pass without
+        // finds counts.
+        self.note_churn(&zombies);
+        let churned = self.note_churn(&churned);
         self.clean = carriers == Carriers::All
             && (found == 0 || self.is_report())
             && self.targets.is_empty();
         if carriers == Carriers::All {
-            self.named = result.seen.iter().flat_map(Seen::runs).collect();
+            self.named = result.tagged.iter().flat_map(TaggedProcess::runs).collect();
             self.report.unreadable = result.unreadable;
             self.report.complete = result.is_complete();
             self.report.incomplete_because = result.incomplete;
@@ -101,11 +102,11 @@ impl Work {
         // Descriptors may become free before the deadline.
         let exhausted =
             self.report.incomplete_because.contains(&Incomplete::DescriptorsExhausted);
-        self.clean &= self.is_report() || (!haunted && !exhausted);
+        self.clean &= self.is_report() || (!churned && !exhausted);
     }
 
     /// Reads the records. Returns whether it could read every one that the verdicts need.
-    fn hear_records(&mut self) -> bool {
+    fn observe_records(&mut self) -> bool {
         let is_for_workers = self.is_for_workers();
         let Some(dir) = &self.spec.run_dir else {
             return is_for_workers || !self.spec.records_unusable;
@@ -113,50 +114,50 @@ impl Work {
         if is_for_workers {
             // The asking VM is the proof for its own workers. A record could add only the owner
             // of a run that is nested in one of them.
-            self.judge.hear_records(&dir.heads().files);
+            self.policy.observe_records(&dir.heads().files);
             return true;
         }
         let records = dir.records();
         self.recorded = records.commands();
-        self.judge.hear_records(&records.files);
-        self.judge.records_are_unusable(!records.complete);
+        self.policy.observe_records(&records.files);
+        self.policy.records_are_unusable(!records.complete);
         records.complete
     }
 
-    /// Starts the ladder of each tree of which only fleeting processes were seen. Returns whether
+    /// Starts the ladder of each tree whose processes end before they are read. Returns whether
     /// there is one.
-    fn haunt(&mut self, vanished: &[Mark]) -> bool {
-        let mut haunted = false;
+    fn note_churn(&mut self, vanished: &[Mark]) -> bool {
+        let mut churned = false;
         for mark in vanished {
-            let (judge, judgements) = (&mut self.judge, &mut self.judgements);
-            if self.spec.kind.covers(mark, |run| remembered(judgements, judge, run)) {
-                haunted = true;
+            let (policy, judgements) = (&mut self.policy, &mut self.judgements);
+            if self.spec.kind.covers(mark, |run| remembered(judgements, policy, run)) {
+                churned = true;
                 self.ladders.entry(tree_of_mark(*mark)).or_insert_with(Instant::now);
-                self.fleeting.insert(tree_of_mark(*mark));
+                self.churning.insert(tree_of_mark(*mark));
             }
         }
-        haunted
+        churned
     }
 
     /// Returns how many new targets there are.
     fn sort(&mut self, epoll: &OwnedFd, result: &Scan) -> usize {
         let mut found = 0;
-        for seen in &result.seen {
-            let key = key(&seen.identity);
-            let Some(decision) = self.decide(seen) else { continue };
+        for process in &result.tagged {
+            let key = key(&process.identity);
+            let Some(decision) = self.decide(process) else { continue };
             let is_target = decision.verdict == Verdict::Dead && self.report.refused.is_none();
             if is_target && !self.is_report() {
                 if let Some(target) = self.targets.get_mut(&key) {
-                    target.found.state = seen.state;
-                    target.seen = seen.clone();
+                    target.found.state = process.state;
+                    target.process = process.clone();
                 } else {
                     found += 1;
-                    self.take(epoll, seen, decision, None);
+                    self.take(epoll, process, decision, None);
                 }
             } else {
                 self.forget(key);
                 let Decision { verdict, run, why } = decision;
-                self.others.insert(key, Match::new(seen, run, verdict, why));
+                self.others.insert(key, Match::new(process, run, verdict, why));
             }
         }
         found
@@ -165,21 +166,21 @@ impl Work {
     pub(crate) fn take(
         &mut self,
         epoll: &OwnedFd,
-        seen: &Seen,
+        process: &TaggedProcess,
         decision: Decision,
         open: Option<PidFd>,
     ) {
         let Decision { verdict, run, why } = decision;
-        let found = Match::new(seen, run, verdict, why);
-        let is_shim = !self.is_for_workers() && seen.shim_of(self.host.uid()).is_some();
-        let tree = (run, run.and_then(|run| seen.worker_in(run)));
-        let key = key(&seen.identity);
-        let pidfd = if self.held < HELD { self.hold(epoll, seen, key, open) } else { None };
+        let found = Match::new(process, run, verdict, why);
+        let is_shim = !self.is_for_workers() && process.shim_of(self.host.uid()).is_some();
+        let tree = (run, run.and_then(|run| process.worker_in(run)));
+        let key = key(&process.identity);
+        let pidfd = if self.held < HELD { self.hold(epoll, process, key, open) } else { None };
         let stage = Stage::New;
         let waited_for = self.is_for_workers();
         let (last, blocked) = (None, None);
         let target = Target {
-            seen: seen.clone(),
+            process: process.clone(),
             found,
             tree,
             is_shim,
@@ -200,7 +201,7 @@ impl Work {
     fn hold(
         &mut self,
         epoll: &OwnedFd,
-        seen: &Seen,
+        process: &TaggedProcess,
         key: Key,
         open: Option<PidFd>,
     ) -> Option<PidFd> {
@@ -210,7 +211,7 @@ impl Work {
         }
         let pidfd = match open {
             Some(pidfd) => pidfd,
-            None => PidFd::open_unreserved(seen.identity.pid)?,
+            None => PidFd::open_unreserved(process.identity.pid)?,
         };
         let data = epoll::EventData::new_u64(u64::from(key.0));
         epoll::add(epoll, &pidfd, data, epoll::EventFlags::IN).ok()?;

@@ -6,14 +6,14 @@
 //! Trying millions of numbers takes a second or two. So it is done last, when a pass over the
 //! listing found nothing more.
 
-use crate::cleanup::engine::Work;
-use crate::cleanup::spec::HuntKind;
+use crate::cleanup::engine::Engine;
+use crate::cleanup::spec::CleanupKind;
 use crate::os::pid::Pid;
 use crate::os::syscalls;
 use crate::policy::verdict::Verdict;
 use crate::procfs::host::Host;
 use crate::tags::carrier::Carrier;
-use crate::tags::process_reader::{Carriers, Examiner, Skipped};
+use crate::tags::process_reader::{Carriers, ProcessReader, Skipped};
 use crate::tags::scan::{Incomplete, Scan, SkipMark};
 use leash_tag::{Mark, RunId};
 use rustix::io::Errno;
@@ -23,13 +23,13 @@ use std::time::Instant;
 // This many numbers are tried between two looks at the clock, which takes about a millisecond.
 const AT_ONCE: u32 = 4096;
 
-impl Work {
+impl Engine {
     /// Looks for processes that `/proc` hides, at the end of a pass that found nothing more to
     /// end.
     ///
     /// Returns whether it added a process. If it does not try although it matters, it marks the
     /// pass as cut short.
-    pub(crate) fn look_by_number(
+    pub(crate) fn add_hidden(
         &mut self,
         result: &mut Scan,
         found: usize,
@@ -43,26 +43,28 @@ impl Work {
             return false;
         }
         let skip = match &self.spec.kind {
-            HuntKind::Worker(workers) => Some(workers as &dyn SkipMark),
+            CleanupKind::Worker(workers) => Some(workers as &dyn SkipMark),
             _ => None,
         };
-        let before = result.seen.len();
+        let before = result.tagged.len();
         add_hidden(&self.host, skip, result, || Instant::now() >= deadline);
-        result.seen.len() > before
+        result.tagged.len() > before
     }
 
     /// Whether a hidden process could be one to end, or a reason to keep a record.
     fn matters(&mut self) -> bool {
         match self.spec.kind {
-            HuntKind::Worker(_) => true,
-            HuntKind::Process(_) => false,
-            HuntKind::Run { run, .. } => self.report.refused.is_none() && self.is_over(run),
-            HuntKind::Sweep { .. } => self.judge.runs().into_iter().any(|run| self.is_over(run)),
+            CleanupKind::Worker(_) => true,
+            CleanupKind::Process(_) => false,
+            CleanupKind::Run { run, .. } => self.report.refused.is_none() && self.is_over(run),
+            CleanupKind::Sweep { .. } => {
+                self.policy.runs().into_iter().any(|run| self.is_over(run))
+            }
         }
     }
 
     fn is_over(&mut self, run: RunId) -> bool {
-        self.judge.is_in_scope(run)
+        self.policy.is_in_scope(run)
             && matches!(self.judgement(run).verdict, Verdict::Dead | Verdict::Stale)
     }
 }
@@ -87,8 +89,8 @@ fn add_hidden(
     if syscalls::file_lock_limits(host.me().pid).is_err() {
         return result.hole(Incomplete::Unreadable);
     }
-    let known: HashSet<Pid> = result.seen.iter().map(|seen| seen.identity.pid).collect();
-    let mut examiner = Examiner::new(host, &[]);
+    let known: HashSet<Pid> = result.tagged.iter().map(|process| process.identity.pid).collect();
+    let mut reader = ProcessReader::new(host, &[]);
     let mut is_denied = false;
     for number in 2..=host.pid_max() {
         if number % AT_ONCE == 0 && is_late() {
@@ -114,16 +116,16 @@ fn add_hidden(
             continue;
         }
         // `/proc` may show a process that began after the listing. A thread is no match.
-        let looked = examiner.by_number(pid, mark).and_then(|hidden| {
-            match examiner.rest(pid, Carrier::Present(mark), Carriers::MarkOnly) {
+        let looked = reader.read_hidden(pid, mark).and_then(|hidden| {
+            match reader.read_tags(pid, Carrier::Present(mark), Carriers::MarkOnly) {
                 Err(Skipped::Untagged) => Ok(hidden),
-                seen => seen,
+                process => process,
             }
         });
         match looked {
-            Ok(seen) => {
-                result.unreadable += usize::from(seen.env.is_unreadable());
-                result.seen.push(seen);
+            Ok(process) => {
+                result.unreadable += usize::from(process.env.is_unreadable());
+                result.tagged.push(process);
             }
             Err(Skipped::Gone | Skipped::Zombie | Skipped::Untagged) => {}
             Err(Skipped::Failed(errno)) => {

@@ -1,9 +1,9 @@
 //! The quick pass: signals processes as soon as it sees them, for trees that fork faster than
 //! they are read.
 
-use crate::cleanup::engine::{QUIT_GRACE, Work, remembered};
+use crate::cleanup::engine::{Engine, QUIT_GRACE, remembered};
 use crate::cleanup::report::Action;
-use crate::cleanup::spec::HuntKind;
+use crate::cleanup::spec::CleanupKind;
 use crate::cleanup::target::{Stage, Tree, key, tree_of_mark};
 use crate::os::pid::Pid;
 use crate::os::pidfd::PidFd;
@@ -11,8 +11,8 @@ use crate::os::signal::Signal;
 use crate::policy::verdict::Verdict;
 use crate::procfs::listing::{FRESH_LISTING, each_process_from};
 use crate::tags::carrier::Carrier;
-use crate::tags::process_reader::{Carriers, Examiner, Skipped};
-use crate::tags::tagged_process::Seen;
+use crate::tags::process_reader::{Carriers, ProcessReader, Skipped};
+use crate::tags::tagged_process::TaggedProcess;
 use leash_tag::Mark;
 use leash_tag::argv::SHIM_NAME;
 use rustix::io::Errno;
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 // A pass of signals chases new processes upwards. After this time it ends, and the next one
 // starts from below.
-const SIGHT_PASS: Duration = Duration::from_millis(200);
+const QUICK_PASS_LIMIT: Duration = Duration::from_millis(200);
 // This many numbers below the last given one are looked at first. That repeats at most
 // `HEAD_ROUNDS` times, while it ends something.
 const HEAD: u32 = 256;
@@ -39,19 +39,19 @@ struct Tally {
 }
 
 /// The result of a quick look at a process.
-enum Sight {
+enum QuickOutcome {
     Sent,
     Kept,
     Zombie,
     Vanished,
 }
 
-impl Work {
+impl Engine {
     /// Makes a quick pass that signals each marked process of the trees being ended as soon as it
     /// sees the process. A tree that forks without a pause is gone before a whole pass is over.
     ///
     /// Returns whether there was any such tree.
-    pub(crate) fn signal_on_sight(
+    pub(crate) fn quick_pass(
         &mut self,
         epoll: &OwnedFd,
         now: Instant,
@@ -69,7 +69,7 @@ impl Work {
                     Some((step, signal, _)) if now < kill_at && !self.is_for_workers() => {
                         // Within a step, the slow, thorough passes do, except for trees that they
                         // cannot catch.
-                        self.fleeting.contains(tree).then_some((signal, Stage::Step(step)))?
+                        self.churning.contains(tree).then_some((signal, Stage::Step(step)))?
                     }
                     _ => kill,
                 };
@@ -80,74 +80,74 @@ impl Work {
             return false;
         }
         self.report.passes += 1;
-        self.judge.forget_pass();
+        self.policy.forget_pass();
         self.judgements.clear();
         let host = Arc::clone(&self.host);
-        let mut examiner = Examiner::new(&host, &[]);
+        let mut reader = ProcessReader::new(&host, &[]);
         if !self.is_for_workers() && !self.shims_known {
             // A pass that was cut short may have missed a living shim, which ends its tree
             // itself. Signals wait for the next pass.
-            self.find_shims(epoll, &mut examiner);
+            self.find_shims(epoll, &mut reader);
             return true;
         }
         let mut tally = Tally::default();
-        if trees.keys().any(|tree| self.fleeting.contains(tree)) {
+        if trees.keys().any(|tree| self.churning.contains(tree)) {
             // The newest come first. Behind thousands of zombies their turn would never come.
             for _ in 0..HEAD_ROUNDS {
                 let first = host.last_pid().unwrap_or(0).saturating_sub(HEAD);
-                let round = self.sight_round(epoll, &mut examiner, &trees, first, now);
+                let round = self.quick_round(epoll, &mut reader, &trees, first, now);
                 tally.sent += round.sent;
                 if round.sent == 0 {
                     break;
                 }
             }
         }
-        let round = self.sight_round(epoll, &mut examiner, &trees, 0, now);
+        let round = self.quick_round(epoll, &mut reader, &trees, 0, now);
         let (sent, vanished) = (tally.sent + round.sent, round.vanished);
         // New zombies are the trace of processes that ended unseen.
-        let is_calm = sent == 0 && vanished == 0 && round.zombies <= self.zombies;
+        let is_quiescent = sent == 0 && vanished == 0 && round.zombies <= self.zombies;
         self.zombies = round.zombies;
-        self.calm = if is_calm { self.calm + 1 } else { 0 };
-        self.restless = if sent == 0 && !is_calm { self.restless + 1 } else { 0 };
+        self.quiescent_passes = if is_quiescent { self.quiescent_passes + 1 } else { 0 };
+        self.busy_passes = if sent == 0 && !is_quiescent { self.busy_passes + 1 } else { 0 };
         self.clean &= sent == 0;
         true
     }
 
     /// Finds living shims of runs being ended. Reads the mark and compares the name before
     /// anything else.
-    fn find_shims(&mut self, epoll: &OwnedFd, examiner: &mut Examiner<'_>) {
+    fn find_shims(&mut self, epoll: &OwnedFd, reader: &mut ProcessReader<'_>) {
         let host = Arc::clone(&self.host);
         let mut buffer = Vec::new();
         let listing = each_process_from(&host, 0, FRESH_LISTING, |pid| {
-            let Ok(mark @ Carrier::Present(found)) = examiner.mark(pid) else {
+            let Ok(mark @ Carrier::Present(found)) = reader.read_mark(pid) else {
                 return ControlFlow::Continue(());
             };
-            let (judge, judgements) = (&mut self.judge, &mut self.judgements);
-            if !self.spec.kind.covers(&found, |run| remembered(judgements, judge, run))
+            let (policy, judgements) = (&mut self.policy, &mut self.judgements);
+            if !self.spec.kind.covers(&found, |run| remembered(judgements, policy, run))
                 || host.stat(pid, &mut buffer).is_ok_and(|stat| stat.comm != SHIM_NAME)
             {
                 return ControlFlow::Continue(());
             }
-            if let Ok(seen) = examiner.rest(pid, mark, Carriers::MarkOnly) {
-                self.judge.hear_process(&seen);
-                let is_new = !self.targets.contains_key(&key(&seen.identity));
+            if let Ok(process) = reader.read_tags(pid, mark, Carriers::MarkOnly) {
+                self.policy.observe_process(&process);
+                let is_new = !self.targets.contains_key(&key(&process.identity));
                 if let Some(decision) =
-                    self.decide(&seen).filter(|it| is_new && it.verdict == Verdict::Dead)
-                    && seen.shim_of(host.uid()).is_some()
+                    self.decide(&process).filter(|it| is_new && it.verdict == Verdict::Dead)
+                    && process.shim_of(host.uid()).is_some()
                 {
-                    self.take(epoll, &seen, decision, None);
+                    self.take(epoll, &process, decision, None);
                 }
             }
             ControlFlow::Continue(())
         });
         self.shims_known = listing.is_ok();
-        self.calm = 0;
+        self.quiescent_passes = 0;
     }
 
-    fn sight_round(
+    fn quick_round(
         &mut self,
         epoll: &OwnedFd,
-        examiner: &mut Examiner<'_>,
+        reader: &mut ProcessReader<'_>,
         trees: &HashMap<Tree, (Signal, Stage)>,
         first: u32,
         began: Instant,
@@ -157,11 +157,11 @@ impl Work {
         let mut count = 0_u32;
         let listing = each_process_from(&host, first, FRESH_LISTING, |pid| {
             count += 1;
-            if count.is_multiple_of(64) && began.elapsed() > SIGHT_PASS {
+            if count.is_multiple_of(64) && began.elapsed() > QUICK_PASS_LIMIT {
                 tally.vanished += 1;
                 return ControlFlow::Break(());
             }
-            let mark = match examiner.mark(pid) {
+            let mark = match reader.read_mark(pid) {
                 Ok(mark) => mark,
                 Err(Skipped::Gone) => {
                     tally.vanished += 1;
@@ -171,11 +171,11 @@ impl Work {
             };
             let tree = mark.present().map(|mark| tree_of_mark(*mark));
             if let Some(&due) = tree.and_then(|tree| trees.get(&tree)) {
-                match self.on_sight(epoll, examiner, pid, mark, due) {
-                    Sight::Sent => tally.sent += 1,
-                    Sight::Kept => {}
-                    Sight::Zombie => tally.zombies += 1,
-                    Sight::Vanished => tally.vanished += 1,
+                match self.signal_at_once(epoll, reader, pid, mark, due) {
+                    QuickOutcome::Sent => tally.sent += 1,
+                    QuickOutcome::Kept => {}
+                    QuickOutcome::Zombie => tally.zombies += 1,
+                    QuickOutcome::Vanished => tally.vanished += 1,
                 }
             }
             ControlFlow::Continue(())
@@ -186,10 +186,10 @@ impl Work {
 
     /// Whether a process may be a shim, by the name that the kernel keeps. Only the program
     /// itself can change that name.
-    fn may_be_shim(&self, seen: &Seen) -> bool {
-        let is_ours = seen.is_of(self.host.uid());
+    fn may_be_shim(&self, process: &TaggedProcess) -> bool {
+        let is_ours = process.is_of(self.host.uid());
         is_ours
-            && seen
+            && process
                 .command
                 .strip_prefix('[')
                 .and_then(|name| name.strip_suffix(']'))
@@ -198,69 +198,69 @@ impl Work {
     }
 
     pub(crate) fn is_for_workers(&self) -> bool {
-        matches!(self.spec.kind, HuntKind::Worker(_))
+        matches!(self.spec.kind, CleanupKind::Worker(_))
     }
 
     /// Signals a process that was seen just now, if it is to be ended.
-    fn on_sight(
+    fn signal_at_once(
         &mut self,
         epoll: &OwnedFd,
-        examiner: &mut Examiner<'_>,
+        reader: &mut ProcessReader<'_>,
         pid: Pid,
         mark: Carrier<Mark>,
         (signal, stage): (Signal, Stage),
-    ) -> Sight {
+    ) -> QuickOutcome {
         let pidfd = match PidFd::open_raw(pid) {
             Ok(pidfd) => pidfd,
-            Err(Errno::SRCH | Errno::NOENT | Errno::INVAL) => return Sight::Vanished,
-            Err(_) => return Sight::Kept,
+            Err(Errno::SRCH | Errno::NOENT | Errno::INVAL) => return QuickOutcome::Vanished,
+            Err(_) => return QuickOutcome::Kept,
         };
         // Zombies keep their mark until they are reaped, and there may be thousands.
         if pidfd.is_ended() {
-            return Sight::Zombie;
+            return QuickOutcome::Zombie;
         }
         // The mark is read anew, now that the descriptor holds the process.
-        let again = examiner.mark(pid);
-        let seen = match again {
-            Ok(again) if again == mark => match examiner.lean(pid, again) {
-                Ok(seen) => seen,
-                Err(Skipped::Gone) => return Sight::Vanished,
-                Err(_) => return Sight::Kept,
+        let again = reader.read_mark(pid);
+        let process = match again {
+            Ok(again) if again == mark => match reader.read_without_cmdline(pid, again) {
+                Ok(process) => process,
+                Err(Skipped::Gone) => return QuickOutcome::Vanished,
+                Err(_) => return QuickOutcome::Kept,
             },
-            Err(Skipped::Gone) => return Sight::Vanished,
-            _ => return Sight::Kept,
+            Err(Skipped::Gone) => return QuickOutcome::Vanished,
+            _ => return QuickOutcome::Kept,
         };
-        if !self.is_for_workers() && self.may_be_shim(&seen) {
-            return Sight::Kept;
+        if !self.is_for_workers() && self.may_be_shim(&process) {
+            return QuickOutcome::Kept;
         }
-        let key = key(&seen.identity);
+        let key = key(&process.identity);
         if self.targets.contains_key(&key)
             || self.others.get(&key).is_some_and(|m| m.action == Action::Kept)
         {
-            return Sight::Kept;
+            return QuickOutcome::Kept;
         }
-        self.judge.hear_process(&seen);
-        let Some(decision) = self.decide(&seen) else { return Sight::Kept };
+        self.policy.observe_process(&process);
+        let Some(decision) = self.decide(&process) else { return QuickOutcome::Kept };
         if decision.verdict != Verdict::Dead {
-            return Sight::Kept;
+            return QuickOutcome::Kept;
         }
         if pidfd.is_ended() {
-            return Sight::Vanished;
+            return QuickOutcome::Vanished;
         }
         match pidfd.signal(signal) {
             Ok(()) => {
                 if signal != Signal::KILL {
                     let _ = pidfd.signal(Signal::CONT);
                 }
-                self.take(epoll, &seen, decision, Some(pidfd));
+                self.take(epoll, &process, decision, Some(pidfd));
                 if let Some(target) = self.targets.get_mut(&key) {
                     target.stage = stage;
                     target.last = Some(signal);
                 }
-                Sight::Sent
+                QuickOutcome::Sent
             }
-            Err(error) if error.is_gone() => Sight::Vanished,
-            Err(_) => Sight::Kept,
+            Err(error) if error.is_gone() => QuickOutcome::Vanished,
+            Err(_) => QuickOutcome::Kept,
         }
     }
 }

@@ -1,15 +1,15 @@
-//! The result of a hunt, as data.
+//! The result of a cleanup, as data.
 
 use crate::policy::refusal::Refusal;
 use crate::policy::verdict::{RunJudgement, Verdict};
 use crate::runs::owner::{OwnerState, Source};
 use crate::runs::record_file::{Lock, RecordFile};
 use crate::tags::scan::Incomplete;
-use crate::tags::tagged_process::Seen;
+use crate::tags::tagged_process::TaggedProcess;
 use leash_tag::RunId;
 use serde::Serialize;
 
-/// The result of a hunt.
+/// The result of a cleanup.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Every tagged process that was seen, each once.
@@ -26,15 +26,15 @@ pub struct Report {
     pub unreadable: usize,
     /// The number of passes over the process table.
     pub passes: u32,
-    /// The duration of the hunt.
+    /// The duration of the cleanup.
     pub elapsed_ms: u64,
     /// The runs whose record was removed.
     pub records_dropped: Vec<String>,
-    /// The reason why the hunt tried nothing at all.
+    /// The reason why the cleanup tried nothing at all.
     pub refused: Option<Refused>,
 }
 
-/// The reason why a hunt did not begin.
+/// The reason why a cleanup did not begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Refused {
@@ -209,11 +209,11 @@ impl RunReport {
             owners: judgement
                 .owners
                 .iter()
-                .map(|&(source, claim, state)| OwnerReport {
+                .map(|&(source, owner, state)| OwnerReport {
                     source,
-                    pid: claim.pid.as_u32(),
-                    start_ticks: claim.start_ticks,
-                    pid_ns: claim.pid_ns,
+                    pid: owner.pid.as_u32(),
+                    start_ticks: owner.start_ticks,
+                    pid_ns: owner.pid_ns,
                     state,
                 })
                 .collect(),
@@ -222,18 +222,23 @@ impl RunReport {
 }
 
 impl Match {
-    pub(crate) fn new(seen: &Seen, run: Option<RunId>, verdict: Verdict, why: String) -> Self {
+    pub(crate) fn new(
+        process: &TaggedProcess,
+        run: Option<RunId>,
+        verdict: Verdict,
+        why: String,
+    ) -> Self {
         Self {
-            pid: seen.identity.pid.as_u32(),
-            start_ticks: seen.identity.known_start(),
-            command: seen.command.clone(),
-            state: seen.state,
-            uid: seen.uids.map(|uids| uids.real),
+            pid: process.identity.pid.as_u32(),
+            start_ticks: process.identity.known_start(),
+            command: process.command.clone(),
+            state: process.state,
+            uid: process.uids.map(|uids| uids.real),
             run_id: run.map(|run| run.to_string()),
-            worker: run.and_then(|run| seen.worker_in(run)),
-            carriers: seen.carrier_names(),
-            shim: seen.shim.is_some(),
-            warden: seen.shim.as_ref().is_some_and(|shim| shim.args.warden),
+            worker: run.and_then(|run| process.worker_in(run)),
+            carriers: process.carrier_names(),
+            shim: process.shim.is_some(),
+            warden: process.shim.as_ref().is_some_and(|shim| shim.args.warden),
             verdict,
             why,
             action: Action::Kept,

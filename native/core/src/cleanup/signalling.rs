@@ -1,8 +1,8 @@
 //! Sends one signal to one process, after one more look at the process.
 
-use crate::cleanup::engine::{QUIT_GRACE, SHIM_GRACE, Work, remembered};
+use crate::cleanup::engine::{Engine, QUIT_GRACE, SHIM_GRACE, remembered};
 use crate::cleanup::report::{Match, Reason};
-use crate::cleanup::spec::HuntKind;
+use crate::cleanup::spec::CleanupKind;
 use crate::cleanup::target::{Key, Stage, Target, is_in_charge};
 use crate::os::error::ErrorKind;
 use crate::os::pidfd::PidFd;
@@ -11,7 +11,7 @@ use crate::policy::verdict::{Decision, Verdict};
 use crate::procfs::host::Host;
 use crate::procfs::identity::Identity;
 use crate::runs::record::RecordedCommand;
-use crate::tags::process_reader::{Examiner, Skipped};
+use crate::tags::process_reader::{ProcessReader, Skipped};
 use leash_tag::RunId;
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ enum Sent {
     Blocked(Reason),
 }
 
-impl Work {
+impl Engine {
     /// Sends the signals that are due.
     pub(crate) fn advance(&mut self, now: Instant, deadline: Instant) {
         let kill_at = self.kill_at(now, deadline);
@@ -60,14 +60,15 @@ impl Work {
         if let Stage::Killed { again } = target.stage {
             return (now >= again).then_some(kill);
         }
-        if now >= kill_at || matches!(self.spec.kind, HuntKind::Worker(_)) {
+        if now >= kill_at || matches!(self.spec.kind, CleanupKind::Worker(_)) {
             return Some(kill);
         }
         if target.is_shim {
             return match target.stage {
                 Stage::New => {
                     // A shim that outlives its VM has not begun by itself.
-                    let outlives = target.seen.mark.present().is_some_and(|mark| mark.outlives());
+                    let outlives =
+                        target.process.mark.present().is_some_and(|mark| mark.outlives());
                     let signal = if outlives { Signal::INT } else { Signal::CONT };
                     Some((
                         signal,
@@ -96,7 +97,7 @@ impl Work {
     fn shim_until(&self, target: &Target, now: Instant, kill_at: Instant) -> Instant {
         let latest = kill_at.checked_sub(QUIT_GRACE).unwrap_or(now);
         target
-            .seen
+            .process
             .shim
             .as_ref()
             .and_then(|shim| now.checked_add(shim.patience?.saturating_add(SHIM_GRACE)))
@@ -111,7 +112,7 @@ impl Work {
             }
             Sent::Kept(Decision { verdict, run, why }) => {
                 if let Some(target) = self.targets.get(&key) {
-                    let kept = Match::new(&target.seen, run, verdict, why);
+                    let kept = Match::new(&target.process, run, verdict, why);
                     self.forget(key);
                     self.others.insert(key, kept);
                 }
@@ -175,33 +176,36 @@ impl Work {
         if let Err(sent) = look_again(&self.host, &self.recorded, target, signal, pidfd) {
             return sent;
         }
-        // The borrow of the target must end before the judge is asked.
-        let seen = target.seen.clone();
-        let fresh = match &self.spec.kind {
-            HuntKind::Process(_) => None,
-            HuntKind::Worker(workers) => Some(workers.judge(&self.host, &mut self.judge, &seen)),
-            HuntKind::Run { .. } | HuntKind::Sweep { .. } => {
-                let stale: Vec<_> = seen
-                    .runs()
-                    .into_iter()
-                    .filter(|run| {
-                        self.judgements
-                            .get(run)
-                            .is_none_or(|known| now.duration_since(known.0) > JUDGEMENT_HOLDS)
-                    })
-                    .collect();
-                for run in stale {
-                    self.judgements.remove(&run);
-                    if self.judge.refresh(run).is_err() {
-                        return Sent::Blocked(Reason::Unreadable);
-                    }
+        // The borrow of the target must end before the policy is asked.
+        let process = target.process.clone();
+        let fresh =
+            match &self.spec.kind {
+                CleanupKind::Process(_) => None,
+                CleanupKind::Worker(workers) => {
+                    Some(workers.judge(&self.host, &mut self.policy, &process))
                 }
-                let judgements = &mut self.judgements;
-                Some(Some(
-                    self.judge.process(&seen, |judge, run| remembered(judgements, judge, run)),
-                ))
-            }
-        };
+                CleanupKind::Run { .. } | CleanupKind::Sweep { .. } => {
+                    let stale: Vec<_> = process
+                        .runs()
+                        .into_iter()
+                        .filter(|run| {
+                            self.judgements
+                                .get(run)
+                                .is_none_or(|known| now.duration_since(known.0) > JUDGEMENT_HOLDS)
+                        })
+                        .collect();
+                    for run in stale {
+                        self.judgements.remove(&run);
+                        if self.policy.refresh(run).is_err() {
+                            return Sent::Blocked(Reason::Unreadable);
+                        }
+                    }
+                    let judgements = &mut self.judgements;
+                    Some(Some(self.policy.judge_process(&process, |policy, run| {
+                        remembered(judgements, policy, run)
+                    })))
+                }
+            };
         match fresh {
             Some(Some(decision)) if decision.verdict != Verdict::Dead => {
                 return Sent::Kept(decision);
@@ -245,22 +249,24 @@ fn look_again(
     {
         return Err(Sent::Ended);
     }
-    let mut examiner = Examiner::new(host, recorded);
+    let mut reader = ProcessReader::new(host, recorded);
     // The start is unknown if `/proc` hides the process, now or when it was found. Mark and
     // descriptor have to do then.
     let same = |now: &Identity| {
         let starts = now.known_start().zip(identity.known_start());
         starts.is_none_or(|(now, then)| now == then)
     };
-    let brief = target.seen.mark.present().is_some() && signal == Signal::KILL;
+    let brief = target.process.mark.present().is_some() && signal == Signal::KILL;
     let looked = if target.found.verdict == Verdict::Asked {
-        examiner.untagged(identity.pid).map(|seen| (seen.identity, true))
+        reader.read_untagged(identity.pid).map(|process| (process.identity, true))
     } else if brief {
-        examiner.brief(identity.pid).map(|(now, mark)| (now, mark == target.seen.mark))
+        reader
+            .read_mark_and_start(identity.pid)
+            .map(|(now, mark)| (now, mark == target.process.mark))
     } else {
-        examiner
-            .again(identity.pid)
-            .map(|seen| (seen.identity, seen.runs() == target.seen.runs()))
+        reader
+            .read_all(identity.pid)
+            .map(|process| (process.identity, process.runs() == target.process.runs()))
     };
     match looked {
         Ok((now, _)) if !same(&now) => Err(Sent::Ended),

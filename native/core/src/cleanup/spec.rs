@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// The processes to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HuntKind {
+pub enum CleanupKind {
     /// Workers of the asking VM's own run, by SIGKILL passes.
     Worker(Workers),
     /// One dead run; a run that is not dead is refused.
@@ -46,23 +46,23 @@ pub enum Mode {
     Report,
 }
 
-/// The task of a hunt: what to end, how, and how long.
+/// The task of a cleanup: what to end, how, and how long.
 #[derive(Clone, Debug)]
-pub struct HuntSpec {
+pub struct CleanupSpec {
     /// The processes to end.
-    pub kind: HuntKind,
-    /// The signals to send before SIGKILL. A hunt for workers ignores it.
+    pub kind: CleanupKind,
+    /// The signals to send before SIGKILL. A cleanup for workers ignores it.
     pub ladder: Ladder,
     /// The time for everything.
     pub deadline: Duration,
     /// The directory of the records. Without it, no run is judged by a record.
     pub run_dir: Option<Arc<RunDir>>,
     /// Whether there may be records that cannot be read. No run is dead then, and the report is
-    /// incomplete. Hunts for workers and for single processes need no record.
+    /// incomplete. Cleanups for workers and for single processes need no record.
     pub records_unusable: bool,
 }
 
-impl HuntKind {
+impl CleanupKind {
     /// Whether a process with this mark is one to end, as far as a mark alone can tell.
     pub(crate) fn covers(&self, mark: &Mark, judge: impl FnOnce(RunId) -> RunJudgement) -> bool {
         let run = mark.run();

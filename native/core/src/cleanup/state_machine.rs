@@ -1,13 +1,13 @@
-//! Ends processes for certain. A hunt is a state machine that its driver steps; it never waits
+//! Ends processes for certain. A cleanup is a state machine that its driver steps; it never waits
 //! itself.
 //!
 //! Every step notes which processes have ended, passes over the process table if that is due, and
 //! sends what is due. Passes repeat until a complete one, of all carriers, finds nothing left to
 //! end.
 
-use crate::cleanup::engine::{Work, millis};
+use crate::cleanup::engine::{Engine, millis};
 use crate::cleanup::report::Report;
-use crate::cleanup::spec::HuntSpec;
+use crate::cleanup::spec::CleanupSpec;
 use crate::os::error::{Error, Result};
 use crate::os::reserve::with_reserve;
 use rustix::event::epoll;
@@ -17,7 +17,7 @@ use std::time::Instant;
 /// The result of a step.
 #[derive(Debug)]
 pub enum Step {
-    /// Step again at this time, or earlier once the hunt's descriptor is readable.
+    /// Step again at this time, or earlier once the cleanup's descriptor is readable.
     Wait {
         /// The time.
         until: Instant,
@@ -26,10 +26,10 @@ pub enum Step {
     Done(Box<Report>),
 }
 
-/// A hunt at work.
+/// A cleanup at work.
 #[derive(Debug)]
-pub struct Hunt {
-    spec: HuntSpec,
+pub struct Cleanup {
+    spec: CleanupSpec,
     state: State,
     epoll: OwnedFd,
 }
@@ -37,17 +37,17 @@ pub struct Hunt {
 #[derive(Debug)]
 enum State {
     New,
-    Working(Box<Work>),
+    Working(Box<Engine>),
     Done(Box<Report>),
 }
 
-impl Hunt {
-    /// Prepares a hunt. Nothing is read before the first step.
+impl Cleanup {
+    /// Prepares a cleanup. Nothing is read before the first step.
     ///
     /// # Errors
     ///
     /// The error of creating an epoll descriptor.
-    pub fn new(spec: HuntSpec) -> Result<Self> {
+    pub fn new(spec: CleanupSpec) -> Result<Self> {
         let create = || epoll::create(epoll::CreateFlags::CLOEXEC);
         let epoll = with_reserve(create).map_err(Error::of_file)?;
         Ok(Self { spec, state: State::New, epoll })
@@ -56,7 +56,7 @@ impl Hunt {
     /// Goes on as far as possible without waiting.
     pub fn step(&mut self, now: Instant) -> Step {
         if let State::New = self.state {
-            self.state = match Work::begin(&self.spec, &self.epoll, now) {
+            self.state = match Engine::begin(&self.spec, &self.epoll, now) {
                 Ok(work) => State::Working(Box::new(work)),
                 Err(report) => State::Done(report),
             };
@@ -95,7 +95,7 @@ impl Hunt {
     }
 }
 
-impl AsFd for Hunt {
+impl AsFd for Cleanup {
     /// Readable when a process that is waited for may have ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()

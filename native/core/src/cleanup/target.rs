@@ -4,7 +4,7 @@ use crate::cleanup::report::{Match, Reason};
 use crate::os::pidfd::PidFd;
 use crate::os::signal::Signal;
 use crate::procfs::identity::Identity;
-use crate::tags::tagged_process::Seen;
+use crate::tags::tagged_process::TaggedProcess;
 use leash_tag::{Mark, RunId, WorkerNumber};
 use std::collections::HashSet;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use std::time::Instant;
 /// The run and the worker that one shim is in charge of.
 pub(crate) type Tree = (Option<RunId>, Option<u16>);
 
-/// Tells processes apart within a hunt.
+/// Tells processes apart within a cleanup.
 pub(crate) type Key = (u32, u64);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(crate) enum Stage {
 
 #[derive(Debug)]
 pub(crate) struct Target {
-    pub(crate) seen: Seen,
+    pub(crate) process: TaggedProcess,
     pub(crate) found: Match,
     pub(crate) tree: Tree,
     pub(crate) is_shim: bool,
@@ -48,10 +48,10 @@ pub(crate) struct Target {
 
 impl Target {
     pub(crate) fn identity(&self) -> Identity {
-        self.seen.identity
+        self.process.identity
     }
 
-    /// Whether the hunt gives this target up. Descriptors may become free before the deadline.
+    /// Whether the cleanup gives this target up. Descriptors may become free before the deadline.
     /// Permission, a lost tag and the means to signal do not come back.
     pub(crate) fn is_given_up(&self) -> bool {
         match self.blocked {
@@ -61,7 +61,7 @@ impl Target {
         }
     }
 
-    /// Whether the hunt still waits for a shim's own work on its tree.
+    /// Whether the cleanup still waits for a shim's own work on its tree.
     pub(crate) fn is_shim_in_charge(&self) -> bool {
         self.is_shim
             && self.blocked.is_none()

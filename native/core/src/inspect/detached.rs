@@ -12,9 +12,9 @@ use crate::procfs::identity::Identity;
 use crate::procfs::listing::{LISTING, each_process};
 use crate::procfs::parse::cmdline::READ_LIMIT;
 use crate::runs::owner::OwnerState;
-use crate::tags::process_reader::{Carriers, Examiner, Skipped};
+use crate::tags::process_reader::{Carriers, ProcessReader, Skipped};
 use crate::tags::shim::runs_shim;
-use crate::tags::tagged_process::Seen;
+use crate::tags::tagged_process::TaggedProcess;
 use leash_tag::argv;
 use leash_tag::{Mark, RunId, WorkerNumber};
 use rustix::io::Errno;
@@ -68,9 +68,9 @@ pub struct AllDetached {
 pub fn detached() -> Result<AllDetached> {
     let host = Host::current()?;
     let mut found = AllDetached { trees: Vec::new(), complete: true };
-    let mut examiner = Examiner::new(&host, &[]);
+    let mut reader = ProcessReader::new(&host, &[]);
     let listing = each_process(&host, LISTING, |pid| {
-        match look(&host, &mut examiner, pid) {
+        match look(&host, &mut reader, pid) {
             Ok(Some((tree, _pidfd))) => found.trees.push(tree),
             Ok(None) => {}
             Err(_) => found.complete = false,
@@ -89,7 +89,7 @@ pub fn detached() -> Result<AllDetached> {
 /// no longer a shim of that tree.
 pub fn open_detached(shim: &Identity, run: RunId, worker: WorkerNumber) -> Result<PidFd> {
     let host = Host::current()?;
-    let looked = look(&host, &mut Examiner::new(&host, &[]), shim.pid);
+    let looked = look(&host, &mut ProcessReader::new(&host, &[]), shim.pid);
     match looked.map_err(Error::of_process)? {
         Some((tree, pidfd)) if tree.shim.is(shim) && (tree.run, tree.worker) == (run, worker) => {
             Ok(pidfd)
@@ -108,10 +108,10 @@ pub fn open_detached(shim: &Identity, run: RunId, worker: WorkerNumber) -> Resul
 /// outlives its VM, and it cannot be read.
 fn look(
     host: &Host,
-    examiner: &mut Examiner<'_>,
+    reader: &mut ProcessReader<'_>,
     pid: Pid,
 ) -> std::result::Result<Option<(Detached, PidFd)>, Errno> {
-    if !outlives(examiner, pid)? {
+    if !outlives(reader, pid)? {
         return Ok(None);
     }
     // The rest is read while a descriptor holds the process, and counts only if the process lives
@@ -121,12 +121,12 @@ fn look(
         Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
         Err(errno) => return Err(errno),
     };
-    let mark = match examiner.mark(pid) {
+    let mark = match reader.read_mark(pid) {
         Ok(mark) => mark,
         Err(skipped) => return failed(skipped),
     };
-    let seen = match examiner.rest(pid, mark, Carriers::MarkOnly) {
-        Ok(seen) => seen,
+    let process = match reader.read_tags(pid, mark, Carriers::MarkOnly) {
+        Ok(process) => process,
         Err(skipped) => return failed(skipped),
     };
     let mut cmdline = Vec::new();
@@ -135,12 +135,12 @@ fn look(
         Err(Errno::SRCH | Errno::NOENT) => return Ok(None),
         Err(errno) => return Err(errno),
     }
-    let tree = described(host, &seen, &cmdline, pidfd.inode());
+    let tree = described(host, &process, &cmdline, pidfd.inode());
     Ok(tree.filter(|_| !pidfd.is_ended()).map(|tree| (tree, pidfd)))
 }
 
-fn outlives(examiner: &mut Examiner<'_>, pid: Pid) -> std::result::Result<bool, Errno> {
-    match examiner.mark(pid) {
+fn outlives(reader: &mut ProcessReader<'_>, pid: Pid) -> std::result::Result<bool, Errno> {
+    match reader.read_mark(pid) {
         Ok(mark) => Ok(mark.present().is_some_and(|mark| mark.outlives())),
         // If the limits of a process cannot be read, it is another user's.
         Err(_) => Ok(false),
@@ -154,10 +154,15 @@ fn failed<T>(skipped: Skipped) -> std::result::Result<Option<T>, Errno> {
     }
 }
 
-fn described(host: &Host, seen: &Seen, cmdline: &[u8], inode: Option<u64>) -> Option<Detached> {
-    let pid = seen.identity.pid;
-    let shim = seen.shim_of(host.uid())?;
-    let mark = seen.mark.present()?;
+fn described(
+    host: &Host,
+    process: &TaggedProcess,
+    cmdline: &[u8],
+    inode: Option<u64>,
+) -> Option<Detached> {
+    let pid = process.identity.pid;
+    let shim = process.shim_of(host.uid())?;
+    let mark = process.mark.present()?;
     let run = shim.args.run;
     let worker = shim.args.worker?;
     let name = argv::shim_name(cmdline)?;
@@ -171,18 +176,18 @@ fn described(host: &Host, seen: &Seen, cmdline: &[u8], inode: Option<u64>) -> Op
     {
         return None;
     }
-    let claim = seen.owner_in_argv(host);
-    let age = host.clock().machine_now().saturating_sub(seen.identity.start_ticks);
+    let named = process.owner_in_argv(host);
+    let age = host.clock().machine_now().saturating_sub(process.identity.start_ticks);
     Some(Detached {
-        shim: Identity { pidfs_inode: inode, ..seen.identity },
+        shim: Identity { pidfs_inode: inode, ..process.identity },
         name: name.to_vec(),
         run,
         worker,
         depth: mark.depth(),
         patience: shim.patience,
         leader: leader(host, pid, mark),
-        owner: claim.map(|claim| claim.pid),
-        owner_state: claim.map_or(OwnerState::Unknown, |claim| claim.state(host)),
+        owner: named.map(|named| named.pid),
+        owner_state: named.map_or(OwnerState::Unknown, |named| named.state(host)),
         command: argv::args(cmdline)
             .skip_while(|arg| *arg != b"--")
             .skip(1)

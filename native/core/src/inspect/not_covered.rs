@@ -7,7 +7,7 @@ use crate::procfs::listing::{LISTING, each_process};
 use crate::procfs::parse::cmdline;
 use crate::procfs::parse::stat::Stat;
 use crate::tags::carrier::Carrier;
-use crate::tags::process_reader::Examiner;
+use crate::tags::process_reader::ProcessReader;
 use leash_tag::{Mark, RunId};
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
@@ -81,7 +81,7 @@ pub fn not_covered(target: Pid, run: RunId, worker: u16) -> Result<Vec<NotCovere
 }
 
 fn table(host: &Host) -> Result<HashMap<Pid, Entry>> {
-    let mut examiner = Examiner::new(host, &[]);
+    let mut reader = ProcessReader::new(host, &[]);
     let mut buffer = Vec::new();
     let mut table = HashMap::new();
     each_process(host, LISTING, |pid| {
@@ -89,8 +89,10 @@ fn table(host: &Host) -> Result<HashMap<Pid, Entry>> {
             && !stat.kernel_thread
             && !host.has_ended(pid, stat.state)
         {
-            let mark =
-                examiner.mark(pid).ok().and_then(|mark: Carrier<Mark>| mark.present().copied());
+            let mark = reader
+                .read_mark(pid)
+                .ok()
+                .and_then(|mark: Carrier<Mark>| mark.present().copied());
             table.insert(pid, Entry { stat, mark });
         }
         ControlFlow::Continue(())

@@ -1,7 +1,7 @@
 //! Lists the processes in the trees of a live run and what they use, for people and for limits on
 //! trees.
 //!
-//! The census ends nothing, so it reads as little as it can. It reads the mark of each process of
+//! This ends nothing, so it reads as little as it can. It reads the mark of each process of
 //! the machine, and one more file of each process in the trees that are asked for.
 
 use crate::os::error::{Error, Result};
@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 
 /// The run, workers and shims to count.
 #[derive(Clone, Copy, Debug)]
-pub struct Census<'a> {
+pub struct UsageQuery<'a> {
     /// The asking VM's own run.
     pub run: RunId,
     /// The workers whose trees are counted. Processes of other workers are passed over unread.
@@ -32,12 +32,12 @@ pub struct Census<'a> {
 
 /// A process of a worker's tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
+pub struct ProcessUsage {
     /// The worker's number.
     pub worker: u16,
     /// The process's number.
     pub pid: Pid,
-    /// The parent: another member, the shim, or the process that adopted this one.
+    /// The parent: another process of the list, the shim, or the process that adopted this one.
     pub parent: Option<Pid>,
     /// The state letter of the thread group leader.
     pub state: char,
@@ -51,21 +51,21 @@ pub struct Member {
     pub age_ms: u64,
 }
 
-struct Met {
+struct Visited {
     worker: Option<u16>,
     stat: Stat,
 }
 
-struct Counting<'a> {
+struct Count<'a> {
     host: &'a Host,
-    census: &'a Census<'a>,
+    query: &'a UsageQuery<'a>,
     /// The depth of a mark of this run's workers. A run inside of a worker has a smaller depth.
     depth: Option<u8>,
     marked_shims: HashSet<Pid>,
     /// Maps the marks of adopted trees to worker numbers of this run. An earlier run started
     /// these trees.
     adopted: HashMap<(RunId, u16), u16>,
-    met: HashMap<Pid, Met>,
+    visited: HashMap<Pid, Visited>,
     buffer: Vec<u8>,
 }
 
@@ -78,34 +78,34 @@ struct Counting<'a> {
 /// # Errors
 ///
 /// The error of listing `/proc`.
-pub fn census(host: &Host, census: &Census<'_>) -> Result<Vec<Member>> {
+pub fn usage(host: &Host, query: &UsageQuery<'_>) -> Result<Vec<ProcessUsage>> {
     let mut buffer = Vec::new();
     let own = host.proc().limits(host.me().pid, &mut buffer).unwrap_or(Limits::UNLIMITED);
-    let depth = Mark::nested_in(own, census.run, None, false).ok().map(Mark::depth);
-    let (marked_shims, adopted, met) = (HashSet::new(), HashMap::new(), HashMap::new());
-    let mut counting = Counting { host, census, depth, marked_shims, adopted, met, buffer };
-    counting.hear_shims();
+    let depth = Mark::nested_in(own, query.run, None, false).ok().map(Mark::depth);
+    let (marked_shims, adopted, visited) = (HashSet::new(), HashMap::new(), HashMap::new());
+    let mut count = Count { host, query, depth, marked_shims, adopted, visited, buffer };
+    count.note_adopted();
     each_process(host, LISTING, |pid| {
-        counting.look(pid);
+        count.look(pid);
         ControlFlow::Continue(())
     })
     .map_err(Error::of_file)?;
-    if counting.has_unmarked_shim() {
+    if count.has_unmarked_shim() {
         each_process(host, LISTING, |pid| {
-            counting.look_at_unmarked(pid);
+            count.look_at_unmarked(pid);
             ControlFlow::Continue(())
         })
         .map_err(Error::of_file)?;
     }
-    Ok(counting.members())
+    Ok(count.usage())
 }
 
-impl Counting<'_> {
+impl Count<'_> {
     /// Notes the trees that this run adopted. If a shim has the mark of another run, that run
     /// started it, unless another process has the shim's number by now.
-    fn hear_shims(&mut self) {
-        for (pid, worker) in self.census.shims {
-            let Some(mark) = self.mark(*pid).filter(|mark| mark.run() != self.census.run) else {
+    fn note_adopted(&mut self) {
+        for (pid, worker) in self.query.shims {
+            let Some(mark) = self.mark(*pid).filter(|mark| mark.run() != self.query.run) else {
                 continue;
             };
             if let Some(number) = mark.worker()
@@ -118,7 +118,7 @@ impl Counting<'_> {
 
     fn worker(&self, mark: Mark) -> Option<u16> {
         let number = mark.worker()?.get();
-        if mark.run() == self.census.run {
+        if mark.run() == self.query.run {
             Some(number)
         } else {
             self.adopted.get(&(mark.run(), number)).copied()
@@ -137,40 +137,40 @@ impl Counting<'_> {
 
     fn look_at(&mut self, pid: Pid, mark: Mark) -> bool {
         let worker = self.worker(mark);
-        if worker.is_some_and(|worker| !self.census.workers.contains(&worker)) {
+        if worker.is_some_and(|worker| !self.query.workers.contains(&worker)) {
             return true;
         }
-        if worker.is_some() && self.census.shims.get(&pid) == worker.as_ref() {
+        if worker.is_some() && self.query.shims.get(&pid) == worker.as_ref() {
             self.marked_shims.insert(pid);
             return true;
         }
         // The tree of a worker may hold another run. Only the parents of its processes show that.
         let may_be_nested = || self.depth.is_some_and(|depth| mark.depth() < depth);
-        if worker.is_some() || mark.run() == self.census.run || may_be_nested() {
-            return self.meet(pid, Some(mark), worker);
+        if worker.is_some() || mark.run() == self.query.run || may_be_nested() {
+            return self.visit(pid, Some(mark), worker);
         }
         true
     }
 
     fn look_at_unmarked(&mut self, pid: Pid) {
-        if !self.met.contains_key(&pid)
-            && !self.census.shims.contains_key(&pid)
+        if !self.visited.contains_key(&pid)
+            && !self.query.shims.contains_key(&pid)
             && self.mark(pid).is_none()
         {
-            self.meet(pid, None, None);
+            self.visit(pid, None, None);
         }
     }
 
     /// Reads the process between two looks at its mark. If the mark changes in between, returns
     /// `false`. Both looks then see one process, or two of the same tree.
-    fn meet(&mut self, pid: Pid, mark: Option<Mark>, worker: Option<u16>) -> bool {
+    fn visit(&mut self, pid: Pid, mark: Option<Mark>, worker: Option<u16>) -> bool {
         let Ok(stat) = self.host.stat(pid, &mut self.buffer) else { return true };
         if stat.kernel_thread || self.host.has_ended(pid, stat.state) {
             return true;
         }
         let is_same = self.mark(pid) == mark;
         if is_same {
-            self.met.insert(pid, Met { worker, stat });
+            self.visited.insert(pid, Visited { worker, stat });
         }
         is_same
     }
@@ -182,56 +182,52 @@ impl Counting<'_> {
     /// Checks the command lines, because other processes may have the numbers of ended shims by
     /// now.
     fn has_unmarked_shim(&mut self) -> bool {
-        let unmarked: Vec<_> = self
-            .census
-            .shims
-            .iter()
-            .filter(|(pid, _)| !self.marked_shims.contains(pid))
-            .collect();
+        let unmarked: Vec<_> =
+            self.query.shims.iter().filter(|(pid, _)| !self.marked_shims.contains(pid)).collect();
         unmarked.into_iter().any(|(pid, worker)| {
             let proc = self.host.proc();
             proc.read_of(*pid, "cmdline", cmdline::READ_LIMIT, &mut self.buffer).is_ok()
                 && ShimArgs::parse(&self.buffer).is_some_and(|args| {
-                    args.run == self.census.run
+                    args.run == self.query.run
                         && args.worker.map(|number| number.get()) == Some(*worker)
                 })
         })
     }
 
-    fn members(mut self) -> Vec<Member> {
+    fn usage(mut self) -> Vec<ProcessUsage> {
         let workers = self.workers();
         let now = self.host.clock().machine_now();
         let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
         let second = self.host.clock().ticks(1).max(1);
         let ms = |ticks: u64| ticks.saturating_mul(1000) / second;
-        let mut members: Vec<_> = self
-            .met
+        let mut usage: Vec<_> = self
+            .visited
             .iter()
-            .filter_map(|(pid, met)| {
+            .filter_map(|(pid, visited)| {
                 let worker = *workers.get(pid)?;
-                let is_shim = met.stat.comm == SHIM_NAME
-                    && !met.stat.parent.is_some_and(|parent| workers.contains_key(&parent));
-                (!is_shim).then(|| Member {
+                let is_shim = visited.stat.comm == SHIM_NAME
+                    && !visited.stat.parent.is_some_and(|parent| workers.contains_key(&parent));
+                (!is_shim).then(|| ProcessUsage {
                     worker,
                     pid: *pid,
-                    parent: met.stat.parent,
-                    state: met.stat.state,
-                    command: cmdline::shown(&met.stat.comm, b""),
-                    rss_bytes: met.stat.rss_pages.saturating_mul(page),
-                    cpu_ms: ms(met.stat.cpu_ticks),
-                    age_ms: ms(now.saturating_sub(met.stat.start_ticks)),
+                    parent: visited.stat.parent,
+                    state: visited.stat.state,
+                    command: cmdline::shown(&visited.stat.comm, b""),
+                    rss_bytes: visited.stat.rss_pages.saturating_mul(page),
+                    cpu_ms: ms(visited.stat.cpu_ticks),
+                    age_ms: ms(now.saturating_sub(visited.stat.start_ticks)),
                 })
             })
             .collect();
-        members.sort_unstable_by_key(|member| (member.worker, member.pid));
-        if members.len() <= self.census.commands {
-            for member in &mut members {
-                if let Some(command) = self.command(member.pid) {
-                    member.command = command;
+        usage.sort_unstable_by_key(|process| (process.worker, process.pid));
+        if usage.len() <= self.query.commands {
+            for process in &mut usage {
+                if let Some(command) = self.command(process.pid) {
+                    process.command = command;
                 }
             }
         }
-        members
+        usage
     }
 
     /// The worker of each process: by its mark, else by the nearest ancestor that has a mark or
@@ -239,15 +235,15 @@ impl Counting<'_> {
     fn workers(&self) -> HashMap<Pid, u16> {
         let mut known: HashMap<Pid, Option<u16>> = HashMap::new();
         let mut way = Vec::new();
-        for pid in self.met.keys() {
+        for pid in self.visited.keys() {
             let mut next = Some(*pid);
             let found = loop {
                 let Some(here) = next else { break None };
                 if let Some(known) = known.get(&here) {
                     break *known;
                 }
-                let Some(met) = self.met.get(&here) else {
-                    break self.census.shims.get(&here).copied();
+                let Some(visited) = self.visited.get(&here) else {
+                    break self.query.shims.get(&here).copied();
                 };
                 // Parents were read one after the other, so they can form a circle. A circle
                 // leads to no worker.
@@ -255,10 +251,10 @@ impl Counting<'_> {
                     break None;
                 }
                 way.push(here);
-                if met.worker.is_some() {
-                    break met.worker;
+                if visited.worker.is_some() {
+                    break visited.worker;
                 }
-                next = met.stat.parent;
+                next = visited.stat.parent;
             };
             known.extend(way.drain(..).map(|pid| (pid, found)));
         }
@@ -271,8 +267,10 @@ impl Counting<'_> {
         let stat = self.host.stat(pid, &mut self.buffer).ok()?;
         // The start is read after the line. If the start is the known one, the line is of that
         // process too.
-        let is_same =
-            self.met.get(&pid).is_some_and(|met| met.stat.start_ticks == stat.start_ticks);
+        let is_same = self
+            .visited
+            .get(&pid)
+            .is_some_and(|visited| visited.stat.start_ticks == stat.start_ticks);
         is_same.then(|| cmdline::shown(&line, &stat.comm))
     }
 }

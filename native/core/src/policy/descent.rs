@@ -12,8 +12,8 @@
 use crate::os::pid::Pid;
 use crate::procfs::host::Host;
 use crate::runs::mark_loss::{MarkLoss, service_group};
-use crate::tags::process_reader::{Examiner, Skipped};
-use crate::tags::tagged_process::Seen;
+use crate::tags::process_reader::{ProcessReader, Skipped};
+use crate::tags::tagged_process::TaggedProcess;
 use leash_tag::RunId;
 
 const DEPTH: usize = 256;
@@ -35,13 +35,13 @@ enum Explanation {
 /// `unmarked` says that the mark of this very worker was off.
 pub(crate) fn is_plausible(
     host: &Host,
-    seen: &Seen,
+    process: &TaggedProcess,
     run: RunId,
     loss: &MarkLoss,
     unmarked: bool,
 ) -> Result<(), &'static str> {
-    let pid = seen.identity.pid;
-    if seen.mark.is_unreadable() {
+    let pid = process.identity.pid;
+    if process.mark.is_unreadable() {
         return Err("its mark cannot be read");
     }
     let explanation = if unmarked || loss.unmarked || has_lowered_limits(host, pid) {
@@ -65,7 +65,7 @@ pub(crate) fn is_plausible(
         Explanation::Certain => loss.ancestors.as_slice(),
         Explanation::Possible => &[],
     };
-    descends(host, seen.identity.pid, &Family { run, group, adopters })
+    descends(host, process.identity.pid, &Family { run, group, adopters })
 }
 
 /// The processes that may be living ancestors of a process of a run.
@@ -115,7 +115,7 @@ enum Chain {
 }
 
 fn chain(host: &Host, first: Pid, family: &Family<'_>) -> Chain {
-    let mut examiner = Examiner::new(host, &[]);
+    let mut reader = ProcessReader::new(host, &[]);
     let mut buffer = Vec::new();
     let mut pid = first;
     for _ in 0..DEPTH {
@@ -131,16 +131,16 @@ fn chain(host: &Host, first: Pid, family: &Family<'_>) -> Chain {
         if parent.get() == 1 {
             return Chain::OfTheRun;
         }
-        match examiner.again(parent) {
-            Ok(seen)
-                if seen
+        match reader.read_all(parent) {
+            Ok(process)
+                if process
                     .mark
                     .present()
                     .is_some_and(|mark| mark.run() == family.run && mark.outlives()) =>
             {
                 return Chain::Broken("it descends from what was kept on purpose");
             }
-            Ok(seen) if seen.runs().contains(&family.run) => pid = parent,
+            Ok(process) if process.runs().contains(&family.run) => pid = parent,
             Ok(_) | Err(Skipped::Untagged) if family.adopts(host, pid, parent) => {
                 return Chain::OfTheRun;
             }

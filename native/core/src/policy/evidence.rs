@@ -5,20 +5,20 @@
 
 use crate::os::pid::Pid;
 use crate::procfs::host::Host;
-use crate::runs::owner::{Claim, Source};
+use crate::runs::owner::{OwnerRef, Source};
 use crate::runs::record::Record;
 use crate::runs::record_file::RecordFile;
 use crate::runs::run_dir::RunDir;
-use crate::tags::process_reader::Examiner;
+use crate::tags::process_reader::ProcessReader;
 use crate::tags::scan::Scan;
-use crate::tags::tagged_process::Seen;
+use crate::tags::tagged_process::TaggedProcess;
 use leash_tag::RunId;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// The scope of a request, and the VM that makes it.
 #[derive(Clone, Debug, Default)]
-pub struct Asker {
+pub struct Requester {
     /// The asking VM's own run.
     pub own_run: Option<RunId>,
     /// Restricts the judgement to runs whose record names this application.
@@ -29,15 +29,15 @@ pub struct Asker {
 
 /// Everything that speaks for or against runs, collected over all passes.
 #[derive(Debug)]
-pub struct Judge {
+pub struct Policy {
     pub(super) host: Arc<Host>,
     pub(super) dir: Option<Arc<RunDir>>,
     pub(super) records_unusable: bool,
-    pub(super) asker: Asker,
+    pub(super) requester: Requester,
     pub(super) records: HashMap<RunId, RecordFile>,
-    pub(super) claims: HashMap<RunId, Vec<(Source, Claim)>>,
-    // Claims of other users' processes, each with its user.
-    pub(super) others: HashSet<(Claim, u32)>,
+    pub(super) owners: HashMap<RunId, Vec<(Source, OwnerRef)>>,
+    // The owners that other users' processes name, each with that user.
+    pub(super) others: HashSet<(OwnerRef, u32)>,
     pub(super) outer: HashSet<RunId>,
     pub(super) parents: HashMap<Pid, Option<Pid>>,
     // Every owner found alive since the last pass began.
@@ -46,18 +46,18 @@ pub struct Judge {
     pub(super) owners_runs: HashMap<Pid, Option<Vec<RunId>>>,
 }
 
-impl Judge {
-    /// Creates a judge that knows only the runs that this process itself belongs to.
+impl Policy {
+    /// Creates a policy that knows only the runs that this process itself belongs to.
     #[must_use]
-    pub fn new(host: Arc<Host>, dir: Option<Arc<RunDir>>, asker: Asker) -> Self {
+    pub fn new(host: Arc<Host>, dir: Option<Arc<RunDir>>, requester: Requester) -> Self {
         let outer = outer_runs(&host);
         Self {
             host,
             dir,
             records_unusable: false,
-            asker,
+            requester,
             records: HashMap::new(),
-            claims: HashMap::new(),
+            owners: HashMap::new(),
             others: HashSet::new(),
             outer,
             parents: HashMap::new(),
@@ -72,20 +72,20 @@ impl Judge {
     }
 
     /// Takes in the records that the run directory holds now.
-    pub fn hear_records(&mut self, files: &[RecordFile]) {
+    pub fn observe_records(&mut self, files: &[RecordFile]) {
         self.records = files.iter().map(|file| (file.run, file.clone())).collect();
         for file in files {
-            self.hear_record(file);
+            self.observe_record(file);
         }
     }
 
-    /// Takes in the result of a pass. Earlier claims stand, so an owner once named is checked
+    /// Takes in the result of a pass. An owner once named is checked
     /// every time.
-    pub fn hear(&mut self, scan: &Scan) {
+    pub fn observe_scan(&mut self, scan: &Scan) {
         self.forget_pass();
-        for seen in &scan.seen {
-            self.parents.insert(seen.identity.pid, seen.parent);
-            self.hear_process(seen);
+        for process in &scan.tagged {
+            self.parents.insert(process.identity.pid, process.parent);
+            self.observe_process(process);
         }
     }
 
@@ -96,52 +96,52 @@ impl Judge {
         self.living = None;
     }
 
-    /// Takes in a process's claim about its run's owner.
+    /// Takes in the owner that a process names for its run.
     ///
     /// Only a process of this user is a witness. Another user's process could keep a dead run of
     /// ours alive, or convict a live one. Ignoring it ends nothing, because a run without a
     /// witness has an unknown owner and is kept.
     ///
-    /// Another user's claim still counts for its own process and the descendants of that process
-    /// (see [`Judge::is_under_live_owner`]).
-    pub(crate) fn hear_process(&mut self, seen: &Seen) {
-        if !seen.is_of(self.host.uid()) {
-            let claim = seen.env.present().and_then(Claim::of_env);
-            if let Some((claim, uids)) = claim.zip(seen.uids)
-                && self.others.insert((claim, uids.real))
+    /// What another user's process says still counts for its own process and the descendants of
+    /// that process (see [`Policy::is_under_live_owner`]).
+    pub(crate) fn observe_process(&mut self, process: &TaggedProcess) {
+        if !process.is_of(self.host.uid()) {
+            let owner = process.env.present().and_then(OwnerRef::of_env);
+            if let Some((owner, uids)) = owner.zip(process.uids)
+                && self.others.insert((owner, uids.real))
             {
                 self.living = None;
             }
             return;
         }
-        if let Some(tag) = seen.env.present() {
-            self.claim(tag.run, Source::Env, Claim::of_env(tag));
+        if let Some(tag) = process.env.present() {
+            self.add_owner(tag.run, Source::Env, OwnerRef::of_env(tag));
         }
-        if let Some(shim) = &seen.shim {
-            self.claim(shim.args.run, Source::Argv, seen.owner_in_argv(&self.host));
+        if let Some(shim) = &process.shim {
+            self.add_owner(shim.args.run, Source::Argv, process.owner_in_argv(&self.host));
         }
     }
 
-    fn hear_record(&mut self, file: &RecordFile) {
+    fn observe_record(&mut self, file: &RecordFile) {
         if let Ok(record) = &file.record {
-            self.claim(file.run, Source::Record, Claim::of_record(&record.owner));
+            self.add_owner(file.run, Source::Record, OwnerRef::of_record(&record.owner));
         }
     }
 
-    fn claim(&mut self, run: RunId, source: Source, claim: Option<Claim>) {
-        let claims = self.claims.entry(run).or_default();
-        if let Some(claim) = claim
-            && !claims.contains(&(source, claim))
+    fn add_owner(&mut self, run: RunId, source: Source, owner: Option<OwnerRef>) {
+        let owners = self.owners.entry(run).or_default();
+        if let Some(owner) = owner
+            && !owners.contains(&(source, owner))
         {
-            claims.push((source, claim));
+            owners.push((source, owner));
             self.living = None;
         }
     }
 
-    /// Returns every run that a claim or a record names.
+    /// Returns every run that a process or a record names.
     #[must_use]
     pub fn runs(&self) -> Vec<RunId> {
-        let mut runs: Vec<_> = self.claims.keys().chain(self.records.keys()).copied().collect();
+        let mut runs: Vec<_> = self.owners.keys().chain(self.records.keys()).copied().collect();
         runs.sort_unstable();
         runs.dedup();
         runs
@@ -156,7 +156,7 @@ impl Judge {
     /// Whether a run is one of the application that is asked for.
     pub(crate) fn is_in_scope(&self, run: RunId) -> bool {
         let app = || self.believed(run).map(|record| &record.about.app);
-        self.asker.app.as_ref().is_none_or(|asked| app() == Some(asked))
+        self.requester.app.as_ref().is_none_or(|asked| app() == Some(asked))
     }
 
     pub(super) fn believed(&self, run: RunId) -> Option<&Record> {
@@ -172,7 +172,7 @@ impl Judge {
         let Some(dir) = &self.dir else { return Ok(()) };
         match dir.record(run)? {
             Some(file) => {
-                self.hear_record(&file);
+                self.observe_record(&file);
                 self.records.insert(run, file);
             }
             None => {
@@ -186,10 +186,10 @@ impl Judge {
 /// Returns the runs that this process or an ancestor of it carries. Its own siblings are in them.
 fn outer_runs(host: &Host) -> HashSet<RunId> {
     let mut runs = HashSet::new();
-    let mut examiner = Examiner::new(host, &[]);
+    let mut reader = ProcessReader::new(host, &[]);
     for &pid in std::iter::once(&host.me().pid).chain(host.ancestors()) {
-        if let Ok(seen) = examiner.again(pid) {
-            runs.extend(seen.runs());
+        if let Ok(process) = reader.read_all(pid) {
+            runs.extend(process.runs());
         }
     }
     runs

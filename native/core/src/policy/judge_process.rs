@@ -1,29 +1,29 @@
 //! Whether a process of a run may be ended.
 
 use crate::policy::descent::is_plausible;
-use crate::policy::evidence::Judge;
+use crate::policy::evidence::Policy;
 use crate::policy::refusal::Refusal;
 use crate::policy::verdict::{Decision, RunJudgement, Verdict};
-use crate::tags::tagged_process::Seen;
+use crate::tags::tagged_process::TaggedProcess;
 use leash_tag::{OwnerTag, RunId};
 
 // A worker begins within moments of the line that records its command. A machine under load may
 // need a while.
 const RECORDED_START_WITHIN: u64 = 60;
 
-impl Judge {
+impl Policy {
     /// Judges a process by the rules of the sweep. `runs` gives each run's verdict.
-    pub fn process(
+    pub fn judge_process(
         &mut self,
-        seen: &Seen,
+        process: &TaggedProcess,
         mut runs: impl FnMut(&mut Self, RunId) -> RunJudgement,
     ) -> Decision {
         let decide = |verdict, run, why: &str| Decision { verdict, run, why: why.to_owned() };
-        let named = seen.runs();
+        let named = process.runs();
         let Some(&first) = named.first() else {
             return decide(Verdict::UnknownOwner, None, "no carrier names a run");
         };
-        if let Some(refusal) = self.refusal(seen) {
+        if let Some(refusal) = self.refusal(process) {
             return decide(Verdict::Refused, Some(first), &refusal.to_string());
         }
         // Every run that any carrier names must be dead. The first run that is not dead decides.
@@ -33,7 +33,7 @@ impl Judge {
             // A foreign process is no witness, so its run may be unknown. Its user explains the
             // verdict better.
             if judgement.verdict == Verdict::UnknownOwner
-                && let Some(why) = self.foreign_user(seen, run)
+                && let Some(why) = self.foreign_user(process, run)
             {
                 return decide(Verdict::ForeignUser, Some(run), why);
             }
@@ -59,9 +59,9 @@ impl Judge {
                 .map(|owner| owner.1.start_ticks)
                 .max()
                 .unwrap_or(u64::MAX);
-            predates |= seen.identity.start_ticks < began && !self.is_attached(seen, run);
+            predates |= process.identity.start_ticks < began && !self.is_attached(process, run);
         }
-        self.of_dead_run(seen, first, predates)
+        self.of_dead_run(process, first, predates)
     }
 
     /// Whether a process has exactly the mark, soft limit and hard, of a worker that the run's
@@ -69,21 +69,25 @@ impl Judge {
     ///
     /// Only we can write that record. Only the process itself, its user or its parents can have
     /// set the mark. So the process may be older than the owner.
-    fn is_attached(&self, seen: &Seen, run: RunId) -> bool {
-        let marked =
-            seen.mark.present().filter(|mark| mark.run() == run).and_then(|mark| mark.worker());
+    fn is_attached(&self, process: &TaggedProcess, run: RunId) -> bool {
+        let marked = process
+            .mark
+            .present()
+            .filter(|mark| mark.run() == run)
+            .and_then(|mark| mark.worker());
         marked.zip(self.believed(run)).is_some_and(|(worker, record)| {
             record.attachments.iter().any(|attachment| attachment.worker == worker.get())
         })
     }
 
-    fn of_dead_run(&mut self, seen: &Seen, run: RunId, predates: bool) -> Decision {
+    fn of_dead_run(&mut self, process: &TaggedProcess, run: RunId, predates: bool) -> Decision {
         let decide =
             |verdict, why: &str| Decision { verdict, run: Some(run), why: why.to_owned() };
-        if !self.asker.outliving && seen.mark.present().is_some_and(|mark| mark.outlives()) {
+        if !self.requester.outliving && process.mark.present().is_some_and(|mark| mark.outlives())
+        {
             return decide(Verdict::Outlives, "it outlives its VM on purpose");
         }
-        if self.is_under_live_owner(seen, &seen.runs()) {
+        if self.is_under_live_owner(process, &process.runs()) {
             return decide(
                 Verdict::LiveRunOwner,
                 "it owns a live run, or descends from an owner of one",
@@ -92,17 +96,17 @@ impl Judge {
         if predates {
             return decide(Verdict::PredatesOwner, "it is older than its run's owner");
         }
-        if let Some(why) = self.foreign_user(seen, run) {
+        if let Some(why) = self.foreign_user(process, run) {
             return decide(Verdict::ForeignUser, why);
         }
-        let is_warden = || seen.shim_of(self.host.uid()).is_some_and(|shim| shim.is_warden);
-        if seen.mark.present().is_some() || self.is_recorded_worker(seen) || is_warden() {
+        let is_warden = || process.shim_of(self.host.uid()).is_some_and(|shim| shim.is_warden);
+        if process.mark.present().is_some() || self.is_recorded_worker(process) || is_warden() {
             return decide(Verdict::Dead, "its run is dead");
         }
-        let Some(env) = seen.env.present() else {
+        let Some(env) = process.env.present() else {
             return decide(Verdict::ArgvOnly, "only its command line names the run");
         };
-        if let Err(why) = self.descends(seen, env) {
+        if let Err(why) = self.descends(process, env) {
             return decide(Verdict::EnvOnly, why);
         }
         decide(Verdict::Dead, "its run is dead")
@@ -110,54 +114,60 @@ impl Judge {
 
     /// Whether a process of a dead run that has its environment tag and no mark descends from
     /// that run.
-    fn descends(&self, seen: &Seen, env: &OwnerTag) -> Result<(), &'static str> {
-        if seen.shim_of(self.host.uid()).is_some_and(|shim| shim.args.run == env.run) {
+    fn descends(&self, process: &TaggedProcess, env: &OwnerTag) -> Result<(), &'static str> {
+        if process.shim_of(self.host.uid()).is_some_and(|shim| shim.args.run == env.run) {
             return Ok(());
         }
         let Some(record) = self.believed(env.run) else {
             return Err("only its environment names the run, which has no record here");
         };
         let unmarked = record.unmarked.contains(&env.worker.get());
-        is_plausible(&self.host, seen, env.run, &record.mark_loss, unmarked)
+        is_plausible(&self.host, process, env.run, &record.mark_loss, unmarked)
     }
 
     /// Returns why a process of another user is kept. Returns `None` for our own, and if all
     /// conditions hold.
-    fn foreign_user(&self, seen: &Seen, run: RunId) -> Option<&'static str> {
-        self.foreign_bearer(seen, run).or_else(|| {
-            let is_ours = self.is_of_this_user(seen) || self.believed(run).is_some();
+    fn foreign_user(&self, process: &TaggedProcess, run: RunId) -> Option<&'static str> {
+        self.foreign_bearer(process, run).or_else(|| {
+            let is_ours = self.is_of_this_user(process) || self.believed(run).is_some();
             (!is_ours).then_some("it is another user's and the run has no record here")
         })
     }
 
-    fn is_of_this_user(&self, seen: &Seen) -> bool {
-        seen.uids.is_some_and(|uids| uids.real == self.host.uid() && uids.effective == uids.real)
+    fn is_of_this_user(&self, process: &TaggedProcess) -> bool {
+        process
+            .uids
+            .is_some_and(|uids| uids.real == self.host.uid() && uids.effective == uids.real)
     }
 
     /// As `foreign_user`, for a run that is known as ours without a record. It is the asking
     /// VM's, or the VM held the tree's shim.
-    pub(crate) fn foreign_bearer(&self, seen: &Seen, run: RunId) -> Option<&'static str> {
-        if seen.uids.is_none() {
+    pub(crate) fn foreign_bearer(
+        &self,
+        process: &TaggedProcess,
+        run: RunId,
+    ) -> Option<&'static str> {
+        if process.uids.is_none() {
             return Some("whose it is cannot be read");
         }
-        let is_marked = seen.mark.present().is_some_and(|mark| mark.run() == run);
-        (!is_marked && !self.is_of_this_user(seen))
+        let is_marked = process.mark.present().is_some_and(|mark| mark.run() == run);
+        (!is_marked && !self.is_of_this_user(process))
             .then_some("it is another user's and its hard mark does not name the run")
     }
 
-    fn is_recorded_worker(&self, seen: &Seen) -> bool {
+    fn is_recorded_worker(&self, process: &TaggedProcess) -> bool {
         let clock = self.host.clock();
-        seen.recorded.is_some_and(|recorded| {
+        process.recorded.is_some_and(|recorded| {
             recorded.at_ticks.is_some_and(|at| {
-                let started = seen.identity.start_ticks;
+                let started = process.identity.start_ticks;
                 started.saturating_add(1) >= at
                     && started <= at.saturating_add(clock.ticks(RECORDED_START_WITHIN))
             })
         })
     }
 
-    pub(crate) fn refusal(&self, seen: &Seen) -> Option<Refusal> {
-        let thread = || seen.kernel_thread.then_some(Refusal::KernelThread);
-        self.host.refusal_of_user_process(seen.identity.pid).or_else(thread)
+    pub(crate) fn refusal(&self, process: &TaggedProcess) -> Option<Refusal> {
+        let thread = || process.kernel_thread.then_some(Refusal::KernelThread);
+        self.host.refusal_of_user_process(process.identity.pid).or_else(thread)
     }
 }

@@ -1,21 +1,21 @@
 //! Whether a run is dead.
 
-use crate::policy::evidence::Judge;
+use crate::policy::evidence::Policy;
 use crate::policy::verdict::{RunJudgement, Verdict};
-use crate::runs::owner::{Claim, OwnerState, Source};
+use crate::runs::owner::{OwnerRef, OwnerState, Source};
 use crate::runs::record_file::Lock;
 use leash_tag::RunId;
 
-impl Judge {
+impl Policy {
     /// Judges a run by every witness, and checks each of them now.
     #[must_use]
-    pub fn run(&self, run: RunId) -> RunJudgement {
+    pub fn judge_run(&self, run: RunId) -> RunJudgement {
         let owners: Vec<_> = self
-            .claims
+            .owners
             .get(&run)
             .into_iter()
             .flatten()
-            .map(|&(source, claim)| (source, claim, claim.state(&self.host)))
+            .map(|&(source, owner)| (source, owner, owner.state(&self.host)))
             .collect();
         let (verdict, why) = self.weigh(run, &owners);
         RunJudgement { run, verdict, why: why.into(), owners }
@@ -24,10 +24,10 @@ impl Judge {
     fn weigh(
         &self,
         run: RunId,
-        owners: &[(Source, Claim, OwnerState)],
+        owners: &[(Source, OwnerRef, OwnerState)],
     ) -> (Verdict, &'static str) {
         use OwnerState::{Alive, ForeignNamespace, Gone, OtherBoot, Unknown};
-        if self.asker.own_run == Some(run) {
+        if self.requester.own_run == Some(run) {
             return (Verdict::Own, "it is this VM's own run");
         }
         if self.outer.contains(&run) {
@@ -39,7 +39,7 @@ impl Judge {
         }
         // A record of another boot is no witness of this boot's processes. A process of this boot
         // that names another boot is a contradiction.
-        let stale = |owner: &&(Source, Claim, OwnerState)| {
+        let stale = |owner: &&(Source, OwnerRef, OwnerState)| {
             owner.0 == Source::Record && owner.2 == OtherBoot
         };
         let speaking = owners.iter().filter(|owner| !stale(owner)).count();

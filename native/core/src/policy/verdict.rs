@@ -1,6 +1,6 @@
 //! The findings about runs and processes.
 
-use crate::runs::owner::{Claim, OwnerState, Source};
+use crate::runs::owner::{OwnerRef, OwnerState, Source};
 use leash_tag::RunId;
 use serde::Serialize;
 
@@ -57,7 +57,7 @@ pub struct RunJudgement {
     /// The reason, in words.
     pub why: String,
     /// Every owner that is named, the source that names it, and its state.
-    pub owners: Vec<(Source, Claim, OwnerState)>,
+    pub owners: Vec<(Source, OwnerRef, OwnerState)>,
 }
 
 /// A process's verdict, the run that decided, and why.

@@ -2,14 +2,14 @@
 //! shim's death.
 
 use crate::policy::descent::is_plausible;
-use crate::policy::evidence::Judge;
+use crate::policy::evidence::Policy;
 use crate::policy::verdict::{Decision, Verdict};
 use crate::procfs::host::Host;
 use crate::runs::mark_loss::MarkLoss;
-use crate::runs::owner::Claim;
+use crate::runs::owner::OwnerRef;
 use crate::tags::carrier::Carrier;
 use crate::tags::scan::SkipMark;
-use crate::tags::tagged_process::Seen;
+use crate::tags::tagged_process::TaggedProcess;
 use leash_tag::{Mark, RunId};
 use std::collections::HashSet;
 
@@ -87,14 +87,14 @@ impl Workers {
         self.is_outliving(mark) && depth == Some(mark.depth())
     }
 
-    fn is_attached(&self, seen: &Seen) -> bool {
-        let mark = seen.mark.present().filter(|mark| mark.run() == self.run);
+    fn is_attached(&self, process: &TaggedProcess) -> bool {
+        let mark = process.mark.present().filter(|mark| mark.run() == self.run);
         mark.and_then(|mark| mark.worker())
             .is_some_and(|number| self.attached.contains(&number.get()))
     }
 
-    fn belongs(&self, host: &Host, seen: &Seen) -> Belongs {
-        let number = match seen.mark.present() {
+    fn belongs(&self, host: &Host, process: &TaggedProcess) -> Belongs {
+        let number = match process.mark.present() {
             // The mark is of another run. A run nested in a worker has its own ways to end.
             Some(mark) if mark.run() != self.run => return Belongs::No,
             // Only a tree that says it outlives its VM can have been adopted.
@@ -105,10 +105,10 @@ impl Workers {
         if let Some(number) = number {
             return if self.numbers.contains(&number.get()) { Belongs::Yes } else { Belongs::No };
         }
-        match &seen.env {
+        match &process.env {
             Carrier::Present(tag) if tag.run == self.run => {
-                let ours = Claim::of_env(tag).is_some_and(|claim| {
-                    claim.pid == host.me().pid && Some(claim.pid_ns) == host.pid_ns()
+                let ours = OwnerRef::of_env(tag).is_some_and(|owner| {
+                    owner.pid == host.me().pid && Some(owner.pid_ns) == host.pid_ns()
                 });
                 if ours && self.numbers.contains(&tag.worker.get()) {
                     Belongs::Yes
@@ -116,53 +116,58 @@ impl Workers {
                     Belongs::No
                 }
             }
-            _ if seen.mark.present().is_some() => Belongs::Unknown,
+            _ if process.mark.present().is_some() => Belongs::Unknown,
             _ => Belongs::No,
         }
     }
 
     /// Judges a process. Returns `None` if it belongs to none of these workers.
-    pub(crate) fn judge(&self, host: &Host, judge: &mut Judge, seen: &Seen) -> Option<Decision> {
+    pub(crate) fn judge(
+        &self,
+        host: &Host,
+        policy: &mut Policy,
+        process: &TaggedProcess,
+    ) -> Option<Decision> {
         let decide = |verdict, why: &str| {
             Some(Decision { verdict, run: Some(self.run), why: why.to_owned() })
         };
-        match self.belongs(host, seen) {
+        match self.belongs(host, process) {
             Belongs::No => return None,
             Belongs::Unknown => {
                 return decide(Verdict::UnknownWorker, "nothing says which worker's it is");
             }
             Belongs::Yes => {}
         }
-        if let Some(refusal) = judge.refusal(seen) {
+        if let Some(refusal) = policy.refusal(process) {
             return decide(Verdict::Refused, &refusal.to_string());
         }
-        if seen
+        if process
             .mark
             .present()
             .is_some_and(|mark| mark.outlives() && !self.ends_outliving(mark, host))
         {
             return decide(Verdict::Outlives, "it outlives its VM on purpose");
         }
-        if judge.is_under_live_owner(seen, &[self.run]) {
+        if policy.is_under_live_owner(process, &[self.run]) {
             return decide(
                 Verdict::LiveRunOwner,
                 "it owns a live run, or descends from an owner of one",
             );
         }
         let began = self.adopted.map_or(host.me().start_ticks, |adopted| adopted.start_ticks);
-        if seen.identity.start_ticks < began && !self.is_attached(seen) {
+        if process.identity.start_ticks < began && !self.is_attached(process) {
             let than = if self.adopted.is_some() { "its shim" } else { "this VM" };
             return decide(Verdict::PredatesOwner, &format!("it is older than {than}"));
         }
-        if let Some(why) = judge.foreign_bearer(seen, self.run) {
+        if let Some(why) = policy.foreign_bearer(process, self.run) {
             return decide(Verdict::ForeignUser, why);
         }
-        if let (None, Some(env)) = (seen.mark.present(), seen.env.present())
-            && seen.shim_of(host.uid()).is_none_or(|shim| shim.args.run != self.run)
+        if let (None, Some(env)) = (process.mark.present(), process.env.present())
+            && process.shim_of(host.uid()).is_none_or(|shim| shim.args.run != self.run)
         {
             let unmarked = self.unmarked.contains(&env.worker.get());
             if let Err(why) =
-                is_plausible(host, seen, self.run, &MarkLoss::current(host), unmarked)
+                is_plausible(host, process, self.run, &MarkLoss::current(host), unmarked)
             {
                 return decide(Verdict::EnvOnly, why);
             }

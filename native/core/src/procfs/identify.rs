@@ -5,7 +5,7 @@ use crate::os::pid::Pid;
 use crate::os::pidfd::PidFd;
 use crate::procfs::host::Host;
 use crate::procfs::identity::Identity;
-use crate::procfs::root::Holder;
+use crate::procfs::root::PidStatus;
 
 /// Returns the identity of the process that has a number at the call.
 ///
@@ -78,12 +78,12 @@ impl Host {
         match self.open(identity) {
             Ok(_) => false,
             Err(error) if error.is_gone() => true,
-            Err(_) => match self.proc().holder(identity.pid) {
-                Holder::Free => true,
-                Holder::Unheld => self.stat(identity.pid, &mut Vec::new()).is_ok_and(|stat| {
+            Err(_) => match self.proc().pid_status(identity.pid) {
+                PidStatus::Free => true,
+                PidStatus::Unheld => self.stat(identity.pid, &mut Vec::new()).is_ok_and(|stat| {
                     stat.start_ticks != identity.start_ticks || stat.is_ended()
                 }),
-                Holder::Process(_) | Holder::Thread | Holder::Unknown => false,
+                PidStatus::Process(_) | PidStatus::Thread | PidStatus::Unknown => false,
             },
         }
     }
@@ -93,13 +93,13 @@ impl Host {
     pub(crate) fn has_ended(&self, pid: Pid, state: char) -> bool {
         match state {
             'X' | 'x' => true,
-            'Z' => match self.proc().holder(pid) {
-                Holder::Process(Some(pidfd)) => pidfd.is_ended(),
-                Holder::Process(None) | Holder::Free => true,
-                Holder::Unheld => {
+            'Z' => match self.proc().pid_status(pid) {
+                PidStatus::Process(Some(pidfd)) => pidfd.is_ended(),
+                PidStatus::Process(None) | PidStatus::Free => true,
+                PidStatus::Unheld => {
                     self.stat(pid, &mut Vec::new()).is_ok_and(|stat| stat.is_ended())
                 }
-                Holder::Thread | Holder::Unknown => false,
+                PidStatus::Thread | PidStatus::Unknown => false,
             },
             _ => false,
         }

@@ -31,9 +31,9 @@ enum Kind {
     Image,
 }
 
-/// The holder of a number, as `pidfd_open` tells it.
+/// The status of a number, as `pidfd_open` tells it.
 #[derive(Debug)]
-pub(crate) enum Holder {
+pub(crate) enum PidStatus {
     /// No process or thread has the number: ESRCH.
     Free,
     /// A process; without a descriptor in an image.
@@ -169,28 +169,28 @@ impl ProcRoot {
         number.and_then(|text| decimal(text.strip_suffix(b"]")?)).ok_or(Errno::INVAL)
     }
 
-    pub(crate) fn holder(&self, pid: Pid) -> Holder {
+    pub(crate) fn pid_status(&self, pid: Pid) -> PidStatus {
         match self.kind {
             Kind::Kernel => match PidFd::open_raw(pid) {
-                Ok(pidfd) => Holder::Process(Some(pidfd)),
-                Err(Errno::SRCH) => Holder::Free,
+                Ok(pidfd) => PidStatus::Process(Some(pidfd)),
+                Err(Errno::SRCH) => PidStatus::Free,
                 // EINVAL, since Linux 6.15 ENOENT (pidfd_open(2)).
-                Err(Errno::INVAL | Errno::NOENT) => Holder::Thread,
+                Err(Errno::INVAL | Errno::NOENT) => PidStatus::Thread,
                 Err(Errno::NOSYS | Errno::PERM) => without_pidfd(pid),
-                Err(_) => Holder::Unknown,
+                Err(_) => PidStatus::Unknown,
             },
-            Kind::Image => self.image_holder(pid),
+            Kind::Image => self.image_pid_status(pid),
         }
     }
 
-    fn image_holder(&self, pid: Pid) -> Holder {
+    fn image_pid_status(&self, pid: Pid) -> PidStatus {
         if self.directory_uid(pid).is_ok() {
-            return Holder::Process(None);
+            return PidStatus::Process(None);
         }
         let mut hidden = Vec::new();
         let listed = self.read("hidden", 1 << 16, &mut hidden).is_ok()
             && hidden.split(|&byte| byte == b'\n').any(|line| Pid::parse(line) == Some(pid));
-        if listed { Holder::Process(None) } else { Holder::Free }
+        if listed { PidStatus::Process(None) } else { PidStatus::Free }
     }
 
     /// Reads the limits that carry a mark. Makes one system call, or reads the file if that call
@@ -233,16 +233,16 @@ impl AsFd for ProcRoot {
     }
 }
 
-/// Returns the holder of a number on a kernel before 5.3, or under a filter that refuses pidfds.
+/// Returns the status of a number on a kernel before 5.3, or under a filter that refuses pidfds.
 ///
 /// Signal 0, which has no effect on a process, tells whether a number is taken (kill(2)). It does
 /// so even if `/proc` does not show the process.
-fn without_pidfd(pid: Pid) -> Holder {
-    let Some(raw) = pid.raw() else { return Holder::Unknown };
+fn without_pidfd(pid: Pid) -> PidStatus {
+    let Some(raw) = pid.raw() else { return PidStatus::Unknown };
     match rustix::process::test_kill_process(raw) {
-        Err(Errno::SRCH) => Holder::Free,
-        Ok(()) | Err(Errno::PERM) => Holder::Unheld,
-        Err(_) => Holder::Unknown,
+        Err(Errno::SRCH) => PidStatus::Free,
+        Ok(()) | Err(Errno::PERM) => PidStatus::Unheld,
+        Err(_) => PidStatus::Unknown,
     }
 }
 

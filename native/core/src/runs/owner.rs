@@ -1,10 +1,10 @@
-//! The claims about a run's owner, and whether that process still lives.
+//! The owner of a run as a carrier or record names it, and whether that process still lives.
 
 use crate::os::pid::Pid;
 use crate::procfs::clock::{SameStart, same_start};
 use crate::procfs::host::Host;
 use crate::procfs::parse::stat::Stat;
-use crate::procfs::root::Holder;
+use crate::procfs::root::PidStatus;
 use crate::runs::record::Owner;
 use leash_tag::{BootTag, OwnerTag};
 use serde::Serialize;
@@ -12,7 +12,7 @@ use std::fmt;
 
 /// An owner as a carrier or record names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Claim {
+pub struct OwnerRef {
     /// The VM.
     pub pid: Pid,
     /// The VM's start in the machine's clock ticks.
@@ -23,7 +23,7 @@ pub struct Claim {
     pub boot: BootTag,
 }
 
-/// The source of a claim.
+/// The carrier or record that names an owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
@@ -41,8 +41,8 @@ pub enum Source {
 pub enum OwnerState {
     /// The owner lives.
     Alive,
-    /// Provably gone: `pidfd_open` finds no holder of the number, another process has the number,
-    /// or the owner has ended.
+    /// Provably gone: `pidfd_open` finds no holder of the number, another process has the
+    /// number, or the owner has ended.
     Gone,
     /// The owner belongs to another boot, or to another machine.
     OtherBoot,
@@ -52,15 +52,15 @@ pub enum OwnerState {
     Unknown,
 }
 
-impl Claim {
-    /// Returns the claim of an environment tag.
+impl OwnerRef {
+    /// Returns the owner that an environment tag names.
     #[must_use]
     pub fn of_env(tag: &OwnerTag) -> Option<Self> {
         let OwnerTag { pid, start_ticks, pid_ns, boot, .. } = *tag;
         Some(Self { pid: Pid::from_u32(pid)?, start_ticks, pid_ns, boot })
     }
 
-    /// Returns the claim of a record.
+    /// Returns the owner that a record names.
     #[must_use]
     pub fn of_record(owner: &Owner) -> Option<Self> {
         Some(Self {
@@ -83,22 +83,22 @@ impl Claim {
         if self.pid_ns != pid_ns {
             return OwnerState::ForeignNamespace;
         }
-        let holder = host.proc().holder(self.pid);
-        let stat = match &holder {
-            Holder::Free => return OwnerState::Gone,
-            Holder::Unknown => return OwnerState::Unknown,
-            Holder::Process(_) | Holder::Thread | Holder::Unheld => {
+        let pid_status = host.proc().pid_status(self.pid);
+        let stat = match &pid_status {
+            PidStatus::Free => return OwnerState::Gone,
+            PidStatus::Unknown => return OwnerState::Unknown,
+            PidStatus::Process(_) | PidStatus::Thread | PidStatus::Unheld => {
                 host.stat(self.pid, &mut Vec::new()).ok()
             }
         };
         // The check for an end comes after the stat file was read. A descriptor that has not
         // ended had the number all along.
-        let ended = match &holder {
-            Holder::Process(Some(pidfd)) => pidfd.is_ended(),
-            Holder::Process(None) => {
+        let ended = match &pid_status {
+            PidStatus::Process(Some(pidfd)) => pidfd.is_ended(),
+            PidStatus::Process(None) => {
                 stat.as_ref().is_some_and(|stat| matches!(stat.state, 'Z' | 'X'))
             }
-            Holder::Unheld => stat.as_ref().is_some_and(Stat::is_ended),
+            PidStatus::Unheld => stat.as_ref().is_some_and(Stat::is_ended),
             _ => false,
         };
         match stat.map(|stat| same_start(stat.start_ticks, self.start_ticks)) {
@@ -106,7 +106,7 @@ impl Claim {
             Some(SameStart::Yes) if ended => OwnerState::Gone,
             // A thread that started in the owner's very tick may or may not have the owner's
             // number.
-            Some(SameStart::Yes) if !matches!(holder, Holder::Thread) => OwnerState::Alive,
+            Some(SameStart::Yes) if !matches!(pid_status, PidStatus::Thread) => OwnerState::Alive,
             Some(SameStart::Unsure) if !ended => OwnerState::Unknown,
             Some(_) => OwnerState::Unknown,
             // The process that had the number when the descriptor was opened has ended.

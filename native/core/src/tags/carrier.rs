@@ -30,11 +30,11 @@ impl<T> Carrier<T> {
 }
 
 impl Carrier<OwnerTag> {
-    /// Returns the environment tag in a block as `/proc/<pid>/environ` gives it: entries that each
-    /// end in NUL. `cut` says that more follows the block.
+    /// Returns the environment tag in a block as `/proc/<pid>/environ` gives it: entries that
+    /// each end in NUL. `cut` says that more follows the block.
     ///
-    /// The last entry of a cut block may lack its end, so it is ignored. Half a value must not pass
-    /// for a whole one. A cut block without a tag is not an untagged one.
+    /// The last entry of a cut block may lack its end, so it is ignored. Half a value must not
+    /// pass for a whole one. A cut block without a tag is not an untagged one.
     #[must_use]
     pub fn of_environ(block: &[u8], cut: bool) -> Self {
         let whole = if cut {

@@ -10,8 +10,8 @@ use crate::procfs::parse::cmdline;
 use crate::procfs::root::Read;
 use crate::runs::record::RecordedCommand;
 use crate::tags::carrier::Carrier;
-use crate::tags::shim::ShimSeen;
-use crate::tags::tagged_process::{Recorded, Seen};
+use crate::tags::shim::ShimDescription;
+use crate::tags::tagged_process::{Recorded, TaggedProcess};
 use leash_tag::argv::{self, ShimArgs};
 use leash_tag::{Mark, OwnerTag, RunId};
 use rustix::io::Errno;
@@ -31,7 +31,7 @@ const HIDDEN: &str = "(hidden by /proc)";
 
 /// Reads processes one at a time with buffers that it keeps.
 #[derive(Debug)]
-pub(crate) struct Examiner<'a> {
+pub(crate) struct ProcessReader<'a> {
     host: &'a Host,
     recorded: &'a [(RunId, RecordedCommand)],
     small: Vec<u8>,
@@ -52,13 +52,13 @@ pub(crate) enum Skipped {
     Failed(Errno),
 }
 
-impl<'a> Examiner<'a> {
+impl<'a> ProcessReader<'a> {
     pub(crate) fn new(host: &'a Host, recorded: &'a [(RunId, RecordedCommand)]) -> Self {
         Self { host, recorded, small: Vec::new(), cmdline: Vec::new(), environ: Vec::new() }
     }
 
     /// Reads the mark alone.
-    pub(crate) fn mark(&mut self, pid: Pid) -> Result<Carrier<Mark>, Skipped> {
+    pub(crate) fn read_mark(&mut self, pid: Pid) -> Result<Carrier<Mark>, Skipped> {
         match self.host.proc().limits(pid, &mut self.small) {
             Ok(limits) => Ok(Mark::decode(limits).map_or(Carrier::Absent, Carrier::Present)),
             Err(errno) => unreadable(errno),
@@ -69,18 +69,18 @@ impl<'a> Examiner<'a> {
     ///
     /// Reads on in an unmarked process only if `carriers` says so and the process may be this
     /// user's. An unmarked process of another user is no target, whatever it says.
-    pub(crate) fn rest(
+    pub(crate) fn read_tags(
         &mut self,
         pid: Pid,
         mark: Carrier<Mark>,
         carriers: Carriers,
-    ) -> Result<Seen, Skipped> {
+    ) -> Result<TaggedProcess, Skipped> {
         let hidden = mark.present().copied().filter(|_| self.host.hides_processes());
-        match (self.shown(pid, mark, carriers), hidden) {
+        match (self.read_shown(pid, mark, carriers), hidden) {
             (Err(Skipped::Gone | Skipped::Failed(Errno::PERM | Errno::ACCESS)), Some(mark)) => {
-                self.by_number(pid, mark)
+                self.read_hidden(pid, mark)
             }
-            (seen, _) => seen,
+            (process, _) => process,
         }
     }
 
@@ -95,9 +95,9 @@ impl<'a> Examiner<'a> {
     /// CAP_SYS_RESOURCE, the process is this user's.
     ///
     /// Nothing tells when the process began, and nothing needs it. The age only distinguishes
-    /// another bearer of the same run's id from ours. Here the user and the whole mark are the
+    /// another process with the same run's id from ours. Here the user and the whole mark are the
     /// same. A process without a known parent is kept if an owner of a live run has its number.
-    pub(crate) fn by_number(&mut self, pid: Pid, mark: Mark) -> Result<Seen, Skipped> {
+    pub(crate) fn read_hidden(&mut self, pid: Pid, mark: Mark) -> Result<TaggedProcess, Skipped> {
         let pidfd = match PidFd::open_raw(pid) {
             Ok(pidfd) => pidfd,
             // A thread has its process's mark, but is no process.
@@ -113,7 +113,7 @@ impl<'a> Examiner<'a> {
         if Mark::decode(limits) != Some(mark) {
             return Err(Skipped::Gone);
         }
-        Ok(Seen {
+        Ok(TaggedProcess {
             identity: Identity { pid, start_ticks: Identity::UNKNOWN_START, pidfs_inode: inode },
             parent,
             state: '?',
@@ -127,12 +127,12 @@ impl<'a> Examiner<'a> {
         })
     }
 
-    fn shown(
+    fn read_shown(
         &mut self,
         pid: Pid,
         mark: Carrier<Mark>,
         carriers: Carriers,
-    ) -> Result<Seen, Skipped> {
+    ) -> Result<TaggedProcess, Skipped> {
         let marked = mark.present().is_some();
         if !marked {
             if carriers == Carriers::MarkOnly && !mark.is_unreadable() {
@@ -161,7 +161,7 @@ impl<'a> Examiner<'a> {
         }
         let args = ShimArgs::parse(&self.cmdline);
         let recorded = if whole_line { self.recorded_run() } else { None };
-        let env = self.env(pid)?;
+        let env = self.read_env(pid)?;
         if !marked && args.is_none() && recorded.is_none() && env.present().is_none() {
             return Err(Skipped::Untagged);
         }
@@ -170,9 +170,9 @@ impl<'a> Examiner<'a> {
             return Err(Skipped::Zombie);
         }
         let command = cmdline::shown(&self.cmdline, &stat.comm);
-        let shim = args.and_then(|_| ShimSeen::parse(self.host, pid, &self.cmdline));
-        let uids = self.uids(pid)?;
-        Ok(Seen {
+        let shim = args.and_then(|_| ShimDescription::parse(self.host, pid, &self.cmdline));
+        let uids = self.read_uids(pid)?;
+        Ok(TaggedProcess {
             identity: Identity { pid, start_ticks: stat.start_ticks, pidfs_inode: None },
             parent: stat.parent,
             state: stat.state,
@@ -200,12 +200,16 @@ impl<'a> Examiner<'a> {
 
     /// Reads what decides about a marked process, and nothing for a report. Used when each moment
     /// lets the process fork again.
-    pub(crate) fn lean(&mut self, pid: Pid, mark: Carrier<Mark>) -> Result<Seen, Skipped> {
+    pub(crate) fn read_without_cmdline(
+        &mut self,
+        pid: Pid,
+        mark: Carrier<Mark>,
+    ) -> Result<TaggedProcess, Skipped> {
         let stat = self.host.stat(pid, &mut self.small).map_err(gone_or)?;
         if self.host.has_ended(pid, stat.state) {
             return Err(Skipped::Zombie);
         }
-        let env = self.env(pid)?;
+        let env = self.read_env(pid)?;
         let uid = self.host.proc().directory_uid(pid).map_err(gone_or)?;
         // The directory shows the effective user, or root if the process is not dumpable. A
         // set-id program of ours is ours by its real id, which only the file tells.
@@ -213,9 +217,9 @@ impl<'a> Examiner<'a> {
         let uids = if ours {
             Some(Uids { real: uid, effective: uid, saved: uid })
         } else {
-            self.uids(pid)?
+            self.read_uids(pid)?
         };
-        Ok(Seen {
+        Ok(TaggedProcess {
             identity: Identity { pid, start_ticks: stat.start_ticks, pidfs_inode: None },
             parent: stat.parent,
             state: stat.state,
@@ -230,24 +234,24 @@ impl<'a> Examiner<'a> {
     }
 
     /// Reads one process anew, for the moment before a signal. Hold its pidfd before calling.
-    pub(crate) fn again(&mut self, pid: Pid) -> Result<Seen, Skipped> {
-        let mark = self.mark(pid)?;
-        self.rest(pid, mark, Carriers::All)
+    pub(crate) fn read_all(&mut self, pid: Pid) -> Result<TaggedProcess, Skipped> {
+        let mark = self.read_mark(pid)?;
+        self.read_tags(pid, mark, Carriers::All)
     }
 
     /// Reads a process that need not be tagged at all.
-    pub(crate) fn untagged(&mut self, pid: Pid) -> Result<Seen, Skipped> {
+    pub(crate) fn read_untagged(&mut self, pid: Pid) -> Result<TaggedProcess, Skipped> {
         let _ = self.host.proc().read_of(pid, "cmdline", cmdline::READ_LIMIT, &mut self.cmdline);
         let stat = self.host.stat(pid, &mut self.small).map_err(gone_or)?;
         if self.host.has_ended(pid, stat.state) {
             return Err(Skipped::Zombie);
         }
-        Ok(Seen {
+        Ok(TaggedProcess {
             identity: Identity { pid, start_ticks: stat.start_ticks, pidfs_inode: None },
             parent: stat.parent,
             state: stat.state,
             command: cmdline::shown(&self.cmdline, &stat.comm),
-            uids: self.uids(pid)?,
+            uids: self.read_uids(pid)?,
             mark: Carrier::Absent,
             env: Carrier::Absent,
             shim: None,
@@ -260,13 +264,16 @@ impl<'a> Examiner<'a> {
     ///
     /// That is enough for a process that was judged by its mark and is being killed, because each
     /// moment lets it fork again.
-    pub(crate) fn brief(&mut self, pid: Pid) -> Result<(Identity, Carrier<Mark>), Skipped> {
-        let mark = self.mark(pid)?;
+    pub(crate) fn read_mark_and_start(
+        &mut self,
+        pid: Pid,
+    ) -> Result<(Identity, Carrier<Mark>), Skipped> {
+        let mark = self.read_mark(pid)?;
         let hidden = mark.present().copied().filter(|_| self.host.hides_processes());
         let stat = match (self.host.stat(pid, &mut self.small).map_err(gone_or), hidden) {
             (Ok(stat), _) => stat,
             (Err(Skipped::Gone | Skipped::Failed(Errno::PERM | Errno::ACCESS)), Some(found)) => {
-                return self.by_number(pid, found).map(|seen| (seen.identity, mark));
+                return self.read_hidden(pid, found).map(|process| (process.identity, mark));
             }
             (Err(skipped), _) => return Err(skipped),
         };
@@ -276,7 +283,7 @@ impl<'a> Examiner<'a> {
         Ok((Identity { pid, start_ticks: stat.start_ticks, pidfs_inode: None }, mark))
     }
 
-    fn uids(&mut self, pid: Pid) -> Result<Option<Uids>, Skipped> {
+    fn read_uids(&mut self, pid: Pid) -> Result<Option<Uids>, Skipped> {
         self.host
             .proc()
             .uids(pid, &mut self.small)
@@ -295,7 +302,7 @@ impl<'a> Examiner<'a> {
     }
 
     /// Reads the environment tag. An exec at work shows an empty block for a moment.
-    fn env(&mut self, pid: Pid) -> Result<Carrier<OwnerTag>, Skipped> {
+    fn read_env(&mut self, pid: Pid) -> Result<Carrier<OwnerTag>, Skipped> {
         for _ in 0..3 {
             match self.host.proc().read_of(pid, "environ", cmdline::READ_LIMIT, &mut self.environ)
             {

@@ -4,8 +4,8 @@ use crate::procfs::host::Host;
 use crate::procfs::listing::{LISTING, each_process};
 use crate::runs::record::RecordedCommand;
 use crate::tags::carrier::Carrier;
-use crate::tags::process_reader::{Carriers, Examiner, Skipped};
-use crate::tags::tagged_process::Seen;
+use crate::tags::process_reader::{Carriers, ProcessReader, Skipped};
+use crate::tags::tagged_process::TaggedProcess;
 use leash_tag::{Mark, RunId};
 use rustix::io::Errno;
 use serde::Serialize;
@@ -21,7 +21,7 @@ pub enum Incomplete {
     /// `/proc` hides other users' processes (`hidepid`), and one of them may have descended from
     /// ours.
     ///
-    /// If a hunt gives only this reason, it saw every process of this user. It saw the hidden
+    /// If a cleanup gives only this reason, it saw every process of this user. It saw the hidden
     /// ones by number.
     Hidepid,
     /// No descriptor was left in the middle of the pass.
@@ -58,7 +58,7 @@ pub trait SkipMark: std::fmt::Debug {
 #[derive(Debug, Default)]
 pub struct Scan {
     /// The tagged processes, without zombies.
-    pub seen: Vec<Seen>,
+    pub tagged: Vec<TaggedProcess>,
     /// The number of processes.
     pub processes: usize,
     /// The number of processes, tagged or not, whose environment could not be read.
@@ -127,14 +127,14 @@ pub(crate) fn scan_until(
     if host.hides_processes() {
         result.hole(Incomplete::Hidepid);
     }
-    let mut examiner = Examiner::new(host, options.recorded);
+    let mut reader = ProcessReader::new(host, options.recorded);
     let listing = each_process(host, LISTING, |pid| {
         result.processes += 1;
         if result.processes % 256 == 0 && enough(None) {
             result.hole(Incomplete::Fleeting);
             return ControlFlow::Break(());
         }
-        let mark = match examiner.mark(pid) {
+        let mark = match reader.read_mark(pid) {
             Ok(mark) => mark,
             Err(Skipped::Failed(errno)) => {
                 result.failed(host, errno);
@@ -147,10 +147,10 @@ pub(crate) fn scan_until(
         {
             return ControlFlow::Continue(());
         }
-        match examiner.rest(pid, mark, options.carriers) {
-            Ok(seen) => {
-                result.unreadable += usize::from(seen.env.is_unreadable());
-                result.seen.push(seen);
+        match reader.read_tags(pid, mark, options.carriers) {
+            Ok(process) => {
+                result.unreadable += usize::from(process.env.is_unreadable());
+                result.tagged.push(process);
             }
             Err(why @ (Skipped::Gone | Skipped::Zombie)) => {
                 let is_zombie = why == Skipped::Zombie;
@@ -183,11 +183,11 @@ pub(crate) fn scan_until(
 ///
 /// The error of listing `/proc`.
 pub fn count_marked(host: &Host) -> Result<(usize, usize), crate::os::error::Error> {
-    let mut examiner = Examiner::new(host, &[]);
+    let mut reader = ProcessReader::new(host, &[]);
     let (mut processes, mut marked) = (0, 0);
     each_process(host, LISTING, |pid| {
         processes += 1;
-        if let Ok(Carrier::Present(_)) = examiner.mark(pid) {
+        if let Ok(Carrier::Present(_)) = reader.read_mark(pid) {
             marked += 1;
         }
         ControlFlow::Continue(())

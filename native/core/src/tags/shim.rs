@@ -11,7 +11,7 @@ const LINGER: Duration = Duration::from_millis(200);
 
 /// A shim's own command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShimSeen {
+pub struct ShimDescription {
     /// Run and worker.
     pub args: ShimArgs,
     /// `--owner`, its ticks as the machine counts them; `None` if the shim's clock is not known.
@@ -23,7 +23,7 @@ pub struct ShimSeen {
     pub is_warden: bool,
 }
 
-impl ShimSeen {
+impl ShimDescription {
     /// Reads a command line of a process; `None` if it is no shim's.
     pub(crate) fn parse(host: &Host, pid: Pid, cmdline: &[u8]) -> Option<Self> {
         let args = ShimArgs::parse(cmdline)?;

@@ -4,14 +4,14 @@ use crate::os::pid::Pid;
 use crate::os::user_ids::Uids;
 use crate::procfs::host::Host;
 use crate::procfs::identity::Identity;
-use crate::runs::owner::Claim;
+use crate::runs::owner::OwnerRef;
 use crate::tags::carrier::Carrier;
-use crate::tags::shim::ShimSeen;
+use crate::tags::shim::ShimDescription;
 use leash_tag::{Mark, OwnerTag, RunId};
 
 /// A process and its carriers.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct TaggedProcess {
     /// The identity. A pass reads the inode only if `/proc` hides the process, whose start is
     /// then unknown.
     pub identity: Identity,
@@ -29,14 +29,14 @@ pub struct Seen {
     /// The environment tag.
     pub env: Carrier<OwnerTag>,
     /// The arguments of its command line, if it is a shim.
-    pub shim: Option<ShimSeen>,
+    pub shim: Option<ShimDescription>,
     /// The run whose record names this very command.
     pub recorded: Option<Recorded>,
     /// Whether it is a thread of the kernel.
     pub kernel_thread: bool,
 }
 
-/// A run that claims a command line as its own.
+/// A run whose record names a command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recorded {
     /// The run.
@@ -47,7 +47,7 @@ pub struct Recorded {
     pub at_ticks: Option<u64>,
 }
 
-impl Seen {
+impl TaggedProcess {
     /// Whether it is this user's, by all its user ids. Only such a process is believed, and
     /// counts as a shim.
     ///
@@ -62,7 +62,7 @@ impl Seen {
     /// The process's command line says so, its mark or environment names the same run, and it is
     /// this user's. A warden has neither mark nor environment tag. The program that it executes
     /// proves that it is one.
-    pub(crate) fn shim_of(&self, uid: u32) -> Option<&ShimSeen> {
+    pub(crate) fn shim_of(&self, uid: u32) -> Option<&ShimDescription> {
         let is_named = |run| {
             self.mark.present().is_some_and(|mark| mark.run() == run)
                 || self.env.present().is_some_and(|env| env.run == run)
@@ -80,11 +80,11 @@ impl Seen {
     /// The command line names neither namespace nor boot. A shim that we see runs in this boot.
     /// Its number counts as one of our namespace only if the shim is in our namespace.
     #[must_use]
-    pub fn owner_in_argv(&self, host: &Host) -> Option<Claim> {
+    pub fn owner_in_argv(&self, host: &Host) -> Option<OwnerRef> {
         let (pid, start_ticks) = self.shim_of(host.uid())?.owner?;
         let pid_ns = host.pid_ns()?;
         let ours = host.proc().namespace(&format!("{}/ns/pid", self.identity.pid)) == Ok(pid_ns);
-        ours.then_some(Claim { pid, start_ticks, pid_ns, boot: host.boot()? })
+        ours.then_some(OwnerRef { pid, start_ticks, pid_ns, boot: host.boot()? })
     }
 
     /// Returns the worker that the carriers name within a run: the mark's, else the

@@ -1,7 +1,7 @@
 //! A directory that looks like `/proc`, for states that no test machine can produce.
 
 use super::TestDir;
-use leash_core::{Asker, Host, Judge, Pid, RecordFile, ScanOptions, Verdict, scan};
+use leash_core::{Host, Pid, Policy, RecordFile, Requester, ScanOptions, Verdict, scan};
 use leash_tag::{Limits, Mark, RunId, WorkerNumber};
 use std::fmt::Write as _;
 use std::os::unix::fs::symlink;
@@ -92,11 +92,12 @@ impl Image {
     pub fn verdict(&self, pid: u32) -> Option<Verdict> {
         let host = self.host();
         let result = scan(&host, &ScanOptions::ALL);
-        let mut judge = Judge::new(host, None, Asker::default());
-        judge.hear_records(&self.records);
-        judge.hear(&result);
-        let seen = result.seen.iter().find(|seen| seen.identity.pid.as_u32() == pid)?.clone();
-        Some(judge.process(&seen, |judge, run| judge.run(run)).verdict)
+        let mut policy = Policy::new(host, None, Requester::default());
+        policy.observe_records(&self.records);
+        policy.observe_scan(&result);
+        let process =
+            result.tagged.iter().find(|process| process.identity.pid.as_u32() == pid)?.clone();
+        Some(policy.judge_process(&process, |policy, run| policy.judge_run(run)).verdict)
     }
 }
 

@@ -3,8 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 use leash_core::{
-    About, Host, Hunt, HuntKind, HuntSpec, Identity, Ladder, MarkLoss, Mode, Owner, Pid, Record,
-    Report, RunDir,
+    About, Cleanup, CleanupKind, CleanupSpec, Host, Identity, Ladder, MarkLoss, Mode, Owner, Pid,
+    Record, Report, RunDir,
 };
 use leash_tag::{ENV_NAME, Limits, Mark, RunId, WorkerNumber};
 use std::os::unix::fs::PermissionsExt as _;
@@ -229,8 +229,8 @@ pub fn ms(number: u64) -> Duration {
     Duration::from_millis(number)
 }
 
-pub fn spec(dir: &Path, kind: HuntKind) -> HuntSpec {
-    HuntSpec {
+pub fn spec(dir: &Path, kind: CleanupKind) -> CleanupSpec {
+    CleanupSpec {
         kind,
         ladder: Ladder::new(vec![(leash_core::Signal::TERM, ms(200))]),
         deadline: ms(5_000),
@@ -244,7 +244,9 @@ pub fn sweep(dir: &TestDir) -> Report {
 }
 
 pub fn sweep_as(dir: &TestDir, mode: Mode) -> Report {
-    Hunt::new(spec(&dir.path, HuntKind::Sweep { own_run: None, app: None, mode })).unwrap().run()
+    Cleanup::new(spec(&dir.path, CleanupKind::Sweep { own_run: None, app: None, mode }))
+        .unwrap()
+        .run()
 }
 
 /// Returns the entry of a report about a process.

@@ -8,20 +8,28 @@
 mod common;
 
 use common::*;
-use leash_core::{Census, Host, Member, Pid, PidFd, Signal, census};
+use leash_core::{Host, Pid, PidFd, ProcessUsage, Signal, UsageQuery, usage};
 use leash_tag::{Limits, Mark, RunId, WorkerNumber};
 use std::collections::HashMap;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-fn count(run: RunId, workers: &[u16], shims: &[(Pid, u16)], commands: usize) -> Vec<Member> {
+fn count(
+    run: RunId,
+    workers: &[u16],
+    shims: &[(Pid, u16)],
+    commands: usize,
+) -> Vec<ProcessUsage> {
     let shims: HashMap<_, _> = shims.iter().copied().collect();
     let workers = workers.iter().copied().collect();
-    census(&Host::current().unwrap(), &Census { run, workers: &workers, shims: &shims, commands })
-        .unwrap()
+    usage(
+        &Host::current().unwrap(),
+        &UsageQuery { run, workers: &workers, shims: &shims, commands },
+    )
+    .unwrap()
 }
 
-fn of(members: &[Member], pid: Pid) -> Option<&Member> {
+fn of(members: &[ProcessUsage], pid: Pid) -> Option<&ProcessUsage> {
     members.iter().find(|member| member.pid == pid)
 }
 
