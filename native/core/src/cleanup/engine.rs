@@ -1,8 +1,9 @@
 //! A cleanup at work: its state, and the order of passes, signals and looks.
 
-use crate::cleanup::report::{Action, Match, Reason, Refused, Report};
+use crate::cleanup::report::{Action, Match, Refused, Report};
 use crate::cleanup::spec::{CleanupKind, CleanupSpec, Mode};
-use crate::cleanup::target::{Key, Stage, Target, Tree, is_in_charge, key};
+use crate::cleanup::stage::Stage;
+use crate::cleanup::target::{Key, Target, Tree, is_in_charge, key};
 use crate::os::reserve::{is_scarce, reserve_descriptors};
 use crate::os::signal::Signal;
 use crate::policy::evidence::{Policy, Requester};
@@ -21,7 +22,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(crate) const SHIM_GRACE: Duration = Duration::from_secs(1);
-pub(crate) const QUIT_GRACE: Duration = Duration::from_millis(500);
 pub(crate) const UNHELD_LOOK: Duration = Duration::from_millis(20);
 const UNHELD_HARVEST: Duration = Duration::from_millis(5);
 // One step makes at most this many passes while each finds new processes, so that a step has an
@@ -374,11 +374,7 @@ impl Engine {
             {
                 target.found.state = stat.state;
             }
-            let reason = target.blocked.unwrap_or(match (target.found.state, target.stage) {
-                ('D', _) => Reason::Uninterruptible,
-                (_, Stage::Killed { .. }) => Reason::KillPending,
-                _ => Reason::Deadline,
-            });
+            let reason = target.blocked.unwrap_or(target.stage.reason(target.found.state));
             target.found.action = Action::Survived;
             self.report.survivors.push(target.found.survivor(reason));
             self.others.insert(key, target.found);

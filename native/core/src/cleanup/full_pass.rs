@@ -3,7 +3,8 @@
 use crate::cleanup::engine::{Engine, remembered};
 use crate::cleanup::report::{Match, Refused};
 use crate::cleanup::spec::CleanupKind;
-use crate::cleanup::target::{Key, Stage, Target, key, tree_of_mark};
+use crate::cleanup::stage::Stage;
+use crate::cleanup::target::{Key, Target, key, tree_of_mark};
 use crate::os::pidfd::PidFd;
 use crate::os::reserve::is_scarce;
 use crate::policy::verdict::{Decision, Verdict};

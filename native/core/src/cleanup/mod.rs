@@ -8,5 +8,6 @@ pub(crate) mod quick_pass;
 pub mod report;
 pub(crate) mod signalling;
 pub(crate) mod spec;
+pub(crate) mod stage;
 pub(crate) mod state_machine;
 pub(crate) mod target;

@@ -1,10 +1,11 @@
 //! The quick pass: signals processes as soon as it sees them, for trees that fork faster than
 //! they are read.
 
-use crate::cleanup::engine::{Engine, QUIT_GRACE, remembered};
+use crate::cleanup::engine::{Engine, remembered};
 use crate::cleanup::report::Action;
 use crate::cleanup::spec::CleanupKind;
-use crate::cleanup::target::{Stage, Tree, key, tree_of_mark};
+use crate::cleanup::stage::{Due, Stage};
+use crate::cleanup::target::{Tree, key, tree_of_mark};
 use crate::os::pid::Pid;
 use crate::os::pidfd::PidFd;
 use crate::os::signal::Signal;
@@ -59,19 +60,18 @@ impl Engine {
     ) -> bool {
         let kill_at = self.kill_at(now, deadline);
         let in_charge = self.trees_in_charge();
-        let trees: HashMap<Tree, (Signal, Stage)> = self
+        let trees: HashMap<Tree, Due> = self
             .ladders
             .iter()
             .filter(|(tree, _)| !in_charge.iter().any(|shim| shim.0 == tree.0))
             .filter_map(|(tree, began)| {
-                let kill = (Signal::KILL, Stage::Killed { again: now + QUIT_GRACE });
                 let due = match self.spec.ladder.at(now.saturating_duration_since(*began)) {
                     Some((step, signal, _)) if now < kill_at && !self.is_for_workers() => {
                         // Within a step, the slow, thorough passes do, except for trees that they
                         // cannot catch.
-                        self.churning.contains(tree).then_some((signal, Stage::Step(step)))?
+                        self.churning.contains(tree).then(|| Stage::step(step, signal, now))?
                     }
-                    _ => kill,
+                    _ => Stage::kill(now),
                 };
                 Some((*tree, due))
             })
@@ -148,7 +148,7 @@ impl Engine {
         &mut self,
         epoll: &OwnedFd,
         reader: &mut ProcessReader<'_>,
-        trees: &HashMap<Tree, (Signal, Stage)>,
+        trees: &HashMap<Tree, Due>,
         first: u32,
         began: Instant,
     ) -> Tally {
@@ -208,7 +208,7 @@ impl Engine {
         reader: &mut ProcessReader<'_>,
         pid: Pid,
         mark: Carrier<Mark>,
-        (signal, stage): (Signal, Stage),
+        (signal, stage): Due,
     ) -> QuickOutcome {
         let pidfd = match PidFd::open_raw(pid) {
             Ok(pidfd) => pidfd,

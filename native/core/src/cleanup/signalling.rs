@@ -1,9 +1,10 @@
 //! Sends one signal to one process, after one more look at the process.
 
-use crate::cleanup::engine::{Engine, QUIT_GRACE, SHIM_GRACE, remembered};
+use crate::cleanup::engine::{Engine, SHIM_GRACE, remembered};
 use crate::cleanup::report::{Match, Reason};
 use crate::cleanup::spec::CleanupKind;
-use crate::cleanup::target::{Key, Stage, Target, is_in_charge};
+use crate::cleanup::stage::{Due, QUIT_GRACE, Stage};
+use crate::cleanup::target::{Key, Target, is_in_charge};
 use crate::os::error::ErrorKind;
 use crate::os::pidfd::PidFd;
 use crate::os::signal::Signal;
@@ -55,41 +56,21 @@ impl Engine {
     }
 
     /// Returns the signal that a target is due, and the stage after it.
-    fn due(&self, target: &Target, now: Instant, kill_at: Instant) -> Option<(Signal, Stage)> {
-        let kill = (Signal::KILL, Stage::Killed { again: now + QUIT_GRACE });
-        if let Stage::Killed { again } = target.stage {
-            return (now >= again).then_some(kill);
-        }
-        if now >= kill_at || matches!(self.spec.kind, CleanupKind::Worker(_)) {
-            return Some(kill);
-        }
-        if target.is_shim {
-            return match target.stage {
-                Stage::New => {
-                    // A shim that outlives its VM has not begun by itself.
-                    let outlives =
-                        target.process.mark.present().is_some_and(|mark| mark.outlives());
-                    let signal = if outlives { Signal::INT } else { Signal::CONT };
-                    Some((
-                        signal,
-                        Stage::ShimWorks { until: self.shim_until(target, now, kill_at) },
-                    ))
-                }
-                Stage::ShimWorks { until } if now >= until => {
-                    Some((Signal::QUIT, Stage::ShimQuits { until: now + QUIT_GRACE }))
-                }
-                Stage::ShimQuits { until } if now >= until => Some(kill),
-                _ => None,
-            };
-        }
-        let began = self.ladders.get(&target.tree).copied().unwrap_or(now);
-        match self.spec.ladder.at(now.saturating_duration_since(began)) {
-            None => Some(kill),
-            Some((step, signal, _)) if signal == Signal::KILL => {
-                Some((signal, Stage::Step(step))).filter(|_| target.stage != Stage::Step(step))
+    fn due(&self, target: &Target, now: Instant, kill_at: Instant) -> Option<Due> {
+        let is_last = now >= kill_at || self.is_for_workers();
+        match target.stage {
+            Stage::New if target.is_shim && !is_last => {
+                // A shim that outlives its VM has not begun by itself.
+                let outlives = target.process.mark.present().is_some_and(|mark| mark.outlives());
+                let signal = if outlives { Signal::INT } else { Signal::CONT };
+                Some((signal, Stage::ShimWorks { until: self.shim_until(target, now, kill_at) }))
             }
-            Some((step, signal, _)) => {
-                (target.stage != Stage::Step(step)).then_some((signal, Stage::Step(step)))
+            Stage::ShimWorks { until } if !is_last => (now >= until)
+                .then(|| (Signal::QUIT, Stage::ShimQuits { until: now + QUIT_GRACE })),
+            Stage::ShimQuits { until } if !is_last => (now >= until).then(|| Stage::kill(now)),
+            stage => {
+                let began = self.ladders.get(&target.tree).copied().unwrap_or(now);
+                stage.due(&self.spec.ladder, began, now, is_last)
             }
         }
     }

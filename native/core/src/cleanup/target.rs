@@ -1,33 +1,19 @@
 //! A process that is being ended.
 
 use crate::cleanup::report::{Match, Reason};
+use crate::cleanup::stage::Stage;
 use crate::os::pidfd::PidFd;
 use crate::os::signal::Signal;
 use crate::procfs::identity::Identity;
 use crate::tags::tagged_process::TaggedProcess;
 use leash_tag::{Mark, RunId, WorkerNumber};
 use std::collections::HashSet;
-use std::time::Instant;
 
 /// The run and the worker that one shim is in charge of.
 pub(crate) type Tree = (Option<RunId>, Option<u16>);
 
 /// Tells processes apart within a cleanup.
 pub(crate) type Key = (u32, u64);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// Just found.
-    New,
-    /// A living shim, at work on its own tree.
-    ShimWorks { until: Instant },
-    /// A shim that was told to end its tree at once.
-    ShimQuits { until: Instant },
-    /// The ladder's step was sent.
-    Step(usize),
-    /// SIGKILL was sent.
-    Killed { again: Instant },
-}
 
 #[derive(Debug)]
 pub(crate) struct Target {

@@ -17,7 +17,7 @@ pub enum ErrorKind {
     NotPermitted,
     /// The process exists, but its identity cannot be read.
     Unknown,
-    /// The kernel lacks the call (pidfds need Linux 5.3).
+    /// The kernel lacks the call: `pidfd_open` needs Linux 5.3, `pidfd_send_signal` 5.1.
     Unsupported,
     /// No descriptor is left, for this process or on this machine.
     DescriptorsExhausted,
@@ -139,7 +139,7 @@ impl fmt::Display for ErrorKind {
             Self::Reused => "the process has ended and its number belongs to another one",
             Self::NotPermitted => "the kernel does not permit it",
             Self::Unknown => "the process cannot be identified",
-            Self::Unsupported => "this kernel lacks the call (Linux 5.4 or newer is needed)",
+            Self::Unsupported => "this kernel lacks the call (Linux 5.3 or newer is needed)",
             Self::DescriptorsExhausted => "no file descriptor is left",
             Self::Exists => "a record of that run exists",
             Self::Symlink => "the run directory must not be a symbolic link",

@@ -107,7 +107,6 @@ impl OwnerRef {
             // A thread that started in the owner's very tick may or may not have the owner's
             // number.
             Some(SameStart::Yes) if !matches!(pid_status, PidStatus::Thread) => OwnerState::Alive,
-            Some(SameStart::Unsure) if !ended => OwnerState::Unknown,
             Some(_) => OwnerState::Unknown,
             // The process that had the number when the descriptor was opened has ended.
             None if ended => OwnerState::Gone,
