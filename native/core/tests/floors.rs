@@ -4,6 +4,12 @@
 //! lower ones, and no file imports itself by way of others. Imports name the file that defines a
 //! thing (`crate::os::pid::Pid`), so that this check sees where they lead.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy knows only #[test] functions as tests"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

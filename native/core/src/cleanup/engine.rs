@@ -1,22 +1,18 @@
 //! A cleanup at work: its state, and the order of passes, signals and looks.
 
-use crate::cleanup::report::{Action, Match, Refused, Report};
+use crate::cleanup::report::{Match, Report};
 use crate::cleanup::spec::{CleanupKind, CleanupSpec, Mode};
-use crate::cleanup::stage::Stage;
-use crate::cleanup::target::{Key, Target, Tree, is_in_charge, key};
+use crate::cleanup::target::{Key, Target, Tree, is_in_charge};
 use crate::os::reserve::{is_scarce, reserve_descriptors};
-use crate::os::signal::Signal;
 use crate::policy::evidence::{Policy, Requester};
-use crate::policy::verdict::{Decision, RunJudgement, Verdict};
+use crate::policy::verdict::{Decision, RunJudgement};
 use crate::procfs::host::Host;
-use crate::procfs::identity::Identity;
 use crate::runs::record::RecordedCommand;
-use crate::tags::process_reader::{Carriers, ProcessReader, Skipped};
-use crate::tags::scan::Incomplete;
+use crate::tags::process_reader::Carriers;
 use crate::tags::tagged_process::TaggedProcess;
 use leash_tag::RunId;
-use rustix::event::epoll;
 use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,6 +41,8 @@ pub(crate) struct Engine {
     pub(crate) churning: HashSet<Tree>,
     pub(crate) held: usize,
     pub(crate) began: Instant,
+    pub(crate) deadline: Instant,
+    pub(crate) kill_at: Instant,
     pub(crate) next_pass: Instant,
     // The time when targets without a descriptor are looked at again.
     next_look: Instant,
@@ -61,18 +59,8 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn begin(
-        spec: &CleanupSpec,
-        epoll: &OwnedFd,
-        now: Instant,
-    ) -> std::result::Result<Self, Box<Report>> {
-        let host = match Host::current() {
-            Ok(host) => Arc::new(host),
-            Err(_) => {
-                let incomplete_because = vec![Incomplete::NoProc];
-                return Err(Box::new(Report { incomplete_because, ..Report::default() }));
-            }
-        };
+    pub(crate) fn new(spec: &CleanupSpec, host: Host, now: Instant) -> Self {
+        let host = Arc::new(host);
         let requester = match &spec.kind {
             CleanupKind::Worker(_) | CleanupKind::Process(_) => Requester::default(),
             CleanupKind::Run { own_run, outliving, .. } => {
@@ -84,7 +72,8 @@ impl Engine {
         };
         let mut policy = Policy::new(Arc::clone(&host), spec.run_dir.clone(), requester);
         policy.records_are_unusable(spec.records_unusable);
-        let mut work = Self {
+        let (deadline, kill_at) = spec.times(now);
+        Self {
             host,
             policy,
             spec: spec.clone(),
@@ -96,6 +85,8 @@ impl Engine {
             churning: HashSet::new(),
             held: 0,
             began: now,
+            deadline,
+            kill_at,
             next_pass: now,
             next_look: now,
             named: Vec::new(),
@@ -105,117 +96,55 @@ impl Engine {
             zombies: 0,
             shims_known: false,
             report: Report::default(),
-        };
-        if let CleanupKind::Process(identity) = spec.kind {
-            work.take_process(epoll, &identity).map_err(|refused| {
-                Box::new(Report { refused: Some(refused), ..Report::default() })
-            })?;
         }
-        Ok(work)
     }
 
-    /// Makes a target of the one process of a cleanup without tags.
-    fn take_process(
+    /// Makes one step: until when to wait, or the report when all is done.
+    pub(crate) fn step(
         &mut self,
         epoll: &OwnedFd,
-        identity: &Identity,
-    ) -> std::result::Result<(), Refused> {
-        use crate::os::error::ErrorKind::{Gone, NotPermitted, Reused};
-        if let Some(refusal) = self.host.refusal(identity.pid) {
-            return Err(Refused::Process(refusal));
-        }
-        let pidfd = self.host.open(identity).map_err(|error| match error.kind() {
-            Gone => Refused::Gone,
-            Reused => Refused::Reused,
-            NotPermitted => Refused::NotPermitted,
-            _ => Refused::Unknown,
-        })?;
-        let process =
-            ProcessReader::new(&self.host, &[]).read_untagged(identity.pid).map_err(|why| {
-                match why {
-                    Skipped::Gone | Skipped::Zombie => Refused::Gone,
-                    _ => Refused::Unknown,
-                }
-            })?;
-        let process = TaggedProcess { identity: *identity, ..process };
-        // Without this entry the driver's clock finds the end, only later.
-        let _ = epoll::add(epoll, &pidfd, epoll::EventData::new_u64(0), epoll::EventFlags::IN);
-        let found =
-            Match::new(&process, None, Verdict::Asked, "asked for by its identity".into());
-        let target = Target {
-            tree: (None, None),
-            is_shim: false,
-            stage: Stage::New,
-            last: None,
-            blocked: None,
-            waited_for: false,
-            pidfd: Some(pidfd),
-            process,
-            found,
-        };
-        self.targets.insert(key(identity), target);
-        Ok(())
-    }
-
-    /// Makes one step. Returns the time of the next one, or `None` when all is done.
-    pub(crate) fn step(&mut self, epoll: &OwnedFd, now: Instant) -> Option<Instant> {
+        now: Instant,
+    ) -> ControlFlow<Box<Report>, Instant> {
         let mut now = Instant::now().max(now);
-        let deadline = self.began.checked_add(self.spec.deadline).unwrap_or(now);
         for _ in 0..PASSES_A_STEP {
             self.take_out_ended();
             self.release_pidfds();
             now = Instant::now().max(now);
-            let signal_at_once = self.quick_pass(epoll, now, deadline);
+            let found_trees = self.quick_pass(epoll, now);
             let pending = self.is_pending();
-            let pass_due =
-                self.needs_passes() && (now >= self.next_pass || (!pending && !self.clean));
-            let is_storm = signal_at_once && !self.is_quiescent();
+            let pass_due = now >= self.next_pass || (!pending && !self.clean);
+            let is_storm = found_trees && !self.is_quiescent();
             if pass_due && !self.clean && !is_storm {
                 let brief = self.first_is_brief() || pending;
-                self.pass(
-                    epoll,
-                    if brief { Carriers::MarkOnly } else { Carriers::All },
-                    deadline,
-                );
+                self.full_pass(epoll, if brief { Carriers::MarkOnly } else { Carriers::All });
             }
             if self.report.refused.is_some() {
-                self.finish();
-                return None;
+                return self.finish();
             }
             now = Instant::now().max(now);
-            self.advance(now, deadline);
+            self.advance(now);
             self.take_out_ended();
-            if !self.is_pending() {
-                if (self.clean && self.is_quiescent()) || !self.needs_passes() {
-                    self.finish();
-                    return None;
-                }
-                if now < deadline {
-                    continue;
-                }
+            let is_over = !self.is_pending() && self.clean && self.is_quiescent();
+            if is_over || now >= self.deadline {
+                return self.finish();
             }
-            if now >= deadline {
-                self.finish();
-                return None;
+            if self.is_pending() {
+                return ControlFlow::Continue(self.next_time(now).min(self.deadline));
             }
-            return Some(self.next_time(now).min(deadline));
         }
-        Some(now + if is_scarce() { UNHELD_LOOK } else { Duration::from_millis(1) })
+        let pause = if is_scarce() { UNHELD_LOOK } else { Duration::from_millis(1) };
+        ControlFlow::Continue(now + pause)
     }
 
     /// Gives descriptors back if the table is full. The targets are found again by number and
     /// identity.
     fn release_pidfds(&mut self) {
-        if is_scarce() && self.held > 0 && self.needs_passes() {
+        if is_scarce() && self.held > 0 {
             self.held = 0;
             for target in self.targets.values_mut() {
                 target.pidfd = None;
             }
         }
-    }
-
-    pub(crate) fn needs_passes(&self) -> bool {
-        !matches!(self.spec.kind, CleanupKind::Process(_))
     }
 
     pub(crate) fn is_report(&self) -> bool {
@@ -241,11 +170,6 @@ impl Engine {
         self.churning.is_empty()
             || self.quiescent_passes >= 2
             || self.busy_passes >= MAX_BUSY_PASSES
-    }
-
-    /// Returns when SIGKILL is due. The last part of the time is for SIGKILL and its effect.
-    pub(crate) fn kill_at(&self, now: Instant, deadline: Instant) -> Instant {
-        deadline.checked_sub((self.spec.deadline / 4).min(SHIM_GRACE)).unwrap_or(now)
     }
 
     pub(crate) fn decide(&mut self, process: &TaggedProcess) -> Option<Decision> {
@@ -301,16 +225,10 @@ impl Engine {
 
     /// Takes out a target that has ended, by the kernel's word.
     pub(crate) fn end(&mut self, key: Key, in_charge: &HashSet<Tree>) {
-        let Some(mut target) = self.targets.remove(&key) else { return };
+        let Some(target) = self.targets.remove(&key) else { return };
         self.held -= usize::from(target.pidfd.is_some() && self.held > 0);
         let in_charge = is_in_charge(in_charge, &target);
-        let found = &mut target.found;
-        (found.action, found.ended_by) = match target.last {
-            Some(signal) if signal != Signal::CONT => (Action::Ended, Some(signal.name())),
-            _ if target.is_shim || in_charge => (Action::Ended, Some("shim")),
-            _ => (Action::Gone, None),
-        };
-        self.others.insert(key, target.found);
+        self.others.insert(key, target.ended(in_charge));
     }
 
     /// Takes out a target that is not to be ended after all.
@@ -331,55 +249,33 @@ impl Engine {
 
     fn next_time(&self, now: Instant) -> Instant {
         let mut next = now + Duration::from_secs(1);
-        if self.needs_passes() {
-            next = next.min(self.next_pass.max(now + Duration::from_millis(1)));
-        }
+        next = next.min(self.next_pass.max(now + Duration::from_millis(1)));
         for target in self.targets.values().filter(|target| !target.is_given_up()) {
             if target.pidfd.is_none() || target.blocked.is_some() {
                 next = next.min(now + UNHELD_LOOK);
             }
-            next = match target.stage {
-                Stage::ShimWorks { until } | Stage::ShimQuits { until } => next.min(until),
-                Stage::Killed { again } => next.min(again),
-                Stage::New => next,
-                Stage::Step(_) => {
-                    let began = self.ladders.get(&target.tree).copied().unwrap_or(now);
-                    match self.spec.ladder.at(now.saturating_duration_since(began)) {
-                        Some((_, _, Some(ends))) => next.min(began + ends),
-                        _ => next,
-                    }
-                }
-            };
+            let began = self.ladders.get(&target.tree).copied().unwrap_or(now);
+            next =
+                target.stage.next(&self.spec.ladder, began, now).map_or(next, |at| next.min(at));
         }
-        let reserve = (self.spec.deadline / 4).min(SHIM_GRACE);
-        let kill_at =
-            self.began.checked_add(self.spec.deadline).and_then(|end| end.checked_sub(reserve));
-        match kill_at {
-            Some(kill_at) if kill_at > now => next.min(kill_at),
-            _ => next,
-        }
+        if self.kill_at > now { next.min(self.kill_at) } else { next }
     }
 
     /// Names each target that may still live as a survivor, and completes the report.
-    fn finish(&mut self) {
+    fn finish(&mut self) -> ControlFlow<Box<Report>, Instant> {
         // Without this look, a process that has ended would be listed as a survivor.
         self.next_look = Instant::now();
         self.take_out_ended();
         if is_scarce() {
             reserve_descriptors();
         }
-        for (key, mut target) in std::mem::take(&mut self.targets) {
-            if let Ok(stat) = self.host.stat(target.identity().pid, &mut Vec::new())
-                && stat.start_ticks == target.identity().start_ticks
-            {
-                target.found.state = stat.state;
-            }
-            let reason = target.blocked.unwrap_or(target.stage.reason(target.found.state));
-            target.found.action = Action::Survived;
-            self.report.survivors.push(target.found.survivor(reason));
-            self.others.insert(key, target.found);
+        for (key, target) in std::mem::take(&mut self.targets) {
+            let (found, survivor) = target.survived(&self.host);
+            self.report.survivors.push(survivor);
+            self.others.insert(key, found);
         }
         self.finalize_report();
+        ControlFlow::Break(Box::new(std::mem::take(&mut self.report)))
     }
 }
 
@@ -389,8 +285,4 @@ pub(crate) fn remembered(
     run: RunId,
 ) -> RunJudgement {
     judgements.entry(run).or_insert_with(|| (Instant::now(), policy.judge_run(run))).1.clone()
-}
-
-pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,7 +1,7 @@
 //! The end of a sweep: removes records that nothing needs any more, and sorts the report's lists.
 
 use crate::cleanup::engine::Engine;
-use crate::cleanup::report::{Report, RunReport};
+use crate::cleanup::report::{Report, RunReport, millis};
 use crate::cleanup::spec::{CleanupKind, Mode};
 use crate::policy::verdict::Verdict;
 use crate::tags::scan::Incomplete;
@@ -15,6 +15,7 @@ impl Engine {
                 self.close_run(run);
             }
         }
+        self.report.elapsed_ms = millis(self.began.elapsed());
         let Report { matches, survivors, .. } = &mut self.report;
         *matches = std::mem::take(&mut self.others).into_values().collect();
         matches.sort_by_key(|found| (found.pid, found.start_ticks));

@@ -3,7 +3,6 @@
 use crate::cleanup::engine::{Engine, remembered};
 use crate::cleanup::report::{Match, Refused};
 use crate::cleanup::spec::CleanupKind;
-use crate::cleanup::stage::Stage;
 use crate::cleanup::target::{Key, Target, key, tree_of_mark};
 use crate::os::pidfd::PidFd;
 use crate::os::reserve::is_scarce;
@@ -25,7 +24,7 @@ const CHURN_LIMIT: usize = 64;
 
 impl Engine {
     /// Makes one pass. Judges everything tagged, and turns what is to end into targets.
-    pub(crate) fn pass(&mut self, epoll: &OwnedFd, carriers: Carriers, deadline: Instant) {
+    pub(crate) fn full_pass(&mut self, epoll: &OwnedFd, carriers: Carriers) {
         self.report.passes += 1;
         self.judgements.clear();
         let complete = self.observe_records();
@@ -39,6 +38,7 @@ impl Engine {
         let (kind, policy, judgements) =
             (&self.spec.kind, &mut self.policy, &mut self.judgements);
         let known = &mut self.churning;
+        let deadline = self.deadline;
         let mut churn = 0;
         let mut result = scan_until(&host, &options, |what| match what {
             // Once a tree is known to churn, its zombies say nothing new. There may be
@@ -78,7 +78,7 @@ impl Engine {
             }
         }
         let mut found = self.sort(epoll, &result);
-        if carriers == Carriers::All && self.add_hidden(&mut result, found, deadline) {
+        if carriers == Carriers::All && self.add_hidden(&mut result, found) {
             self.policy.observe_scan(&result);
             self.judgements.clear();
             found = self.sort(epoll, &result);
@@ -177,20 +177,9 @@ impl Engine {
         let tree = (run, run.and_then(|run| process.worker_in(run)));
         let key = key(&process.identity);
         let pidfd = if self.held < HELD { self.hold(epoll, process, key, open) } else { None };
-        let stage = Stage::New;
         let waited_for = self.is_for_workers();
-        let (last, blocked) = (None, None);
-        let target = Target {
-            process: process.clone(),
-            found,
-            tree,
-            is_shim,
-            pidfd,
-            stage,
-            last,
-            blocked,
-            waited_for,
-        };
+        let target =
+            Target { is_shim, pidfd, waited_for, ..Target::new(process.clone(), found, tree) };
         self.others.remove(&key);
         if !is_shim {
             self.ladders.entry(tree).or_insert_with(Instant::now);

@@ -29,12 +29,7 @@ impl Engine {
     ///
     /// Returns whether it added a process. If it does not try although it matters, it marks the
     /// pass as cut short.
-    pub(crate) fn add_hidden(
-        &mut self,
-        result: &mut Scan,
-        found: usize,
-        deadline: Instant,
-    ) -> bool {
+    pub(crate) fn add_hidden(&mut self, result: &mut Scan, found: usize) -> bool {
         if !self.host.hides_processes() || !self.matters() {
             return false;
         }
@@ -47,7 +42,7 @@ impl Engine {
             _ => None,
         };
         let before = result.tagged.len();
-        add_hidden(&self.host, skip, result, || Instant::now() >= deadline);
+        add_hidden(&self.host, skip, result, || Instant::now() >= self.deadline);
         result.tagged.len() > before
     }
 

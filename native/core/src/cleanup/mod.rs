@@ -4,6 +4,7 @@ pub(crate) mod engine;
 pub(crate) mod finalize;
 pub(crate) mod full_pass;
 pub(crate) mod hidden_processes;
+pub(crate) mod one_process;
 pub(crate) mod quick_pass;
 pub mod report;
 pub(crate) mod signalling;

@@ -3,12 +3,12 @@
 
 use crate::cleanup::engine::{Engine, remembered};
 use crate::cleanup::report::Action;
+use crate::cleanup::signalling::{Sent, send};
 use crate::cleanup::spec::CleanupKind;
 use crate::cleanup::stage::{Due, Stage};
 use crate::cleanup::target::{Tree, key, tree_of_mark};
 use crate::os::pid::Pid;
 use crate::os::pidfd::PidFd;
-use crate::os::signal::Signal;
 use crate::policy::verdict::Verdict;
 use crate::procfs::listing::{FRESH_LISTING, each_process_from};
 use crate::tags::carrier::Carrier;
@@ -52,13 +52,7 @@ impl Engine {
     /// sees the process. A tree that forks without a pause is gone before a whole pass is over.
     ///
     /// Returns whether there was any such tree.
-    pub(crate) fn quick_pass(
-        &mut self,
-        epoll: &OwnedFd,
-        now: Instant,
-        deadline: Instant,
-    ) -> bool {
-        let kill_at = self.kill_at(now, deadline);
+    pub(crate) fn quick_pass(&mut self, epoll: &OwnedFd, now: Instant) -> bool {
         let in_charge = self.trees_in_charge();
         let trees: HashMap<Tree, Due> = self
             .ladders
@@ -66,7 +60,7 @@ impl Engine {
             .filter(|(tree, _)| !in_charge.iter().any(|shim| shim.0 == tree.0))
             .filter_map(|(tree, began)| {
                 let due = match self.spec.ladder.at(now.saturating_duration_since(*began)) {
-                    Some((step, signal, _)) if now < kill_at && !self.is_for_workers() => {
+                    Some((step, signal, _)) if now < self.kill_at && !self.is_for_workers() => {
                         // Within a step, the slow, thorough passes do, except for trees that they
                         // cannot catch.
                         self.churning.contains(tree).then(|| Stage::step(step, signal, now))?
@@ -247,20 +241,16 @@ impl Engine {
         if pidfd.is_ended() {
             return QuickOutcome::Vanished;
         }
-        match pidfd.signal(signal) {
-            Ok(()) => {
-                if signal != Signal::KILL {
-                    let _ = pidfd.signal(Signal::CONT);
-                }
+        match send(&pidfd, signal) {
+            Sent::Yes => {
                 self.take(epoll, &process, decision, Some(pidfd));
                 if let Some(target) = self.targets.get_mut(&key) {
-                    target.stage = stage;
-                    target.last = Some(signal);
+                    target.sent(signal, stage);
                 }
                 QuickOutcome::Sent
             }
-            Err(error) if error.is_gone() => QuickOutcome::Vanished,
-            Err(_) => QuickOutcome::Kept,
+            Sent::Ended => QuickOutcome::Vanished,
+            Sent::Kept(_) | Sent::Blocked(_) => QuickOutcome::Kept,
         }
     }
 }

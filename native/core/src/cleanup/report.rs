@@ -257,3 +257,8 @@ impl Match {
         }
     }
 }
+
+/// Whole milliseconds.
+pub(crate) fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -24,7 +24,7 @@ const LADDER_PASS: Duration = Duration::from_millis(100);
 const KILL_PASS: Duration = Duration::from_millis(10);
 
 /// The result of a try to send a signal.
-enum Sent {
+pub(crate) enum Sent {
     Yes,
     Ended,
     Kept(Decision),
@@ -33,8 +33,7 @@ enum Sent {
 
 impl Engine {
     /// Sends the signals that are due.
-    pub(crate) fn advance(&mut self, now: Instant, deadline: Instant) {
-        let kill_at = self.kill_at(now, deadline);
+    pub(crate) fn advance(&mut self, now: Instant) {
         // Shims come first, because they decide whether the others wait.
         let mut keys: Vec<_> =
             self.targets.iter().map(|(key, target)| (!target.is_shim, *key)).collect();
@@ -42,11 +41,11 @@ impl Engine {
         let mut in_charge = self.trees_in_charge();
         for (_, key) in keys {
             let Some(target) = self.targets.get(&key) else { continue };
-            if target.is_given_up() || (now < kill_at && is_in_charge(&in_charge, target)) {
+            if target.is_given_up() || (now < self.kill_at && is_in_charge(&in_charge, target)) {
                 continue;
             }
             let is_shim = target.is_shim;
-            let Some((signal, stage)) = self.due(target, now, kill_at) else { continue };
+            let Some((signal, stage)) = self.due(target, now) else { continue };
             let outcome = self.signal(key, signal, now);
             self.note(key, signal, stage, outcome, now);
             if is_shim {
@@ -56,14 +55,14 @@ impl Engine {
     }
 
     /// Returns the signal that a target is due, and the stage after it.
-    fn due(&self, target: &Target, now: Instant, kill_at: Instant) -> Option<Due> {
-        let is_last = now >= kill_at || self.is_for_workers();
+    fn due(&self, target: &Target, now: Instant) -> Option<Due> {
+        let is_last = now >= self.kill_at || self.is_for_workers();
         match target.stage {
             Stage::New if target.is_shim && !is_last => {
                 // A shim that outlives its VM has not begun by itself.
                 let outlives = target.process.mark.present().is_some_and(|mark| mark.outlives());
                 let signal = if outlives { Signal::INT } else { Signal::CONT };
-                Some((signal, Stage::ShimWorks { until: self.shim_until(target, now, kill_at) }))
+                Some((signal, Stage::ShimWorks { until: self.shim_until(target, now) }))
             }
             Stage::ShimWorks { until } if !is_last => (now >= until)
                 .then(|| (Signal::QUIT, Stage::ShimQuits { until: now + QUIT_GRACE })),
@@ -75,8 +74,8 @@ impl Engine {
         }
     }
 
-    fn shim_until(&self, target: &Target, now: Instant, kill_at: Instant) -> Instant {
-        let latest = kill_at.checked_sub(QUIT_GRACE).unwrap_or(now);
+    fn shim_until(&self, target: &Target, now: Instant) -> Instant {
+        let latest = self.kill_at.checked_sub(QUIT_GRACE).unwrap_or(now);
         target
             .process
             .shim
@@ -110,9 +109,7 @@ impl Engine {
             }
             Sent::Yes => {
                 let Some(target) = self.targets.get_mut(&key) else { return };
-                target.stage = stage;
-                target.last = Some(signal);
-                target.blocked = None;
+                target.sent(signal, stage);
                 self.ladders.entry(target.tree).or_insert(now);
                 let tree = target.tree;
                 if target.is_shim && signal == Signal::KILL {
@@ -161,7 +158,7 @@ impl Engine {
         let process = target.process.clone();
         let fresh =
             match &self.spec.kind {
-                CleanupKind::Process(_) => None,
+                CleanupKind::Process(_) => Some(None),
                 CleanupKind::Worker(workers) => {
                     Some(workers.judge(&self.host, &mut self.policy, &process))
                 }
@@ -197,21 +194,24 @@ impl Engine {
         if pidfd.is_ended() {
             return Sent::Ended;
         }
-        match pidfd.signal(signal) {
-            Ok(()) => {
-                // A stopped process sees no signal but KILL before it continues.
-                if !matches!(signal, Signal::KILL | Signal::CONT) {
-                    let _ = pidfd.signal(Signal::CONT);
-                }
-                Sent::Yes
+        send(pidfd, signal)
+    }
+}
+
+/// Sends a signal through a descriptor, and lets a stopped process run.
+pub(crate) fn send(pidfd: &PidFd, signal: Signal) -> Sent {
+    match pidfd.signal(signal) {
+        Ok(()) => {
+            // A stopped process sees no signal but KILL before it continues.
+            if !matches!(signal, Signal::KILL | Signal::CONT) {
+                let _ = pidfd.signal(Signal::CONT);
             }
-            Err(error) if error.is_gone() => Sent::Ended,
-            Err(error) if error.is_not_permitted() => Sent::Blocked(Reason::Eperm),
-            Err(error) if error.kind() == ErrorKind::Unsupported => {
-                Sent::Blocked(Reason::NoPidfd)
-            }
-            Err(_) => Sent::Blocked(Reason::Unreadable),
+            Sent::Yes
         }
+        Err(error) if error.is_gone() => Sent::Ended,
+        Err(error) if error.is_not_permitted() => Sent::Blocked(Reason::Eperm),
+        Err(error) if error.kind() == ErrorKind::Unsupported => Sent::Blocked(Reason::NoPidfd),
+        Err(_) => Sent::Blocked(Reason::Unreadable),
     }
 }
 
@@ -238,9 +238,7 @@ fn look_again(
         starts.is_none_or(|(now, then)| now == then)
     };
     let brief = target.process.mark.present().is_some() && signal == Signal::KILL;
-    let looked = if target.found.verdict == Verdict::Asked {
-        reader.read_untagged(identity.pid).map(|process| (process.identity, true))
-    } else if brief {
+    let looked = if brief {
         reader
             .read_mark_and_start(identity.pid)
             .map(|(now, mark)| (now, mark == target.process.mark))

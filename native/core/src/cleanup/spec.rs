@@ -7,7 +7,10 @@ use crate::runs::run_dir::RunDir;
 use crate::tags::ladder::Ladder;
 use leash_tag::{Mark, RunId};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+// The longest time that is kept for SIGKILL and its effect.
+const KILL_RESERVE: Duration = Duration::from_secs(1);
 
 /// The processes to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +63,16 @@ pub struct CleanupSpec {
     /// Whether there may be records that cannot be read. No run is dead then, and the report is
     /// incomplete. Cleanups for workers and for single processes need no record.
     pub records_unusable: bool,
+}
+
+impl CleanupSpec {
+    /// The time when all is over, and the time when SIGKILL is due. The last part of the time is
+    /// for SIGKILL and its effect.
+    pub(crate) fn times(&self, began: Instant) -> (Instant, Instant) {
+        let deadline = began.checked_add(self.deadline).unwrap_or(began);
+        let reserve = (self.deadline / 4).min(KILL_RESERVE);
+        (deadline, deadline.checked_sub(reserve).unwrap_or(began))
+    }
 }
 
 impl CleanupKind {

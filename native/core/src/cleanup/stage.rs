@@ -56,6 +56,19 @@ impl Stage {
         }
     }
 
+    /// The time when this stage is over, if nothing else happens.
+    pub(crate) fn next(self, ladder: &Ladder, began: Instant, now: Instant) -> Option<Instant> {
+        match self {
+            Self::ShimWorks { until } | Self::ShimQuits { until } => Some(until),
+            Self::Killed { again } => Some(again),
+            Self::New => None,
+            Self::Step(_) => {
+                let (_, _, ends) = ladder.at(now.saturating_duration_since(began))?;
+                Some(began + ends?)
+            }
+        }
+    }
+
     /// The reason why a process in a state still lives at this stage.
     pub(crate) fn reason(self, state: char) -> Reason {
         match (state, self) {

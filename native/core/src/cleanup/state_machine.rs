@@ -5,12 +5,16 @@
 //! sends what is due. Passes repeat until a complete one, of all carriers, finds nothing left to
 //! end.
 
-use crate::cleanup::engine::{Engine, millis};
+use crate::cleanup::engine::Engine;
+use crate::cleanup::one_process::OneProcess;
 use crate::cleanup::report::Report;
-use crate::cleanup::spec::CleanupSpec;
+use crate::cleanup::spec::{CleanupKind, CleanupSpec};
 use crate::os::error::{Error, Result};
 use crate::os::reserve::with_reserve;
+use crate::procfs::host::Host;
+use crate::tags::scan::Incomplete;
 use rustix::event::epoll;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -37,7 +41,8 @@ pub struct Cleanup {
 #[derive(Debug)]
 enum State {
     New,
-    Working(Box<Engine>),
+    Passes(Box<Engine>),
+    OneProcess(Box<OneProcess>),
     Done(Box<Report>),
 }
 
@@ -56,25 +61,34 @@ impl Cleanup {
     /// Goes on as far as possible without waiting.
     pub fn step(&mut self, now: Instant) -> Step {
         if let State::New = self.state {
-            self.state = match Engine::begin(&self.spec, &self.epoll, now) {
-                Ok(work) => State::Working(Box::new(work)),
-                Err(report) => State::Done(report),
-            };
+            self.state = self.begin(now).unwrap_or_else(State::Done);
         }
-        if let State::Working(work) = &mut self.state {
-            match work.step(&self.epoll, now) {
-                Some(until) => return Step::Wait { until },
-                None => {
-                    let mut report = std::mem::take(&mut work.report);
-                    report.elapsed_ms = millis(work.began.elapsed());
-                    self.state = State::Done(Box::new(report));
-                }
+        let next = match &mut self.state {
+            State::Passes(engine) => engine.step(&self.epoll, now),
+            State::OneProcess(process) => process.step(now),
+            State::Done(report) => ControlFlow::Break(report.clone()),
+            State::New => ControlFlow::Continue(now),
+        };
+        match next {
+            ControlFlow::Continue(until) => Step::Wait { until },
+            ControlFlow::Break(report) => {
+                self.state = State::Done(report.clone());
+                Step::Done(report)
             }
         }
-        match &self.state {
-            State::Done(report) => Step::Done(report.clone()),
-            _ => Step::Wait { until: now },
-        }
+    }
+
+    fn begin(&self, now: Instant) -> std::result::Result<State, Box<Report>> {
+        let host = Host::current().map_err(|_| {
+            let incomplete_because = vec![Incomplete::NoProc];
+            Box::new(Report { incomplete_because, ..Report::default() })
+        })?;
+        let CleanupKind::Process(identity) = &self.spec.kind else {
+            return Ok(State::Passes(Box::new(Engine::new(&self.spec, host, now))));
+        };
+        OneProcess::begin(&self.spec, identity, host, &self.epoll, now)
+            .map(|process| State::OneProcess(Box::new(process)))
+            .map_err(|why| Box::new(Report { refused: Some(why), ..Report::default() }))
     }
 
     /// Steps until done and sleeps in between. For tests and command lines, never for a VM's

@@ -1,9 +1,10 @@
 //! A process that is being ended.
 
-use crate::cleanup::report::{Match, Reason};
+use crate::cleanup::report::{Action, Match, Reason, Survivor};
 use crate::cleanup::stage::Stage;
 use crate::os::pidfd::PidFd;
 use crate::os::signal::Signal;
+use crate::procfs::host::Host;
 use crate::procfs::identity::Identity;
 use crate::tags::tagged_process::TaggedProcess;
 use leash_tag::{Mark, RunId, WorkerNumber};
@@ -33,8 +34,53 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// A target that was just found.
+    pub(crate) fn new(process: TaggedProcess, found: Match, tree: Tree) -> Self {
+        Self {
+            process,
+            found,
+            tree,
+            is_shim: false,
+            pidfd: None,
+            stage: Stage::New,
+            last: None,
+            blocked: None,
+            waited_for: false,
+        }
+    }
+
+    /// Notes a signal that was sent.
+    pub(crate) fn sent(&mut self, signal: Signal, stage: Stage) {
+        (self.stage, self.last, self.blocked) = (stage, Some(signal), None);
+    }
+
     pub(crate) fn identity(&self) -> Identity {
         self.process.identity
+    }
+
+    /// Returns what became of a target that has ended, by the kernel's word. `in_charge` says that
+    /// a living shim was at work on its tree.
+    pub(crate) fn ended(&self, in_charge: bool) -> Match {
+        let (action, ended_by) = match self.last {
+            Some(signal) if signal != Signal::CONT => (Action::Ended, Some(signal.name())),
+            _ if self.is_shim || in_charge => (Action::Ended, Some("shim")),
+            _ => (Action::Gone, None),
+        };
+        Match { action, ended_by, ..self.found.clone() }
+    }
+
+    /// Returns what became of a target that may still live when the time is over.
+    pub(crate) fn survived(&self, host: &Host) -> (Match, Survivor) {
+        let (identity, mut found) = (self.identity(), self.found.clone());
+        if let Ok(stat) = host.stat(identity.pid, &mut Vec::new())
+            && stat.start_ticks == identity.start_ticks
+        {
+            found.state = stat.state;
+        }
+        found.action = Action::Survived;
+        let reason = self.blocked.unwrap_or(self.stage.reason(found.state));
+        let survivor = found.survivor(reason);
+        (found, survivor)
     }
 
     /// Whether the cleanup gives this target up. Descriptors may become free before the deadline.
