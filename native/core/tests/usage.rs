@@ -153,12 +153,13 @@ fn what_was_taken_over_from_another_run_has_the_number_that_it_has_here() {
     let mark =
         Mark::nested_in(Limits::UNLIMITED, earlier.run, WorkerNumber::new(9), true).unwrap();
     let mut command = under(mark, "bash");
-    let line = "exec -a leash-shim \"$0\" -- 60000 sh -c 'sleep 60 & wait'";
+    let line = "exec -a leash-shim \"$0\" \"$@\" -- 60000 sh -c 'sleep 60 & wait'";
     // The symbolic link gives the program the right name in the kernel, too.
     let link = TestDir::new();
     let program = link.path.join("leash-shim");
     std::os::unix::fs::symlink(fake_shim(), &program).unwrap();
     command.arg("-c").arg(line).arg(&program);
+    command.args([format!("--run-id={}", earlier.run), "--worker=9".into()]);
     let shim = start(&mut command);
     let shell = child_of(shim.pid(), "sh");
     let sleep = child_of(shell.pid, "sleep");

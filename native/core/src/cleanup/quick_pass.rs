@@ -13,9 +13,8 @@ use crate::policy::verdict::Verdict;
 use crate::procfs::listing::{FRESH_LISTING, each_process_from};
 use crate::tags::carrier::Carrier;
 use crate::tags::process_reader::{Carriers, ProcessReader, Skipped};
-use crate::tags::tagged_process::TaggedProcess;
+use crate::tags::shim::is_named_shim;
 use leash_tag::Mark;
-use leash_tag::argv::SHIM_NAME;
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -118,7 +117,7 @@ impl Engine {
             };
             let (policy, judgements) = (&mut self.policy, &mut self.judgements);
             if !self.spec.kind.covers(&found, |run| remembered(judgements, policy, run))
-                || host.stat(pid, &mut buffer).is_ok_and(|stat| stat.comm != SHIM_NAME)
+                || host.stat(pid, &mut buffer).is_ok_and(|stat| !is_named_shim(&stat.comm))
             {
                 return ControlFlow::Continue(());
             }
@@ -178,19 +177,6 @@ impl Engine {
         tally
     }
 
-    /// Whether a process may be a shim, by the name that the kernel keeps. Only the program
-    /// itself can change that name.
-    fn may_be_shim(&self, process: &TaggedProcess) -> bool {
-        let is_ours = process.is_of(self.host.uid());
-        is_ours
-            && process
-                .command
-                .strip_prefix('[')
-                .and_then(|name| name.strip_suffix(']'))
-                .map(str::as_bytes)
-                == Some(SHIM_NAME)
-    }
-
     pub(crate) fn is_for_workers(&self) -> bool {
         matches!(self.spec.kind, CleanupKind::Worker(_))
     }
@@ -224,7 +210,7 @@ impl Engine {
             Err(Skipped::Gone) => return QuickOutcome::Vanished,
             _ => return QuickOutcome::Kept,
         };
-        if !self.is_for_workers() && self.may_be_shim(&process) {
+        if !self.is_for_workers() && process.shim_of(self.host.uid()).is_some() {
             return QuickOutcome::Kept;
         }
         let key = key(&process.identity);

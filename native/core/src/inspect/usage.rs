@@ -10,7 +10,7 @@ use crate::procfs::host::Host;
 use crate::procfs::listing::{LISTING, each_process};
 use crate::procfs::parse::cmdline;
 use crate::procfs::parse::stat::Stat;
-use leash_tag::argv::{SHIM_NAME, ShimArgs};
+use crate::tags::shim::{is_named_shim, is_shim_of};
 use leash_tag::{Limits, Mark, RunId};
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -109,7 +109,7 @@ impl Count<'_> {
                 continue;
             };
             if let Some(number) = mark.worker()
-                && self.host.stat(*pid, &mut self.buffer).is_ok_and(|stat| stat.comm == SHIM_NAME)
+                && is_shim_of(self.host, *pid, (mark.run(), number.get()), &mut self.buffer)
             {
                 self.adopted.insert((mark.run(), number.get()), *worker);
             }
@@ -185,12 +185,7 @@ impl Count<'_> {
         let unmarked: Vec<_> =
             self.query.shims.iter().filter(|(pid, _)| !self.marked_shims.contains(pid)).collect();
         unmarked.into_iter().any(|(pid, worker)| {
-            let proc = self.host.proc();
-            proc.read_of(*pid, "cmdline", cmdline::READ_LIMIT, &mut self.buffer).is_ok()
-                && ShimArgs::parse(&self.buffer).is_some_and(|args| {
-                    args.run == self.query.run
-                        && args.worker.map(|number| number.get()) == Some(*worker)
-                })
+            is_shim_of(self.host, *pid, (self.query.run, *worker), &mut self.buffer)
         })
     }
 
@@ -205,7 +200,7 @@ impl Count<'_> {
             .iter()
             .filter_map(|(pid, visited)| {
                 let worker = *workers.get(pid)?;
-                let is_shim = visited.stat.comm == SHIM_NAME
+                let is_shim = is_named_shim(&visited.stat.comm)
                     && !visited.stat.parent.is_some_and(|parent| workers.contains_key(&parent));
                 (!is_shim).then(|| ProcessUsage {
                     worker,

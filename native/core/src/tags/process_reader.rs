@@ -10,7 +10,7 @@ use crate::procfs::parse::cmdline;
 use crate::procfs::root::Read;
 use crate::runs::record::RecordedCommand;
 use crate::tags::carrier::Carrier;
-use crate::tags::shim::ShimDescription;
+use crate::tags::shim::{ShimDescription, is_named_shim};
 use crate::tags::tagged_process::{Recorded, TaggedProcess};
 use leash_tag::argv::{self, ShimArgs};
 use leash_tag::{Mark, OwnerTag, RunId};
@@ -208,6 +208,9 @@ impl<'a> ProcessReader<'a> {
         let stat = self.host.stat(pid, &mut self.small).map_err(gone_or)?;
         if self.host.has_ended(pid, stat.state) {
             return Err(Skipped::Zombie);
+        }
+        if is_named_shim(&stat.comm) {
+            return self.read_tags(pid, mark, Carriers::MarkOnly);
         }
         let env = self.read_env(pid)?;
         let uid = self.host.proc().directory_uid(pid).map_err(gone_or)?;

@@ -1,10 +1,21 @@
-//! A shim as its command line and its program describe it.
+//! How a shim is told from other processes. No other file knows this.
+//!
+//! | evidence | proves | read by |
+//! |---|---|---|
+//! | name | nothing, but no shim lacks it: only the program itself can change it | [`is_named_shim`] |
+//! | command line | whose shim it says it is | [`ShimDescription::parse`], [`is_shim_of`] |
+//! | program | that it executes a file of the shim's name | [`runs_shim`] |
+//! | user, and mark or environment of the same run | that it is ours | [`TaggedProcess::shim_of`] |
+//!
+//! [`TaggedProcess::shim_of`]: crate::tags::tagged_process::TaggedProcess::shim_of
 
 use crate::os::pid::Pid;
 use crate::procfs::host::Host;
+use crate::procfs::parse::cmdline::READ_LIMIT;
 use crate::procfs::text::decimal;
 use crate::tags::ladder::Ladder;
 use leash_tag::argv::{self, ShimArgs};
+use leash_tag::{RunId, WorkerNumber};
 use std::time::Duration;
 
 const LINGER: Duration = Duration::from_millis(200);
@@ -42,6 +53,25 @@ impl ShimDescription {
         let is_warden = args.warden && runs_shim(host, pid);
         Some(Self { args, owner, patience, is_warden })
     }
+}
+
+/// Whether the name that the kernel keeps of a process is the shim's.
+pub(crate) fn is_named_shim(comm: &[u8]) -> bool {
+    comm == argv::SHIM_NAME
+}
+
+/// Whether a process says that it is the shim of this worker. After the end of a shim, another
+/// process may have its number.
+pub(crate) fn is_shim_of(
+    host: &Host,
+    pid: Pid,
+    (run, worker): (RunId, u16),
+    buffer: &mut Vec<u8>,
+) -> bool {
+    host.proc().read_of(pid, "cmdline", READ_LIMIT, buffer).is_ok()
+        && ShimArgs::parse(buffer).is_some_and(|args| {
+            args.run == run && args.worker.map(WorkerNumber::get) == Some(worker)
+        })
 }
 
 /// Whether a process executes the shim. Any process can imitate the arguments. If a release was
