@@ -1,25 +1,22 @@
-//! The end of a sweep: removes records that nothing needs any more, and sorts the report's lists.
+//! The end of a sweep: reports on the runs, and removes records that nothing needs any more.
 
 use crate::cleanup::engine::Engine;
-use crate::cleanup::report::{Report, RunReport, millis};
+use crate::cleanup::report::{RunReport, millis};
 use crate::cleanup::spec::{CleanupKind, Mode};
 use crate::policy::verdict::Verdict;
+use crate::runs::record_file::RecordFile;
 use crate::tags::scan::Incomplete;
 use leash_tag::RunId;
 
 impl Engine {
-    /// Removes the records that nothing needs any more, and fills in the report.
+    /// Reports on each run, and removes the records that nothing needs any more.
     pub(crate) fn finalize_report(&mut self) {
-        if matches!(self.spec.kind, CleanupKind::Run { .. } | CleanupKind::Sweep { .. }) {
-            for run in self.policy.runs() {
+        if !self.spec.kind.is_for_workers() {
+            for run in self.judgements.policy.runs() {
                 self.close_run(run);
             }
         }
         self.report.elapsed_ms = millis(self.began.elapsed());
-        let Report { matches, survivors, .. } = &mut self.report;
-        *matches = std::mem::take(&mut self.others).into_values().collect();
-        matches.sort_by_key(|found| (found.pid, found.start_ticks));
-        survivors.sort_by_key(|survivor| (survivor.pid, survivor.start_ticks));
     }
 
     fn close_run(&mut self, run: RunId) {
@@ -28,8 +25,8 @@ impl Engine {
         {
             return;
         }
-        let judgement = self.judgement(run);
-        let file = self.policy.record(run).cloned();
+        let judgement = self.judgements.run(run);
+        let file = self.judgements.policy.record(run).cloned();
         self.report.runs.push(RunReport::new(&judgement, file.as_ref()));
         let (Some(file), Some(dir)) = (file, &self.spec.run_dir) else { return };
         if !self.may_drop(run, judgement.verdict, &file) {
@@ -43,12 +40,7 @@ impl Engine {
 
     /// Whether a run's record may go. The run is dead or of another boot, nothing of it is left,
     /// and the pass was complete as far as this user can see.
-    fn may_drop(
-        &self,
-        run: RunId,
-        verdict: Verdict,
-        file: &crate::runs::record_file::RecordFile,
-    ) -> bool {
+    fn may_drop(&self, run: RunId, verdict: Verdict, file: &RecordFile) -> bool {
         let ends = match &self.spec.kind {
             CleanupKind::Sweep { mode, .. } => *mode == Mode::End,
             CleanupKind::Run { .. } => true,
@@ -64,7 +56,7 @@ impl Engine {
                 .survivors
                 .iter()
                 .all(|survivor| survivor.run_id != Some(run.to_string()))
-            && self.policy.is_in_scope(run)
+            && self.judgements.policy.is_in_scope(run)
     }
 
     /// Whether the last pass saw all that this user can see.

@@ -1,14 +1,13 @@
 //! The full pass: reads, judges and sorts everything tagged.
 
-use crate::cleanup::engine::{Engine, remembered};
+use crate::cleanup::engine::Engine;
 use crate::cleanup::report::{Match, Refused};
 use crate::cleanup::spec::CleanupKind;
-use crate::cleanup::target::{Key, Target, key, tree_of_mark};
+use crate::cleanup::target::{Target, key, tree_of_mark};
 use crate::os::pidfd::PidFd;
-use crate::os::reserve::is_scarce;
 use crate::policy::verdict::{Decision, Verdict};
 use crate::tags::process_reader::Carriers;
-use crate::tags::scan::{Incomplete, Scan, ScanOptions, SkipMark, scan_until};
+use crate::tags::scan::{Incomplete, Scan, ScanOptions, scan_until};
 use crate::tags::tagged_process::TaggedProcess;
 use leash_tag::Mark;
 use rustix::event::epoll;
@@ -16,8 +15,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-// Descriptors are the VM's. Past this many, a pass looks at the rest by number and identity.
-const HELD: usize = 256;
 // This many zombies, or a quarter as many vanished processes, show a tree that cannot be read in
 // peace.
 const CHURN_LIMIT: usize = 64;
@@ -26,18 +23,14 @@ impl Engine {
     /// Makes one pass. Judges everything tagged, and turns what is to end into targets.
     pub(crate) fn full_pass(&mut self, epoll: &OwnedFd, carriers: Carriers) {
         self.report.passes += 1;
-        self.judgements.clear();
+        self.judgements.forget();
         let complete = self.observe_records();
-        let workers = match &self.spec.kind {
-            CleanupKind::Worker(workers) => Some(workers as &dyn SkipMark),
-            _ => None,
-        };
         let (mut churned, mut zombies) = (Vec::new(), Vec::new());
-        let options = ScanOptions { carriers, recorded: &self.recorded, skip: workers };
+        let options =
+            ScanOptions { carriers, recorded: &self.recorded, skip: self.spec.kind.skip() };
         let host = Arc::clone(&self.host);
-        let (kind, policy, judgements) =
-            (&self.spec.kind, &mut self.policy, &mut self.judgements);
-        let known = &mut self.churning;
+        let (kind, judgements) = (&self.spec.kind, &mut self.judgements);
+        let known = &mut self.churn;
         let deadline = self.deadline;
         let mut churn = 0;
         let mut result = scan_until(&host, &options, |what| match what {
@@ -45,13 +38,13 @@ impl Engine {
             // thousands from long ago.
             Some((mark, true)) if known.contains(&tree_of_mark(*mark)) => false,
             Some((mark, is_zombie)) => {
-                if kind.covers(mark, |run| remembered(judgements, policy, run)) {
+                if kind.covers(mark, |run| judgements.run(run)) {
                     if is_zombie {
                         zombies.push(*mark);
                     }
                     churn += if is_zombie { 1 } else { CHURN_LIMIT / 4 };
                     if churn >= CHURN_LIMIT {
-                        known.insert(tree_of_mark(*mark));
+                        known.add(tree_of_mark(*mark));
                         churned.push(*mark);
                     }
                 }
@@ -59,8 +52,7 @@ impl Engine {
             }
             None => Instant::now() >= deadline,
         });
-        let judges_owners =
-            matches!(self.spec.kind, CleanupKind::Run { .. } | CleanupKind::Sweep { .. });
+        let judges_owners = !self.spec.kind.is_for_workers();
         // A cleanup for own workers finds them without any record.
         if !complete && judges_owners {
             result.incomplete.push(Incomplete::Records);
@@ -69,18 +61,16 @@ impl Engine {
             result.incomplete.push(Incomplete::NoIdentity);
         }
         self.shims_known |= !result.incomplete.contains(&Incomplete::Fleeting);
-        self.policy.observe_scan(&result);
-        self.judgements.clear();
+        self.judgements.observe(&result);
         if let CleanupKind::Run { run, .. } = self.spec.kind {
-            let verdict = self.judgement(run).verdict;
+            let verdict = self.judgements.run(run).verdict;
             if self.report.passes == 1 && !matches!(verdict, Verdict::Dead | Verdict::Stale) {
                 self.report.refused = Some(Refused::Run(verdict));
             }
         }
         let mut found = self.sort(epoll, &result);
         if carriers == Carriers::All && self.add_hidden(&mut result, found) {
-            self.policy.observe_scan(&result);
-            self.judgements.clear();
+            self.judgements.observe(&result);
             found = self.sort(epoll, &result);
         }
         churned.extend_from_slice(&result.vanished);
@@ -90,7 +80,7 @@ impl Engine {
         self.note_churn(&zombies);
         let churned = self.note_churn(&churned);
         self.clean = carriers == Carriers::All
-            && (found == 0 || self.is_report())
+            && (found == 0 || self.spec.kind.is_report())
             && self.targets.is_empty();
         if carriers == Carriers::All {
             self.named = result.tagged.iter().flat_map(TaggedProcess::runs).collect();
@@ -98,30 +88,30 @@ impl Engine {
             self.report.complete = result.is_complete();
             self.report.incomplete_because = result.incomplete;
             // A process that cannot be ended does not keep the passes going.
-            self.clean |= found == 0 && !self.is_pending();
+            self.clean |= found == 0 && !self.targets.is_pending();
         }
         // Descriptors may become free before the deadline.
         let exhausted =
             self.report.incomplete_because.contains(&Incomplete::DescriptorsExhausted);
-        self.clean &= self.is_report() || (!churned && !exhausted);
+        self.clean &= self.spec.kind.is_report() || (!churned && !exhausted);
     }
 
     /// Reads the records. Returns whether it could read every one that the verdicts need.
     fn observe_records(&mut self) -> bool {
-        let is_for_workers = self.is_for_workers();
+        let is_for_workers = self.spec.kind.is_for_workers();
         let Some(dir) = &self.spec.run_dir else {
             return is_for_workers || !self.spec.records_unusable;
         };
         if is_for_workers {
             // The asking VM is the proof for its own workers. A record could add only the owner
             // of a run that is nested in one of them.
-            self.policy.observe_records(&dir.heads().files);
+            self.judgements.policy.observe_records(&dir.heads().files);
             return true;
         }
         let records = dir.records();
         self.recorded = records.commands();
-        self.policy.observe_records(&records.files);
-        self.policy.records_are_unusable(!records.complete);
+        self.judgements.policy.observe_records(&records.files);
+        self.judgements.policy.records_are_unusable(!records.complete);
         records.complete
     }
 
@@ -130,11 +120,11 @@ impl Engine {
     fn note_churn(&mut self, vanished: &[Mark]) -> bool {
         let mut churned = false;
         for mark in vanished {
-            let (policy, judgements) = (&mut self.policy, &mut self.judgements);
-            if self.spec.kind.covers(mark, |run| remembered(judgements, policy, run)) {
+            let judgements = &mut self.judgements;
+            if self.spec.kind.covers(mark, |run| judgements.run(run)) {
                 churned = true;
-                self.ladders.entry(tree_of_mark(*mark)).or_insert_with(Instant::now);
-                self.churning.insert(tree_of_mark(*mark));
+                self.ladders.begin(tree_of_mark(*mark), Instant::now());
+                self.churn.add(tree_of_mark(*mark));
             }
         }
         churned
@@ -145,26 +135,28 @@ impl Engine {
         let mut found = 0;
         for process in &result.tagged {
             let key = key(&process.identity);
-            let Some(decision) = self.decide(process) else { continue };
+            let Some(decision) = self.judgements.process(&self.spec.kind, process) else {
+                continue;
+            };
             let is_target = decision.verdict == Verdict::Dead && self.report.refused.is_none();
-            if is_target && !self.is_report() {
+            if is_target && !self.spec.kind.is_report() {
                 if let Some(target) = self.targets.get_mut(&key) {
                     target.found.state = process.state;
                     target.process = process.clone();
                 } else {
                     found += 1;
-                    self.take(epoll, process, decision, None);
+                    self.add_target(epoll, process, decision, None);
                 }
             } else {
-                self.forget(key);
                 let Decision { verdict, run, why } = decision;
-                self.others.insert(key, Match::new(process, run, verdict, why));
+                self.targets.keep(key, Match::new(process, run, verdict, why));
             }
         }
         found
     }
 
-    pub(crate) fn take(
+    /// Makes a process a target. `open` is its descriptor, if there is one already.
+    pub(crate) fn add_target(
         &mut self,
         epoll: &OwnedFd,
         process: &TaggedProcess,
@@ -173,39 +165,26 @@ impl Engine {
     ) {
         let Decision { verdict, run, why } = decision;
         let found = Match::new(process, run, verdict, why);
-        let is_shim = !self.is_for_workers() && process.shim_of(self.host.uid()).is_some();
+        let waited_for = self.spec.kind.is_for_workers();
+        let is_shim = !waited_for && process.shim_of(self.host.uid()).is_some();
         let tree = (run, run.and_then(|run| process.worker_in(run)));
-        let key = key(&process.identity);
-        let pidfd = if self.held < HELD { self.hold(epoll, process, key, open) } else { None };
-        let waited_for = self.is_for_workers();
+        let pidfd = if self.targets.may_hold() { hold(epoll, process, open) } else { None };
+        if !is_shim {
+            self.ladders.begin(tree, Instant::now());
+        }
         let target =
             Target { is_shim, pidfd, waited_for, ..Target::new(process.clone(), found, tree) };
-        self.others.remove(&key);
-        if !is_shim {
-            self.ladders.entry(tree).or_insert_with(Instant::now);
-        }
-        self.targets.insert(key, target);
+        self.targets.add(key(&process.identity), target);
     }
+}
 
-    /// Opens a descriptor of the process that was seen, to wait on. `None` does no harm.
-    fn hold(
-        &mut self,
-        epoll: &OwnedFd,
-        process: &TaggedProcess,
-        key: Key,
-        open: Option<PidFd>,
-    ) -> Option<PidFd> {
-        // The reserve is for signals, so this descriptor must not come from it.
-        if is_scarce() {
-            return None;
-        }
-        let pidfd = match open {
-            Some(pidfd) => pidfd,
-            None => PidFd::open_unreserved(process.identity.pid)?,
-        };
-        let data = epoll::EventData::new_u64(u64::from(key.0));
-        epoll::add(epoll, &pidfd, data, epoll::EventFlags::IN).ok()?;
-        self.held += 1;
-        Some(pidfd)
-    }
+/// Opens a descriptor of the process that was seen, to wait on. `None` does no harm.
+fn hold(epoll: &OwnedFd, process: &TaggedProcess, open: Option<PidFd>) -> Option<PidFd> {
+    let pidfd = match open {
+        Some(pidfd) => pidfd,
+        None => PidFd::open_unreserved(process.identity.pid)?,
+    };
+    let data = epoll::EventData::new_u64(u64::from(process.identity.pid.as_u32()));
+    epoll::add(epoll, &pidfd, data, epoll::EventFlags::IN).ok()?;
+    Some(pidfd)
 }

@@ -10,12 +10,11 @@ use crate::cleanup::engine::Engine;
 use crate::cleanup::spec::CleanupKind;
 use crate::os::pid::Pid;
 use crate::os::syscalls;
-use crate::policy::verdict::Verdict;
 use crate::procfs::host::Host;
 use crate::tags::carrier::Carrier;
 use crate::tags::process_reader::{Carriers, ProcessReader, Skipped};
 use crate::tags::scan::{Incomplete, Scan, SkipMark};
-use leash_tag::{Mark, RunId};
+use leash_tag::Mark;
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::time::Instant;
@@ -30,37 +29,31 @@ impl Engine {
     /// Returns whether it added a process. If it does not try although it matters, it marks the
     /// pass as cut short.
     pub(crate) fn add_hidden(&mut self, result: &mut Scan, found: usize) -> bool {
-        if !self.host.hides_processes() || !self.matters() {
+        if !self.host.hides_processes() || !self.may_matter() {
             return false;
         }
         if found > 0 {
             result.hole(Incomplete::Fleeting);
             return false;
         }
-        let skip = match &self.spec.kind {
-            CleanupKind::Worker(workers) => Some(workers as &dyn SkipMark),
-            _ => None,
-        };
         let before = result.tagged.len();
-        add_hidden(&self.host, skip, result, || Instant::now() >= self.deadline);
+        add_hidden(&self.host, self.spec.kind.skip(), result, || Instant::now() >= self.deadline);
         result.tagged.len() > before
     }
 
     /// Whether a hidden process could be one to end, or a reason to keep a record.
-    fn matters(&mut self) -> bool {
+    fn may_matter(&mut self) -> bool {
         match self.spec.kind {
             CleanupKind::Worker(_) => true,
             CleanupKind::Process(_) => false,
-            CleanupKind::Run { run, .. } => self.report.refused.is_none() && self.is_over(run),
+            CleanupKind::Run { run, .. } => {
+                self.report.refused.is_none() && self.judgements.is_over(run)
+            }
             CleanupKind::Sweep { .. } => {
-                self.policy.runs().into_iter().any(|run| self.is_over(run))
+                let runs = self.judgements.policy.runs();
+                runs.into_iter().any(|run| self.judgements.is_over(run))
             }
         }
-    }
-
-    fn is_over(&mut self, run: RunId) -> bool {
-        self.policy.is_in_scope(run)
-            && matches!(self.judgement(run).verdict, Verdict::Dead | Verdict::Stale)
     }
 }
 

@@ -1,10 +1,9 @@
 //! The quick pass: signals processes as soon as it sees them, for trees that fork faster than
 //! they are read.
 
-use crate::cleanup::engine::{Engine, remembered};
-use crate::cleanup::report::Action;
+use crate::cleanup::churn::Tally;
+use crate::cleanup::engine::Engine;
 use crate::cleanup::signalling::{Sent, send};
-use crate::cleanup::spec::CleanupKind;
 use crate::cleanup::stage::{Due, Stage};
 use crate::cleanup::target::{Tree, key, tree_of_mark};
 use crate::os::pid::Pid;
@@ -30,14 +29,6 @@ const QUICK_PASS_LIMIT: Duration = Duration::from_millis(200);
 const HEAD: u32 = 256;
 const HEAD_ROUNDS: u32 = 64;
 
-/// The result of a quick pass.
-#[derive(Default)]
-struct Tally {
-    sent: u32,
-    vanished: u32,
-    zombies: u32,
-}
-
 /// The result of a quick look at a process.
 enum QuickOutcome {
     Sent,
@@ -52,39 +43,30 @@ impl Engine {
     ///
     /// Returns whether there was any such tree.
     pub(crate) fn quick_pass(&mut self, epoll: &OwnedFd, now: Instant) -> bool {
-        let in_charge = self.trees_in_charge();
-        let trees: HashMap<Tree, Due> = self
-            .ladders
-            .iter()
-            .filter(|(tree, _)| !in_charge.iter().any(|shim| shim.0 == tree.0))
-            .filter_map(|(tree, began)| {
-                let due = match self.spec.ladder.at(now.saturating_duration_since(*began)) {
-                    Some((step, signal, _)) if now < self.kill_at && !self.is_for_workers() => {
-                        // Within a step, the slow, thorough passes do, except for trees that they
-                        // cannot catch.
-                        self.churning.contains(tree).then(|| Stage::step(step, signal, now))?
-                    }
-                    _ => Stage::kill(now),
-                };
-                Some((*tree, due))
-            })
-            .collect();
+        let in_charge = self.targets.in_charge();
+        let is_last = self.is_last(now);
+        let due = |(tree, step)| match step {
+            // Within a step, the slow, full passes do, except for trees that they cannot catch.
+            Some(step) if !is_last => self.churn.contains(&tree).then_some((tree, step)),
+            _ => Some((tree, Stage::kill(now))),
+        };
+        let steps = self.ladders.steps(now).filter(|(tree, _)| !in_charge.has_run_of(tree));
+        let trees: HashMap<Tree, Due> = steps.filter_map(due).collect();
         if trees.is_empty() || self.report.refused.is_some() {
             return false;
         }
         self.report.passes += 1;
-        self.policy.forget_pass();
-        self.judgements.clear();
+        self.judgements.forget_pass();
         let host = Arc::clone(&self.host);
         let mut reader = ProcessReader::new(&host, &[]);
-        if !self.is_for_workers() && !self.shims_known {
+        if !self.spec.kind.is_for_workers() && !self.shims_known {
             // A pass that was cut short may have missed a living shim, which ends its tree
             // itself. Signals wait for the next pass.
             self.find_shims(epoll, &mut reader);
             return true;
         }
         let mut tally = Tally::default();
-        if trees.keys().any(|tree| self.churning.contains(tree)) {
+        if trees.keys().any(|tree| self.churn.contains(tree)) {
             // The newest come first. Behind thousands of zombies their turn would never come.
             for _ in 0..HEAD_ROUNDS {
                 let first = host.last_pid().unwrap_or(0).saturating_sub(HEAD);
@@ -96,13 +78,9 @@ impl Engine {
             }
         }
         let round = self.quick_round(epoll, &mut reader, &trees, 0, now);
-        let (sent, vanished) = (tally.sent + round.sent, round.vanished);
-        // New zombies are the trace of processes that ended unseen.
-        let is_quiescent = sent == 0 && vanished == 0 && round.zombies <= self.zombies;
-        self.zombies = round.zombies;
-        self.quiescent_passes = if is_quiescent { self.quiescent_passes + 1 } else { 0 };
-        self.busy_passes = if sent == 0 && !is_quiescent { self.busy_passes + 1 } else { 0 };
-        self.clean &= sent == 0;
+        tally = Tally { sent: tally.sent + round.sent, ..round };
+        self.churn.note(tally);
+        self.clean &= tally.sent == 0;
         true
     }
 
@@ -115,26 +93,27 @@ impl Engine {
             let Ok(mark @ Carrier::Present(found)) = reader.read_mark(pid) else {
                 return ControlFlow::Continue(());
             };
-            let (policy, judgements) = (&mut self.policy, &mut self.judgements);
-            if !self.spec.kind.covers(&found, |run| remembered(judgements, policy, run))
+            let judgements = &mut self.judgements;
+            if !self.spec.kind.covers(&found, |run| judgements.run(run))
                 || host.stat(pid, &mut buffer).is_ok_and(|stat| !is_named_shim(&stat.comm))
             {
                 return ControlFlow::Continue(());
             }
             if let Ok(process) = reader.read_tags(pid, mark, Carriers::MarkOnly) {
-                self.policy.observe_process(&process);
-                let is_new = !self.targets.contains_key(&key(&process.identity));
+                self.judgements.policy.observe_process(&process);
+                let is_new = self.targets.get(&key(&process.identity)).is_none();
+                let decision = self.judgements.process(&self.spec.kind, &process);
                 if let Some(decision) =
-                    self.decide(&process).filter(|it| is_new && it.verdict == Verdict::Dead)
+                    decision.filter(|it| is_new && it.verdict == Verdict::Dead)
                     && process.shim_of(host.uid()).is_some()
                 {
-                    self.take(epoll, &process, decision, None);
+                    self.add_target(epoll, &process, decision, None);
                 }
             }
             ControlFlow::Continue(())
         });
         self.shims_known = listing.is_ok();
-        self.quiescent_passes = 0;
+        self.churn.begin_anew();
     }
 
     fn quick_round(
@@ -177,10 +156,6 @@ impl Engine {
         tally
     }
 
-    pub(crate) fn is_for_workers(&self) -> bool {
-        matches!(self.spec.kind, CleanupKind::Worker(_))
-    }
-
     /// Signals a process that was seen just now, if it is to be ended.
     fn signal_at_once(
         &mut self,
@@ -210,17 +185,16 @@ impl Engine {
             Err(Skipped::Gone) => return QuickOutcome::Vanished,
             _ => return QuickOutcome::Kept,
         };
-        if !self.is_for_workers() && process.shim_of(self.host.uid()).is_some() {
+        if !self.spec.kind.is_for_workers() && process.shim_of(self.host.uid()).is_some() {
             return QuickOutcome::Kept;
         }
         let key = key(&process.identity);
-        if self.targets.contains_key(&key)
-            || self.others.get(&key).is_some_and(|m| m.action == Action::Kept)
-        {
+        if self.targets.is_decided(&key) {
             return QuickOutcome::Kept;
         }
-        self.policy.observe_process(&process);
-        let Some(decision) = self.decide(&process) else { return QuickOutcome::Kept };
+        self.judgements.policy.observe_process(&process);
+        let decision = self.judgements.process(&self.spec.kind, &process);
+        let Some(decision) = decision else { return QuickOutcome::Kept };
         if decision.verdict != Verdict::Dead {
             return QuickOutcome::Kept;
         }
@@ -229,7 +203,7 @@ impl Engine {
         }
         match send(&pidfd, signal) {
             Sent::Yes => {
-                self.take(epoll, &process, decision, Some(pidfd));
+                self.add_target(epoll, &process, decision, Some(pidfd));
                 if let Some(target) = self.targets.get_mut(&key) {
                     target.sent(signal, stage);
                 }

@@ -1,10 +1,9 @@
 //! Sends one signal to one process, after one more look at the process.
 
-use crate::cleanup::engine::{Engine, SHIM_GRACE, remembered};
+use crate::cleanup::engine::Engine;
 use crate::cleanup::report::{Match, Reason};
-use crate::cleanup::spec::CleanupKind;
 use crate::cleanup::stage::{Due, QUIT_GRACE, Stage};
-use crate::cleanup::target::{Key, Target, is_in_charge};
+use crate::cleanup::target::{Key, Target};
 use crate::os::error::ErrorKind;
 use crate::os::pidfd::PidFd;
 use crate::os::signal::Signal;
@@ -17,11 +16,11 @@ use leash_tag::RunId;
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
 
-// A dead run does not come back to life by itself. Only new witnesses change the verdict, and
-// those come with passes.
-const JUDGEMENT_HOLDS: Duration = Duration::from_millis(5);
+// The time until the next pass, after a signal of the ladder and after SIGKILL.
 const LADDER_PASS: Duration = Duration::from_millis(100);
 const KILL_PASS: Duration = Duration::from_millis(10);
+// A shim may need this much longer than its own ladder.
+const SHIM_GRACE: Duration = Duration::from_secs(1);
 
 /// The result of a try to send a signal.
 pub(crate) enum Sent {
@@ -34,14 +33,11 @@ pub(crate) enum Sent {
 impl Engine {
     /// Sends the signals that are due.
     pub(crate) fn advance(&mut self, now: Instant) {
-        // Shims come first, because they decide whether the others wait.
-        let mut keys: Vec<_> =
-            self.targets.iter().map(|(key, target)| (!target.is_shim, *key)).collect();
-        keys.sort_unstable();
-        let mut in_charge = self.trees_in_charge();
-        for (_, key) in keys {
+        let mut in_charge = self.targets.in_charge();
+        for key in self.targets.keys() {
             let Some(target) = self.targets.get(&key) else { continue };
-            if target.is_given_up() || (now < self.kill_at && is_in_charge(&in_charge, target)) {
+            let waits = now < self.kill_at && in_charge.is_in_charge(target);
+            if waits || target.is_given_up() {
                 continue;
             }
             let is_shim = target.is_shim;
@@ -49,14 +45,14 @@ impl Engine {
             let outcome = self.signal(key, signal, now);
             self.note(key, signal, stage, outcome, now);
             if is_shim {
-                in_charge = self.trees_in_charge();
+                in_charge = self.targets.in_charge();
             }
         }
     }
 
     /// Returns the signal that a target is due, and the stage after it.
     fn due(&self, target: &Target, now: Instant) -> Option<Due> {
-        let is_last = now >= self.kill_at || self.is_for_workers();
+        let is_last = self.is_last(now);
         match target.stage {
             Stage::New if target.is_shim && !is_last => {
                 // A shim that outlives its VM has not begun by itself.
@@ -67,10 +63,7 @@ impl Engine {
             Stage::ShimWorks { until } if !is_last => (now >= until)
                 .then(|| (Signal::QUIT, Stage::ShimQuits { until: now + QUIT_GRACE })),
             Stage::ShimQuits { until } if !is_last => (now >= until).then(|| Stage::kill(now)),
-            stage => {
-                let began = self.ladders.get(&target.tree).copied().unwrap_or(now);
-                stage.due(&self.spec.ladder, began, now, is_last)
-            }
+            stage => self.ladders.due(target.tree, stage, now, is_last),
         }
     }
 
@@ -86,15 +79,11 @@ impl Engine {
 
     fn note(&mut self, key: Key, signal: Signal, stage: Stage, outcome: Sent, now: Instant) {
         match outcome {
-            Sent::Ended => {
-                let in_charge = self.trees_in_charge();
-                self.end(key, &in_charge);
-            }
+            Sent::Ended => self.targets.end(key),
             Sent::Kept(Decision { verdict, run, why }) => {
                 if let Some(target) = self.targets.get(&key) {
                     let kept = Match::new(&target.process, run, verdict, why);
-                    self.forget(key);
-                    self.others.insert(key, kept);
+                    self.targets.keep(key, kept);
                 }
             }
             Sent::Blocked(reason) => {
@@ -110,21 +99,16 @@ impl Engine {
             Sent::Yes => {
                 let Some(target) = self.targets.get_mut(&key) else { return };
                 target.sent(signal, stage);
-                self.ladders.entry(target.tree).or_insert(now);
-                let tree = target.tree;
                 if target.is_shim && signal == Signal::KILL {
                     // Its worker dies with it. No shim is left that would give the rest a grace.
-                    self.ladders
-                        .insert(tree, now.checked_sub(self.ladder_length()).unwrap_or(now));
+                    self.ladders.skip(target.tree, now);
+                } else {
+                    self.ladders.begin(target.tree, now);
                 }
                 self.next_pass =
                     now + if signal == Signal::KILL { KILL_PASS } else { LADDER_PASS };
             }
         }
-    }
-
-    fn ladder_length(&self) -> Duration {
-        self.spec.ladder.total().unwrap_or(Duration::from_secs(1 << 30))
     }
 
     /// Signals a target if one more look shows the same process, still to be ended.
@@ -154,42 +138,13 @@ impl Engine {
         if let Err(sent) = look_again(&self.host, &self.recorded, target, signal, pidfd) {
             return sent;
         }
-        // The borrow of the target must end before the policy is asked.
-        let process = target.process.clone();
-        let fresh =
-            match &self.spec.kind {
-                CleanupKind::Process(_) => Some(None),
-                CleanupKind::Worker(workers) => {
-                    Some(workers.judge(&self.host, &mut self.policy, &process))
-                }
-                CleanupKind::Run { .. } | CleanupKind::Sweep { .. } => {
-                    let stale: Vec<_> = process
-                        .runs()
-                        .into_iter()
-                        .filter(|run| {
-                            self.judgements
-                                .get(run)
-                                .is_none_or(|known| now.duration_since(known.0) > JUDGEMENT_HOLDS)
-                        })
-                        .collect();
-                    for run in stale {
-                        self.judgements.remove(&run);
-                        if self.policy.refresh(run).is_err() {
-                            return Sent::Blocked(Reason::Unreadable);
-                        }
-                    }
-                    let judgements = &mut self.judgements;
-                    Some(Some(self.policy.judge_process(&process, |policy, run| {
-                        remembered(judgements, policy, run)
-                    })))
-                }
-            };
-        match fresh {
-            Some(Some(decision)) if decision.verdict != Verdict::Dead => {
+        match self.judgements.process_again(&self.spec.kind, &target.process, now) {
+            Err(_) => return Sent::Blocked(Reason::Unreadable),
+            Ok(None) => return Sent::Ended,
+            Ok(Some(decision)) if decision.verdict != Verdict::Dead => {
                 return Sent::Kept(decision);
             }
-            Some(None) => return Sent::Ended,
-            _ => {}
+            Ok(Some(_)) => {}
         }
         if pidfd.is_ended() {
             return Sent::Ended;

@@ -5,6 +5,7 @@ use crate::policy::workers::Workers;
 use crate::procfs::identity::Identity;
 use crate::runs::run_dir::RunDir;
 use crate::tags::ladder::Ladder;
+use crate::tags::scan::SkipMark;
 use leash_tag::{Mark, RunId};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -76,6 +77,24 @@ impl CleanupSpec {
 }
 
 impl CleanupKind {
+    /// Whether the asking VM's own workers are ended.
+    pub(crate) fn is_for_workers(&self) -> bool {
+        matches!(self, Self::Worker(_))
+    }
+
+    /// Whether processes are only reported.
+    pub(crate) fn is_report(&self) -> bool {
+        matches!(self, Self::Sweep { mode: Mode::Report, .. })
+    }
+
+    /// Tells which marked processes no pass needs to read.
+    pub(crate) fn skip(&self) -> Option<&dyn SkipMark> {
+        match self {
+            Self::Worker(workers) => Some(workers),
+            Self::Run { .. } | Self::Sweep { .. } | Self::Process(_) => None,
+        }
+    }
+
     /// Whether a process with this mark is one to end, as far as a mark alone can tell.
     pub(crate) fn covers(&self, mark: &Mark, judge: impl FnOnce(RunId) -> RunJudgement) -> bool {
         let run = mark.run();

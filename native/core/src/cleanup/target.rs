@@ -8,7 +8,6 @@ use crate::procfs::host::Host;
 use crate::procfs::identity::Identity;
 use crate::tags::tagged_process::TaggedProcess;
 use leash_tag::{Mark, RunId, WorkerNumber};
-use std::collections::HashSet;
 
 /// The run and the worker that one shim is in charge of.
 pub(crate) type Tree = (Option<RunId>, Option<u16>);
@@ -16,6 +15,7 @@ pub(crate) type Tree = (Option<RunId>, Option<u16>);
 /// Tells processes apart within a cleanup.
 pub(crate) type Key = (u32, u64);
 
+/// A process that is being ended.
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) process: TaggedProcess,
@@ -104,21 +104,12 @@ impl Target {
     }
 }
 
-/// Whether a living shim is in charge of a process that is no shim itself.
-pub(crate) fn is_in_charge(trees: &HashSet<Tree>, target: &Target) -> bool {
-    let (run, worker) = target.tree;
-    let of_run = || trees.iter().any(|tree| tree.0 == run);
-    !target.is_shim
-        && !trees.is_empty()
-        && (trees.contains(&target.tree)
-            || trees.contains(&(run, None))
-            || (worker.is_none() && of_run()))
-}
-
+/// The key of a process.
 pub(crate) fn key(identity: &Identity) -> Key {
     (identity.pid.as_u32(), identity.start_ticks)
 }
 
+/// The tree that a mark names.
 pub(crate) fn tree_of_mark(mark: Mark) -> Tree {
     (Some(mark.run()), mark.worker().map(WorkerNumber::get))
 }
