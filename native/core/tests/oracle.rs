@@ -12,9 +12,9 @@ mod common;
 
 use common::{Process, TestDir, sleeper, wait_until};
 use leash_core::parse::stat::Stat;
-use leash_core::parse::{cmdline, limits, status};
+use leash_core::parse::{cmdline, status};
 use leash_core::{Host, Pid};
-use leash_tag::argv;
+use leash_tag::{Limits, argv};
 use procfs::FromRead as _;
 use procfs::process::LimitValue;
 use std::os::unix::process::CommandExt as _;
@@ -99,7 +99,7 @@ fn both_read_the_same_user_ids() {
 fn both_read_the_same_limits() {
     each_process(|pid| {
         let text = file(pid, "limits")?;
-        let ours = limits::file_locks(&text).unwrap();
+        let ours = Limits::parse_file(&text).unwrap();
         let theirs = procfs::process::Limits::from_read(text.as_slice()).unwrap().max_file_locks;
         let number = |limit| match limit {
             LimitValue::Unlimited => u64::MAX,

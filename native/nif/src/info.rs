@@ -1,9 +1,9 @@
 //! The facts that `/proc` shows about a process, for display.
 
-use leash_core::parse::{cmdline, limits, stat::Stat, status};
+use leash_core::parse::{cmdline, stat::Stat, status};
 use leash_core::{Carrier, Identity, Pid};
-use leash_tag::Mark;
 use leash_tag::argv::{self, ShimArgs};
+use leash_tag::{Limits, Mark};
 use serde::Serialize;
 use std::fs::File;
 use std::io::Read;
@@ -80,7 +80,7 @@ pub(crate) fn read(identity: &Identity) -> Option<Info> {
 /// write.
 fn tag(pid: Pid, line: &[u8]) -> Option<Tag> {
     let mark =
-        file(pid, "limits", SMALL).and_then(|text| Mark::decode(limits::file_locks(&text)?));
+        file(pid, "limits", SMALL).and_then(|text| Mark::decode(Limits::parse_file(&text)?));
     if let Some(mark) = mark {
         let worker = mark.worker().map(|worker| worker.get());
         return Some(Tag { run_id: mark.run().to_string(), worker, carrier: TagCarrier::Mark });

@@ -1,11 +1,10 @@
 #![no_main]
 
-use leash_core::parse::limits;
-use leash_tag::Mark;
+use leash_tag::{Limits, Mark};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {
-    if let Some(limits) = limits::file_locks(text) {
+    if let Some(limits) = Limits::parse_file(text) {
         let _ = Mark::decode(limits);
     }
 });

@@ -1,6 +1,7 @@
 //! Start times that mean the same in every time namespace.
 
-use crate::procfs::text::{decimal, words};
+use crate::procfs::text::words;
+use leash_tag::parse_number;
 
 /// The shift of this reader's boot clock against the machine's, in clock ticks.
 ///
@@ -41,7 +42,7 @@ impl BootClock {
                 let mut fields = words(line);
                 // "boottime"; older kernels print the clock's number, CLOCK_BOOTTIME = 7.
                 matches!(fields.next()?, b"boottime" | b"7").then_some(())?;
-                Some((signed(fields.next()?)?, signed(fields.next()?)?))
+                Some((parse_number::<i64>(fields.next()?)?, parse_number::<i64>(fields.next()?)?))
             })?;
         let nanoseconds = i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
         let ticks = (nanoseconds * i128::from(ticks_per_second)).div_euclid(1_000_000_000);
@@ -85,13 +86,6 @@ pub fn same_start(one: u64, other: u64) -> SameStart {
         0 => SameStart::Yes,
         1 => SameStart::Unsure,
         _ => SameStart::No,
-    }
-}
-
-fn signed(text: &[u8]) -> Option<i64> {
-    match text.strip_prefix(b"-") {
-        Some(digits) => i64::try_from(decimal(digits)?).ok()?.checked_neg(),
-        None => i64::try_from(decimal(text)?).ok(),
     }
 }
 

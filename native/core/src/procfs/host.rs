@@ -9,8 +9,8 @@ use crate::procfs::identity::Identity;
 use crate::procfs::parse::stat::Stat;
 use crate::procfs::parse::{mounts, status};
 use crate::procfs::root::ProcRoot;
-use crate::procfs::text::{decimal, words};
-use leash_tag::BootTag;
+use crate::procfs::text::words;
+use leash_tag::{BootTag, parse_number};
 use rustix::io::Errno;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -176,7 +176,7 @@ impl Host {
     pub(crate) fn last_pid(&self) -> Option<u32> {
         let mut text = Vec::new();
         self.proc.read("loadavg", 256, &mut text).ok()?;
-        u32::try_from(decimal(words(&text).nth(4)?)?).ok()
+        parse_number(words(&text).nth(4)?)
     }
 
     /// The highest number that a process can have. If `/proc` does not tell it, the kernel's own
@@ -184,7 +184,7 @@ impl Host {
     pub(crate) fn pid_max(&self) -> u32 {
         let mut text = Vec::new();
         let told = self.proc.read("sys/kernel/pid_max", 32, &mut text).ok();
-        told.and_then(|_| u32::try_from(decimal(text.trim_ascii())?).ok()).unwrap_or(1 << 22)
+        told.and_then(|_| parse_number(text.trim_ascii())).unwrap_or(1 << 22)
     }
 
     /// The user ids of a process whose limits prlimit(2) tells. Without CAP_SYS_RESOURCE they are

@@ -5,9 +5,8 @@ use crate::os::pidfd::PidFd;
 use crate::os::reserve::with_reserve;
 use crate::os::syscalls;
 use crate::os::user_ids::Uids;
-use crate::procfs::parse::{limits, status};
-use crate::procfs::text::decimal;
-use leash_tag::Limits;
+use crate::procfs::parse::status;
+use leash_tag::{Limits, parse_number};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::fmt::Write as _;
@@ -166,7 +165,7 @@ impl ProcRoot {
         let link = self.link(path)?;
         let number =
             link.iter().position(|&byte| byte == b'[').and_then(|open| link.get(open + 1..));
-        number.and_then(|text| decimal(text.strip_suffix(b"]")?)).ok_or(Errno::INVAL)
+        number.and_then(|text| parse_number(text.strip_suffix(b"]")?)).ok_or(Errno::INVAL)
     }
 
     pub(crate) fn pid_status(&self, pid: Pid) -> PidStatus {
@@ -204,7 +203,7 @@ impl ProcRoot {
         }
         self.read_of(pid, "limits", 8192, buffer)?;
         // A process that is just ending leaves an empty file.
-        limits::file_locks(buffer).ok_or(if buffer.is_empty() {
+        Limits::parse_file(buffer).ok_or(if buffer.is_empty() {
             Errno::SRCH
         } else {
             Errno::INVAL
@@ -251,4 +250,25 @@ fn path_of(pid: Pid, file: &str) -> String {
     // Writing to a String cannot fail.
     let _ = write!(path, "{pid}/{file}");
     path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn file_and_system_call_tell_the_same_limits() {
+        let text = std::fs::read("/proc/self/limits").unwrap();
+        let told = syscalls::file_lock_limits(Pid::current()).unwrap();
+        assert_eq!(Limits::parse_file(&text), Some(told));
+    }
+
+    proptest! {
+        #[test]
+        fn each_pair_of_limits_in_a_file_is_read_back(soft: u64, hard: u64) {
+            let text = format!("Max file locks            {soft:<20} {hard:<20} locks\n");
+            prop_assert_eq!(Limits::parse_file(text.as_bytes()), Some(Limits { soft, hard }));
+        }
+    }
 }

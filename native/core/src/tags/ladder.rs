@@ -1,7 +1,7 @@
 //! The signals sent before SIGKILL, and the time that each is given.
 
 use crate::os::signal::Signal;
-use crate::procfs::text::decimal;
+use leash_tag::stop_steps::{Step, StepKind, Steps};
 use std::time::Duration;
 
 /// A list of steps, each with a signal and a time. SIGKILL follows the last step.
@@ -23,11 +23,16 @@ impl Ladder {
         Self { steps: Vec::new() }
     }
 
-    /// Parses a shim's `--stop=` value, `SIG:MS[@TO][,…]`. MS is a number or `inf`.
+    /// Parses a shim's `--stop=` value of signals alone.
     #[must_use]
     pub fn parse_shim(text: &[u8]) -> Option<Self> {
-        let steps =
-            text.split(|&byte| byte == b',').map(parse_step).collect::<Option<Vec<_>>>()?;
+        let signal = |step: Step| match step.kind {
+            StepKind::Signal { number, .. } => {
+                Some((Signal::from_number(i32::from(number))?, time(step)))
+            }
+            StepKind::Command | StepKind::CloseStdin => None,
+        };
+        let steps = Steps::parse(text)?.iter().map(signal).collect::<Option<Vec<_>>>()?;
         Some(Self { steps })
     }
 
@@ -37,13 +42,9 @@ impl Ladder {
     /// if a step waits for ever, or if the value is malformed.
     #[must_use]
     pub fn time_of_shim(text: &[u8]) -> Option<Duration> {
-        text.split(|&byte| byte == b',').try_fold(Duration::ZERO, |sum, step| {
-            let time = match step.strip_prefix(b"CMD:").or(step.strip_prefix(b"STDIN:")) {
-                Some(time) => parse_time(time)?,
-                None => parse_step(step)?.1,
-            };
-            sum.checked_add(time?)
-        })
+        Steps::parse(text)?
+            .iter()
+            .try_fold(Duration::ZERO, |sum, step| sum.checked_add(time(step)?))
     }
 
     /// The whole time; `None` if a step waits for ever.
@@ -87,22 +88,8 @@ impl Default for Ladder {
     }
 }
 
-fn parse_step(text: &[u8]) -> Option<(Signal, Option<Duration>)> {
-    let text = text.split(|&byte| byte == b'@').next()?;
-    let colon = text.iter().position(|&byte| byte == b':')?;
-    let name = std::str::from_utf8(text.get(..colon)?).ok()?;
-    let signal = match Signal::from_name(name) {
-        Some(signal) => signal,
-        None => Signal::from_number(i32::try_from(decimal(name.as_bytes())?).ok()?)?,
-    };
-    Some((signal, parse_time(text.get(colon + 1..)?)?))
-}
-
-fn parse_time(text: &[u8]) -> Option<Option<Duration>> {
-    match text {
-        b"inf" => Some(None),
-        number => Some(Some(Duration::from_millis(decimal(number)?))),
-    }
+fn time(step: Step) -> Option<Duration> {
+    step.wait.map(|ms| Duration::from_millis(ms.into()))
 }
 
 #[cfg(test)]

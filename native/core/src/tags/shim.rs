@@ -12,10 +12,9 @@
 use crate::os::pid::Pid;
 use crate::procfs::host::Host;
 use crate::procfs::parse::cmdline::READ_LIMIT;
-use crate::procfs::text::decimal;
 use crate::tags::ladder::Ladder;
 use leash_tag::argv::{self, ShimArgs};
-use leash_tag::{RunId, WorkerNumber};
+use leash_tag::{RunId, WorkerNumber, parse_number};
 use std::time::Duration;
 
 const LINGER: Duration = Duration::from_millis(200);
@@ -41,12 +40,13 @@ impl ShimDescription {
         let option = |name: &[u8]| argv::shim_option(cmdline, name);
         let owner = option(b"owner").and_then(|value| {
             let colon = value.iter().position(|&byte| byte == b':')?;
-            let ticks = decimal(value.get(colon + 1..)?)?;
+            let ticks = parse_number(value.get(colon + 1..)?)?;
             // The ticks count in the shim's own time namespace.
             let clock = host.clock_of(pid)?;
             Some((Pid::parse(value.get(..colon)?)?, clock.to_machine(ticks)))
         });
-        let linger = option(b"linger").and_then(decimal).map_or(LINGER, Duration::from_millis);
+        let linger =
+            option(b"linger").and_then(parse_number).map_or(LINGER, Duration::from_millis);
         let patience = Ladder::time_of_shim(option(b"stop").unwrap_or(b"TERM:2000@group"))
             .filter(|_| !args.warden)
             .map(|time| time.saturating_add(linger));

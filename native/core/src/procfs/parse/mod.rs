@@ -5,7 +5,6 @@
 
 pub(crate) mod cgroup;
 pub mod cmdline;
-pub mod limits;
 pub mod mounts;
 pub mod stat;
 pub mod status;

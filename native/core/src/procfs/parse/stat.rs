@@ -1,7 +1,8 @@
 //! Parses `/proc/<pid>/stat` (proc_pid_stat(5)).
 
 use crate::os::pid::Pid;
-use crate::procfs::text::{decimal, words};
+use crate::procfs::text::words;
+use leash_tag::parse_number;
 
 // PF_KTHREAD, <linux/sched.h>.
 const KERNEL_THREAD: u64 = 0x0020_0000;
@@ -65,18 +66,17 @@ impl Stat {
             number => Some(Pid::parse(number)?),
         };
         // While a process is being reaped, both are -1.
-        let mut number =
-            || Some(decimal(fields.next()?).and_then(|it| u32::try_from(it).ok()).unwrap_or(0));
+        let mut number = || Some(parse_number::<u32>(fields.next()?).unwrap_or(0));
         let (group, session) = (number()?, number()?);
-        let flags = decimal(fields.nth(2)?)?;
-        let mut cpu_ticks = decimal(fields.nth(4)?)?;
+        let flags: u64 = parse_number(fields.nth(2)?)?;
+        let mut cpu_ticks: u64 = parse_number(fields.nth(4)?)?;
         for _ in 15..=17 {
-            cpu_ticks = cpu_ticks.saturating_add(decimal(fields.next()?)?);
+            cpu_ticks = cpu_ticks.saturating_add(parse_number(fields.next()?)?);
         }
-        let threads = decimal(fields.nth(2)?)?;
-        let start_ticks = decimal(fields.nth(1)?)?;
-        let rss_pages = fields.nth(1).and_then(decimal).unwrap_or(0);
-        let env_start = fields.nth(25).and_then(decimal).unwrap_or(0);
+        let threads = parse_number(fields.nth(2)?)?;
+        let start_ticks = parse_number(fields.nth(1)?)?;
+        let rss_pages = fields.nth(1).and_then(parse_number).unwrap_or(0);
+        let env_start = fields.nth(25).and_then(parse_number).unwrap_or(0);
         Some(Self {
             pid,
             comm,

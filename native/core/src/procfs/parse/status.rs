@@ -1,7 +1,8 @@
 //! Parses `/proc/<pid>/status`: the user ids, and what may change them or pass over limits.
 
 use crate::os::user_ids::Uids;
-use crate::procfs::text::{decimal, words};
+use crate::procfs::text::words;
+use leash_tag::parse_number;
 
 /// Parses the line "Uid:".
 #[must_use]
@@ -37,7 +38,7 @@ pub fn has_sys_resource(text: &[u8], set: &[u8]) -> Option<bool> {
 }
 
 fn ids(line: &[u8]) -> Option<Uids> {
-    let mut ids = words(line).map(|word| decimal(word).and_then(|id| u32::try_from(id).ok()));
+    let mut ids = words(line).map(parse_number::<u32>);
     Some(Uids { real: ids.next()??, effective: ids.next()??, saved: ids.next()?? })
 }
 
