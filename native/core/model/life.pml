@@ -184,7 +184,7 @@ byte a = 0;
 #define any_child (child(0) || child(1))
 #define any_orphan (orphan(0) || orphan(1))
 #endif
-/* A shim counts as one by its command line and its mark (Engine::take in full_pass.rs, Marks::role in warden.rs). */
+/* A shim counts as one by its command line and its mark (Engine::add_target in full_pass.rs, Marks::role in warden.rs). */
 #define shim_seen (shim && marked)
 #define shim_runs (shim && !halted && !closing)
 
@@ -651,7 +651,7 @@ ended:
 #ifdef ONE_LOOK
 #define CALM 1
 #else
-/* Engine::is_quiescent (engine.rs) waits until nobody comes and goes. Here that is a look for each fork that may still be under way. */
+/* Churn::is_quiescent (churn.rs) waits until nobody comes and goes. Here that is a look for each fork that may still be under way. */
 #define CALM (FORKS + 1)
 #endif
 
@@ -666,7 +666,7 @@ again:
 #ifdef SWEEP_TAKES_WARDEN
   :: d_step { dead && warden[0] == KEEPS -> warden[0] = ENDED }
 #endif
-  /* is_in_charge (target.rs): a shim or warden that lives is waited for; Engine::due: a shim that is stopped is woken */
+  /* is_in_charge (targets.rs): a shim or warden that lives is waited for; Engine::due: a shim that is stopped is woken */
   :: d_step { dead && shim_seen && halted -> halted = false }
   :: dead && calm < CALM && !in_charge ->
      found = false;

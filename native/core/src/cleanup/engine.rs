@@ -118,6 +118,7 @@ impl Engine {
         now >= self.kill_at || self.spec.kind.is_for_workers()
     }
 
+    /// The time of the next step, if no descriptor wakes the driver before.
     fn next_time(&self, now: Instant) -> Instant {
         let mut next = now + Duration::from_secs(1);
         next = next.min(self.next_pass.max(now + Duration::from_millis(1)));
@@ -132,6 +133,7 @@ impl Engine {
         if self.kill_at > now { next.min(self.kill_at) } else { next }
     }
 
+    /// Names what is left, and completes the report.
     fn finish(&mut self) -> ControlFlow<Box<Report>, Instant> {
         if is_scarce() {
             reserve_descriptors();

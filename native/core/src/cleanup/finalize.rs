@@ -19,6 +19,7 @@ impl Engine {
         self.report.elapsed_ms = millis(self.began.elapsed());
     }
 
+    /// Reports on a run, and removes its record if nothing needs it any more.
     fn close_run(&mut self, run: RunId) {
         if let CleanupKind::Run { run: only, .. } = self.spec.kind
             && only != run

@@ -1,4 +1,11 @@
 //! The full pass: reads, judges and sorts everything tagged.
+//!
+//! The order matters. The records are read first, because they name commands that the scan looks
+//! for. The scan's result is evidence before any process of it is judged: the last process of the
+//! listing may be the witness that keeps the first one alive.
+//!
+//! A pass that is cut short, because a tree forks faster than it is read, proves nothing. It only
+//! begins the ladder of that tree, and the quick pass does the rest.
 
 use crate::cleanup::engine::Engine;
 use crate::cleanup::report::{Match, Refused};
@@ -130,7 +137,8 @@ impl Engine {
         churned
     }
 
-    /// Returns how many new targets there are.
+    /// Makes targets of the processes that are to end, and matches of the others. Returns how many
+    /// new targets there are.
     fn sort(&mut self, epoll: &OwnedFd, result: &Scan) -> usize {
         let mut found = 0;
         for process in &result.tagged {

@@ -33,7 +33,7 @@ impl Engine {
             return false;
         }
         if found > 0 {
-            result.hole(Incomplete::Fleeting);
+            result.miss(Incomplete::Fleeting);
             return false;
         }
         let before = result.tagged.len();
@@ -75,14 +75,14 @@ fn add_hidden(
     }
     // A filter that forbids the call forbids it for free numbers, too.
     if syscalls::file_lock_limits(host.me().pid).is_err() {
-        return result.hole(Incomplete::Unreadable);
+        return result.miss(Incomplete::Unreadable);
     }
     let known: HashSet<Pid> = result.tagged.iter().map(|process| process.identity.pid).collect();
     let mut reader = ProcessReader::new(host, &[]);
     let mut is_denied = false;
     for number in 2..=host.pid_max() {
         if number % AT_ONCE == 0 && is_late() {
-            return result.hole(Incomplete::Fleeting);
+            return result.miss(Incomplete::Fleeting);
         }
         let Some(pid) = Pid::from_u32(number) else { continue };
         let mark = match syscalls::file_lock_limits(pid) {
@@ -97,7 +97,7 @@ fn add_hidden(
             }
             Err(errno) => {
                 result.failed(host, errno);
-                return result.hole(Incomplete::Unreadable);
+                return result.miss(Incomplete::Unreadable);
             }
         };
         if known.contains(&pid) || skip.is_some_and(|skip| skip.skip(&mark)) {
@@ -118,7 +118,7 @@ fn add_hidden(
             Err(Skipped::Gone | Skipped::Zombie | Skipped::Untagged) => {}
             Err(Skipped::Failed(errno)) => {
                 result.failed(host, errno);
-                result.hole(Incomplete::Unreadable);
+                result.miss(Incomplete::Unreadable);
             }
         }
     }

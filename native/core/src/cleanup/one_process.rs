@@ -1,7 +1,8 @@
 //! Ends one process that is named by its identity, whatever its tags.
 //!
 //! Its descriptor holds the process from the first look to the last, so no pass over `/proc` is
-//! needed.
+//! needed. The ladder begins at once. A process that `/proc` does not identify is refused, because
+//! then the descriptor may be of another process.
 
 use crate::cleanup::report::{Match, Refused, Report, millis};
 use crate::cleanup::signalling::{Sent, send};
@@ -100,6 +101,7 @@ impl OneProcess {
         ControlFlow::Continue(times.into_iter().flatten().min().unwrap_or(self.deadline))
     }
 
+    /// The report on the process, ended or not.
     fn report(&self, is_ended: bool) -> Report {
         let (found, survivor) = if is_ended {
             (self.target.ended(false), None)

@@ -1,5 +1,13 @@
 //! The quick pass: signals processes as soon as it sees them, for trees that fork faster than
 //! they are read.
+//!
+//! The full pass reads everything of a process before it judges any. Meanwhile such a tree is gone
+//! and has left children. So here each marked process of a tree on its ladder is held, read,
+//! judged and signalled before the next one is looked at. The evidence is that of earlier full
+//! passes, and the process's own.
+//!
+//! Of dead runs, nothing is signalled before every living shim is known, because a shim ends its
+//! tree itself, by the ladder that its worker asked for.
 
 use crate::cleanup::churn::Tally;
 use crate::cleanup::engine::Engine;
@@ -116,6 +124,8 @@ impl Engine {
         self.churn.begin_anew();
     }
 
+    /// Looks at every process from a number upwards, in small listings that are still fresh when
+    /// their last entry is read.
     fn quick_round(
         &mut self,
         epoll: &OwnedFd,

@@ -1,4 +1,11 @@
-//! Sends one signal to one process, after one more look at the process.
+//! Sends the signals that are due, each after one more look at the process.
+//!
+//! | before a signal | because |
+//! |---|---|
+//! | the pidfd is opened, or is open | no other process can get the signal |
+//! | identity and tag are read again | an exec or a new number since the pass changes the case |
+//! | records that are not fresh are read, and the process is judged again | its run may live |
+//! | the pidfd is seen alive | so what was read is of this process |
 
 use crate::cleanup::engine::Engine;
 use crate::cleanup::report::{Match, Reason};
@@ -24,9 +31,13 @@ const SHIM_GRACE: Duration = Duration::from_secs(1);
 
 /// The result of a try to send a signal.
 pub(crate) enum Sent {
+    /// The signal was sent.
     Yes,
+    /// The process has ended.
     Ended,
+    /// The process is not to be ended after all.
     Kept(Decision),
+    /// The signal could not be sent.
     Blocked(Reason),
 }
 
@@ -67,6 +78,8 @@ impl Engine {
         }
     }
 
+    /// The time until which a shim may work on its tree: its own ladder and a grace, but not past
+    /// the time that SIGKILL needs.
     fn shim_until(&self, target: &Target, now: Instant) -> Instant {
         let latest = self.kill_at.checked_sub(QUIT_GRACE).unwrap_or(now);
         target
@@ -77,6 +90,7 @@ impl Engine {
             .map_or(latest, |own| own.min(latest))
     }
 
+    /// Notes what a try to send a signal led to.
     fn note(&mut self, key: Key, signal: Signal, stage: Stage, outcome: Sent, now: Instant) {
         match outcome {
             Sent::Ended => self.targets.end(key),

@@ -1,4 +1,7 @@
 //! The kernel's own things: process numbers, descriptors, signals, errors.
+//!
+//! `syscalls` is the only file with unsafe code. It has the calls that neither rustix nor nix
+//! wraps. `reserve` keeps descriptors back, so that a full table does not stop a cleanup.
 
 pub(crate) mod error;
 pub(crate) mod pid;

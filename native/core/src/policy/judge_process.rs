@@ -1,4 +1,9 @@
 //! Whether a process of a run may be ended.
+//!
+//! Every run that a carrier names must be dead and in the scope of the request. Then the process
+//! is ended unless one of these holds: it is never signalled, outlives its VM on purpose, belongs
+//! to a live run inside the dead one, is older than the owner, is another user's without proof,
+//! or only a carrier speaks for the run that a stranger can have by accident.
 
 use crate::policy::descent::is_plausible;
 use crate::policy::evidence::Policy;
@@ -33,7 +38,7 @@ impl Policy {
             // A foreign process is no witness, so its run may be unknown. Its user explains the
             // verdict better.
             if judgement.verdict == Verdict::UnknownOwner
-                && let Some(why) = self.foreign_user(process, run)
+                && let Some(why) = self.kept_as_foreign(process, run)
             {
                 return decide(Verdict::ForeignUser, Some(run), why);
             }
@@ -80,6 +85,7 @@ impl Policy {
         })
     }
 
+    /// The decision about a process all of whose runs are dead.
     fn of_dead_run(&mut self, process: &TaggedProcess, run: RunId, predates: bool) -> Decision {
         let decide =
             |verdict, why: &str| Decision { verdict, run: Some(run), why: why.to_owned() };
@@ -96,7 +102,7 @@ impl Policy {
         if predates {
             return decide(Verdict::PredatesOwner, "it is older than its run's owner");
         }
-        if let Some(why) = self.foreign_user(process, run) {
+        if let Some(why) = self.kept_as_foreign(process, run) {
             return decide(Verdict::ForeignUser, why);
         }
         let is_warden = || process.shim_of(self.host.uid()).is_some_and(|shim| shim.is_warden);
@@ -127,22 +133,23 @@ impl Policy {
 
     /// Returns why a process of another user is kept. Returns `None` for our own, and if all
     /// conditions hold.
-    fn foreign_user(&self, process: &TaggedProcess, run: RunId) -> Option<&'static str> {
-        self.foreign_bearer(process, run).or_else(|| {
+    fn kept_as_foreign(&self, process: &TaggedProcess, run: RunId) -> Option<&'static str> {
+        self.kept_as_unmarked_foreign(process, run).or_else(|| {
             let is_ours = self.is_of_this_user(process) || self.believed(run).is_some();
             (!is_ours).then_some("it is another user's and the run has no record here")
         })
     }
 
+    /// Whether this user started the process, and the process has no other user's rights.
     fn is_of_this_user(&self, process: &TaggedProcess) -> bool {
         process
             .uids
             .is_some_and(|uids| uids.real == self.host.uid() && uids.effective == uids.real)
     }
 
-    /// As `foreign_user`, for a run that is known as ours without a record. It is the asking
+    /// As `kept_as_foreign`, for a run that is known as ours without a record. It is the asking
     /// VM's, or the VM held the tree's shim.
-    pub(crate) fn foreign_bearer(
+    pub(crate) fn kept_as_unmarked_foreign(
         &self,
         process: &TaggedProcess,
         run: RunId,
@@ -155,6 +162,8 @@ impl Policy {
             .then_some("it is another user's and its hard mark does not name the run")
     }
 
+    /// Whether the record names the command line of this process, and the process began within
+    /// moments of the line.
     fn is_recorded_worker(&self, process: &TaggedProcess) -> bool {
         let clock = self.host.clock();
         process.recorded.is_some_and(|recorded| {
@@ -166,6 +175,7 @@ impl Policy {
         })
     }
 
+    /// The reason why a process is never signalled, as far as the evidence tells.
     pub(crate) fn refusal(&self, process: &TaggedProcess) -> Option<Refusal> {
         let thread = || process.kernel_thread.then_some(Refusal::KernelThread);
         self.host.refusal_of_user_process(process.identity.pid).or_else(thread)

@@ -1,4 +1,20 @@
 //! Whether a run is dead.
+//!
+//! The first of these rules that holds gives the verdict:
+//!
+//! | if | then |
+//! |---|---|
+//! | it is the asking VM's own run | `Own` |
+//! | the asking VM or an ancestor of it belongs to it | `OwnOuterRun` |
+//! | an owner lives | `Live` |
+//! | its lock is held, and not every witness says that the owner is gone | `Live`, `Disputed` |
+//! | its lock cannot be tried, and no process speaks in place of a corrupt record | `UnknownOwner` |
+//! | only a record of another boot names an owner | `Stale` |
+//! | nothing names an owner | `UnknownOwner` |
+//! | every owner that is named is gone | `Dead` |
+//! | every owner is of another pid namespace | `ForeignNamespace` |
+//! | some owners are gone, and none is unknown | `Disputed` |
+//! | anything else | `UnknownOwner` |
 
 use crate::policy::evidence::Policy;
 use crate::policy::verdict::{RunJudgement, Verdict};

@@ -159,7 +159,7 @@ impl Workers {
             let than = if self.adopted.is_some() { "its shim" } else { "this VM" };
             return decide(Verdict::PredatesOwner, &format!("it is older than {than}"));
         }
-        if let Some(why) = policy.foreign_bearer(process, self.run) {
+        if let Some(why) = policy.kept_as_unmarked_foreign(process, self.run) {
             return decide(Verdict::ForeignUser, why);
         }
         if let (None, Some(env)) = (process.mark.present(), process.env.present())

@@ -77,14 +77,16 @@ impl Scan {
         self.incomplete.is_empty()
     }
 
-    pub(crate) fn hole(&mut self, reason: Incomplete) {
+    /// Notes that something may be missing.
+    pub(crate) fn miss(&mut self, reason: Incomplete) {
         if !self.incomplete.contains(&reason) {
             self.incomplete.push(reason);
         }
     }
 
+    /// Notes that something could not be read.
     pub(crate) fn failed(&mut self, host: &Host, errno: Errno) {
-        self.hole(match errno {
+        self.miss(match errno {
             Errno::MFILE | Errno::NFILE => Incomplete::DescriptorsExhausted,
             // With hidepid=1, hidden processes are listed.
             Errno::PERM | Errno::ACCESS if host.hides_processes() => Incomplete::Hidepid,
@@ -125,13 +127,13 @@ pub(crate) fn scan_until(
 ) -> Scan {
     let mut result = Scan::default();
     if host.hides_processes() {
-        result.hole(Incomplete::Hidepid);
+        result.miss(Incomplete::Hidepid);
     }
     let mut reader = ProcessReader::new(host, options.recorded);
     let listing = each_process(host, LISTING, |pid| {
         result.processes += 1;
         if result.processes % 256 == 0 && enough(None) {
-            result.hole(Incomplete::Fleeting);
+            result.miss(Incomplete::Fleeting);
             return ControlFlow::Break(());
         }
         let mark = match reader.read_mark(pid) {
@@ -159,7 +161,7 @@ pub(crate) fn scan_until(
                         result.vanished.push(*mark);
                     }
                     if enough(Some((mark, is_zombie))) {
-                        result.hole(Incomplete::Fleeting);
+                        result.miss(Incomplete::Fleeting);
                         return ControlFlow::Break(());
                     }
                 }
