@@ -42,7 +42,6 @@ fn reason<'a>(env: Env<'a>, failure: &Error) -> Term<'a> {
         ErrorKind::NotADirectory => atoms::enotdir(),
         ErrorKind::ForeignOwner => atoms::foreign_owner(),
         ErrorKind::LoosePermissions => atoms::loose_permissions(),
-        ErrorKind::Corrupt => atoms::corrupt(),
         ErrorKind::NoProc => atoms::no_proc(),
         ErrorKind::Exists => atoms::eexist(),
         ErrorKind::Unknown => atoms::unknown(),

@@ -31,8 +31,6 @@ pub enum ErrorKind {
     ForeignOwner,
     /// The run directory is open to its group or to others.
     LoosePermissions,
-    /// A record, or what stands in its place, is not credible.
-    Corrupt,
     /// `/proc` is not mounted, or is that of another pid namespace.
     NoProc,
     /// Any other failure of a system call: see [`Error::errno_name`].
@@ -148,7 +146,6 @@ impl fmt::Display for ErrorKind {
             Self::LoosePermissions => {
                 "the run directory must be closed to group and others (chmod 700)"
             }
-            Self::Corrupt => "not a believable record",
             Self::NoProc => "/proc is missing or shows another pid namespace",
             Self::Io => "the system call failed",
         })
