@@ -137,8 +137,8 @@ impl Engine {
         churned
     }
 
-    /// Makes targets of the processes that are to end, and matches of the others. Returns how many
-    /// new targets there are.
+    /// Makes targets of the processes that are to end, and matches of the others. Returns how
+    /// many new targets there are.
     fn sort(&mut self, epoll: &OwnedFd, result: &Scan) -> usize {
         let mut found = 0;
         for process in &result.tagged {

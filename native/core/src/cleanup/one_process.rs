@@ -1,8 +1,8 @@
 //! Ends one process that is named by its identity, whatever its tags.
 //!
 //! Its descriptor holds the process from the first look to the last, so no pass over `/proc` is
-//! needed. The ladder begins at once. A process that `/proc` does not identify is refused, because
-//! then the descriptor may be of another process.
+//! needed. The ladder begins at once. A process that `/proc` does not identify is refused,
+//! because then the descriptor may be of another process.
 
 use crate::cleanup::report::{Match, Refused, Report, millis};
 use crate::cleanup::signalling::{Sent, send};

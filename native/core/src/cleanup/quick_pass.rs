@@ -1,8 +1,8 @@
 //! The quick pass: signals processes as soon as it sees them, for trees that fork faster than
 //! they are read.
 //!
-//! The full pass reads everything of a process before it judges any. Meanwhile such a tree is gone
-//! and has left children. So here each marked process of a tree on its ladder is held, read,
+//! The full pass reads everything of a process before it judges any. Meanwhile such a tree is
+//! gone and has left children. So here each marked process of a tree on its ladder is held, read,
 //! judged and signalled before the next one is looked at. The evidence is that of earlier full
 //! passes, and the process's own.
 //!

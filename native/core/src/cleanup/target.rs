@@ -58,8 +58,8 @@ impl Target {
         self.process.identity
     }
 
-    /// Returns what became of a target that has ended, by the kernel's word. `in_charge` says that
-    /// a living shim was at work on its tree.
+    /// Returns what became of a target that has ended, by the kernel's word. `in_charge` says
+    /// that a living shim was at work on its tree.
     pub(crate) fn ended(&self, in_charge: bool) -> Match {
         let (action, ended_by) = match self.last {
             Some(signal) if signal != Signal::CONT => (Action::Ended, Some(signal.name())),
