@@ -16,7 +16,19 @@ defmodule Leash.StopAll do
   # process does.
   @moduledoc false
 
-  alias Leash.{Cleanup, Detached, Exit, Group, Native, Reaper, Registry, Run, Schema}
+  alias Leash.{
+    Cleanup,
+    Detached,
+    Error,
+    Exit,
+    Group,
+    Native,
+    Reaper,
+    Registry,
+    Run,
+    Schema
+  }
+
   alias Leash.Shim.Handle
   alias Leash.Worker.Protocol
 
@@ -76,17 +88,14 @@ defmodule Leash.StopAll do
       Schema.refuse!(:group, ":all, or a group: an atom, a string or a tuple", group)
     end
 
-    case Schema.validate(schema(), options) do
-      {:ok, options} -> options
-      {:error, error} -> raise error
-    end
+    Schema.unwrap!(Schema.validate(schema(), options))
   end
 
   defp stop_each(group, deadline) do
     case Run.fetch() do
       {:ok, run} -> stop_each(run, group, deadline)
       # The application ended everything when it stopped.
-      :error -> []
+      {:error, :not_running} -> []
     end
   end
 
@@ -352,7 +361,9 @@ defmodule Leash.StopAll do
   end
 
   defp gone(state, number), do: done(state, number, {:ok, :gone})
-  defp left(state, number, list), do: done(state, number, {:error, %{survivors: list}})
+
+  defp left(state, number, list),
+    do: done(state, number, {:error, %Error{reason: :survivors, survivors: list}})
 
   defp done(state, number, result) do
     case Map.pop(state.waiting, number) do

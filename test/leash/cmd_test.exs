@@ -524,7 +524,7 @@ defmodule Leash.Command.CollectTest do
            try do
              Leash.cmd("true")
            rescue
-             error in RuntimeError -> Exception.message(error)
+             error in Leash.Error -> Exception.message(error)
            end
            """) =~ ":leash application is not started"
   end

@@ -97,8 +97,8 @@ defmodule Leash.LimitsTest do
           :none,
           %{core: 0}
         ] do
-      assert {:error, %Leash.OptionsError{key: :limits} = error} =
-               Worker.start_link(command: "true", limits: bad)
+      assert %Leash.OptionsError{key: :limits} =
+               error = catch_error(Worker.start_link(command: "true", limits: bad))
 
       assert Exception.message(error) =~ "open_files"
       refute Limits.valid?(bad)
