@@ -18,6 +18,7 @@ defmodule Leash.StopAll do
 
   alias Leash.{
     Cleanup,
+    Descriptor,
     Detached,
     Error,
     Exit,
@@ -218,12 +219,11 @@ defmodule Leash.StopAll do
   defp advance(state, {:tell, number}) when is_map_key(state.waiting, number) do
     state = tell_shim(state, number, state.how)
 
-    if state.waiting[number].fd == nil and unbegun?(state, number) do
-      _timer = Process.send_after(self(), {:leash, {:tell, number}}, @starting_ms)
-      state
-    else
-      state
-    end
+    _timer =
+      if state.waiting[number].fd == nil and unbegun?(state, number),
+        do: Process.send_after(self(), {:leash, {:tell, number}}, @starting_ms)
+
+    state
   end
 
   defp advance(state, {:tell, _done}), do: state
@@ -284,9 +284,7 @@ defmodule Leash.StopAll do
   defp hold(state, number) do
     with %{fd: nil} = worker <- state.waiting[number],
          {:ok, fd} <- open_shim(state, number, worker.row.outlives) do
-      if Native.pidfd_monitor(fd, {:leash_shim, number}) != :ok,
-        do: send(self(), {:leash_shim, number})
-
+      :ok = Descriptor.await_end(fd, {:leash_shim, number})
       worker = %{worker | fd: fd}
       {worker, put_in(state.waiting[number], worker)}
     else
