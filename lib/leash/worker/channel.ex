@@ -4,7 +4,7 @@ defmodule Leash.Worker.Channel do
   # stopped or hangs does not read.
   @moduledoc false
 
-  alias Leash.{Descriptor, Native, Registry, Shim, Telemetry, Warden}
+  alias Leash.{Native, Registry, Shim, Telemetry, Warden}
   alias Leash.Shim.Handle
   alias Leash.Worker.Machine
 
@@ -126,7 +126,7 @@ defmodule Leash.Worker.Channel do
   @spec await_exit(t(), term()) :: :ok
   def await_exit(%{pidfd: pidfd}, message) do
     with true <- pidfd != nil and Native.pidfd_ended?(pidfd) == false,
-         :ok <- Descriptor.monitor_end(pidfd, message) do
+         :ok <- Native.monitor_end(pidfd, message) do
       :ok
     else
       _ended_or_unknown ->
@@ -138,7 +138,7 @@ defmodule Leash.Worker.Channel do
   @doc "Closes the channel."
   @spec close(t()) :: t()
   def close(channel) do
-    :ok = Descriptor.close(channel.fd)
+    :ok = Native.close(channel.fd)
     %{channel | fd: nil}
   end
 end
