@@ -80,9 +80,10 @@ defmodule Leash.Worker.Channel do
   end
 
   defp ask(channel, how) do
-    # A shim that is stopped is woken. A second request means SIGKILL, and `Leash.stop_all/2` may ask, too.
+    # A second request means SIGKILL, and `Leash.stop_all/2` may ask, too.
     _ = how == :ladder and Registry.first_to_tell?(channel.number)
     _ = channel.fd && Native.channel_ask(channel.fd, how)
+    # It may be stopped.
     signal(channel, :wake)
   end
 
@@ -102,7 +103,7 @@ defmodule Leash.Worker.Channel do
 
   defp held(channel, _how), do: channel
 
-  @doc "Carries out those actions of the machine that concern the shim and the worker's row alone."
+  @doc "Carries out the actions of the machine that concern the shim or the worker's row alone."
   @spec act(t(), Machine.action()) :: t()
   def act(channel, {:ask, how}), do: ask(channel, how)
   def act(channel, {:signal, how}), do: signal(channel, how)
