@@ -16,7 +16,7 @@ defmodule Demo.VM do
 
     # The group first: what the VM starts is in it from birth.
     script = "[ -z \"$1\" ] || echo $$ > \"$1\"/cgroup.procs; shift; exec \"$@\""
-    mix = ~w(mix run --no-compile --no-halt demo/pool.exs) ++ [log | workers]
+    mix = ~w(mix run --no-compile --no-halt examples/demo/pool.exs) ++ [log | workers]
 
     port =
       Port.open({:spawn_executable, System.find_executable("sh")}, [

@@ -9,7 +9,7 @@ import time
 from look import TICKS, identity, send
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-FIXTURES = os.path.join(HERE, "..", "test", "fixtures")
+FIXTURES = os.path.join(HERE, "..", "..", "fixtures")
 # The time by which the clocks of a time namespace are ahead.
 SHIFT_SECONDS = 100_000
 SHIFT = ["unshare", "--time", f"--monotonic={SHIFT_SECONDS}", f"--boottime={SHIFT_SECONDS}"]

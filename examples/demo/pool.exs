@@ -1,7 +1,7 @@
 # The application of the demo: four real workers below a supervisor. It prints when they are up
 # and what the sweep at its start found. It runs until it is killed.
 #
-#     mix run --no-halt demo/pool.exs LOG WORKER…
+#     mix run --no-halt examples/demo/pool.exs LOG WORKER…
 
 [log | names] = System.argv()
 workers = Path.join(__DIR__, "workers")

@@ -23,7 +23,7 @@ import time
 from look import identity
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-DECOY = os.path.join(HERE, "..", "test", "fixtures", "decoy.py")
+DECOY = os.path.join(HERE, "..", "..", "fixtures", "decoy.py")
 # A sender may be stopped by a fault while it sends.
 SENDER_SECONDS = 0.5
 LIFE = 90
