@@ -47,20 +47,20 @@ defmodule Leash.Limits do
         ]
 
   @doc false
-  @spec expected() :: String.t()
-  def expected do
-    names = @names |> Keyword.delete(:nice) |> Keyword.keys() |> Enum.map_join(", ", &inspect/1)
-    "a keyword list of #{names} with numbers and :nice with -20 to 19, each at most once"
+  # The option `:limits`.
+  @spec option() :: keyword()
+  def option do
+    [
+      type: :keyword_list,
+      keys:
+        for {name, _resource} <- @names do
+          {name, if(name == :nice, do: [type: {:in, -20..19}], else: [type: {:in, 0..@most}])}
+        end,
+      default: [],
+      type_spec: quote(do: Leash.Limits.t()),
+      doc: "The kernel's limits for the program, see `Leash.Limits`."
+    ]
   end
-
-  @doc false
-  @spec valid?(term()) :: boolean()
-  def valid?(limits), do: Leash.Schema.each_once?(limits, &valid_limit?/1)
-
-  defp valid_limit?({:nice, value}), do: is_integer(value) and value in -20..19
-
-  defp valid_limit?({name, value}),
-    do: Keyword.has_key?(@names, name) and is_integer(value) and value in 0..@most
 
   @doc false
   # The value of leash-shim's `--limits=`.
