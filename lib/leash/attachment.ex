@@ -36,7 +36,7 @@ defmodule Leash.Attachment do
           "and for an owner that is another OS process, the ladder is used."
     ],
     linger: [
-      type: {:custom, Schema, :milliseconds, []},
+      type: Schema.milliseconds(),
       default: 200,
       doc:
         "Milliseconds that the rest of the tree gets if its root ends by itself. Then the " <>

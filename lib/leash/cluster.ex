@@ -43,7 +43,7 @@ defmodule Leash.Cluster do
   @list Schema.new(
           nodes: @nodes,
           timeout: [
-            type: {:custom, Schema, :milliseconds, []},
+            type: Schema.milliseconds(),
             default: 5_000,
             doc: "Milliseconds until a node that has not answered is given up."
           ]
@@ -51,7 +51,7 @@ defmodule Leash.Cluster do
 
   # No default, which would be a fixed number. The value depends on the deadline.
   @after_deadline [
-    type: {:or, [nil, {:custom, Schema, :milliseconds, []}]},
+    type: {:or, [nil, Schema.milliseconds()]},
     doc:
       "Milliseconds until a node that has not answered is given up; by default `:deadline` " <>
         "and #{div(@slack_ms, 1_000)} s."

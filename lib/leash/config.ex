@@ -44,7 +44,7 @@ defmodule Leash.Config do
         doc: "Options of the sweep at start, see `Leash.sweep/1`. `false` turns it off."
       ],
       stop_timeout: [
-        type: {:custom, Schema, :milliseconds, []},
+        type: Schema.milliseconds(),
         default: 10_000,
         doc:
           "Milliseconds after which an application stop ends every tree with SIGKILL, " <>

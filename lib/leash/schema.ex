@@ -2,12 +2,15 @@ defmodule Leash.Schema do
   # One description per entry point validates, documents and types its options, so that the three
   # cannot drift apart.
   #
-  # A schema has the form of NimbleOptions 1.1: option => [type:, required:, default:, keys:, doc:,
-  # type_doc:, type_spec:]. Names and meanings are the same, for the types that occur here:
+  # A schema has the form of NimbleOptions 1.1:
   #
-  #   :any, :boolean, :pid, :pos_integer, :non_neg_integer, nil, {:in, list or range}, {:fun, arity}, {:or, types},
-  #   :keyword_list with keys: (within {:or, _}: keyword_list: keys),
-  #   {:custom, module, function, args}
+  #   option => [type:, required:, default:, keys:, doc:, type_doc:, type_spec:]
+  #
+  # Names and meanings are the same, for the types that occur here:
+  #
+  #   :any, :boolean, :pid, :pos_integer, :non_neg_integer, {:fun, arity}, {:in, list or range},
+  #   {:or, types} (if nil is one, it comes first), {:custom, module, function, args},
+  #   :keyword_list with keys: (within {:or, _}: keyword_list: keys)
   #
   # NimbleOptions has no word for these:
   #
@@ -24,6 +27,8 @@ defmodule Leash.Schema do
   @moduledoc false
 
   alias Leash.{OptionsError, Suggestion}
+
+  @milliseconds 0..0x7FFFFFFF
 
   @enforce_keys [:options, :types, :defaults, :required]
   defstruct @enforce_keys
@@ -55,8 +60,13 @@ defmodule Leash.Schema do
     end
   end
 
+  # The types in the form in which a check is fast.
   defp compiled({:keyword_list, keys}), do: {:keyword_list, new(keys)}
+  defp compiled({:or, [nil | types]}), do: {:or_nil, compiled({:or, types})}
+  defp compiled({:or, [type]}), do: compiled(type)
   defp compiled({:or, types}), do: {:or, Enum.map(types, &compiled/1)}
+  defp compiled({:in, first..last//1}), do: {:range, first, last}
+  defp compiled({:custom, module, function, []}), do: Function.capture(module, function, 1)
   defp compiled(type), do: type
 
   @doc "Returns the names of the options."
@@ -69,8 +79,10 @@ defmodule Leash.Schema do
 
   def validate(schema, options) do
     if Keyword.keyword?(options) do
-      with {:ok, given} <- check(options, schema, %{}),
-           do: {:ok, Map.merge(schema.defaults, given)}
+      case check(options, schema, %{}) do
+        {:ok, given} -> {:ok, Map.merge(schema.defaults, given)}
+        wrong -> wrong
+      end
     else
       error(nil, "a keyword list or a map with atom keys", options)
     end
@@ -88,8 +100,8 @@ defmodule Leash.Schema do
   defp check([{key, _value} | options], schema, given) when is_map_key(given, key),
     do: check(options, schema, given)
 
-  defp check([{key, value} | options], schema, given) do
-    case schema.types do
+  defp check([{key, value} | options], %{types: types} = schema, given) do
+    case types do
       %{^key => type} ->
         case cast(type, value) do
           {:ok, value} -> check(options, schema, Map.put(given, key, value))
@@ -108,22 +120,23 @@ defmodule Leash.Schema do
   defp wrong(:error, schema, key, value), do: error(key, expected(schema, key), value)
 
   # Returns the value to use, or `:error` if the schema has the words for what is expected.
+  defp cast(:any, value), do: {:ok, value}
+  defp cast(:boolean, value) when is_boolean(value), do: {:ok, value}
+  defp cast(:pid, value) when is_pid(value), do: {:ok, value}
+  defp cast(:pos_integer, value) when is_integer(value) and value > 0, do: {:ok, value}
+  defp cast(:non_neg_integer, value) when is_integer(value) and value >= 0, do: {:ok, value}
+  defp cast({:fun, arity}, value) when is_function(value, arity), do: {:ok, value}
+  defp cast({:in, choices}, value), do: if(value in choices, do: {:ok, value}, else: :error)
+  defp cast({:or_nil, _type}, nil), do: {:ok, nil}
+  defp cast({:or_nil, type}, value), do: cast(type, value)
+  defp cast({:or, types}, value), do: first(types, value, :error)
+
+  defp cast({:range, first, last}, value)
+       when is_integer(value) and value >= first and value <= last,
+       do: {:ok, value}
+
   defp cast({:custom, module, function, more}, value),
     do: apply(module, function, [value | more])
-
-  defp cast({:or, types}, value), do: first(types, value, :error)
-  defp cast({:in, list}, value) when is_list(list), do: result(value in list, value)
-
-  defp cast({:in, first..last//1}, value),
-    do: result(is_integer(value) and value >= first and value <= last, value)
-
-  defp cast(:boolean, value), do: result(is_boolean(value), value)
-  defp cast(nil, value), do: result(value == nil, value)
-  defp cast({:fun, arity}, value), do: result(is_function(value, arity), value)
-  defp cast(:pid, value), do: result(is_pid(value), value)
-  defp cast(:pos_integer, value), do: result(is_integer(value) and value > 0, value)
-  defp cast(:non_neg_integer, value), do: result(is_integer(value) and value >= 0, value)
-  defp cast(:any, value), do: {:ok, value}
 
   defp cast({:keyword_list, schema}, value) do
     with true <- Keyword.keyword?(value),
@@ -138,8 +151,8 @@ defmodule Leash.Schema do
     end
   end
 
-  defp result(true, value), do: {:ok, value}
-  defp result(false, _value), do: :error
+  defp cast(custom, value) when is_function(custom), do: custom.(value)
+  defp cast(_type, _value), do: :error
 
   # A mistake in nested options says more than the list of what else there may be.
   defp first([], _value, wrong), do: wrong
@@ -212,6 +225,7 @@ defmodule Leash.Schema do
   defp words(:pid), do: "a pid"
   defp words(:pos_integer), do: "a positive integer"
   defp words(:non_neg_integer), do: "a non-negative integer"
+  defp words({:in, @milliseconds}), do: "a non-negative number of milliseconds"
   defp words({:in, first..last//1}), do: "an integer from #{first} to #{last}"
   defp words({:in, atoms}), do: Enum.map_join(atoms, " or ", &inspect/1)
   defp words({:fun, 1}), do: "a function of one argument"
@@ -240,6 +254,7 @@ defmodule Leash.Schema do
   defp spec(:pid), do: quote(do: pid())
   defp spec(:pos_integer), do: quote(do: pos_integer())
   defp spec(:non_neg_integer), do: quote(do: non_neg_integer())
+  defp spec({:in, @milliseconds}), do: quote(do: non_neg_integer())
   defp spec({:in, first..last//1}), do: quote(do: unquote(first)..unquote(last))
   defp spec({:in, atoms}), do: union(atoms)
   defp spec({:fun, 1}), do: quote(do: (term() -> term()))
@@ -249,7 +264,6 @@ defmodule Leash.Schema do
 
   defp spec({:keyword_list, keys}), do: [typespec_of(keys)]
   defp spec({:custom, __MODULE__, :text, []}), do: quote(do: String.t())
-  defp spec({:custom, __MODULE__, :milliseconds, []}), do: quote(do: non_neg_integer())
 
   defp spec({:custom, __MODULE__, :target, [atoms]}),
     do: union(atoms ++ [quote(do: {:file, Path.t()})])
@@ -273,16 +287,12 @@ defmodule Leash.Schema do
   def text?(value),
     do: is_binary(value) and value != "" and :binary.match(value, <<0>>) == :nomatch
 
-  @doc "A number of milliseconds that a timer takes."
-  @spec milliseconds(term()) :: {:ok, non_neg_integer()} | {:error, String.t()}
-  def milliseconds(value) do
-    if milliseconds?(value),
-      do: {:ok, value},
-      else: {:error, "a non-negative number of milliseconds"}
-  end
+  @doc "The type of a number of milliseconds that a timer takes."
+  @spec milliseconds() :: type()
+  def milliseconds, do: {:in, @milliseconds}
 
   @spec milliseconds?(term()) :: boolean()
-  def milliseconds?(value), do: is_integer(value) and value in 0..0x7FFFFFFF
+  def milliseconds?(value), do: is_integer(value) and value in @milliseconds
 
   @doc "The target of an output: one of a few atoms, or a file to append to."
   @spec target(term(), [atom()]) :: {:ok, atom() | {:file, String.t()}} | {:error, String.t()}

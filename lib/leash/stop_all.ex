@@ -35,7 +35,7 @@ defmodule Leash.StopAll do
 
   @schema Schema.new(
             deadline: [
-              type: {:custom, Schema, :milliseconds, []},
+              type: Schema.milliseconds(),
               default: 5_000,
               doc:
                 "Milliseconds until everything that is left of all trees gets SIGKILL. The " <>

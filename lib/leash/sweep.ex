@@ -106,7 +106,7 @@ defmodule Leash.Sweep do
         doc: "`:app` leaves alone the dead runs whose record does not name this application."
       ],
       deadline: [
-        type: {:custom, Schema, :milliseconds, []},
+        type: Schema.milliseconds(),
         default: 10_000,
         doc:
           "Milliseconds for everything. Shims of a dead run get the time of their own " <>

@@ -413,8 +413,8 @@ defmodule Leash.GuardTest do
       assert refused.(action: :stop).path == []
 
       for {key, value, expected} <- [
-            {:processes, 0, "a number of processes"},
-            {:processes, "9", "a number of processes"},
+            {:processes, 0, "a positive integer"},
+            {:processes, "9", "a positive integer"},
             {:rss, "8", "bytes, or text such as \"512MB\""},
             {:rss, "8XB", "bytes"},
             {:rss, "-1GB", "bytes"},

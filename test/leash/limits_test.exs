@@ -88,7 +88,7 @@ defmodule Leash.LimitsTest do
 
   test "mistakes are named" do
     for {bad, path, text} <- [
-          {[open_files: -1], [:limits, :open_files], "an integer from 0 to 18446744073709551614"},
+          {[open_files: -1], [:limits, :open_files], "a number from 0 up, got: -1"},
           {[open_files: "8"], [:limits, :open_files], "got: \"8\""},
           {[files: 8], [:limits, nil], "got: :files (did you mean :open_files?)"},
           {[nice: 20], [:limits, :nice], "an integer from -20 to 19, got: 20"},

@@ -13,7 +13,7 @@ defmodule Leash.SchemaTest do
             ],
             mode: [type: {:in, [:fast, :slow]}, default: :fast, doc: "How."],
             path: [type: {:or, [nil, {:custom, Schema, :text, []}]}, doc: "Where."],
-            wait: [type: {:custom, Schema, :milliseconds, []}, default: 0, doc: "How long."],
+            wait: [type: Schema.milliseconds(), default: 0, doc: "How long."],
             out: [type: {:custom, Schema, :target, [[:null]]}, default: :null, doc: "Whereto."],
             flag: [type: :boolean, default: false, doc: "Whether."]
           )

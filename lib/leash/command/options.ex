@@ -18,7 +18,7 @@ defmodule Leash.Command.Options do
     doc: "Sends stderr where stdout goes."
   ]
   @timeout [
-    type: {:or, [{:in, [:infinity]}, {:custom, Schema, :milliseconds, []}]},
+    type: {:or, [Schema.milliseconds(), {:in, [:infinity]}]},
     type_doc: "milliseconds or :infinity",
     type_spec: quote(do: timeout()),
     default: :infinity
@@ -44,9 +44,10 @@ defmodule Leash.Command.Options do
               @timeout ++
                 [
                   doc:
-                    "Milliseconds that processes which hold the output get after the program " <>
-                      "has exited. Then the ladder of `:stop` ends them. With `on_exit: :keep` " <>
-                      "they go on and are no longer read. The status stays that of the program."
+                    "Milliseconds that processes which hold the output get after the " <>
+                      "program has exited. Then the ladder of `:stop` ends them. With " <>
+                      "`on_exit: :keep` they go on and are no longer read. The status stays " <>
+                      "that of the program."
                 ],
             shell: [
               type: :boolean,

@@ -26,7 +26,7 @@ defmodule Leash.Guard.Options do
   @milliseconds [type: {:in, 1..@longest_ms}, type_doc: "milliseconds"]
 
   @keys [
-    processes: [type: :pos_integer, type_doc: "a number of processes", doc: "The most processes."],
+    processes: [type: :pos_integer, doc: "The most processes."],
     rss: [
       type: {:custom, __MODULE__, :memory, []},
       type_doc: "bytes, or text such as \"512MB\", \"8GB\" or \"1GiB\"",

@@ -10,7 +10,7 @@ defmodule Leash.Worker.Options do
   @longest_argument 131_071
 
   @text {:or, [nil, {:custom, Schema, :text, []}]}
-  @milliseconds {:custom, Schema, :milliseconds, []}
+
   @receiver [{:in, [:log]}, :pid, {:fun, 2}]
   @receiver_doc ":log, a pid or a function of two arguments"
 
@@ -105,7 +105,7 @@ defmodule Leash.Worker.Options do
     ],
     stop: Ladder.option(),
     linger: [
-      type: @milliseconds,
+      type: Schema.milliseconds(),
       default: 200,
       doc:
         "Milliseconds that its children get to end by themselves after a worker exits by " <>
@@ -147,12 +147,12 @@ defmodule Leash.Worker.Options do
           "each byte that is no UTF-8."
     ],
     ready_timeout: [
-      type: @milliseconds,
+      type: Schema.milliseconds(),
       default: 30_000,
       doc: "Milliseconds until a worker that is not ready is ended: `{:error, :ready_timeout}`."
     ],
     start_timeout: [
-      type: @milliseconds,
+      type: Schema.milliseconds(),
       default: 10_000,
       doc:
         "Milliseconds until a program whose exec does not return (a file system that hangs) " <>
