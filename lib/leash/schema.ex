@@ -34,10 +34,11 @@ defmodule Leash.Schema do
   defstruct @enforce_keys
 
   @type type :: atom() | tuple()
+  @typep result :: {:ok, term()} | {:error, String.t()}
   @type options :: [{atom(), keyword()}]
   @type t :: %__MODULE__{
           options: options(),
-          types: %{optional(atom()) => type()},
+          types: %{optional(atom()) => type() | (term() -> result())},
           defaults: %{optional(atom()) => term()},
           required: [atom()]
         }
@@ -187,11 +188,9 @@ defmodule Leash.Schema do
     do: {:error, %OptionsError{key: key, expected: expected, value: value, hint: hint}}
 
   @doc "Raises the error for one option."
-  @spec refuse!(atom() | nil, String.t(), term(), String.t() | nil) :: no_return()
-  def refuse!(key, expected, value, hint \\ nil) do
-    {:error, error} = error(key, expected, value, hint)
-    raise error
-  end
+  @spec refuse!(atom() | nil, String.t(), term()) :: no_return()
+  def refuse!(key, expected, value),
+    do: raise(OptionsError, key: key, expected: expected, value: value)
 
   @doc "Returns the options as a Markdown list for a `@doc`, with nested options below theirs."
   @spec docs(t()) :: String.t()
@@ -230,7 +229,8 @@ defmodule Leash.Schema do
   defp words({:in, atoms}), do: Enum.map_join(atoms, " or ", &inspect/1)
   defp words({:fun, 1}), do: "a function of one argument"
   defp words({:fun, 2}), do: "a function of two arguments"
-  defp words({:or, types}), do: types |> List.delete(nil) |> Enum.map_join(" or ", &words/1)
+  defp words({:or, [nil | types]}), do: words({:or, types})
+  defp words({:or, types}), do: Enum.map_join(types, " or ", &words/1)
 
   defp words({:keyword_list, keys}),
     do: "a keyword list of #{keys |> Keyword.keys() |> Enum.map_join(", ", &inspect/1)}"
@@ -259,16 +259,13 @@ defmodule Leash.Schema do
   defp spec({:in, atoms}), do: union(atoms)
   defp spec({:fun, 1}), do: quote(do: (term() -> term()))
 
-  defp spec({:or, types}),
-    do: types |> Enum.reject(&is_nil/1) |> Enum.map(&spec/1) |> optional(types)
-
+  defp spec({:or, [nil | types]}), do: union([spec({:or, types}), nil])
+  defp spec({:or, types}), do: types |> Enum.map(&spec/1) |> union()
   defp spec({:keyword_list, keys}), do: [typespec_of(keys)]
   defp spec({:custom, __MODULE__, :text, []}), do: quote(do: String.t())
 
   defp spec({:custom, __MODULE__, :target, [atoms]}),
     do: union(atoms ++ [quote(do: {:file, Path.t()})])
-
-  defp optional(specs, types), do: union(if nil in types, do: specs ++ [nil], else: specs)
 
   defp union(specs) do
     specs

@@ -175,6 +175,7 @@ defmodule Leash.OpenPort.Options do
       else: unknown!(flag)
   end
 
+  @spec unknown!(term()) :: no_return()
   defp unknown!(option),
     do: Schema.unknown!(option, Keyword.keys(flags()) ++ Schema.keys(@schema))
 

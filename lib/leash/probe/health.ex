@@ -11,8 +11,8 @@ defmodule Leash.Probe.Health do
   alias Leash.Probe.HTTP
   alias Leash.Worker.Protocol
 
-  # A positive number that a timer takes.
-  @number [type: {:in, 1..0x7FFFFFFF}, type_spec: quote(do: pos_integer())]
+  @positive [type: {:in, 1..0x7FFFFFFF}, type_spec: quote(do: pos_integer())]
+  @milliseconds @positive ++ [type_doc: "milliseconds > 0"]
 
   @keys [
     check: [
@@ -31,18 +31,10 @@ defmodule Leash.Probe.Health do
         "The question. A port is well if it accepts a connection. A URL is well if GET is " <>
           "answered with 200. A function is well if it returns `true`, `:ok` or `{:ok, term}`."
     ],
-    every:
-      @number ++
-        [
-          type_doc: "milliseconds > 0",
-          default: 5_000,
-          doc: "The time between an answer and the next question."
-        ],
-    timeout:
-      @number ++
-        [type_doc: "milliseconds > 0", default: 1_000, doc: "The time for an answer."],
+    every: @milliseconds ++ [default: 5_000, doc: "The time before each question."],
+    timeout: @milliseconds ++ [default: 1_000, doc: "The time for an answer."],
     failures:
-      @number ++
+      @positive ++
         [
           type_doc: "a number > 0",
           default: 3,
