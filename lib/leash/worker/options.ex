@@ -396,13 +396,9 @@ defmodule Leash.Worker.Options do
   end
 
   defp line(command) do
-    case String.split(command) do
-      [program | [_ | _] = args] ->
-        "arguments go to args: `command: #{inspect(program)}, args: #{inspect(args)}`, and a " <>
-          "line for sh to shell:"
-
-      _one_word ->
-        nil
+    with {program, args} <- Executable.words(command) do
+      "arguments go to args: `command: #{inspect(program)}, args: #{inspect(args)}`, and a " <>
+        "line for sh to shell:"
     end
   end
 
