@@ -47,11 +47,6 @@ defmodule Leash.OptionsError do
   defp option(nil), do: "options"
   defp option(key), do: "value for #{inspect(key)} option"
 
-  defp value(%{key: :env, value: {name, _value}}),
-    do: "the variable #{inspect(name)} with a value not shown"
-
-  defp value(%{key: :env, value: value}) when is_map(value) or is_list(value),
-    do: "variables not shown"
-
+  defp value(%{key: :env, value: value}) when not is_atom(value), do: "variables not shown"
   defp value(%{value: value}), do: inspect(value)
 end

@@ -40,17 +40,14 @@ defmodule Leash.Suggestion do
   @doc "Returns a hint for an option that does not exist."
   @spec option(term(), [atom()]) :: String.t() | nil
   def option(key, known) do
-    meant = foreign(key, known) || nearest(key, known)
+    foreign = Enum.find(known, &(key in Map.get(@foreign, &1, [])))
 
     cond do
-      meant -> did_you_mean(meant)
       key in @users -> "programs run as the VM's user"
+      meant = foreign || nearest(key, known) -> did_you_mean(meant)
       true -> nil
     end
   end
-
-  defp foreign(key, known),
-    do: Enum.find(known, &(key in Map.get(@foreign, &1, [])))
 
   @doc "Returns the question for what was meant."
   @spec did_you_mean(term()) :: String.t()

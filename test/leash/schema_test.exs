@@ -1,6 +1,8 @@
 defmodule Leash.SchemaTest do
   use ExUnit.Case, async: true
 
+  import Bitwise
+
   alias Leash.{OptionsError, Schema}
 
   @schema Schema.new(
@@ -173,6 +175,85 @@ defmodule Leash.SchemaTest do
 
     defp typespec(schema),
       do: schema |> Schema.typespec() |> Macro.to_string() |> String.replace(~r"\s+", " ")
+  end
+
+  test "no value makes a check fail otherwise than with an error that can be read" do
+    values = [
+      nil,
+      true,
+      :x,
+      :infinity,
+      0,
+      -1,
+      1.5,
+      1 <<< 80,
+      "",
+      "x",
+      <<0>>,
+      <<0xFF>>,
+      "TERM",
+      [],
+      [nil],
+      [:a | :b],
+      [{:a, 1} | :b],
+      [{:rss, 1} | :b],
+      ["a" | "b"],
+      [{"A", <<0xFF>>}],
+      [{<<0xFF>>, 1}],
+      [{<<0xFF>>, 1, to: :tree}],
+      [{}],
+      [{:cmd, [], 1}],
+      [{:cmd, ["a" | "b"], 1}],
+      [{1, 2, 3, 4}],
+      {},
+      {:file, nil},
+      {:tcp, nil},
+      {:http, <<0xFF>>},
+      {:http, {1, <<0xFF>>}},
+      {:os_pid, []},
+      {:via, 1, 1},
+      {2, 1},
+      %{},
+      %{"A" => 1},
+      ~r/x/,
+      1..2,
+      self(),
+      make_ref(),
+      fn -> 1 end,
+      fn _ -> 1 end,
+      fn _, _ -> 1 end,
+      [rss: <<0xFF>>],
+      [check: []],
+      [stop: []],
+      [nice: 1.5]
+    ]
+
+    for schema <- [
+          Leash.Worker.Options.schema(),
+          Leash.Worker.ChildSpec.schema(),
+          Leash.Command.Options.cmd(),
+          Leash.Command.Options.stream(),
+          Leash.OpenPort.Options.schema(),
+          Leash.Attachment.schema(),
+          Leash.Config.schema(),
+          Leash.StopAll.schema(),
+          Leash.Listing.schema()
+        ],
+        key <- [:no_such_key, :redy | Schema.keys(schema)],
+        value <- values do
+      case Schema.validate(schema, [{key, value}]) do
+        {:ok, %{^key => _value}} ->
+          :ok
+
+        {:error, error} ->
+          assert error.key in [key, nil]
+          assert is_list(error.path) and is_binary(error.expected)
+          assert Exception.message(error) =~ "expected #{error.expected}, got: "
+      end
+    end
+
+    for value <- values,
+        do: assert({:error, %OptionsError{key: nil}} = Schema.validate(@schema, [{value, 1}, :x]))
   end
 
   describe "a name that does not exist" do
