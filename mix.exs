@@ -1,5 +1,6 @@
-# A compiler task in lib/ would not be compiled yet when the first compilation needs it.
+# Compiler tasks in lib/ would not be compiled yet when the first compilation needs them.
 Code.require_file("mix/leash_native.exs", __DIR__)
+Code.require_file("mix/leash_erlang_docs.exs", __DIR__)
 
 defmodule Leash.MixProject do
   use Mix.Project
@@ -16,7 +17,7 @@ defmodule Leash.MixProject do
       description: "Every OS process your BEAM app starts, on a leash.",
       package: package(),
       start_permanent: Mix.env() == :prod,
-      compilers: [:leash_native] ++ Mix.compilers(),
+      compilers: [:leash_native] ++ Mix.compilers() ++ [:leash_erlang_docs],
       elixirc_paths: elixirc_paths(Mix.env()),
       deps: []
     ]

@@ -6,7 +6,7 @@ defmodule Leash.Attachment do
   # processes the target and the owner are.
   @moduledoc false
 
-  alias Leash.{Ladder, Native, OSProcess, OptionsError, Schema, Worker}
+  alias Leash.{Ladder, Native, OSProcess, Schema, Worker}
 
   @start_timeout 10_000
 
@@ -73,13 +73,13 @@ defmodule Leash.Attachment do
 
   @doc "See `Leash.attach/2`."
   @spec start(target(), keyword() | map()) ::
-          {:ok, pid()} | {:error, OptionsError.t() | term()}
+          {:ok, pid()} | {:error, term()}
   def start(target, options) do
-    with {:ok, options} <- Schema.validate(@schema, options),
-         {:ok, stop} <- Ladder.resolve(options.stop, nil),
-         options = %{options | stop: stop},
-         :ok <- check_target(target),
-         {:ok, owner} <- identify_owner(options.owner || self()),
+    options = Schema.unwrap!(Schema.validate(@schema, options))
+    options = %{options | stop: Schema.unwrap!(Ladder.resolve(options.stop, nil))}
+    check_target!(target)
+
+    with {:ok, owner} <- identify_owner(options.owner || self()),
          {:ok, process} <- identify(target),
          {:ok, option} <-
            Native.attach_option(process.pid, process.start_ticks, process.pidfs_inode) do
@@ -90,15 +90,11 @@ defmodule Leash.Attachment do
     end
   end
 
-  defp check_target(target) do
-    if process?(target) or is_port(target),
-      do: :ok,
-      else:
-        Schema.error(
-          :target,
-          "a Leash.OSProcess handle, a process number from 2 up, or a port",
-          target
-        )
+  defp check_target!(target) do
+    if not (process?(target) or is_port(target)) do
+      expected = "a Leash.OSProcess handle, a process number from 2 up, or a port"
+      Schema.refuse!(:target, expected, target)
+    end
   end
 
   defp identify_owner({:os_pid, process}) do

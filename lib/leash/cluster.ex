@@ -28,7 +28,7 @@ defmodule Leash.Cluster do
   contain hidden nodes.
   """
 
-  alias Leash.{Group, OptionsError, Run, Schema, StopAll, Sweep}
+  alias Leash.{Group, Run, Schema, StopAll, Sweep}
 
   # Added to a deadline: stop_all/2 takes four seconds more if something is stuck.
   @slack_ms 5_000
@@ -144,10 +144,8 @@ defmodule Leash.Cluster do
   defp node?(node), do: is_atom(node) and node not in [nil, true, false]
 
   defp validate!(schema, options) do
-    case Schema.validate(schema, options) do
-      {:ok, options} -> %{options | nodes: Enum.uniq(options.nodes || [node() | Node.list()])}
-      {:error, %OptionsError{} = error} -> raise error
-    end
+    options = Schema.unwrap!(Schema.validate(schema, options))
+    %{options | nodes: Enum.uniq(options.nodes || [node() | Node.list()])}
   end
 
   # Leash's own options are handed on with their defaults, those of this node on all nodes.
@@ -162,7 +160,7 @@ defmodule Leash.Cluster do
   @spec answer(:list | :sweep | :stop_all, [term()]) :: term()
   def answer(what, arguments) do
     case {Run.fetch(), what} do
-      {:error, _what} -> {:error, :not_running}
+      {{:error, reason}, _what} -> {:error, reason}
       {{:ok, _run}, :list} -> {:ok, apply(Leash, :list, arguments)}
       {{:ok, _run}, what} -> apply(Leash, what, arguments)
     end

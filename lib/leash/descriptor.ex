@@ -21,6 +21,17 @@ defmodule Leash.Descriptor do
   @doc """
   Sends the caller the message when the process of a pidfd has ended.
 
+  If its end cannot be watched, then the message comes at once.
+  """
+  @spec await_end(Native.fd(), term()) :: :ok
+  def await_end(fd, message) do
+    if Native.pidfd_monitor(fd, message) != :ok, do: send(self(), message)
+    :ok
+  end
+
+  @doc """
+  Does the same as `Leash.Native.pidfd_monitor/2` for a descriptor that another process may watch.
+
   A descriptor can notify one process at a time, and the Reaper may wait for the one in the table.
   So this function makes a copy, which lives until the message is sent.
   """

@@ -2,7 +2,7 @@ defmodule Leash.Executable do
   # Finds the program of a command, and checks whether it can be executed.
   @moduledoc false
 
-  alias Leash.{Native, WorkingDirectory}
+  alias Leash.Native
 
   @type problem ::
           :not_in_path
@@ -32,7 +32,7 @@ defmodule Leash.Executable do
     case find(command, nil) do
       {:ok, path} -> path
       {:error, :not_in_path} -> not_found!(command)
-      {:error, :no_working_directory} -> raise WorkingDirectory.message()
+      {:error, :no_working_directory} -> raise Leash.Error, reason: {:shim, :no_working_directory}
       {:error, {:type, _no_program}} -> :erlang.error(:eacces)
       {:error, reason} -> :erlang.error(reason)
     end

@@ -2,7 +2,7 @@ defmodule Leash.Limits do
   # RLIM_INFINITY is one more, and means no limit.
   @number [
     type: {:in, 0..0xFFFFFFFFFFFFFFFE},
-    type_doc: "a number from 0 up",
+    type_doc: "a number from 0 to 2^64 - 2",
     type_spec: quote(do: non_neg_integer())
   ]
 

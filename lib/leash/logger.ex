@@ -74,12 +74,14 @@ defmodule Leash.Logger do
   ## Errors
 
     * `:no_telemetry` - the host has no `:telemetry`, or it is not started
-    * `%Leash.OptionsError{}` - an option is wrong, and the attached handlers stay
+
+  Raises `Leash.OptionsError` if an option is wrong. Then the attached handlers stay.
   """
-  @spec attach([option()]) :: :ok | {:error, :no_telemetry | Leash.OptionsError.t()}
+  @spec attach([option()]) :: :ok | {:error, :no_telemetry}
   def attach(options \\ []) do
-    with {:ok, options} <- Schema.validate(@schema, options),
-         :ok <- detach() do
+    options = Schema.unwrap!(Schema.validate(@schema, options))
+
+    with :ok <- detach() do
       events = options.events || Telemetry.events()
       telemetry(:attach_many, [@handler, events, &__MODULE__.handle/4, options.level])
     end

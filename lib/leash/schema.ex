@@ -187,6 +187,15 @@ defmodule Leash.Schema do
   def error(key, expected, value, hint \\ nil),
     do: {:error, %OptionsError{key: key, expected: expected, value: value, hint: hint}}
 
+  @doc """
+  Returns the value, or raises the error.
+
+  Every public function raises the error of wrong options, and returns all other errors.
+  """
+  @spec unwrap!({:ok, value} | {:error, OptionsError.t()}) :: value when value: term()
+  def unwrap!({:ok, value}), do: value
+  def unwrap!({:error, %OptionsError{} = error}), do: raise(error)
+
   @doc "Raises the error for one option."
   @spec refuse!(atom() | nil, String.t(), term()) :: no_return()
   def refuse!(key, expected, value),

@@ -45,8 +45,8 @@ defmodule Leash.Worker do
 
   If a detached worker with the given name lives, then `start_link/1` *takes it over* instead of
   starting a second one. `info/1` then has `adopted?: true`. The command and other options of the
-  new start are not compared with the original ones, `:stop` included. `Leash.adopt/2` takes a
-  worker over without starting anything, `Leash.detached/0` lists all.
+  new start are not compared with the original ones, `:stop` included. `adopt/2` takes a worker
+  over without starting anything, `detached/0` lists all.
 
   A name means the same for all applications of a user. So begin it with your application's name,
   as a module's name does. This VM cannot see the exit status of a worker that it took over, so
@@ -112,9 +112,10 @@ defmodule Leash.Worker do
 
   ## Errors at start
 
-  `start_link/1` returns `{:error, reason}` and leaves nothing behind:
+  `start_link/1` raises `Leash.OptionsError` if an option is wrong. For other problems it returns
+  `{:error, reason}`. `Leash.Error.format/1` has a sentence for each reason. In both cases nothing
+  is left behind.
 
-    * `%Leash.OptionsError{}` - an option is wrong; nothing was started
     * `:not_running` - the `:leash` application is not started, or is stopping
     * `:stopping` - `Leash.stop_all/2` is ending its group at the moment
     * `:too_many_workers` - 32,766 trees live or are not yet proven gone
@@ -144,8 +145,16 @@ defmodule Leash.Worker do
     * `:no_proc`, `:incomplete` - `/proc` cannot be read, so it is not known whether one lives
   """
 
-  alias Leash.{Adopted, Exit, Posix, Schema}
+  alias Leash.{Adopted, Detached, Error, Exit, Posix, RunId, Schema}
   alias Leash.Worker.{ChildSpec, Launch, Options, Server}
+
+  @stop Schema.new(
+          kill: [
+            type: :boolean,
+            default: false,
+            doc: "`true` skips the ladder, even one that has begun."
+          ]
+        )
 
   @typedoc "An option of `start_link/1`."
   @type option :: unquote(Schema.typespec(Options.schema()))
@@ -178,15 +187,16 @@ defmodule Leash.Worker do
   ## Options
 
   #{Schema.docs(Options.schema())}
-  The module's documentation lists the reasons of `{:error, reason}`.
+  Raises `Leash.OptionsError` if an option is wrong. The module's documentation lists the reasons
+  of `{:error, reason}`.
   """
   @spec start_link([option()] | map()) :: GenServer.on_start()
   def start_link(options) do
-    with {:ok, options} <- Options.validate(options) do
-      if options.on_exit == :detach,
-        do: Adopted.start_or_adopt(options, fn -> start_named(options) end),
-        else: start_named(options)
-    end
+    options = Schema.unwrap!(Options.validate(options))
+
+    if options.on_exit == :detach,
+      do: Adopted.start_or_adopt(options, fn -> start_named(options) end),
+      else: start_named(options)
   end
 
   # If the owner of a named worker crashes, its supervisor starts the next worker while the old
@@ -205,22 +215,28 @@ defmodule Leash.Worker do
   these for a supervisor:
 
   #{Schema.docs(ChildSpec.schema())}
-  Raises `Leash.OptionsError` if one of these is wrong. `start_link/1` reports other wrong
-  options.
+  Raises `Leash.OptionsError` if one of these is wrong. `start_link/1` raises it for the others.
   """
   @spec child_spec([option() | child_option()] | map()) :: ChildSpec.t()
   def child_spec(options), do: ChildSpec.new(__MODULE__, options)
 
-  @doc "The program's process id; once the program has ended, it may belong to another process."
-  @spec os_pid(worker()) :: pos_integer() | nil
-  def os_pid(worker), do: info(worker).os_pid
+  @doc """
+  Returns the program's process id, or nil if there is no such worker.
 
-  @doc "The shim's process id."
+  Once the program has ended, the id may belong to another process.
+  """
+  @spec os_pid(worker()) :: pos_integer() | nil
+  def os_pid(worker), do: info(worker)[:os_pid]
+
+  @doc "Returns the shim's process id, or nil if there is no such worker."
   @spec shim_pid(worker()) :: pos_integer() | nil
-  def shim_pid(worker), do: info(worker).shim_pid
+  def shim_pid(worker), do: info(worker)[:shim_pid]
 
   @doc """
-  Returns what is known about a worker.
+  Returns what is known about a worker, or nil if there is no such worker (any more).
+
+  Exits if the worker's process does not answer within five seconds. `Leash.Tree.info/1` does not
+  ask that process.
 
     * `:run_id`, `:worker` - the run that started it, and its number in that run
     * `:group`, `:command`, `:args` - as given at its start
@@ -232,23 +248,25 @@ defmodule Leash.Worker do
     * `:adopted?` - whether the worker was running before this process began
     * `:not_covered` - only for an attachment, see `Leash.attach/2`
   """
-  @spec info(worker()) :: %{
-          optional(:not_covered) => [
-            %{pid: pos_integer(), command: String.t(), why: :escaped | :unmarked}
-          ],
-          run_id: Leash.RunId.t(),
-          worker: pos_integer(),
-          group: Leash.group() | nil,
-          os_pid: pos_integer() | nil,
-          shim_pid: pos_integer() | nil,
-          command: String.t(),
-          args: [binary()],
-          state: :running | :ending,
-          started_at: DateTime.t(),
-          mark: :set | :off | :no_depth | {:error, Posix.t()},
-          adopted?: boolean()
-        }
-  def info(worker), do: GenServer.call(worker, :info)
+  @spec info(worker()) ::
+          %{
+            optional(:not_covered) => [
+              %{pid: pos_integer(), command: String.t(), why: :escaped | :unmarked}
+            ],
+            run_id: Leash.RunId.t(),
+            worker: pos_integer(),
+            group: Leash.group() | nil,
+            os_pid: pos_integer() | nil,
+            shim_pid: pos_integer() | nil,
+            command: String.t(),
+            args: [binary()],
+            state: :running | :ending,
+            started_at: DateTime.t(),
+            mark: :set | :off | :no_depth | {:error, Posix.t()},
+            adopted?: boolean()
+          }
+          | nil
+  def info(worker), do: call(worker, :info, 5_000, nil)
 
   @doc """
   Writes to the program's stdin; returns when the kernel has taken everything.
@@ -261,23 +279,26 @@ defmodule Leash.Worker do
 
     * `:not_piped` - the worker was not started with `stdin: :pipe`
     * `:epipe` - the program closed its stdin, or ended
+    * `:noproc` - there is no such worker (any more)
     * `:closed` - `close_stdin/1` was called before
     * `:timeout` - the program did not read in time; part of the data may have been taken
   """
   @spec write(worker(), iodata(), timeout()) ::
-          :ok | {:error, :not_piped | :epipe | :closed | :timeout}
+          :ok | {:error, :not_piped | :epipe | :closed | :timeout | :noproc}
   def write(worker, data, timeout \\ 5_000)
       when timeout == :infinity or (is_integer(timeout) and timeout >= 0) do
     # Converted here, so that wrong iodata raises in the caller and the data is not copied.
     data = IO.iodata_to_binary(data)
-    GenServer.call(worker, {:write, data, timeout}, :infinity)
-  catch
-    :exit, {reason, _call} when reason != :timeout -> {:error, :epipe}
+    call(worker, {:write, data, timeout})
   end
 
-  @doc "Closes the program's stdin after what was written, so that it sees the end of its input."
-  @spec close_stdin(worker()) :: :ok | {:error, :not_piped}
-  def close_stdin(worker), do: GenServer.call(worker, :close_stdin, :infinity)
+  @doc """
+  Closes the program's stdin after what was written, so that it sees the end of its input.
+
+  The errors are those of `write/3`.
+  """
+  @spec close_stdin(worker()) :: :ok | {:error, :not_piped | :noproc}
+  def close_stdin(worker), do: call(worker, :close_stdin)
 
   @doc """
   Ends the whole tree and returns when it is gone.
@@ -288,31 +309,83 @@ defmodule Leash.Worker do
 
   ## Options
 
-    * `:kill` - `true` skips the ladder, even one that has begun
-
+  #{Schema.docs(@stop)}
   ## Errors
 
-    * `%{survivors: list}` - some processes could not be ended, see `t:survivor/0`
-    * `:noproc` - there is no such worker any more
+    * `%Leash.Error{survivors: list}` - some processes could not be ended, see `t:survivor/0`
+    * `:noproc` - there is no such worker (any more)
+
+  Raises `Leash.OptionsError` if an option is wrong.
   """
   @spec stop(worker(), kill: boolean()) ::
-          {:ok, Exit.t()} | {:error, %{survivors: [survivor()]} | :noproc}
+          {:ok, Exit.t()} | {:error, Error.t() | :noproc}
   def stop(worker, options \\ []) do
-    case options do
-      [] ->
-        call_stop(worker, :ladder)
-
-      [kill: kill?] when is_boolean(kill?) ->
-        call_stop(worker, if(kill?, do: :kill, else: :ladder))
-
-      _other ->
-        raise ArgumentError, "expected [kill: boolean], got: #{inspect(options)}"
-    end
+    %{kill: kill?} = Schema.unwrap!(Schema.validate(@stop, options))
+    call(worker, {:stop, if(kill?, do: :kill, else: :ladder)})
   end
 
-  defp call_stop(worker, how) do
-    GenServer.call(worker, {:stop, how}, :infinity)
+  @doc """
+  Takes over a worker that a run left behind on purpose, by `on_exit: :detach` of `start_link/1`.
+
+      {:ok, worker} = Leash.Worker.adopt(MyApp.Embedder)
+      Leash.Worker.info(worker).adopted?
+      #=> true
+      Leash.Worker.stop(worker)
+
+  `name` is the name that the worker was started with, or its text: `"MyApp.Embedder"`. The
+  returned process answers as any worker does. It has no links. It ends when the tree has
+  ended. If it ends for another reason, then the tree goes on and can be adopted again.
+  `stop/2` and `Leash.stop_all/2` end the tree by the ladder that it was started with.
+
+  Only a parent can see how a process ends. An adopted tree has another parent, so its
+  `Leash.Exit` has neither status nor signal.
+
+  ## Options
+
+  #{Schema.docs(Adopted.schema())}
+  ## Errors
+
+    * `:not_found` - no such tree of this user lives in this pid namespace
+    * `{:already_started, pid}` - this VM has it already: that process
+    * `{:ambiguous, os_pids}` - several trees of that name live
+    * `{:detached_elsewhere, map}` - the VM that started it lives (`:owner_pid`) and is not this
+      one
+    * `:stopping` - it is ending, or `Leash.stop_all/2` is ending the group
+    * `:not_running` - the `:leash` application is not started
+    * `:no_proc`, `:incomplete` - `/proc` cannot be read
+
+  Raises `Leash.OptionsError` if name or option are wrong.
+  """
+  @spec adopt(GenServer.name() | String.t(), group: Leash.group() | nil) ::
+          {:ok, pid()} | {:error, term()}
+  def adopt(name, options \\ []), do: Adopted.adopt(name, options)
+
+  @doc """
+  The living detached workers of this user, whichever VM started them.
+
+  `:name` is the text that `adopt/2` takes. `:os_pid` is the program, `nil` in the moment of its
+  end. `:owner_pid` is the VM that started it. `:owner_alive?` says whether that VM lives, and is
+  `nil` if that cannot be told.
+
+  If `/proc` cannot be read, then the list is empty, too. Works while the `:leash` application is
+  stopped.
+  """
+  @spec detached() :: [
+          %{
+            name: binary(),
+            run_id: RunId.t(),
+            worker: pos_integer(),
+            os_pid: pos_integer() | nil,
+            shim_pid: pos_integer(),
+            owner_pid: pos_integer() | nil,
+            owner_alive?: boolean() | nil
+          }
+        ]
+  def detached, do: Detached.list()
+
+  defp call(worker, request, timeout \\ :infinity, absent \\ {:error, :noproc}) do
+    GenServer.call(worker, request, timeout)
   catch
-    :exit, {_reason, {GenServer, :call, _}} -> {:error, :noproc}
+    :exit, {reason, {GenServer, :call, _}} when reason != :timeout -> absent
   end
 end

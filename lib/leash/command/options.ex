@@ -2,7 +2,7 @@ defmodule Leash.Command.Options do
   # The options of `Leash.cmd/3` and the streams. `Leash.Worker.Options` checks the shared ones.
   @moduledoc false
 
-  alias Leash.{Executable, OptionsError, Schema}
+  alias Leash.{Executable, Schema}
   alias Leash.Worker
 
   # Options that go to the Worker unchanged.
@@ -186,7 +186,7 @@ defmodule Leash.Command.Options do
       do: raise(ArgumentError, "expected a command and a list of arguments, all of them binaries")
 
     options = env_to_list(options)
-    own = unwrap!(Schema.validate(schema, options))
+    own = Schema.unwrap!(Schema.validate(schema, options))
 
     if own.input != nil and own.stdin == :null,
       do: Schema.refuse!(:stdin, "nothing beside :input", :null)
@@ -211,7 +211,7 @@ defmodule Leash.Command.Options do
     {stderr, on_output} = {stderr(own), self()}
 
     options =
-      unwrap!(
+      Schema.unwrap!(
         Worker.Options.check(
           program!(command, args, own.shell) ++
             [
@@ -258,7 +258,4 @@ defmodule Leash.Command.Options do
 
     [command: Executable.find!(command), args: args]
   end
-
-  defp unwrap!({:ok, value}), do: value
-  defp unwrap!({:error, %OptionsError{} = error}), do: raise(error)
 end

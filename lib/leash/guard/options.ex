@@ -23,7 +23,7 @@ defmodule Leash.Guard.Options do
     "TIB" => 1_099_511_627_776
   }
 
-  @milliseconds [type: {:in, 1..@longest_ms}, type_doc: "milliseconds"]
+  @milliseconds [type: {:in, 1..@longest_ms}, type_doc: "milliseconds > 0"]
 
   @keys [
     processes: [type: :pos_integer, doc: "The most processes."],

@@ -225,7 +225,7 @@ defmodule Leash.OpenPort.Options do
   def refused(error, _options) do
     case WorkingDirectory.explain(error) do
       %ErlangError{original: :no_working_directory} ->
-        %RuntimeError{message: WorkingDirectory.message()}
+        %Leash.Error{reason: {:shim, :no_working_directory}}
 
       error ->
         error

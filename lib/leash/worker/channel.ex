@@ -4,7 +4,7 @@ defmodule Leash.Worker.Channel do
   # stopped or hangs does not read.
   @moduledoc false
 
-  alias Leash.{Descriptor, Native, Registry, Shim, Warden}
+  alias Leash.{Descriptor, Native, Registry, Shim, Telemetry, Warden}
   alias Leash.Shim.Handle
   alias Leash.Worker.Machine
 
@@ -79,18 +79,14 @@ defmodule Leash.Worker.Channel do
     %{channel | pidfd: pidfd}
   end
 
-  @doc "Asks for the ladder or for SIGKILL at once, and wakes a shim that is stopped."
-  @spec ask(t(), :ladder | :kill) :: t()
-  def ask(channel, how) do
-    # A second request means SIGKILL, and `Leash.stop_all/2` may ask, too.
+  defp ask(channel, how) do
+    # A shim that is stopped is woken. A second request means SIGKILL, and `Leash.stop_all/2` may ask, too.
     _ = how == :ladder and Registry.first_to_tell?(channel.number)
     _ = channel.fd && Native.channel_ask(channel.fd, how)
     signal(channel, :wake)
   end
 
-  @doc "Signals the shim itself."
-  @spec signal(t(), :wake | :kill | :sigkill) :: t()
-  def signal(channel, how) do
+  defp signal(channel, how) do
     channel = held(channel, how)
     _ = channel.pidfd && Handle.signal(channel.pidfd, how)
     channel
@@ -105,6 +101,22 @@ defmodule Leash.Worker.Channel do
   end
 
   defp held(channel, _how), do: channel
+
+  @doc "Carries out those actions of the machine that concern the shim and the worker's row alone."
+  @spec act(t(), Machine.action()) :: t()
+  def act(channel, {:ask, how}), do: ask(channel, how)
+  def act(channel, {:signal, how}), do: signal(channel, how)
+  def act(channel, :close), do: close(channel)
+
+  def act(channel, {:row, changes}) do
+    Registry.change(channel.number, changes)
+    channel
+  end
+
+  def act(channel, {:telemetry, event}) do
+    Telemetry.of_tree(channel.number, event)
+    channel
+  end
 
   @doc """
   Sends the caller the message when the shim has ended.

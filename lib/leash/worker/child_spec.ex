@@ -67,18 +67,13 @@ defmodule Leash.Worker.ChildSpec do
   defp split(options) when is_map(options), do: Map.split(options, keys())
 
   defp split(options) do
-    # start_link/1 reports wrong options.
+    # start_link/1 raises for wrong options.
     if Keyword.keyword?(options),
       do: Keyword.split(options, keys()),
       else: {[], options}
   end
 
-  defp checked!(own) do
-    case Schema.validate(@schema, own) do
-      {:ok, own} -> own
-      {:error, error} -> raise error
-    end
-  end
+  defp checked!(own), do: Schema.unwrap!(Schema.validate(@schema, own))
 
   defp id(module, options) do
     case get(options, :name) do

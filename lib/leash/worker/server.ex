@@ -7,16 +7,14 @@ defmodule Leash.Worker.Server do
 
   use Leash.ShortStatus, [
     :label,
-    :number,
+    channel: [:number],
     machine: [:os_pid, :shim_pid, :phase, :ending, :failure, :result]
   ]
 
   alias Leash.{Callback, Cleanup, Exit, Guard, Posix, Registry, Run, Telemetry}
-  alias Leash.Registry.ExitHistory
-
   alias Leash.Attachment.Attached
-
   alias Leash.Probe.{Health, Readiness}
+  alias Leash.Registry.ExitHistory
   alias Leash.Stdio.Writer
   alias Leash.Worker.{Channel, Launch, Machine, Protocol, Stdio}
 
@@ -25,10 +23,9 @@ defmodule Leash.Worker.Server do
   # A function of `:exit_reason` that takes longer is given up, because the supervisor waits.
   @exit_reason_ms 1_000
 
-  @enforce_keys [:run, :number, :label, :options, :machine, :channel]
+  @enforce_keys [:run, :label, :options, :machine, :channel]
   defstruct [
     :run,
-    :number,
     :label,
     :options,
     :machine,
@@ -48,7 +45,6 @@ defmodule Leash.Worker.Server do
 
   @type t :: %__MODULE__{
           run: Run.t(),
-          number: pos_integer(),
           label: String.t(),
           options: map(),
           machine: Machine.t(),
@@ -132,7 +128,6 @@ defmodule Leash.Worker.Server do
   defp new(%{options: options} = launched, channel, parent) do
     %__MODULE__{
       run: launched.run,
-      number: launched.number,
       label: launched.label,
       # Without the environment, which may hold secrets. Nothing reads it any more.
       options: %{options | env: []},
@@ -168,10 +163,10 @@ defmodule Leash.Worker.Server do
   defp started(server), do: failed(server)
 
   defp ready(%{machine: %{failure: nil, ending: nil, ready?: true} = machine} = server) do
-    Telemetry.worker(:ready, server.number)
+    Telemetry.worker(:ready, server.channel.number)
 
     if machine.phase == :running,
-      do: Health.start(server.options[:health], server.number, server.label)
+      do: Health.start(server.options[:health], server.channel.number, server.label)
 
     {:ok, server, {:continue, :over}}
   end
@@ -366,15 +361,6 @@ defmodule Leash.Worker.Server do
     Enum.reduce(actions, %{server | machine: machine}, &act/2)
   end
 
-  defp act({:row, changes}, server) do
-    Registry.change(server.number, changes)
-    server
-  end
-
-  defp act({:ask, how}, server), do: %{server | channel: Channel.ask(server.channel, how)}
-  defp act({:signal, how}, server), do: %{server | channel: Channel.signal(server.channel, how)}
-  defp act(:close, server), do: %{server | channel: Channel.close(server.channel)}
-
   defp act({:timer, name, ms}, server),
     do: %{act(:cancel_timer, server) | timer: :erlang.start_timer(ms, self(), name)}
 
@@ -384,7 +370,7 @@ defmodule Leash.Worker.Server do
   end
 
   defp act(:hunt, server) do
-    spec = Cleanup.of_workers(server.run, [server.number])
+    spec = Cleanup.of_workers(server.run, [server.channel.number])
     %{server | hunt: Cleanup.start(spec, server.channel.pidfd || :unknown)}
   end
 
@@ -394,23 +380,18 @@ defmodule Leash.Worker.Server do
   end
 
   defp act(:started, server) do
-    Telemetry.worker(:start, server.number)
-    Guard.watch(server.number, server.options[:guard], server.traffic)
+    Telemetry.worker(:start, server.channel.number)
+    Guard.watch(server.channel.number, server.options[:guard], server.traffic)
     server
   end
 
   defp act(:attached, server) do
-    attachment = Attached.attached(server.attachment, server.run, server.number)
+    attachment = Attached.attached(server.attachment, server.run, server.channel.number)
     %{server | attachment: attachment}
   end
 
   defp act(:close_stdin, server) do
     if server.input, do: Writer.close(server.input, nil)
-    server
-  end
-
-  defp act({:telemetry, event}, server) do
-    Telemetry.of_tree(server.number, event)
     server
   end
 
@@ -441,6 +422,8 @@ defmodule Leash.Worker.Server do
     GenServer.reply(from, result)
     server
   end
+
+  defp act(action, server), do: %{server | channel: Channel.act(server.channel, action)}
 
   ## Information
 
@@ -473,7 +456,7 @@ defmodule Leash.Worker.Server do
   defp info(%{machine: machine} = server) do
     info = %{
       run_id: server.run.id,
-      worker: server.number,
+      worker: server.channel.number,
       group: server.options.group,
       os_pid: machine.os_pid,
       shim_pid: machine.shim_pid,

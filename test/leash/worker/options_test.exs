@@ -135,7 +135,7 @@ defmodule Leash.Worker.OptionsTest do
   end
 
   test "wrong options start nothing" do
-    assert {:error, %OptionsError{key: :cd}} =
-             Leash.Worker.start_link(command: "sleep", cd: "/nowhere")
+    assert %OptionsError{key: :cd} =
+             catch_error(Leash.Worker.start_link(command: "sleep", cd: "/nowhere"))
   end
 end
