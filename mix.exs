@@ -9,6 +9,9 @@ defmodule Leash.MixProject do
   @external_resource Path.join(__DIR__, "Cargo.toml")
   @version Mix.Tasks.Compile.LeashNative.version(__DIR__)
 
+  # The address of the repository, once there is a public one.
+  @source_url nil
+
   def project do
     [
       app: :leash,
@@ -19,7 +22,31 @@ defmodule Leash.MixProject do
       start_permanent: Mix.env() == :prod,
       compilers: [:leash_native] ++ Mix.compilers() ++ [:leash_erlang_docs],
       elixirc_paths: elixirc_paths(Mix.env()),
-      deps: []
+      source_url: @source_url,
+      docs: docs(),
+      deps: deps(Mix.env())
+    ]
+  end
+
+  # Nothing needs a package to build, test or use Leash. `MIX_ENV=docs mix docs` renders the
+  # documentation where Hex can be reached.
+  defp deps(:docs), do: [{:ex_doc, "~> 0.34", runtime: false}]
+  defp deps(_env), do: []
+
+  defp docs do
+    [
+      main: "readme",
+      source_ref: "v#{@version}",
+      extras:
+        ["README.md", "CHANGELOG.md", "SECURITY.md", "DESIGN.md"] ++ Path.wildcard("guides/*.md"),
+      groups_for_extras: [Guides: ~r{guides/}],
+      groups_for_modules: [
+        Start: [Leash, Leash.Worker, Leash.Ladder, Leash.Limits],
+        Look: [Leash.Tree, Leash.OSProcess, Leash.Cluster, Leash.Telemetry, Leash.Logger],
+        "Runs and sweeps": [Leash.RunId, Leash.Sweep, Leash.Operator],
+        "Results and errors": [Leash.Exit, Leash.Error, Leash.OptionsError, Leash.CommandError]
+      ],
+      filter_modules: fn module, _metadata -> module != Leash.Worker.Machine end
     ]
   end
 
@@ -36,10 +63,10 @@ defmodule Leash.MixProject do
   defp package do
     [
       licenses: ["Apache-2.0"],
-      links: %{},
+      links: if(@source_url, do: %{"Source" => @source_url}, else: %{}),
       files:
         ~w(lib src mix mix.exs native .cargo Cargo.toml Cargo.lock .formatter.exs) ++
-          ~w(README.md DESIGN.md CHANGELOG.md LICENSE guides) ++
+          ~w(README.md DESIGN.md CHANGELOG.md SECURITY.md LICENSE guides) ++
           ~w(examples/*.exs examples/erlang examples/release/mix.exs examples/release/lib examples/release/rel)
     ]
   end

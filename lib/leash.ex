@@ -268,7 +268,7 @@ defmodule Leash do
   port stands for its program; the port itself stays with its owner.
 
   The returned process stands for the target, as a `Leash.Worker` does for a program. It is not
-  linked. `Leash.Worker.stop/2` ends the tree, `Leash.Worker.info/1` and `os_pid/1` describe it.
+  linked. `Leash.Worker.stop/2` ends the tree, `Leash.Worker.info/1` describes it.
   `list/0` lists it, and `stop_all/2` ends it with its group. The returned process exits with
   `:normal` when the target ends by itself or is stopped. This ends the tree:
 

@@ -10,7 +10,7 @@ defmodule Leash.Command do
   # rest.
   @moduledoc false
 
-  alias Leash.{Cleanup, Descriptor, Exit, Native, Reaper, Registry, Signal, Telemetry}
+  alias Leash.{Cleanup, Exit, Native, Reaper, Registry, Signal, Telemetry}
   alias Leash.Stdio.InputFeeder
   alias Leash.Worker.{Channel, Launch, Machine}
 
@@ -304,7 +304,7 @@ defmodule Leash.Command do
   # No message stays behind.
   defp release(command) do
     :ok = stop_feeder(command.feeder)
-    :ok = Descriptor.close(command.channel.fd)
+    :ok = Native.close(command.channel.fd)
     Process.demonitor(command.supervisor, [:flush])
     Reaper.release(command.channel.number)
     command.ended
@@ -313,7 +313,7 @@ defmodule Leash.Command do
   defp close_all(command), do: Enum.reduce(command.streams, command, &close(&2, &1))
 
   defp close(command, {_stream, fd} = this) do
-    :ok = Descriptor.close(fd)
+    :ok = Native.close(fd)
     end_rest(%{command | streams: List.delete(command.streams, this)})
   end
 

@@ -25,7 +25,7 @@ defmodule Leash.Ladder do
 
   | entry point | what the step does |
   |---|---|
-  | `Leash.Worker` with `stdin: :pipe` | closes stdin behind everything that `write/3` took before |
+  | `Leash.Worker` with `stdin: :pipe` | closes stdin behind everything that `Leash.Worker.write/3` took before |
   | `Leash.cmd/3` and streams with `input:` | gives up the rest of the input, and closes stdin |
   | `Leash.cmd/3` and streams without `input:`, a Worker with `stdin: :open` | closes the open stdin; with `stdin: :null` it waits only |
   | `Leash.open_port/3` | waits only: a port that is closed has closed the program's stdin. `Leash.stop_all/2` leaves the port open, and so stdin |

@@ -18,7 +18,6 @@ defmodule Leash.StopAll do
 
   alias Leash.{
     Cleanup,
-    Descriptor,
     Detached,
     Error,
     Exit,
@@ -284,7 +283,7 @@ defmodule Leash.StopAll do
   defp hold(state, number) do
     with %{fd: nil} = worker <- state.waiting[number],
          {:ok, fd} <- open_shim(state, number, worker.row.outlives) do
-      :ok = Descriptor.await_end(fd, {:leash_shim, number})
+      :ok = Native.await_end(fd, {:leash_shim, number})
       worker = %{worker | fd: fd}
       {worker, put_in(state.waiting[number], worker)}
     else

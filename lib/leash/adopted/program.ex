@@ -4,7 +4,7 @@ defmodule Leash.Adopted.Program do
   # The shim waits for what it cannot end as long as that lives, and cannot report to anything.
   @moduledoc false
 
-  alias Leash.{Descriptor, Detached, Native, OSProcess}
+  alias Leash.{Detached, Native, OSProcess}
   alias Leash.Shim.Escalation
 
   @linger "--linger="
@@ -28,7 +28,7 @@ defmodule Leash.Adopted.Program do
          {:ok, %{ppid: parent}} when parent == tree.shim_pid <- OSProcess.info(program),
          {:ok, fd} <-
            Native.process_open(program.pid, program.start_ticks, program.pidfs_inode) do
-      :ok = Descriptor.await_end(fd, :program_ended)
+      :ok = Native.await_end(fd, :program_ended)
       fd
     else
       _not_ours -> nil

@@ -17,7 +17,7 @@ defmodule Leash.OpenPort.PortWatcher do
   # After any end of this process, the Reaper ends the tree.
   @moduledoc false
 
-  alias Leash.{Descriptor, Native, Reaper, Registry, Run, Telemetry}
+  alias Leash.{Native, Reaper, Registry, Run, Telemetry}
   alias Leash.Shim.Handle
   alias Leash.Shim.Escalation
 
@@ -183,7 +183,7 @@ defmodule Leash.OpenPort.PortWatcher do
     do: Handle.open(pid, run_id, number)
 
   defp hold(state, fd) do
-    :ok = Descriptor.await_end(fd, {:leash, :shim_ended})
+    :ok = Native.await_end(fd, {:leash, :shim_ended})
     %{state | fd: fd}
   end
 

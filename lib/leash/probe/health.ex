@@ -60,9 +60,7 @@ defmodule Leash.Probe.Health do
 
   A failure notifies the calling Worker with `Leash.Worker.Protocol.fail_unhealthy/2`.
   """
-  @spec start(keyword() | nil, pos_integer(), String.t()) :: :ok
-  def start(nil, _number, _label), do: :ok
-
+  @spec start(keyword(), pos_integer(), String.t()) :: :ok
   def start(options, number, label) do
     state =
       options

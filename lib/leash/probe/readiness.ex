@@ -80,7 +80,6 @@ defmodule Leash.Probe.Readiness do
   is ready, the log says how the last call failed, or that it did not return.
   """
   @spec start(term(), String.t(), (() -> map())) :: :ok
-  def start(nil, _label, _info), do: :ok
   def start(ready, _label, _info) when is_struct(ready, Regex), do: :ok
 
   def start(ready, label, info) do

@@ -4,7 +4,7 @@ defmodule Leash.Worker.Channel do
   # stopped or hangs does not read.
   @moduledoc false
 
-  alias Leash.{Descriptor, Native, Registry, Shim, Telemetry, Warden}
+  alias Leash.{Native, Registry, Shim, Telemetry, Warden}
   alias Leash.Shim.Handle
   alias Leash.Worker.Machine
 
@@ -80,9 +80,10 @@ defmodule Leash.Worker.Channel do
   end
 
   defp ask(channel, how) do
-    # A shim that is stopped is woken. A second request means SIGKILL, and `Leash.stop_all/2` may ask, too.
+    # A second request means SIGKILL, and `Leash.stop_all/2` may ask, too.
     _ = how == :ladder and Registry.first_to_tell?(channel.number)
     _ = channel.fd && Native.channel_ask(channel.fd, how)
+    # It may be stopped.
     signal(channel, :wake)
   end
 
@@ -102,7 +103,7 @@ defmodule Leash.Worker.Channel do
 
   defp held(channel, _how), do: channel
 
-  @doc "Carries out those actions of the machine that concern the shim and the worker's row alone."
+  @doc "Carries out the actions of the machine that concern the shim or the worker's row alone."
   @spec act(t(), Machine.action()) :: t()
   def act(channel, {:ask, how}), do: ask(channel, how)
   def act(channel, {:signal, how}), do: signal(channel, how)
@@ -126,7 +127,7 @@ defmodule Leash.Worker.Channel do
   @spec await_exit(t(), term()) :: :ok
   def await_exit(%{pidfd: pidfd}, message) do
     with true <- pidfd != nil and Native.pidfd_ended?(pidfd) == false,
-         :ok <- Descriptor.monitor_end(pidfd, message) do
+         :ok <- Native.monitor_end(pidfd, message) do
       :ok
     else
       _ended_or_unknown ->
@@ -138,7 +139,7 @@ defmodule Leash.Worker.Channel do
   @doc "Closes the channel."
   @spec close(t()) :: t()
   def close(channel) do
-    :ok = Descriptor.close(channel.fd)
+    :ok = Native.close(channel.fd)
     %{channel | fd: nil}
   end
 end

@@ -105,7 +105,7 @@ defmodule Leash.Worker.Server do
   defp start(options, parent) do
     {kind, owner} = kind(options, parent)
 
-    with {:ok, options} <- Attached.watch(options),
+    with {:ok, options} <- watch_owner(options),
          {:ok, launched} <- Launch.run(options, kind, owner) do
       {events, channel} = Channel.new(launched.run.id, launched.number, launched.started)
 
@@ -119,6 +119,9 @@ defmodule Leash.Worker.Server do
       |> started()
     end
   end
+
+  defp watch_owner(%{attach: _} = options), do: Attached.watch(options)
+  defp watch_owner(options), do: {:ok, options}
 
   defp kind(%{attach: %{owner: owner}}, _parent),
     do: {:attachment, if(is_pid(owner), do: owner)}
@@ -143,7 +146,7 @@ defmodule Leash.Worker.Server do
       started_at: DateTime.utc_now(),
       parent: parent,
       supervisor: Registry.monitor_owner(),
-      traffic: Guard.traffic(options[:guard])
+      traffic: if(guard = options[:guard], do: Guard.traffic(guard))
     }
   end
 
@@ -152,7 +155,7 @@ defmodule Leash.Worker.Server do
   # The program was executed. It may have ended since then.
   defp started(%{machine: %{failure: nil, ending: nil, os_pid: pid} = machine} = server)
        when pid != nil do
-    if machine.phase == :running,
+    if machine.phase == :running and server.options.ready != nil,
       do: Readiness.start(server.options.ready, server.label, fn -> info(server) end)
 
     server
@@ -165,8 +168,8 @@ defmodule Leash.Worker.Server do
   defp ready(%{machine: %{failure: nil, ending: nil, ready?: true} = machine} = server) do
     Telemetry.worker(:ready, server.channel.number)
 
-    if machine.phase == :running,
-      do: Health.start(server.options[:health], server.channel.number, server.label)
+    if machine.phase == :running and server.options[:health] != nil,
+      do: Health.start(server.options.health, server.channel.number, server.label)
 
     {:ok, server, {:continue, :over}}
   end
@@ -381,7 +384,10 @@ defmodule Leash.Worker.Server do
 
   defp act(:started, server) do
     Telemetry.worker(:start, server.channel.number)
-    Guard.watch(server.channel.number, server.options[:guard], server.traffic)
+
+    if guard = server.options[:guard],
+      do: Guard.watch(server.channel.number, guard, server.traffic)
+
     server
   end
 
@@ -414,7 +420,8 @@ defmodule Leash.Worker.Server do
   defp act(:over, server) do
     server = %{server | reason: server.reason || reason(server)}
     {:reason, reason} = server.reason
-    ExitHistory.put(server.options.name, server.machine.result, reason)
+    name = server.options.name
+    if name != nil, do: ExitHistory.put(name, server.machine.result, reason)
     server
   end
 
