@@ -24,7 +24,8 @@
 %%
 %% If an option is wrong, then the function raises Error, as on the Elixir side. Error is a map
 %%
-%%     #{key := atom(), expected := binary(), value := term()}
+%%     #{key := atom(), path := [atom()], expected := binary(), value := term(),
+%%       hint := binary() | nil}
 %%
 %% with two more keys, because Error is an Elixir exception. format_error/1 returns one sentence
 %% for it.
@@ -77,8 +78,10 @@
     '__struct__' := 'Elixir.Leash.OptionsError',
     '__exception__' := true,
     key := atom(),
+    path := [atom()],
     expected := binary(),
-    value := term()
+    value := term(),
+    hint := binary() | nil
 }.
 
 -type exit() :: 'Elixir.Leash.Exit':t().

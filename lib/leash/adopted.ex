@@ -48,12 +48,7 @@ defmodule Leash.Adopted do
     end
   end
 
-  @schema Schema.new(
-            group: [
-              type: Leash.Group.option(),
-              doc: "The group that `Leash.stop_all/2` ends it with."
-            ]
-          )
+  @schema Schema.new(group: Leash.Group.option("The group that `Leash.stop_all/2` ends it with."))
 
   @spec schema() :: Schema.t()
   def schema, do: @schema

@@ -78,7 +78,7 @@ defmodule Leash.Ladder do
   ends it.
   """
 
-  alias Leash.{OptionsError, Schema, Signal, StopCommand}
+  alias Leash.{OptionsError, Signal, StopCommand}
 
   # The shim's table has room for this many steps.
   @max_steps 8
@@ -115,52 +115,61 @@ defmodule Leash.Ladder do
   def default, do: @default
 
   @doc false
-  # The option `:stop` of entry points whose shim runs the ladder.
-  @spec option() :: keyword()
-  def option do
+  # The option `:stop` of entry points: `:any` step where the shim runs the ladder, those
+  # `:without_stdin` for programs whose stdin Leash does not control, `:signals` alone for callers
+  # without a shim.
+  @spec option(:any | :without_stdin | :signals) :: keyword()
+  def option(kind \\ :any) do
     [
-      type: Schema.custom(&__MODULE__.valid?/1, expected(), quote(do: Leash.Ladder.t())),
+      type: {:custom, __MODULE__, :check, [kind]},
+      type_doc: expected(kind),
+      type_spec:
+        if(kind == :signals,
+          do: quote(do: Leash.Ladder.signals()),
+          else: quote(do: Leash.Ladder.t())
+        ),
       default: default(),
       doc: "The steps that end the tree, see `Leash.Ladder`; SIGKILL always comes last."
     ]
   end
 
   @doc false
-  # The same for programs whose stdin Leash does not control.
-  @spec option_without_stdin() :: keyword()
-  def option_without_stdin do
-    type =
-      Schema.custom(
-        &__MODULE__.without_stdin?/1,
-        expected_without_stdin(),
-        quote(do: Leash.Ladder.t())
-      )
-
-    Keyword.put(option(), :type, type)
+  @spec check(term(), :any | :without_stdin | :signals) :: {:ok, t()} | {:error, String.t()}
+  def check(steps, kind) do
+    if allowed?(kind, steps),
+      do: {:ok, steps},
+      else: {:error, expected(kind) <> meant(steps)}
   end
 
-  @doc false
-  # A ladder of signals only, for callers without a shim.
-  @spec signals_type() :: Schema.type()
-  def signals_type do
-    Schema.custom(&__MODULE__.signals?/1, expected_signals(), quote(do: Leash.Ladder.signals()))
+  defp allowed?(:any, steps), do: valid?(steps)
+  defp allowed?(:without_stdin, steps), do: valid?(steps) and not closes_stdin?(steps)
+  defp allowed?(:signals, steps), do: signals?(steps)
+
+  defp meant(steps) when is_list(steps) and length(steps) <= @max_steps do
+    Enum.find_value(steps, "", fn step ->
+      signal = if is_tuple(step) and tuple_size(step) > 0, do: elem(step, 0), else: step
+      hint = Signal.number(signal) == :error && Signal.hint(signal)
+      hint && ": #{inspect(signal)} is no signal, #{hint}"
+    end)
   end
 
-  defp expected do
+  defp meant(_steps), do: ""
+
+  defp expected(:any) do
     "a list of at most #{@max_steps} steps {signal, milliseconds | :infinity}, " <>
       "{signal, milliseconds, to: :leader | :group | :tree}, {:cmd, [program | args], " <>
       "milliseconds > 0 | :infinity} " <>
       "or {:close_stdin, milliseconds | :infinity}"
   end
 
-  defp expected_without_stdin do
+  defp expected(:without_stdin) do
     "a list of at most #{@max_steps} steps {signal, milliseconds | :infinity}, " <>
       "{signal, milliseconds, to: :leader | :group | :tree} or {:cmd, [program | args], " <>
       "milliseconds > 0 | :infinity} " <>
       "(its stdin is not ours to close: no {:close_stdin, _})"
   end
 
-  defp expected_signals do
+  defp expected(:signals) do
     "a list of at most #{@max_steps} steps {signal, milliseconds | :infinity} " <>
       "(a command, {:cmd, _, _}, is run by a worker's own shim only, which {:close_stdin, " <>
       "_} needs as well)"
@@ -168,11 +177,7 @@ defmodule Leash.Ladder do
 
   @doc false
   @spec signals?(term()) :: boolean()
-  def signals?(steps), do: without_stdin?(steps) and commands(steps) == []
-
-  @doc false
-  @spec without_stdin?(term()) :: boolean()
-  def without_stdin?(steps), do: valid?(steps) and not closes_stdin?(steps)
+  def signals?(steps), do: allowed?(:without_stdin, steps) and commands(steps) == []
 
   @doc false
   @spec closes_stdin?(t()) :: boolean()

@@ -7,7 +7,7 @@ defmodule Leash.Listing do
 
   @schema Schema.new(
             usage: [
-              type: Schema.boolean(),
+              type: :boolean,
               default: true,
               doc:
                 "`false` skips the look at `/proc`. Then `:processes`, `:rss` and `:cpu` " <>

@@ -45,19 +45,16 @@ defmodule Leash.Logger do
 
   @schema Schema.new(
             level: [
-              type: Schema.one_of([nil | @all_levels]),
+              type: {:in, [nil | @all_levels]},
               default: nil,
               doc:
                 "One level for every line. By default starts, ends and sweeps are `:info`. " <>
                   "A SIGKILL and survivors are `:warning`. The rest is `:debug`."
             ],
             events: [
-              type:
-                Schema.custom(
-                  &__MODULE__.events?/1,
-                  "a list of names of events, see Leash.Telemetry.events/0",
-                  quote(do: [[atom(), ...]] | nil)
-                ),
+              type: {:or, [nil, {:custom, __MODULE__, :events, []}]},
+              type_doc: "a list of names of events, see Leash.Telemetry.events/0",
+              type_spec: quote(do: [[atom(), ...]] | nil),
               default: nil,
               doc:
                 "The events that are logged. The default is all of " <>
@@ -107,9 +104,12 @@ defmodule Leash.Logger do
   end
 
   @doc false
-  @spec events?(term()) :: boolean()
-  def events?(nil), do: true
-  def events?(events), do: is_list(events) and Enum.all?(events, &(&1 in Telemetry.events()))
+  @spec events(term()) :: {:ok, [[atom(), ...]]} | {:error, String.t()}
+  def events(events) do
+    if is_list(events) and Enum.all?(events, &(&1 in Telemetry.events())),
+      do: {:ok, events},
+      else: {:error, "a list of names of events"}
+  end
 
   @doc false
   @spec handle([atom()], map(), map(), Logger.level() | nil) :: :ok

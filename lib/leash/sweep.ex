@@ -96,12 +96,12 @@ defmodule Leash.Sweep do
   def schema do
     [
       mode: [
-        type: Schema.one_of([:end, :report]),
+        type: {:in, [:end, :report]},
         default: :end,
         doc: "`:report` only looks and explains."
       ],
       scope: [
-        type: Schema.one_of([:user, :app]),
+        type: {:in, [:user, :app]},
         default: :user,
         doc: "`:app` leaves alone the dead runs whose record does not name this application."
       ],
@@ -112,11 +112,12 @@ defmodule Leash.Sweep do
           "Milliseconds for everything. Shims of a dead run get the time of their own " <>
             "ladder, but at most this."
       ],
-      stop: [
-        type: Leash.Ladder.signals_type(),
-        default: Leash.Ladder.default(),
-        doc: "The steps for processes without a living shim."
-      ]
+      stop:
+        Keyword.replace!(
+          Leash.Ladder.option(:signals),
+          :doc,
+          "The steps for processes without a living shim."
+        )
     ]
     |> Schema.new()
   end

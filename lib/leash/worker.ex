@@ -150,7 +150,7 @@ defmodule Leash.Worker do
 
   @stop Schema.new(
           kill: [
-            type: Schema.boolean(),
+            type: :boolean,
             default: false,
             doc: "`true` skips the ladder, even one that has begun."
           ]

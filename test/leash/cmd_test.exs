@@ -109,6 +109,22 @@ defmodule Leash.Command.CollectTest do
       assert Leash.list() == []
     end
 
+    test "a line as command, whose error says how arguments are given" do
+      for call <- [fn -> Leash.cmd("sleep 1") end, fn -> Leash.open_port("sleep 1") end] do
+        {error, stacktrace} =
+          try do
+            call.()
+          catch
+            :error, error -> {error, __STACKTRACE__}
+          end
+
+        assert error == :enoent
+
+        assert Exception.format(:error, error, stacktrace) =~
+                 ~S|:enoent: program and arguments are given apart: "sleep", ["1"]|
+      end
+    end
+
     test "a script without an interpreter line, and one whose interpreter is missing" do
       dir = tmp_dir!()
 

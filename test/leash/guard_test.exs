@@ -342,7 +342,9 @@ defmodule Leash.GuardTest do
   end
 
   describe "a watch" do
-    defp spec(limits), do: Options.spec(limits, nil)
+    defp spec(limits),
+      do: [every: 1_000, action: :stop] |> Keyword.merge(limits) |> Options.spec(nil)
+
     defp sums(processes, cpu \\ 0), do: %{processes: processes, rss: 10, cpu: cpu}
 
     test "tells of each breach once, and again after it was within its limit" do
@@ -393,35 +395,54 @@ defmodule Leash.GuardTest do
     end
 
     test "that are wrong are refused, and nothing is started" do
-      for guard <- [
-            true,
-            [],
-            [action: :stop],
-            [processes: 0],
-            [processes: "9"],
-            [rss: "8"],
-            [rss: "8XB"],
-            [rss: "-1GB"],
-            [rss: "1.5GB"],
-            [rss: "0GB"],
-            [rss: "1GB\n"],
-            [rss: 1.5],
-            [lifetime: 0],
-            [idle: :infinity],
-            [processes: 1, every: 99],
-            [processes: 1, action: :kill],
-            [processes: 1, action: fn -> :ok end],
-            [processes: 1, colour: 1],
-            [processes: 1, processes: 2]
-          ] do
-        options = [command: "sleep", args: ["60"], guard: guard]
+      refused = fn guard ->
+        assert %OptionsError{key: :guard} =
+                 error =
+                 catch_error(Worker.start_link(command: "sleep", args: ["60"], guard: guard))
 
-        assert %OptionsError{key: :guard, value: ^guard} =
-                 error = catch_error(Worker.start_link(options))
+        error
+      end
+
+      for guard <- [true, [], [:rss], %{rss: 5}] do
+        error = refused.(guard)
+        assert {[], ^guard} = {error.path, error.value}
 
         assert Exception.message(error) =~
-                 "expected a keyword list with at least one of processes: number"
+                 "expected a keyword list with at least one of :processes, :rss, :lifetime, :idle"
       end
+
+      assert refused.(action: :stop).path == []
+
+      for {key, value, expected} <- [
+            {:processes, 0, "a positive integer"},
+            {:processes, "9", "a positive integer"},
+            {:rss, "8", "bytes, or text such as \"512MB\""},
+            {:rss, "8XB", "bytes"},
+            {:rss, "-1GB", "bytes"},
+            {:rss, "1.5GB", "bytes"},
+            {:rss, "0GB", "bytes"},
+            {:rss, "1GB\n", "bytes"},
+            {:rss, 1.5, "bytes"},
+            {:lifetime, 0, "milliseconds > 0"},
+            {:idle, :infinity, "milliseconds > 0"},
+            {:every, 99, "milliseconds (at least 100)"},
+            {:action, :kill, ":stop, :log or a function of one argument"},
+            {:action, &__MODULE__.module_info/0, ":stop, :log or a function of one argument"}
+          ] do
+        error = refused.([{key, value}, lifetime: 1])
+        assert {[:guard, ^key], ^value} = {error.path, error.value}
+
+        assert Exception.message(error) =~
+                 "invalid value for #{inspect(key)} option in :guard: expected #{expected}"
+
+        assert Exception.message(error) =~ "got: #{inspect(value)}"
+      end
+
+      assert Exception.message(refused.(processes: 1, memory: 1)) ==
+               "invalid options in :guard: expected one of [:processes, :rss, :lifetime, :idle, " <>
+                 ":action, :every], got: :memory (did you mean :rss?)"
+
+      assert %{path: [:guard, :processes], value: [1, 2]} = refused.(processes: 1, processes: 2)
 
       assert Leash.list() == []
       assert_raise OptionsError, fn -> Leash.cmd("true", [], guard: [processes: 1]) end

@@ -227,26 +227,28 @@ defmodule Leash.Probe.HealthTest do
   test "wrong options are refused, and nothing is started" do
     check = fn -> true end
 
-    for health <- [
-          true,
-          [],
-          [every: 5],
-          [check: 8080],
-          [check: {:tcp, 0}],
-          [check: {:http, "ftp://x"}],
-          [check: fn _ -> true end],
-          [check: check, every: 0],
-          [check: check, timeout: :infinity],
-          [check: check, failures: 0],
-          [check: check, colour: 1],
-          [check: check, check: check]
+    for {health, path, value, text} <- [
+          {true, [], true, "a keyword list of :check, :every, :timeout, :failures, got: true"},
+          {[], [:health, :check], nil, "(it is required), got: nil"},
+          {[every: 5], [:health, :check], nil, "{:tcp, port}, {:http, target}"},
+          {[check: 8080], [:health, :check], 8080, "{:tcp, port}, {:http, target}"},
+          {[check: {:tcp, 0}], [:health, :check], {:tcp, 0}, "got: {:tcp, 0}"},
+          {[check: {:http, "ftp://x"}], [:health, :check], {:http, "ftp://x"}, "http://host"},
+          {[check: &Atom.to_string/1], [:health, :check], &Atom.to_string/1,
+           "a function without arguments"},
+          {[check: check, every: 0], [:health, :every], 0, "expected milliseconds > 0, got: 0"},
+          {[check: check, timeout: :infinity], [:health, :timeout], :infinity,
+           "milliseconds > 0"},
+          {[check: check, failures: 0], [:health, :failures], 0, "expected a number > 0, got: 0"},
+          {[check: check, colour: 1], [:health, nil], :colour, "one of [:check, :every"},
+          {[check: check, check: check], [:health, :check], [check, check], "one value"}
         ] do
       options = [command: "sleep", args: ["60"], health: health]
 
-      assert %OptionsError{key: :health, value: ^health} =
+      assert %OptionsError{key: :health, path: ^path, value: ^value} =
                error = catch_error(Worker.start_link(options))
 
-      assert Exception.message(error) =~ "expected a keyword list with check:"
+      assert Exception.message(error) =~ text
     end
 
     assert Leash.list() == []
