@@ -50,3 +50,13 @@ defmodule Leash.OptionsError do
   defp value(%{key: :env, value: value}) when not is_atom(value), do: "variables not shown"
   defp value(%{value: value}), do: inspect(value)
 end
+
+defimpl Inspect, for: Leash.OptionsError do
+  @moduledoc false
+
+  # A report of a supervisor shows the struct, and must not show values of `:env` either.
+  def inspect(%{key: :env, value: value} = error, options) when not is_atom(value),
+    do: Inspect.Any.inspect(%{error | value: "variables not shown"}, options)
+
+  def inspect(error, options), do: Inspect.Any.inspect(error, options)
+end

@@ -103,6 +103,18 @@ defmodule Leash.Worker.OptionsTest do
     refute message =~ "s3cret"
   end
 
+  test "the report of a supervisor shows no value of a variable" do
+    Process.flag(:trap_exit, true)
+    worker = {Leash.Worker, command: "sleep", env: %{"TOKEN" => "s3cret\0"}}
+
+    assert {:error, {:shutdown, {:failed_to_start_child, _id, {:EXIT, {error, _stack}}}}} =
+             Supervisor.start_link([worker], strategy: :one_for_one)
+
+    assert %OptionsError{key: :env} = error
+    assert inspect(error) =~ "variables not shown"
+    refute inspect(error) =~ "s3cret"
+  end
+
   test "a name that was probably meant is named" do
     for {wrong, hint} <- [
           {:redy, "did you mean :ready?"},
