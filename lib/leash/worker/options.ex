@@ -214,7 +214,7 @@ defmodule Leash.Worker.Options do
           "and this process exits with " <>
           "`{:guard, %{limit: limit, max: number, value: number}}`. `:log` writes a warning. " <>
           "A function is called with a map. Both act once until the value is within the limit " <>
-          "again. See `guides/pools.md`."
+          "again. See `guides/workers.md`."
     ],
     run_id_flag: [
       type: Schema.optional_text(),
