@@ -133,8 +133,9 @@ defmodule Leash do
       `:eagain`, `:e2big` … - the system refused
     * `Leash.OptionsError` - an option is wrong; nothing was started
     * `ArgumentError` - the command or an argument is no binary, or the command has a NUL byte
-    * `Leash.Error` - Leash could not start it; `:reason` is an error of `Leash.Worker`, such as
-      `:not_running`, `:stopping`, `:no_warden` or `:shim_died`
+    * `Leash.Error` - Leash could not start it; `:reason` is an error of
+      `Leash.Worker.start_link/1`, such as `:not_running`, `:stopping`, `:no_warden` or
+      `:shim_died`
     * any exception of `:into` or of the enumerable of `:input`; the tree is ended first
   """
   @spec cmd(String.t(), [binary()], [cmd_option()]) ::
@@ -195,39 +196,15 @@ defmodule Leash do
       Port.command(port, "request")
 
   The port is like any other. The calling process owns it. `Port.command/2`, `Port.connect/2`,
-  `Port.info/1` and `Port.monitor/1` work, and its messages are those of `Port.open/2`. This ends
-  the tree:
+  `Port.info/1` and `Port.monitor/1` work, and its messages are those of `Port.open/2`.
 
-  | what happens | what ends the tree |
-  |---|---|
-  | `Port.close/1`, `:normal` or `:shutdown` exit of the owner | the ladder of `:stop`, then SIGKILL |
-  | the owner, or another process linked to the port, crashes or is killed | the same; with `on_crash: :kill` SIGKILL at once |
-  | the program ends by itself | its children get `:linger` milliseconds, then the ladder |
-  | the VM ends in any way, SIGKILL included | the ladder, by the shim |
-  | the `:leash` application stops | the ladder, bounded by `:stop_timeout` |
-  | the shim is killed | SIGKILL to everything that carries the tree's tag |
-
-  This also holds while data wait in the port's queue, which keep a bare port's program alive.
+  The ladder of `:stop` ends the tree when the port closes, its owner or the program ends, or the
+  VM ends in any way. With `on_crash: :kill`, a crash of the owner is SIGKILL at once.
   `Port.close/1` does not wait until the tree is gone; `list/0` shows the tree until then.
 
-  Leash looks for the program in `PATH`, or from the VM's current directory. The port differs from
-  a bare port in these points:
-
-    * With `:exit_status`, the owner gets the status after the program's children are gone as
-      well. So it gets the status exactly once, even if a child would have kept stdout open for
-      ever. `Port.info(port, :os_pid)` and `:name` are those of the shim
-    * If a program is there but cannot be executed (a missing interpreter), then the status is 126
-      or 127, with a line on the VM's stderr. A bare port has the error number as status
-    * A program that closes its stdin while it lives causes no `:epipe`, because the shim keeps
-      the pipe open. Data written after that stay in the pipe. A closed stdout is seen as usual,
-      except with `:in`, where the shim keeps stdout
-    * `System.halt/1` is as with a bare port: it waits for ever while a program does not read what
-      is in its port's queue. No code runs in the VM then, so nothing ends that program before the
-      VM. `System.stop/1` ends both
-    * An empty value in `:env` is an empty variable, where a bare port unsets it; `nil` and
-      `false` unset
-    * If a port has neither `:exit_status` nor `:eof`, then it closes at the end of stdout. That
-      ends the program, too
+  With `:exit_status`, the owner gets the status once, when the program's children are gone as
+  well. `Port.info(port, :os_pid)` is the shim's. `guides/ports.md` has all that ends the tree,
+  and all differences from a bare port.
 
   ## Options
 
@@ -270,37 +247,13 @@ defmodule Leash do
   The returned process stands for the target, as a `Leash.Worker` does for a program. It is not
   linked. `Leash.Worker.stop/2` ends the tree, `Leash.Worker.info/1` describes it.
   `list/0` lists it, and `stop_all/2` ends it with its group. The returned process exits with
-  `:normal` when the target ends by itself or is stopped. This ends the tree:
+  `:normal` when the target ends by itself or is stopped. The ladder of `:stop` ends the tree, and
+  with `on_crash: :kill` a crash of the owner is SIGKILL at once.
 
-  | what happens | what ends the tree |
-  |---|---|
-  | `Leash.Worker.stop/2`, `stop_all/2`, the owner exits with `:normal` or `:shutdown`, an owner outside of the VM ends | the ladder of `:stop`, then SIGKILL |
-  | the owner crashes or is killed; the returned process is killed | the same; with `on_crash: :kill` SIGKILL at once |
-  | the target ends by itself | what it started gets `:linger` milliseconds, then the ladder |
-  | the VM ends in any way, SIGKILL included | the ladder, by the shim |
-  | the `:leash` application stops | the ladder, bounded by `:stop_timeout` |
-  | the shim is killed | SIGKILL to everything that carries the tree's mark; `:shim_died` |
-  | VM and shim are killed together | SIGKILL by the run's warden; if that was killed too, the sweep of the next start |
-
-  ## Covered processes
-
-  The attachment has a shim of its own. The shim marks the target and every process below it.
-  Whatever they start inherits the mark, including daemons and processes in other sessions.
-
-  Processes that left the tree before `attach/2` are not covered, and are never signalled.
-  `Leash.Worker.info(attachment).not_covered` lists those that the call could identify, as
-  `%{pid: pid, command: command, why: why}`:
-
-    * `:escaped` - the process is in a session or process group of the tree, but not below it
-    * `:unmarked` - the process is below the tree and could not be marked (a set-user-id program).
-      It is ended only while it is below the tree
-
-  A daemon that made a session of its own before the call looks like any other daemon. The call
-  stops no process while it sets marks. So it may miss a process that starts in that moment, if
-  its parent ends in the same moment.
-
-  Only its parent learns how the target ended, and only its parent can reap it. So `status` and
-  `signal` of its `Leash.Exit` are `nil`.
+  Processes that left the tree before the call are not covered, and are never signalled.
+  `Leash.Worker.info(attachment).not_covered` lists those that the call could identify.
+  `status` and `signal` of the `Leash.Exit` are `nil`, because only its parent learns how the
+  target ended. `guides/attach.md` has all that ends the tree, and what is covered.
 
   ## Options
 
@@ -324,7 +277,8 @@ defmodule Leash do
       `Leash.OSProcess`
     * `:unknown`, `:no_proc`, `:emfile`, `:enfile` - as for `Leash.OSProcess`
     * `:not_running`, `:stopping`, `:too_many_workers`, `:no_warden`, `{:shim, reason}`,
-      `:start_timeout`, `:shim_died`, `{:already_started, pid}` - as for `Leash.Worker`
+      `:start_timeout`, `:shim_died`, `{:already_started, pid}` - as for
+      `Leash.Worker.start_link/1`
   """
   @spec attach(Leash.OSProcess.target() | port(), [attach_option()] | map()) ::
           {:ok, pid()} | {:error, term()}
@@ -352,7 +306,7 @@ defmodule Leash do
     * `:tree` - `:alive` or `:ending`
     * `:age` - milliseconds since it was started
     * `:processes` - the number of processes in its tree. It does not count the shim, zombies, or
-      processes that lost their mark (see README)
+      processes that lost their mark (see `guides/escapes.md`)
     * `:rss` - bytes of memory that they have in RAM; shared memory counts once for each process
     * `:cpu` - milliseconds of CPU time that they used, including children that ended and that
       they waited for
@@ -439,32 +393,17 @@ defmodule Leash do
   The call takes at most the deadline and some milliseconds for SIGKILL. If a shim or a process in
   the kernel is stuck, then it takes four seconds more.
 
-  Other processes see this meanwhile:
+  A start in the group is refused until the call returns: `Leash.Worker` returns
+  `{:error, :stopping}`, the others raise `Leash.Error`. `:all` refuses every start. A Worker
+  exits with `:normal`. Any number of callers may ask at the same time.
 
-    * A start in the group is refused until the call returns. `Leash.Worker` returns
-      `{:error, :stopping}`, the others raise `Leash.Error`. So a supervisor cannot restart
-      what the call ends. `:all` refuses every start
-    * A start under way fails the same way. If it is stuck a second after the deadline, then it
-      fails with `:killed`
-    * A Worker exits with `:normal`, as by `Leash.Worker.stop/2`. So a `:transient` one is not
-      restarted
-    * The supervisor of a `:permanent` Worker tries a restart and fails, and by its `max_restarts`
-      may end itself. If the call is already over, then the restart succeeds. Stop that supervisor
-      instead (it ends its workers in parallel, too), or stop it first
-    * `cmd/3` returns the output written until then, and the status of a signal; `stream!/3`
-      raises `Leash.CommandError`
-    * A port closes as it does when its program ends
-
-  Any number of callers may ask at the same time, and any of them may own the workers. If a caller
-  is killed, then it leaves nothing half done. A Worker process that does not answer (suspended)
-  does not matter: after half a second, the call tells its shim directly.
+  `guides/pools.md` says when a pool should call this, and what supervisors, callers and ports see
+  meanwhile.
 
   ## Options
 
   #{Leash.Schema.docs(StopAll.schema())}
   Raises `Leash.OptionsError` if group or option are wrong; nothing was signalled then.
-
-  `guides/pools.md` says when a pool should call this, and when it need not.
   """
   @spec stop_all(group() | :all, deadline: non_neg_integer()) ::
           {:ok, [stopped()]} | {:error, [stopped()]}

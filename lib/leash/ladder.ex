@@ -17,65 +17,16 @@ defmodule Leash.Ladder do
   live on when the targets are gone (daemons, children in sessions of their own). These get the
   step's signal as well, so that they too can end in order.
 
-  ## The end of stdin
+  `{:close_stdin, milliseconds}` closes the program's stdin.
 
-  The step `{:close_stdin, milliseconds}` closes the program's stdin, and waits for the tree to
-  end. It is for programs that read the end of their input as "save and stop": language servers,
-  `cat`, database shells, most wrappers.
+  `{:cmd, [program | args], milliseconds}` runs a command, for a target that no signal reaches: a
+  container, or a service that needs a call. The command has at most
+  #{Leash.StopCommand.max_arguments()} strings. The worker's own shim runs it, so it also runs if
+  the VM was killed. An end at once (`kill: true`, a crash with `on_crash: :kill`, a deadline)
+  skips every step. So a command is a courtesy, and not a guarantee.
 
-  | entry point | what the step does |
-  |---|---|
-  | `Leash.Worker` with `stdin: :pipe` | closes stdin behind everything that `Leash.Worker.write/3` took before |
-  | `Leash.cmd/3` and streams with `input:` | gives up the rest of the input, and closes stdin |
-  | `Leash.cmd/3` and streams without `input:`, a Worker with `stdin: :open` | closes the open stdin; with `stdin: :null` it waits only |
-  | `Leash.open_port/3` | waits only: a port that is closed has closed the program's stdin. `Leash.stop_all/2` leaves the port open, and so stdin |
-  | `Leash.attach/2` and a Worker with `stdin: :null` | a `Leash.OptionsError`: there is no stdin to close |
-
-  If the VM is gone, then the kernel has closed the VM's end of the pipe. The shim waits the
-  milliseconds before the next step. So the program gets the same time to save when the VM is
-  killed. A program that the VM started without Leash may hold a copy of that end. Then stdin ends
-  when that program does.
-
-  An end at once skips this step like every other one.
-
-  ## Commands
-
-  A step `{:cmd, [program | args], milliseconds}` runs a command, for a target that no signal
-  reaches: a container, or a service that needs a call. The worker's own shim runs the command, so
-  it also runs if the VM was killed. The command has at most #{Leash.StopCommand.max_arguments()}
-  strings. It runs without a shell, unless the program is one (`["sh", "-c", line]`). Leash looks
-  up the program when the worker starts. If it is not there, then the start fails with a
-  `Leash.OptionsError`.
-
-  | when | then |
-  |---|---|
-  | the tree is gone and the command has exited | the step is over |
-  | the command exits with 0 and the tree lives on | the step goes on for what is left of its milliseconds: `docker rm` is through before its effect is |
-  | it fails (another status, a signal, it could not be started) | the next step begins at once. `["sh", "-c", "… \|\| true"]` waits all the same |
-  | its milliseconds are over and it works on | it gets SIGKILL with its process group, and the next step begins |
-  | it leaves processes behind | they belong to the tree, and end with it |
-
-  The command has the worker's environment. Its stdin is empty, its stdout goes nowhere, its
-  stderr is the VM's. Its user is the VM's, and the limits of `:limits` do not apply. Its
-  directory is `:cd`. If `:cd` is not given or is gone, then the directory is `/`. `Leash.Exit`
-  says how the command ended. All users of the machine can see its arguments while the worker
-  lives, like those of any process. So do not put a password there.
-
-  **What runs no command:**
-
-    * an end at once: `Leash.Worker.stop(worker, kill: true)`, or a crash or kill of the Worker
-      process or its owner if `:on_crash` is `:kill`. The deadline of `Leash.stop_all/2` is one,
-      too, and kills a command under way. An end at once skips every step, and commands are steps.
-      If the Worker process itself is killed, then the first command may have begun for a moment.
-      It is killed with the tree
-    * a worker that exits by itself and leaves nothing: there is nothing to end
-    * the death of the shim itself, by SIGKILL or with the machine
-
-  So a command is a courtesy, and not a guarantee. If something must be gone in those cases, too,
-  then the next start must find it again. Give a container a name or label that holds
-  `Leash.run_id/0`, and start it with `--rm`. Let the application remove the containers of dead
-  runs at its start. A container is not a child of `docker run`, so neither SIGKILL nor a sweep
-  ends it.
+  `guides/ladders.md` says what each entry point makes of `:close_stdin`, in which surroundings a
+  command runs, and what to do where no command runs.
   """
 
   alias Leash.{OptionsError, Signal, StopCommand}

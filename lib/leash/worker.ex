@@ -1,16 +1,16 @@
 defmodule Leash.Worker do
   @moduledoc """
-  A supervised operating system process that never outlives its owner.
+  A program under a supervisor, which ends with everything that it starts.
 
       children = [
         {Leash.Worker,
-         command: "python3", args: ["-u", "embedder.py"], name: MyApp.Embedder, ready: ~r/READY/}
+         command: "python3",
+         args: ["-u", "embedder.py"],
+         name: MyApp.Embedder,
+         ready: ~r/READY/}
       ]
 
       Supervisor.start_link(children, strategy: :one_for_one)
-
-  The program runs under a shim of its own, together with everything that it starts: children,
-  daemons, sessions of their own. However this process ends, that whole tree ends with it:
 
   | what happens | what ends the tree |
   |---|---|
@@ -20,129 +20,15 @@ defmodule Leash.Worker do
   | the shim is killed | SIGKILL to everything below it, by the run's warden, and to everything that carries the worker's tag; `:shim_died` |
   | VM and shim are killed together | SIGKILL by the run's warden; if that was killed too, the sweep of the next start |
 
-  With `on_exit: :detach` only the first row holds, without its shutdowns: see "A worker that
-  outlives its VM".
+  With `on_exit: :detach` only the first row holds, without its shutdowns. What another service
+  starts for the program (`systemd-run`, `at`, `docker run`) is left alone.
 
-  The program may ask another service to start something (`systemd-run`, `at`, `docker run`). That
-  is not part of the tree, and Leash leaves it alone. A command as a step of `:stop` can end it,
-  if the ladder runs. SIGKILL at once skips the ladder, see `Leash.Ladder`.
+  If the program ends by itself, then this process exits with `Leash.Exit.reason/1`. So a
+  `:transient` worker is restarted if its program fails, and not if it succeeds.
 
-  ## A worker that outlives its VM
-
-      {Leash.Worker,
-       command: "embedder",
-       name: MyApp.Embedder,
-       on_exit: :detach,
-       stdout: {:file, "/var/log/embedder.log"},
-       stderr: :stdout}
-
-  `on_exit: :detach` is for a program that takes long to load and must go on while the application
-  restarts. It needs a `:name`, and output to a file or nowhere.
-
-  These end the program: `stop/2`, `Leash.stop_all/2` of its group or of `:all`, its own end, and
-  `leash kill --outliving`. These do not end it: a shutdown by its supervisor, a crash or kill of
-  this process, a sweep. Neither does the end of the application or of the VM, in any way.
-
-  If a detached worker with the given name lives, then `start_link/1` *takes it over* instead of
-  starting a second one. `info/1` then has `adopted?: true`. The command and other options of the
-  new start are not compared with the original ones, `:stop` included. `adopt/2` takes a worker
-  over without starting anything, `detached/0` lists all.
-
-  A name means the same for all applications of a user. So begin it with your application's name,
-  as a module's name does. This VM cannot see the exit status of a worker that it took over, so
-  the worker exits with `:normal`.
-
-  If the caller ends before a start has finished (`:ready`), then the worker ends with its caller
-  like any other. If its shim is killed while this VM lives, then all of the tree is ended. If the
-  shim is killed while no VM holds the worker, then the program ends with the shim. What else the
-  program started goes on then. If the worker is itself part of another run's worker, then it ends
-  with that.
-
-  ## How it exits
-
-  If the program ends by itself, then its remaining children get `:linger` milliseconds, then the
-  ladder. Then this process exits with `Leash.Exit.reason/1` of the result, or with the reason
-  that `:exit_reason` returns. So a `:transient` worker is restarted if its program fails, and not
-  if it succeeds. Other reasons:
-
-    * `:shim_died` - the shim was killed; nothing of the tree is left
-    * `{:survivors, list}` - some processes could not be ended, see `t:survivor/0`. That takes at
-      most `:linger`, the ladder and three seconds, plus a look at all processes. Then the next
-      worker may be started
-    * `:shutdown` - the `:leash` application stops. If the whole VM stops, then this process stays
-      until it is killed. Otherwise its owner would learn of the end and restart a worker that
-      cannot start any more
-    * `{:unhealthy, reason}` - the check of `:health` failed too many times in a row. `reason` is
-      that of the last failure: `:timeout`, `{:status, status}`, `{:returned, term}`,
-      `{:raised, exception}`, or an error of the connection, such as `:econnrefused`
-    * `{:guard, %{limit: limit, max: number, value: number}}` - the tree exceeded a limit of
-      `:guard`
-
-  ## Functions in options
-
-  `:on_output`, `:on_stderr`, `:ready`, `:health`, `:guard` and `:exit_reason` take functions. If
-  one raises, throws or exits, then the only effect is a line in the log. That line names option,
-  worker and function. If a function fails at each call, then a line comes every ten seconds with
-  a count. As with `Task`, `$callers` of the process that runs the function holds the process that
-  started the worker.
-
-  | option | fails | hangs |
-  |---|---|---|
-  | `:on_output`, `:on_stderr` | the program goes on, the data of this call are not repeated | the pipe fills and holds the program back; a stop does not wait, and a second after the end of the tree the log names it |
-  | `:ready` | it is asked again; logged if the worker never gets ready | ended with the worker after `:ready_timeout`, and logged |
-  | `:health` | a failure, and logged | killed after `:timeout`: a failure, and logged |
-  | `:guard` | logged | holds up nothing |
-  | `:exit_reason` | the default reason, and logged | killed after 1,000 ms: the default reason, and logged |
-
-  ## Output in the log
-
-  With `on_output: :log`, a line is UTF-8 text that controls no terminal. U+FFFD replaces a byte
-  that is no UTF-8. A picture such as `␛` (U+241B, ESC) replaces a control character. A line of
-  more than 8,000 bytes goes on in the next event; "…" marks both parts. If a carriage return
-  overwrites a line, as in a progress bar, then the line is logged at most once a second. Its last
-  state is always logged.
-
-  ## Started again
-
-  A supervisor may learn of the end of this process, or of its owner, before the tree is gone. So
-  a start waits for ending trees of its own run that have what it wants. That is its `:name`, a
-  port of `:ready` or `:health`, or a file of `:stdout` or `:stderr`. The start also waits for a
-  port that such a tree uses without naming it. It waits for as long as such a tree may take to
-  end. It does not wait for trees that go on, or for ports of other processes.
-
-  ## Errors at start
-
-  `start_link/1` raises `Leash.OptionsError` if an option is wrong. For other problems it returns
-  `{:error, reason}`. `Leash.Error.format/1` has a sentence for each reason. In both cases nothing
-  is left behind.
-
-    * `:not_running` - the `:leash` application is not started, or is stopping
-    * `:stopping` - `Leash.stop_all/2` is ending its group at the moment
-    * `:too_many_workers` - 32,766 trees live or are not yet proven gone
-    * `{:exec, posix}` - the program could not be executed, errors of execve(2): `:enoent` (also a
-      missing interpreter), `:eacces`, `:enoexec`, `:e2big`, `:etxtbsy` …
-    * `{stage, posix}` - another stage failed: `:cd`, `:stdin`, `:stdout`, `:stderr`, `:fork`
-      (`:eagain` at the limit of processes), `:pipe` (`:emfile`), `:setsid`, `:ids`, `:pdeathsig`,
-      `:owner`
-    * `{:shim, reason}` - the shim itself could not be started: `:emfile`, `:eagain`, `:enomem` …,
-      or `:no_working_directory` if the VM's directory was deleted
-    * `:no_warden` - the run's warden, which starts the shims, was away for ten seconds, or cannot
-      be started. The log and `Leash.capabilities/0` say why
-    * `{:port_in_use, port}` - `ready: {:tcp, port}` or `{:http, …}`, and another process already
-      listens there
-    * `:ready_timeout`, `:start_timeout` - it took too long and was ended
-    * `{:exited, %Leash.Exit{}}` - it ended before it was ready
-    * `:shim_died` - the shim was killed meanwhile
-
-  With `on_exit: :detach` also:
-
-    * `{:already_started, pid}` - this VM has it; `pid` is the process that holds it
-    * `{:ambiguous, os_pids}` - several workers of this name live; nothing was started
-    * `{:detached_elsewhere, map}` - another VM that lives (`:owner_pid`) has started it. Two VMs
-      must not both own it
-    * `{:mark, why}` - the mark could not be set, so no later run would find the worker
-    * `:no_pidfd` - this machine has no pidfds or no `/proc`, so nothing could ever end the worker
-    * `:no_proc`, `:incomplete` - `/proc` cannot be read, so it is not known whether one lives
+  `guides/workers.md` has all exit reasons, functions in options, output in the log, checks,
+  limits, and workers that outlive their VM. `guides/ladders.md` has the steps of `:stop`,
+  `guides/pools.md` how many workers end together.
   """
 
   alias Leash.{Adopted, Detached, Error, Exit, Posix, RunId, Schema}
@@ -187,8 +73,39 @@ defmodule Leash.Worker do
   ## Options
 
   #{Schema.docs(Options.schema())}
-  Raises `Leash.OptionsError` if an option is wrong. The module's documentation lists the reasons
-  of `{:error, reason}`.
+  ## Errors
+
+  Raises `Leash.OptionsError` if an option is wrong. For other problems it returns
+  `{:error, reason}`. `Leash.Error.format/1` has a sentence for each reason. In both cases nothing
+  is left behind.
+
+    * `:not_running` - the `:leash` application is not started, or is stopping
+    * `:stopping` - `Leash.stop_all/2` is ending its group at the moment
+    * `:too_many_workers` - 32,766 trees live or are not yet proven gone
+    * `{:exec, posix}` - the program could not be executed, errors of execve(2): `:enoent` (also a
+      missing interpreter), `:eacces`, `:enoexec`, `:e2big`, `:etxtbsy` …
+    * `{stage, posix}` - another stage failed: `:cd`, `:stdin`, `:stdout`, `:stderr`, `:fork`
+      (`:eagain` at the limit of processes), `:pipe` (`:emfile`), `:setsid`, `:ids`, `:pdeathsig`,
+      `:owner`
+    * `{:shim, reason}` - the shim itself could not be started: `:emfile`, `:eagain`, `:enomem` …,
+      or `:no_working_directory` if the VM's directory was deleted
+    * `:no_warden` - the run's warden, which starts the shims, was away for ten seconds, or cannot
+      be started. The log and `Leash.capabilities/0` say why
+    * `{:port_in_use, port}` - `ready: {:tcp, port}` or `{:http, …}`, and another process already
+      listens there
+    * `:ready_timeout`, `:start_timeout` - it took too long and was ended
+    * `{:exited, %Leash.Exit{}}` - it ended before it was ready
+    * `:shim_died` - the shim was killed meanwhile
+
+  With `on_exit: :detach` also:
+
+    * `{:already_started, pid}` - this VM has it; `pid` is the process that holds it
+    * `{:ambiguous, os_pids}` - several workers of this name live; nothing was started
+    * `{:detached_elsewhere, map}` - another VM that lives (`:owner_pid`) has started it. Two VMs
+      must not both own it
+    * `{:mark, why}` - the mark could not be set, so no later run would find the worker
+    * `:no_pidfd` - this machine has no pidfds or no `/proc`, so nothing could ever end the worker
+    * `:no_proc`, `:incomplete` - `/proc` cannot be read, so it is not known whether one lives
   """
   @spec start_link([option()] | map()) :: GenServer.on_start()
   def start_link(options) do

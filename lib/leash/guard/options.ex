@@ -63,7 +63,7 @@ defmodule Leash.Guard.Options do
     [
       type: {:or, [nil, keyword_list: @keys]},
       type_doc: "a keyword list with at least one of #{Enum.map_join(@limits, ", ", &inspect/1)}",
-      doc: "Limits of the whole tree, checked again and again. See `guides/pools.md`."
+      doc: "Limits of the whole tree, checked again and again. See `guides/workers.md`."
     ]
   end
 
