@@ -1,10 +1,11 @@
 //! The facts that `/proc` shows about a process, for display.
 
+use crate::terms::map::{Bytes, Letter};
 use leash_core::parse::{cmdline, environ, limits, stat::Stat, status};
 use leash_core::{Identity, Pid};
-use leash_tag::Mark;
 use leash_tag::argv::{self, ShimArgs};
-use serde::Serialize;
+use leash_tag::{Mark, OwnerTag, RunId, WorkerNumber};
+use rustler::{NifMap, NifUnitEnum};
 use std::fs::File;
 use std::io::Read;
 
@@ -13,11 +14,12 @@ const SMALL: u64 = 16 * 1024;
 
 /// One process, as far as it can be read. If another user's process hides a field, the field is
 /// `None`.
-#[derive(Serialize)]
+#[derive(NifMap)]
+#[rustler(encode)]
 pub(crate) struct Info {
-    pid: Pid,
-    ppid: Option<Pid>,
-    state: char,
+    pid: u32,
+    ppid: Option<u32>,
+    state: Letter,
     command: String,
     args: Option<Vec<Bytes>>,
     uid: Option<u32>,
@@ -29,27 +31,20 @@ pub(crate) struct Info {
 
 /// The run that the process claims to belong to. Any process can tag itself, so a tag alone
 /// proves nothing.
-#[derive(Serialize)]
+#[derive(NifMap)]
+#[rustler(encode)]
 struct Tag {
     run_id: String,
     worker: Option<u16>,
     carrier: TagCarrier,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(NifUnitEnum)]
+#[rustler(encode)]
 enum TagCarrier {
     Mark,
     Env,
     Argv,
-}
-
-pub(crate) struct Bytes(pub(crate) Vec<u8>);
-
-impl Serialize for Bytes {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
-    }
 }
 
 /// Returns `None` if the process shows nothing. The caller must hold its pidfd before, and must
@@ -62,9 +57,9 @@ pub(crate) fn read(identity: &Identity) -> Option<Info> {
     let args =
         line.as_ref().map(|line| argv::args(line).map(|arg| Bytes(arg.to_vec())).collect());
     Some(Info {
-        pid,
-        ppid: stat.parent,
-        state: stat.state,
+        pid: pid.as_u32(),
+        ppid: stat.parent.map(Pid::as_u32),
+        state: Letter(stat.state),
         command: cmdline::shown(line.as_deref().unwrap_or_default(), &stat.comm),
         args,
         uid: status::uids(&status_file).map(|uids| uids.effective),
@@ -79,22 +74,22 @@ pub(crate) fn read(identity: &Identity) -> Option<Info> {
 /// Returns the tag of the first carrier that has one, from the hardest to lose to the easiest to
 /// write.
 fn tag(pid: Pid, line: &[u8]) -> Option<Tag> {
-    let mark =
-        file(pid, "limits", SMALL).and_then(|text| Mark::decode(limits::file_locks(&text)?));
-    if let Some(mark) = mark {
-        let worker = mark.worker().map(|worker| worker.get());
-        return Some(Tag { run_id: mark.run().to_string(), worker, carrier: TagCarrier::Mark });
+    let tag = |run: RunId, worker: Option<WorkerNumber>, carrier| {
+        let worker = worker.map(WorkerNumber::get);
+        Some(Tag { run_id: run.to_string(), worker, carrier })
+    };
+    let limits = file(pid, "limits", SMALL);
+    if let Some(mark) = limits.and_then(|text| Mark::decode(limits::file_locks(&text)?)) {
+        return tag(mark.run(), mark.worker(), TagCarrier::Mark);
     }
-    if let Some(tag) = env_tag(pid) {
-        let worker = Some(tag.worker.get());
-        return Some(Tag { run_id: tag.run.to_string(), worker, carrier: TagCarrier::Env });
+    if let Some(found) = env_tag(pid) {
+        return tag(found.run, Some(found.worker), TagCarrier::Env);
     }
     let shim = ShimArgs::parse(line)?;
-    let worker = shim.worker.map(|worker| worker.get());
-    Some(Tag { run_id: shim.run.to_string(), worker, carrier: TagCarrier::Argv })
+    tag(shim.run, shim.worker, TagCarrier::Argv)
 }
 
-fn env_tag(pid: Pid) -> Option<leash_tag::OwnerTag> {
+fn env_tag(pid: Pid) -> Option<OwnerTag> {
     let limit = cmdline::READ_LIMIT as u64;
     let block = file(pid, "environ", limit)?;
     let cut = block.len() as u64 >= limit;
