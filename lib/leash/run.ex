@@ -51,7 +51,7 @@ defmodule Leash.Run do
     end
   end
 
-  # The time is for people who read the record.
+  # The record tells its readers when the run began.
   defp fields(config) do
     now = DateTime.truncate(DateTime.utc_now(), :second)
 

@@ -5,33 +5,22 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod cleanup;
+mod commands;
 mod control;
 mod exit;
-mod generate;
-mod hunting;
-mod kill;
-mod look;
-mod output;
-mod paint;
-mod place;
+mod process_stats;
 mod process_view;
-mod ps;
+mod render;
+mod run_dir_location;
 mod run_view;
-mod runs;
-mod stop;
-mod sweep;
-mod table;
-mod terminal;
-mod text;
-mod top;
-mod tree;
-mod vitals;
-mod vm;
+mod snapshot;
 
 use args::{Cli, Command};
 use clap::Parser as _;
+use commands::{generate, kill, ps, runs, stop, sweep, top, tree};
 use exit::{Exit, Failure};
-use place::Place;
+use run_dir_location::RunDirLocation;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -40,22 +29,22 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(exit) => exit.into(),
         Err(failure) => {
-            output::complain(&failure.message);
+            render::output::complain(&failure.message);
             failure.exit.into()
         }
     }
 }
 
 fn run(cli: Cli) -> Result<Exit, Failure> {
-    let place = Place::find(cli.run_dir);
+    let location = RunDirLocation::find(cli.run_dir);
     match cli.command {
-        Command::Ps(args) => ps::run(&place, &args),
-        Command::Tree(args) => tree::run(&place, &args),
-        Command::Runs(args) => runs::run(&place, &args),
-        Command::Top(args) => top::run(&place, &args),
-        Command::Sweep(args) => sweep::run(&place, args),
-        Command::Stop(args) => stop::run(&place, &args),
-        Command::Kill(args) => kill::run(&place, &args),
+        Command::Ps(args) => ps::run(&location, &args),
+        Command::Tree(args) => tree::run(&location, &args),
+        Command::Runs(args) => runs::run(&location, &args),
+        Command::Top(args) => top::run(&location, &args),
+        Command::Sweep(args) => sweep::run(&location, args),
+        Command::Stop(args) => stop::run(&location, &args),
+        Command::Kill(args) => kill::run(&location, &args),
         Command::Completions { shell } => generate::completions(shell),
         Command::Man { command } => generate::man(command.as_deref()),
     }

@@ -1,22 +1,27 @@
 //! A run as the command shows it.
 
-use crate::paint::Colour;
-use crate::table::Cell;
-use crate::text::verdict;
+use crate::render::style::Colour;
+use crate::render::table::Cell;
+use crate::render::text::verdict;
 use leash_core::record::Corrupt;
 use leash_core::report::{OwnerReport, RecordPresence, RunReport};
 use leash_core::{Lock, OwnerState, Source, Verdict};
 use serde::Serialize;
 
+/// A run. The keys are documented in guides/cli.schema.json.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct RunView {
     pub(crate) run_id: String,
     pub(crate) status: Status,
     pub(crate) verdict: Verdict,
+    /// The reason for the verdict, in words.
     pub(crate) why: String,
     pub(crate) record: RecordPresence,
+    /// The reason why the record is not believed.
     pub(crate) corrupt: Option<Corrupt>,
+    /// The state of the record's lock.
     pub(crate) lock: Option<Lock>,
+    /// One owner of those that witnesses name.
     pub(crate) owner: Option<OwnerView>,
     pub(crate) app: Option<String>,
     pub(crate) node: Option<String>,
@@ -31,20 +36,27 @@ pub(crate) struct RunView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Status {
+    /// Its VM runs, or the command runs inside of it.
     Alive,
+    /// Provably over.
     Dead,
+    /// Neither is proven.
     Unknown,
 }
 
+/// An owner of a run: a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct OwnerView {
     pub(crate) pid: u32,
+    /// The start of the VM, in the machine's clock ticks.
     pub(crate) start_ticks: u64,
     pub(crate) state: OwnerState,
+    /// The witness that names it.
     pub(crate) source: Source,
 }
 
 impl Status {
+    /// Returns the short form of a verdict on a run.
     pub(crate) fn of(verdict: Verdict) -> Self {
         match verdict {
             Verdict::Live | Verdict::Own | Verdict::OwnOuterRun => Self::Alive,
@@ -74,16 +86,16 @@ impl RunView {
         }
     }
 
+    /// Returns the status as a cell.
     pub(crate) fn status_cell(&self) -> Cell {
-        let (text, colour) = match self.status {
-            Status::Alive => ("alive".to_owned(), Colour::Green),
+        match self.status {
+            Status::Alive => Cell::new("alive", Colour::Green),
             Status::Dead if self.verdict == Verdict::Stale => {
-                ("dead (boot)".to_owned(), Colour::Red)
+                Cell::new("dead (boot)", Colour::Red)
             }
-            Status::Dead => ("DEAD".to_owned(), Colour::Red),
-            Status::Unknown => (verdict(self.verdict), Colour::Yellow),
-        };
-        Cell { text, colour }
+            Status::Dead => Cell::new("DEAD", Colour::Red),
+            Status::Unknown => Cell::new(verdict(self.verdict), Colour::Yellow),
+        }
     }
 }
 

@@ -2,41 +2,47 @@
 
 use crate::args::TopArgs;
 use crate::exit::{Exit, Failure};
-use crate::look::Look;
-use crate::paint::{Colour, Paint};
-use crate::place::Place;
-use crate::ps;
+use crate::render::processes;
+use crate::render::style::{Colour, Style};
+use crate::render::table::cut;
+use crate::render::terminal::{self, Event, Screen};
+use crate::render::text::count;
+use crate::run_dir_location::RunDirLocation;
 use crate::run_view::Status;
-use crate::table::cut;
-use crate::terminal::{self, Screen, Woken};
-use crate::text::count;
+use crate::snapshot::Snapshot;
 
-pub(crate) fn run(place: &Place, args: &TopArgs) -> Result<Exit, Failure> {
+/// Shows the processes again and again, until the user quits.
+pub(crate) fn run(location: &RunDirLocation, args: &TopArgs) -> Result<Exit, Failure> {
     let screen = Screen::enter()?;
-    let paint = Paint::of_stdout();
+    let style = Style::of_stdout();
     loop {
         // The frame holds the notes, because stderr is the same terminal. If an error ends the
         // loop, it is printed after the screen is given back.
-        let look = Look::now(place, args.whose.all)?;
-        screen.draw(&frame(&look, args.shims, paint, terminal::size().unwrap_or((80, 24))))?;
-        if screen.wait(args.interval) == Woken::Quit {
+        let snapshot = Snapshot::take(location, args.whose.all)?;
+        let (columns, rows) = terminal::size().unwrap_or((80, 24));
+        let style = Style { width: Some(columns), ..style };
+        screen.draw(&frame(&snapshot, args.shims, style, rows))?;
+        if screen.wait(args.interval) == Event::Quit {
             return Ok(Exit::Done);
         }
     }
 }
 
-fn frame(look: &Look, shims: bool, paint: Paint, (columns, rows): (usize, usize)) -> Vec<String> {
-    let of = |status| look.runs.iter().filter(|run| run.status == status).count();
-    let processes = ps::shown(look, shims);
+fn frame(snapshot: &Snapshot, shims: bool, style: Style, rows: usize) -> Vec<String> {
+    let columns = style.width.unwrap_or(usize::MAX);
+    let of = |status| snapshot.runs.iter().filter(|run| run.status == status).count();
+    let processes = snapshot.shown(shims);
     let mut head = format!("leash: {} alive, {} dead", of(Status::Alive), of(Status::Dead));
     match of(Status::Unknown) {
         0 => {}
         unknown => head.push_str(&format!(", {unknown} unknown")),
     }
     head.push_str(&format!("; {}; q quits", count(processes.len(), "process", "processes")));
-    let mut lines = vec![paint.text(Colour::Bold, &cut(&head, columns))];
-    lines.extend(look.notes.iter().map(|note| paint.text(Colour::Yellow, &cut(note, columns))));
-    lines.extend(ps::table(&processes, paint, Some(columns)));
+    let mut lines = vec![style.paint(Colour::Bold, &cut(&head, columns))];
+    lines.extend(
+        snapshot.notes.iter().map(|note| style.paint(Colour::Yellow, &cut(note, columns))),
+    );
+    lines.extend(processes::table(&processes, style));
     if lines.len() > rows {
         let hidden = lines.len() + 1 - rows;
         lines.truncate(rows.saturating_sub(1));
@@ -53,21 +59,22 @@ mod tests {
     fn a_frame_is_never_larger_than_the_terminal() {
         let notes: Vec<_> =
             (0..20).map(|number| format!("note {number}, which goes on")).collect();
-        let look = Look {
+        let snapshot = Snapshot {
             runs: Vec::new(),
             processes: Vec::new(),
             complete: true,
             incomplete_because: Vec::new(),
             notes,
         };
+        let plain = |columns| Style { colours: false, width: Some(columns) };
         for size in [(1, 1), (10, 3), (80, 24), (80, 22), (80, 21)] {
-            let lines = frame(&look, false, Paint(false), size);
+            let lines = frame(&snapshot, false, plain(size.0), size.1);
             assert!(lines.len() <= size.1, "{size:?}: {lines:?}");
             assert!(
                 lines.iter().all(|line| line.chars().count() <= size.0),
                 "{size:?}: {lines:?}"
             );
         }
-        assert_eq!(frame(&look, false, Paint(false), (80, 10))[9], "and 13 more");
+        assert_eq!(frame(&snapshot, false, plain(80), 10)[9], "and 13 more");
     }
 }

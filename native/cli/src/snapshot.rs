@@ -1,14 +1,14 @@
-//! One look at everything: the findings of a sweep, without a signal.
+//! Everything at one moment: the findings of a sweep, without a signal.
 
+use crate::cleanup::{self, incomplete};
 use crate::exit::{Exit, Failure};
-use crate::hunting::{hunt, incomplete};
-use crate::output::complain;
-use crate::place::Place;
+use crate::process_stats::{self, ProcessStats};
 use crate::process_view::ProcessView;
+use crate::render::output::complain;
+use crate::run_dir_location::RunDirLocation;
 use crate::run_view::RunView;
-use crate::vitals::{self, Vitals};
 use leash_core::report::RecordPresence;
-use leash_core::{Host, HuntKind, Incomplete, Ladder, Mode, RunDir};
+use leash_core::{Host, Incomplete, Ladder, Mode, RunDir};
 use leash_tag::RunId;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,24 +17,28 @@ use std::time::Duration;
 // A pass takes milliseconds. This limit is for a machine that hardly makes progress.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The runs, and the processes of runs.
 #[derive(Debug)]
-pub(crate) struct Look {
+pub(crate) struct Snapshot {
+    /// Sorted by run id.
     pub(crate) runs: Vec<RunView>,
     /// Sorted by run, worker and pid.
     pub(crate) processes: Vec<ProcessView>,
+    /// Whether no process can have been missed.
     pub(crate) complete: bool,
+    /// The reasons why one can.
     pub(crate) incomplete_because: Vec<Incomplete>,
     /// Notes to print beside the result.
     pub(crate) notes: Vec<String>,
 }
 
-impl Look {
+impl Snapshot {
     /// Looks once. `all` includes the processes of other users. A worker that runs as another
     /// user belongs to the runs of this user in any case.
-    pub(crate) fn now(place: &Place, all: bool) -> Result<Self, Failure> {
-        let (dir, note) = place.open_to_look()?;
-        let kind = HuntKind::Sweep { own_run: None, app: None, mode: Mode::Report };
-        let report = hunt(kind, Ladder::default(), PATIENCE, dir.clone())?;
+    pub(crate) fn take(location: &RunDirLocation, all: bool) -> Result<Self, Failure> {
+        let (dir, note) = location.open_to_look()?;
+        let kind = cleanup::sweep(None, Mode::Report);
+        let report = cleanup::run(kind, Ladder::default(), PATIENCE, dir.clone())?;
         let host = Host::current()?;
         if report.incomplete_because.contains(&Incomplete::NoProc) {
             return Err(Failure::new(Exit::Unusable, incomplete(&report).unwrap_or_default()));
@@ -62,22 +66,21 @@ impl Look {
             .filter_map(|found| {
                 // A process that ended since the hunt saw it is left out. If `/proc` hides a
                 // process, there is nothing to read.
-                let vitals = match found.start_ticks {
-                    Some(start_ticks) => vitals::read(&host, found.pid, start_ticks)?,
-                    None => Vitals::default(),
+                let stats = match found.start_ticks {
+                    Some(start_ticks) => process_stats::read(&host, found.pid, start_ticks)?,
+                    None => ProcessStats::default(),
                 };
                 let owner = found.run_id.as_ref().and_then(|run| *owners.get(run)?);
-                Some(ProcessView::new(found, vitals, owner))
+                Some(ProcessView::new(found, stats, owner))
             })
             .collect();
         processes.sort_by(|a, b| {
             (&a.run_id, a.worker, !a.shim, a.pid).cmp(&(&b.run_id, b.worker, !b.shim, b.pid))
         });
         for run in &mut runs {
-            let own =
-                processes.iter().filter(|process| process.run_id.as_ref() == Some(&run.run_id));
-            (run.shims, run.processes) =
-                own.fold((0, 0), |(s, p), one| if one.shim { (s + 1, p) } else { (s, p + 1) });
+            let own = processes.iter().filter(|process| process.is_of(&run.run_id));
+            let (shims, others): (Vec<_>, Vec<_>) = own.partition(|process| process.shim);
+            (run.shims, run.processes) = (shims.len(), others.len());
         }
         runs.retain(|run| {
             all || run.record != RecordPresence::Absent || run.shims + run.processes > 0
@@ -91,6 +94,12 @@ impl Look {
         })
     }
 
+    /// Returns the processes to show: all of them, but shims only on request.
+    pub(crate) fn shown(&self, shims: bool) -> Vec<&ProcessView> {
+        self.processes.iter().filter(|process| shims || !process.shim).collect()
+    }
+
+    /// Prints the notes on stderr.
     pub(crate) fn complain(&self) {
         for note in &self.notes {
             complain(note);

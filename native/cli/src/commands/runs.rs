@@ -2,45 +2,39 @@
 
 use crate::args::RunsArgs;
 use crate::exit::{Exit, Failure};
-use crate::look::Look;
-use crate::output::{print_json, print_lines};
-use crate::paint::Paint;
-use crate::place::Place;
+use crate::render::output::{print_json, print_lines};
+use crate::render::style::Style;
+use crate::render::table::{Align, lines};
+use crate::render::text::{harmless, or_dash};
+use crate::run_dir_location::RunDirLocation;
 use crate::run_view::{OwnerView, RunView, Status};
-use crate::table::{Align, lines};
-use crate::terminal;
-use crate::text::{harmless, or_dash};
+use crate::snapshot::Snapshot;
 use leash_core::Incomplete;
 use leash_core::report::RecordPresence;
 use serde::Serialize;
 
+/// The document of `--json`.
 #[derive(Serialize)]
 struct Document<'a> {
-    format: u32,
-    run_dir: String,
     complete: bool,
     incomplete_because: &'a [Incomplete],
     runs: &'a [RunView],
 }
 
-pub(crate) fn run(place: &Place, args: &RunsArgs) -> Result<Exit, Failure> {
-    let look = Look::now(place, args.whose.all)?;
+/// Lists runs once.
+pub(crate) fn run(location: &RunDirLocation, args: &RunsArgs) -> Result<Exit, Failure> {
+    let snapshot = Snapshot::take(location, args.whose.all)?;
+    let Snapshot { complete, incomplete_because, runs, .. } = &snapshot;
     if args.json {
-        print_json(&Document {
-            format: 1,
-            run_dir: place.path.display().to_string(),
-            complete: look.complete,
-            incomplete_because: &look.incomplete_because,
-            runs: &look.runs,
-        })?;
+        print_json(&location.path, Document { complete: *complete, incomplete_because, runs })?;
     } else {
-        print_lines(&table(&look.runs, Paint::of_stdout(), terminal::width()))?;
+        print_lines(&table(runs, Style::of_stdout()))?;
     }
-    look.complain();
+    snapshot.complain();
     Ok(Exit::Done)
 }
 
-fn table(runs: &[RunView], paint: Paint, width: Option<usize>) -> Vec<String> {
+fn table(runs: &[RunView], style: Style) -> Vec<String> {
     use Align::{Left, Right};
     let columns = [
         ("RUN", Left),
@@ -70,7 +64,7 @@ fn table(runs: &[RunView], paint: Paint, width: Option<usize>) -> Vec<String> {
             ]
         })
         .collect();
-    lines(columns, &rows, paint, width)
+    lines(columns, &rows, style)
 }
 
 /// Returns what the other columns do not say.
@@ -103,7 +97,7 @@ mod tests {
             node: Some(String::new()),
             owners: Vec::new(),
         };
-        let shown = table(&[RunView::new(&report, None)], Paint(false), None);
+        let shown = table(&[RunView::new(&report, None)], Style::PLAIN);
         assert_eq!(
             shown[1],
             "s59m65f  DEAD  -      a\u{fffd}[2Jb  -     -              0  its owner is gone and nobody holds its lock"

@@ -9,12 +9,7 @@ use rustix::termios::{OptionalActions, Termios};
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-/// Returns the columns of the terminal on stdout, `None` if stdout is not a terminal.
-pub(crate) fn width() -> Option<usize> {
-    size().map(|(columns, _)| columns)
-}
-
-/// Returns columns and rows.
+/// Returns the columns and rows of the terminal on stdout, `None` if stdout is not a terminal.
 pub(crate) fn size() -> Option<(usize, usize)> {
     if !std::io::stdout().is_terminal() {
         return None;
@@ -33,13 +28,15 @@ pub(crate) struct Screen {
 
 /// The event that ended a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Woken {
+pub(crate) enum Event {
     /// The time is over, or the size has changed.
     Draw,
+    /// The user, a signal or the loss of the terminal ends the command.
     Quit,
 }
 
 impl Screen {
+    /// Switches to the alternate screen, and makes the terminal raw.
     pub(crate) fn enter() -> Result<Self, Failure> {
         let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
         if !stdin.is_terminal() || !stdout.is_terminal() {
@@ -50,12 +47,13 @@ impl Screen {
         }
         // The signals are blocked and read, so that the terminal is restored before one of them
         // ends this process.
-        let mut set = SigSet::empty();
-        for signal in
-            [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGWINCH]
-        {
-            set.add(signal);
-        }
+        let set = SigSet::from_iter([
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGHUP,
+            Signal::SIGQUIT,
+            Signal::SIGWINCH,
+        ]);
         set.thread_block().map_err(|errno| failed(errno as i32))?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let signals = SignalFd::with_flags(&set, flags).map_err(|errno| failed(errno as i32))?;
@@ -77,7 +75,7 @@ impl Screen {
     }
 
     /// Waits for a key, a signal or the end of the interval.
-    pub(crate) fn wait(&self, interval: Duration) -> Woken {
+    pub(crate) fn wait(&self, interval: Duration) -> Event {
         let until = Instant::now() + interval;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -85,21 +83,21 @@ impl Screen {
             let mut fds =
                 [PollFd::new(&stdin, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
             let ready = match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
-                Ok(0) => return Woken::Draw,
+                Ok(0) => return Event::Draw,
                 Ok(_) => fds.map(|fd| !fd.revents().is_empty()),
                 Err(Errno::INTR) => continue,
-                Err(_) => return Woken::Quit,
+                Err(_) => return Event::Quit,
             };
             if ready[1] {
                 match self.signals.read_signal() {
                     Ok(Some(info)) if info.ssi_signo != Signal::SIGWINCH as u32 => {
-                        return Woken::Quit;
+                        return Event::Quit;
                     }
-                    _ => return Woken::Draw,
+                    _ => return Event::Draw,
                 }
             }
             if ready[0] && is_quit() {
-                return Woken::Quit;
+                return Event::Quit;
             }
         }
     }

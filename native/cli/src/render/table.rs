@@ -1,17 +1,26 @@
 //! Tables with columns.
 
-use crate::paint::{Colour, Paint};
+use super::style::{Colour, Style};
 
 /// A field of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cell {
+    /// The text, which has no control characters.
     pub(crate) text: String,
+    /// The colour of all of it.
     pub(crate) colour: Colour,
+}
+
+impl Cell {
+    /// Returns a cell in a colour.
+    pub(crate) fn new(text: impl Into<String>, colour: Colour) -> Self {
+        Self { text: text.into(), colour }
+    }
 }
 
 impl From<String> for Cell {
     fn from(text: String) -> Self {
-        Self { text, colour: Colour::Plain }
+        Self::new(text, Colour::Plain)
     }
 }
 
@@ -21,19 +30,21 @@ impl From<&str> for Cell {
     }
 }
 
+/// The side of a column on which its cells begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Align {
+    /// For words.
     Left,
+    /// For numbers.
     Right,
 }
 
-/// Lays rows out below their titles. If a width is given, each line is cut to it. The last column
-/// is not padded.
+/// Lays rows out below their titles. If the style has a width, each line is cut to it. The last
+/// column is not padded.
 pub(crate) fn lines<const N: usize>(
     columns: [(&str, Align); N],
     rows: &[[Cell; N]],
-    paint: Paint,
-    width: Option<usize>,
+    style: Style,
 ) -> Vec<String> {
     let mut widths = columns.map(|(title, _)| length(title));
     for row in rows {
@@ -41,22 +52,18 @@ pub(crate) fn lines<const N: usize>(
             *width = length(&cell.text).max(*width);
         }
     }
-    let titles = columns.map(|(title, _)| Cell { text: title.to_owned(), colour: Colour::Bold });
-    std::iter::once(&titles)
-        .chain(rows)
-        .map(|row| line(row, columns, widths, paint, width))
-        .collect()
+    let titles = columns.map(|(title, _)| Cell::new(title, Colour::Bold));
+    std::iter::once(&titles).chain(rows).map(|row| line(row, columns, widths, style)).collect()
 }
 
 fn line<const N: usize>(
     row: &[Cell; N],
     columns: [(&str, Align); N],
     widths: [usize; N],
-    paint: Paint,
-    limit: Option<usize>,
+    style: Style,
 ) -> String {
     let mut line = String::new();
-    let mut left = limit.unwrap_or(usize::MAX);
+    let mut left = style.width.unwrap_or(usize::MAX);
     for (index, ((cell, (_, align)), width)) in row.iter().zip(columns).zip(widths).enumerate() {
         if index > 0 {
             let gap = left.min(2);
@@ -69,7 +76,7 @@ fn line<const N: usize>(
         let shown = length(&text);
         let fill = if is_last { 0 } else { (width.min(left)).saturating_sub(shown) };
         let blanks = " ".repeat(fill);
-        let text = paint.text(cell.colour, &text);
+        let text = style.paint(cell.colour, &text);
         match align {
             Align::Left => line.extend([text, blanks]),
             Align::Right => line.extend([blanks, text]),
@@ -80,6 +87,7 @@ fn line<const N: usize>(
     line
 }
 
+/// Returns the number of columns that a text takes.
 pub(crate) fn length(text: &str) -> usize {
     text.chars().count()
 }
@@ -106,7 +114,7 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [row("aaaa", "1", "x"), row("ü", "12345", "a longer rest")];
-        let shown = lines(COLUMNS, &rows, Paint(false), None);
+        let shown = lines(COLUMNS, &rows, Style::PLAIN);
         assert_eq!(shown, ["A       NUM  REST", "aaaa      1  x", "ü     12345  a longer rest"]);
     }
 
@@ -114,10 +122,10 @@ mod tests {
     fn a_line_is_cut_to_the_width_and_colours_take_no_room() {
         let mut rows = [row("aaaa", "1", "0123456789")];
         rows[0][2].colour = Colour::Red;
-        let shown = lines(COLUMNS, &rows, Paint(true), Some(15));
+        let shown = lines(COLUMNS, &rows, Style { colours: true, width: Some(15) });
         assert_eq!(shown[1], "aaaa    1  \x1b[31m012…\x1b[0m");
         for width in 0..40 {
-            for line in lines(COLUMNS, &rows, Paint(false), Some(width)) {
+            for line in lines(COLUMNS, &rows, Style { colours: false, width: Some(width) }) {
                 assert!(length(&line) <= width, "{width}: {line:?}");
             }
         }

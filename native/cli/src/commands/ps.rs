@@ -1,0 +1,37 @@
+//! `leash ps`.
+
+use crate::args::PsArgs;
+use crate::exit::{Exit, Failure};
+use crate::process_view::ProcessView;
+use crate::render::output::{print_json, print_lines};
+use crate::render::processes;
+use crate::render::style::Style;
+use crate::run_dir_location::RunDirLocation;
+use crate::snapshot::Snapshot;
+use leash_core::Incomplete;
+use serde::Serialize;
+
+/// The document of `--json`.
+#[derive(Serialize)]
+struct Document<'a> {
+    complete: bool,
+    incomplete_because: &'a [Incomplete],
+    processes: Vec<&'a ProcessView>,
+}
+
+/// Lists processes once.
+pub(crate) fn run(location: &RunDirLocation, args: &PsArgs) -> Result<Exit, Failure> {
+    let snapshot = Snapshot::take(location, args.whose.all)?;
+    let processes = snapshot.shown(args.shims);
+    if args.json {
+        let Snapshot { complete, incomplete_because, .. } = &snapshot;
+        print_json(
+            &location.path,
+            Document { complete: *complete, incomplete_because, processes },
+        )?;
+    } else {
+        print_lines(&processes::table(&processes, Style::of_stdout()))?;
+    }
+    snapshot.complain();
+    Ok(Exit::Done)
+}
