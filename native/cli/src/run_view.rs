@@ -115,22 +115,31 @@ impl OwnerView {
 
 /// Returns the owner that is alive, else the owner that the strongest source names.
 fn owner(owners: &[OwnerReport]) -> Option<OwnerView> {
-    let rank = |owner: &&OwnerReport| {
-        let source = match owner.source {
-            Source::Record => 0,
-            Source::Env => 1,
-            Source::Argv => 2,
-        };
-        (owner.state != OwnerState::Alive, source)
-    };
+    // The strongest source comes first in its definition.
+    let rank = |owner: &&OwnerReport| (owner.state != OwnerState::Alive, owner.source as u8);
     let found = owners.iter().min_by_key(rank)?;
     let OwnerReport { pid, start_ticks, state, source, .. } = *found;
     Some(OwnerView { pid, start_ticks, state, source })
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// Returns the report on a run with a record and no owner.
+    pub(crate) fn report(verdict: Verdict, why: &str) -> RunReport {
+        RunReport {
+            run_id: "s59m65f".into(),
+            verdict,
+            why: why.into(),
+            record: RecordPresence::Present,
+            corrupt: None,
+            lock: Some(Lock::Free),
+            app: Some("shop".into()),
+            node: Some(String::new()),
+            owners: Vec::new(),
+        }
+    }
 
     fn named(source: Source, pid: u32, state: OwnerState) -> OwnerReport {
         OwnerReport { source, pid, start_ticks: 5, pid_ns: 6, state }

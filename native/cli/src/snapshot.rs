@@ -10,6 +10,7 @@ use crate::run_view::RunView;
 use leash_core::report::RecordPresence;
 use leash_core::{Host, Incomplete, Ladder, Mode, RunDir};
 use leash_tag::RunId;
+use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,18 +18,21 @@ use std::time::Duration;
 // A pass takes milliseconds. This limit is for a machine that hardly makes progress.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The runs, and the processes of runs.
-#[derive(Debug)]
+/// The runs, and the processes of runs. Serialized, it says whether it may lack something.
+#[derive(Debug, Serialize)]
 pub(crate) struct Snapshot {
     /// Sorted by run id.
+    #[serde(skip)]
     pub(crate) runs: Vec<RunView>,
     /// Sorted by run, worker and pid.
+    #[serde(skip)]
     pub(crate) processes: Vec<ProcessView>,
     /// Whether no process can have been missed.
     pub(crate) complete: bool,
     /// The reasons why one can.
     pub(crate) incomplete_because: Vec<Incomplete>,
     /// Notes to print beside the result.
+    #[serde(skip)]
     pub(crate) notes: Vec<String>,
 }
 

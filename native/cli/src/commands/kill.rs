@@ -100,24 +100,14 @@ fn refusal(run: RunId, of: Verdict, why: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use leash_core::report::{RecordPresence, RunReport};
+    use crate::run_view::tests::report as run_report;
 
     fn run_id() -> RunId {
         "s59m65f".parse().unwrap()
     }
 
     fn report(refused: Option<Verdict>, known: bool) -> Report {
-        let run = RunReport {
-            run_id: "s59m65f".into(),
-            verdict: refused.unwrap_or(Verdict::Dead),
-            why: "because".into(),
-            record: RecordPresence::Absent,
-            corrupt: None,
-            lock: None,
-            app: None,
-            node: None,
-            owners: Vec::new(),
-        };
+        let run = run_report(refused.unwrap_or(Verdict::Dead), "because");
         let runs = if known { vec![run] } else { Vec::new() };
         Report { refused: refused.map(Refused::Run), runs, ..Report::default() }
     }

@@ -8,14 +8,13 @@ use crate::render::processes;
 use crate::render::style::Style;
 use crate::run_dir_location::RunDirLocation;
 use crate::snapshot::Snapshot;
-use leash_core::Incomplete;
 use serde::Serialize;
 
 /// The document of `--json`.
 #[derive(Serialize)]
 struct Document<'a> {
-    complete: bool,
-    incomplete_because: &'a [Incomplete],
+    #[serde(flatten)]
+    snapshot: &'a Snapshot,
     processes: Vec<&'a ProcessView>,
 }
 
@@ -24,11 +23,7 @@ pub(crate) fn run(location: &RunDirLocation, args: &PsArgs) -> Result<Exit, Fail
     let snapshot = Snapshot::take(location, args.whose.all)?;
     let processes = snapshot.shown(args.shims);
     if args.json {
-        let Snapshot { complete, incomplete_because, .. } = &snapshot;
-        print_json(
-            &location.path,
-            Document { complete: *complete, incomplete_because, processes },
-        )?;
+        print_json(&location.path, Document { snapshot: &snapshot, processes })?;
     } else {
         print_lines(&processes::table(&processes, Style::of_stdout()))?;
     }

@@ -4,29 +4,28 @@ use crate::args::RunsArgs;
 use crate::exit::{Exit, Failure};
 use crate::render::output::{print_json, print_lines};
 use crate::render::style::Style;
-use crate::render::table::{Align, lines};
+use crate::render::table::lines;
 use crate::render::text::{harmless, or_dash};
 use crate::run_dir_location::RunDirLocation;
 use crate::run_view::{OwnerView, RunView, Status};
 use crate::snapshot::Snapshot;
-use leash_core::Incomplete;
 use leash_core::report::RecordPresence;
 use serde::Serialize;
 
 /// The document of `--json`.
 #[derive(Serialize)]
 struct Document<'a> {
-    complete: bool,
-    incomplete_because: &'a [Incomplete],
+    #[serde(flatten)]
+    snapshot: &'a Snapshot,
     runs: &'a [RunView],
 }
 
 /// Lists runs once.
 pub(crate) fn run(location: &RunDirLocation, args: &RunsArgs) -> Result<Exit, Failure> {
     let snapshot = Snapshot::take(location, args.whose.all)?;
-    let Snapshot { complete, incomplete_because, runs, .. } = &snapshot;
+    let runs = &snapshot.runs;
     if args.json {
-        print_json(&location.path, Document { complete: *complete, incomplete_because, runs })?;
+        print_json(&location.path, Document { snapshot: &snapshot, runs })?;
     } else {
         print_lines(&table(runs, Style::of_stdout()))?;
     }
@@ -35,17 +34,7 @@ pub(crate) fn run(location: &RunDirLocation, args: &RunsArgs) -> Result<Exit, Fa
 }
 
 fn table(runs: &[RunView], style: Style) -> Vec<String> {
-    use Align::{Left, Right};
-    let columns = [
-        ("RUN", Left),
-        ("IS", Left),
-        ("OWNER", Left),
-        ("APP", Left),
-        ("NODE", Left),
-        ("SINCE", Left),
-        ("PROCESSES", Right),
-        ("WHY", Left),
-    ];
+    let columns = ["RUN", "IS", "OWNER", "APP", "NODE", "SINCE", ">PROCESSES", "WHY"];
     let text = |text: &Option<String>| {
         or_dash(text.as_deref().filter(|text| !text.is_empty()).map(harmless))
     };
@@ -81,22 +70,13 @@ fn why(run: &RunView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use leash_core::report::RunReport;
-    use leash_core::{Lock, Verdict};
+    use crate::run_view::tests::report;
+    use leash_core::Verdict;
 
     #[test]
     fn what_a_record_says_cannot_control_the_terminal() {
-        let report = RunReport {
-            run_id: "s59m65f".into(),
-            verdict: Verdict::Dead,
-            why: "its owner is gone and nobody holds its lock".into(),
-            record: RecordPresence::Present,
-            corrupt: None,
-            lock: Some(Lock::Free),
-            app: Some("a\x1b[2Jb".into()),
-            node: Some(String::new()),
-            owners: Vec::new(),
-        };
+        let mut report = report(Verdict::Dead, "its owner is gone and nobody holds its lock");
+        report.app = Some("a\x1b[2Jb".into());
         let shown = table(&[RunView::new(&report, None)], Style::PLAIN);
         assert_eq!(
             shown[1],

@@ -129,32 +129,13 @@ fn label(process: &ProcessView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run_view::Status;
-    use leash_core::report::RecordPresence;
+    use crate::run_view::tests::report;
     use leash_core::{OwnerState, Source, Verdict};
 
     fn run() -> RunView {
-        let owner = OwnerView {
-            pid: 90,
-            start_ticks: 1,
-            state: OwnerState::Alive,
-            source: Source::Record,
-        };
-        RunView {
-            run_id: "s59m65f".into(),
-            status: Status::Alive,
-            verdict: Verdict::Live,
-            why: String::new(),
-            record: RecordPresence::Present,
-            corrupt: None,
-            lock: None,
-            owner: Some(owner),
-            app: Some("shop".into()),
-            node: None,
-            since: None,
-            processes: 3,
-            shims: 1,
-        }
+        let (state, source) = (OwnerState::Alive, Source::Record);
+        let owner = Some(OwnerView { pid: 90, start_ticks: 1, state, source });
+        RunView { owner, processes: 3, ..RunView::new(&report(Verdict::Live, ""), None) }
     }
 
     fn process(pid: u32, ppid: u32, shim: bool) -> ProcessView {

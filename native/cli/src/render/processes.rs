@@ -1,26 +1,15 @@
 //! The table of processes.
 
 use super::style::Style;
-use super::table::{Align, lines};
+use super::table::lines;
 use super::text::{age, or_dash, size};
 use crate::process_view::ProcessView;
 use crate::run_view::OwnerView;
 
 /// Returns the table of these processes, one in each row.
 pub(crate) fn table(processes: &[&ProcessView], style: Style) -> Vec<String> {
-    use Align::{Left, Right};
-    let columns = [
-        ("RUN", Left),
-        ("IS", Left),
-        ("WORKER", Right),
-        ("PID", Right),
-        ("PPID", Right),
-        ("OWNER", Left),
-        ("AGE", Right),
-        ("RSS", Right),
-        ("S", Left),
-        ("COMMAND", Left),
-    ];
+    let columns =
+        ["RUN", "IS", ">WORKER", ">PID", ">PPID", "OWNER", ">AGE", ">RSS", "S", "COMMAND"];
     let rows: Vec<_> = processes
         .iter()
         .map(|process| {

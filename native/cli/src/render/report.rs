@@ -1,7 +1,7 @@
 //! A report as people read it: a table of what became of each process, and one line about all.
 
 use super::style::{Colour, Style};
-use super::table::{Align, Cell, lines};
+use super::table::{Cell, lines};
 use super::text::{count, name, or_dash, verdict};
 use leash_core::report::{Action, Match};
 use leash_core::{Report, Verdict};
@@ -9,18 +9,10 @@ use std::collections::BTreeSet;
 
 /// Returns the table of all matches; no line at all if there is no match.
 pub(crate) fn table(report: &Report, dry_run: bool, style: Style) -> Vec<String> {
-    use Align::{Left, Right};
     if report.matches.is_empty() {
         return Vec::new();
     }
-    let columns = [
-        ("WHAT", Left),
-        ("PID", Right),
-        ("RUN", Left),
-        ("WORKER", Right),
-        ("WHY", Left),
-        ("COMMAND", Left),
-    ];
+    let columns = ["WHAT", ">PID", "RUN", ">WORKER", "WHY", "COMMAND"];
     let rows: Vec<_> = report
         .matches
         .iter()

@@ -30,41 +30,35 @@ impl From<&str> for Cell {
     }
 }
 
-/// The side of a column on which its cells begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Align {
-    /// For words.
-    Left,
-    /// For numbers.
-    Right,
-}
-
 /// Lays rows out below their titles. If the style has a width, each line is cut to it. The last
 /// column is not padded.
+///
+/// A title that begins with `>` stands on the right of its column, with the cells below it.
 pub(crate) fn lines<const N: usize>(
-    columns: [(&str, Align); N],
+    columns: [&str; N],
     rows: &[[Cell; N]],
     style: Style,
 ) -> Vec<String> {
-    let mut widths = columns.map(|(title, _)| length(title));
+    let titles = columns.map(|title| title.trim_start_matches('>'));
+    let mut widths = titles.map(length);
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = length(&cell.text).max(*width);
         }
     }
-    let titles = columns.map(|(title, _)| Cell::new(title, Colour::Bold));
+    let titles = titles.map(|title| Cell::new(title, Colour::Bold));
     std::iter::once(&titles).chain(rows).map(|row| line(row, columns, widths, style)).collect()
 }
 
 fn line<const N: usize>(
     row: &[Cell; N],
-    columns: [(&str, Align); N],
+    columns: [&str; N],
     widths: [usize; N],
     style: Style,
 ) -> String {
     let mut line = String::new();
     let mut left = style.width.unwrap_or(usize::MAX);
-    for (index, ((cell, (_, align)), width)) in row.iter().zip(columns).zip(widths).enumerate() {
+    for (index, ((cell, title), width)) in row.iter().zip(columns).zip(widths).enumerate() {
         if index > 0 {
             let gap = left.min(2);
             line.extend(std::iter::repeat_n(' ', gap));
@@ -77,10 +71,8 @@ fn line<const N: usize>(
         let fill = if is_last { 0 } else { (width.min(left)).saturating_sub(shown) };
         let blanks = " ".repeat(fill);
         let text = style.paint(cell.colour, &text);
-        match align {
-            Align::Left => line.extend([text, blanks]),
-            Align::Right => line.extend([blanks, text]),
-        }
+        let is_right = title.starts_with('>');
+        line.extend(if is_right { [blanks, text] } else { [text, blanks] });
         left -= shown + fill;
     }
     line.truncate(line.trim_end_matches(' ').len());
@@ -104,8 +96,7 @@ pub(crate) fn cut(text: &str, width: usize) -> String {
 mod tests {
     use super::*;
 
-    const COLUMNS: [(&str, Align); 3] =
-        [("A", Align::Left), ("NUM", Align::Right), ("REST", Align::Left)];
+    const COLUMNS: [&str; 3] = ["A", ">NUM", "REST"];
 
     fn row(a: &str, number: &str, rest: &str) -> [Cell; 3] {
         [a.into(), number.into(), rest.into()]

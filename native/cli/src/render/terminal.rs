@@ -54,15 +54,13 @@ impl Screen {
             Signal::SIGQUIT,
             Signal::SIGWINCH,
         ]);
-        set.thread_block().map_err(|errno| failed(errno as i32))?;
+        set.thread_block().map_err(failed)?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let signals = SignalFd::with_flags(&set, flags).map_err(|errno| failed(errno as i32))?;
-        let before =
-            rustix::termios::tcgetattr(&stdin).map_err(|errno| failed(errno.raw_os_error()))?;
+        let signals = SignalFd::with_flags(&set, flags).map_err(failed)?;
+        let before = rustix::termios::tcgetattr(&stdin).map_err(failed)?;
         let mut raw = before.clone();
         raw.make_raw();
-        rustix::termios::tcsetattr(&stdin, OptionalActions::Flush, &raw)
-            .map_err(|errno| failed(errno.raw_os_error()))?;
+        rustix::termios::tcsetattr(&stdin, OptionalActions::Flush, &raw).map_err(failed)?;
         let screen = Self { before, signals };
         write("\x1b[?1049h\x1b[?25l")?;
         Ok(screen)
@@ -126,10 +124,9 @@ fn is_quit() -> bool {
 fn write(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    written.map_err(|error| Failure::new(Exit::Unusable, format!("the terminal: {error}")))
+    written.map_err(failed)
 }
 
-fn failed(errno: i32) -> Failure {
-    let error = std::io::Error::from_raw_os_error(errno);
-    Failure::new(Exit::Unusable, format!("the terminal: {error}"))
+fn failed(error: impl Into<std::io::Error>) -> Failure {
+    Failure::new(Exit::Unusable, format!("the terminal: {}", error.into()))
 }

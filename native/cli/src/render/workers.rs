@@ -1,22 +1,13 @@
 //! The table of workers that VMs were told to end.
 
 use super::style::{Colour, Style};
-use super::table::{Align, Cell, lines};
+use super::table::{Cell, lines};
 use super::text::{count, harmless, or_dash};
 use crate::control::answer::{Answers, Outcome, Worker};
 
 /// Returns the table, and a line that counts.
 pub(crate) fn table(answers: &Answers, style: Style) -> Vec<String> {
-    use Align::{Left, Right};
-    let columns = [
-        ("WHAT", Left),
-        ("RUN", Left),
-        ("WORKER", Right),
-        ("PID", Right),
-        ("NAME", Left),
-        ("GROUP", Left),
-        ("HOW", Left),
-    ];
+    let columns = ["WHAT", "RUN", ">WORKER", ">PID", "NAME", "GROUP", "HOW"];
     let row = |(run_id, worker): (&str, &Worker)| {
         [
             what(worker.result),
