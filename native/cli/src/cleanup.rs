@@ -1,4 +1,7 @@
 //! The only place where this command has the core look at processes and end them.
+//!
+//! The core decides about each process. This module says what the result means for a person and
+//! for the exit status.
 
 use crate::exit::{Exit, Failure};
 use crate::render::output::complain;

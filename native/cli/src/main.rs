@@ -2,6 +2,18 @@
 //!
 //! `leash-core` makes every decision, from the records in the run directory and from `/proc`.
 //! Nothing here decides which process may be ended.
+//!
+//! | what | where |
+//! |---|---|
+//! | the command line, exit statuses | [`args`], [`exit`] |
+//! | a file for each subcommand | [`commands`] |
+//! | the run directory, and everything at one moment | [`run_dir_location`], [`snapshot`] |
+//! | sweeps, and the end of one run | [`cleanup`] |
+//! | requests to living VMs | [`control`] |
+//! | tables, colours, JSON, the terminal | [`render`] |
+//!
+//! [`run_view`] and [`process_view`] are what the tables and the JSON show. No file imports
+//! another one in a circle (`tests/imports.rs`).
 #![forbid(unsafe_code)]
 
 mod args;
@@ -23,18 +35,18 @@ use exit::{Exit, Failure};
 use run_dir_location::RunDirLocation;
 use std::process::ExitCode;
 
+/// Parses the command line, runs the subcommand, and turns a failure into a line on stderr.
 fn main() -> ExitCode {
     let cli = Cli::parse();
     leash_core::reserve_descriptors();
-    match run(cli) {
-        Ok(exit) => exit.into(),
-        Err(failure) => {
-            render::output::complain(&failure.message);
-            failure.exit.into()
-        }
-    }
+    let exit = run(cli).unwrap_or_else(|failure| {
+        render::output::complain(&failure.message);
+        failure.exit
+    });
+    ExitCode::from(exit as u8)
 }
 
+/// Runs the subcommand.
 fn run(cli: Cli) -> Result<Exit, Failure> {
     let location = RunDirLocation::find(cli.run_dir);
     match cli.command {

@@ -1,4 +1,7 @@
 //! The facts about a process that a report leaves out: its parent, age and memory.
+//!
+//! One read of `/proc/<pid>/stat` tells all of them, together with the start of the process. So
+//! they cannot be of another process than the report's.
 
 use leash_core::parse::stat::Stat;
 use leash_core::{Host, Pid};

@@ -1,4 +1,6 @@
-//! A process as the command shows it.
+//! A process as the command shows it: in a table, in the tree and as JSON.
+//!
+//! It has what the report says, and what [`process_stats`](crate::process_stats) reads beside it.
 
 use crate::process_stats::ProcessStats;
 use crate::render::style::Colour;
@@ -12,19 +14,27 @@ use serde::Serialize;
 /// A process of a run. The keys are documented in guides/cli.schema.json.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ProcessView {
+    /// The run that it belongs to, or claims to.
     pub(crate) run_id: Option<String>,
+    /// The number of its worker in that run.
     pub(crate) worker: Option<u16>,
+    /// The process.
     pub(crate) pid: u32,
+    /// Its parent.
     pub(crate) ppid: Option<u32>,
     /// In the machine's clock ticks; `None` if `/proc` hides it.
     pub(crate) start_ticks: Option<u64>,
+    /// The real user.
     pub(crate) uid: Option<u32>,
     /// The state letter of `/proc/<pid>/stat`.
     pub(crate) state: char,
+    /// The time since its start.
     pub(crate) age_ms: u64,
+    /// The memory in RAM.
     pub(crate) rss_bytes: Option<u64>,
     /// The command line, or the name in brackets.
     pub(crate) command: String,
+    /// True if it is a shim.
     pub(crate) shim: bool,
     /// True if that shim is the run's warden.
     pub(crate) warden: bool,

@@ -1,4 +1,11 @@
 //! The run directory, found in the way the library finds it (`lib/leash/config.ex`).
+//!
+//! The first of these that is set counts:
+//!
+//! 1. `--run-dir`
+//! 2. `LEASH_RUN_DIR`
+//! 3. `leash` in the first directory of `RUNTIME_DIRECTORY`, which systemd sets for a service
+//! 4. `/tmp/leash-<uid>`, or `/tmp/leash-<uid>.<n>` if the first is not this user's
 
 use crate::exit::{Exit, Failure};
 use leash_core::RunDir;
@@ -23,6 +30,7 @@ impl RunDirLocation {
         Self::find_in(option, |name| std::env::var_os(name), uid)
     }
 
+    /// Works as [`Self::find`], in an environment and for a user that a test can choose.
     fn find_in(
         option: Option<PathBuf>,
         variable: impl Fn(&str) -> Option<OsString>,
@@ -67,6 +75,7 @@ impl RunDirLocation {
         Ok((Some(self.open()?), None))
     }
 
+    /// Returns the message about a directory that is not there.
     fn missing(&self) -> String {
         format!("{}: no such run directory", self.path.display())
     }
@@ -92,6 +101,7 @@ fn default_in(parent: &Path, uid: u32) -> PathBuf {
     others.min().unwrap_or(first)
 }
 
+/// Returns whether nothing is there. A path that cannot be looked at counts as there.
 fn is_missing(path: &Path) -> bool {
     std::fs::symlink_metadata(path)
         .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)

@@ -1,4 +1,6 @@
-//! A run as the command shows it.
+//! A run as the command shows it: in a table, in the tree and as JSON.
+//!
+//! It has what the report says, the start that only the record knows, and counts of processes.
 
 use crate::render::style::Colour;
 use crate::render::table::Cell;
@@ -11,11 +13,15 @@ use serde::Serialize;
 /// A run. The keys are documented in guides/cli.schema.json.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct RunView {
+    /// The run.
     pub(crate) run_id: String,
+    /// The verdict in short.
     pub(crate) status: Status,
+    /// The verdict of a sweep on it.
     pub(crate) verdict: Verdict,
     /// The reason for the verdict, in words.
     pub(crate) why: String,
+    /// Whether it has a record here.
     pub(crate) record: RecordPresence,
     /// The reason why the record is not believed.
     pub(crate) corrupt: Option<Corrupt>,
@@ -23,12 +29,15 @@ pub(crate) struct RunView {
     pub(crate) lock: Option<Lock>,
     /// One owner of those that witnesses name.
     pub(crate) owner: Option<OwnerView>,
+    /// The application that the record names.
     pub(crate) app: Option<String>,
+    /// The node that the record names.
     pub(crate) node: Option<String>,
     /// ISO 8601, as the VM wrote it.
     pub(crate) since: Option<String>,
     /// The number of processes, shims not counted.
     pub(crate) processes: usize,
+    /// The number of shims.
     pub(crate) shims: usize,
 }
 
@@ -47,9 +56,11 @@ pub(crate) enum Status {
 /// An owner of a run: a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct OwnerView {
+    /// The VM.
     pub(crate) pid: u32,
     /// The start of the VM, in the machine's clock ticks.
     pub(crate) start_ticks: u64,
+    /// Whether it lives.
     pub(crate) state: OwnerState,
     /// The witness that names it.
     pub(crate) source: Source,

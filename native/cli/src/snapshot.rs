@@ -1,4 +1,7 @@
 //! Everything at one moment: the findings of a sweep, without a signal.
+//!
+//! What a sweep would end and what this command shows never differ, because both come from the
+//! same report. A process that ended since is left out.
 
 use crate::cleanup::{self, incomplete};
 use crate::exit::{Exit, Failure};
@@ -7,15 +10,15 @@ use crate::process_view::ProcessView;
 use crate::render::output::complain;
 use crate::run_dir_location::RunDirLocation;
 use crate::run_view::RunView;
-use leash_core::report::RecordPresence;
+use leash_core::report::{Match, RecordPresence, RunReport};
 use leash_core::{Host, Incomplete, Ladder, Mode, RunDir};
 use leash_tag::RunId;
 use serde::Serialize;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-// A pass takes milliseconds. This limit is for a machine that hardly makes progress.
+/// The limit of a look. A pass takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The runs, and the processes of runs. Serialized, it says whether it may lack something.
@@ -37,7 +40,9 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Looks once. `all` includes the processes of other users. A worker that runs as another
+    /// Looks once. Sends no signal, and leaves out this process.
+    ///
+    /// `all` includes the processes of other users. A worker that runs as another
     /// user belongs to the runs of this user in any case.
     pub(crate) fn take(location: &RunDirLocation, all: bool) -> Result<Self, Failure> {
         let (dir, note) = location.open_to_look()?;
@@ -47,37 +52,24 @@ impl Snapshot {
         if report.incomplete_because.contains(&Incomplete::NoProc) {
             return Err(Failure::new(Exit::Unusable, incomplete(&report).unwrap_or_default()));
         }
-        let mut runs: Vec<_> = report
-            .runs
-            .iter()
-            .map(|run| RunView::new(run, since(dir.as_ref(), &run.run_id)))
-            .collect();
-        let recorded: HashSet<_> = runs
-            .iter()
-            .filter(|run| run.record == RecordPresence::Present)
-            .map(|run| run.run_id.clone())
-            .collect();
-        let owners: HashMap<_, _> =
-            runs.iter().map(|run| (run.run_id.clone(), run.owner)).collect();
+        let view = |run: &RunReport| RunView::new(run, since(dir.as_ref(), &run.run_id));
+        let mut runs: Vec<_> = report.runs.iter().map(view).collect();
+        let known: HashMap<_, _> = runs.iter().map(|run| (run.run_id.as_str(), run)).collect();
         let me = host.me().pid.as_u32();
-        let of_run =
-            |run: &Option<String>| run.as_ref().is_some_and(|run| recorded.contains(run));
-        let mut processes: Vec<_> = report
-            .matches
-            .iter()
-            .filter(|found| found.pid != me)
-            .filter(|found| all || found.uid == Some(host.uid()) || of_run(&found.run_id))
-            .filter_map(|found| {
-                // A process that ended since the hunt saw it is left out. If `/proc` hides a
-                // process, there is nothing to read.
-                let stats = match found.start_ticks {
-                    Some(start_ticks) => process_stats::read(&host, found.pid, start_ticks)?,
-                    None => ProcessStats::default(),
-                };
-                let owner = found.run_id.as_ref().and_then(|run| *owners.get(run)?);
-                Some(ProcessView::new(found, stats, owner))
-            })
-            .collect();
+        let view = |found: &Match| {
+            let run = found.run_id.as_deref().and_then(|run| known.get(run));
+            let is_recorded = run.is_some_and(|run| run.record == RecordPresence::Present);
+            let is_asked = all || is_recorded || found.uid == Some(host.uid());
+            // A process that ended since the sweep saw it is left out. If `/proc` hides a
+            // process, there is nothing to read.
+            let stats = match found.start_ticks {
+                _ if found.pid == me || !is_asked => return None,
+                Some(start_ticks) => process_stats::read(&host, found.pid, start_ticks)?,
+                None => ProcessStats::default(),
+            };
+            Some(ProcessView::new(found, stats, run.and_then(|run| run.owner)))
+        };
+        let mut processes: Vec<_> = report.matches.iter().filter_map(view).collect();
         processes.sort_by(|a, b| {
             (&a.run_id, a.worker, !a.shim, a.pid).cmp(&(&b.run_id, b.worker, !b.shim, b.pid))
         });
@@ -111,6 +103,7 @@ impl Snapshot {
     }
 }
 
+/// Returns the start of a run, as its record says it.
 fn since(dir: Option<&Arc<RunDir>>, run: &str) -> Option<String> {
     let run = RunId::parse(run.as_bytes())?;
     let record = dir?.record(run).ok()??.record.ok()?;

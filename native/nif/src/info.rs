@@ -25,7 +25,7 @@ pub(crate) struct Info {
     uid: Option<u32>,
     start_ticks: u64,
     rss_bytes: Option<u64>,
-    threads: Option<u64>,
+    threads: u64,
     run: Option<Tag>,
 }
 
@@ -52,6 +52,7 @@ enum TagCarrier {
 pub(crate) fn read(identity: &Identity) -> Option<Info> {
     let pid = identity.pid;
     let stat = Stat::parse(&file(pid, "stat", SMALL)?)?;
+    let page = u64::try_from(rustix::param::page_size()).ok()?;
     let status_file = file(pid, "status", SMALL).unwrap_or_default();
     let line = file(pid, "cmdline", cmdline::READ_LIMIT as u64);
     let args =
@@ -64,9 +65,9 @@ pub(crate) fn read(identity: &Identity) -> Option<Info> {
         args,
         uid: status::uids(&status_file).map(|uids| uids.effective),
         start_ticks: identity.start_ticks,
-        rss_bytes: field(&status_file, "VmRSS:")
-            .and_then(|kilobytes| kilobytes.checked_mul(1024)),
-        threads: field(&status_file, "Threads:"),
+        // A kernel thread, and a first thread that has ended, show no memory.
+        rss_bytes: (stat.rss_pages > 0).then(|| stat.rss_pages.saturating_mul(page)),
+        threads: stat.threads,
         run: tag(pid, line.as_deref().unwrap_or_default()),
     })
 }
@@ -100,13 +101,4 @@ fn file(pid: Pid, name: &str, limit: u64) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(format!("/proc/{pid}/{name}")).ok()?.take(limit).read_to_end(&mut bytes).ok()?;
     Some(bytes)
-}
-
-/// Returns a number of `/proc/<pid>/status`.
-fn field(status: &[u8], name: &str) -> Option<u64> {
-    let line = status
-        .split(|&byte| byte == b'\n')
-        .find_map(|line| line.strip_prefix(name.as_bytes()))?;
-    let number = line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty())?;
-    std::str::from_utf8(number).ok()?.parse().ok()
 }

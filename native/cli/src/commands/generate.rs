@@ -20,6 +20,7 @@ pub(crate) fn man(of: Option<&str>) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// Returns a manual page, `None` if there is no such subcommand.
 fn page(of: Option<&str>) -> Option<String> {
     let mut root = Cli::command();
     // Without this, the pages of the subcommands lack the global options.

@@ -1,4 +1,10 @@
-//! `leash kill`.
+//! `leash kill`: ends what one dead run left.
+//!
+//! | the run is | without `--force` | with `--force` |
+//! |---|---|---|
+//! | dead | ended | ended |
+//! | alive | refused | its VM gets SIGTERM; once the VM has ended, what it left is ended |
+//! | neither for certain | refused | refused |
 
 use crate::args::KillArgs;
 use crate::cleanup;
@@ -50,6 +56,7 @@ pub(crate) fn run(location: &RunDirLocation, args: &KillArgs) -> Result<Exit, Fa
     conclude(run, &report, forced)
 }
 
+/// Returns what became of the VM and of what the run left.
 fn text(report: &Report, forced: Option<TerminatedVm>) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(TerminatedVm { pid, signal, ended, elapsed_ms }) = forced {
@@ -86,6 +93,7 @@ fn conclude(run: RunId, report: &Report, forced: Option<TerminatedVm>) -> Result
     }
 }
 
+/// Returns why nothing was sent.
 fn refusal(run: RunId, of: Verdict, why: &str) -> String {
     // The core words this reason for a VM.
     let why = if of == Verdict::OwnOuterRun {

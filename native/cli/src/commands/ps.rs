@@ -1,4 +1,7 @@
-//! `leash ps`.
+//! `leash ps`: the processes of workers, as a table or as JSON.
+//!
+//! It looks once and sends nothing. What the result may lack is said on stderr, so that programs
+//! can read stdout.
 
 use crate::args::PsArgs;
 use crate::exit::{Exit, Failure};
@@ -20,7 +23,7 @@ struct Document<'a> {
 
 /// Lists processes once.
 pub(crate) fn run(location: &RunDirLocation, args: &PsArgs) -> Result<Exit, Failure> {
-    let snapshot = Snapshot::take(location, args.whose.all)?;
+    let snapshot = Snapshot::take(location, args.all)?;
     let processes = snapshot.shown(args.shims);
     if args.json {
         print_json(&location.path, Document { snapshot: &snapshot, processes })?;

@@ -1,4 +1,6 @@
-//! `leash runs`.
+//! `leash runs`: the runs of this machine, and whether they are alive.
+//!
+//! A run is listed if it has a record here, or if a process names it.
 
 use crate::args::RunsArgs;
 use crate::exit::{Exit, Failure};
@@ -22,7 +24,7 @@ struct Document<'a> {
 
 /// Lists runs once.
 pub(crate) fn run(location: &RunDirLocation, args: &RunsArgs) -> Result<Exit, Failure> {
-    let snapshot = Snapshot::take(location, args.whose.all)?;
+    let snapshot = Snapshot::take(location, args.all)?;
     let runs = &snapshot.runs;
     if args.json {
         print_json(&location.path, Document { snapshot: &snapshot, runs })?;
@@ -33,6 +35,7 @@ pub(crate) fn run(location: &RunDirLocation, args: &RunsArgs) -> Result<Exit, Fa
     Ok(Exit::Done)
 }
 
+/// Returns the table of runs, one in each row.
 fn table(runs: &[RunView], style: Style) -> Vec<String> {
     let columns = ["RUN", "IS", "OWNER", "APP", "NODE", "SINCE", ">PROCESSES", "WHY"];
     let text = |text: &Option<String>| {

@@ -1,5 +1,12 @@
-//! `leash stop`: asks the VM that has a worker or a group to end it. If no VM is alive, it sweeps
-//! dead runs instead.
+//! `leash stop`: asks the VM that has a worker or a group to end it.
+//!
+//! | living runs with the name | VMs that did not answer | what happens |
+//! |---|---|---|
+//! | none | none | dead runs are swept, unless `--run` names one run |
+//! | none | some | nothing |
+//! | one | none | the VM ends it |
+//! | one | some | refused, unless `--run` or `--all-runs` |
+//! | several | any number | refused, unless `--all-runs` |
 
 use crate::args::StopArgs;
 use crate::cleanup;
@@ -123,6 +130,7 @@ fn drop_dead(location: &RunDirLocation, mute: &mut Vec<Mute>) -> Result<(), Fail
     Ok(())
 }
 
+/// Ends what dead runs left, as `leash sweep` does.
 fn sweep_dead(dir: &Arc<RunDir>) -> Result<Report, Failure> {
     let (kind, deadline) = (cleanup::sweep(None, Mode::End), Duration::from_secs(10));
     cleanup::run(kind, Ladder::default(), deadline, Some(Arc::clone(dir)))
@@ -164,17 +172,15 @@ fn refusal(args: &StopArgs, found: &Answers) -> Option<String> {
     let (name, runs) = (&args.name, found.runs.iter().map(|run| run.run_id.as_str()));
     let listed = runs.collect::<Vec<_>>().join(", ");
     if found.runs.len() > 1 {
-        return Some(format!(
-            "several runs have {name}: {listed}; nothing was stopped (choose with --run, or --all-runs)"
-        ));
+        let choose = "nothing was stopped (choose with --run, or --all-runs)";
+        return Some(format!("several runs have {name}: {listed}; {choose}"));
     }
-    (!found.mute.is_empty()).then(|| {
-        format!(
-            "{listed} has {name}, and a VM that did not answer may have it too; nothing was stopped (choose with --run)"
-        )
-    })
+    let choose = "nothing was stopped (choose with --run)";
+    let also = "and a VM that did not answer may have it too";
+    (!found.mute.is_empty()).then(|| format!("{listed} has {name}, {also}; {choose}"))
 }
 
+/// Prints on stderr why a VM gave no answer.
 fn complain_of(mute: &[Mute], patience: Duration) {
     for Mute { run_id, why } in mute {
         let what = match why {

@@ -1,4 +1,6 @@
-//! `leash sweep`.
+//! `leash sweep`: ends what dead runs left, as every start of Leash does.
+//!
+//! Runs that are alive, or may be, are left alone. `--dry-run` sends nothing.
 
 use crate::args::SweepArgs;
 use crate::cleanup;

@@ -1,4 +1,6 @@
-//! `leash top`.
+//! `leash top`: the table of `leash ps`, drawn again at each interval.
+//!
+//! It needs a terminal. What does not fit on the screen is counted in the last line.
 
 use crate::args::TopArgs;
 use crate::exit::{Exit, Failure};
@@ -18,7 +20,7 @@ pub(crate) fn run(location: &RunDirLocation, args: &TopArgs) -> Result<Exit, Fai
     loop {
         // The frame holds the notes, because stderr is the same terminal. If an error ends the
         // loop, it is printed after the screen is given back.
-        let snapshot = Snapshot::take(location, args.whose.all)?;
+        let snapshot = Snapshot::take(location, args.all)?;
         let (columns, rows) = terminal::size().unwrap_or((80, 24));
         let style = Style { width: Some(columns), ..style };
         screen.draw(&frame(&snapshot, args.shims, style, rows))?;
@@ -28,6 +30,7 @@ pub(crate) fn run(location: &RunDirLocation, args: &TopArgs) -> Result<Exit, Fai
     }
 }
 
+/// Returns the lines of the screen, as many as fit on it.
 fn frame(snapshot: &Snapshot, shims: bool, style: Style, rows: usize) -> Vec<String> {
     let columns = style.width.unwrap_or(usize::MAX);
     let of = |status| snapshot.runs.iter().filter(|run| run.status == status).count();

@@ -1,4 +1,6 @@
-//! `leash tree`.
+//! `leash tree`: runs, their shims and the processes below them, drawn as a tree.
+//!
+//! The tree has only processes of the run. A parent outside of it is not drawn.
 
 use crate::args::TreeArgs;
 use crate::exit::{Exit, Failure};
@@ -13,12 +15,13 @@ use crate::snapshot::Snapshot;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-/// The limit of the indentation, in columns. Below that depth no reader can tell the levels apart.
+/// The limit of the indentation, in columns. Below that depth no reader can tell the levels
+/// apart.
 const DEEPEST: usize = 96;
 
 /// Draws runs with their processes once.
 pub(crate) fn run(location: &RunDirLocation, args: &TreeArgs) -> Result<Exit, Failure> {
-    let mut snapshot = Snapshot::take(location, args.whose.all)?;
+    let mut snapshot = Snapshot::take(location, args.all)?;
     snapshot.complain();
     if let Some(run) = args.run_id {
         let run = run.to_string();
@@ -81,6 +84,11 @@ fn descend<'a>(
     style: Style,
     drawn: &mut HashSet<u32>,
 ) {
+    // The first of the siblings is on top of the stack. The last one is drawn as the last.
+    let push = |stack: &mut Vec<_>, siblings: &[&'a ProcessView], indent: &Rc<str>| {
+        let ordered = siblings.iter().enumerate().rev();
+        stack.extend(ordered.map(|(i, one)| (*one, Rc::clone(indent), i + 1 == siblings.len())));
+    };
     let mut stack = Vec::new();
     push(&mut stack, &roots, &Rc::from(""));
     while let Some((process, indent, is_last)) = stack.pop() {
@@ -88,8 +96,8 @@ fn descend<'a>(
             continue;
         }
         let (elbow, below) = if is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-        let text =
-            cut(&format!("{indent}{elbow}{}", label(process)), style.width.unwrap_or(usize::MAX));
+        let text = format!("{indent}{elbow}{}", label(process));
+        let text = cut(&text, style.width.unwrap_or(usize::MAX));
         lines.push(style.paint(process.status_cell().colour, &text));
         let Some(children) = children.get(&process.pid) else { continue };
         let deeper =
@@ -98,20 +106,7 @@ fn descend<'a>(
     }
 }
 
-/// Pushes the siblings so that the first is on top of the stack. The last sibling is drawn as the
-/// last.
-fn push<'a>(
-    stack: &mut Vec<(&'a ProcessView, Rc<str>, bool)>,
-    siblings: &[&'a ProcessView],
-    indent: &Rc<str>,
-) {
-    let ordered = siblings.iter().enumerate().rev();
-    stack.extend(
-        ordered
-            .map(|(index, process)| (*process, Rc::clone(indent), index + 1 == siblings.len())),
-    );
-}
-
+/// Returns what stands beside the lines of the tree.
 fn label(process: &ProcessView) -> String {
     let worker = or_dash(process.worker);
     let ProcessView { pid, state, .. } = process;

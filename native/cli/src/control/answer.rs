@@ -1,4 +1,7 @@
 //! What VMs answer about workers: `find` lists those of a name, `stop` says what became of each.
+//!
+//! An answer is taken whole or not at all. One line that is none makes the VM mute, because what
+//! is left of the answer could say that all is well.
 
 use super::client::{Line, Silence};
 use crate::exit::{Exit, Failure};
@@ -20,14 +23,18 @@ pub(crate) struct Answers {
 /// The workers that a VM named.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct RunWorkers {
+    /// The run.
     pub(crate) run_id: String,
+    /// In the order of the answer.
     pub(crate) workers: Vec<Worker>,
 }
 
 /// A living run whose VM gave no answer.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Mute {
+    /// The run.
     pub(crate) run_id: String,
+    /// The reason.
     pub(crate) why: Silence,
 }
 
@@ -42,11 +49,13 @@ pub(crate) struct Worker {
     pub(crate) os_pid: Option<u32>,
     /// The registered name, or the command.
     pub(crate) label: String,
+    /// The group, as Elixir writes it.
     pub(crate) group: Option<String>,
     /// Absent before the worker was told to end.
     pub(crate) result: Option<Outcome>,
     /// How the program ended, in words.
     pub(crate) how: Option<String>,
+    /// What is left of its tree.
     pub(crate) survivors: Vec<Survivor>,
 }
 
@@ -67,6 +76,7 @@ pub(crate) enum Outcome {
 /// A process that is left of a worker's tree.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Survivor {
+    /// The process.
     pub(crate) pid: u32,
     /// The reason, as in a report.
     pub(crate) why: String,
@@ -100,6 +110,7 @@ impl Answers {
     }
 }
 
+/// Parses an answer. The inner error is one that the VM reports.
 fn workers(run: RunId, lines: &[Line]) -> Result<Result<Vec<Worker>, Failure>, Silence> {
     let error = lines.iter().find(|line| line.first().is_some_and(|word| word == "error"));
     if let Some(error) = error {

@@ -1,4 +1,7 @@
 //! `leash kill --force`: asks the VM of a live run to stop.
+//!
+//! This is the only signal that this command sends without the core's hunt. It goes to a pidfd,
+//! after the record, its lock and the owner's identity agree.
 
 use crate::exit::{Exit, Failure};
 use leash_core::{Claim, Host, Identity, Lock, OwnerState, PidFd, Record, RunDir, Signal};
@@ -70,6 +73,7 @@ fn believed(dir: &RunDir, run: RunId) -> Result<Record, Failure> {
     file.record.map_err(|_| refused(run, "its record is not believed"))
 }
 
+/// Returns the failure of a run whose VM gets no signal.
 fn refused(run: RunId, why: &str) -> Failure {
     Failure::new(Exit::Refused, format!("{run}: {why}; nothing was sent"))
 }

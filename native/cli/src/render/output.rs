@@ -1,4 +1,6 @@
 //! Output to stdout and stderr.
+//!
+//! Stdout has what was asked for. Stderr has everything else, each line with `leash: ` before it.
 
 use crate::exit::{Exit, Failure};
 use serde::Serialize;

@@ -7,6 +7,8 @@ use crate::process_view::ProcessView;
 use crate::run_view::OwnerView;
 
 /// Returns the table of these processes, one in each row.
+///
+/// `OWNER` is the VM's pid, followed by its state if it is not running.
 pub(crate) fn table(processes: &[&ProcessView], style: Style) -> Vec<String> {
     let columns =
         ["RUN", "IS", ">WORKER", ">PID", ">PPID", "OWNER", ">AGE", ">RSS", "S", "COMMAND"];

@@ -30,6 +30,7 @@ pub(crate) fn table(report: &Report, dry_run: bool, style: Style) -> Vec<String>
     lines(columns, &rows, style)
 }
 
+/// Returns what became of a process, as a cell.
 fn what(found: &Match, dry_run: bool) -> Cell {
     match found.action {
         Action::Kept if dry_run && found.verdict == Verdict::Dead => {
@@ -74,6 +75,7 @@ pub(crate) fn summary(report: &Report, dry_run: bool) -> String {
     text
 }
 
+/// Counts processes and their runs.
 fn of_runs<'a>(matches: impl Iterator<Item = &'a Match>) -> String {
     let matches: Vec<_> = matches.collect();
     let runs: BTreeSet<_> = matches.iter().filter_map(|found| found.run_id.as_deref()).collect();

@@ -1,4 +1,6 @@
 //! Colours and width of the output.
+//!
+//! A terminal gets both. A pipe or a file gets neither, so that a program reads whole lines.
 
 use super::terminal;
 use std::io::IsTerminal as _;

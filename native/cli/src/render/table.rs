@@ -1,4 +1,11 @@
 //! Tables with columns.
+//!
+//! ```text
+//! RUN      IS    WORKER   PID  COMMAND
+//! s59m65f  live       3  4712  python3 worker.py
+//! ```
+//!
+//! Every column is as wide as its widest cell, and two blanks stand between two of them.
 
 use super::style::{Colour, Style};
 
@@ -50,6 +57,7 @@ pub(crate) fn lines<const N: usize>(
     std::iter::once(&titles).chain(rows).map(|row| line(row, columns, widths, style)).collect()
 }
 
+/// Lays out one row.
 fn line<const N: usize>(
     row: &[Cell; N],
     columns: [&str; N],

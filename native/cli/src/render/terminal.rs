@@ -1,4 +1,7 @@
 //! The terminal: its size, and a separate screen that is given back whatever happens.
+//!
+//! Signals that would end this process are read from a descriptor instead. Only SIGKILL leaves
+//! the terminal as it is.
 
 use crate::exit::{Exit, Failure};
 use nix::sys::signal::{SigSet, Signal};
@@ -121,12 +124,14 @@ fn is_quit() -> bool {
     }
 }
 
+/// Writes to the terminal at once.
 fn write(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     written.map_err(failed)
 }
 
+/// Returns the failure of a call on the terminal.
 fn failed(error: impl Into<std::io::Error>) -> Failure {
     Failure::new(Exit::Unusable, format!("the terminal: {}", error.into()))
 }

@@ -1,4 +1,6 @@
 //! The table of workers that VMs were told to end.
+//!
+//! Whatever a VM said goes through [`harmless`], because its words come from a socket.
 
 use super::style::{Colour, Style};
 use super::table::{Cell, lines};
@@ -30,6 +32,7 @@ pub(crate) fn table(answers: &Answers, style: Style) -> Vec<String> {
     text
 }
 
+/// Returns what became of a worker, as a cell.
 fn what(result: Option<Outcome>) -> Cell {
     match result {
         Some(Outcome::Ended) => Cell::new("ended", Colour::Green),
@@ -40,6 +43,7 @@ fn what(result: Option<Outcome>) -> Cell {
     }
 }
 
+/// Returns how a worker ended, or what is left of it.
 fn how(worker: &Worker) -> String {
     let how = worker.how.as_deref().map(harmless).unwrap_or_default();
     let survivors = worker.survivors.iter();
