@@ -52,7 +52,6 @@ enum TagCarrier {
 pub(crate) fn read(identity: &Identity) -> Option<Info> {
     let pid = identity.pid;
     let stat = Stat::parse(&file(pid, "stat", SMALL)?)?;
-    let page = u64::try_from(rustix::param::page_size()).ok()?;
     let status_file = file(pid, "status", SMALL).unwrap_or_default();
     let line = file(pid, "cmdline", cmdline::READ_LIMIT as u64);
     let args =
@@ -65,8 +64,8 @@ pub(crate) fn read(identity: &Identity) -> Option<Info> {
         args,
         uid: status::uids(&status_file).map(|uids| uids.effective),
         start_ticks: identity.start_ticks,
-        // A kernel thread, and a first thread that has ended, show no memory.
-        rss_bytes: (stat.rss_pages > 0).then(|| stat.rss_pages.saturating_mul(page)),
+        // The number in `stat` leaves out what the CPUs count for themselves.
+        rss_bytes: resident_bytes(&status_file),
         threads: stat.threads,
         run: tag(pid, line.as_deref().unwrap_or_default()),
     })
@@ -101,4 +100,11 @@ fn file(pid: Pid, name: &str, limit: u64) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(format!("/proc/{pid}/{name}")).ok()?.take(limit).read_to_end(&mut bytes).ok()?;
     Some(bytes)
+}
+
+/// Returns the memory in RAM from `/proc/<pid>/status`. A kernel thread has no such line.
+fn resident_bytes(status: &[u8]) -> Option<u64> {
+    let text = String::from_utf8_lossy(status);
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_ascii_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
