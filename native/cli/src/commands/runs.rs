@@ -41,21 +41,19 @@ fn table(runs: &[RunView], style: Style) -> Vec<String> {
     let text = |text: &Option<String>| {
         or_dash(text.as_deref().filter(|text| !text.is_empty()).map(harmless))
     };
-    let rows: Vec<_> = runs
-        .iter()
-        .map(|run| {
-            [
-                run.run_id.clone().into(),
-                run.status_cell(),
-                or_dash(run.owner.map(OwnerView::text)).into(),
-                text(&run.app).into(),
-                text(&run.node).into(),
-                text(&run.since).into(),
-                run.processes.to_string().into(),
-                why(run).into(),
-            ]
-        })
-        .collect();
+    let row = |run: &RunView| {
+        [
+            run.run_id.clone().into(),
+            run.status_cell(),
+            or_dash(run.owner.map(OwnerView::text)).into(),
+            text(&run.app).into(),
+            text(&run.node).into(),
+            text(&run.since).into(),
+            run.processes.to_string().into(),
+            why(run).into(),
+        ]
+    };
+    let rows: Vec<_> = runs.iter().map(row).collect();
     lines(columns, &rows, style)
 }
 

@@ -70,15 +70,11 @@ pub(crate) fn run(location: &RunDirLocation, args: &StopArgs) -> Result<Exit, Fa
         complain(&unknown(&dir, &living, asked, &args.name));
         return Ok(Exit::Left);
     }
-    if found.runs.is_empty() {
+    let refusal = refusal(args, &found);
+    if found.runs.is_empty() || refusal.is_some() {
         print_json(false, &found, None)?;
         complain_of(&found.mute, ANSWER);
-        return Ok(Exit::Left);
-    }
-    if let Some(refusal) = refusal(args, &found) {
-        print_json(false, &found, None)?;
-        complain_of(&found.mute, ANSWER);
-        return Err(Failure::new(Exit::Refused, refusal));
+        return refusal.map_or(Ok(Exit::Left), |why| Err(Failure::new(Exit::Refused, why)));
     }
     let has_it = |run: &RunId| found.runs.iter().any(|found| found.run_id == run.to_string());
     let chosen: Vec<_> = living.into_iter().filter(has_it).collect();
@@ -164,9 +160,9 @@ fn unknown(dir: &RunDir, living: &[RunId], asked: usize, name: &str) -> String {
     format!("{runs} no worker or group {name}{hint}")
 }
 
-/// Returns why nothing is stopped, although at least one run has the name.
+/// Returns why nothing is stopped, although a run has the name.
 fn refusal(args: &StopArgs, found: &Answers) -> Option<String> {
-    if args.run_id.is_some() || args.all_runs {
+    if args.run_id.is_some() || args.all_runs || found.runs.is_empty() {
         return None;
     }
     let (name, runs) = (&args.name, found.runs.iter().map(|run| run.run_id.as_str()));
@@ -220,5 +216,6 @@ mod tests {
         assert_eq!(refused(&["--all-runs"], &["s59m65f", "s59m65g"], false), None);
         assert!(refused(&[], &["s59m65f"], true).is_some());
         assert_eq!(refused(&["--run", "s59m65f"], &["s59m65f"], true), None);
+        assert_eq!(refused(&["--all-runs"], &[], true), None, "nothing to refuse");
     }
 }

@@ -93,12 +93,18 @@ impl Answers {
     ) -> Result<Self, Failure> {
         let mut sorted = Self::default();
         for (run, answer) in answers {
-            match answer.and_then(|lines| workers(run, &lines)) {
-                Ok(Ok(workers)) => {
-                    sorted.runs.push(RunWorkers { run_id: run.to_string(), workers })
-                }
-                Ok(Err(failure)) => return Err(failure),
-                Err(why) => sorted.mute.push(Mute { run_id: run.to_string(), why }),
+            let lines = answer.as_deref().unwrap_or_default();
+            let error =
+                lines.iter().find(|line| line.first().is_some_and(|word| word == "error"));
+            if let Some(line) = error {
+                let why = line.get(1).map_or("", String::as_str);
+                return Err(Failure::new(Exit::Left, format!("{run}: {}", harmless(why))));
+            }
+            let parse = |lines: Vec<Line>| lines.iter().map(Worker::parse).collect::<Option<_>>();
+            let run_id = run.to_string();
+            match answer.and_then(|lines| parse(lines).ok_or(Silence::Garbage)) {
+                Ok(workers) => sorted.runs.push(RunWorkers { run_id, workers }),
+                Err(why) => sorted.mute.push(Mute { run_id, why }),
             }
         }
         Ok(sorted)
@@ -108,17 +114,6 @@ impl Answers {
     pub(crate) fn workers(&self) -> impl Iterator<Item = (&str, &Worker)> {
         self.runs.iter().flat_map(|run| run.workers.iter().map(|one| (run.run_id.as_str(), one)))
     }
-}
-
-/// Parses an answer. The inner error is one that the VM reports.
-fn workers(run: RunId, lines: &[Line]) -> Result<Result<Vec<Worker>, Failure>, Silence> {
-    let error = lines.iter().find(|line| line.first().is_some_and(|word| word == "error"));
-    if let Some(error) = error {
-        let error = error.get(1).map_or("", String::as_str);
-        return Ok(Err(Failure::new(Exit::Left, format!("{run}: {}", harmless(error)))));
-    }
-    let workers = lines.iter().map(Worker::parse).collect::<Option<_>>();
-    workers.map(Ok).ok_or(Silence::Garbage)
 }
 
 impl Worker {

@@ -156,12 +156,16 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
 
-    fn answered(with: &'static [u8]) -> (Result<Vec<Line>, Silence>, Duration) {
-        let path = std::env::temp_dir()
-            .join(format!("leash-cli-{}", leash_core::generate_run_id().unwrap()));
-        let dir = RunDir::open(&path).unwrap();
+    fn scene() -> (RunDir, RunId, std::path::PathBuf) {
         let run = leash_core::generate_run_id().unwrap();
-        let listener = UnixListener::bind(path.join(socket_name(run))).unwrap();
+        let dir = RunDir::open(&std::env::temp_dir().join(format!("leash-cli-{run}"))).unwrap();
+        let socket = dir.path().join(socket_name(run));
+        (dir, run, socket)
+    }
+
+    fn answered(with: &'static [u8]) -> (Result<Vec<Line>, Silence>, Duration) {
+        let (dir, run, socket) = scene();
+        let listener = UnixListener::bind(socket).unwrap();
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = [0; 64];
@@ -177,7 +181,7 @@ mod tests {
         let answer = ask_all(&dir, &[run], "find x", Duration::from_millis(300)).remove(0).1;
         let took = began.elapsed();
         assert_eq!(server.join().unwrap(), "find x\n");
-        std::fs::remove_dir_all(&path).unwrap();
+        std::fs::remove_dir_all(dir.path()).unwrap();
         (answer, took)
     }
 
@@ -208,14 +212,11 @@ mod tests {
 
     #[test]
     fn no_process_listens_on_a_socket_that_a_dead_vm_left() {
-        let path = std::env::temp_dir()
-            .join(format!("leash-cli-{}", leash_core::generate_run_id().unwrap()));
-        let dir = RunDir::open(&path).unwrap();
-        let run = leash_core::generate_run_id().unwrap();
+        let (dir, run, socket) = scene();
         let ask = || ask_all(&dir, &[run], "find x", Duration::from_millis(300)).remove(0).1;
         assert_eq!(ask(), Err(Silence::NoSocket));
-        drop(UnixListener::bind(path.join(socket_name(run))).unwrap());
+        drop(UnixListener::bind(socket).unwrap());
         assert_eq!(ask(), Err(Silence::NoSocket));
-        std::fs::remove_dir_all(&path).unwrap();
+        std::fs::remove_dir_all(dir.path()).unwrap();
     }
 }

@@ -12,23 +12,21 @@ use crate::run_view::OwnerView;
 pub(crate) fn table(processes: &[&ProcessView], style: Style) -> Vec<String> {
     let columns =
         ["RUN", "IS", ">WORKER", ">PID", ">PPID", "OWNER", ">AGE", ">RSS", "S", "COMMAND"];
-    let rows: Vec<_> = processes
-        .iter()
-        .map(|process| {
-            [
-                or_dash(process.run_id.clone()).into(),
-                process.status_cell(),
-                or_dash(process.worker).into(),
-                process.pid.to_string().into(),
-                or_dash(process.ppid).into(),
-                or_dash(process.owner.map(OwnerView::text)).into(),
-                age(process.age_ms).into(),
-                or_dash(process.rss_bytes.map(size)).into(),
-                process.state.to_string().into(),
-                process.command.clone().into(),
-            ]
-        })
-        .collect();
+    let row = |process: &&ProcessView| {
+        [
+            or_dash(process.run_id.clone()).into(),
+            process.status_cell(),
+            or_dash(process.worker).into(),
+            process.pid.to_string().into(),
+            or_dash(process.ppid).into(),
+            or_dash(process.owner.map(OwnerView::text)).into(),
+            age(process.age_ms).into(),
+            or_dash(process.rss_bytes.map(size)).into(),
+            process.state.to_string().into(),
+            process.command.clone().into(),
+        ]
+    };
+    let rows: Vec<_> = processes.iter().map(row).collect();
     lines(columns, &rows, style)
 }
 

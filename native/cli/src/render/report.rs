@@ -13,20 +13,17 @@ pub(crate) fn table(report: &Report, dry_run: bool, style: Style) -> Vec<String>
         return Vec::new();
     }
     let columns = ["WHAT", ">PID", "RUN", ">WORKER", "WHY", "COMMAND"];
-    let rows: Vec<_> = report
-        .matches
-        .iter()
-        .map(|found| {
-            [
-                what(found, dry_run),
-                found.pid.to_string().into(),
-                or_dash(found.run_id.clone()).into(),
-                or_dash(found.worker).into(),
-                why(report, found).into(),
-                found.command.clone().into(),
-            ]
-        })
-        .collect();
+    let row = |found: &Match| {
+        [
+            what(found, dry_run),
+            found.pid.to_string().into(),
+            or_dash(found.run_id.clone()).into(),
+            or_dash(found.worker).into(),
+            why(report, found).into(),
+            found.command.clone().into(),
+        ]
+    };
+    let rows: Vec<_> = report.matches.iter().map(row).collect();
     lines(columns, &rows, style)
 }
 
