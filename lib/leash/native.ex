@@ -157,12 +157,12 @@ defmodule Leash.Native do
   @spec boot_id() :: binary | {:error, file_error}
   def boot_id, do: stub()
 
-  @spec run_open(binary, %{node: binary, app: binary, version: binary}) ::
-          {:ok, lock, binary} | {:error, file_error}
+  @typep about :: %{node: binary, app: binary, version: binary, started_at: binary}
+
+  @spec run_open(binary, about) :: {:ok, lock, binary} | {:error, file_error}
   def run_open(_run_dir, _fields), do: stub()
 
-  @spec run_create(binary, binary, %{node: binary, app: binary, version: binary}) ::
-          {:ok, lock} | {:error, file_error}
+  @spec run_create(binary, binary, about) :: {:ok, lock} | {:error, file_error}
   def run_create(_run_dir, _run_id, _fields), do: stub()
 
   @spec run_forget(lock, [1..32_766]) :: :ok | {:error, file_error}

@@ -51,8 +51,17 @@ defmodule Leash.Run do
     end
   end
 
-  defp fields(config),
-    do: %{node: Atom.to_string(node()), app: config.app, version: version()}
+  # The record tells its readers when the run began.
+  defp fields(config) do
+    now = DateTime.truncate(DateTime.utc_now(), :second)
+
+    %{
+      node: Atom.to_string(node()),
+      app: config.app,
+      version: version(),
+      started_at: DateTime.to_iso8601(now)
+    }
+  end
 
   @doc """
   Writes a lost record again.

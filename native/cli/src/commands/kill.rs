@@ -1,105 +1,99 @@
-//! `leash kill`.
+//! `leash kill`: ends what one dead run left.
+//!
+//! | the run is | without `--force` | with `--force` |
+//! |---|---|---|
+//! | dead | ended | ended |
+//! | alive | refused | its VM gets SIGTERM; once the VM has ended, what it left is ended |
+//! | neither for certain | refused | refused |
 
-use crate::args::{Hard, KillArgs};
+use crate::args::KillArgs;
+use crate::cleanup;
+use crate::control::terminate::{TerminatedVm, terminate};
 use crate::exit::{Exit, Failure};
-use crate::hunting::hunt;
-use crate::output::{complain, print, print_json};
-use crate::paint::Paint;
-use crate::place::Place;
-use crate::sweep;
-use crate::terminal;
-use crate::text::verdict;
-use crate::vm::{self, Asked};
+use crate::render::output::{complain, print_json, print_lines};
+use crate::render::report;
+use crate::render::style::Style;
+use crate::render::text::verdict;
+use crate::run_dir_location::RunDirLocation;
 use leash_core::report::Refused;
-use leash_core::{HuntKind, Report, RunDir, Verdict};
+use leash_core::{HuntKind, Report, Verdict};
 use leash_tag::RunId;
 use serde::Serialize;
 use std::sync::Arc;
 
+/// The document of `--json`.
 #[derive(Serialize)]
 struct Document<'a> {
-    format: u32,
-    run_dir: String,
     run_id: String,
     /// The effect of `--force` on the VM.
-    forced: Option<Asked>,
+    forced: Option<TerminatedVm>,
     report: &'a Report,
 }
 
-pub(crate) fn run(place: &Place, args: &KillArgs) -> Result<Exit, Failure> {
-    let dir = place.open()?;
-    let run = args.run_id;
-    let mut report = end(&dir, run, args.outliving, &args.hard)?;
+/// Ends what one dead run left. With `--force`, a live run's VM is terminated first.
+pub(crate) fn run(location: &RunDirLocation, args: &KillArgs) -> Result<Exit, Failure> {
+    let dir = location.open()?;
+    let (run, outliving, hard) = (args.run_id, args.outliving, &args.hard);
+    let end = || {
+        let kind = HuntKind::Run { run, own_run: None, outliving };
+        cleanup::run(kind, hard.stop.clone(), hard.deadline, Some(Arc::clone(&dir)))
+    };
+    let mut report = end()?;
     let mut forced = None;
     if args.force && report.refused == Some(Refused::Run(Verdict::Live)) {
-        let asked = vm::terminate(&dir, run, args.hard.deadline)?;
-        forced = Some(asked);
-        if asked.ended {
-            report = end(&dir, run, args.outliving, &args.hard)?;
+        let vm = terminate(&dir, run, hard.deadline)?;
+        forced = Some(vm);
+        if vm.ended {
+            report = end()?;
         }
     }
     if args.json {
-        let run_dir = place.path.display().to_string();
-        print_json(&Document {
-            format: 1,
-            run_dir,
-            run_id: run.to_string(),
-            forced,
-            report: &report,
-        })?;
+        let document = Document { run_id: run.to_string(), forced, report: &report };
+        print_json(&location.path, document)?;
     } else {
-        print(&text(&report, forced))?;
+        print_lines(&text(&report, forced))?;
     }
     conclude(run, &report, forced)
 }
 
-fn end(dir: &Arc<RunDir>, run: RunId, outliving: bool, hard: &Hard) -> Result<Report, Failure> {
-    let kind = HuntKind::Run { run, own_run: None, outliving };
-    hunt(kind, hard.stop.clone(), hard.deadline, Some(Arc::clone(dir)))
-}
-
-fn text(report: &Report, forced: Option<Asked>) -> String {
+/// Returns what became of the VM and of what the run left.
+fn text(report: &Report, forced: Option<TerminatedVm>) -> Vec<String> {
     let mut lines = Vec::new();
-    if let Some(Asked { pid, signal, ended, elapsed_ms }) = forced {
+    if let Some(TerminatedVm { pid, signal, ended, elapsed_ms }) = forced {
         let became = if ended { "ended" } else { "still lives" };
         lines.push(format!(
             "the VM, process {pid}, got {signal} and {became} after {elapsed_ms} ms"
         ));
     }
-    if forced.is_some_and(|asked| asked.ended)
-        && report.refused.is_some()
-        && report.runs.is_empty()
-    {
+    if report.refused.is_none() {
+        lines.extend(report::table(report, false, Style::of_stdout()));
+        lines.push(report::summary(report, false));
+    } else if forced.is_some_and(|vm| vm.ended) && report.runs.is_empty() {
         lines.push("nothing of its run is left".to_owned());
     }
-    if report.refused.is_none() {
-        lines.extend(sweep::table(report, false, Paint::of_stdout(), terminal::width()));
-        lines.push(sweep::outcome(report));
-    }
-    lines.iter().map(|line| format!("{line}\n")).collect()
+    lines
 }
 
 /// Returns the exit status, and prints on stderr what belongs to it.
-fn conclude(run: RunId, report: &Report, forced: Option<Asked>) -> Result<Exit, Failure> {
-    if forced.is_some_and(|asked| !asked.ended) {
+fn conclude(run: RunId, report: &Report, forced: Option<TerminatedVm>) -> Result<Exit, Failure> {
+    if forced.is_some_and(|vm| !vm.ended) {
         complain(&format!("{run}: its VM has not ended in time; nothing else was done"));
         return Ok(Exit::Left);
     }
     let known = report.runs.iter().find(|known| known.run_id == run.to_string());
     match (report.refused, known) {
-        (None, _) => Ok(sweep::exit(report)),
+        (None, _) => Ok(cleanup::exit(report)),
         // A VM that ended in good order leaves no record, and no process that names its run.
-        (Some(_), None) if forced.is_some() => Ok(sweep::exit(report)),
+        (Some(_), None) if forced.is_some() => Ok(cleanup::exit(report)),
         (Some(_), None) => Err(Failure::new(Exit::Left, format!("{run}: no such run"))),
-        (Some(Refused::Run(why)), Some(known)) => {
-            Err(Failure::new(Exit::Refused, refusal(run, why, &known.why)))
-        }
-        (Some(_), Some(known)) => {
-            Err(Failure::new(Exit::Refused, refusal(run, known.verdict, &known.why)))
+        (Some(refused), Some(known)) => {
+            let of = if let Refused::Run(verdict) = refused { verdict } else { known.verdict };
+            Err(Failure::new(Exit::Refused, refusal(run, of, &known.why)))
         }
     }
 }
 
+/// Returns why nothing was sent.
 fn refusal(run: RunId, of: Verdict, why: &str) -> String {
     // The core words this reason for a VM.
     let why = if of == Verdict::OwnOuterRun {
@@ -114,30 +108,20 @@ fn refusal(run: RunId, of: Verdict, why: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use leash_core::report::{RecordPresence, RunReport};
+    use crate::run_view::tests::report as run_report;
 
     fn run_id() -> RunId {
         "s59m65f".parse().unwrap()
     }
 
     fn report(refused: Option<Verdict>, known: bool) -> Report {
-        let run = RunReport {
-            run_id: "s59m65f".into(),
-            verdict: refused.unwrap_or(Verdict::Dead),
-            why: "because".into(),
-            record: RecordPresence::Absent,
-            corrupt: None,
-            lock: None,
-            app: None,
-            node: None,
-            owners: Vec::new(),
-        };
+        let run = run_report(refused.unwrap_or(Verdict::Dead), "because");
         let runs = if known { vec![run] } else { Vec::new() };
         Report { refused: refused.map(Refused::Run), runs, ..Report::default() }
     }
 
-    fn asked(ended: bool) -> Option<Asked> {
-        Some(Asked { pid: 7, signal: "SIGTERM", ended, elapsed_ms: 3 })
+    fn asked(ended: bool) -> Option<TerminatedVm> {
+        Some(TerminatedVm { pid: 7, signal: "SIGTERM", ended, elapsed_ms: 3 })
     }
 
     #[test]

@@ -1,4 +1,7 @@
 //! The terminal: its size, and a separate screen that is given back whatever happens.
+//!
+//! Signals that would end this process are read from a descriptor instead. Only SIGKILL leaves
+//! the terminal as it is.
 
 use crate::exit::{Exit, Failure};
 use nix::sys::signal::{SigSet, Signal};
@@ -9,12 +12,7 @@ use rustix::termios::{OptionalActions, Termios};
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
-/// Returns the columns of the terminal on stdout, `None` if stdout is not a terminal.
-pub(crate) fn width() -> Option<usize> {
-    size().map(|(columns, _)| columns)
-}
-
-/// Returns columns and rows.
+/// Returns the columns and rows of the terminal on stdout, `None` if stdout is not a terminal.
 pub(crate) fn size() -> Option<(usize, usize)> {
     if !std::io::stdout().is_terminal() {
         return None;
@@ -33,13 +31,15 @@ pub(crate) struct Screen {
 
 /// The event that ended a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Woken {
+pub(crate) enum Event {
     /// The time is over, or the size has changed.
     Draw,
+    /// The user, a signal or the loss of the terminal ends the command.
     Quit,
 }
 
 impl Screen {
+    /// Switches to the alternate screen, and makes the terminal raw.
     pub(crate) fn enter() -> Result<Self, Failure> {
         let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
         if !stdin.is_terminal() || !stdout.is_terminal() {
@@ -50,21 +50,20 @@ impl Screen {
         }
         // The signals are blocked and read, so that the terminal is restored before one of them
         // ends this process.
-        let mut set = SigSet::empty();
-        for signal in
-            [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGWINCH]
-        {
-            set.add(signal);
-        }
-        set.thread_block().map_err(|errno| failed(errno as i32))?;
+        let set = SigSet::from_iter([
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGHUP,
+            Signal::SIGQUIT,
+            Signal::SIGWINCH,
+        ]);
+        set.thread_block().map_err(failed)?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let signals = SignalFd::with_flags(&set, flags).map_err(|errno| failed(errno as i32))?;
-        let before =
-            rustix::termios::tcgetattr(&stdin).map_err(|errno| failed(errno.raw_os_error()))?;
+        let signals = SignalFd::with_flags(&set, flags).map_err(failed)?;
+        let before = rustix::termios::tcgetattr(&stdin).map_err(failed)?;
         let mut raw = before.clone();
         raw.make_raw();
-        rustix::termios::tcsetattr(&stdin, OptionalActions::Flush, &raw)
-            .map_err(|errno| failed(errno.raw_os_error()))?;
+        rustix::termios::tcsetattr(&stdin, OptionalActions::Flush, &raw).map_err(failed)?;
         let screen = Self { before, signals };
         write("\x1b[?1049h\x1b[?25l")?;
         Ok(screen)
@@ -77,7 +76,7 @@ impl Screen {
     }
 
     /// Waits for a key, a signal or the end of the interval.
-    pub(crate) fn wait(&self, interval: Duration) -> Woken {
+    pub(crate) fn wait(&self, interval: Duration) -> Event {
         let until = Instant::now() + interval;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -85,21 +84,21 @@ impl Screen {
             let mut fds =
                 [PollFd::new(&stdin, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
             let ready = match poll(&mut fds, Timespec::try_from(left).ok().as_ref()) {
-                Ok(0) => return Woken::Draw,
+                Ok(0) => return Event::Draw,
                 Ok(_) => fds.map(|fd| !fd.revents().is_empty()),
                 Err(Errno::INTR) => continue,
-                Err(_) => return Woken::Quit,
+                Err(_) => return Event::Quit,
             };
             if ready[1] {
                 match self.signals.read_signal() {
                     Ok(Some(info)) if info.ssi_signo != Signal::SIGWINCH as u32 => {
-                        return Woken::Quit;
+                        return Event::Quit;
                     }
-                    _ => return Woken::Draw,
+                    _ => return Event::Draw,
                 }
             }
             if ready[0] && is_quit() {
-                return Woken::Quit;
+                return Event::Quit;
             }
         }
     }
@@ -125,13 +124,14 @@ fn is_quit() -> bool {
     }
 }
 
+/// Writes to the terminal at once.
 fn write(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    written.map_err(|error| Failure::new(Exit::Unusable, format!("the terminal: {error}")))
+    written.map_err(failed)
 }
 
-fn failed(errno: i32) -> Failure {
-    let error = std::io::Error::from_raw_os_error(errno);
-    Failure::new(Exit::Unusable, format!("the terminal: {error}"))
+/// Returns the failure of a call on the terminal.
+fn failed(error: impl Into<std::io::Error>) -> Failure {
+    Failure::new(Exit::Unusable, format!("the terminal: {}", error.into()))
 }

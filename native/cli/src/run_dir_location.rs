@@ -1,46 +1,55 @@
 //! The run directory, found in the way the library finds it (`lib/leash/config.ex`).
+//!
+//! The first of these that is set counts:
+//!
+//! 1. `--run-dir`
+//! 2. `LEASH_RUN_DIR`
+//! 3. `leash` in the first directory of `RUNTIME_DIRECTORY`, which systemd sets for a service
+//! 4. `/tmp/leash-<uid>`, or `/tmp/leash-<uid>.<n>` if the first is not this user's
 
 use crate::exit::{Exit, Failure};
 use leash_core::RunDir;
-use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A run directory's path, and whether the user or the environment named it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct RunDirLocation {
+    /// The path. Nothing need be there.
     pub(crate) path: PathBuf,
     named: bool,
 }
 
-impl Place {
+impl RunDirLocation {
+    /// Finds the location: from `--run-dir`, else from the environment, else the default.
     pub(crate) fn find(option: Option<PathBuf>) -> Self {
         let uid = rustix::process::geteuid().as_raw();
         Self::find_in(option, |name| std::env::var_os(name), uid)
     }
 
+    /// Works as [`Self::find`], in an environment and for a user that a test can choose.
     fn find_in(
         option: Option<PathBuf>,
         variable: impl Fn(&str) -> Option<OsString>,
         uid: u32,
     ) -> Self {
         let nonempty = |name| variable(name).filter(|value| !value.is_empty());
-        if let Some(path) = option {
+        let named = option.or_else(|| nonempty("LEASH_RUN_DIR").map(PathBuf::from));
+        if let Some(path) = named {
             return Self { path, named: true };
         }
-        if let Some(path) = nonempty("LEASH_RUN_DIR") {
-            return Self { path: path.into(), named: true };
-        }
-        if let Some(directories) = nonempty("RUNTIME_DIRECTORY") {
-            // systemd.exec(5) separates several directories by colons.
-            let first =
-                directories.as_bytes().split(|&byte| byte == b':').next().unwrap_or_default();
-            let path = PathBuf::from(OsString::from_vec(first.to_vec())).join("leash");
-            return Self { path, named: false };
-        }
-        Self { path: default_in(Path::new("/tmp"), uid), named: false }
+        let path = match nonempty("RUNTIME_DIRECTORY") {
+            Some(directories) => {
+                // systemd.exec(5) separates several directories by colons.
+                let first = directories.as_bytes().split(|&byte| byte == b':').next();
+                Path::new(OsStr::from_bytes(first.unwrap_or_default())).join("leash")
+            }
+            None => default_in(Path::new("/tmp"), uid),
+        };
+        Self { path, named: false }
     }
 
     /// Opens the directory, for commands that end something: they need it.
@@ -66,6 +75,7 @@ impl Place {
         Ok((Some(self.open()?), None))
     }
 
+    /// Returns the message about a directory that is not there.
     fn missing(&self) -> String {
         format!("{}: no such run directory", self.path.display())
     }
@@ -91,6 +101,7 @@ fn default_in(parent: &Path, uid: u32) -> PathBuf {
     others.min().unwrap_or(first)
 }
 
+/// Returns whether nothing is there. A path that cannot be looked at counts as there.
 fn is_missing(path: &Path) -> bool {
     std::fs::symlink_metadata(path)
         .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
@@ -105,7 +116,8 @@ mod tests {
             let found = variables.iter().find(|(key, _)| *key == name);
             found.map(|(_, value)| OsString::from(value))
         };
-        let Place { path, named } = Place::find_in(option.map(PathBuf::from), variable, 7);
+        let RunDirLocation { path, named } =
+            RunDirLocation::find_in(option.map(PathBuf::from), variable, 7);
         (path.to_str().unwrap().to_owned(), named)
     }
 
@@ -161,10 +173,10 @@ mod tests {
     fn a_missing_directory_is_not_made_and_only_forgiven_if_it_was_not_named() {
         let missing =
             std::env::temp_dir().join(format!("leash-cli-missing-{}", std::process::id()));
-        let place = |named| Place { path: missing.clone(), named };
-        assert_eq!(place(true).open_to_look().unwrap_err().exit, Exit::Unusable);
-        assert_eq!(place(false).open().unwrap_err().exit, Exit::Unusable);
-        let (dir, note) = place(false).open_to_look().unwrap();
+        let location = |named| RunDirLocation { path: missing.clone(), named };
+        assert_eq!(location(true).open_to_look().unwrap_err().exit, Exit::Unusable);
+        assert_eq!(location(false).open().unwrap_err().exit, Exit::Unusable);
+        let (dir, note) = location(false).open_to_look().unwrap();
         assert!(dir.is_none() && note.unwrap().contains("no such run directory"));
         assert!(is_missing(&missing));
     }

@@ -1,7 +1,11 @@
 //! Output to stdout and stderr.
+//!
+//! Stdout has what was asked for. Stderr has everything else, each line with `leash: ` before it.
 
 use crate::exit::{Exit, Failure};
+use serde::Serialize;
 use std::io::Write as _;
+use std::path::Path;
 
 /// Prints a text and flushes it.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
@@ -16,12 +20,23 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 
 /// Prints lines, each with a newline at its end.
 pub(crate) fn print_lines(lines: &[String]) -> Result<(), Failure> {
-    print(&(lines.join("\n") + "\n"))
+    print(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())
+}
+
+/// The keys that every document of `--json` begins with; see guides/cli.schema.json.
+#[derive(Serialize)]
+struct Document<T> {
+    /// Goes up when a key changes its meaning or is removed.
+    format: u32,
+    run_dir: String,
+    #[serde(flatten)]
+    body: T,
 }
 
 /// Prints a document as one line of JSON; `jq` formats it better.
-pub(crate) fn print_json(document: &impl serde::Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string(document)
+pub(crate) fn print_json(run_dir: &Path, body: impl Serialize) -> Result<(), Failure> {
+    let document = Document { format: 1, run_dir: run_dir.display().to_string(), body };
+    let text = serde_json::to_string(&document)
         .map_err(|error| Failure::new(Exit::Unusable, format!("JSON: {error}")))?;
     print(&(text + "\n"))
 }

@@ -1,17 +1,33 @@
 //! Tables with columns.
+//!
+//! ```text
+//! RUN      IS    WORKER   PID  COMMAND
+//! s59m65f  live       3  4712  python3 worker.py
+//! ```
+//!
+//! Every column is as wide as its widest cell, and two blanks stand between two of them.
 
-use crate::paint::{Colour, Paint};
+use super::style::{Colour, Style};
 
 /// A field of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cell {
+    /// The text, which has no control characters.
     pub(crate) text: String,
+    /// The colour of all of it.
     pub(crate) colour: Colour,
+}
+
+impl Cell {
+    /// Returns a cell in a colour.
+    pub(crate) fn new(text: impl Into<String>, colour: Colour) -> Self {
+        Self { text: text.into(), colour }
+    }
 }
 
 impl From<String> for Cell {
     fn from(text: String) -> Self {
-        Self { text, colour: Colour::Plain }
+        Self::new(text, Colour::Plain)
     }
 }
 
@@ -21,43 +37,36 @@ impl From<&str> for Cell {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Align {
-    Left,
-    Right,
-}
-
-/// Lays rows out below their titles. If a width is given, each line is cut to it. The last column
-/// is not padded.
+/// Lays rows out below their titles. If the style has a width, each line is cut to it. The last
+/// column is not padded.
+///
+/// A title that begins with `>` stands on the right of its column, with the cells below it.
 pub(crate) fn lines<const N: usize>(
-    columns: [(&str, Align); N],
+    columns: [&str; N],
     rows: &[[Cell; N]],
-    paint: Paint,
-    width: Option<usize>,
+    style: Style,
 ) -> Vec<String> {
-    let mut widths = columns.map(|(title, _)| length(title));
+    let titles = columns.map(|title| title.trim_start_matches('>'));
+    let mut widths = titles.map(length);
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = length(&cell.text).max(*width);
         }
     }
-    let titles = columns.map(|(title, _)| Cell { text: title.to_owned(), colour: Colour::Bold });
-    std::iter::once(&titles)
-        .chain(rows)
-        .map(|row| line(row, columns, widths, paint, width))
-        .collect()
+    let titles = titles.map(|title| Cell::new(title, Colour::Bold));
+    std::iter::once(&titles).chain(rows).map(|row| line(row, columns, widths, style)).collect()
 }
 
+/// Lays out one row.
 fn line<const N: usize>(
     row: &[Cell; N],
-    columns: [(&str, Align); N],
+    columns: [&str; N],
     widths: [usize; N],
-    paint: Paint,
-    limit: Option<usize>,
+    style: Style,
 ) -> String {
     let mut line = String::new();
-    let mut left = limit.unwrap_or(usize::MAX);
-    for (index, ((cell, (_, align)), width)) in row.iter().zip(columns).zip(widths).enumerate() {
+    let mut left = style.width.unwrap_or(usize::MAX);
+    for (index, ((cell, title), width)) in row.iter().zip(columns).zip(widths).enumerate() {
         if index > 0 {
             let gap = left.min(2);
             line.extend(std::iter::repeat_n(' ', gap));
@@ -69,17 +78,16 @@ fn line<const N: usize>(
         let shown = length(&text);
         let fill = if is_last { 0 } else { (width.min(left)).saturating_sub(shown) };
         let blanks = " ".repeat(fill);
-        let text = paint.text(cell.colour, &text);
-        match align {
-            Align::Left => line.extend([text, blanks]),
-            Align::Right => line.extend([blanks, text]),
-        }
+        let text = style.paint(cell.colour, &text);
+        let is_right = title.starts_with('>');
+        line.extend(if is_right { [blanks, text] } else { [text, blanks] });
         left -= shown + fill;
     }
     line.truncate(line.trim_end_matches(' ').len());
     line
 }
 
+/// Returns the number of columns that a text takes.
 pub(crate) fn length(text: &str) -> usize {
     text.chars().count()
 }
@@ -96,8 +104,7 @@ pub(crate) fn cut(text: &str, width: usize) -> String {
 mod tests {
     use super::*;
 
-    const COLUMNS: [(&str, Align); 3] =
-        [("A", Align::Left), ("NUM", Align::Right), ("REST", Align::Left)];
+    const COLUMNS: [&str; 3] = ["A", ">NUM", "REST"];
 
     fn row(a: &str, number: &str, rest: &str) -> [Cell; 3] {
         [a.into(), number.into(), rest.into()]
@@ -106,7 +113,7 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [row("aaaa", "1", "x"), row("ü", "12345", "a longer rest")];
-        let shown = lines(COLUMNS, &rows, Paint(false), None);
+        let shown = lines(COLUMNS, &rows, Style::PLAIN);
         assert_eq!(shown, ["A       NUM  REST", "aaaa      1  x", "ü     12345  a longer rest"]);
     }
 
@@ -114,10 +121,10 @@ mod tests {
     fn a_line_is_cut_to_the_width_and_colours_take_no_room() {
         let mut rows = [row("aaaa", "1", "0123456789")];
         rows[0][2].colour = Colour::Red;
-        let shown = lines(COLUMNS, &rows, Paint(true), Some(15));
+        let shown = lines(COLUMNS, &rows, Style { colours: true, width: Some(15) });
         assert_eq!(shown[1], "aaaa    1  \x1b[31m012…\x1b[0m");
         for width in 0..40 {
-            for line in lines(COLUMNS, &rows, Paint(false), Some(width)) {
+            for line in lines(COLUMNS, &rows, Style { colours: false, width: Some(width) }) {
                 assert!(length(&line) <= width, "{width}: {line:?}");
             }
         }

@@ -1,97 +1,43 @@
-//! `leash sweep`, and the output of a hunt's result.
+//! A report as people read it: a table of what became of each process, and one line about all.
 
-use crate::args::SweepArgs;
-use crate::exit::{Exit, Failure};
-use crate::hunting::{hunt, incomplete, is_proven};
-use crate::output::{complain, print, print_json};
-use crate::paint::{Colour, Paint};
-use crate::place::Place;
-use crate::table::{Align, Cell, lines};
-use crate::terminal;
-use crate::text::{count, name, or_dash, verdict};
+use super::style::{Colour, Style};
+use super::table::{Cell, lines};
+use super::text::{count, name, or_dash, verdict};
 use leash_core::report::{Action, Match};
-use leash_core::{HuntKind, Mode, Report, Verdict};
-use serde::Serialize;
+use leash_core::{Report, Verdict};
 use std::collections::BTreeSet;
 
-#[derive(Serialize)]
-struct Document<'a> {
-    format: u32,
-    run_dir: String,
-    dry_run: bool,
-    report: &'a Report,
-}
-
-pub(crate) fn run(place: &Place, args: SweepArgs) -> Result<Exit, Failure> {
-    let dir = place.open()?;
-    let dry_run = args.dry_run;
-    let mode = if dry_run { Mode::Report } else { Mode::End };
-    let kind = HuntKind::Sweep { own_run: None, app: args.app, mode };
-    let report = hunt(kind, args.hard.stop, args.hard.deadline, Some(dir))?;
-    if args.json {
-        let run_dir = place.path.display().to_string();
-        print_json(&Document { format: 1, run_dir, dry_run, report: &report })?;
-    } else {
-        let mut text = table(&report, dry_run, Paint::of_stdout(), terminal::width());
-        text.push(summary(&report, dry_run));
-        text.push(String::new());
-        print(&text.join("\n"))?;
-    }
-    Ok(exit(&report))
-}
-
-/// Returns the exit status, and prints on stderr what the hunt may have missed.
-pub(crate) fn exit(report: &Report) -> Exit {
-    if let Some(note) = incomplete(report) {
-        complain(&note);
-    }
-    if report.survivors.is_empty() && is_proven(report) { Exit::Done } else { Exit::Left }
-}
-
-pub(crate) fn table(
-    report: &Report,
-    dry_run: bool,
-    paint: Paint,
-    width: Option<usize>,
-) -> Vec<String> {
-    use Align::{Left, Right};
+/// Returns the table of all matches; no line at all if there is no match.
+pub(crate) fn table(report: &Report, dry_run: bool, style: Style) -> Vec<String> {
     if report.matches.is_empty() {
         return Vec::new();
     }
-    let columns = [
-        ("WHAT", Left),
-        ("PID", Right),
-        ("RUN", Left),
-        ("WORKER", Right),
-        ("WHY", Left),
-        ("COMMAND", Left),
-    ];
-    let rows: Vec<_> = report
-        .matches
-        .iter()
-        .map(|found| {
-            [
-                what(found, dry_run),
-                found.pid.to_string().into(),
-                or_dash(found.run_id.clone()).into(),
-                or_dash(found.worker).into(),
-                why(report, found).into(),
-                found.command.clone().into(),
-            ]
-        })
-        .collect();
-    lines(columns, &rows, paint, width)
+    let columns = ["WHAT", ">PID", "RUN", ">WORKER", "WHY", "COMMAND"];
+    let row = |found: &Match| {
+        [
+            what(found, dry_run),
+            found.pid.to_string().into(),
+            or_dash(found.run_id.clone()).into(),
+            or_dash(found.worker).into(),
+            why(report, found).into(),
+            found.command.clone().into(),
+        ]
+    };
+    let rows: Vec<_> = report.matches.iter().map(row).collect();
+    lines(columns, &rows, style)
 }
 
+/// Returns what became of a process, as a cell.
 fn what(found: &Match, dry_run: bool) -> Cell {
-    let (text, colour) = match found.action {
-        Action::Kept if dry_run && found.verdict == Verdict::Dead => ("would end", Colour::Red),
-        Action::Kept => ("kept", Colour::Plain),
-        Action::Ended => ("ended", Colour::Green),
-        Action::Gone => ("gone", Colour::Green),
-        Action::Survived => ("SURVIVED", Colour::Red),
-    };
-    Cell { text: text.to_owned(), colour }
+    match found.action {
+        Action::Kept if dry_run && found.verdict == Verdict::Dead => {
+            Cell::new("would end", Colour::Red)
+        }
+        Action::Kept => "kept".into(),
+        Action::Ended => Cell::new("ended", Colour::Green),
+        Action::Gone => Cell::new("gone", Colour::Green),
+        Action::Survived => Cell::new("SURVIVED", Colour::Red),
+    }
 }
 
 /// Returns the reason of the verdict, and what ended the process or why nothing did.
@@ -108,11 +54,11 @@ fn why(report: &Report, found: &Match) -> String {
     }
 }
 
-/// Returns one line about the whole hunt.
-fn summary(report: &Report, dry_run: bool) -> String {
+/// Returns one line about the whole report.
+pub(crate) fn summary(report: &Report, dry_run: bool) -> String {
     if dry_run {
-        let doomed = report.matches.iter().filter(|found| found.verdict == Verdict::Dead);
-        return format!("would end {}; nothing was sent", of_runs(doomed));
+        let dead = report.matches.iter().filter(|found| found.verdict == Verdict::Dead);
+        return format!("would end {}; nothing was sent", of_runs(dead));
     }
     let is_ended = |found: &&Match| matches!(found.action, Action::Ended | Action::Gone);
     let ended = report.matches.iter().filter(is_ended);
@@ -126,6 +72,7 @@ fn summary(report: &Report, dry_run: bool) -> String {
     text
 }
 
+/// Counts processes and their runs.
 fn of_runs<'a>(matches: impl Iterator<Item = &'a Match>) -> String {
     let matches: Vec<_> = matches.collect();
     let runs: BTreeSet<_> = matches.iter().filter_map(|found| found.run_id.as_deref()).collect();
@@ -136,15 +83,11 @@ fn of_runs<'a>(matches: impl Iterator<Item = &'a Match>) -> String {
     }
 }
 
-/// Returns the outcome of one run, as `kill` prints it.
-pub(crate) fn outcome(report: &Report) -> String {
-    summary(report, false)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use leash_core::Incomplete;
+    use crate::cleanup::exit;
+    use crate::exit::Exit;
     use leash_core::report::{Reason, Survivor};
 
     fn found(
@@ -194,7 +137,7 @@ mod tests {
             complete: true,
             ..Report::default()
         };
-        let shown = table(&report, false, Paint(false), None);
+        let shown = table(&report, false, Style::PLAIN);
         assert!(
             shown[1]
                 .starts_with("ended       7  s59m65f       1  dead: its run is dead; by SIGTERM")
@@ -217,16 +160,8 @@ mod tests {
             matches: vec![found(7, Verdict::Dead, Action::Kept, None)],
             ..Report::default()
         };
-        assert!(table(&report, true, Paint(false), None)[1].starts_with("would end"));
+        assert!(table(&report, true, Style::PLAIN)[1].starts_with("would end"));
         assert_eq!(summary(&report, true), "would end 1 process of 1 dead run; nothing was sent");
-        assert!(table(&report, false, Paint(false), None)[1].starts_with("kept"));
-    }
-
-    #[test]
-    fn what_could_not_be_seen_is_not_called_done_unless_it_is_none_of_this_users() {
-        let with = |why| exit(&Report { incomplete_because: vec![why], ..Report::default() });
-        assert_eq!(with(Incomplete::Unreadable), Exit::Left);
-        assert_eq!(with(Incomplete::Hidepid), Exit::Done);
-        assert_eq!(exit(&Report::default()), Exit::Done);
+        assert!(table(&report, false, Style::PLAIN)[1].starts_with("kept"));
     }
 }

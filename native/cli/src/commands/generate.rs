@@ -2,9 +2,10 @@
 
 use crate::args::Cli;
 use crate::exit::{Exit, Failure};
-use crate::output::print;
+use crate::render::output::print;
 use clap::CommandFactory as _;
 
+/// Prints a completion script.
 pub(crate) fn completions(shell: clap_complete::Shell) -> Result<Exit, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "leash", &mut script);
@@ -12,12 +13,14 @@ pub(crate) fn completions(shell: clap_complete::Shell) -> Result<Exit, Failure> 
     Ok(Exit::Done)
 }
 
+/// Prints a manual page of `leash` or of a subcommand.
 pub(crate) fn man(of: Option<&str>) -> Result<Exit, Failure> {
     let page = page(of).ok_or_else(|| Failure::new(Exit::Usage, "there is no such command"))?;
     print(&page)?;
     Ok(Exit::Done)
 }
 
+/// Returns a manual page, `None` if there is no such subcommand.
 fn page(of: Option<&str>) -> Option<String> {
     let mut root = Cli::command();
     // Without this, the pages of the subcommands lack the global options.

@@ -1,54 +1,47 @@
-//! `leash tree`.
+//! `leash tree`: runs, their shims and the processes below them, drawn as a tree.
+//!
+//! The tree has only processes of the run. A parent outside of it is not drawn.
 
 use crate::args::TreeArgs;
 use crate::exit::{Exit, Failure};
-use crate::look::Look;
-use crate::output::print;
-use crate::paint::{Colour, Paint};
-use crate::place::Place;
 use crate::process_view::ProcessView;
+use crate::render::output::print_lines;
+use crate::render::style::{Colour, Style};
+use crate::render::table::{cut, length};
+use crate::render::text::{age, count, harmless, or_dash, size, verdict};
+use crate::run_dir_location::RunDirLocation;
 use crate::run_view::{OwnerView, RunView};
-use crate::table::{cut, length};
-use crate::terminal;
-use crate::text::{age, count, harmless, or_dash, size, verdict};
+use crate::snapshot::Snapshot;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-// The limit of the indentation, in columns.
+/// The limit of the indentation, in columns. Below that depth no reader can tell the levels
+/// apart.
 const DEEPEST: usize = 96;
 
-pub(crate) fn run(place: &Place, args: &TreeArgs) -> Result<Exit, Failure> {
-    let mut look = Look::now(place, args.whose.all)?;
-    look.complain();
+/// Draws runs with their processes once.
+pub(crate) fn run(location: &RunDirLocation, args: &TreeArgs) -> Result<Exit, Failure> {
+    let mut snapshot = Snapshot::take(location, args.all)?;
+    snapshot.complain();
     if let Some(run) = args.run_id {
         let run = run.to_string();
-        look.runs.retain(|other| other.run_id == run);
-        if look.runs.is_empty() {
+        snapshot.runs.retain(|other| other.run_id == run);
+        if snapshot.runs.is_empty() {
             return Err(Failure::new(Exit::Left, format!("{run}: no such run")));
         }
     }
-    let (paint, width) = (Paint::of_stdout(), terminal::width());
-    let mut text = String::new();
-    for run in &look.runs {
-        let own = |process: &&ProcessView| process.run_id.as_ref() == Some(&run.run_id);
-        let processes: Vec<_> = look.processes.iter().filter(own).collect();
-        for line in draw(run, &processes, paint, width) {
-            text.push_str(&line);
-            text.push('\n');
-        }
-    }
-    print(&text)?;
+    let style = Style::of_stdout();
+    let lines = snapshot.runs.iter().flat_map(|run| {
+        let own = snapshot.processes.iter().filter(|process| process.is_of(&run.run_id));
+        draw(run, &own.collect::<Vec<_>>(), style)
+    });
+    print_lines(&lines.collect::<Vec<_>>())?;
     Ok(Exit::Done)
 }
 
 /// Draws a run and the processes below it. A process without a parent in the run stands at the
 /// top: the warden, shims that are not its children, and orphans.
-fn draw(
-    run: &RunView,
-    processes: &[&ProcessView],
-    paint: Paint,
-    width: Option<usize>,
-) -> Vec<String> {
+fn draw(run: &RunView, processes: &[&ProcessView], style: Style) -> Vec<String> {
     let status = run.status_cell();
     let mut parts = vec![format!("owner {}", or_dash(run.owner.map(OwnerView::text)))];
     for (name, value) in [("app", &run.app), ("node", &run.node), ("since", &run.since)] {
@@ -59,8 +52,8 @@ fn draw(
     parts.push(count(run.processes, "process", "processes"));
     let mut lines = vec![format!(
         "{} {}  {}",
-        paint.text(Colour::Bold, &run.run_id),
-        paint.text(status.colour, &status.text),
+        style.paint(Colour::Bold, &run.run_id),
+        style.paint(status.colour, &status.text),
         parts.join(", ")
     )];
     let known: HashSet<_> = processes.iter().map(|process| process.pid).collect();
@@ -76,9 +69,9 @@ fn draw(
     // parents can form a circle, which no root reaches. `drawn` makes sure that no process is
     // drawn twice.
     let mut drawn = HashSet::new();
-    descend(&mut lines, roots, &children, (paint, width), &mut drawn);
+    descend(&mut lines, roots, &children, style, &mut drawn);
     for process in processes {
-        descend(&mut lines, vec![process], &children, (paint, width), &mut drawn);
+        descend(&mut lines, vec![process], &children, style, &mut drawn);
     }
     lines
 }
@@ -88,9 +81,14 @@ fn descend<'a>(
     lines: &mut Vec<String>,
     roots: Vec<&'a ProcessView>,
     children: &HashMap<u32, Vec<&'a ProcessView>>,
-    (paint, width): (Paint, Option<usize>),
+    style: Style,
     drawn: &mut HashSet<u32>,
 ) {
+    // The first of the siblings is on top of the stack. The last one is drawn as the last.
+    let push = |stack: &mut Vec<_>, siblings: &[&'a ProcessView], indent: &Rc<str>| {
+        let ordered = siblings.iter().enumerate().rev();
+        stack.extend(ordered.map(|(i, one)| (*one, Rc::clone(indent), i + 1 == siblings.len())));
+    };
     let mut stack = Vec::new();
     push(&mut stack, &roots, &Rc::from(""));
     while let Some((process, indent, is_last)) = stack.pop() {
@@ -98,31 +96,17 @@ fn descend<'a>(
             continue;
         }
         let (elbow, below) = if is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-        let text =
-            cut(&format!("{indent}{elbow}{}", label(process)), width.unwrap_or(usize::MAX));
-        lines.push(paint.text(process.status_cell().colour, &text));
+        let text = format!("{indent}{elbow}{}", label(process));
+        let text = cut(&text, style.width.unwrap_or(usize::MAX));
+        lines.push(style.paint(process.status_cell().colour, &text));
         let Some(children) = children.get(&process.pid) else { continue };
-        // Below that depth no reader can tell the levels apart.
         let deeper =
             if length(&indent) < DEEPEST { Rc::from(format!("{indent}{below}")) } else { indent };
         push(&mut stack, children, &deeper);
     }
 }
 
-/// Pushes the siblings so that the first is on top of the stack. The last sibling is drawn as the
-/// last.
-fn push<'a>(
-    stack: &mut Vec<(&'a ProcessView, Rc<str>, bool)>,
-    siblings: &[&'a ProcessView],
-    indent: &Rc<str>,
-) {
-    let ordered = siblings.iter().enumerate().rev();
-    stack.extend(
-        ordered
-            .map(|(index, process)| (*process, Rc::clone(indent), index + 1 == siblings.len())),
-    );
-}
-
+/// Returns what stands beside the lines of the tree.
 fn label(process: &ProcessView) -> String {
     let worker = or_dash(process.worker);
     let ProcessView { pid, state, .. } = process;
@@ -133,68 +117,29 @@ fn label(process: &ProcessView) -> String {
     if process.shim {
         return format!("{pid} {state} shim of worker {worker}");
     }
-    let vitals = format!("{}, {}", age(process.age_ms), or_dash(process.rss_bytes.map(size)));
-    format!(
-        "{pid} {state} [{worker}, {}, {vitals}] {}",
-        verdict(process.verdict),
-        process.command
-    )
+    let stats = format!("{}, {}", age(process.age_ms), or_dash(process.rss_bytes.map(size)));
+    format!("{pid} {state} [{worker}, {}, {stats}] {}", verdict(process.verdict), process.command)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run_view::Status;
-    use leash_core::report::RecordPresence;
+    use crate::run_view::tests::report;
     use leash_core::{OwnerState, Source, Verdict};
 
     fn run() -> RunView {
-        let owner = OwnerView {
-            pid: 90,
-            start_ticks: 1,
-            state: OwnerState::Alive,
-            source: Source::Record,
-        };
-        RunView {
-            run_id: "s59m65f".into(),
-            status: Status::Alive,
-            verdict: Verdict::Live,
-            why: String::new(),
-            record: RecordPresence::Present,
-            corrupt: None,
-            lock: None,
-            owner: Some(owner),
-            app: Some("shop".into()),
-            node: None,
-            since: None,
-            processes: 3,
-            shims: 1,
-        }
+        let (state, source) = (OwnerState::Alive, Source::Record);
+        let owner = Some(OwnerView { pid: 90, start_ticks: 1, state, source });
+        RunView { owner, processes: 3, ..RunView::new(&report(Verdict::Live, ""), None) }
     }
 
     fn process(pid: u32, ppid: u32, shim: bool) -> ProcessView {
-        ProcessView {
-            run_id: Some("s59m65f".into()),
-            worker: Some(1),
-            pid,
-            ppid: Some(ppid),
-            start_ticks: Some(1),
-            uid: None,
-            state: 'S',
-            age_ms: 5000,
-            rss_bytes: Some(2048),
-            command: format!("c{pid}"),
-            shim,
-            warden: false,
-            carriers: Vec::new(),
-            verdict: Verdict::Live,
-            why: String::new(),
-            owner: None,
-        }
+        let worker = Some(1);
+        ProcessView { worker, shim, ..ProcessView::example(pid, ppid, &format!("c{pid}")) }
     }
 
     fn drawn(processes: &[ProcessView]) -> Vec<String> {
-        draw(&run(), &processes.iter().collect::<Vec<_>>(), Paint(false), None)
+        draw(&run(), &processes.iter().collect::<Vec<_>>(), Style::PLAIN)
     }
 
     #[test]

@@ -1,4 +1,7 @@
 //! Numbers and names in readable form.
+//!
+//! Whatever another program wrote goes through [`harmless`] before it is shown: names of workers,
+//! records, answers of VMs. Commands went through the same in the core.
 
 use leash_core::Verdict;
 use serde::Serialize;

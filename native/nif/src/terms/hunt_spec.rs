@@ -1,9 +1,8 @@
 //! The specification of a hunt, from a map with atom keys. If a key is missing, a harmless
 //! default replaces it where there is one.
 
-use crate::list::List;
-use crate::reply::atoms;
-use crate::run::path;
+use super::args::{List, path};
+use super::atoms;
 use leash_core::{
     Adopted, HuntKind, HuntSpec, Identity, Ladder, Mode, Pid, RunDir, Signal, Workers,
 };
@@ -16,13 +15,7 @@ use std::time::Duration;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The reason why there is no hunt: the value of this key, or its absence.
-pub(crate) struct Wrong(Atom);
-
-impl Wrong {
-    pub(crate) fn key(&self) -> Atom {
-        self.0
-    }
-}
+pub(crate) struct Wrong(pub(crate) Atom);
 
 /// Reads a specification.
 pub(crate) fn hunt(map: Term<'_>) -> Result<HuntSpec, Wrong> {

@@ -1,4 +1,7 @@
 //! `leash kill --force`: asks the VM of a live run to stop.
+//!
+//! This is the only signal that this command sends without the core's hunt. It goes to a pidfd,
+//! after the record, its lock and the owner's identity agree.
 
 use crate::exit::{Exit, Failure};
 use leash_core::{Claim, Host, Identity, Lock, OwnerState, PidFd, Record, RunDir, Signal};
@@ -10,10 +13,14 @@ use std::time::{Duration, Instant};
 
 /// The result of the signal to a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Asked {
+pub(crate) struct TerminatedVm {
+    /// The VM.
     pub(crate) pid: u32,
+    /// The signal's name, with `SIG`.
     pub(crate) signal: &'static str,
+    /// Whether the VM has ended in time.
     pub(crate) ended: bool,
+    /// The time from the signal to its end, or until this command gave up.
     pub(crate) elapsed_ms: u64,
 }
 
@@ -22,7 +29,11 @@ pub(crate) struct Asked {
 /// The owner is only the process that the locked record names, because only this user can write
 /// that record. An environment tag can name any process. If a tag counted here, its bearer could
 /// choose the process that an operator ends.
-pub(crate) fn terminate(dir: &RunDir, run: RunId, patience: Duration) -> Result<Asked, Failure> {
+pub(crate) fn terminate(
+    dir: &RunDir,
+    run: RunId,
+    patience: Duration,
+) -> Result<TerminatedVm, Failure> {
     let host = Host::current()?;
     let record = believed(dir, run)?;
     let refuse = |why: &str| Err(refused(run, why));
@@ -49,7 +60,7 @@ pub(crate) fn terminate(dir: &RunDir, run: RunId, patience: Duration) -> Result<
     }
     let ended = wait(&pidfd, began, patience);
     let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(Asked { pid: owner.pid.as_u32(), signal: Signal::TERM.name(), ended, elapsed_ms })
+    Ok(TerminatedVm { pid: owner.pid.as_u32(), signal: Signal::TERM.name(), ended, elapsed_ms })
 }
 
 /// Returns the record if it names its owner and its lock is held, which says that the owner is at
@@ -57,11 +68,12 @@ pub(crate) fn terminate(dir: &RunDir, run: RunId, patience: Duration) -> Result<
 fn believed(dir: &RunDir, run: RunId) -> Result<Record, Failure> {
     let Some(file) = dir.record(run)? else { return Err(refused(run, "it has no record here")) };
     if file.lock != Lock::Held {
-        return Err(refused(run, "nobody holds its record's lock"));
+        return Err(refused(run, "its record's lock is free"));
     }
     file.record.map_err(|_| refused(run, "its record is not believed"))
 }
 
+/// Returns the failure of a run whose VM gets no signal.
 fn refused(run: RunId, why: &str) -> Failure {
     Failure::new(Exit::Refused, format!("{run}: {why}; nothing was sent"))
 }

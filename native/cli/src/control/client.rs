@@ -3,6 +3,13 @@
 //! Each connection carries one request, which is one line. The answer is lines of fields, with
 //! tabs between the fields, and then the line `end`. An answer without `end` is not an answer:
 //! the VM ended meanwhile, or the time is over.
+//!
+//! | request | lines of the answer |
+//! |---|---|
+//! | `find NAME` | `worker`, number, kind, pid, label, group |
+//! | `stop MS NAME` | the same, then result, how, survivors |
+//! | `names` | `name`, a name that a worker or a group has |
+//! | any | `error`, the reason why the VM rejects the request |
 
 use leash_core::{RunDir, socket_name};
 use leash_tag::RunId;
@@ -45,29 +52,24 @@ pub(crate) fn ask_all(
     let until = Instant::now() + patience;
     // These threads are never joined: connect(2) to a VM that hangs has no timeout once the queue
     // of the socket is full.
-    let asked: Vec<_> = runs
-        .iter()
-        .map(|run| {
-            let (path, request) = (dir.path().join(socket_name(*run)), request.to_owned());
-            let (sender, answer) = mpsc::channel();
-            let started = std::thread::Builder::new()
-                .spawn(move || sender.send(ask(&path, &request, until)));
-            (*run, started.is_ok(), answer)
-        })
-        .collect();
-    let wait = |answer: &mpsc::Receiver<_>| {
+    let ask = |run: &RunId| {
+        let (path, request) = (dir.path().join(socket_name(*run)), request.to_owned());
+        let (sender, answer) = mpsc::channel();
+        // Without a thread the sender is dropped, and the wait for the answer ends at once.
+        let _ =
+            std::thread::Builder::new().spawn(move || sender.send(ask(&path, &request, until)));
+        (*run, answer)
+    };
+    let wait = |(run, answer): (RunId, mpsc::Receiver<_>)| {
         // The thread keeps the deadline itself, where it can.
         let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(200);
-        answer.recv_timeout(left).unwrap_or(Err(Silence::NoAnswer))
+        (run, answer.recv_timeout(left).unwrap_or(Err(Silence::NoAnswer)))
     };
-    asked
-        .into_iter()
-        .map(|(run, started, answer)| {
-            (run, if started { wait(&answer) } else { Err(Silence::NoAnswer) })
-        })
-        .collect()
+    let asked: Vec<_> = runs.iter().map(ask).collect();
+    asked.into_iter().map(wait).collect()
 }
 
+/// Sends one request, and reads until the answer is whole or the time is over.
 fn ask(path: &Path, request: &str, until: Instant) -> Result<Vec<Line>, Silence> {
     let mut stream = connect(path)?;
     let uid = rustix::net::sockopt::socket_peercred(&stream)
@@ -102,6 +104,7 @@ fn ask(path: &Path, request: &str, until: Instant) -> Result<Vec<Line>, Silence>
     Ok(lines(&answer))
 }
 
+/// Connects to a VM. A path that no process listens on means that the VM cannot be asked.
 fn connect(path: &Path) -> Result<UnixStream, Silence> {
     UnixStream::connect(path).map_err(|error| match error.kind() {
         // InvalidInput: the path is too long for a socket, so the VM has no socket either.
@@ -118,10 +121,12 @@ fn is_believed(uid: u32, own: u32) -> bool {
     uid == own || uid == 0
 }
 
+/// Returns whether the answer has its last line.
 fn is_whole(answer: &[u8]) -> bool {
     answer == b"end\n" || answer.ends_with(b"\nend\n")
 }
 
+/// Splits a whole answer.
 fn lines(answer: &[u8]) -> Vec<Line> {
     let text = String::from_utf8_lossy(answer);
     let body = text.strip_suffix("end\n").unwrap_or(&text);
@@ -151,12 +156,16 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
 
-    fn answered(with: &'static [u8]) -> (Result<Vec<Line>, Silence>, Duration) {
-        let path = std::env::temp_dir()
-            .join(format!("leash-cli-{}", leash_core::generate_run_id().unwrap()));
-        let dir = RunDir::open(&path).unwrap();
+    fn scene() -> (RunDir, RunId, std::path::PathBuf) {
         let run = leash_core::generate_run_id().unwrap();
-        let listener = UnixListener::bind(path.join(socket_name(run))).unwrap();
+        let dir = RunDir::open(&std::env::temp_dir().join(format!("leash-cli-{run}"))).unwrap();
+        let socket = dir.path().join(socket_name(run));
+        (dir, run, socket)
+    }
+
+    fn answered(with: &'static [u8]) -> (Result<Vec<Line>, Silence>, Duration) {
+        let (dir, run, socket) = scene();
+        let listener = UnixListener::bind(socket).unwrap();
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = [0; 64];
@@ -172,7 +181,7 @@ mod tests {
         let answer = ask_all(&dir, &[run], "find x", Duration::from_millis(300)).remove(0).1;
         let took = began.elapsed();
         assert_eq!(server.join().unwrap(), "find x\n");
-        std::fs::remove_dir_all(&path).unwrap();
+        std::fs::remove_dir_all(dir.path()).unwrap();
         (answer, took)
     }
 
@@ -203,14 +212,11 @@ mod tests {
 
     #[test]
     fn no_process_listens_on_a_socket_that_a_dead_vm_left() {
-        let path = std::env::temp_dir()
-            .join(format!("leash-cli-{}", leash_core::generate_run_id().unwrap()));
-        let dir = RunDir::open(&path).unwrap();
-        let run = leash_core::generate_run_id().unwrap();
+        let (dir, run, socket) = scene();
         let ask = || ask_all(&dir, &[run], "find x", Duration::from_millis(300)).remove(0).1;
         assert_eq!(ask(), Err(Silence::NoSocket));
-        drop(UnixListener::bind(path.join(socket_name(run))).unwrap());
+        drop(UnixListener::bind(socket).unwrap());
         assert_eq!(ask(), Err(Silence::NoSocket));
-        std::fs::remove_dir_all(&path).unwrap();
+        std::fs::remove_dir_all(dir.path()).unwrap();
     }
 }
