@@ -184,7 +184,7 @@ byte a = 0;
 #define any_child (child(0) || child(1))
 #define any_orphan (orphan(0) || orphan(1))
 #endif
-/* A shim counts as one by its command line and its mark (Work::take in pass.rs, Marks::role in warden.rs). */
+/* A shim counts as one by its command line and its mark (Work::take in pass.rs, RunMembers::role_of in run_members.rs). */
 #define shim_seen (shim && marked)
 #define shim_runs (shim && !halted && !closing)
 
@@ -217,7 +217,7 @@ inline signal(p, rightly) {
   fi
 }
 
-/* What the shim goes by: the leash hangs up, or the VM's pidfd says so (watched.rs). */
+/* What the shim goes by: the leash hangs up, or the VM's pidfd says so (events.rs). */
 #define let_go (stopping || !acts)
 /* And everybody else. */
 #define left_over (!vm && !shim_seen)
@@ -337,7 +337,7 @@ active proctype VmDies() {
   vm = false
 }
 
-/* At any moment, or never. PDEATHSIG takes the worker (spawn.rs, sys::die_with_parent); the others go to init, which reaps them. */
+/* At any moment, or never. PDEATHSIG takes the worker (spawn.rs, process::die_with); the others go to init, which reaps them. */
 active proctype ShimDies() {
 #ifdef SHIM_LIVES
   skip
@@ -404,7 +404,7 @@ inline mark_itself() {
 }
 
 inline look_for_owner() {
-  /* prepare::owner, Watched::let_go_within: a run that is over gets no worker any more */
+  /* prepare::owner, EventSources::let_go_within: a run that is over gets no worker any more */
   d_step { shim_runs || !shim -> if :: shim && let_go -> shim = false; marked = false :: else fi }
 }
 
@@ -445,7 +445,7 @@ inline spawn_worker() {
 #define shim_reaps(p) d_step { shim_runs && let_go && child(p) && state[p] == ZOMBIE -> free(p) }
 #endif
 
-/* run.rs, supervise.rs; `let_go` is what Watched::wait waits for */
+/* run.rs, supervise.rs; `let_go` is what EventSources::wait waits for */
 active proctype Shim() {
 end_never:
   (launched);
@@ -471,7 +471,7 @@ end_killed:
 #if PIDS > 3
   :: shim_kills(3) :: shim_reaps(3)
 #endif
-  /* sys::peek_any says ECHILD: it exits when nothing of its tree is left */
+  /* wait::peek_any says ECHILD: it exits when nothing of its tree is left */
   :: d_step { shim_runs && let_go && !any_child -> shim = false; marked = false }
   od
 }
@@ -541,7 +541,7 @@ end_idle:
 #ifdef WARDEN_ONE_LOOK
 #define WARDEN_CALM 1
 #else
-/* Calm::proven (marked.rs), as CALM below. */
+/* Quiescence::note (quiescence.rs), as CALM below. */
 #define WARDEN_CALM (FORKS + 1)
 #endif
 
@@ -610,7 +610,7 @@ end_away:
         /* Bearers::look: the mark; the pidfd; the mark again, by number; then whether the pidfd still means that number */
         d_step { if :: state[p] != FREE -> held[w] = p :: else fi };
         d_step { if :: !is_wanted(p) || held[w] != p -> held[w] = NONE :: else fi };
-        /* Marks::strike */
+        /* RunMembers::signal_without_shim */
         d_step {
           if
           :: held[w] == p && warden[w] == KEEPS && !shim_spares ->

@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {
     let shim = leash_shim::fuzzing::stat(text);
-    let shims_limits = leash_shim::fuzzing::locks_in(text);
+    let shims_limits = leash_tag::Limits::parse_file(text);
     // They differ in what they forgive, so they are compared only on what the kernel writes: digits without a sign, one space.
     let plain = |text: &[u8]| !text.iter().any(|byte| matches!(byte, b'+' | b'\t' | 0x0b..=b'\r'));
     let tail = text.iter().rposition(|&byte| byte == b')').map_or(text, |close| &text[close + 1..]);
