@@ -32,6 +32,7 @@ pub fn run(vectors: Vectors) -> u8 {
     }
 }
 
+/// Prints to stdout. Returns the exit status.
 fn print(text: &str) -> u8 {
     match rustix::io::write(descriptors::borrow(1), text.as_bytes()) {
         Ok(len) if len == text.len() => 0,
@@ -39,6 +40,7 @@ fn print(text: &str) -> u8 {
     }
 }
 
+/// Prepares what all modes have in common, and runs one of them.
 fn start(vectors: Vectors, config: &Config<'static>) -> u8 {
     // This comes before anything is opened, so that nothing lands on 0 to 2 and no own descriptor
     // is closed.
@@ -81,6 +83,7 @@ fn run_mode(
     supervise::begin(vectors, config, report).map(|tree| ManuallyDrop::new(tree).run())
 }
 
+/// Reports why nothing was started. Without a VM, a person is told.
 fn tell_failure(config: &Config<'_>, report: Report<'_>, stage: Stage, errno: Errno) {
     let errno = u16::try_from(errno.raw_os_error()).unwrap_or(0);
     report.start_failed(stage as u8, errno);

@@ -36,6 +36,7 @@ pub struct Ids {
     pub uid: Option<u32>,
     /// `--gid`.
     pub gid: Option<u32>,
+    /// `--groups`, and how many of the places are in use.
     pub(crate) groups: Option<([Gid; MAX_GROUPS], usize)>,
 }
 

@@ -16,6 +16,7 @@ pub(crate) const WORKER: u8 = 1;
 pub(crate) const ATTACH: u8 = 2;
 /// Options that are allowed beside `--warden`.
 pub(crate) const WARDEN: u8 = 4;
+/// Options of every command line.
 const ALL: u8 = WORKER | ATTACH | WARDEN;
 
 /// One option.
@@ -32,7 +33,7 @@ pub(crate) struct OptionSpec {
 macro_rules! options {
     (
         head $head:literal
-        $(option $name:literal, $modes:expr, $expected:literal, $help:literal;)*
+        $(option $name:literal, $modes:expr, $expected:literal $(, $help:literal)?;)*
         foot $foot:literal
     ) => {
         /// All options, in the order of `--help`.
@@ -40,7 +41,7 @@ macro_rules! options {
             &[$(OptionSpec { name: $name, modes: $modes, expected: $expected }),*];
 
         /// The output of `--help`.
-        pub const HELP: &str = concat!($head, $($help,)* $foot);
+        pub const HELP: &str = concat!($head, $($("\n", $help,)?)* "\n", $foot);
     };
 }
 
@@ -50,124 +51,96 @@ head "usage: leash-shim --run-id=ID [OPTIONS] -- COMMAND [ARGS...]
        leash-shim --run-id=ID --warden [--control=NAME] [--owner=PID:TICKS]
 
 Starts COMMAND and ends when nothing of its process tree is left: children,
-daemons, sessions of their own. Whoever holds the leash ends the tree by
+daemons, sessions of their own. The holder of the leash ends the tree by
 letting go.
 
   leash-shim --run-id=s59m65f -- sleep 100
 
 Every option is one argument. The first is always --run-id.
-
 "
 option "run-id", ALL, "7 characters of 0-9 and a-z",
-"  --run-id=ID         the run: 7 characters of 0-9 and a-z
-";
+"  --run-id=ID         the run: 7 characters of 0-9 and a-z";
 option "worker", WORKER | ATTACH, "a number from 1 to 32766",
-"  --worker=N          the worker's number within the run, 1 to 32766
-";
+"  --worker=N          the worker's number within the run, 1 to 32766";
 option "name", WORKER, "1 to 200 bytes",
 "  --name=TEXT         1 to 200 bytes by which a detached tree is found again;
-                      the third argument, where it is given
-";
+                      the third argument, where it is given";
 option "channel", WORKER | ATTACH, "a descriptor",
 "  --channel=FD        a socket that is leash and report at once, and on which
-                      its other end may ask for the ladder or for SIGKILL
-";
+                      its other end may ask for the ladder or for SIGKILL";
 option "leash", ALL, "a descriptor",
-"  --leash=FD          end the tree when FD hangs up; it is never read
-";
+"  --leash=FD          end the tree when FD hangs up; it is never read";
 option "owner", ALL, "PID:TICKS",
 "  --owner=PID:TICKS   end the tree when that process ends; TICKS is field 22
-                      of /proc/PID/stat
-";
+                      of /proc/PID/stat";
 option "report", ALL, "a descriptor",
-"  --report=FD         write report frames to FD
-";
+"  --report=FD         write report frames to FD";
 option "stdin", WORKER, "null, open, inherit or fd:N from 3 up",
 "  --stdin=WHERE       null, inherit (default), fd:N from 3 up, or open: a
                       pipe that ends with the leash, or with us, and brings
-                      nothing
-";
+                      nothing";
 option "stdout", WORKER, "null, inherit, fd:N from 3 up or file:PATH",
 "  --stdout=WHERE      null, inherit (default), fd:N from 3 up or file:PATH,
-                      appended to
-";
+                      appended to";
 option "stderr", WORKER, "null, inherit, stdout, fd:N from 3 up or file:PATH",
-"  --stderr=WHERE      as --stdout, or stdout: the same place as stdout
-";
+"  --stderr=WHERE      as --stdout, or stdout: the same place as stdout";
 option "stop", WORKER | ATTACH, "SIGNAL:MS[@leader|group|tree], CMD:MS or STDIN:MS, at most 8 of them, separated by commas",
 "  --stop=STEPS        the ladder: SIGNAL:MS[@TO], CMD:MS or STDIN:MS,
                       separated by commas, at most 8; MS may be inf; TO is
                       leader, group (default) or tree. Default
                       TERM:2000@group. SIGKILL always comes last. STDIN has
                       the VM close the command's stdin, and waits; by hand it
-                      closes nothing
-";
+                      closes nothing";
 option "step", WORKER | ATTACH, "a number of arguments, 1 to 32",
 "  --step=COUNT ...    the next COUNT arguments (at most 32) are the command
                       of a CMD step; one --step for each, in order, behind
-                      all other options
-";
+                      all other options";
 option "linger", WORKER | ATTACH, "milliseconds",
 "  --linger=MS         how long the children of a command that exited by itself
-                      get before the ladder; default 200
-";
+                      get before the ladder; default 200";
 option "cd", WORKER, "a directory",
-"  --cd=DIR            the command's working directory
-";
+"  --cd=DIR            the command's working directory";
 option "arg0", WORKER, "a name",
-"  --arg0=NAME         the command's argv[0]
-";
+"  --arg0=NAME         the command's argv[0]";
 option "uid", WORKER, "a user id",
 "  --uid=N --gid=N --groups=N,N...
                       the command's ids; --uid without --groups: no
-                      supplementary groups
-";
-option "gid", WORKER, "a group id",
-"";
-option "groups", WORKER, "at most 32 group ids, separated by commas",
-"";
+                      supplementary groups";
+option "gid", WORKER, "a group id";
+option "groups", WORKER, "at most 32 group ids, separated by commas";
 option "limits", WORKER, "NAME:VALUE, separated by commas",
 "  --limits=LIMITS     NAME:VALUE, separated by commas: NOFILE, NPROC, CORE,
-                      FSIZE, CPU, AS (setrlimit(2), soft and hard), NICE
-";
+                      FSIZE, CPU, AS (setrlimit(2), soft and hard), NICE";
 option "no-mark", WORKER, "",
-"  --no-mark           leave RLIMIT_LOCKS alone
-";
+"  --no-mark           leave RLIMIT_LOCKS alone";
 option "on-hangup", WORKER, "stop or detach",
 "  --on-hangup=WHAT    stop (default) or detach: the tree outlives leash and
-                      owner
-";
+                      owner";
 option "on-exit", WORKER, "stop or keep",
 "  --on-exit=WHAT      stop (default) or keep: what a command that exited by
-                      itself leaves goes on, and no sweep ends it
-";
+                      itself leaves goes on, and no sweep ends it";
 option "on-term", WORKER | ATTACH, "auto or ladder",
 "  --on-term=WHAT      auto (default): while the leash holds, TERM from pid 0
-                      or 1 is not for us; ladder: it is
-";
+                      or 1 is not for us; ladder: it is";
 option "foreground", WORKER, "",
 "  --foreground        stay in the terminal's session, with the command in our
                       process group: it reads the terminal, the keyboard's
-                      signals are its own, and when it stops so do we
-";
+                      signals are its own, and when it stops so do we";
 option "attach", ATTACH, "PID or PID:TICKS, from 2 up",
 "  --attach=PID[:TICKS]
                       instead of COMMAND, a process that is there already:
                       it and what it starts end as a command's tree does.
                       Beside it only run-id, worker, channel, leash, owner,
-                      report, stop, step, linger and on-term
-";
+                      report, stop, step, linger and on-term";
 option "warden", WARDEN, "",
 "  --warden            no command: starts the shims that are asked for on
                       --control, and ends what is below one that was killed.
                       Once the owner has ended, SIGKILL to what has the run's
                       mark and no leash-shim, until nothing is left. Needs
-                      --control or --owner; heeds no signal
-";
+                      --control or --owner; heeds no signal";
 option "control", WARDEN, "1 to 100 characters",
 "  --control=NAME      beside --warden: the abstract Unix socket on which the
-                      owner listens, and asks for the shims of its run
-";
+                      owner listens, and asks for the shims of its run";
 foot "  --help, --version   print this, or the version; as the only argument
 
 Once COMMAND runs, its ARGS are wiped from our own command line, except with
@@ -206,10 +179,12 @@ impl Given {
         before != self.0
     }
 
+    /// Returns the options that were given.
     fn all(self) -> impl Iterator<Item = &'static OptionSpec> {
         (0..).zip(OPTIONS).filter(move |(bit, _)| self.0 & 1 << bit != 0).map(|(_, spec)| spec)
     }
 
+    /// Returns whether an option was given.
     pub(crate) fn has(self, name: &str) -> bool {
         self.all().any(|spec| spec.name == name)
     }
@@ -301,14 +276,17 @@ fn tail(arg: &CStr, from: usize) -> Option<&CStr> {
     CStr::from_bytes_with_nul(arg.to_bytes_with_nul().get(from..)?).ok()
 }
 
+/// Returns a text of at least one byte and at most that many.
 fn of_length(text: &[u8], most: usize) -> Option<&[u8]> {
     (1..=most).contains(&text.len()).then_some(text)
 }
 
+/// Returns which of two words a text is.
 fn is_second(text: &[u8], first: &[u8], second: &[u8]) -> Option<bool> {
     (text == first || text == second).then_some(text == second)
 }
 
+/// Parses the number of a descriptor. No process has that many.
 fn descriptor(text: &[u8]) -> Option<i32> {
     parse_number(text).filter(|fd| (0..1_000_000).contains(fd))
 }
@@ -318,6 +296,7 @@ fn id(text: &[u8]) -> Option<u32> {
     parse_number(text).filter(|&id| id != u32::MAX)
 }
 
+/// Parses group ids. The empty text is no group at all.
 fn groups(text: &[u8]) -> Option<([Gid; MAX_GROUPS], usize)> {
     let mut groups = [Gid::ROOT; MAX_GROUPS];
     let mut len = 0;
@@ -344,6 +323,7 @@ fn target(text: &[u8]) -> Option<(i32, Option<u64>)> {
     (pid > 1).then_some((pid, ticks))
 }
 
+/// Parses what all three standard streams have in common.
 fn stream(value: &CStr) -> Option<Stream<'_>> {
     let text = value.to_bytes();
     match text {

@@ -20,7 +20,9 @@ const OPTION: &[u8] = b"--step=";
 /// One command: the index of its program in the argument vector, and its number of arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StepCommand {
+    /// The index of its program in the argument vector.
     pub(crate) first: usize,
+    /// The number of its arguments, the program included.
     pub(crate) count: usize,
 }
 
@@ -89,6 +91,7 @@ impl StepCommands {
     }
 }
 
+/// Returns the COUNT of `--step=COUNT`.
 fn length(arg: &CStr) -> Option<usize> {
     let count = parse_number(arg.to_bytes().strip_prefix(OPTION)?)?;
     (1..=MAX_ARGUMENTS).contains(&count).then_some(count)

@@ -23,7 +23,6 @@ pub struct WorkerLimits {
 
 impl WorkerLimits {
     /// Parses `NAME:VALUE` pairs, separated by commas, each name at most once.
-    #[must_use]
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let mut limits = Self::default();
         for part in text.split(|&byte| byte == b',') {

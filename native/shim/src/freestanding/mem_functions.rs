@@ -3,14 +3,14 @@
 //!
 //! Volatile accesses keep the compiler from turning a loop into a call of the very function that
 //! contains it.
+//!
+//! # Safety
+//!
+//! As in C: the places have `len` bytes, and those of `memcpy` do not overlap.
 
 use core::ffi::{c_int, c_void};
 
 /// memcpy(3).
-///
-/// # Safety
-///
-/// As in C.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn memcpy(
     to: *mut c_void,
@@ -32,10 +32,6 @@ pub(crate) unsafe extern "C" fn memcpy(
 }
 
 /// memmove(3).
-///
-/// # Safety
-///
-/// As in C.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn memmove(
     to: *mut c_void,
@@ -55,10 +51,6 @@ pub(crate) unsafe extern "C" fn memmove(
 }
 
 /// memset(3).
-///
-/// # Safety
-///
-/// As in C.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn memset(to: *mut c_void, byte: c_int, len: usize) -> *mut c_void {
     #[cfg(target_arch = "x86_64")]
@@ -76,10 +68,6 @@ pub(crate) unsafe extern "C" fn memset(to: *mut c_void, byte: c_int, len: usize)
 }
 
 /// memcmp(3).
-///
-/// # Safety
-///
-/// As in C.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn memcmp(a: *const c_void, b: *const c_void, len: usize) -> c_int {
     let (a, b) = (a.cast::<u8>(), b.cast::<u8>());
@@ -94,10 +82,6 @@ pub(crate) unsafe extern "C" fn memcmp(a: *const c_void, b: *const c_void, len: 
 }
 
 /// bcmp(3).
-///
-/// # Safety
-///
-/// As in C.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn bcmp(a: *const c_void, b: *const c_void, len: usize) -> c_int {
     // SAFETY: the same contract.
@@ -105,10 +89,6 @@ pub(crate) unsafe extern "C" fn bcmp(a: *const c_void, b: *const c_void, len: us
 }
 
 /// strlen(3), which `CStr` may call.
-///
-/// # Safety
-///
-/// As in C.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn strlen(text: *const core::ffi::c_char) -> usize {
     let mut len = 0;

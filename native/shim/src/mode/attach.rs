@@ -27,10 +27,10 @@ use crate::os::vectors::Vectors;
 use crate::os::{clock, mark_limits, pidfd, process};
 use crate::out::report::Report;
 use crate::out::stage::{Failed, Stage};
-use crate::start::prepare::{self, Owner};
+use crate::start::prepare;
 use crate::stop::escalation::Escalation;
-use crate::stop::ladder::{Action, Cause};
-use crate::tree::mark_scan::{MarkScan, Pass, ScanProof};
+use crate::stop::ladder::Action;
+use crate::tree::mark_scan::{MarkScan, Pass, PidSource, ScanProof};
 use crate::tree::marking::{self, MarkOutcome, Marker, Tag};
 use crate::tree::threads::{Threads, threads};
 use crate::tree::walk::{self, Order, Visited, Walked};
@@ -56,6 +56,7 @@ pub(crate) struct Attached<'a> {
     escalation: Escalation<'a>,
     sources: EventSources,
     proc: Proc,
+    /// The listing of `/proc`.
     table: OwnedFd,
     marker: Marker,
     pid: Pid,
@@ -63,6 +64,7 @@ pub(crate) struct Attached<'a> {
     pgrp: i32,
     /// The attached process has not ended, and is the witness.
     lives: bool,
+    /// The passes so far that found no process of the tree.
     proof: ScanProof,
     /// The time of the next look for a witness, if there is none, and the pause after it.
     look: (u64, u64),
@@ -95,11 +97,8 @@ pub(crate) fn begin<'a>(
     // Without `/proc`, no process of the tree can be found or identified.
     let proc = Proc::open(shim).ok_or(at(Errno::NOENT))?;
     let table = proc.table().map_err(at)?;
-    let owner = match prepare::owner(config.owner, Some(&proc)) {
-        Owner::Watched(fd) => Some(fd),
-        Owner::Unwatched => None,
-        Owner::Gone => return Err((Stage::OwnerGone, Errno::SRCH)),
-    };
+    let owner =
+        prepare::owner(config.owner, Some(&proc)).map_err(|errno| (Stage::OwnerGone, errno))?;
     let mut sources = EventSources::new(signals, config, owner);
     if sources.let_go_within(0) {
         return Err((Stage::OwnerGone, Errno::PIPE));
@@ -223,13 +222,15 @@ impl Attached<'_> {
         self.sources.witness.is_none()
     }
 
-    fn bearers(&self) -> MarkScan<'_, impl Fn(leash_tag::Mark) -> bool + use<>> {
+    /// Returns the scan for processes with the mark of this tree.
+    fn scan(&self) -> MarkScan<'_, impl Fn(leash_tag::Mark) -> bool + use<>> {
         let tag = self.marker.tag;
         MarkScan { proc: &self.proc, table: &self.table, wanted: move |mark| tag.is_on(mark) }
     }
 
     // Events
 
+    /// Waits for an event, and handles what has happened.
     fn wait(&mut self, ms: Option<u64>) {
         let events = self.sources.wait(ms);
         if events.signals {
@@ -245,14 +246,8 @@ impl Attached<'_> {
                 self.escalation.requested(what);
             }
         }
-        // A closed or ended descriptor stays readable and would wake the shim for ever.
-        if events.leash {
-            self.sources.leash = None;
-            self.escalation.ladder.end(Cause::Leash, clock::now_ms());
-        }
-        if events.owner {
-            self.sources.owner = None;
-            self.escalation.ladder.end(Cause::Owner, clock::now_ms());
+        if let Some(cause) = self.sources.drop_ended(events) {
+            self.escalation.ladder.end(cause, clock::now_ms());
         }
         if events.witness {
             self.sources.witness = None;
@@ -264,6 +259,7 @@ impl Attached<'_> {
         }
     }
 
+    /// Handles a signal to the shim. If it is not for the shim, the attached process gets it.
     fn signalled(&mut self, signal: Pending) {
         let leashed = self.sources.leash.is_some();
         if signal.number != signal::CHLD && self.escalation.signalled(signal, leashed) {
@@ -275,7 +271,7 @@ impl Attached<'_> {
     /// find none are the proof that the tree is gone.
     fn look_for_witness(&mut self, now: u64) {
         let mut witness = None;
-        let pass = self.bearers().pass(&mut |_, _, fd| witness = Some(fd));
+        let pass = self.scan().pass(PidSource::Listing, &mut |_, _, fd| witness = Some(fd));
         self.sources.witness = witness;
         let (_, pause) = self.look;
         self.look = if pass.living > 0 || pass.hole {
@@ -286,6 +282,7 @@ impl Attached<'_> {
         self.note(pass);
     }
 
+    /// Takes note of a pass. If it completes the proof, the tree is gone.
     fn note(&mut self, pass: Pass) {
         if self.proof.note(pass) && !self.lives && self.is_unwitnessed() {
             self.escalation.ladder.gone();
@@ -294,11 +291,13 @@ impl Attached<'_> {
 
     // Actions
 
+    /// Returns the pidfd of the attached process, as long as that lives.
     fn leader(&self) -> Option<BorrowedFd<'_>> {
         let fd = self.sources.witness.as_ref().filter(|_| self.lives)?.as_fd();
         (!pidfd::has_ended(fd)).then_some(fd)
     }
 
+    /// Signals the attached process, if it lives.
     fn signal_leader(&self, signals: &[u8]) {
         if let Some(fd) = self.leader() {
             pidfd::signal_all(fd, signals);
@@ -313,7 +312,7 @@ impl Attached<'_> {
     /// The signals never go to the group's number, since the shim cannot keep the kernel from
     /// reusing that.
     fn signal_all(&self, order: Order, group: Option<i32>, signals: &[u8]) -> Pass {
-        let bearers = self.bearers();
+        let scan = self.scan();
         if let Some(leader) = self.leader() {
             walk::walk_below(&self.proc, (self.pid, leader), order, &mut |visited: &Visited<
                 '_,
@@ -321,7 +320,7 @@ impl Attached<'_> {
                 let bears = self
                     .proc
                     .locks_limits(visited.pid())
-                    .is_ok_and(|limits| bearers.includes(limits));
+                    .is_ok_and(|limits| scan.includes(limits));
                 let addressed = group.is_none_or(|group| {
                     visited.stat(&self.proc).is_some_and(|stat| stat.pgrp == group)
                 });
@@ -331,7 +330,7 @@ impl Attached<'_> {
             });
         }
         let mut told = false;
-        let pass = bearers.pass(&mut |pid, _, fd| {
+        let pass = scan.pass(PidSource::Listing, &mut |pid, _, fd| {
             told |= self.lives && pid == self.pid;
             if group.is_none_or(|group| self.is_in(group, pid, fd.as_fd())) {
                 pidfd::signal_all(fd.as_fd(), signals);
@@ -343,6 +342,7 @@ impl Attached<'_> {
         pass
     }
 
+    /// Returns whether a process lives and is in a process group.
     fn is_in(&self, group: i32, pid: Pid, fd: BorrowedFd<'_>) -> bool {
         self.proc.stat(pid).is_ok_and(|stat| stat.pgrp == group) && !pidfd::has_ended(fd)
     }
@@ -356,9 +356,8 @@ impl Attached<'_> {
     /// which is most often in the next pass.
     fn has_ended_the_unmarked(&self) -> bool {
         let Some(leader) = self.leader() else { return true };
-        let bearers = self.bearers();
-        let bears =
-            |pid| self.proc.locks_limits(pid).is_ok_and(|limits| bearers.includes(limits));
+        let scan = self.scan();
+        let bears = |pid| self.proc.locks_limits(pid).is_ok_and(|limits| scan.includes(limits));
         let (mut left, mut runs) = (false, false);
         if !bears(self.pid) {
             runs = !self.is_halted(self.pid);
@@ -418,8 +417,9 @@ impl Attached<'_> {
     fn signal_remaining(&mut self, number: u8, scope: SignalScope) {
         let mut addressed_live = false;
         if scope == SignalScope::Group {
-            self.bearers()
-                .pass(&mut |pid, _, fd| addressed_live |= self.is_in(self.pgrp, pid, fd.as_fd()));
+            self.scan().pass(PidSource::Listing, &mut |pid, _, fd| {
+                addressed_live |= self.is_in(self.pgrp, pid, fd.as_fd())
+            });
         }
         if !addressed_live {
             self.signal_all(Order::ChildrenFirst, None, &[number, signal::CONT]);
@@ -439,6 +439,7 @@ impl Attached<'_> {
         self.note(pass);
     }
 
+    /// Reports the end. How the process ended is known to its parent alone.
     fn finish(&mut self) -> u8 {
         self.escalation.end_commands(false);
         self.escalation.gone(ExitStatus::UNKNOWN, false);

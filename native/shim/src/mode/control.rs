@@ -36,12 +36,13 @@ const CHANNEL: i32 = 3;
 /// The last of these numbers.
 const LAST: i32 = CHANNEL + 3;
 
-/// The connection to the VM, and everything that starting a shim takes.
+/// The means to start shims, and the room for what they are started with.
 pub(crate) struct Control {
     starter: Starter,
     arena: Arena,
 }
 
+/// The means to start a shim, beside its texts.
 struct Starter {
     stack: ChildStack,
     null: OwnedFd,
@@ -120,46 +121,19 @@ impl Control {
         }
         let (bytes, was_cut) = (got.bytes, got.flags);
         let mut fds = fds.into_iter();
+        let [b'L', b'W', b'R', b'1', kind, mask, place, zero, counts @ ..] = message else {
+            return Ok(Request::Other);
+        };
         let Some(channel) = fds.next().flatten() else { return Ok(Request::Other) };
-        let outcome = match message {
-            [b'L', b'W', b'R', b'1', 2, ..] => return Ok(Request::Word(channel)),
+        let outcome = match kind {
+            2 => return Ok(Request::Word(channel)),
             // If the warden's table of descriptors is full, some of them are lost (unix(7)).
-            [b'L', b'W', b'R', b'1', 1, ..] if was_cut.contains(ReturnFlags::CTRUNC) => {
-                Err(Errno::MFILE)
-            }
-            [b'L', b'W', b'R', b'1', 1, ..] if was_cut.contains(ReturnFlags::TRUNC) => {
-                Err(Errno::TOOBIG)
-            }
-            [
-                b'L',
-                b'W',
-                b'R',
-                b'1',
-                1,
-                mask @ 0..=7,
-                place @ 0..=1,
-                0,
-                a,
-                b,
-                c,
-                d,
-                e,
-                f,
-                g,
-                h,
-            ] => {
-                let (arguments, variables) =
-                    (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
+            1 if was_cut.contains(ReturnFlags::CTRUNC) => Err(Errno::MFILE),
+            1 if was_cut.contains(ReturnFlags::TRUNC) => Err(Errno::TOOBIG),
+            1 if mask <= 7 && place <= 1 && zero == 0 => {
                 let directory = fds.next().flatten();
-                let program = program(
-                    &mut self.arena,
-                    bytes,
-                    place == 1,
-                    fds.by_ref(),
-                    arguments,
-                    variables,
-                );
-                program.and_then(|program| {
+                let file = if place == 1 { Some(fds.next().flatten()) } else { None };
+                program(&mut self.arena, bytes, file, counts).and_then(|program| {
                     let directory = directory.ok_or(Errno::BADF)?;
                     self.starter.start(mask, channel.as_fd(), &program, &directory, fds)
                 })
@@ -179,23 +153,30 @@ impl Control {
     }
 }
 
+/// Returns the program whose texts came with the request, or lie in a file of it.
 fn program(
     arena: &mut Arena,
     bytes: usize,
-    is_file: bool,
-    mut fds: impl Iterator<Item = Option<OwnedFd>>,
-    arguments: u32,
-    variables: u32,
+    file: Option<Option<OwnedFd>>,
+    counts: [u8; 8],
 ) -> Result<Program<'_>, Errno> {
-    let (arguments, variables) = (count(arguments)?, count(variables)?);
-    if is_file {
-        let file = fds.next().flatten().ok_or(Errno::BADF)?;
-        return Program::read(file.as_fd(), arguments, variables);
+    // No program gets more, since each string takes a pointer and a byte of the total that
+    // execve(2) accepts.
+    const MOST: u64 = 1 << 20;
+    let counts = u64::from_be_bytes(counts);
+    let (arguments, variables) = (counts >> 32, counts & u64::from(u32::MAX));
+    if arguments > MOST || variables > MOST {
+        return Err(Errno::TOOBIG);
     }
-    arena.program(bytes.saturating_sub(REQUEST), arguments, variables)
+    let (arguments, variables) = (arguments as usize, variables as usize);
+    match file {
+        Some(file) => Program::read(file.ok_or(Errno::BADF)?.as_fd(), arguments, variables),
+        None => arena.program(bytes.saturating_sub(REQUEST), arguments, variables),
+    }
 }
 
 impl Starter {
+    /// Starts the shim. Returns its pid, and its pidfd if there is one.
     fn start(
         &self,
         mask: u8,
@@ -220,8 +201,7 @@ impl Starter {
             wait::reap(pid);
             return Err(Errno::from_raw_os_error(failed));
         }
-        let pidfd = pidfd.or_else(|| pidfd::open(pid).ok());
-        Ok((pid, pidfd))
+        Ok((pid, pidfd.or_else(|| pidfd::open(pid).ok())))
     }
 
     /// Runs in the child. Its stderr stays that of the warden, which is the VM's.
@@ -233,7 +213,7 @@ impl Starter {
         ends: &[Option<OwnedFd>; 3],
         program: &Program<'_>,
     ) -> Errno {
-        let prepared = (|| {
+        let prepare = || {
             descriptors::copy_to(self.null.as_fd(), 0)?;
             descriptors::copy_to(self.null.as_fd(), 1)?;
             descriptors::copy_to(channel, CHANNEL)?;
@@ -245,18 +225,9 @@ impl Starter {
                 }
             }
             rustix::process::fchdir(directory)
-        })();
-        match prepared {
-            Ok(()) => program.exec(),
-            Err(errno) => errno,
-        }
+        };
+        prepare().err().unwrap_or_else(|| program.exec())
     }
-}
-
-fn count(number: u32) -> Result<usize, Errno> {
-    // No program gets more, since each string takes a pointer and a byte of the total that
-    // execve(2) accepts.
-    usize::try_from(number).ok().filter(|&count| count <= 1 << 20).ok_or(Errno::TOOBIG)
 }
 
 /// Sends the shim's pid and, if there is one, its pidfd. A VM that does not take them at once
@@ -274,6 +245,7 @@ fn tell(channel: BorrowedFd<'_>, pid: Pid, pidfd: Option<&OwnedFd>) {
     let _ = rustix::net::sendmsg(channel, &[IoSlice::new(&frame)], &mut ancillary, flags);
 }
 
+/// Tells why there is no shim.
 fn fail(channel: BorrowedFd<'_>, errno: Errno) {
     let [high, low] = u16::try_from(errno.raw_os_error()).unwrap_or(0).to_be_bytes();
     let frame = [0, 4, 3, Stage::Shim as u8, high, low];

@@ -9,13 +9,17 @@ use crate::cli::config::Config;
 use crate::os::clock::timespec;
 use crate::os::descriptors;
 use crate::os::signals::{self, Pending};
+use crate::stop::ladder::Cause;
 
 /// The descriptors that are watched. A missing one is not watched.
 pub(crate) struct EventSources {
+    /// The descriptor of pending signals.
     pub(crate) signals: OwnedFd,
+    /// The tree ends when it hangs up.
     pub(crate) leash: Option<BorrowedFd<'static>>,
     /// The leash is a socket on which its other end also sends requests.
     pub(crate) takes_requests: bool,
+    /// The VM's pidfd. The tree ends with the VM.
     pub(crate) owner: Option<OwnedFd>,
     /// A pipe whose other end the child has. It closes at exec, and bytes say why exec was not
     /// reached.
@@ -27,23 +31,30 @@ pub(crate) struct EventSources {
 /// The events that were found.
 #[derive(Clone, Copy)]
 pub(crate) struct Events {
+    /// Signals are pending.
     pub(crate) signals: bool,
     /// The other end of the leash asks for something. Requests from before its hang-up come
     /// first.
     pub(crate) requests: bool,
+    /// The leash has hung up.
     pub(crate) leash: bool,
+    /// The owner has ended.
     pub(crate) owner: bool,
+    /// The child has reached its exec, or failed before it.
     pub(crate) exec: bool,
+    /// The witness has ended.
     pub(crate) witness: bool,
 }
 
 impl Events {
+    /// Returns whether anything has happened.
     pub(crate) fn any(self) -> bool {
         self.signals || self.requests || self.leash || self.owner || self.exec || self.witness
     }
 }
 
 impl EventSources {
+    /// Watches the signals, the leash of the command line, and the owner.
     pub(crate) fn new(signals: OwnedFd, config: &Config<'_>, owner: Option<OwnedFd>) -> Self {
         let leash = config.leash.map(descriptors::borrow);
         Self { signals, leash, takes_requests: config.channel, owner, exec: None, witness: None }
@@ -60,6 +71,7 @@ impl EventSources {
         self.poll(PollFlags::IN, ms)
     }
 
+    /// Polls all sources. Those that bring data are asked for `signals`.
     fn poll(&self, signals: PollFlags, ms: Option<u64>) -> Events {
         // poll(2) cannot leave a place out. The descriptor of the signals stands in: asked for no
         // event, it never wakes.
@@ -89,6 +101,20 @@ impl EventSources {
             exec: any(exec),
             witness: any(witness),
         }
+    }
+
+    /// Drops leash and owner if they have ended. Returns why the tree ends then.
+    ///
+    /// A closed or ended descriptor stays readable and would wake the shim for ever.
+    pub(crate) fn drop_ended(&mut self, events: Events) -> Option<Cause> {
+        if events.owner {
+            self.owner = None;
+        }
+        if events.leash {
+            self.leash = None;
+            return Some(Cause::Leash);
+        }
+        events.owner.then_some(Cause::Owner)
     }
 
     /// Takes pending signals.

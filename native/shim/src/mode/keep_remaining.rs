@@ -86,6 +86,7 @@ enum KeepState {
     Never,
 }
 
+/// Looks at every process below this one once. Returns the state that decides.
 fn look_at_all(proc: &Proc, tag: Tag) -> KeepState {
     let mut found = KeepState::All;
     let walked = walk::walk_all(proc, Order::ParentsFirst, &mut |visited| {
@@ -94,6 +95,7 @@ fn look_at_all(proc: &Proc, tag: Tag) -> KeepState {
     if walked == Walked::All { found } else { KeepState::Never }
 }
 
+/// Brings one process nearer to being stopped and marked as kept.
 fn keep(proc: &Proc, visited: &Visited<'_>, tag: Tag) -> KeepState {
     let state = || threads(proc, visited.pid());
     let limits = match mark_limits::read(visited.pid()) {
@@ -132,6 +134,7 @@ fn keep(proc: &Proc, visited: &Visited<'_>, tag: Tag) -> KeepState {
     }
 }
 
+/// Gives a process the mark of a kept one, if its limits are still those that were seen.
 fn mark_kept(pid: Pid, limits: Limits, tag: Tag) -> KeepState {
     let Ok(mark) = Mark::nested_in(limits, tag.run, tag.worker, true) else {
         return KeepState::Never;

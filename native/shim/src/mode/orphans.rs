@@ -39,6 +39,7 @@ const WAITING: usize = 32;
 
 /// The children of a warden.
 pub(crate) struct WardenChildren {
+    /// The shims that were started and are not reaped.
     shims: PidList,
     /// Processes that lost their shim and outlive their VM on purpose.
     left: PidList,
@@ -47,10 +48,12 @@ pub(crate) struct WardenChildren {
     orphans: Option<(u64, u32)>,
     /// The last round of reaping reached its bound.
     more: bool,
+    /// The descriptors on which the VM wants word.
     waiting: [Option<OwnedFd>; WAITING],
 }
 
 impl WardenChildren {
+    /// Maps the lists. They cost only the part in use.
     pub(crate) fn new() -> Result<Self, Errno> {
         Ok(Self {
             shims: PidList::new()?,
@@ -84,6 +87,7 @@ impl WardenChildren {
         }
     }
 
+    /// Returns whether the passes have found orphans for so long that no word will come.
     fn is_vain(&self) -> bool {
         self.orphans.is_some_and(|(_, passes)| passes > VAIN_PASSES)
     }
@@ -214,10 +218,12 @@ fn each_child(proc: Option<&Proc>, visit: &mut dyn FnMut(Pid)) -> Result<(), Err
     }
 }
 
+/// Tells the other end of a descriptor that no orphan is left.
 fn send_word(fd: &OwnedFd) {
     let _ = rustix::net::send(fd, b"W", SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
 }
 
+/// Returns whether a process has a mark that says that it outlives its VM on purpose.
 fn outlives(pid: Pid) -> bool {
     mark_limits::read(pid).ok().and_then(Mark::decode).is_some_and(Mark::outlives)
 }

@@ -9,7 +9,7 @@ use rustix::process::Pid;
 
 use crate::os::pidfd;
 use crate::os::proc_file::Proc;
-use crate::tree::mark_scan::{MarkScan, Pass};
+use crate::tree::mark_scan::{MarkScan, Pass, PidSource};
 
 /// The longest path of a program (PATH_MAX), and the two arguments behind it.
 const COMMAND_LINE: usize = 4096 + 64;
@@ -17,13 +17,17 @@ const COMMAND_LINE: usize = 4096 + 64;
 /// The marks of the run, for a warden that can look for them.
 #[derive(Clone, Copy)]
 pub(crate) struct RunMembers<'a> {
+    /// The run.
     pub(crate) run: RunId,
+    /// The `/proc` of this pid namespace.
     pub(crate) proc: &'a Proc,
+    /// The listing of `/proc`.
     pub(crate) table: &'a OwnedFd,
 }
 
 impl<'a> RunMembers<'a> {
-    fn bearers(self) -> MarkScan<'a, impl Fn(Mark) -> bool + use<>> {
+    /// Returns the scan for processes of the run that do not outlive their VM on purpose.
+    fn scan(self) -> MarkScan<'a, impl Fn(Mark) -> bool + use<>> {
         let run = self.run;
         MarkScan {
             proc: self.proc,
@@ -38,19 +42,12 @@ impl<'a> RunMembers<'a> {
         !self.proc.hides() || self.find_shims(PidSource::AllPids, &[]).pass.living == 0
     }
 
-    fn pass(self, from: PidSource, visit: &mut dyn FnMut(Pid, Mark, OwnedFd)) -> Pass {
-        match from {
-            PidSource::Listing => self.bearers().pass(visit),
-            PidSource::AllPids => self.bearers().pass_by_number(visit),
-        }
-    }
-
     /// Looks for the living processes of the run. Each shim gets the signals, since a stopped
     /// shim would keep its tree for ever.
     pub(crate) fn find_shims(self, from: PidSource, to_shims: &[u8]) -> Found {
         let mut found = Found::default();
         let mut unread = false;
-        let mut pass = self.pass(from, &mut |pid, mark, fd| {
+        let mut pass = self.scan().pass(from, &mut |pid, mark, fd| {
             let worker = mark.worker();
             // Most processes of a tree have higher numbers than their shim. They need no closer
             // look then.
@@ -82,7 +79,7 @@ impl<'a> RunMembers<'a> {
         number: u8,
     ) -> Signalled {
         let mut signalled = Signalled::default();
-        self.pass(from, &mut |pid, mark, fd| {
+        self.scan().pass(from, &mut |pid, mark, fd| {
             if shims.cover(mark.worker())
                 || !matches!(self.role_of(pid, fd.as_fd()), Ok(Role::Other))
                 || pidfd::has_ended(fd.as_fd())
@@ -135,6 +132,7 @@ impl<'a> RunMembers<'a> {
     }
 }
 
+/// Returns whether this process is dumpable, and so every shim of the same program.
 fn is_dumpable() -> bool {
     matches!(
         rustix::process::dumpable_behavior(),
@@ -142,15 +140,7 @@ fn is_dumpable() -> bool {
     )
 }
 
-/// The source of the numbers of a pass.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PidSource {
-    /// The list in `/proc`.
-    Listing,
-    /// Every possible number.
-    AllPids,
-}
-
+/// The role of a process of the run.
 enum Role {
     Shim,
     Other,
@@ -159,26 +149,31 @@ enum Role {
 /// The result of a look.
 #[derive(Default)]
 pub(crate) struct Found {
+    /// The workers whose shims live.
     pub(crate) shims: Shims,
     /// One of these shims.
     pub(crate) shim: Option<OwnedFd>,
     /// The number of processes that are no shims.
     pub(crate) others: u32,
+    /// The pass itself.
     pub(crate) pass: Pass,
 }
 
 /// The result of a pass that signals.
 #[derive(Default)]
 pub(crate) struct Signalled {
+    /// The number of processes that got the signal.
     pub(crate) sent: u32,
     /// One of the processes that got the signal.
     pub(crate) one: Option<OwnedFd>,
+    /// The number of processes that may not be signalled.
     pub(crate) refused: u32,
 }
 
 /// The workers that have a living shim.
 pub(crate) struct Shims {
     numbers: [u64; Self::WORDS],
+    /// The number of shims, those without a worker number included.
     pub(crate) len: u32,
 }
 
@@ -189,13 +184,16 @@ impl Default for Shims {
 }
 
 impl Shims {
+    /// The number of words that hold a bit for each worker number.
     const WORDS: usize = (WorkerNumber::MAX as usize + 1).div_ceil(64);
 
+    /// Returns a worker's word, and its bit in that.
     fn place(worker: WorkerNumber) -> (usize, u64) {
         let number = usize::from(worker.get());
         (number / 64, 1 << (number % 64))
     }
 
+    /// Adds a shim. One that was started by hand may have no worker number.
     fn add(&mut self, worker: Option<WorkerNumber>) {
         self.len = self.len.saturating_add(1);
         let Some((word, bit)) = worker.map(Self::place) else { return };
@@ -204,6 +202,7 @@ impl Shims {
         }
     }
 
+    /// Returns whether a worker's shim lives.
     fn has(&self, worker: WorkerNumber) -> bool {
         let (word, bit) = Self::place(worker);
         self.numbers.get(word).is_some_and(|numbers| numbers & bit != 0)

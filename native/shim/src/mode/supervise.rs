@@ -20,7 +20,7 @@ use crate::os::{clock, descriptors, process, signals};
 use crate::out::messages;
 use crate::out::report::Report;
 use crate::out::stage::{Failed, Stage};
-use crate::start::prepare::{self, Owner};
+use crate::start::prepare;
 use crate::start::spawn::{self, Launch};
 use crate::stop::escalation::Escalation;
 use crate::stop::ladder::{Action, Cause};
@@ -35,6 +35,7 @@ const SETTLE_MS: u64 = 20;
 pub(crate) struct Supervisor<'a> {
     escalation: Escalation<'a>,
     sources: EventSources,
+    /// The worker, with the stack that it uses until its exec.
     child: Child,
     children: Children,
     /// The worker's process group. In the foreground it is the shim's, unless the worker has made
@@ -42,6 +43,7 @@ pub(crate) struct Supervisor<'a> {
     group: Pid,
     /// The other end of an open stdin.
     stdin: Option<OwnedFd>,
+    /// The worker has been executed.
     started: bool,
     /// The worker's end is reported together with the end of its tree.
     exit_untold: bool,
@@ -70,10 +72,8 @@ pub(crate) fn begin<'a>(
     let signals = signals::signal_fd(u64::MAX).map_err(|errno| (Stage::Pipe, errno))?;
     let proc = Proc::open(shim);
     let owner = match prepare::owner(config.owner, proc.as_ref()) {
-        Owner::Watched(fd) => Some(fd),
-        Owner::Unwatched => None,
-        Owner::Gone if config.detach => None,
-        Owner::Gone => return Err((Stage::OwnerGone, Errno::SRCH)),
+        Err(_) if config.detach => None,
+        owner => owner.map_err(|errno| (Stage::OwnerGone, errno))?,
     };
     let mut sources = EventSources::new(signals, config, owner);
     // If leash or owner are gone already, no worker is started. For a worker that outlives them,
@@ -146,6 +146,7 @@ impl Supervisor<'_> {
 
     // Events
 
+    /// Waits for an event, and handles what has happened.
     fn wait(&mut self, ms: Option<u64>) {
         let settles = ms.is_none() && !self.settled;
         let events = self.sources.wait(if settles { Some(SETTLE_MS) } else { ms });
@@ -167,17 +168,12 @@ impl Supervisor<'_> {
                 self.escalation.requested(what);
             }
         }
-        // A closed or ended descriptor stays readable and would wake the shim for ever.
-        if events.leash {
-            self.sources.leash = None;
-            self.let_go(Cause::Leash);
-        }
-        if events.owner {
-            self.sources.owner = None;
-            self.let_go(Cause::Owner);
+        if let Some(cause) = self.sources.drop_ended(events) {
+            self.let_go(cause);
         }
     }
 
+    /// Handles the end of leash or owner. A detached tree goes on.
     fn let_go(&mut self, cause: Cause) {
         if !self.escalation.config.detach {
             // The stdin ends as if the VM had held the other end of the pipe and had gone.
@@ -186,6 +182,7 @@ impl Supervisor<'_> {
         }
     }
 
+    /// Handles a signal to the shim. If it is not for the shim, the worker gets it.
     fn signalled(&mut self, signal: Pending) {
         // SIGCHLD says that a child ended or stopped. SIGURG says that a child ended before its
         // exec, if the code is above 0, which only the kernel sends (rt_sigqueueinfo(2)).
@@ -260,6 +257,7 @@ impl Supervisor<'_> {
         }
     }
 
+    /// Reports that the child did not become the worker. Without a VM, a person is told.
     fn start_failed(&mut self, stage: u8, errno: u16) {
         self.escalation.ladder.start_failed();
         self.escalation.report.start_failed(stage, errno);
@@ -268,6 +266,8 @@ impl Supervisor<'_> {
         }
     }
 
+    /// Reaps the children that have ended, and tells the ladder and the VM. Returns whether there
+    /// may be more.
     fn reap(&mut self) -> bool {
         // Once the child is reaped, nothing says any more whether it reached exec. Until then the
         // tree has no other process.
@@ -314,6 +314,7 @@ impl Supervisor<'_> {
         found.more
     }
 
+    /// Marks the processes that the worker left, and below a warden this shim, as kept.
     fn keep(&self) -> bool {
         let tag = Tag { run: self.escalation.config.run, worker: self.escalation.config.worker };
         self.children.proc().is_some_and(|proc| keep_remaining::keep_all(proc, tag))
@@ -421,6 +422,7 @@ impl Supervisor<'_> {
         }
     }
 
+    /// Reports the end of the tree. Returns the worker's exit status.
     fn finish(&self) -> u8 {
         let ended = match self.children.leader() {
             Leader::Zombie(ended) | Leader::Reaped(ended) => ended,
@@ -433,6 +435,7 @@ impl Supervisor<'_> {
     }
 }
 
+/// Returns whether a process lives and is in a process group.
 fn is_in(group: Pid, visited: &Visited<'_>, proc: &Proc) -> bool {
     visited.stat(proc).is_some_and(|stat| stat.pgrp == group.as_raw_pid() && stat.lives())
 }

@@ -13,8 +13,11 @@ const DEPTH: u32 = 256;
 
 /// A process that may be attached, held by its pidfd.
 pub(crate) struct AttachTarget {
+    /// The pid, which the pidfd holds.
     pub(crate) pid: Pid,
+    /// The pidfd.
     pub(crate) fd: OwnedFd,
+    /// The process group at the time of the check.
     pub(crate) pgrp: i32,
 }
 
@@ -50,6 +53,7 @@ impl AttachTarget {
     }
 }
 
+/// Turns the error of a missing file below `/proc` into that of a missing process.
 fn gone(errno: Errno) -> Errno {
     if errno == Errno::NOENT { Errno::SRCH } else { errno }
 }

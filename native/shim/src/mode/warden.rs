@@ -20,16 +20,16 @@ use rustix::process::Pid;
 use super::control::{self, Control, Request};
 use super::events::{EventSources, Events};
 use super::orphans::WardenChildren;
-use super::run_members::{PidSource, RunMembers, Signalled};
+use super::run_members::{RunMembers, Signalled};
 use crate::cli::config::{Config, Origin};
 use crate::os::proc_file::Proc;
 use crate::os::{clock, descriptors, mark_limits, process, signals};
 use crate::out::report::Report;
 use crate::out::stage::{Failed, Stage};
-use crate::start::prepare::{self, MarkReport, Owner};
+use crate::start::prepare::{self, MarkReport};
 use crate::start::spawn;
 use crate::stop::ladder::{STOP_FIRST_AFTER, pause_after};
-use crate::tree::mark_scan::{Pass, ScanProof};
+use crate::tree::mark_scan::{Pass, PidSource, ScanProof};
 
 /// The time that most shims need for their trees, which then are not looked at at all.
 const HEADSTART_MS: u64 = 20;
@@ -57,6 +57,7 @@ pub(crate) struct Warden {
     proc: Option<Proc>,
     /// The listing of `/proc`, if processes can be found by their marks.
     table: Option<OwnedFd>,
+    /// The means to start shims, for a warden that does.
     control: Option<Control>,
     children: WardenChildren,
 }
@@ -86,25 +87,19 @@ pub(crate) fn begin(config: &Config<'_>, report: Report<'_>) -> Result<Warden, F
     let proc = Proc::open(own);
     let mut sources = EventSources::new(signals, config, None);
     let owner = config.owner.and_then(|(owner, _)| Pid::from_raw(owner));
-    let connected = match config.control.map(|name| control::connect(name, owner)) {
-        Some(Ok(socket)) => {
-            sources.leash = Some(descriptors::keep(socket));
-            sources.takes_requests = true;
-            Ok(())
-        }
-        Some(Err(errno)) => Err(errno),
-        None => Ok(()),
-    };
+    let connected = config.control.map_or(Ok(()), |name| {
+        sources.leash = Some(descriptors::keep(control::connect(name, owner)?));
+        sources.takes_requests = true;
+        Ok(())
+    });
     let found = prepare::owner(config.owner, proc.as_ref());
-    let is_gone = matches!(found, Owner::Gone);
-    match found {
-        Owner::Watched(fd) => sources.owner = Some(fd),
-        Owner::Unwatched => {}
-        // The owner ended during this start, and an older warden may have exited before. If the
-        // leash still holds, the owner is not the right process.
-        Owner::Gone if connected == Err(Errno::CONNREFUSED) || sources.leash_let_go() => {}
-        Owner::Gone => return Err((Stage::OwnerGone, Errno::SRCH)),
+    let is_gone = found.is_err();
+    // The owner ended during this start, and an older warden may have exited before. If the leash
+    // still holds, the owner is not the right process.
+    if is_gone && connected != Err(Errno::CONNREFUSED) && !sources.leash_let_go() {
+        return Err((Stage::OwnerGone, Errno::SRCH));
     }
+    sources.owner = found.unwrap_or_default();
     let table = table(proc.as_ref(), is_gone || sources.owner.is_some());
     match (connected, &table) {
         (Err(_), Ok(_)) if is_gone => {}
@@ -124,6 +119,7 @@ pub(crate) fn begin(config: &Config<'_>, report: Report<'_>) -> Result<Warden, F
     Ok(Warden { run: config.run, sources, proc, table: table.ok(), control, children })
 }
 
+/// Opens the listing of `/proc` for a warden that may signal what it finds there.
 fn table(proc: Option<&Proc>, knows_owner: bool) -> Result<OwnedFd, Errno> {
     mark_limits::read(process::own_pid())?;
     // If the owner cannot be watched, it is never known that none of its starts is under way.
@@ -162,6 +158,7 @@ impl Warden {
         prepare::silence([true; 3]);
     }
 
+    /// Returns the view of the processes of the run, if they can be found by their marks.
     fn members(&self) -> Option<RunMembers<'_>> {
         Some(RunMembers { run: self.run, proc: self.proc.as_ref()?, table: self.table.as_ref()? })
     }
@@ -310,6 +307,7 @@ impl Warden {
         }
     }
 
+    /// Waits until a process has ended, for that many milliseconds at most.
     fn wait_for(&mut self, witness: Option<OwnedFd>, ms: u64) {
         self.sources.witness = witness;
         self.sources.wait(Some(ms));

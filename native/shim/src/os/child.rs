@@ -15,7 +15,6 @@ use super::wait;
 
 /// Memory for the child's stack. It is a mapping of its own. A place in the shim's stack would
 /// depend on the depth of calls and on the limit on stacks.
-#[derive(Debug)]
 pub(crate) struct ChildStack(Mapping);
 
 impl ChildStack {
@@ -52,7 +51,6 @@ impl ChildStack {
 }
 
 /// A child that has been started.
-#[derive(Debug)]
 pub(crate) struct Child {
     pid: Pid,
     /// Present as long as the child may use it.
@@ -61,7 +59,6 @@ pub(crate) struct Child {
 
 impl Child {
     /// Returns the child's pid, which no other process gets until the child is reaped.
-    #[must_use]
     pub(crate) fn pid(&self) -> Pid {
         self.pid
     }
@@ -72,7 +69,6 @@ impl Child {
     /// Exec makes SIGCHLD the signal that tells a process's end (`de_thread` in fs/exec.c),
     /// before it closes a descriptor. Without `__WALL`, waitid(2) sees only children that tell it
     /// by SIGCHLD.
-    #[must_use]
     pub(crate) fn executed(&mut self) -> bool {
         let executed = wait::tells_by_sigchld(self.pid);
         if executed {
@@ -143,6 +139,7 @@ pub(crate) fn fork() -> Result<Option<Pid>, Errno> {
     Ok(i32::try_from(pid).ok().and_then(Pid::from_raw))
 }
 
+/// The signal that tells a child's end, as part of the flags (clone(2)).
 const TOLD: usize = signal::CHLD as usize;
 const CLONE_VM: usize = 0x100;
 const CLONE_PIDFD: usize = 0x1000;
@@ -178,6 +175,11 @@ fn start<F: FnOnce() -> u8>(
     Err(Errno::INVAL)
 }
 
+/// Does the child's work and exits.
+///
+/// # Safety
+///
+/// `work` was put there by [`ChildStack::hold`], and is used by no other process.
 unsafe extern "C" fn begin<F: FnOnce() -> u8>(work: *mut F) -> ! {
     // SAFETY: written by `ChildStack::hold`, read here once.
     let work = unsafe { work.read() };

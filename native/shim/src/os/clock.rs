@@ -5,7 +5,6 @@ use rustix::event::Timespec;
 use syscalls::{Sysno, syscall};
 
 /// Returns the present time. rustix would look for the vDSO first, which costs a page.
-#[must_use]
 pub(crate) fn now_ms() -> u64 {
     const CLOCK_MONOTONIC: usize = 1;
     let mut time = [0i64; 2];

@@ -10,7 +10,6 @@ use super::errno;
 
 /// Borrows an inherited descriptor (0 to 2, leash, report), which stays open for the whole life
 /// of this process.
-#[must_use]
 pub(crate) fn borrow(fd: i32) -> BorrowedFd<'static> {
     // SAFETY: nothing in this program closes these. If one was not open to begin with, every use
     // of it is EBADF, which poll(2) gives as POLLNVAL: a leash that is let go.
@@ -18,7 +17,6 @@ pub(crate) fn borrow(fd: i32) -> BorrowedFd<'static> {
 }
 
 /// Keeps a descriptor open for the whole life of this process.
-#[must_use]
 pub(crate) fn keep(fd: OwnedFd) -> BorrowedFd<'static> {
     borrow(fd.into_raw_fd())
 }

@@ -5,6 +5,7 @@ use rustix::io::Errno;
 /// The way in which a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ExitStatus {
+    /// [`ExitStatus::EXITED`] and so on, as the reports say it.
     pub(crate) how: u8,
     /// The exit status, or the number of the signal.
     pub(crate) value: u8,
@@ -17,8 +18,11 @@ impl ExitStatus {
     /// The end of a child that the kernel reaped without the shim.
     pub(crate) const KILLED_UNSEEN: Self =
         Self { how: Self::KILLED, value: leash_tag::signal::KILL };
+    /// The process called exit(2).
     pub(crate) const EXITED: u8 = 1;
+    /// A signal ended the process.
     pub(crate) const KILLED: u8 = 2;
+    /// A signal ended the process, and the kernel wrote a core dump.
     pub(crate) const DUMPED: u8 = 3;
 
     /// Returns the end that `si_code` and `si_status` describe (waitid(2)).
@@ -49,10 +53,12 @@ pub(crate) enum CommandOutcome {
 }
 
 impl CommandOutcome {
+    /// Returns the outcome of a command that could not be started.
     pub(crate) fn not_started(errno: Errno) -> Self {
         Self::NotStarted(u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX))
     }
 
+    /// Returns whether the command exited with status 0.
     pub(crate) fn succeeded(self) -> bool {
         self == Self::Ended(ExitStatus { how: ExitStatus::EXITED, value: 0 })
     }

@@ -6,7 +6,6 @@ use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 /// An anonymous mapping that is unmapped on drop.
-#[derive(Debug)]
 pub(crate) struct Mapping {
     start: *mut c_void,
     len: usize,

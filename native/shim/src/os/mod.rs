@@ -25,6 +25,7 @@ pub(crate) mod text;
 pub(crate) mod vectors;
 pub(crate) mod wait;
 
+/// Turns an error of a raw system call into that of rustix.
 fn errno(error: syscalls::Errno) -> rustix::io::Errno {
     rustix::io::Errno::from_raw_os_error(error.into_raw())
 }

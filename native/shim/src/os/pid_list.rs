@@ -8,7 +8,6 @@ use rustix::process::Pid;
 use super::mapping::Mapping;
 
 /// A list of children's pids, in memory of its own.
-#[derive(Debug)]
 pub(crate) struct PidList {
     memory: Mapping,
     len: usize,
@@ -29,20 +28,19 @@ impl PidList {
         Ok(Self { memory, len: 0 })
     }
 
+    /// Returns all places, in use or not.
     fn places(&mut self) -> &mut [i32] {
         // SAFETY: mapped, zero as the kernel gave it or written, and used by this value alone.
         unsafe { core::slice::from_raw_parts_mut(self.memory.at(0), Self::MAX) }
     }
 
     /// Returns the pids in the list.
-    #[must_use]
     pub(crate) fn all(&self) -> &[i32] {
         // SAFETY: as in `places`; never longer than MAX.
         unsafe { core::slice::from_raw_parts(self.memory.at(0), self.len) }
     }
 
     /// Returns whether a child is in the list.
-    #[must_use]
     pub(crate) fn has(&self, pid: Pid) -> bool {
         self.all().contains(&pid.as_raw_pid())
     }

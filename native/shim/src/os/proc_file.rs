@@ -27,6 +27,7 @@ pub(crate) struct Proc {
 }
 
 impl Proc {
+    /// Opens `/proc`, if it is one that shows this process as `own`.
     pub(crate) fn open(own: Pid) -> Option<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(c"/proc", flags, Mode::empty()).ok()?;
@@ -51,6 +52,7 @@ impl Proc {
         Ok(self.children.get_or_init(|| file).as_fd())
     }
 
+    /// Opens a file for reading.
     pub(crate) fn open_file(&self, path: &Path) -> Result<OwnedFd, Errno> {
         open_below(&self.root, path.as_bytes())
     }
@@ -86,6 +88,7 @@ impl Proc {
         each_number_in(&directory, &mut [MaybeUninit::uninit(); 512], visit)
     }
 
+    /// Reads `/proc/<pid>/stat`.
     pub(crate) fn stat(&self, pid: Pid) -> Result<Stat, Errno> {
         self.read_stat(Path::new().number(pid.as_raw_pid()))
     }
@@ -95,6 +98,7 @@ impl Proc {
         self.read_stat(Path::new().number(process.as_raw_pid()).add(b"/task/").number(thread))
     }
 
+    /// Reads the `stat` file of a directory.
     fn read_stat(&self, directory: Path) -> Result<Stat, Errno> {
         let file = self.open_file(&directory.add(b"/stat"))?;
         let mut buffer = [0u8; 512];
@@ -205,6 +209,7 @@ fn each_number_in(
     Ok(())
 }
 
+/// Opens a file below a directory for reading.
 fn open_below(root: &OwnedFd, path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(root, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
@@ -212,35 +217,24 @@ fn open_below(root: &OwnedFd, path: impl rustix::path::Arg) -> Result<OwnedFd, E
 /// The kernel's own bound of `pid_max` (include/linux/threads.h).
 pub(crate) const PID_MAX_LIMIT: i32 = 1 << 22;
 
-/// Returns whether a table of mounts names a level of `hidepid` above the lowest.
+/// Returns whether a table of mounts names a level of `hidepid` above the lowest, `0` or `off`.
+/// The first character tells them from all others.
 fn names_hidepid(file: &OwnedFd) -> Result<bool, Errno> {
     const NAME: &[u8] = b"hidepid=";
-    const LOWEST: [&[u8]; 2] = [b"0", b"off"];
-    let mut buffer = [0u8; 512];
-    // The bytes of one piece that are kept for the next, since a name and its level may be cut.
-    let kept = NAME.len() + 3;
-    let mut have = 0usize;
+    let (mut buffer, mut matched) = ([0u8; 512], 0usize);
     loop {
-        let len = match rustix::io::read(file, buffer.get_mut(have..).unwrap_or_default()) {
+        let len = match rustix::io::read(file, &mut buffer) {
+            Ok(0) => return Ok(false),
             Err(Errno::INTR) => continue,
             other => other?,
         };
-        let end = have.saturating_add(len);
-        let text = buffer.get(..end).unwrap_or_default();
-        // At the end of the file, the kept bytes are looked at too.
-        let whole = if len == 0 { end } else { end.saturating_sub(kept) };
-        let is_level = |place: usize| {
-            let level = text.get(place..).and_then(|rest| rest.strip_prefix(NAME));
-            level.is_some_and(|level| !LOWEST.iter().any(|lowest| level.starts_with(lowest)))
-        };
-        if (0..whole).any(is_level) {
-            return Ok(true);
+        for &byte in buffer.get(..len).unwrap_or_default() {
+            matched = match NAME.get(matched) {
+                None if !matches!(byte, b'0' | b'o') => return Ok(true),
+                Some(&expected) if byte == expected => matched + 1,
+                _ => usize::from(byte == b'h'),
+            };
         }
-        if len == 0 {
-            return Ok(false);
-        }
-        buffer.copy_within(whole..end, 0);
-        have = end.saturating_sub(whole);
     }
 }
 

@@ -12,7 +12,6 @@ use super::errno;
 use super::mapping::Mapping;
 
 /// Room for one program at a time.
-#[derive(Debug)]
 pub(crate) struct Arena(Mapping);
 
 impl Arena {
@@ -64,7 +63,6 @@ impl Arena {
 }
 
 /// Arguments and variables of a program. The first argument names it.
-#[derive(Debug)]
 pub(crate) struct Program<'a> {
     vector: *const *const c_char,
     arguments: usize,
@@ -72,7 +70,6 @@ pub(crate) struct Program<'a> {
 }
 
 /// The memory that must live as long as the program.
-#[derive(Debug)]
 enum Memory<'a> {
     Arena(PhantomData<&'a Arena>),
     Own(#[expect(dead_code, reason = "it is unmapped on drop")] Mapping),
@@ -119,7 +116,6 @@ impl Program<'_> {
     }
 
     /// Replaces this process by the program. Returns only on failure.
-    #[must_use]
     pub(crate) fn exec(&self) -> Errno {
         // SAFETY: both vectors end in a null and their strings in a NUL, by `index`, and live
         // across the call.

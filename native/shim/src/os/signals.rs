@@ -9,6 +9,7 @@ use syscalls::{Sysno, syscall};
 
 use super::errno;
 
+/// The size of the kernel's signal set.
 const SIGSET_BYTES: usize = 8;
 const SIG_BLOCK: usize = 0;
 const SIG_UNBLOCK: usize = 1;
@@ -18,7 +19,6 @@ const SIG_SETMASK: usize = 2;
 const TURNED_OFF: [u8; 3] = [signal::HUP, signal::INT, signal::QUIT];
 
 /// Returns the bit of a signal in a signal mask.
-#[must_use]
 pub(crate) fn bit(signal: u8) -> u64 {
     1 << (signal - 1)
 }
@@ -29,6 +29,7 @@ pub(crate) fn set_mask(mask: u64) {
     change_mask(SIG_SETMASK, mask);
 }
 
+/// Changes the signal mask (rt_sigprocmask(2)).
 fn change_mask(how: usize, mask: u64) {
     // SAFETY: the mask lives across the call and has the size given.
     let _ = unsafe { syscall!(Sysno::rt_sigprocmask, how, &raw const mask, 0, SIGSET_BYTES) };
@@ -44,7 +45,6 @@ pub(crate) fn stop_for_the_shell() {
 
 /// Returns whether the signal is HUP, INT or QUIT and is ignored. Then the starter of this
 /// program turned it off.
-#[must_use]
 pub(crate) fn is_turned_off(signal: u8) -> bool {
     const SIG_IGN: u64 = 1;
     if !TURNED_OFF.contains(&signal) {
@@ -59,7 +59,6 @@ pub(crate) fn is_turned_off(signal: u8) -> bool {
 }
 
 /// Returns the ignored ones of HUP, INT and QUIT as a signal mask.
-#[must_use]
 pub(crate) fn turned_off() -> u64 {
     TURNED_OFF.into_iter().filter(|&signal| is_turned_off(signal)).map(bit).sum()
 }
@@ -93,6 +92,7 @@ pub(crate) fn signal_fd(mask: u64) -> Result<OwnedFd, Errno> {
 /// A signal that was read.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Pending {
+    /// The signal's number.
     pub(crate) number: u8,
     /// `si_code`: how the signal was sent.
     pub(crate) code: i32,

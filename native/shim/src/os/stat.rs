@@ -5,10 +5,15 @@ use super::text::number;
 /// The fields of `/proc/<pid>/stat` that the shim needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stat {
+    /// The letter of its state.
     pub(crate) state: u8,
+    /// The parent, 0 for one of another pid namespace.
     pub(crate) ppid: i32,
+    /// The process group.
     pub(crate) pgrp: i32,
+    /// It has no program and cannot be signalled.
     pub(crate) kernel_thread: bool,
+    /// The start in clock ticks since boot, which tells two processes of one number apart.
     pub(crate) start_ticks: u64,
 }
 

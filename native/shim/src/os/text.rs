@@ -10,10 +10,12 @@ pub(crate) struct Text<const N: usize> {
 }
 
 impl<const N: usize> Text<N> {
+    /// Returns the empty text.
     pub(crate) fn new() -> Self {
         Self { bytes: [0; N], len: 0 }
     }
 
+    /// Appends bytes, if there is room for all of them.
     pub(crate) fn add(mut self, bytes: &[u8]) -> Self {
         let end = self.len.saturating_add(bytes.len());
         if let Some(place) = self.bytes.get_mut(self.len..end) {
@@ -23,6 +25,7 @@ impl<const N: usize> Text<N> {
         self
     }
 
+    /// Appends a number in decimal, without its sign.
     pub(crate) fn number(self, number: impl Into<i64>) -> Self {
         let mut digits = [0u8; 20];
         let mut rest = number.into().unsigned_abs();
@@ -38,6 +41,7 @@ impl<const N: usize> Text<N> {
         self.add(digits.get(first..).unwrap_or_default())
     }
 
+    /// Returns the text.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }

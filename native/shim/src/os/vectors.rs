@@ -51,7 +51,6 @@ impl Vectors {
     }
 
     /// Returns the value of an environment variable.
-    #[must_use]
     pub(crate) fn env(self, name: &[u8]) -> Option<&'static [u8]> {
         let mut at = self.envp;
         loop {
@@ -75,7 +74,6 @@ impl Vectors {
     /// failure.
     ///
     /// `arg0` stands in for the first of them.
-    #[must_use]
     pub(crate) fn exec(self, path: &CStr, first: usize, arg0: Option<&CStr>) -> Errno {
         // SAFETY: `first < argc`, and the vector is null-terminated behind argc (execve(2)), so
         // the tail is a valid argument vector.
@@ -91,7 +89,6 @@ impl Vectors {
 
     /// Replaces this process by `path`, with `count` arguments from `first` on. Returns only on
     /// failure. `N` is more than `count`.
-    #[must_use]
     pub(crate) fn exec_part<const N: usize>(
         self,
         path: &CStr,

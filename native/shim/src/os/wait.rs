@@ -32,6 +32,7 @@ const WNOWAIT: usize = 0x0100_0000;
 /// Includes children that do not tell their end by SIGCHLD.
 const WALL: usize = 0x4000_0000;
 
+/// Calls waitid(2) without waiting.
 fn waitid(kind: usize, number: i32, options: usize) -> Result<Waited, Errno> {
     // struct siginfo on 64-bit Linux: si_code at 8, si_pid at 16, si_status at 24, and 128 bytes
     // in all.
@@ -53,10 +54,12 @@ fn waitid(kind: usize, number: i32, options: usize) -> Result<Waited, Errno> {
     })
 }
 
+/// Asks for any child. A refused call counts as an answer that there is none.
 fn wait_any(options: usize) -> Waited {
     waitid(P_ALL, 0, WALL | options).unwrap_or(Waited::NoChild)
 }
 
+/// Asks for one child, in the same way.
 fn wait_one(pid: Pid, options: usize) -> Waited {
     waitid(P_PID, pid.as_raw_pid(), options).unwrap_or(Waited::NoChild)
 }
@@ -72,7 +75,6 @@ pub(crate) fn has_children() -> Result<bool, Errno> {
 }
 
 /// Looks for any child that has ended, without reaping it.
-#[must_use]
 pub(crate) fn peek_any() -> Waited {
     wait_any(WEXITED | WNOWAIT)
 }
@@ -82,25 +84,21 @@ pub(crate) fn peek_any() -> Waited {
 /// waitid(2) is asked for a change of state here, and not for an end. If all children have ended,
 /// the kernel answers that there is none, as those change no more (`wait_consider_child` in
 /// kernel/exit.c). A process counts as living if its first thread has ended before the others.
-#[must_use]
 pub(crate) fn none_lives() -> bool {
     wait_any(WSTOPPED | WCONTINUED | WNOWAIT) == Waited::NoChild
 }
 
 /// Looks at one child without reaping it.
-#[must_use]
 pub(crate) fn peek(pid: Pid) -> Waited {
     wait_one(pid, WALL | WEXITED | WNOWAIT)
 }
 
 /// Returns whether the process is a child that tells its end by SIGCHLD, as after an exec.
-#[must_use]
 pub(crate) fn tells_by_sigchld(pid: Pid) -> bool {
     wait_one(pid, WEXITED | WNOWAIT) != Waited::NoChild
 }
 
 /// Returns whether one child has stopped and is still stopped. Each stop is told once.
-#[must_use]
 pub(crate) fn has_stopped(pid: Pid) -> bool {
     matches!(wait_one(pid, WALL | WSTOPPED), Waited::Ended(..))
 }

@@ -5,6 +5,7 @@ use crate::cli::arg_error::ArgError;
 use crate::os::descriptors;
 use crate::os::text::Text;
 
+/// Writes a line to stderr, if that takes it at once.
 fn print(parts: &[&[u8]]) {
     offer(descriptors::borrow(2), parts);
 }
@@ -48,6 +49,7 @@ pub(crate) fn no_warden(errno: u16) {
     print(&[b"leash-shim: --warden: ", why, b"\n"]);
 }
 
+/// Returns what an errno means where no better text is known.
 fn reason(errno: u16) -> &'static [u8] {
     match errno {
         1 => b"not permitted",

@@ -13,7 +13,7 @@ use rustix::io::{Errno, IoSlice, ReadWriteFlags};
 const PIPE_BUF: usize = 4096;
 
 /// The most parts of a message.
-const PARTS: usize = 8;
+pub(crate) const PARTS: usize = 9;
 
 /// Writes the parts as one message, of which 4096 bytes are kept, if that needs no wait.
 ///
@@ -40,6 +40,7 @@ pub(crate) fn offer(fd: BorrowedFd<'_>, parts: &[&[u8]]) {
     }
 }
 
+/// Returns whether a write takes at least some bytes at once.
 fn has_room(fd: BorrowedFd<'_>) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     let mut room = [PollFd::new(&fd, PollFlags::OUT)];
@@ -47,6 +48,7 @@ fn has_room(fd: BorrowedFd<'_>) -> bool {
         && room.iter().all(|fd| fd.revents().contains(PollFlags::OUT))
 }
 
+/// Returns whether a descriptor is of a regular file.
 fn is_file(fd: BorrowedFd<'_>) -> bool {
     rustix::fs::fstat(fd)
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)

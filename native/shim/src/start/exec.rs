@@ -35,6 +35,7 @@ fn look_up(command: &[u8], vectors: Vectors, run: impl Fn(&CStr) -> Errno) -> Er
     result
 }
 
+/// Joins a directory and a name to a path. An empty directory is the present one (execvp(3)).
 fn join<'a>(buffer: &'a mut [u8; 4096], directory: &[u8], name: &[u8]) -> Option<&'a CStr> {
     let directory = if directory.is_empty() { &b"."[..] } else { directory };
     let mut len = 0usize;

@@ -9,16 +9,21 @@ use crate::cli::config::{Config, Origin};
 use crate::os::proc_file::Proc;
 use crate::os::{descriptors, mark_limits, pidfd, process};
 
-/// What the `ready` report says about the mark.
+/// The mark in the `ready` report.
 #[derive(Clone, Copy)]
 pub(crate) struct MarkReport {
+    /// The outcome.
     pub(crate) code: u8,
+    /// The error of prlimit(2), 0 if there is none.
     pub(crate) errno: u16,
 }
 
 impl MarkReport {
+    /// The mark is set.
     const SET: u8 = 0;
+    /// There are too many runs in one another.
     const NO_DEPTH_LEFT: u8 = 2;
+    /// prlimit(2) failed.
     const FAILED: u8 = 3;
 
     /// The mark is turned off.
@@ -90,31 +95,28 @@ pub(crate) fn close_others(config: &Config<'_>) {
     }
 }
 
-/// The owner, as far as it can be watched.
-pub(crate) enum Owner {
-    /// The owner's pidfd.
-    Watched(OwnedFd),
-    /// The owner cannot be looked at, so the leash alone has to do.
-    Unwatched,
-    /// The owner is gone already.
-    Gone,
-}
-
-/// Opens the owner's pidfd and checks that it belongs to the right process.
-pub(crate) fn owner(owner: Option<(i32, u64)>, proc: Option<&Proc>) -> Owner {
-    let Some((pid, start_ticks)) = owner else { return Owner::Unwatched };
-    let Some(pid) = Pid::from_raw(pid) else { return Owner::Unwatched };
+/// Opens the owner's pidfd and checks that it belongs to the right process. Returns `None` for an
+/// owner that cannot be looked at, so that the leash alone has to do.
+///
+/// # Errors
+///
+/// `ESRCH`: the owner has ended.
+pub(crate) fn owner(
+    owner: Option<(i32, u64)>,
+    proc: Option<&Proc>,
+) -> Result<Option<OwnedFd>, Errno> {
+    let owner = owner.and_then(|(pid, ticks)| Some((Pid::from_raw(pid)?, ticks)));
+    let Some((pid, start_ticks)) = owner else { return Ok(None) };
     let fd = match pidfd::open(pid) {
-        Ok(fd) => fd,
-        Err(Errno::SRCH) => return Owner::Gone,
-        Err(_) => return Owner::Unwatched,
+        Err(Errno::SRCH) => return Err(Errno::SRCH),
+        other => other.ok(),
     };
     match proc.map(|proc| proc.stat(pid)) {
-        Some(Ok(stat)) if stat.start_ticks != start_ticks => Owner::Gone,
-        Some(Ok(_)) => Owner::Watched(fd),
+        Some(Ok(stat)) if stat.start_ticks == start_ticks => Ok(fd),
+        Some(Ok(_)) if fd.is_some() => Err(Errno::SRCH),
         // The process is unreadable (hidepid) or ended just now. In both cases it is not known to
         // be the owner.
-        Some(Err(_)) | None => Owner::Unwatched,
+        _ => Ok(None),
     }
 }
 

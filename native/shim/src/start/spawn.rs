@@ -19,12 +19,16 @@ use crate::os::vectors::Vectors;
 use crate::os::{descriptors, process, signals};
 use crate::out::stage::{Failed, Stage};
 
+/// Success, or the stage and errno of a failure.
 type Outcome = Result<(), Failed>;
 
 /// The data that the child needs.
 pub(crate) struct Launch {
+    /// The command line. It is a copy, since the child may borrow nothing.
     pub(crate) config: Config<'static>,
+    /// Arguments and environment.
     pub(crate) vectors: Vectors,
+    /// The pid of the shim, which must be the parent.
     pub(crate) shim: Pid,
     /// The worker's end of an open stdin.
     pub(crate) stdin: Option<i32>,
@@ -58,6 +62,7 @@ fn become_worker(launch: &Launch) -> u8 {
     }
 }
 
+/// Prepares the child, in the order for which the module gives the reasons.
 fn prepare(launch: &Launch) -> Outcome {
     let config = &launch.config;
     session(config).map_err(|e| (Stage::Setsid, e))?;
@@ -107,6 +112,7 @@ fn streams(config: &Config<'_>, open_stdin: Option<i32>) -> Outcome {
     stream(2, config.stderr, None).map_err(|e| (Stage::Stderr, e))
 }
 
+/// Sets up one stream.
 fn stream(number: u8, target: Stream<'_>, open_stdin: Option<i32>) -> Result<(), Errno> {
     let fd = match target {
         // The leash may be the worker's stdin too, and close-on-exec was set for the leash.
@@ -126,6 +132,7 @@ fn stream(number: u8, target: Stream<'_>, open_stdin: Option<i32>) -> Result<(),
     descriptors::become_stream(descriptors::borrow(fd), number)
 }
 
+/// Executes the command. Returns only on failure.
 fn execute(launch: &Launch) -> Result<Infallible, Failed> {
     let Launch { config, vectors, .. } = launch;
     let run = |path: &CStr| vectors.exec(path, config.command_index, config.arg0);

@@ -53,11 +53,13 @@ pub(crate) fn program(config: &Config<'_>, vectors: Vectors, index: u8) -> Optio
     vectors.args().nth(find(config, vectors, index)?.first)
 }
 
+/// Returns the place of a step's command: there is one for each `CMD` step, in order.
 fn find(config: &Config<'_>, vectors: Vectors, index: u8) -> Option<StepCommand> {
     let before = config.stop.count(StepKind::Command, usize::from(index));
     config.step.nth(before, vectors.args())
 }
 
+/// The state of the command of one step.
 enum Place {
     Empty,
     Runs(Child),
@@ -66,6 +68,7 @@ enum Place {
 }
 
 impl Place {
+    /// Reaps the command if it has ended. Returns whether it has.
     fn reap(&mut self) -> bool {
         let Self::Runs(child) = self else { return false };
         let ended = match wait::peek(child.pid()) {
@@ -96,6 +99,7 @@ pub(crate) struct Commands {
 }
 
 impl Commands {
+    /// Returns no commands.
     pub(crate) fn new() -> Self {
         Self { places: [const { Place::Empty }; MAX_STEPS], used: false }
     }
@@ -120,6 +124,7 @@ impl Commands {
         }
     }
 
+    /// Returns the pids of the commands that run.
     fn running(&self) -> impl Iterator<Item = Pid> {
         self.places.iter().filter(|_| self.used).filter_map(|place| match place {
             Place::Runs(child) => Some(child.pid()),
@@ -181,6 +186,7 @@ fn prepare(launch: &Launch) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Gives the command no input, and its output to no reader but stderr.
 fn streams(keep_stderr: bool) -> Result<(), Errno> {
     let null = descriptors::open_null()?;
     descriptors::become_stream(&null, 0)?;
@@ -188,6 +194,7 @@ fn streams(keep_stderr: bool) -> Result<(), Errno> {
     if keep_stderr { descriptors::pass_on(2) } else { descriptors::become_stream(&null, 2) }
 }
 
+/// Executes the command. Returns only on failure.
 fn execute(launch: &Launch) -> Result<Infallible, Errno> {
     let Launch { vectors, command: StepCommand { first, count }, .. } = *launch;
     let program = vectors.args().nth(first).ok_or(Errno::NOENT)?;

@@ -21,10 +21,15 @@ use crate::out::stage::Stage;
 
 /// The ladder of a tree, its commands, and the report of both.
 pub(crate) struct Escalation<'a> {
+    /// The settings of the command line.
     pub(crate) config: &'a Config<'static>,
+    /// The arguments, among which those of the commands are.
     pub(crate) vectors: Vectors,
+    /// The receiver of the reports.
     pub(crate) report: Report<'a>,
+    /// The state machine that says when something is due.
     pub(crate) ladder: Ladder,
+    /// The commands of the steps that have one.
     pub(crate) commands: Commands,
     /// One place for each step: `None` until the step begins, then the number of processes reaped
     /// in it. The last place is the final phase's.
@@ -32,6 +37,7 @@ pub(crate) struct Escalation<'a> {
 }
 
 impl<'a> Escalation<'a> {
+    /// Returns the position of a tree that is not being ended.
     pub(crate) fn new(config: &'a Config<'static>, vectors: Vectors, report: Report<'a>) -> Self {
         let ladder = Ladder::new(config.stop, config.linger);
         let commands = Commands::new();
@@ -55,6 +61,7 @@ impl<'a> Escalation<'a> {
         action
     }
 
+    /// Reports that a step begins.
     fn begin_step(&mut self, index: u8, number: u8) {
         // The time of the command that an earlier step started is over.
         self.commands.kill();
@@ -65,6 +72,7 @@ impl<'a> Escalation<'a> {
         self.report.step(self.ladder.cause() as u8, index, number, elapsed);
     }
 
+    /// Starts the command of a step.
     fn start_command(&mut self, index: u8) {
         let Some(launch) = Launch::new(self.config, self.vectors, index) else { return };
         if let Err(errno) = self.commands.start(index, launch) {
@@ -81,6 +89,7 @@ impl<'a> Escalation<'a> {
         }
     }
 
+    /// Reports the outcome of a command. Without a VM, a person is told why it did not start.
     fn command_ended(&mut self, index: u8, outcome: CommandOutcome, all_gone: bool) {
         self.report.command(index, outcome);
         if let (CommandOutcome::NotStarted(errno), None) = (outcome, self.config.report) {

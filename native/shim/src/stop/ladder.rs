@@ -32,6 +32,7 @@ pub(crate) enum Cause {
     Kept = 6,
 }
 
+/// The phase that a tree is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Launching,
@@ -76,13 +77,21 @@ pub(crate) enum Action {
 
 /// The ending of one tree.
 pub(crate) struct Ladder {
+    /// The steps, in order.
     steps: Steps,
+    /// The milliseconds between the end of a worker by itself and the first step.
     linger: u64,
+    /// The present phase.
     phase: Phase,
+    /// The cause, as far as it is known.
     cause: Cause,
+    /// The time at which the first step began.
     began: Option<u64>,
+    /// TERM, HUP or INT came once.
     asked: bool,
+    /// The index of the last step that began.
     last: u8,
+    /// The number of passes of SIGKILL.
     passes: u32,
     /// The step that the next [`Ladder::next`] announces.
     pending: Option<u8>,
@@ -94,6 +103,7 @@ impl Ladder {
     /// The index in reports if no step was needed.
     const NO_STEP: u8 = 254;
 
+    /// Returns a ladder for a worker that is being started.
     pub(crate) fn new(steps: Steps, linger: u32) -> Self {
         Self {
             steps,
@@ -108,18 +118,22 @@ impl Ladder {
         }
     }
 
+    /// Returns why the tree is ended, or was.
     pub(crate) fn cause(&self) -> Cause {
         self.cause
     }
 
+    /// Returns the index of the last step that began.
     pub(crate) fn last(&self) -> u8 {
         self.last
     }
 
+    /// Returns the number of passes of SIGKILL.
     pub(crate) fn passes(&self) -> u32 {
         self.passes
     }
 
+    /// Returns the milliseconds since the ladder began, 0 if it did not.
     pub(crate) fn elapsed(&self, now: impl FnOnce() -> u64) -> u64 {
         self.began.map_or(0, |began| now().saturating_sub(began))
     }
@@ -141,18 +155,21 @@ impl Ladder {
 
     // Events
 
+    /// Records that the worker has been executed.
     pub(crate) fn started(&mut self) {
         if self.phase == Phase::Launching {
             self.phase = Phase::Running;
         }
     }
 
+    /// Records that there will be no worker. It stays the cause, whatever comes next.
     pub(crate) fn start_failed(&mut self) {
         if self.began.is_none() {
             self.cause = Cause::StartFailed;
         }
     }
 
+    /// Records the end of the worker. What it left gets some time to end by itself.
     pub(crate) fn worker_ended(&mut self, now: u64) {
         if matches!(self.phase, Phase::Launching | Phase::Running) {
             self.phase = Phase::Lingering { until: now.saturating_add(self.linger) };
@@ -282,6 +299,7 @@ impl Ladder {
         }
     }
 
+    /// Begins a step, or the last phase if there is none.
     fn step(&mut self, index: u8, now: u64) {
         match self.steps.get(usize::from(index)) {
             // A SIGKILL step with grace 0 is left to the last phase, which does it better.
@@ -300,6 +318,7 @@ impl Ladder {
         }
     }
 
+    /// Begins the last phase.
     fn kill(&mut self) {
         self.last = Self::FINAL;
         self.pending = None;

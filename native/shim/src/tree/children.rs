@@ -24,6 +24,7 @@ pub(crate) enum Leader {
 /// The result of one go of reaping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
+    /// The number of children that were reaped.
     pub(crate) reaped: u32,
     /// The number of these that were commands of the ladder, and not of the worker's tree.
     pub(crate) commands: u32,
@@ -46,10 +47,12 @@ pub(crate) struct Children {
 pub(crate) type ReapCommand<'a> = &'a mut dyn FnMut(Pid) -> Option<bool>;
 
 impl Children {
+    /// Returns the children of a shim that has just started its worker.
     pub(crate) fn new(proc: Option<Proc>, worker: Pid) -> Self {
         Self { proc, pid: worker, leader: Leader::Lives }
     }
 
+    /// Returns the `/proc` whose list of children can be read.
     pub(crate) fn proc(&self) -> Option<&Proc> {
         self.proc.as_ref()
     }
@@ -59,6 +62,7 @@ impl Children {
         self.pid
     }
 
+    /// Returns the state of the worker.
     pub(crate) fn leader(&self) -> Leader {
         self.leader
     }
@@ -116,6 +120,7 @@ impl Children {
         }
     }
 
+    /// Reaps the worker, which has ended.
     fn reap_leader(&mut self, ended: ExitStatus, found: &mut Found) {
         wait::reap(self.pid);
         self.leader = Leader::Reaped(ended);

@@ -27,10 +27,26 @@ pub(crate) struct Pass {
     pub(crate) hole: bool,
 }
 
+/// The source of the pids of a pass.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PidSource {
+    /// The list in `/proc`.
+    Listing,
+    /// Every possible number. `/proc` may hide a process of the same user that is not dumpable.
+    ///
+    /// prlimit(2) asks for user and group ids or a capability, but not for that, and
+    /// pidfd_open(2) goes by number. So such a process is found and held as safely as any other.
+    /// With millions of numbers, a pass takes some seconds.
+    AllPids,
+}
+
 /// The process table, and the test for wanted marks.
 pub(crate) struct MarkScan<'a, F: Fn(Mark) -> bool> {
+    /// The `/proc` of this pid namespace.
     pub(crate) proc: &'a Proc,
+    /// Its listing.
     pub(crate) table: &'a OwnedFd,
+    /// The test.
     pub(crate) wanted: F,
 }
 
@@ -40,41 +56,40 @@ impl<F: Fn(Mark) -> bool> MarkScan<'_, F> {
         self.mark(limits).is_some()
     }
 
+    /// Returns the mark in these limits, if it is a wanted one.
     fn mark(&self, limits: Limits) -> Option<Mark> {
         Mark::decode(limits).filter(|mark| (self.wanted)(*mark))
     }
 
-    /// Calls `visit` with each living bearer except this process. The mark was read while the
-    /// pidfd held the bearer.
-    pub(crate) fn pass(&self, visit: &mut dyn FnMut(Pid, Mark, OwnedFd)) -> Pass {
+    /// Calls `visit` with each living marked process except this one. The mark was read while the
+    /// pidfd held the process.
+    pub(crate) fn pass(
+        &self,
+        source: PidSource,
+        visit: &mut dyn FnMut(Pid, Mark, OwnedFd),
+    ) -> Pass {
         let mut pass = Pass::default();
-        let listed = Proc::each_process(self.table, &mut |pid| {
-            self.note(pid, self.proc.locks_limits(pid), visit, &mut pass);
-        });
-        pass.hole |= listed.is_err();
-        pass
-    }
-
-    /// Does the same for every number instead of those that `/proc` lists, which hides a process
-    /// of the same user that is not dumpable.
-    ///
-    /// prlimit(2) asks for user and group ids or a capability, but not for that, and
-    /// pidfd_open(2) goes by number. So such a bearer is found and held as safely as any other.
-    /// With millions of numbers, a pass takes some seconds.
-    pub(crate) fn pass_by_number(&self, visit: &mut dyn FnMut(Pid, Mark, OwnedFd)) -> Pass {
-        let mut pass = Pass::default();
-        self.proc.each_number(&mut |pid| {
-            let limits = mark_limits::read(pid);
-            // A free number is no trace of a process, and a thread belongs to its process.
-            if !matches!(limits, Err(Errno::SRCH)) {
-                let of_thread = limits.is_ok_and(|limits| is_thread(pid, limits));
-                let limits = if of_thread { Ok(Limits::UNLIMITED) } else { limits };
-                self.note(pid, limits, visit, &mut pass);
+        match source {
+            PidSource::Listing => {
+                let listed = Proc::each_process(self.table, &mut |pid| {
+                    self.note(pid, self.proc.locks_limits(pid), visit, &mut pass);
+                });
+                pass.hole |= listed.is_err();
             }
-        });
+            PidSource::AllPids => self.proc.each_number(&mut |pid| {
+                let limits = mark_limits::read(pid);
+                // A free number is no trace of a process, and a thread belongs to its process.
+                if !matches!(limits, Err(Errno::SRCH)) {
+                    let of_thread = limits.is_ok_and(|limits| is_thread(pid, limits));
+                    let limits = if of_thread { Ok(Limits::UNLIMITED) } else { limits };
+                    self.note(pid, limits, visit, &mut pass);
+                }
+            }),
+        }
         pass
     }
 
+    /// Takes one process into account.
     fn note(
         &self,
         pid: Pid,
@@ -99,6 +114,7 @@ impl<F: Fn(Mark) -> bool> MarkScan<'_, F> {
         }
     }
 
+    /// Looks at a process. Its mark is read again once its pidfd is open.
     fn look(&self, pid: Pid, limits: Limits) -> Result<Look, Errno> {
         if !self.includes(limits) {
             return Ok(Look::Other);
@@ -115,6 +131,7 @@ fn is_thread(pid: Pid, limits: Limits) -> bool {
     Mark::decode(limits).is_some() && matches!(pidfd::open(pid), Err(Errno::INVAL | Errno::NOENT))
 }
 
+/// The result of a look at one process.
 enum Look {
     Other,
     Zombie,

@@ -15,11 +15,14 @@ use crate::os::{mark_limits, pidfd};
 /// The part of the mark that all processes of a tree share.
 #[derive(Clone, Copy)]
 pub(crate) struct Tag {
+    /// The run.
     pub(crate) run: RunId,
+    /// The worker within the run.
     pub(crate) worker: Option<WorkerNumber>,
 }
 
 impl Tag {
+    /// Returns whether a mark says the same, of a process that does not outlive its VM.
     pub(crate) fn is_on(self, mark: Mark) -> bool {
         mark.run() == self.run && mark.worker() == self.worker && !mark.outlives()
     }
@@ -28,6 +31,7 @@ impl Tag {
 /// The tag to give, and the limits that it may replace.
 #[derive(Clone, Copy)]
 pub(crate) struct Marker {
+    /// The tag.
     pub(crate) tag: Tag,
     /// The limits that the shim inherited: a run around both of them is no supervisor of that
     /// process.

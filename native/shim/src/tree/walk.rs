@@ -68,6 +68,7 @@ impl Visited<'_> {
         }
     }
 
+    /// Returns the `stat` file as it was when the process was identified, or as it is now.
     pub(crate) fn stat(&self, proc: &Proc) -> Option<Stat> {
         match &self.held {
             Some((_, stat)) => Some(*stat),
@@ -87,6 +88,7 @@ pub(crate) enum Walked {
     Nothing,
 }
 
+/// The state of one walk.
 struct Walk<'a> {
     proc: &'a Proc,
     order: Order,
@@ -147,6 +149,7 @@ pub(crate) fn walk_below(
 }
 
 impl Walk<'_> {
+    /// Visits a process before or after everything below it.
     fn around(&mut self, visited: &Visited<'_>, below: impl FnOnce(&mut Self)) {
         let Some(left) = self.visits_left.checked_sub(1) else {
             self.cut = true;
@@ -162,6 +165,7 @@ impl Walk<'_> {
         }
     }
 
+    /// Visits everything below a process that is held by its pidfd.
     fn below(&mut self, parent: Pid, parent_fd: BorrowedFd<'_>, depth: usize) {
         if depth >= MAX_DEPTH || self.visits_left == 0 {
             self.cut = true;
