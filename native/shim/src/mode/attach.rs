@@ -5,11 +5,11 @@
 //! anything. A process belongs to the tree if it carries the mark, or if it is below the attached
 //! process while that lives. The shim marks the processes that are there at the start, and all
 //! later ones inherit the mark. The tree is gone when the pidfd of the attached process says so
-//! and passes over all processes find no bearer of the mark.
+//! and passes over all processes find no process with the mark.
 //!
 //! While the attached process lives, its pidfd is all that the shim needs. After its end, a
-//! living bearer of the mark is the witness that there is a tree. The shim makes a pass when the
-//! witness ends. So it looks at nothing while nothing happens.
+//! living process with the mark is the witness that there is a tree. The shim makes a pass when
+//! the witness ends. So it looks at nothing while nothing happens.
 
 use leash_tag::signal;
 use leash_tag::stop_steps::SignalScope;
@@ -145,15 +145,15 @@ pub(crate) fn begin<'a>(
 /// the later ones of [`Attached::mark_again`].
 fn mark_tree(proc: &Proc, target: (Pid, BorrowedFd<'_>), marker: Marker) -> (u32, u32) {
     let deadline = clock::now_ms().saturating_add(MARKING_MS);
-    let (mut marked, mut calm) = (1u32, false);
+    let (mut marked, mut is_quiet) = (1u32, false);
     loop {
         let (new, unmarked) = mark_once(proc, target, marker);
         marked = marked.saturating_add(new);
-        if (new == 0 && calm) || clock::now_ms() >= deadline {
+        if (new == 0 && is_quiet) || clock::now_ms() >= deadline {
             return (marked, unmarked);
         }
-        calm = new == 0;
-        if calm {
+        is_quiet = new == 0;
+        if is_quiet {
             clock::pause_ms(1);
         }
     }

@@ -36,8 +36,8 @@ impl<'a> RunMembers<'a> {
         }
     }
 
-    /// Returns whether no living bearer is hidden. A warden without its VM exits only with proof,
-    /// and the listing is no proof if `/proc` hides processes.
+    /// Returns whether no living marked process is hidden. A warden without its VM exits only
+    /// with proof, and the listing is no proof if `/proc` hides processes.
     pub(crate) fn is_every_process_seen(self) -> bool {
         !self.proc.hides() || self.find_shims(PidSource::AllPids, &[]).pass.living == 0
     }
@@ -98,7 +98,7 @@ impl<'a> RunMembers<'a> {
         signalled
     }
 
-    /// Returns the role of a bearer. Any process can imitate a shim's arguments, so a bearer
+    /// Returns the role of a marked process. Any process can imitate a shim's arguments, so one
     /// counts as a shim only if all its ids are the warden's.
     ///
     /// A process that `/proc` hides is no shim. All shims run one program as one user, so either

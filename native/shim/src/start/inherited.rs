@@ -2,6 +2,9 @@
 //!
 //! A process cannot give its children away, and a shim ends and reaps all of its own. So it forks
 //! once. The child becomes the shim, and this process stays the parent of both.
+//!
+//! In the foreground both are in one group. A signal that a process sends to that group reaches
+//! the shim twice.
 
 use leash_tag::signal;
 use rustix::event::{PollFd, PollFlags};

@@ -1,9 +1,9 @@
 //! All processes that carry a mark, whatever their parents: a pass over `/proc`.
 //!
-//! A process that is not below this one gives no `ECHILD`. Everything that a bearer starts
-//! inherits the mark, so a look at all processes finds every bearer. Each one found is held by a
-//! pidfd. The pidfd is opened by number, then the mark is read by number, then the pidfd is seen
-//! not to have ended. So the mark belongs to the process that the pidfd holds.
+//! A process that is not below this one gives no `ECHILD`. Everything that a marked process
+//! starts inherits the mark, so a look at all processes finds every marked process. Each one
+//! found is held by a pidfd. The pidfd is opened by number, then the mark is read by number, then
+//! the pidfd is seen not to have ended. So the mark belongs to the process that the pidfd holds.
 
 use leash_tag::{Limits, Mark, PassResult, Quiescence};
 use rustix::fd::{AsFd, OwnedFd};
@@ -20,8 +20,8 @@ pub(crate) struct Pass {
     pub(crate) living: u32,
     /// Marked processes that have ended and are not reaped.
     pub(crate) zombies: u32,
-    /// A process ended after it was listed and before it was looked at. It may have been a bearer
-    /// that started another process.
+    /// A process ended after it was listed and before it was looked at. It may have been a marked
+    /// process that started another process.
     pub(crate) churn: bool,
     /// A process could not be looked at, for lack of a resource.
     pub(crate) hole: bool,
@@ -51,7 +51,7 @@ pub(crate) struct MarkScan<'a, F: Fn(Mark) -> bool> {
 }
 
 impl<F: Fn(Mark) -> bool> MarkScan<'_, F> {
-    /// Returns whether these are the limits of a bearer.
+    /// Returns whether these are the limits of a marked process.
     pub(crate) fn includes(&self, limits: Limits) -> bool {
         self.mark(limits).is_some()
     }
@@ -146,7 +146,7 @@ pub(crate) struct ScanProof {
 }
 
 impl ScanProof {
-    /// Takes note of a pass. Returns whether no bearer is left.
+    /// Takes note of a pass. Returns whether no marked process is left.
     pub(crate) fn note(&mut self, pass: Pass) -> bool {
         // A new zombie is the trace of a process that lived a moment ago.
         let traces = pass.zombies > core::mem::replace(&mut self.zombies, pass.zombies);
