@@ -107,10 +107,10 @@ pub(crate) fn begin<'a>(
     let AttachTarget { pid, fd, pgrp } = AttachTarget::open(target, &proc).map_err(at)?;
     // From here on there is something to undo, and so to supervise.
     match marking::mark(pid, fd.as_fd(), marker) {
-        MarkOutcome::Done | MarkOutcome::Before => {}
-        MarkOutcome::Others => return Err(at(Errno::BUSY)),
-        MarkOutcome::Gone => return Err(at(Errno::SRCH)),
-        MarkOutcome::Never(errno) => return Err(at(errno)),
+        MarkOutcome::Marked | MarkOutcome::AlreadyMarked => {}
+        MarkOutcome::OtherMark => return Err(at(Errno::BUSY)),
+        MarkOutcome::Ended => return Err(at(Errno::SRCH)),
+        MarkOutcome::Unmarkable(errno) => return Err(at(errno)),
     }
     report.ready(shim, mark.code, mark.errno, sources.flags(false));
     let (marked, unmarked) = mark_tree(&proc, (pid, fd.as_fd()), marker);
@@ -165,9 +165,9 @@ fn mark_once(proc: &Proc, target: (Pid, BorrowedFd<'_>), marker: Marker) -> (u32
     let walked = walk::walk_below(proc, target, Order::ParentsFirst, &mut |visited| {
         let Some(fd) = visited.pidfd() else { return };
         match marking::mark(visited.pid(), fd, marker) {
-            MarkOutcome::Done => new = new.saturating_add(1),
-            MarkOutcome::Never(_) => unmarked = unmarked.saturating_add(1),
-            MarkOutcome::Before | MarkOutcome::Others | MarkOutcome::Gone => {}
+            MarkOutcome::Marked => new = new.saturating_add(1),
+            MarkOutcome::Unmarkable(_) => unmarked = unmarked.saturating_add(1),
+            MarkOutcome::AlreadyMarked | MarkOutcome::OtherMark | MarkOutcome::Ended => {}
         }
     });
     // A cut walk counts as one more unmarked process: at least one lies deeper than a walk goes.

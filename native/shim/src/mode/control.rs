@@ -55,7 +55,7 @@ pub(crate) enum Request {
     /// The shim could not be started, and the VM was told.
     Failed,
     /// The VM wants word on this descriptor once no orphan is left.
-    Word(OwnedFd),
+    NotifyWhenClear(OwnedFd),
     /// The message is no request, or an unknown one.
     Other,
 }
@@ -126,7 +126,7 @@ impl Control {
         };
         let Some(channel) = fds.next().flatten() else { return Ok(Request::Other) };
         let outcome = match kind {
-            2 => return Ok(Request::Word(channel)),
+            2 => return Ok(Request::NotifyWhenClear(channel)),
             // If the warden's table of descriptors is full, some of them are lost (unix(7)).
             1 if was_cut.contains(ReturnFlags::CTRUNC) => Err(Errno::MFILE),
             1 if was_cut.contains(ReturnFlags::TRUNC) => Err(Errno::TOOBIG),

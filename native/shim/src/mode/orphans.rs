@@ -42,7 +42,7 @@ pub(crate) struct WardenChildren {
     /// The shims that were started and are not reaped.
     shims: PidList,
     /// Processes that lost their shim and outlive their VM on purpose.
-    left: PidList,
+    outliving: PidList,
     /// The time of the next pass over the orphans, and the number of passes so far; `None` if
     /// there are no orphans.
     orphans: Option<(u64, u32)>,
@@ -57,7 +57,7 @@ impl WardenChildren {
     pub(crate) fn new() -> Result<Self, Errno> {
         Ok(Self {
             shims: PidList::new()?,
-            left: PidList::new()?,
+            outliving: PidList::new()?,
             orphans: None,
             more: false,
             waiting: [const { None }; WAITING],
@@ -77,9 +77,9 @@ impl WardenChildren {
 
     /// Sends word on `fd` once no orphan is left. If too many descriptors wait, or the passes
     /// have been in vain for long, `fd` is closed without word.
-    pub(crate) fn give_word(&mut self, fd: OwnedFd) {
+    pub(crate) fn notify_when_clear(&mut self, fd: OwnedFd) {
         if self.orphans.is_none() {
-            send_word(&fd);
+            notify(&fd);
         } else if self.is_vain() {
             drop(fd);
         } else if let Some(place) = self.waiting.iter_mut().find(|place| place.is_none()) {
@@ -99,7 +99,7 @@ impl WardenChildren {
 
     /// Reaps the children that have ended. Returns whether there may be more.
     pub(crate) fn reap(&mut self, proc: Option<&Proc>) -> bool {
-        let mut leaves = false;
+        let mut lost_outliving = false;
         self.more = true;
         for _ in 0..BOUND {
             let Waited::Ended(pid, ended) = wait::peek_any() else {
@@ -110,16 +110,16 @@ impl WardenChildren {
             if self.shims.remove(pid) && killed {
                 // The mark of a process can be read until the process is reaped.
                 if outlives(pid) {
-                    leaves = true;
+                    lost_outliving = true;
                 } else {
                     self.orphans.get_or_insert((0, 0));
                 }
             }
-            self.left.remove(pid);
+            self.outliving.remove(pid);
             wait::reap(pid);
         }
-        if leaves {
-            self.leave(proc);
+        if lost_outliving {
+            self.spare_outliving(proc);
         }
         self.more
     }
@@ -128,26 +128,27 @@ impl WardenChildren {
     ///
     /// If another killed shim has left orphans too, the two kinds cannot be told apart. Then the
     /// mark decides.
-    fn leave(&mut self, proc: Option<&Proc>) {
-        let before = self.left.all().len();
+    fn spare_outliving(&mut self, proc: Option<&Proc>) {
+        let before = self.outliving.all().len();
         if self.orphans.is_none() {
-            self.note_left(proc, |_| true);
+            self.spare_children(proc, |_| true);
             // A process ends and leaves its children at one moment (exit_notify in
             // kernel/exit.c). If another shim left any of the listed processes, its end is
             // visible now.
             if matches!(wait::peek_any(), Waited::Ended(pid, _) if self.shims.has(pid)) {
-                self.left.truncate(before);
+                self.outliving.truncate(before);
             }
         }
-        self.note_left(proc, outlives);
+        self.spare_children(proc, outlives);
     }
 
-    /// Adds each child for which `is_left` holds, unless the child is a shim or is already known.
-    fn note_left(&mut self, proc: Option<&Proc>, is_left: impl Fn(Pid) -> bool) {
-        let (shims, left) = (&self.shims, &mut self.left);
+    /// Adds each child for which `is_spared` holds, unless the child is a shim or is already
+    /// known.
+    fn spare_children(&mut self, proc: Option<&Proc>, is_spared: impl Fn(Pid) -> bool) {
+        let (shims, outliving) = (&self.shims, &mut self.outliving);
         let _ = each_child(proc, &mut |pid| {
-            if !shims.has(pid) && !left.has(pid) && is_left(pid) {
-                left.add(pid);
+            if !shims.has(pid) && !outliving.has(pid) && is_spared(pid) {
+                outliving.add(pid);
             }
         });
     }
@@ -161,9 +162,9 @@ impl WardenChildren {
         let mut found = 0u32;
         // A process that loses its mark later stays known.
         if proc.is_some() {
-            self.note_left(proc, outlives);
+            self.spare_children(proc, outlives);
         }
-        let spared = |pid: Pid| self.shims.has(pid) || self.left.has(pid);
+        let spared = |pid: Pid| self.shims.has(pid) || self.outliving.has(pid);
         let signals: &[(Order, u8)] = if passes >= STOP_FIRST_AFTER {
             &[(Order::ParentsFirst, signal::STOP), (Order::ChildrenFirst, signal::KILL)]
         } else {
@@ -198,7 +199,7 @@ impl WardenChildren {
         self.orphans = if found > 0 {
             Some((clock::now_ms().saturating_add(pause), passes.saturating_add(1)))
         } else {
-            self.waiting.iter_mut().filter_map(Option::take).for_each(|fd| send_word(&fd));
+            self.waiting.iter_mut().filter_map(Option::take).for_each(|fd| notify(&fd));
             None
         };
         if self.is_vain() {
@@ -219,7 +220,7 @@ fn each_child(proc: Option<&Proc>, visit: &mut dyn FnMut(Pid)) -> Result<(), Err
 }
 
 /// Tells the other end of a descriptor that no orphan is left.
-fn send_word(fd: &OwnedFd) {
+fn notify(fd: &OwnedFd) {
     let _ = rustix::net::send(fd, b"W", SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
 }
 

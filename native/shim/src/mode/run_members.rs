@@ -39,13 +39,13 @@ impl<'a> RunMembers<'a> {
     /// Returns whether no living marked process is hidden. A warden without its VM exits only
     /// with proof, and the listing is no proof if `/proc` hides processes.
     pub(crate) fn is_every_process_seen(self) -> bool {
-        !self.proc.hides() || self.find_shims(PidSource::AllPids, &[]).pass.living == 0
+        !self.proc.hides() || self.survey(PidSource::AllPids, &[]).pass.living == 0
     }
 
     /// Looks for the living processes of the run. Each shim gets the signals, since a stopped
     /// shim would keep its tree for ever.
-    pub(crate) fn find_shims(self, from: PidSource, to_shims: &[u8]) -> Found {
-        let mut found = Found::default();
+    pub(crate) fn survey(self, from: PidSource, to_shims: &[u8]) -> Survey {
+        let mut found = Survey::default();
         let mut unread = false;
         let mut pass = self.scan().pass(from, &mut |pid, mark, fd| {
             let worker = mark.worker();
@@ -148,7 +148,7 @@ enum Role {
 
 /// The result of a look.
 #[derive(Default)]
-pub(crate) struct Found {
+pub(crate) struct Survey {
     /// The workers whose shims live.
     pub(crate) shims: Shims,
     /// One of these shims.

@@ -46,7 +46,7 @@ pub(crate) struct Supervisor<'a> {
     /// The worker has been executed.
     started: bool,
     /// The worker's end is reported together with the end of its tree.
-    exit_untold: bool,
+    exit_unreported: bool,
     /// No event came for [`SETTLE_MS`], and the file that the end needs has been opened.
     settled: bool,
 }
@@ -113,7 +113,7 @@ pub(crate) fn begin<'a>(
         child,
         stdin,
         started: false,
-        exit_untold: false,
+        exit_unreported: false,
         settled: false,
     })
 }
@@ -290,7 +290,7 @@ impl Supervisor<'_> {
             (before, self.children.leader())
         {
             if found.gone {
-                self.exit_untold = self.started;
+                self.exit_unreported = self.started;
             } else {
                 if self.started {
                     self.escalation.report.exited(ended);
@@ -334,7 +334,7 @@ impl Supervisor<'_> {
         let (Leader::Zombie(ended) | Leader::Reaped(ended)) = self.children.leader() else {
             return;
         };
-        self.escalation.gone(ended, self.exit_untold);
+        self.escalation.gone(ended, self.exit_unreported);
         self.children.let_leader_go();
         self.sources.let_go_of_channel();
         self.sources.owner = None;
@@ -430,7 +430,7 @@ impl Supervisor<'_> {
             // shim.
             Leader::Lives => ExitStatus::KILLED_UNSEEN,
         };
-        self.escalation.gone(ended, self.exit_untold);
+        self.escalation.gone(ended, self.exit_unreported);
         ended.code()
     }
 }

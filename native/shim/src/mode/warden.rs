@@ -140,7 +140,7 @@ impl Warden {
         } else if self.sources.owner.is_none() || self.outlives_owner() {
             self.let_go();
             clock::pause_ms(HEADSTART_MS);
-            self.clear();
+            self.end_members();
         }
         0
     }
@@ -209,7 +209,7 @@ impl Warden {
                 continue;
             }
             let Some(members) = self.members() else { return false };
-            let found = members.find_shims(PidSource::Listing, &[]);
+            let found = members.survey(PidSource::Listing, &[]);
             let is_proven = proof.note(found.pass);
             if now >= until || (is_proven && members.is_every_process_seen()) {
                 return false;
@@ -245,10 +245,10 @@ impl Warden {
         for _ in 0..REQUESTS {
             match control.take(socket) {
                 Ok(Request::Started(pid)) => self.children.started(pid),
-                Ok(Request::Word(fd)) => {
+                Ok(Request::NotifyWhenClear(fd)) => {
                     // The end of a killed shim may not have been seen yet.
                     while self.children.reap(self.proc.as_ref()) {}
-                    self.children.give_word(fd);
+                    self.children.notify_when_clear(fd);
                 }
                 Ok(Request::Failed | Request::Other) | Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(_) => return,
@@ -257,13 +257,13 @@ impl Warden {
     }
 
     /// Ends all processes whose shim is gone, until none is left, or none that can be ended.
-    fn clear(&mut self) {
+    fn end_members(&mut self) {
         let (mut proof, mut kills, mut vain) = (ScanProof::default(), 0u32, 0u32);
         let mut from = PidSource::Listing;
         loop {
             let _ = self.wait_until(Some(0));
             let Some(members) = self.members() else { return };
-            let found = members.find_shims(from, &[signal::CONT]);
+            let found = members.survey(from, &[signal::CONT]);
             let mut signalled = Signalled::default();
             // A process that could not be looked at may be a shim.
             if found.others > 0 && (!found.pass.hole || vain > VAIN_ROUNDS / 2) {

@@ -111,7 +111,7 @@ impl<'a> Escalation<'a> {
                 if i64::from(signal.sender) == i64::from(process::own_pid().as_raw_pid()) => {}
             signal::QUIT => self.ladder.kill_now(now),
             _ if leashed && self.config.is_broadcast(signal) => {}
-            signal::TERM | signal::HUP | signal::INT => self.ladder.asked(now),
+            signal::TERM | signal::HUP | signal::INT => self.ladder.stop_requested(now),
             _ => return self.config.leash.is_none(),
         }
         false

@@ -88,7 +88,7 @@ pub(crate) struct Ladder {
     /// The time at which the first step began.
     began: Option<u64>,
     /// TERM, HUP or INT came once.
-    asked: bool,
+    stop_was_requested: bool,
     /// The index of the last step that began.
     last: u8,
     /// The number of passes of SIGKILL.
@@ -111,7 +111,7 @@ impl Ladder {
             phase: Phase::Launching,
             cause: Cause::Exited,
             began: None,
-            asked: false,
+            stop_was_requested: false,
             last: Self::NO_STEP,
             passes: 0,
             pending: None,
@@ -188,8 +188,8 @@ impl Ladder {
     }
 
     /// Handles TERM, HUP or INT: the first begins the ladder, the second kills at once.
-    pub(crate) fn asked(&mut self, now: u64) {
-        if core::mem::replace(&mut self.asked, true) {
+    pub(crate) fn stop_requested(&mut self, now: u64) {
+        if core::mem::replace(&mut self.stop_was_requested, true) {
             self.kill_now(now);
         } else {
             self.end(Cause::Stop, now);
@@ -413,12 +413,12 @@ mod tests {
     #[test]
     fn a_second_request_kills_at_once_and_a_hang_up_changes_nothing() {
         let mut ladder = ladder(b"TERM:inf", 0);
-        ladder.asked(0);
+        ladder.stop_requested(0);
         assert!(signal_of(ladder.next(0, true)).is_some());
         ladder.end(Cause::Leash, 5);
         assert_eq!(ladder.next(9999, true), Action::Wait(None));
         assert_eq!(ladder.cause(), Cause::Stop);
-        ladder.asked(10_000);
+        ladder.stop_requested(10_000);
         assert!(matches!(ladder.next(10_000, true), Action::Kill { first: true, .. }));
         assert_eq!((ladder.cause(), ladder.elapsed(|| 10_000)), (Cause::Kill, 10_000));
     }
@@ -531,7 +531,7 @@ mod tests {
                     0 => ladder.started(),
                     1 => ladder.start_failed(),
                     2 => { ladder.worker_ended(now); leader_lives = false }
-                    3 => ladder.asked(now),
+                    3 => ladder.stop_requested(now),
                     4 => ladder.end(Cause::Leash, now),
                     5 => ladder.end(Cause::Owner, now),
                     6 => ladder.all_signalled(),

@@ -23,7 +23,7 @@ pub(crate) enum Leader {
 
 /// The result of one go of reaping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct ReapResult {
     /// The number of children that were reaped.
     pub(crate) reaped: u32,
     /// The number of these that were commands of the ladder, and not of the worker's tree.
@@ -73,8 +73,8 @@ impl Children {
     }
 
     /// Reaps the children that have ended, the worker last.
-    pub(crate) fn reap(&mut self, command: ReapCommand<'_>) -> Found {
-        let mut found = Found::default();
+    pub(crate) fn reap(&mut self, command: ReapCommand<'_>) -> ReapResult {
+        let mut found = ReapResult::default();
         self.reap_in_turn(command, &mut found);
         if let (Leader::Zombie(ended), false) = (self.leader, found.more) {
             if wait::none_lives() {
@@ -89,7 +89,7 @@ impl Children {
 
     /// Reaps the children that `waitid` names, up to the worker. Once the worker is a zombie,
     /// `waitid` names it every time.
-    fn reap_in_turn(&mut self, command: ReapCommand<'_>, found: &mut Found) {
+    fn reap_in_turn(&mut self, command: ReapCommand<'_>, found: &mut ReapResult) {
         while found.reaped < BOUND {
             match wait::peek_any() {
                 Waited::NoChild => {
@@ -116,12 +116,12 @@ impl Children {
     /// another's.
     pub(crate) fn let_leader_go(&mut self) {
         if let Leader::Zombie(ended) = self.leader {
-            self.reap_leader(ended, &mut Found::default());
+            self.reap_leader(ended, &mut ReapResult::default());
         }
     }
 
     /// Reaps the worker, which has ended.
-    fn reap_leader(&mut self, ended: ExitStatus, found: &mut Found) {
+    fn reap_leader(&mut self, ended: ExitStatus, found: &mut ReapResult) {
         wait::reap(self.pid);
         self.leader = Leader::Reaped(ended);
         found.reaped += 1;
@@ -132,7 +132,7 @@ impl Children {
         &mut self,
         ended: ExitStatus,
         command: ReapCommand<'_>,
-        found: &mut Found,
+        found: &mut ReapResult,
     ) {
         let Some(proc) = &self.proc else { return };
         while found.reaped < BOUND {
@@ -161,7 +161,7 @@ impl Children {
     }
 }
 
-impl Found {
+impl ReapResult {
     /// Reaps a child that is not the worker. Returns whether it had ended.
     fn reap(&mut self, pid: Pid, command: ReapCommand<'_>) -> bool {
         let of_command = command(pid);

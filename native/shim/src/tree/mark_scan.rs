@@ -100,10 +100,10 @@ impl<F: Fn(Mark) -> bool> MarkScan<'_, F> {
         if pid == process::own_pid() || pid.is_init() {
             return;
         }
-        match limits.and_then(|limits| self.look(pid, limits)) {
-            Ok(Look::Other) => {}
-            Ok(Look::Zombie) => pass.zombies += 1,
-            Ok(Look::Lives(mark, fd)) => {
+        match limits.and_then(|limits| self.examine(pid, limits)) {
+            Ok(Examined::Other) => {}
+            Ok(Examined::Zombie) => pass.zombies += 1,
+            Ok(Examined::Lives(mark, fd)) => {
                 pass.living += 1;
                 visit(pid, mark, fd);
             }
@@ -115,13 +115,17 @@ impl<F: Fn(Mark) -> bool> MarkScan<'_, F> {
     }
 
     /// Looks at a process. Its mark is read again once its pidfd is open.
-    fn look(&self, pid: Pid, limits: Limits) -> Result<Look, Errno> {
+    fn examine(&self, pid: Pid, limits: Limits) -> Result<Examined, Errno> {
         if !self.includes(limits) {
-            return Ok(Look::Other);
+            return Ok(Examined::Other);
         }
         let fd = pidfd::open(pid)?;
         let mark = self.mark(self.proc.locks_limits(pid)?).ok_or(Errno::SRCH)?;
-        Ok(if pidfd::has_ended(fd.as_fd()) { Look::Zombie } else { Look::Lives(mark, fd) })
+        Ok(if pidfd::has_ended(fd.as_fd()) {
+            Examined::Zombie
+        } else {
+            Examined::Lives(mark, fd)
+        })
     }
 }
 
@@ -132,7 +136,7 @@ fn is_thread(pid: Pid, limits: Limits) -> bool {
 }
 
 /// The result of a look at one process.
-enum Look {
+enum Examined {
     Other,
     Zombie,
     Lives(Mark, OwnedFd),

@@ -42,15 +42,15 @@ pub(crate) struct Marker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MarkOutcome {
     /// The process has the mark now.
-    Done,
+    Marked,
     /// The process had the mark before.
-    Before,
+    AlreadyMarked,
     /// The process has another mark, and so a supervisor.
-    Others,
+    OtherMark,
     /// The process has ended.
-    Gone,
+    Ended,
     /// The process cannot have a mark.
-    Never(Errno),
+    Unmarkable(Errno),
 }
 
 /// Marks the process of a pidfd.
@@ -58,32 +58,32 @@ pub(crate) fn mark(pid: Pid, fd: BorrowedFd<'_>, marker: Marker) -> MarkOutcome 
     let Marker { tag, inherited } = marker;
     let limits = match mark_limits::read(pid) {
         Ok(limits) => limits,
-        Err(Errno::SRCH) => return MarkOutcome::Gone,
-        Err(errno) => return MarkOutcome::Never(errno),
+        Err(Errno::SRCH) => return MarkOutcome::Ended,
+        Err(errno) => return MarkOutcome::Unmarkable(errno),
     };
     match Mark::decode(limits) {
-        Some(mark) if tag.is_on(mark) => return MarkOutcome::Before,
-        Some(_) if limits != inherited => return MarkOutcome::Others,
+        Some(mark) if tag.is_on(mark) => return MarkOutcome::AlreadyMarked,
+        Some(_) if limits != inherited => return MarkOutcome::OtherMark,
         _ => {}
     }
     let Ok(mark) = Mark::nested_in(limits, tag.run, tag.worker, false) else {
-        return MarkOutcome::Never(Errno::LOOP);
+        return MarkOutcome::Unmarkable(Errno::LOOP);
     };
     if pidfd::has_ended(fd) {
-        return MarkOutcome::Gone;
+        return MarkOutcome::Ended;
     }
     match replace(pid, limits, mark) {
         Ok(replaced) if pidfd::has_ended(fd) => {
             if replaced {
                 take_back(pid, limits);
             }
-            MarkOutcome::Gone
+            MarkOutcome::Ended
         }
-        Ok(true) => MarkOutcome::Done,
+        Ok(true) => MarkOutcome::Marked,
         // Another program marked it at this very moment.
-        Ok(false) => MarkOutcome::Others,
-        Err(Errno::SRCH) => MarkOutcome::Gone,
-        Err(errno) => MarkOutcome::Never(errno),
+        Ok(false) => MarkOutcome::OtherMark,
+        Err(Errno::SRCH) => MarkOutcome::Ended,
+        Err(errno) => MarkOutcome::Unmarkable(errno),
     }
 }
 
@@ -146,12 +146,12 @@ mod tests {
     #[test]
     fn a_process_is_marked_once_and_by_one() {
         let process = Process::start();
-        assert_eq!(process.mark(tag(7, 3)), MarkOutcome::Done);
+        assert_eq!(process.mark(tag(7, 3)), MarkOutcome::Marked);
         let limits = process.limits();
         assert!(tag(7, 3).is_on(Mark::decode(limits).unwrap()));
-        assert_eq!(process.mark(tag(7, 3)), MarkOutcome::Before);
-        assert_eq!(process.mark(tag(7, 4)), MarkOutcome::Others);
-        assert_eq!(process.mark(tag(8, 3)), MarkOutcome::Others);
+        assert_eq!(process.mark(tag(7, 3)), MarkOutcome::AlreadyMarked);
+        assert_eq!(process.mark(tag(7, 4)), MarkOutcome::OtherMark);
+        assert_eq!(process.mark(tag(8, 3)), MarkOutcome::OtherMark);
         assert_eq!(process.limits(), limits);
     }
 
@@ -161,7 +161,7 @@ mod tests {
         process.0.kill().unwrap();
         while !pidfd::has_ended(process.2.as_fd()) {}
         let before = process.limits();
-        assert_eq!(process.mark(tag(7, 3)), MarkOutcome::Gone);
+        assert_eq!(process.mark(tag(7, 3)), MarkOutcome::Ended);
         assert_eq!(process.limits(), before);
     }
 
@@ -169,7 +169,7 @@ mod tests {
     fn a_process_that_took_a_seen_number_keeps_its_limit() {
         let process = Process::start();
         let seen = process.limits();
-        assert_eq!(process.mark(tag(7, 3)), MarkOutcome::Done);
+        assert_eq!(process.mark(tag(7, 3)), MarkOutcome::Marked);
         let theirs = process.limits();
         // Without CAP_SYS_RESOURCE only a lower hard limit can be set, and then not be taken
         // back.
@@ -185,7 +185,7 @@ mod tests {
     fn a_mark_that_hit_another_process_is_taken_back() {
         let process = Process::start();
         let before = process.limits();
-        assert_eq!(process.mark(tag(7, 3)), MarkOutcome::Done);
+        assert_eq!(process.mark(tag(7, 3)), MarkOutcome::Marked);
         take_back(process.1, before);
         assert_eq!(Mark::decode(process.limits()), Mark::decode(before));
     }

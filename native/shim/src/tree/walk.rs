@@ -120,9 +120,9 @@ pub(crate) fn walk(
         // walk below it needs a pidfd. If no descriptor is left, the child itself must still be
         // visited.
         let visited = Visited::child(pid);
-        walk.around(&visited, |walk| {
+        walk.visit_with_subtree(&visited, |walk| {
             if let Ok(fd) = pidfd::open(pid) {
-                walk.below(pid, fd.as_fd(), 1);
+                walk.visit_below(pid, fd.as_fd(), 1);
             } else {
                 walk.cut = true;
             }
@@ -144,13 +144,13 @@ pub(crate) fn walk_below(
     visit: &mut dyn FnMut(&Visited<'_>),
 ) -> Walked {
     let mut walk = Walk { proc, order, visits_left: MAX_VISITS, cut: false, visit };
-    walk.below(pid, fd, 0);
+    walk.visit_below(pid, fd, 0);
     if walk.cut { Walked::Part } else { Walked::All }
 }
 
 impl Walk<'_> {
     /// Visits a process before or after everything below it.
-    fn around(&mut self, visited: &Visited<'_>, below: impl FnOnce(&mut Self)) {
+    fn visit_with_subtree(&mut self, visited: &Visited<'_>, below: impl FnOnce(&mut Self)) {
         let Some(left) = self.visits_left.checked_sub(1) else {
             self.cut = true;
             return;
@@ -166,7 +166,7 @@ impl Walk<'_> {
     }
 
     /// Visits everything below a process that is held by its pidfd.
-    fn below(&mut self, parent: Pid, parent_fd: BorrowedFd<'_>, depth: usize) {
+    fn visit_below(&mut self, parent: Pid, parent_fd: BorrowedFd<'_>, depth: usize) {
         if depth >= MAX_DEPTH || self.visits_left == 0 {
             self.cut = true;
             return;
@@ -183,7 +183,9 @@ impl Walk<'_> {
                     return;
                 }
                 let visited = Visited { pid, held: Some((fd.as_fd(), stat)) };
-                self.around(&visited, |walk| walk.below(pid, fd.as_fd(), depth + 1));
+                self.visit_with_subtree(&visited, |walk| {
+                    walk.visit_below(pid, fd.as_fd(), depth + 1)
+                });
             });
         });
     }
