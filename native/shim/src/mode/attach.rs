@@ -312,25 +312,14 @@ impl Attached<'_> {
     /// The signals never go to the group's number, since the shim cannot keep the kernel from
     /// reusing that.
     fn signal_all(&self, order: Order, group: Option<i32>, signals: &[u8]) -> Pass {
-        let scan = self.scan();
-        if let Some(leader) = self.leader() {
-            walk::walk_below(&self.proc, (self.pid, leader), order, &mut |visited: &Visited<
-                '_,
-            >| {
-                let bears = self
-                    .proc
-                    .locks_limits(visited.pid())
-                    .is_ok_and(|limits| scan.includes(limits));
-                let addressed = group.is_none_or(|group| {
-                    visited.stat(&self.proc).is_some_and(|stat| stat.pgrp == group)
-                });
-                if let Some(fd) = visited.pidfd().filter(|_| addressed && !bears) {
-                    pidfd::signal_all(fd, signals);
-                }
-            });
-        }
+        self.each_unmarked(order, &mut |visited| {
+            let stat = || visited.stat(&self.proc);
+            if group.is_none_or(|group| stat().is_some_and(|stat| stat.pgrp == group)) {
+                visited.signal_all(signals);
+            }
+        });
         let mut told = false;
-        let pass = scan.pass(PidSource::Listing, &mut |pid, _, fd| {
+        let pass = self.scan().pass(PidSource::Listing, &mut |pid, _, fd| {
             told |= self.lives && pid == self.pid;
             if group.is_none_or(|group| self.is_in(group, pid, fd.as_fd())) {
                 pidfd::signal_all(fd.as_fd(), signals);
@@ -340,6 +329,21 @@ impl Attached<'_> {
             self.signal_leader(signals);
         }
         pass
+    }
+
+    /// Visits the processes below the attached one that do not have the mark.
+    fn each_unmarked(&self, order: Order, visit: &mut dyn FnMut(&Visited<'_>)) {
+        let Some(leader) = self.leader() else { return };
+        walk::walk_below(&self.proc, (self.pid, leader), order, &mut |visited| {
+            if !self.is_marked(visited.pid()) {
+                visit(visited);
+            }
+        });
+    }
+
+    /// Returns whether a process has the mark of this tree.
+    fn is_marked(&self, pid: Pid) -> bool {
+        self.proc.locks_limits(pid).is_ok_and(|limits| self.scan().includes(limits))
     }
 
     /// Returns whether a process lives and is in a process group.
@@ -356,31 +360,22 @@ impl Attached<'_> {
     /// which is most often in the next pass.
     fn has_ended_the_unmarked(&self) -> bool {
         let Some(leader) = self.leader() else { return true };
-        let scan = self.scan();
-        let bears = |pid| self.proc.locks_limits(pid).is_ok_and(|limits| scan.includes(limits));
         let (mut left, mut runs) = (false, false);
-        if !bears(self.pid) {
+        if !self.is_marked(self.pid) {
             runs = !self.is_halted(self.pid);
             pidfd::signal_all(leader, &[signal::STOP]);
         }
-        walk::walk_below(&self.proc, (self.pid, leader), Order::ParentsFirst, &mut |visited| {
-            if !bears(visited.pid()) && threads(&self.proc, visited.pid()) != Threads::Ended {
+        self.each_unmarked(Order::ParentsFirst, &mut |visited| {
+            if threads(&self.proc, visited.pid()) != Threads::Ended {
                 left = true;
                 runs |= !self.is_halted(visited.pid());
                 visited.signal_all(&[signal::STOP]);
             }
         });
         if left && !runs {
-            walk::walk_below(
-                &self.proc,
-                (self.pid, leader),
-                Order::ChildrenFirst,
-                &mut |visited| {
-                    if !bears(visited.pid()) {
-                        visited.signal_all(&[signal::KILL]);
-                    }
-                },
-            );
+            self.each_unmarked(Order::ChildrenFirst, &mut |visited| {
+                visited.signal_all(&[signal::KILL]);
+            });
         }
         !left && !runs
     }

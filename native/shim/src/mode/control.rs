@@ -6,7 +6,7 @@
 //! those of the request.
 
 use core::mem::MaybeUninit;
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
@@ -67,14 +67,8 @@ pub(crate) enum Request {
 ///
 /// The errors of opening `/dev/null`.
 pub(crate) fn prepare() -> Result<Control, Errno> {
-    loop {
-        let null = descriptors::open_null()?;
-        if null.as_raw_fd() > LAST {
-            let starter = Starter { stack: ChildStack::new()?, null };
-            return Ok(Control { starter, arena: Arena::new()? });
-        }
-        core::mem::forget(null);
-    }
+    let null = descriptors::open_null_above(LAST)?;
+    Ok(Control { starter: Starter { stack: ChildStack::new()?, null }, arena: Arena::new()? })
 }
 
 /// Connects to the VM that listens under this abstract name. If the VM's pid is not known, the

@@ -142,7 +142,9 @@ fn is_dumpable() -> bool {
 
 /// The role of a process of the run.
 enum Role {
+    /// It ends its own tree.
     Shim,
+    /// It is of the tree of a shim, which may be gone.
     Other,
 }
 

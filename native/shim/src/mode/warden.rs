@@ -107,8 +107,7 @@ pub(crate) fn begin(config: &Config<'_>, report: Report<'_>) -> Result<Warden, F
         (Ok(()), &Err(errno)) if control.is_none() => return Err(at(errno)),
         (Ok(()), _) => {}
     }
-    let watches = [subreaper, sources.owner.is_some(), sources.leash.is_some(), table.is_ok()];
-    let flags = (0..).zip(watches).fold(0, |flags, (bit, is_so)| flags | u8::from(is_so) << bit);
+    let flags = sources.flags(subreaper) | u8::from(table.is_ok()) << 3;
     report.ready(own, MarkReport::OFF.code, 0, flags);
     report.ready_now();
     if control.is_none() {

@@ -141,6 +141,7 @@ pub(crate) fn fork() -> Result<Option<Pid>, Errno> {
 
 /// The signal that tells a child's end, as part of the flags (clone(2)).
 const TOLD: usize = signal::CHLD as usize;
+// linux/sched.h
 const CLONE_VM: usize = 0x100;
 const CLONE_PIDFD: usize = 0x1000;
 const CLONE_VFORK: usize = 0x4000;

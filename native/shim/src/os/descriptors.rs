@@ -26,6 +26,18 @@ pub(crate) fn open_null() -> Result<OwnedFd, Errno> {
     rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
 }
 
+/// Opens `/dev/null` above this number, and leaves no number up to it free. Another descriptor
+/// that is opened later does not land there.
+pub(crate) fn open_null_above(number: i32) -> Result<OwnedFd, Errno> {
+    loop {
+        let null = open_null()?;
+        if null.as_raw_fd() > number {
+            return Ok(null);
+        }
+        let _ = keep(null);
+    }
+}
+
 /// Makes `fd` one of the standard streams, which exec leaves open (dup3(2)).
 pub(crate) fn become_stream(fd: impl AsFd, number: u8) -> Result<(), Errno> {
     match number {

@@ -57,6 +57,13 @@ impl Proc {
         open_below(&self.root, path.as_bytes())
     }
 
+    /// Reads a file from its beginning, as far as the buffer goes.
+    fn read<'b>(&self, path: &Path, buffer: &'b mut [u8]) -> Result<&'b [u8], Errno> {
+        let file = self.open_file(path)?;
+        let len = rustix::io::read(&file, &mut *buffer)?;
+        Ok(buffer.get(..len).unwrap_or_default())
+    }
+
     /// Calls `visit` with each direct child of this process, zombies included.
     pub(crate) fn each_own_child(&self, visit: &mut dyn FnMut(Pid)) -> Result<(), Errno> {
         each_listed(self.hold_children()?, visit)
@@ -69,11 +76,7 @@ impl Proc {
         thread: i32,
         visit: &mut dyn FnMut(Pid),
     ) -> Result<(), Errno> {
-        let path = Path::new()
-            .number(process.as_raw_pid())
-            .add(b"/task/")
-            .number(thread)
-            .add(b"/children");
+        let path = path(process, b"/task/").number(thread).add(b"/children");
         each_listed(&self.open_file(&path)?, visit)
     }
 
@@ -83,27 +86,23 @@ impl Proc {
         process: Pid,
         visit: &mut dyn FnMut(i32),
     ) -> Result<(), Errno> {
-        let directory =
-            self.open_file(&Path::new().number(process.as_raw_pid()).add(b"/task"))?;
+        let directory = self.open_file(&path(process, b"/task"))?;
         each_number_in(&directory, &mut [MaybeUninit::uninit(); 512], visit)
     }
 
     /// Reads `/proc/<pid>/stat`.
     pub(crate) fn stat(&self, pid: Pid) -> Result<Stat, Errno> {
-        self.read_stat(Path::new().number(pid.as_raw_pid()))
+        self.read_stat(path(pid, b"/stat"))
     }
 
     /// Returns the same for one thread of a process.
     pub(crate) fn stat_of_thread(&self, process: Pid, thread: i32) -> Result<Stat, Errno> {
-        self.read_stat(Path::new().number(process.as_raw_pid()).add(b"/task/").number(thread))
+        self.read_stat(path(process, b"/task/").number(thread).add(b"/stat"))
     }
 
-    /// Reads the `stat` file of a directory.
-    fn read_stat(&self, directory: Path) -> Result<Stat, Errno> {
-        let file = self.open_file(&directory.add(b"/stat"))?;
-        let mut buffer = [0u8; 512];
-        let len = rustix::io::read(&file, &mut buffer)?;
-        Stat::parse(buffer.get(..len).unwrap_or_default()).ok_or(Errno::INVAL)
+    /// Reads a `stat` file.
+    fn read_stat(&self, file: Path) -> Result<Stat, Errno> {
+        Stat::parse(self.read(&file, &mut [0; 512])?).ok_or(Errno::INVAL)
     }
 
     /// Returns the limits that carry the mark. `prlimit64` refuses for another uid without
@@ -113,10 +112,8 @@ impl Proc {
             Err(Errno::PERM | Errno::NOSYS) => {}
             other => return other,
         }
-        let file = self.open_file(&Path::new().number(pid.as_raw_pid()).add(b"/limits"))?;
-        let mut buffer = [0u8; 2048];
-        let len = rustix::io::read(&file, &mut buffer)?;
-        Limits::parse_file(buffer.get(..len).unwrap_or_default()).ok_or(Errno::INVAL)
+        let file = path(pid, b"/limits");
+        Limits::parse_file(self.read(&file, &mut [0; 2048])?).ok_or(Errno::INVAL)
     }
 
     /// Returns whether this `/proc` hides processes of the same user, such as those that are not
@@ -136,12 +133,10 @@ impl Proc {
 
     /// Calls `visit` with every number that a process of this namespace can have.
     pub(crate) fn each_number(&self, visit: &mut dyn FnMut(Pid)) {
-        let mut buffer = [0u8; 16];
         let last = self
-            .open_file(&Path::new().add(b"sys/kernel/pid_max"))
-            .and_then(|file| rustix::io::read(&file, &mut buffer[..]))
+            .read(&Path::new().add(b"sys/kernel/pid_max"), &mut [0; 16])
             .ok()
-            .and_then(|len| number(buffer.get(..len)?))
+            .and_then(number)
             .unwrap_or(PID_MAX_LIMIT);
         (2..=last).filter_map(Pid::from_raw).for_each(visit);
     }
@@ -149,13 +144,10 @@ impl Proc {
     /// Returns whether all user ids of a process are the shim's own. Ask only while a pidfd holds
     /// the process.
     pub(crate) fn is_own(&self, pid: Pid) -> Result<bool, Errno> {
-        let file = self.open_file(&Path::new().number(pid.as_raw_pid()).add(b"/status"))?;
         // The line is the ninth. Before it only the name has no fixed length, and that is 64
         // bytes at most.
-        let mut buffer = [0u8; 512];
-        let len = rustix::io::read(&file, &mut buffer)?;
         let own = rustix::process::geteuid().as_raw();
-        Ok(has_ids(buffer.get(..len).unwrap_or_default(), own))
+        Ok(has_ids(self.read(&path(pid, b"/status"), &mut [0; 512])?, own))
     }
 
     /// Returns the command line, cut at the end of the buffer. It is empty for a process that is
@@ -165,9 +157,7 @@ impl Proc {
         pid: Pid,
         buffer: &'b mut [u8],
     ) -> Result<&'b [u8], Errno> {
-        let file = self.open_file(&Path::new().number(pid.as_raw_pid()).add(b"/cmdline"))?;
-        let len = rustix::io::read(&file, &mut *buffer)?;
-        Ok(buffer.get(..len).unwrap_or_default())
+        self.read(&path(pid, b"/cmdline"), buffer)
     }
 
     /// Opens the process table for [`each_process`](Self::each_process). It is opened once,
@@ -207,6 +197,11 @@ fn each_number_in(
         }
     }
     Ok(())
+}
+
+/// Returns the path of a file of one process.
+fn path(pid: Pid, file: &[u8]) -> Path {
+    Path::new().number(pid.as_raw_pid()).add(file)
 }
 
 /// Opens a file below a directory for reading.

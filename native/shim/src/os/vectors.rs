@@ -52,22 +52,13 @@ impl Vectors {
 
     /// Returns the value of an environment variable.
     pub(crate) fn env(self, name: &[u8]) -> Option<&'static [u8]> {
-        let mut at = self.envp;
-        loop {
-            // SAFETY: `envp` is null-terminated and the loop stops at the null.
-            let entry = unsafe { *at };
-            if entry.is_null() {
-                return None;
-            }
+        let mut entries = (0..).map_while(|index| {
+            // SAFETY: `envp` is null-terminated, and this ends at the null.
+            let entry = unsafe { *self.envp.add(index) };
             // SAFETY: a valid string that is never freed, by the contract of `new`.
-            let entry = unsafe { CStr::from_ptr(entry) }.to_bytes();
-            if let Some(value) = entry.strip_prefix(name).and_then(|rest| rest.strip_prefix(b"="))
-            {
-                return Some(value);
-            }
-            // SAFETY: not past the null yet.
-            at = unsafe { at.add(1) };
-        }
+            (!entry.is_null()).then(|| unsafe { CStr::from_ptr(entry) }.to_bytes())
+        });
+        entries.find_map(|entry| entry.strip_prefix(name)?.strip_prefix(b"="))
     }
 
     /// Replaces this process by `path`, with the arguments from `first` on. Returns only on

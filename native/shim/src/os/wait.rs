@@ -22,6 +22,7 @@ pub(crate) enum Waited {
     NoChild,
 }
 
+// linux/wait.h
 const P_ALL: usize = 0;
 const P_PID: usize = 1;
 const WNOHANG: usize = 1;

@@ -1,7 +1,7 @@
 //! The shim's preparation of itself, before there is a worker.
 
 use leash_tag::{Mark, NoDepthLeft};
-use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::Pid;
 
@@ -66,14 +66,8 @@ pub(crate) fn mark(config: &Config<'_>) -> MarkReport {
 
 /// Makes sure that 0, 1 and 2 are open, so that nothing opened later takes their place.
 pub(crate) fn standard_descriptors() {
-    if (0..=2).all(|fd| rustix::io::fcntl_getfd(descriptors::borrow(fd)).is_ok()) {
-        return;
-    }
-    loop {
-        match descriptors::open_null() {
-            Ok(fd) if fd.as_raw_fd() <= 2 => core::mem::forget(fd),
-            _ => return,
-        }
+    if !(0..=2).all(|fd| rustix::io::fcntl_getfd(descriptors::borrow(fd)).is_ok()) {
+        let _ = descriptors::open_null_above(2);
     }
 }
 

@@ -61,7 +61,9 @@ fn find(config: &Config<'_>, vectors: Vectors, index: u8) -> Option<StepCommand>
 
 /// The state of the command of one step.
 enum Place {
+    /// There is no command, or its outcome was reported.
     Empty,
+    /// The command was started and is not reaped.
     Runs(Child),
     /// Reaped, and not reported yet.
     Ended(CommandOutcome),

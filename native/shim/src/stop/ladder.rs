@@ -23,34 +23,39 @@ const LOOK_MS: (u64, u64) = (2, 32);
 /// The reason why the tree is ended (PROTOCOL.md, section 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
+    /// The worker ended by itself.
     Exited = 0,
+    /// The leash hung up.
     Leash = 1,
+    /// The VM has ended.
     Owner = 2,
+    /// A signal or the VM asked for the ladder.
     Stop = 3,
+    /// A signal or the VM asked for SIGKILL at once.
     Kill = 4,
+    /// The child did not become the worker.
     StartFailed = 5,
+    /// The worker ended by itself, and what it left goes on.
     Kept = 6,
 }
 
 /// The phase that a tree is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// The child has not reached its exec.
     Launching,
+    /// The worker runs.
     Running,
-    Lingering {
-        until: u64,
-    },
+    /// The worker has ended, and what it left may end by itself until then.
+    Lingering { until: u64 },
+    /// A step is on, until then or for ever.
+    ///
     /// `look` is the time of the next look at whether the addressed processes are gone, and the
     /// pause after it. It is `None` once all that are left have been told.
-    Step {
-        index: u8,
-        until: Option<u64>,
-        look: Option<(u64, u64)>,
-    },
-    Killing {
-        pass: u32,
-        next: u64,
-    },
+    Step { index: u8, until: Option<u64>, look: Option<(u64, u64)> },
+    /// SIGKILL goes to everything, in passes.
+    Killing { pass: u32, next: u64 },
+    /// Nothing is left.
     Gone,
 }
 

@@ -16,8 +16,11 @@ const BOUND: u32 = 256;
 /// The state of the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leader {
+    /// It has not ended, as far as is known.
     Lives,
+    /// It has ended, and its number is still its own.
     Zombie(ExitStatus),
+    /// Its number may belong to another process.
     Reaped(ExitStatus),
 }
 
@@ -39,7 +42,9 @@ pub(crate) struct Children {
     /// `None` if `/proc` is not mounted or has no `children` files (CONFIG_PROC_CHILDREN). Then
     /// the worker cannot be spared while others are reaped, and is reaped when its turn comes.
     proc: Option<Proc>,
+    /// The worker's pid.
     pid: Pid,
+    /// The worker's state.
     leader: Leader,
 }
 

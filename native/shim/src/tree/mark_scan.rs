@@ -137,8 +137,11 @@ fn is_thread(pid: Pid, limits: Limits) -> bool {
 
 /// The result of a look at one process.
 enum Examined {
+    /// It has no wanted mark.
     Other,
+    /// It has ended and is not reaped.
     Zombie,
+    /// It has the mark, and the pidfd holds it.
     Lives(Mark, OwnedFd),
 }
 
