@@ -32,8 +32,10 @@ pub(crate) fn leave_behind(vectors: Vectors, config: &Config<'_>) -> Result<Opti
         // TERM begins the ladder.
         return process::die_with(parent, Signal::TERM).map(|()| None);
     };
-    // The shim's streams must end when the shim and its worker let go of them.
+    // The shim's streams must end when the shim and its worker let go of them, and no file system
+    // may be kept busy.
     descriptors::close_range(0, u32::MAX);
+    let _ = rustix::process::chdir(c"/");
     let signals = signals::signal_fd(u64::MAX)?;
     // Programs that look for shims must find the other one alone.
     vectors.wipe(1);
@@ -47,7 +49,8 @@ pub(crate) fn leave_behind(vectors: Vectors, config: &Config<'_>) -> Result<Opti
                 let _ = signals::kill(shim, pending.number);
             }
         }
-        if wait::has_stopped(shim) {
+        // The shell looks at this process, as it looks at a shim without children.
+        if config.foreground && wait::has_stopped(shim) {
             signals::stop_for_the_shell();
         }
         if let Some(status) = reap_all(shim) {
