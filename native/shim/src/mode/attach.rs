@@ -31,7 +31,7 @@ use crate::start::prepare;
 use crate::stop::escalation::Escalation;
 use crate::stop::ladder::Action;
 use crate::tree::mark_scan::{MarkScan, Pass, PidSource, ScanProof};
-use crate::tree::marking::{self, MarkOutcome, Marker, Tag};
+use crate::tree::marking::{self, MarkOutcome, Marker, TreeTag};
 use crate::tree::threads::{Threads, threads};
 use crate::tree::walk::{self, Order, Visited, Walked};
 
@@ -85,7 +85,7 @@ pub(crate) fn begin<'a>(
 ) -> Result<Attached<'a>, Failed> {
     let at = |errno| (Stage::Attach, errno);
     let shim = process::own_pid();
-    let tag = Tag { run: config.run, worker: config.worker };
+    let tag = TreeTag { run: config.run, worker: config.worker };
     // Everything that the VM inherited, its other children inherit too. A shim without an owner
     // compares with its own limits.
     let whose = config.owner.and_then(|(pid, _)| Pid::from_raw(pid)).unwrap_or(shim);

@@ -12,7 +12,7 @@ use rustix::process::Pid;
 
 use crate::os::proc_file::Proc;
 use crate::os::{clock, mark_limits, process};
-use crate::tree::marking::{self, Tag};
+use crate::tree::marking::{self, TreeTag};
 use crate::tree::threads::{Threads, threads};
 use crate::tree::walk::{self, Order, Visited, Walked};
 
@@ -35,7 +35,7 @@ const BLOCKED_MS: u64 = 50;
 ///
 /// So the set is complete once a look finds all of them stopped or dead, with the new mark since
 /// before the look began.
-pub(crate) fn keep_all(proc: &Proc, tag: Tag) -> bool {
+pub(crate) fn keep_all(proc: &Proc, tag: TreeTag) -> bool {
     let deadline = clock::now_ms().saturating_add(PATIENCE_MS);
     let mut blocked_since = None;
     let all = loop {
@@ -65,7 +65,7 @@ pub(crate) fn keep_all(proc: &Proc, tag: Tag) -> bool {
 }
 
 /// Marks this process like those that it keeps.
-pub(crate) fn keep_self(tag: Tag) -> bool {
+pub(crate) fn keep_self(tag: TreeTag) -> bool {
     let own = process::own_pid();
     let Ok(limits) = mark_limits::read(own) else { return false };
     mark_kept(own, limits, tag) == KeepState::Again
@@ -87,7 +87,7 @@ enum KeepState {
 }
 
 /// Looks at every process below this one once. Returns the state that decides.
-fn look_at_all(proc: &Proc, tag: Tag) -> KeepState {
+fn look_at_all(proc: &Proc, tag: TreeTag) -> KeepState {
     let mut found = KeepState::All;
     let walked = walk::walk_all(proc, Order::ParentsFirst, &mut |visited| {
         found = found.max(keep(proc, visited, tag));
@@ -96,7 +96,7 @@ fn look_at_all(proc: &Proc, tag: Tag) -> KeepState {
 }
 
 /// Brings one process nearer to being stopped and marked as kept.
-fn keep(proc: &Proc, visited: &Visited<'_>, tag: Tag) -> KeepState {
+fn keep(proc: &Proc, visited: &Visited<'_>, tag: TreeTag) -> KeepState {
     let state = || threads(proc, visited.pid());
     let limits = match mark_limits::read(visited.pid()) {
         Ok(limits) => limits,
@@ -135,7 +135,7 @@ fn keep(proc: &Proc, visited: &Visited<'_>, tag: Tag) -> KeepState {
 }
 
 /// Gives a process the mark of a kept one, if its limits are still those that were seen.
-fn mark_kept(pid: Pid, limits: Limits, tag: Tag) -> KeepState {
+fn mark_kept(pid: Pid, limits: Limits, tag: TreeTag) -> KeepState {
     let Ok(mark) = Mark::nested_in(limits, tag.run, tag.worker, true) else {
         return KeepState::Never;
     };

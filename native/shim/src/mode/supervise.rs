@@ -21,11 +21,11 @@ use crate::out::messages;
 use crate::out::report::Report;
 use crate::out::stage::{Failed, Stage};
 use crate::start::prepare;
-use crate::start::spawn::{self, Launch};
+use crate::start::spawn::{self, WorkerLaunch};
 use crate::stop::escalation::Escalation;
 use crate::stop::ladder::{Action, Cause};
 use crate::tree::children::{Children, Leader};
-use crate::tree::marking::Tag;
+use crate::tree::marking::TreeTag;
 use crate::tree::walk::{self, Order, Visited, Walked};
 
 /// If no event comes for this long, the worker is one that stays.
@@ -88,7 +88,7 @@ pub(crate) fn begin<'a>(
     let open = (config.stdin == Stream::Open).then(|| pipe(PipeFlags::CLOEXEC)).transpose()?;
     let (theirs, stdin) = open.unzip();
     let (failed, failure) = pipe(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    let launch = Launch {
+    let launch = WorkerLaunch {
         config: *config,
         vectors,
         shim,
@@ -316,7 +316,8 @@ impl Supervisor<'_> {
 
     /// Marks the processes that the worker left, and below a warden this shim, as kept.
     fn keep(&self) -> bool {
-        let tag = Tag { run: self.escalation.config.run, worker: self.escalation.config.worker };
+        let tag =
+            TreeTag { run: self.escalation.config.run, worker: self.escalation.config.worker };
         self.children.proc().is_some_and(|proc| keep_remaining::keep_all(proc, tag))
             && (!self.escalation.config.channel || keep_remaining::keep_self(tag))
     }

@@ -2,9 +2,9 @@
 //! outlives the VM.
 //!
 //! The processes that a killed shim leaves become children of the warden. It ends them by
-//! descent, whether the VM lives or not (`orphans`). Other trees are no descendants of the
-//! warden: those of ports, of attached processes, and of shims of an earlier warden. Once the VM
-//! has ended, the warden finds their processes by the run's mark and sends SIGKILL
+//! descent, whether the VM lives or not (`warden_children`). Other trees are no descendants of
+//! the warden: those of ports, of attached processes, and of shims of an earlier warden. Once the
+//! VM has ended, the warden finds their processes by the run's mark and sends SIGKILL
 //! (`run_members`). If the shim of a tree lives, the tree belongs to that shim, and the warden
 //! waits for it.
 //!
@@ -19,8 +19,8 @@ use rustix::process::Pid;
 
 use super::control::{self, Control, Request};
 use super::events::{EventSources, Events};
-use super::orphans::WardenChildren;
 use super::run_members::{RunMembers, Signalled};
+use super::warden_children::WardenChildren;
 use crate::cli::config::{Config, Origin};
 use crate::os::proc_file::Proc;
 use crate::os::{clock, descriptors, mark_limits, process, signals};

@@ -20,10 +20,10 @@ use crate::os::{descriptors, process, signals};
 use crate::out::stage::{Failed, Stage};
 
 /// Success, or the stage and errno of a failure.
-type Outcome = Result<(), Failed>;
+type Prepared = Result<(), Failed>;
 
 /// The data that the child needs.
-pub(crate) struct Launch {
+pub(crate) struct WorkerLaunch {
     /// The command line. It is a copy, since the child may borrow nothing.
     pub(crate) config: Config<'static>,
     /// Arguments and environment.
@@ -42,7 +42,7 @@ pub(crate) struct Launch {
 /// on, so that an exec that hangs does not make it deaf. A child that changes its ids gets a copy
 /// instead. Otherwise a program that may trace the new user's processes could write to the memory
 /// of a shim with the old rights.
-pub(crate) fn start(launch: Launch) -> Result<Child, Errno> {
+pub(crate) fn start(launch: WorkerLaunch) -> Result<Child, Errno> {
     let ids = &launch.config.ids;
     let changes = ids.uid.is_some() || ids.gid.is_some() || ids.groups().is_some();
     let memory = if changes { Memory::Own } else { Memory::Shared };
@@ -50,7 +50,7 @@ pub(crate) fn start(launch: Launch) -> Result<Child, Errno> {
 }
 
 /// Runs in the child. Returns an exit status, and only if the child did not become the worker.
-fn become_worker(launch: &Launch) -> u8 {
+fn become_worker(launch: &WorkerLaunch) -> u8 {
     let Err((stage, errno)) = prepare(launch).and_then(|()| execute(launch));
     let raw = u16::try_from(errno.raw_os_error()).unwrap_or(0);
     let [high, low] = raw.to_be_bytes();
@@ -63,7 +63,7 @@ fn become_worker(launch: &Launch) -> u8 {
 }
 
 /// Prepares the child, in the order for which the module gives the reasons.
-fn prepare(launch: &Launch) -> Outcome {
+fn prepare(launch: &WorkerLaunch) -> Prepared {
     let config = &launch.config;
     session(config).map_err(|e| (Stage::Setsid, e))?;
     config.limits.set().map_err(|e| (Stage::Limits, e))?;
@@ -106,7 +106,7 @@ fn session(config: &Config<'_>) -> Result<(), Errno> {
 }
 
 /// Sets up the worker's streams.
-fn streams(config: &Config<'_>, open_stdin: Option<i32>) -> Outcome {
+fn streams(config: &Config<'_>, open_stdin: Option<i32>) -> Prepared {
     stream(0, config.stdin, open_stdin).map_err(|e| (Stage::Stdin, e))?;
     stream(1, config.stdout, None).map_err(|e| (Stage::Stdout, e))?;
     stream(2, config.stderr, None).map_err(|e| (Stage::Stderr, e))
@@ -133,8 +133,8 @@ fn stream(number: u8, target: Stream<'_>, open_stdin: Option<i32>) -> Result<(),
 }
 
 /// Executes the command. Returns only on failure.
-fn execute(launch: &Launch) -> Result<Infallible, Failed> {
-    let Launch { config, vectors, .. } = launch;
+fn execute(launch: &WorkerLaunch) -> Result<Infallible, Failed> {
+    let WorkerLaunch { config, vectors, .. } = launch;
     let run = |path: &CStr| vectors.exec(path, config.command_index, config.arg0);
     Err((Stage::Exec, exec::execute(config.command, *vectors, run)))
 }

@@ -22,7 +22,7 @@ use crate::os::{descriptors, process, signals};
 use crate::start::{exec, spawn};
 
 /// The data that a command's child needs.
-pub(crate) struct Launch {
+pub(crate) struct CommandLaunch {
     vectors: Vectors,
     command: StepCommand,
     shim: Pid,
@@ -34,7 +34,7 @@ pub(crate) struct Launch {
     origin: Origin,
 }
 
-impl Launch {
+impl CommandLaunch {
     /// Returns the launch data of a step's command.
     pub(crate) fn new(config: &Config<'static>, vectors: Vectors, index: u8) -> Option<Self> {
         Some(Self {
@@ -60,7 +60,7 @@ fn find(config: &Config<'_>, vectors: Vectors, index: u8) -> Option<StepCommand>
 }
 
 /// The state of the command of one step.
-enum Place {
+enum CommandState {
     /// There is no command, or its outcome was reported.
     Empty,
     /// The command was started and is not reaped.
@@ -69,7 +69,15 @@ enum Place {
     Ended(CommandOutcome),
 }
 
-impl Place {
+impl CommandState {
+    /// Returns the pid of a command that runs.
+    fn running(&self) -> Option<Pid> {
+        match self {
+            Self::Runs(child) => Some(child.pid()),
+            Self::Empty | Self::Ended(_) => None,
+        }
+    }
+
     /// Reaps the command if it has ended. Returns whether it has.
     fn reap(&mut self) -> bool {
         let Self::Runs(child) = self else { return false };
@@ -96,85 +104,68 @@ impl Place {
 /// The commands of all steps. If a command cannot die because it hangs in the kernel, the next
 /// one starts all the same. The stack of the hanging one stays until it ends.
 pub(crate) struct Commands {
-    places: [Place; MAX_STEPS],
-    used: bool,
+    states: [CommandState; MAX_STEPS],
 }
 
 impl Commands {
     /// Returns no commands.
     pub(crate) fn new() -> Self {
-        Self { places: [const { Place::Empty }; MAX_STEPS], used: false }
+        Self { states: [const { CommandState::Empty }; MAX_STEPS] }
     }
 
     /// Starts the command of a step. The child works in the shim's own memory, like the worker,
     /// since it changes no ids.
-    pub(crate) fn start(&mut self, index: u8, launch: Launch) -> Result<(), Errno> {
-        let place = self.places.get_mut(usize::from(index)).ok_or(Errno::INVAL)?;
+    pub(crate) fn start(&mut self, index: u8, launch: CommandLaunch) -> Result<(), Errno> {
+        let state = self.states.get_mut(usize::from(index)).ok_or(Errno::INVAL)?;
         let child = child::start_child(Memory::Shared, move || become_command(&launch))?;
-        *place = Place::Runs(child);
-        self.used = true;
+        *state = CommandState::Runs(child);
         Ok(())
     }
 
     /// Sends SIGKILL to the commands that run, and to their groups. A group's number stays theirs
     /// until its leader is reaped.
     pub(crate) fn kill(&self) {
-        for pid in self.running() {
+        for pid in self.states.iter().filter_map(CommandState::running) {
             // Before its setsid, the child is in the shim's group and leads none.
             let _ = signals::kill_group(pid, signal::KILL);
             let _ = signals::kill(pid, signal::KILL);
         }
     }
 
-    /// Returns the pids of the commands that run.
-    fn running(&self) -> impl Iterator<Item = Pid> {
-        self.places.iter().filter(|_| self.used).filter_map(|place| match place {
-            Place::Runs(child) => Some(child.pid()),
-            _ => None,
-        })
-    }
-
     /// Reaps the command with this pid if it has ended. Returns `None` if the pid is not a
     /// command's.
     pub(crate) fn reap(&mut self, pid: Pid) -> Option<bool> {
-        if !self.used {
-            return None;
-        }
-        let is_it =
-            |place: &&mut Place| matches!(place, Place::Runs(child) if child.pid() == pid);
-        self.places.iter_mut().find(is_it).map(Place::reap)
+        let state = self.states.iter_mut().find(|state| state.running() == Some(pid));
+        state.map(CommandState::reap)
     }
 
     /// Reaps the commands that have ended, and no other child.
     pub(crate) fn reap_all(&mut self) {
-        for place in self.places.iter_mut().filter(|_| self.used) {
-            place.reap();
+        for state in &mut self.states {
+            state.reap();
         }
     }
 
     /// Returns a command that has ended since the last call, and its step.
     pub(crate) fn take_ended(&mut self) -> Option<(u8, CommandOutcome)> {
-        if !self.used {
-            return None;
-        }
-        let ended = self.places.iter_mut().enumerate().find_map(|(index, place)| match place {
-            Place::Ended(outcome) => Some((index, *outcome, place)),
+        let ended = self.states.iter_mut().enumerate().find_map(|(index, state)| match state {
+            CommandState::Ended(outcome) => Some((index, *outcome, state)),
             _ => None,
         });
-        let (index, outcome, place) = ended?;
-        *place = Place::Empty;
+        let (index, outcome, state) = ended?;
+        *state = CommandState::Empty;
         Some((u8::try_from(index).ok()?, outcome))
     }
 }
 
 /// Runs in the child. Returns the errno, and only if the child did not become the command.
-fn become_command(launch: &Launch) -> u8 {
+fn become_command(launch: &CommandLaunch) -> u8 {
     let Err(errno) = prepare(launch).and_then(|()| execute(launch));
     u8::try_from(errno.raw_os_error()).unwrap_or(u8::MAX)
 }
 
 /// Prepares the child, in the order for which `spawn` gives the reasons.
-fn prepare(launch: &Launch) -> Result<(), Errno> {
+fn prepare(launch: &CommandLaunch) -> Result<(), Errno> {
     rustix::process::setsid()?;
     process::die_with(launch.shim, Signal::KILL)?;
     streams(launch.stderr)?;
@@ -197,8 +188,8 @@ fn streams(keep_stderr: bool) -> Result<(), Errno> {
 }
 
 /// Executes the command. Returns only on failure.
-fn execute(launch: &Launch) -> Result<Infallible, Errno> {
-    let Launch { vectors, command: StepCommand { first, count }, .. } = *launch;
+fn execute(launch: &CommandLaunch) -> Result<Infallible, Errno> {
+    let CommandLaunch { vectors, command: StepCommand { first, count }, .. } = *launch;
     let program = vectors.args().nth(first).ok_or(Errno::NOENT)?;
     let run = |path: &CStr| vectors.exec_part::<{ MAX_ARGUMENTS + 1 }>(path, first, count);
     Err(exec::execute(program, vectors, run))

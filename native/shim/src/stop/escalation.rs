@@ -8,7 +8,7 @@ use core::ffi::CStr;
 use leash_tag::signal;
 use leash_tag::stop_steps::{MAX_STEPS, StepKind};
 
-use super::commands::{self, Commands, Launch};
+use super::commands::{self, CommandLaunch, Commands};
 use super::ladder::{Action, Cause, Ladder};
 use crate::cli::config::Config;
 use crate::os::exit_status::{CommandOutcome, ExitStatus};
@@ -74,7 +74,7 @@ impl<'a> Escalation<'a> {
 
     /// Starts the command of a step.
     fn start_command(&mut self, index: u8) {
-        let Some(launch) = Launch::new(self.config, self.vectors, index) else { return };
+        let Some(launch) = CommandLaunch::new(self.config, self.vectors, index) else { return };
         if let Err(errno) = self.commands.start(index, launch) {
             self.command_ended(index, CommandOutcome::not_started(errno), false);
         }

@@ -14,14 +14,14 @@ use crate::os::{mark_limits, pidfd};
 
 /// The part of the mark that all processes of a tree share.
 #[derive(Clone, Copy)]
-pub(crate) struct Tag {
+pub(crate) struct TreeTag {
     /// The run.
     pub(crate) run: RunId,
     /// The worker within the run.
     pub(crate) worker: Option<WorkerNumber>,
 }
 
-impl Tag {
+impl TreeTag {
     /// Returns whether a mark says the same, of a process that does not outlive its VM.
     pub(crate) fn is_on(self, mark: Mark) -> bool {
         mark.run() == self.run && mark.worker() == self.worker && !mark.outlives()
@@ -32,7 +32,7 @@ impl Tag {
 #[derive(Clone, Copy)]
 pub(crate) struct Marker {
     /// The tag.
-    pub(crate) tag: Tag,
+    pub(crate) tag: TreeTag,
     /// The limits that the shim inherited: a run around both of them is no supervisor of that
     /// process.
     pub(crate) inherited: Limits,
@@ -122,7 +122,7 @@ mod tests {
             Self(child, pid, fd)
         }
 
-        fn mark(&self, tag: Tag) -> MarkOutcome {
+        fn mark(&self, tag: TreeTag) -> MarkOutcome {
             let inherited = mark_limits::read(rustix::process::getpid()).unwrap();
             mark(self.1, self.2.as_fd(), Marker { tag, inherited })
         }
@@ -139,8 +139,8 @@ mod tests {
         }
     }
 
-    fn tag(run: u64, worker: u16) -> Tag {
-        Tag { run: RunId::from_number(run).unwrap(), worker: WorkerNumber::new(worker) }
+    fn tag(run: u64, worker: u16) -> TreeTag {
+        TreeTag { run: RunId::from_number(run).unwrap(), worker: WorkerNumber::new(worker) }
     }
 
     #[test]
