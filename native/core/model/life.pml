@@ -51,7 +51,7 @@
  *
  * Left out, because only time tells them apart: a sweep's deadline, past which it kills a shim or a warden that it has waited for (here
  * both may be killed at any moment); and that a warden gives up on those whom it may not signal. A look of the warden and the strike
- * after it (Warden::clear) are one pass here: who is struck is looked at once more in both.
+ * after it (Warden::end_members) are one pass here: who is struck is looked at once more in both.
  */
 
 #ifndef PIDS
@@ -304,7 +304,7 @@ end_killed_6:
 end_killed_7:
   if :: d_step { acts && shim && halted -> halted = false } :: acts && !(shim && halted) fi;
 end_killed_8:
-  /* Leash.Cleanup.start/2: the warden's word first (Children::give_word), once the shim's pidfd says that it has ended */
+  /* Leash.Cleanup.start/2: the warden's word first (WardenChildren::notify_when_clear), once the shim's pidfd says that it has ended */
   atomic { acts && shim_ended && !any_orphan ->
     d_step {
       a = 0;
@@ -436,7 +436,7 @@ inline spawn_worker() {
 #else
 #define shim_kills(p) d_step { shim_runs && let_go && child(p) && state[p] == LIVES -> signal(p, let_go) }
 #endif
-/* Reaper::reap */
+/* Children::reap */
 #ifdef KILL_AFTER_REAP
 #define shim_reaps(p) \
   d_step { shim_runs && let_go && child(p) && state[p] == ZOMBIE -> free(p) } \
@@ -518,13 +518,13 @@ end_idle:
 #define is_over(w) (!vm)
 #endif
 #define is_hung_up(w) (!acts || leashed != w)
-/* Children::any: its shims, and what they left */
+/* WardenChildren::any: its shims, and what they left */
 #ifdef WARDEN_FORGETS_SHIM
 #define has_own(w) false
 #else
 #define has_own(w) (starter == w && (shim || any_orphan))
 #endif
-/* Children::end_orphans: a child that is not reaped keeps its number */
+/* WardenChildren::end_orphans: a child that is not reaped keeps its number */
 #ifdef WARDEN_ENDS_ITS_SHIMS
 #define warden_ends(p) d_step { warden[w] == KEEPS && starter == w && (orphan(p) || child(p)) && state[p] == LIVES -> signal(p, !shim) }
 #else
@@ -593,7 +593,7 @@ end_away:
      fi
   od;
   calm = 0;
-  /* Warden::clear: a shim that lives is woken and waited for, by its pidfd; what has none is killed */
+  /* Warden::end_members: a shim that lives is woken and waited for, by its pidfd; what has none is killed */
   do
   :: warden[w] == ENDED -> break
   :: warden_ends_any
@@ -607,7 +607,7 @@ end_away:
 #ifdef WARDEN_BY_NUMBER
         d_step { if :: warden[w] == KEEPS -> signal(p, left_over) :: else fi; p++ }
 #else
-        /* Bearers::look: the mark; the pidfd; the mark again, by number; then whether the pidfd still means that number */
+        /* MarkScan::examine: the mark; the pidfd; the mark again, by number; then whether the pidfd still means that number */
         d_step { if :: state[p] != FREE -> held[w] = p :: else fi };
         d_step { if :: !is_wanted(p) || held[w] != p -> held[w] = NONE :: else fi };
         /* RunMembers::signal_without_shim */
