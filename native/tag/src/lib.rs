@@ -30,12 +30,19 @@ extern crate std;
 
 pub mod argv;
 mod decimal;
+mod limits_file;
 mod mark;
+mod number;
 mod owner_tag;
+mod quiescence;
 mod run_id;
+pub mod signal;
+pub mod stop_steps;
 mod worker_number;
 
 pub use mark::{Limits, Mark, NoDepthLeft};
+pub use number::parse_number;
 pub use owner_tag::{BootTag, ENV_NAME, OwnerTag};
+pub use quiescence::{PassResult, Quiescence};
 pub use run_id::{InvalidRunId, RunId};
 pub use worker_number::WorkerNumber;
