@@ -1,6 +1,6 @@
 [
   inputs: [
     "{mix,.formatter}.exs",
-    "{mix,lib,test,script,bench,demo,examples,chaos,soak,musl}/**/*.{ex,exs}"
+    "{mix,lib,test,script,bench,examples}/**/*.{ex,exs}"
   ]
 ]

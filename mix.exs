@@ -1,5 +1,6 @@
-# A compiler task in lib/ would not be compiled yet when the first compilation needs it.
+# Compiler tasks in lib/ would not be compiled yet when the first compilation needs them.
 Code.require_file("mix/leash_native.exs", __DIR__)
+Code.require_file("mix/leash_erlang_docs.exs", __DIR__)
 
 defmodule Leash.MixProject do
   use Mix.Project
@@ -7,6 +8,9 @@ defmodule Leash.MixProject do
   # The version is written down once, for the crates and for the application.
   @external_resource Path.join(__DIR__, "Cargo.toml")
   @version Mix.Tasks.Compile.LeashNative.version(__DIR__)
+
+  # The address of the repository, once there is a public one.
+  @source_url nil
 
   def project do
     [
@@ -16,9 +20,33 @@ defmodule Leash.MixProject do
       description: "Every OS process your BEAM app starts, on a leash.",
       package: package(),
       start_permanent: Mix.env() == :prod,
-      compilers: [:leash_native] ++ Mix.compilers(),
+      compilers: [:leash_native] ++ Mix.compilers() ++ [:leash_erlang_docs],
       elixirc_paths: elixirc_paths(Mix.env()),
-      deps: []
+      source_url: @source_url,
+      docs: docs(),
+      deps: deps(Mix.env())
+    ]
+  end
+
+  # Nothing needs a package to build, test or use Leash. `MIX_ENV=docs mix docs` renders the
+  # documentation where Hex can be reached.
+  defp deps(:docs), do: [{:ex_doc, "~> 0.34", runtime: false}]
+  defp deps(_env), do: []
+
+  defp docs do
+    [
+      main: "readme",
+      source_ref: "v#{@version}",
+      extras:
+        ["README.md", "CHANGELOG.md", "SECURITY.md", "DESIGN.md"] ++ Path.wildcard("guides/*.md"),
+      groups_for_extras: [Guides: ~r{guides/}],
+      groups_for_modules: [
+        Start: [Leash, Leash.Worker, Leash.Ladder, Leash.Limits],
+        Look: [Leash.Tree, Leash.OSProcess, Leash.Cluster, Leash.Telemetry, Leash.Logger],
+        "Runs and sweeps": [Leash.RunId, Leash.Sweep, Leash.Operator],
+        "Results and errors": [Leash.Exit, Leash.Error, Leash.OptionsError, Leash.CommandError]
+      ],
+      filter_modules: fn module, _metadata -> module != Leash.Worker.Machine end
     ]
   end
 
@@ -35,10 +63,10 @@ defmodule Leash.MixProject do
   defp package do
     [
       licenses: ["Apache-2.0"],
-      links: %{},
+      links: if(@source_url, do: %{"Source" => @source_url}, else: %{}),
       files:
         ~w(lib src mix mix.exs native .cargo Cargo.toml Cargo.lock .formatter.exs) ++
-          ~w(README.md DESIGN.md CHANGELOG.md LICENSE guides) ++
+          ~w(README.md DESIGN.md CHANGELOG.md SECURITY.md LICENSE guides) ++
           ~w(examples/*.exs examples/erlang examples/release/mix.exs examples/release/lib examples/release/rel)
     ]
   end

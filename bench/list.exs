@@ -32,7 +32,7 @@ defmodule Bench.List do
     calls = [
       list: fn -> Leash.list() end,
       tree: fn -> Leash.tree() end,
-      table: fn -> Leash.list(vitals: false) end,
+      table: fn -> Leash.list(usage: false) end,
       guard: fn -> Leash.Usage.sums(Leash.Registry.living(:all)) end
     ]
 
@@ -48,7 +48,7 @@ defmodule Bench.List do
       for {name, what} <- [
             list: "`Leash.list()`",
             tree: "`Leash.tree()`",
-            table: "`Leash.list(vitals: false)`",
+            table: "`Leash.list(usage: false)`",
             guard: "a look of the guard"
           ] do
         %{

@@ -15,7 +15,8 @@ defmodule Leash do
     * `cmd/3` - a command and its output; `stream!/3` - the same, part by part
     * `open_port/3` - a port like any other; its program ends with the port
     * `attach/2` - a process that Leash did not start, ended with its owner
-    * `list/1`, `info/1`, `tree/1` - the workers, the processes of their trees, and what these use
+    * `list/1`, `tree/1`, `Leash.Tree` - the workers, the processes of their trees, and what these
+      use
     * `Leash.OSProcess` - looks at, signals and monitors any process by identity instead of pid
     * `stop_all/2` - ends every worker of a group in parallel, to shut down a pool
     * `Leash.Cluster` - the workers, a sweep or the end of a group on every node
@@ -24,7 +25,7 @@ defmodule Leash do
       log
     * `Leash.Operator` - the command `leash`, for operators; also `mix leash.ps`, `mix leash.stop`
       …
-    * `adopt/2`, `detached/0` - workers that outlive their VM on purpose
+    * `Leash.Worker.adopt/2`, `Leash.Worker.detached/0` - workers that outlive their VM on purpose
     * `sweep/1` - ends what crashed runs left; called at application start
     * `Leash.RunId` - the ids of runs
 
@@ -36,13 +37,13 @@ defmodule Leash do
   #{Leash.Schema.docs(Leash.Config.schema())}
   """
 
-  alias Leash.{Cleanup, Command, Detached, Ladder, Native, Run, RunId, StopAll, Sweep}
+  alias Leash.{Capabilities, Command, Run, RunId, StopAll, Sweep}
   alias Leash.Command.Collect
 
   @doc """
   The id of this run.
 
-  Raises while the `:leash` application is stopped.
+  Raises `Leash.Error` with `:reason` `:not_running` while the `:leash` application is stopped.
   """
   @spec run_id() :: RunId.t()
   def run_id, do: Run.current!().id
@@ -65,7 +66,7 @@ defmodule Leash do
     * `{:ok, :gone}` - nothing of the tree is left, and this call does not know how it ended. That
       holds for `open_port/3`, and for commands and streams, where the caller has the status. It
       also holds if the worker's process was killed or did not answer
-    * `{:error, %{survivors: list}}` - Leash could not end these processes, see
+    * `{:error, %Leash.Error{survivors: list}}` - Leash could not end these processes, see
       `t:Leash.Worker.survivor/0`. An empty list means that none was found, but that not every
       process could be looked at
   """
@@ -75,8 +76,7 @@ defmodule Leash do
           label: String.t(),
           group: group() | nil,
           os_pid: pos_integer() | nil,
-          result:
-            {:ok, Leash.Exit.t() | :gone} | {:error, %{survivors: [Leash.Worker.survivor()]}}
+          result: {:ok, Leash.Exit.t() | :gone} | {:error, Leash.Error.t()}
         }
 
   @typedoc "An option of `cmd/3`."
@@ -133,12 +133,10 @@ defmodule Leash do
       `:eagain`, `:e2big` … - the system refused
     * `Leash.OptionsError` - an option is wrong; nothing was started
     * `ArgumentError` - the command or an argument is no binary, or the command has a NUL byte
-    * `RuntimeError` - the `:leash` application is not started, `stop_all/2` is ending the group,
-      or the VM's working directory was deleted
+    * `Leash.Error` - Leash could not start it; `:reason` is an error of
+      `Leash.Worker.start_link/1`, such as `:not_running`, `:stopping`, `:no_warden` or
+      `:shim_died`
     * any exception of `:into` or of the enumerable of `:input`; the tree is ended first
-    * `ErlangError` with `:original` `:no_warden`, `:shim_died` (the shim was killed before the
-      command was executed), `:too_many_workers`, `:no_pidfd` - as for `Leash.Worker`; nothing is
-      left
   """
   @spec cmd(String.t(), [binary()], [cmd_option()]) ::
           {Collectable.t() | {Collectable.t(), binary()}, 0..255 | :timeout | :max_output}
@@ -198,39 +196,15 @@ defmodule Leash do
       Port.command(port, "request")
 
   The port is like any other. The calling process owns it. `Port.command/2`, `Port.connect/2`,
-  `Port.info/1` and `Port.monitor/1` work, and its messages are those of `Port.open/2`. This ends
-  the tree:
+  `Port.info/1` and `Port.monitor/1` work, and its messages are those of `Port.open/2`.
 
-  | what happens | what ends the tree |
-  |---|---|
-  | `Port.close/1`, `:normal` or `:shutdown` exit of the owner | the ladder of `:stop`, then SIGKILL |
-  | the owner, or another process linked to the port, crashes or is killed | the same; with `on_crash: :kill` SIGKILL at once |
-  | the program ends by itself | its children get `:linger` milliseconds, then the ladder |
-  | the VM ends in any way, SIGKILL included | the ladder, by the shim |
-  | the `:leash` application stops | the ladder, bounded by `:stop_timeout` |
-  | the shim is killed | SIGKILL to everything that carries the tree's tag |
-
-  This also holds while data wait in the port's queue, which keep a bare port's program alive.
+  The ladder of `:stop` ends the tree when the port closes, its owner or the program ends, or the
+  VM ends in any way. With `on_crash: :kill`, a crash of the owner is SIGKILL at once.
   `Port.close/1` does not wait until the tree is gone; `list/0` shows the tree until then.
 
-  Leash looks for the program in `PATH`, or from the VM's current directory. The port differs from
-  a bare port in these points:
-
-    * With `:exit_status`, the owner gets the status after the program's children are gone as
-      well. So it gets the status exactly once, even if a child would have kept stdout open for
-      ever. `Port.info(port, :os_pid)` and `:name` are those of the shim
-    * If a program is there but cannot be executed (a missing interpreter), then the status is 126
-      or 127, with a line on the VM's stderr. A bare port has the error number as status
-    * A program that closes its stdin while it lives causes no `:epipe`, because the shim keeps
-      the pipe open. Data written after that stay in the pipe. A closed stdout is seen as usual,
-      except with `:in`, where the shim keeps stdout
-    * `System.halt/1` is as with a bare port: it waits for ever while a program does not read what
-      is in its port's queue. No code runs in the VM then, so nothing ends that program before the
-      VM. `System.stop/1` ends both
-    * An empty value in `:env` is an empty variable, where a bare port unsets it; `nil` and
-      `false` unset
-    * If a port has neither `:exit_status` nor `:eof`, then it closes at the end of stdout. That
-      ends the program, too
+  With `:exit_status`, the owner gets the status once, when the program's children are gone as
+  well. `Port.info(port, :os_pid)` is the shim's. `guides/ports.md` has all that ends the tree,
+  and all differences from a bare port.
 
   ## Options
 
@@ -243,8 +217,8 @@ defmodule Leash do
     * `ErlangError` with `:original` `:enoent`, `:eacces` - there is no such program, or it cannot
       be one; `:emfile`, `:eagain`, `:system_limit` … - the system refused
     * `Leash.OptionsError` - command, arguments or an option are wrong
-    * `RuntimeError` - the `:leash` application is not started, `stop_all/2` is ending the group,
-      or the VM's working directory was deleted
+    * `Leash.Error` - Leash could not start it; `:reason` is `:not_running`, `:stopping`,
+      `:too_many_workers` or `{:shim, :no_working_directory}`
 
   If it raises, then nothing was started.
   """
@@ -271,48 +245,24 @@ defmodule Leash do
   port stands for its program; the port itself stays with its owner.
 
   The returned process stands for the target, as a `Leash.Worker` does for a program. It is not
-  linked. `Leash.Worker.stop/2` ends the tree, `Leash.Worker.info/1` and `os_pid/1` describe it.
+  linked. `Leash.Worker.stop/2` ends the tree, `Leash.Worker.info/1` describes it.
   `list/0` lists it, and `stop_all/2` ends it with its group. The returned process exits with
-  `:normal` when the target ends by itself or is stopped. This ends the tree:
+  `:normal` when the target ends by itself or is stopped. The ladder of `:stop` ends the tree, and
+  with `on_crash: :kill` a crash of the owner is SIGKILL at once.
 
-  | what happens | what ends the tree |
-  |---|---|
-  | `Leash.Worker.stop/2`, `stop_all/2`, the owner exits with `:normal` or `:shutdown`, an owner outside of the VM ends | the ladder of `:stop`, then SIGKILL |
-  | the owner crashes or is killed; the returned process is killed | the same; with `on_crash: :kill` SIGKILL at once |
-  | the target ends by itself | what it started gets `:linger` milliseconds, then the ladder |
-  | the VM ends in any way, SIGKILL included | the ladder, by the shim |
-  | the `:leash` application stops | the ladder, bounded by `:stop_timeout` |
-  | the shim is killed | SIGKILL to everything that carries the tree's mark; `:shim_died` |
-  | VM and shim are killed together | SIGKILL by the run's warden; if that was killed too, the sweep of the next start |
-
-  ## Covered processes
-
-  The attachment has a shim of its own. The shim marks the target and every process below it.
-  Whatever they start inherits the mark, including daemons and processes in other sessions.
-
-  Processes that left the tree before `attach/2` are not covered, and are never signalled.
-  `Leash.Worker.info(attachment).not_covered` lists those that the call could identify, as
-  `%{pid: pid, command: command, why: why}`:
-
-    * `:escaped` - the process is in a session or process group of the tree, but not below it
-    * `:unmarked` - the process is below the tree and could not be marked (a set-user-id program).
-      It is ended only while it is below the tree
-
-  A daemon that made a session of its own before the call looks like any other daemon. The call
-  stops no process while it sets marks. So it may miss a process that starts in that moment, if
-  its parent ends in the same moment.
-
-  Only its parent learns how the target ended, and only its parent can reap it. So `status` and
-  `signal` of its `Leash.Exit` are `nil`.
+  Processes that left the tree before the call are not covered, and are never signalled.
+  `Leash.Worker.info(attachment).not_covered` lists those that the call could identify.
+  `status` and `signal` of the `Leash.Exit` are `nil`, because only its parent learns how the
+  target ended. `guides/attach.md` has all that ends the tree, and what is covered.
 
   ## Options
 
   #{Leash.Schema.docs(Leash.Attachment.schema())}
   ## Errors
 
-  If it returns an error, then it has changed nothing.
+  If it returns an error, then it has changed nothing. It raises `Leash.OptionsError` if target or
+  option are wrong.
 
-    * `%Leash.OptionsError{}` - target or option are wrong
     * `:noproc` - the owner had ended before the call, or ended during it
     * `:esrch`, `:reused` - the process has ended, or its pid belongs to another process now
     * `:eperm` - this user may not signal or mark the process: it is another user's, or a
@@ -327,7 +277,8 @@ defmodule Leash do
       `Leash.OSProcess`
     * `:unknown`, `:no_proc`, `:emfile`, `:enfile` - as for `Leash.OSProcess`
     * `:not_running`, `:stopping`, `:too_many_workers`, `:no_warden`, `{:shim, reason}`,
-      `:start_timeout`, `:shim_died`, `{:already_started, pid}` - as for `Leash.Worker`
+      `:start_timeout`, `:shim_died`, `{:already_started, pid}` - as for
+      `Leash.Worker.start_link/1`
   """
   @spec attach(Leash.OSProcess.target() | port(), [attach_option()] | map()) ::
           {:ok, pid()} | {:error, term()}
@@ -342,7 +293,7 @@ defmodule Leash do
   @type last_exit :: %{exit: Leash.Exit.t() | nil, reason: term(), at: DateTime.t()}
 
   @typedoc """
-  A worker as `list/1` and `info/1` return it.
+  A worker as `list/1` and `Leash.Tree.info/1` return it.
 
     * `:run_id`, `:worker` - this run, and the worker's number in it
     * `:kind` - `:worker`, `:command` (of `cmd/3` and the streams), `:port`, `:attachment`, or
@@ -355,7 +306,7 @@ defmodule Leash do
     * `:tree` - `:alive` or `:ending`
     * `:age` - milliseconds since it was started
     * `:processes` - the number of processes in its tree. It does not count the shim, zombies, or
-      processes that lost their mark (see README)
+      processes that lost their mark (see `guides/escapes.md`)
     * `:rss` - bytes of memory that they have in RAM; shared memory counts once for each process
     * `:cpu` - milliseconds of CPU time that they used, including children that ended and that
       they waited for
@@ -379,23 +330,6 @@ defmodule Leash do
           last_exit: last_exit() | nil
         }
 
-  @typedoc """
-  A process of a worker's tree.
-
-  `:rss` is bytes of memory, `:cpu` milliseconds of CPU time, `:age` milliseconds. `:parent` is
-  another process of the tree, the shim, or the process that adopted it. `:state` is the letter of
-  proc_pid_stat(5).
-  """
-  @type os_member :: %{
-          os_pid: pos_integer(),
-          parent: pos_integer() | nil,
-          state: String.t(),
-          command: String.t(),
-          rss: non_neg_integer(),
-          cpu: non_neg_integer(),
-          age: non_neg_integer()
-        }
-
   @doc """
   The workers of this run, by number, see `t:listed/0`.
 
@@ -412,24 +346,8 @@ defmodule Leash do
   #{Leash.Schema.docs(Leash.Listing.schema())}
   Raises `Leash.OptionsError` if an option is wrong.
   """
-  @spec list(vitals: boolean()) :: [listed()]
+  @spec list(usage: boolean()) :: [listed()]
   def list(options \\ []), do: Leash.Listing.list(options)
-
-  @doc """
-  Returns one worker as in `list/1`, with the processes of its tree as `:members`.
-
-  The argument is the worker's process, its registered name or its number. If there is no such
-  worker (any more), then the call returns nil. It asks the process table and not the worker, so a
-  worker that hangs does not block it. If `/proc` cannot be read, then `:members` is nil.
-  """
-  @spec info(pid() | GenServer.name() | pos_integer()) ::
-          %{
-            required(:members) => [os_member()] | nil,
-            required(:worker) => pos_integer(),
-            optional(atom()) => term()
-          }
-          | nil
-  def info(worker), do: Leash.Listing.info(worker)
 
   @doc """
   Draws workers with all of their processes as a tree: `IO.puts(Leash.tree())`.
@@ -475,94 +393,21 @@ defmodule Leash do
   The call takes at most the deadline and some milliseconds for SIGKILL. If a shim or a process in
   the kernel is stuck, then it takes four seconds more.
 
-  Other processes see this meanwhile:
+  A start in the group is refused until the call returns: `Leash.Worker` returns
+  `{:error, :stopping}`, the others raise `Leash.Error`. `:all` refuses every start. A Worker
+  exits with `:normal`. Any number of callers may ask at the same time.
 
-    * A start in the group is refused until the call returns. `Leash.Worker` returns
-      `{:error, :stopping}`, the others raise a `RuntimeError`. So a supervisor cannot restart
-      what the call ends. `:all` refuses every start
-    * A start under way fails the same way. If it is stuck a second after the deadline, then it
-      fails with `:killed`
-    * A Worker exits with `:normal`, as by `Leash.Worker.stop/2`. So a `:transient` one is not
-      restarted
-    * The supervisor of a `:permanent` Worker tries a restart and fails, and by its `max_restarts`
-      may end itself. If the call is already over, then the restart succeeds. Stop that supervisor
-      instead (it ends its workers in parallel, too), or stop it first
-    * `cmd/3` returns the output written until then, and the status of a signal; `stream!/3`
-      raises `Leash.CommandError`
-    * A port closes as it does when its program ends
-
-  Any number of callers may ask at the same time, and any of them may own the workers. If a caller
-  is killed, then it leaves nothing half done. A Worker process that does not answer (suspended)
-  does not matter: after half a second, the call tells its shim directly.
+  `guides/pools.md` says when a pool should call this, and what supervisors, callers and ports see
+  meanwhile.
 
   ## Options
 
   #{Leash.Schema.docs(StopAll.schema())}
   Raises `Leash.OptionsError` if group or option are wrong; nothing was signalled then.
-
-  `guides/pools.md` says when a pool should call this, and when it need not.
   """
   @spec stop_all(group() | :all, deadline: non_neg_integer()) ::
           {:ok, [stopped()]} | {:error, [stopped()]}
   def stop_all(group \\ :all, options \\ []), do: StopAll.run(group, options)
-
-  @doc """
-  Takes over a worker that a run left behind on purpose, by `on_exit: :detach` of `Leash.Worker`.
-
-      {:ok, worker} = Leash.adopt(MyApp.Embedder)
-      Leash.Worker.info(worker).adopted?
-      #=> true
-      Leash.Worker.stop(worker)
-
-  `name` is the name that the worker was started with, or its text: `"MyApp.Embedder"`. The
-  returned process answers as a `Leash.Worker` does. It has no links. It ends when the tree has
-  ended. If it ends for another reason, then the tree goes on and can be adopted again.
-  `Leash.Worker.stop/2` and `stop_all/2` end the tree by the ladder that it was started with.
-
-  Only a parent can see how a process ends. An adopted tree has another parent, so its
-  `Leash.Exit` has neither status nor signal.
-
-  ## Options
-
-  #{Leash.Schema.docs(Leash.Adopted.schema())}
-  ## Errors
-
-    * `:not_found` - no such tree of this user lives in this pid namespace
-    * `{:already_started, pid}` - this VM has it already: that process
-    * `{:ambiguous, os_pids}` - several trees of that name live
-    * `{:detached_elsewhere, map}` - the VM that started it lives (`:owner_pid`) and is not this
-      one
-    * `:stopping` - it is ending, or `stop_all/2` is ending the group
-    * `%Leash.OptionsError{}` - name or option are wrong
-    * `:not_running` - the `:leash` application is not started
-    * `:no_proc`, `:incomplete` - `/proc` cannot be read
-  """
-  @spec adopt(GenServer.name() | String.t(), group: group() | nil) ::
-          {:ok, pid()} | {:error, Leash.OptionsError.t() | term()}
-  def adopt(name, options \\ []), do: Leash.Adopted.adopt(name, options)
-
-  @doc """
-  The living detached workers of this user, whichever VM started them.
-
-  `:name` is the text that `adopt/2` takes. `:os_pid` is the program, `nil` in the moment of its
-  end. `:owner_pid` is the VM that started it. `:owner_alive?` says whether that VM lives, and is
-  `nil` if that cannot be told.
-
-  If `/proc` cannot be read, then the list is empty, too. Works while the `:leash` application is
-  stopped.
-  """
-  @spec detached() :: [
-          %{
-            name: binary(),
-            run_id: RunId.t(),
-            worker: pos_integer(),
-            os_pid: pos_integer() | nil,
-            shim_pid: pos_integer(),
-            owner_pid: pos_integer() | nil,
-            owner_alive?: boolean() | nil
-          }
-        ]
-  def detached, do: Detached.list()
 
   @doc """
   Ends what crashed runs of this user left behind, and reports it.
@@ -573,13 +418,10 @@ defmodule Leash do
   ## Options
 
   #{Leash.Schema.docs(Leash.Sweep.schema())}
-  ## Errors
-
-    * `%Leash.OptionsError{}` - an option is wrong; nothing was signalled
-    * `:not_running` - the `:leash` application is not started
+  Raises `Leash.OptionsError` if an option is wrong; nothing was signalled then. The only usual
+  error is `:not_running`: the `:leash` application is not started.
   """
-  @spec sweep(keyword()) ::
-          {:ok, Sweep.t()} | {:error, Leash.OptionsError.t() | :not_running | term()}
+  @spec sweep(keyword()) :: {:ok, Sweep.t()} | {:error, :not_running | term()}
   def sweep(options \\ []), do: Sweep.run(options)
 
   @doc """
@@ -594,34 +436,7 @@ defmodule Leash do
     * `:not_running` - the `:leash` application is not started
   """
   @spec kill_run(RunId.t()) :: {:ok, Sweep.t()} | {:error, atom()}
-  def kill_run(run_id) do
-    with :ok <- check_id(run_id),
-         {:ok, run} <- with(:error <- Run.fetch(), do: {:error, :not_running}),
-         :ok <- check_foreign(run, run_id),
-         {:ok, report} <- Cleanup.run(run_spec(run, run_id)) do
-      refused(report)
-    end
-  end
-
-  defp check_id(run_id), do: if(RunId.valid?(run_id), do: :ok, else: {:error, :invalid_run_id})
-
-  defp check_foreign(%Run{id: id}, id), do: {:error, :own}
-  defp check_foreign(_run, _id), do: :ok
-
-  defp run_spec(run, run_id) do
-    %{
-      kind: :run,
-      run_id: run_id,
-      own_run_id: run.id,
-      run_dir: run.config.run_dir,
-      app: run.config.app,
-      deadline: 10_000,
-      ladder: Sweep.ladder(Ladder.default())
-    }
-  end
-
-  defp refused(%{refused: {:run, verdict}}), do: {:error, verdict}
-  defp refused(report), do: {:ok, Sweep.from_report(report)}
+  def kill_run(run_id), do: Sweep.kill_run(run_id)
 
   @doc """
   Returns what this machine supports.
@@ -637,28 +452,5 @@ defmodule Leash do
   If something is missing, then Leash works at a lower level; this map says so.
   """
   @spec capabilities() :: map()
-  def capabilities do
-    {run_dir, record} =
-      case Run.fetch() do
-        {:ok, %Run{lock: {:ok, _lock}, config: config}} -> {config.run_dir, :ok}
-        {:ok, %Run{lock: {:error, reason}, config: config}} -> {config.run_dir, {:error, reason}}
-        :error -> {configured_run_dir(), {:error, :not_running}}
-      end
-
-    run_dir
-    |> Native.capabilities()
-    |> Map.merge(%{
-      record: record,
-      control: Leash.Control.status(),
-      warden: Leash.Warden.status()
-    })
-  end
-
-  defp configured_run_dir do
-    case Leash.Config.load() do
-      {:ok, config} -> config.run_dir
-      # The start of the application reports what is wrong with it.
-      {:error, _wrong} -> ""
-    end
-  end
+  def capabilities, do: Capabilities.all()
 end

@@ -22,10 +22,10 @@
 %%   * `ready` takes {regex, Pattern} and {regex, Pattern, Modifiers}. The modifiers are those of
 %%     Elixir's Regex, such as "i".
 %%
-%% If an option is wrong, then start_link/1 and sweep/1 return {error, Error}. The other functions
-%% raise Error, as on the Elixir side. Error is a map
+%% If an option is wrong, then the function raises Error, as on the Elixir side. Error is a map
 %%
-%%     #{key := atom(), expected := binary(), value := term()}
+%%     #{key := atom(), path := [atom()], expected := binary(), value := term(),
+%%       hint := binary() | nil}
 %%
 %% with two more keys, because Error is an Elixir exception. format_error/1 returns one sentence
 %% for it.
@@ -57,10 +57,14 @@
     run_id/0,
     sweep/0, sweep/1,
     last_sweep/0,
+    kill_run/1,
+    capabilities/0,
+    tree_info/1,
+    stream/1, stream/2, stream/3,
     format_error/1
 ]).
 
--export_type([text/0, options/0, worker/0, options_error/0, exit/0]).
+-export_type([text/0, options/0, worker/0, options_error/0, exit/0, survivors/0]).
 
 -type text() :: leash_options:text().
 
@@ -74,11 +78,16 @@
     '__struct__' := 'Elixir.Leash.OptionsError',
     '__exception__' := true,
     key := atom(),
+    path := [atom()],
     expected := binary(),
-    value := term()
+    value := term(),
+    hint := binary() | nil
 }.
 
 -type exit() :: 'Elixir.Leash.Exit':t().
+
+%% The processes that could not be ended; an exception of Elixir, Leash.Error.
+-type survivors() :: #{survivors := [map()], atom() => term()}.
 
 %% A child specification for supervisors.
 %%
@@ -97,7 +106,7 @@ child_spec(Options) ->
     Known =
         case leash_options:to_elixir(Options) of
             {ok, [_ | _] = Converted} when length(Converted) > 0 -> Converted;
-            % start_link/1 reports wrong options.
+            % start_link/1 raises for wrong options.
             _Wrong -> []
         end,
     Spec = 'Elixir.Leash.Worker':child_spec(Known),
@@ -119,19 +128,15 @@ key(Option) -> Option.
 %% Starts a program and links it to the calling process.
 %%
 %% Returns when the program was executed or, with `ready`, when it is ready.
--spec start_link(options()) -> {ok, pid()} | {error, options_error() | term()}.
-start_link(Options) ->
-    case leash_options:to_elixir(Options) of
-        {ok, Converted} -> 'Elixir.Leash.Worker':start_link(Converted);
-        {error, Error} -> {error, Error}
-    end.
+-spec start_link(options()) -> {ok, pid()} | {error, term()}.
+start_link(Options) -> 'Elixir.Leash.Worker':start_link(converted(Options)).
 
 %% Ends the whole tree of a worker by its ladder and returns when it is gone.
--spec stop(worker()) -> {ok, exit()} | {error, #{survivors := [map()]} | noproc}.
+-spec stop(worker()) -> {ok, exit()} | {error, survivors() | noproc}.
 stop(Worker) -> 'Elixir.Leash.Worker':stop(Worker).
 
 %% Ends the tree like stop/1; #{kill => true} skips the ladder.
--spec stop(worker(), options()) -> {ok, exit()} | {error, #{survivors := [map()]} | noproc}.
+-spec stop(worker(), options()) -> {ok, exit()} | {error, survivors() | noproc}.
 stop(Worker, Options) -> 'Elixir.Leash.Worker':stop(Worker, converted(Options)).
 
 %% Ends every worker of this node, in parallel and under one deadline.
@@ -162,18 +167,18 @@ adopt(Name) -> adopt(Name, []).
 
 -spec adopt(worker() | text(), options()) -> {ok, pid()} | {error, term()}.
 adopt({local, Name}, Options) -> adopt(Name, Options);
-adopt(Name, Options) -> 'Elixir.Leash':adopt(leash_options:text(Name), converted(Options)).
+adopt(Name, Options) -> 'Elixir.Leash.Worker':adopt(leash_options:text(Name), converted(Options)).
 
 %% The workers that can be adopted.
 -spec detached() -> [map()].
-detached() -> 'Elixir.Leash':detached().
+detached() -> 'Elixir.Leash.Worker':detached().
 
-%% Returns what is known about a worker.
--spec info(worker()) -> #{atom() => term()}.
+%% Returns what is known about a worker, or `nil` if there is no such worker.
+-spec info(worker()) -> #{atom() => term()} | nil.
 info(Worker) -> 'Elixir.Leash.Worker':info(Worker).
 
 %% The number of its program; once that has ended, it may belong to another process.
--spec os_pid(worker()) -> pos_integer().
+-spec os_pid(worker()) -> pos_integer() | nil.
 os_pid(Worker) -> 'Elixir.Leash.Worker':os_pid(Worker).
 
 %% The number of its shim.
@@ -181,15 +186,16 @@ os_pid(Worker) -> 'Elixir.Leash.Worker':os_pid(Worker).
 shim_pid(Worker) -> 'Elixir.Leash.Worker':shim_pid(Worker).
 
 %% Writes to the program's stdin; returns when the kernel has taken everything.
--spec write(worker(), iodata()) -> ok | {error, not_piped | epipe | closed | timeout}.
+-spec write(worker(), iodata()) ->
+    ok | {error, not_piped | epipe | closed | timeout | noproc}.
 write(Worker, Data) -> 'Elixir.Leash.Worker':write(Worker, Data).
 
 -spec write(worker(), iodata(), timeout()) ->
-    ok | {error, not_piped | epipe | closed | timeout}.
+    ok | {error, not_piped | epipe | closed | timeout | noproc}.
 write(Worker, Data, Timeout) -> 'Elixir.Leash.Worker':write(Worker, Data, Timeout).
 
 %% Ends the program's input after what was written.
--spec close_stdin(worker()) -> ok | {error, not_piped}.
+-spec close_stdin(worker()) -> ok | {error, not_piped | noproc}.
 close_stdin(Worker) -> 'Elixir.Leash.Worker':close_stdin(Worker).
 
 %% Runs a command to its end and returns {Output, Status}.
@@ -205,6 +211,21 @@ cmd(Command, Args) -> cmd(Command, Args, []).
 cmd(Command, Args, Options) ->
     {Text, Texts} = {leash_options:text(Command), leash_options:texts(Args)},
     'Elixir.Leash':cmd(Text, Texts, converted(Options)).
+
+%% The output of a command, part by part, and at its end {exit, How}.
+%%
+%% The result is an Elixir enumerable: 'Elixir.Enum':reduce(Stream, Acc, Fun) runs the command,
+%% and reads as fast as Fun takes the parts.
+-spec stream(text()) -> term().
+stream(Command) -> stream(Command, []).
+
+-spec stream(text(), [text()]) -> term().
+stream(Command, Args) -> stream(Command, Args, []).
+
+-spec stream(text(), [text()], options()) -> term().
+stream(Command, Args, Options) ->
+    {Text, Texts} = {leash_options:text(Command), leash_options:texts(Args)},
+    'Elixir.Leash':stream(Text, Texts, converted(Options)).
 
 %% Opens a port like any other, whose program ends with the port.
 %%
@@ -222,7 +243,7 @@ open_port(Command, Args, Options) -> 'Elixir.Leash':open_port(Command, Args, Opt
 -spec list() -> [#{atom() => term()}].
 list() -> list([]).
 
-%% The same list; #{vitals => false} leaves out the look at /proc.
+%% The same list; #{usage => false} leaves out the look at /proc.
 -spec list(options()) -> [#{atom() => term()}].
 list(Options) -> 'Elixir.Leash':list(converted(Options)).
 
@@ -235,20 +256,28 @@ tree() -> tree(all).
 tree({local, Name}) -> tree(Name);
 tree(Which) -> 'Elixir.Leash':tree(leash_options:text(Which)).
 
+%% One worker as in list/0, with the processes of its tree as `members`, or `nil`.
+-spec tree_info(pid() | pos_integer() | term()) -> #{atom() => term()} | nil.
+tree_info(Which) -> 'Elixir.Leash.Tree':info(Which).
+
 %% The id of this run.
 -spec run_id() -> binary().
 run_id() -> 'Elixir.Leash':run_id().
 
 %% Ends what crashed runs of this user left behind, and returns a report: a map, see Leash.Sweep.
--spec sweep() -> {ok, map()} | {error, options_error() | not_running | term()}.
+-spec sweep() -> {ok, map()} | {error, not_running | term()}.
 sweep() -> sweep([]).
 
--spec sweep(options()) -> {ok, map()} | {error, options_error() | not_running | term()}.
-sweep(Options) ->
-    case leash_options:to_elixir(Options) of
-        {ok, Converted} -> 'Elixir.Leash':sweep(Converted);
-        {error, Error} -> {error, Error}
-    end.
+-spec sweep(options()) -> {ok, map()} | {error, not_running | term()}.
+sweep(Options) -> 'Elixir.Leash':sweep(converted(Options)).
+
+%% Ends what is left of one dead run. A live run is refused with `live`.
+-spec kill_run(text()) -> {ok, map()} | {error, atom()}.
+kill_run(RunId) -> 'Elixir.Leash':kill_run(leash_options:text(RunId)).
+
+%% What this machine supports.
+-spec capabilities() -> map().
+capabilities() -> 'Elixir.Leash':capabilities().
 
 %% The report of the sweep at the last start of the application.
 %%
@@ -262,10 +291,8 @@ last_sweep() ->
 
 %% Returns one sentence for the reason of an {error, Reason}.
 -spec format_error(term()) -> string().
-format_error(#{'__exception__' := true} = Error) ->
-    unicode:characters_to_list('Elixir.Exception':message(Error));
 format_error(Reason) ->
-    lists:flatten(io_lib:format("~tp", [Reason])).
+    unicode:characters_to_list('Elixir.Leash.Error':format(Reason)).
 
 converted(Options) ->
     case leash_options:to_elixir(Options) of

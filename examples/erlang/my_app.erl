@@ -54,7 +54,8 @@ start() ->
 
     % A command, and what is wrong with one.
     {<<"hello\n">>, 0} = leash:cmd("echo", ["hello"], #{timeout => 5000}),
-    {error, #{key := command} = Error} = leash:start_link(#{command => "/no/such/program"}),
+    Error = failure(fun() -> leash:start_link(#{command => "/no/such/program"}) end),
+    #{key := command} = Error,
     "invalid value for :command" ++ _ = leash:format_error(Error),
 
     % A program that answers, and is ended while the others work.
@@ -80,4 +81,11 @@ said(Worker, Expected) ->
             <<Text:Size/binary, Rest/binary>> = Expected,
             said(Worker, Rest)
     after 10000 -> {missing, Expected}
+    end.
+
+failure(Call) ->
+    try Call() of
+        Result -> exit({no_failure, Result})
+    catch
+        error:Error -> Error
     end.

@@ -15,7 +15,19 @@ defmodule Leash.Adopted do
   use GenServer
   use Leash.ShortStatus, [:number, :group, :phase, :ending]
 
-  alias Leash.{Cleanup, Detached, Exit, Native, Reaper, Registry, Run, Schema, Telemetry}
+  alias Leash.{
+    Cleanup,
+    Detached,
+    Error,
+    Exit,
+    Native,
+    Reaper,
+    Registry,
+    Run,
+    Schema,
+    Telemetry
+  }
+
   alias Leash.Shim.Handle
   alias Leash.Adopted.Program
   alias Leash.Shim.Escalation
@@ -36,30 +48,25 @@ defmodule Leash.Adopted do
     end
   end
 
-  @schema Schema.new(
-            group: [
-              type: Leash.Group.option(),
-              doc: "The group that `Leash.stop_all/2` ends it with."
-            ]
-          )
+  @schema Schema.new(group: Leash.Group.option("The group that `Leash.stop_all/2` ends it with."))
 
   @spec schema() :: Schema.t()
   def schema, do: @schema
 
-  @doc "`Leash.adopt/2`."
+  @doc "`Leash.Worker.adopt/2`."
   @spec adopt(GenServer.name() | String.t(), keyword()) :: {:ok, pid()} | {:error, term()}
   def adopt(name, options) do
-    with {:ok, text} <- name(name),
-         {:ok, %{group: group}} <- Schema.validate(@schema, options),
-         {:ok, tree} <- Detached.find(text),
-         do: start(tree, group)
+    text = text!(name)
+    %{group: group} = Schema.unwrap!(Schema.validate(@schema, options))
+    with {:ok, tree} <- Detached.find(text), do: start(tree, group)
   end
 
-  defp name(name) do
-    if (is_binary(name) or (name != nil and Options.name?(name))) and
-         Detached.text?(Detached.text(name)),
-       do: {:ok, Detached.text(name)},
-       else: Schema.error(:name, "a name as GenServer accepts it, or its text (200 bytes)", name)
+  defp text!(name) do
+    text = Detached.text(name)
+
+    if (is_binary(name) or (name != nil and Options.name?(name))) and Detached.text?(text),
+      do: text,
+      else: Schema.refuse!(:name, "a name as GenServer accepts it, or its text (200 bytes)", name)
   end
 
   defp start(tree, group) do
@@ -89,7 +96,7 @@ defmodule Leash.Adopted do
   def init({tree, group, {caller, ref}}) do
     Process.flag(:trap_exit, true)
 
-    with {:ok, run} <- with(:error <- Run.fetch(), do: {:error, :not_running}),
+    with {:ok, run} <- Run.fetch(),
          {:ok, fd} <- open(tree),
          {:ok, number} <- Reaper.adopt(description(tree, group)),
          :ok <- Native.pidfd_monitor(fd, :shim_ended) do
@@ -287,9 +294,9 @@ defmodule Leash.Adopted do
   end
 
   defp hunted(state, {:shutdown, {:ok, %{survivors: survivors}}}),
-    do: done(state, {:error, %{survivors: survivors}})
+    do: done(state, {:error, %Error{reason: :survivors, survivors: survivors}})
 
-  defp hunted(state, _failed), do: done(state, {:error, %{survivors: []}})
+  defp hunted(state, _failed), do: done(state, {:error, %Error{reason: :survivors}})
 
   defp cause(nil), do: :unseen
   defp cause(:ladder), do: :stop

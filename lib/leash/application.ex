@@ -14,7 +14,7 @@ defmodule Leash.Application do
     # The record comes first, so that other runs see a living run from now on. The sweep comes
     # before the Reaper, without which no worker can start.
     with :ok <- load_library(),
-         {:ok, config} <- Config.load(),
+         {:ok, config} <- load_config(),
          {:ok, run} <- Run.open(config) do
       warn_of_lost_record(run)
       warn_of_narrow_place(Handle.find_out())
@@ -32,6 +32,12 @@ defmodule Leash.Application do
         {:error, reason} -> {:error, {:native_library, reason}}
       end
     end
+  end
+
+  # As an exception with its stacktrace, the reason is a sentence in the log.
+  defp load_config do
+    with {:error, error} <- Config.load(),
+         do: {:error, {error, [{Config, :load, 0, []}]}}
   end
 
   @impl true

@@ -6,38 +6,29 @@ defmodule Leash.Attachment do
   # processes the target and the owner are.
   @moduledoc false
 
-  alias Leash.{Ladder, Native, OSProcess, OptionsError, Schema, Worker}
+  alias Leash.{Ladder, Native, OSProcess, Schema, Worker}
 
   @start_timeout 10_000
 
   @options [
     owner: [
-      type:
-        Schema.custom(
-          &__MODULE__.owner?/1,
-          "a pid of this node, {:os_pid, handle or number from 2 up} or :application",
-          quote(do: pid() | {:os_pid, Leash.OSProcess.target()} | :application | nil)
-        ),
+      type: {:or, [nil, {:in, [:application]}, {:custom, __MODULE__, :owner, []}]},
+      type_doc: "a pid of this node, {:os_pid, handle or number from 2 up} or :application",
+      type_spec: quote(do: pid() | {:os_pid, Leash.OSProcess.target()} | :application | nil),
       doc:
         "The end of this process ends the tree. It is a process of this node (by default " <>
           "the calling one), another OS process, or the `:leash` application."
     ],
-    group: [
-      type: Leash.Group.option(),
-      doc: "The group. `Leash.stop_all/2` ends the tree with it."
-    ],
-    name: [
-      type:
-        Schema.custom(
-          &Worker.Options.name?/1,
-          "a name as GenServer accepts it",
-          quote(do: GenServer.name())
-        ),
-      doc: "Registers the returned process under this name."
-    ],
-    stop: Ladder.option_without_stdin(),
+    group: Leash.Group.option("The group. `Leash.stop_all/2` ends the tree with it."),
+    name:
+      Keyword.replace!(
+        Worker.Options.schema().options[:name],
+        :doc,
+        "Registers the returned process under this name."
+      ),
+    stop: Ladder.option(:without_stdin),
     on_crash: [
-      type: Schema.one_of([:kill, :ladder]),
+      type: {:in, [:kill, :ladder]},
       default: :ladder,
       doc:
         "How the tree is ended if its owner, a process of this node, crashes or is killed: " <>
@@ -69,24 +60,26 @@ defmodule Leash.Attachment do
   def schema, do: @schema
 
   @doc false
-  @spec owner?(term()) :: boolean()
-  def owner?(owner) when owner in [nil, :application], do: true
-  def owner?(owner) when is_pid(owner), do: node(owner) == node()
-  def owner?({:os_pid, process}), do: process?(process)
-  def owner?(_other), do: false
+  @spec owner(term()) :: {:ok, term()} | {:error, String.t()}
+  def owner(owner) do
+    if (is_pid(owner) and node(owner) == node()) or
+         (match?({:os_pid, _process}, owner) and process?(elem(owner, 1))),
+       do: {:ok, owner},
+       else: {:error, @options[:owner][:type_doc]}
+  end
 
   defp process?(%OSProcess{}), do: true
   defp process?(pid), do: is_integer(pid) and pid in 2..0x7FFFFFFF
 
   @doc "See `Leash.attach/2`."
   @spec start(target(), keyword() | map()) ::
-          {:ok, pid()} | {:error, OptionsError.t() | term()}
+          {:ok, pid()} | {:error, term()}
   def start(target, options) do
-    with {:ok, options} <- Schema.validate(@schema, options),
-         {:ok, stop} <- Ladder.resolve(options.stop, nil),
-         options = %{options | stop: stop},
-         :ok <- check_target(target),
-         {:ok, owner} <- owner(options.owner || self()),
+    options = Schema.unwrap!(Schema.validate(@schema, options))
+    options = %{options | stop: Schema.unwrap!(Ladder.resolve(options.stop, nil))}
+    check_target!(target)
+
+    with {:ok, owner} <- identify_owner(options.owner || self()),
          {:ok, process} <- identify(target),
          {:ok, option} <-
            Native.attach_option(process.pid, process.start_ticks, process.pidfs_inode) do
@@ -97,18 +90,14 @@ defmodule Leash.Attachment do
     end
   end
 
-  defp check_target(target) do
-    if process?(target) or is_port(target),
-      do: :ok,
-      else:
-        Schema.error(
-          :target,
-          "a Leash.OSProcess handle, a process number from 2 up, or a port",
-          target
-        )
+  defp check_target!(target) do
+    if not (process?(target) or is_port(target)) do
+      expected = "a Leash.OSProcess handle, a process number from 2 up, or a port"
+      Schema.refuse!(:target, expected, target)
+    end
   end
 
-  defp owner({:os_pid, process}) do
+  defp identify_owner({:os_pid, process}) do
     case OSProcess.identify(process) do
       {:ok, process} -> {:ok, {:os_pid, process}}
       {:error, :esrch} -> {:error, :noproc}
@@ -116,7 +105,7 @@ defmodule Leash.Attachment do
     end
   end
 
-  defp owner(owner), do: {:ok, owner}
+  defp identify_owner(owner), do: {:ok, owner}
 
   defp identify(port) when is_port(port) do
     with {:os_pid, pid} <- Port.info(port, :os_pid),

@@ -6,7 +6,7 @@ defmodule Leash.Cleanup do
   # the step's time is over.
   @moduledoc false
 
-  alias Leash.{Descriptor, Native, Registry, Warden}
+  alias Leash.{Native, Registry, Warden}
 
   # Within what `Leash.Shim.Escalation` gives the proof.
   @deadline_ms 5_000
@@ -138,7 +138,7 @@ defmodule Leash.Cleanup do
   defp ended?(:unknown), do: false
 
   defp ended?(fd) do
-    if Descriptor.monitor_end(fd, {:leash, :shim_ended}) == :ok do
+    if Native.monitor_end(fd, {:leash, :shim_ended}) == :ok do
       receive do
         {:leash, :shim_ended} -> true
       after

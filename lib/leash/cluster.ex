@@ -28,13 +28,15 @@ defmodule Leash.Cluster do
   contain hidden nodes.
   """
 
-  alias Leash.{Group, OptionsError, Run, Schema, StopAll, Sweep}
+  alias Leash.{Group, Run, Schema, StopAll, Sweep}
 
   # Added to a deadline: stop_all/2 takes four seconds more if something is stuck.
   @slack_ms 5_000
 
   @nodes [
-    type: Schema.custom(&__MODULE__.nodes?/1, "a list of nodes", quote(do: [node()] | nil)),
+    type: {:or, [nil, {:custom, __MODULE__, :nodes, []}]},
+    type_doc: "a list of nodes",
+    type_spec: quote(do: [node()] | nil),
     doc: "The nodes that are asked; this one and `Node.list/0` by default."
   ]
 
@@ -49,12 +51,7 @@ defmodule Leash.Cluster do
 
   # No default, which would be a fixed number. The value depends on the deadline.
   @after_deadline [
-    type:
-      Schema.custom(
-        &__MODULE__.optional_milliseconds?/1,
-        "a non-negative number of milliseconds",
-        quote(do: non_neg_integer() | nil)
-      ),
+    type: {:or, [nil, Schema.milliseconds()]},
     doc:
       "Milliseconds until a node that has not answered is given up; by default `:deadline` " <>
         "and #{div(@slack_ms, 1_000)} s."
@@ -137,23 +134,18 @@ defmodule Leash.Cluster do
   end
 
   @doc false
-  @spec nodes?(term()) :: boolean()
-  def nodes?(nil), do: true
-
-  def nodes?(nodes),
-    do: is_list(nodes) and List.improper?(nodes) == false and Enum.all?(nodes, &node?/1)
+  @spec nodes(term()) :: {:ok, [node()]} | {:error, String.t()}
+  def nodes(nodes) do
+    if is_list(nodes) and List.improper?(nodes) == false and Enum.all?(nodes, &node?/1),
+      do: {:ok, nodes},
+      else: {:error, @nodes[:type_doc]}
+  end
 
   defp node?(node), do: is_atom(node) and node not in [nil, true, false]
 
-  @doc false
-  @spec optional_milliseconds?(term()) :: boolean()
-  def optional_milliseconds?(value), do: value == nil or Schema.milliseconds?(value)
-
   defp validate!(schema, options) do
-    case Schema.validate(schema, options) do
-      {:ok, options} -> %{options | nodes: Enum.uniq(options.nodes || [node() | Node.list()])}
-      {:error, %OptionsError{} = error} -> raise error
-    end
+    options = Schema.unwrap!(Schema.validate(schema, options))
+    %{options | nodes: Enum.uniq(options.nodes || [node() | Node.list()])}
   end
 
   # Leash's own options are handed on with their defaults, those of this node on all nodes.
@@ -168,7 +160,7 @@ defmodule Leash.Cluster do
   @spec answer(:list | :sweep | :stop_all, [term()]) :: term()
   def answer(what, arguments) do
     case {Run.fetch(), what} do
-      {:error, _what} -> {:error, :not_running}
+      {{:error, reason}, _what} -> {:error, reason}
       {{:ok, _run}, :list} -> {:ok, apply(Leash, :list, arguments)}
       {{:ok, _run}, what} -> apply(Leash, what, arguments)
     end

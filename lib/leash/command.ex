@@ -10,17 +10,16 @@ defmodule Leash.Command do
   # rest.
   @moduledoc false
 
-  alias Leash.{Cleanup, Descriptor, Exit, Native, Reaper, Registry, Signal, Telemetry}
+  alias Leash.{Cleanup, Exit, Native, Reaper, Registry, Signal, Telemetry}
   alias Leash.Stdio.InputFeeder
   alias Leash.Worker.{Channel, Launch, Machine}
 
   require Logger
 
-  @enforce_keys [:owner, :run, :number, :label, :machine, :channel]
+  @enforce_keys [:owner, :run, :label, :machine, :channel]
   defstruct [
     :owner,
     :run,
-    :number,
     :label,
     :machine,
     :channel,
@@ -31,7 +30,6 @@ defmodule Leash.Command do
     # Process and monitor of the input's writer.
     :feeder,
     :input_failed,
-    :linger,
     # How the program exited before anything was done to end it.
     :by_itself,
     :ended,
@@ -53,7 +51,6 @@ defmodule Leash.Command do
   @type t :: %__MODULE__{
           owner: pid(),
           run: Leash.Run.t(),
-          number: pos_integer(),
           label: String.t(),
           machine: Machine.t(),
           channel: Channel.t(),
@@ -62,7 +59,6 @@ defmodule Leash.Command do
           due: integer() | nil,
           feeder: {pid(), reference()} | nil,
           input_failed: nil | {:error | :throw | :exit, term(), Exception.stacktrace()},
-          linger: timeout(),
           by_itself: how() | nil,
           ended: ended() | nil,
           kept_until: integer() | :infinity | nil,
@@ -106,7 +102,6 @@ defmodule Leash.Command do
     %__MODULE__{
       owner: self(),
       run: launched.run,
-      number: launched.number,
       label: launched.label,
       machine: %Machine{
         stop: options.stop,
@@ -117,8 +112,7 @@ defmodule Leash.Command do
       },
       channel: channel,
       # Without it, nothing would end the tree after this process.
-      supervisor: Registry.monitor_owner(),
-      linger: options.linger
+      supervisor: Registry.monitor_owner()
     }
   end
 
@@ -294,7 +288,7 @@ defmodule Leash.Command do
   """
   @spec abandon(t()) :: :ok
   def abandon(command) do
-    _ = Leash.StopAll.stop(command.number, :infinity)
+    _ = Leash.StopAll.stop(command.channel.number, :infinity)
     :ok
   end
 
@@ -310,16 +304,16 @@ defmodule Leash.Command do
   # No message stays behind.
   defp release(command) do
     :ok = stop_feeder(command.feeder)
-    :ok = Descriptor.close(command.channel.fd)
+    :ok = Native.close(command.channel.fd)
     Process.demonitor(command.supervisor, [:flush])
-    Reaper.release(command.number)
+    Reaper.release(command.channel.number)
     command.ended
   end
 
   defp close_all(command), do: Enum.reduce(command.streams, command, &close(&2, &1))
 
   defp close(command, {_stream, fd} = this) do
-    :ok = Descriptor.close(fd)
+    :ok = Native.close(fd)
     end_rest(%{command | streams: List.delete(command.streams, this)})
   end
 
@@ -367,30 +361,19 @@ defmodule Leash.Command do
 
   defp exited(command, _event), do: command
 
-  defp act({:row, changes}, command) do
-    Registry.change(command.number, changes)
-    command
-  end
-
-  defp act({:ask, how}, command), do: %{command | channel: Channel.ask(command.channel, how)}
-
-  defp act({:signal, how}, command),
-    do: %{command | channel: Channel.signal(command.channel, how)}
-
-  defp act(:close, command), do: %{command | channel: Channel.close(command.channel)}
   defp act({:timer, _name, ms}, command), do: %{command | due: now() + ms}
   defp act(:cancel_timer, command), do: %{command | due: nil}
 
   defp act(:hunt, command) do
-    spec = Cleanup.of_workers(command.run, [command.number])
+    spec = Cleanup.of_workers(command.run, [command.channel.number])
     {_pid, monitor} = Cleanup.start(spec, command.channel.pidfd || :unknown)
     %{command | hunt: monitor}
   end
 
   # Not earlier: if the start fails, the input's source must not have had side effects.
   defp act(:started, command) do
-    Telemetry.worker(:start, command.number)
-    Telemetry.worker(:ready, command.number)
+    Telemetry.worker(:start, command.channel.number)
+    Telemetry.worker(:ready, command.channel.number)
     _ = command.feeder && InputFeeder.feed(elem(command.feeder, 0))
     command
   end
@@ -400,11 +383,6 @@ defmodule Leash.Command do
   defp act(:close_stdin, command) do
     :ok = stop_feeder(command.feeder)
     %{command | feeder: nil}
-  end
-
-  defp act({:telemetry, event}, command) do
-    Telemetry.of_tree(command.number, event)
-    command
   end
 
   defp act({:unproven, reason}, command) do
@@ -419,12 +397,13 @@ defmodule Leash.Command do
     log(command, machine)
     kept? = match?({:ok, %Exit{cause: :kept}}, machine.result)
     # A kept process that holds the output is awaited, as before the end.
-    until = if kept?, do: deadline(command.linger)
+    until = if kept?, do: deadline(command.machine.linger)
     %{command | ended: ended(command, machine), kept_until: until}
   end
 
   # There are no readers of pipes.
   defp act(outputs, command) when outputs in [:finish_outputs, :leave_outputs], do: command
+  defp act(action, command), do: %{command | channel: Channel.act(command.channel, action)}
 
   # The program was not yet known to run when its time was over.
   defp ended(_command, %{failure: :start_timeout}), do: {:error, :start_timeout}

@@ -7,7 +7,7 @@ defmodule Leash.Config do
   #       sweep: [deadline: 10_000]
   @moduledoc false
 
-  alias Leash.{DefaultDir, OptionsError, Schema}
+  alias Leash.{DefaultDir, OptionsError, Schema, Sweep}
 
   @type t :: %{
           run_dir: String.t(),
@@ -21,14 +21,14 @@ defmodule Leash.Config do
   def schema do
     [
       run_dir: [
-        type: Schema.optional_text(),
+        type: {:or, [nil, {:custom, Schema, :text, []}]},
         doc:
           "The directory of the records of runs. The default is `$LEASH_RUN_DIR`, else " <>
             "`$RUNTIME_DIRECTORY/leash`, else `/tmp/leash-<uid>` (`/tmp/leash-<uid>.<n>` if " <>
             "that is not a directory of this user)."
       ],
       record: [
-        type: Schema.one_of([:optional, :required]),
+        type: {:in, [:optional, :required]},
         default: :optional,
         doc:
           "`:required` refuses to start if the run's record cannot be written. Otherwise a " <>
@@ -37,12 +37,9 @@ defmodule Leash.Config do
             "too."
       ],
       sweep: [
-        type:
-          Schema.custom(
-            &(&1 == false or Keyword.keyword?(&1)),
-            "options of Leash.sweep/1, or false",
-            quote(do: keyword() | false)
-          ),
+        type: {:or, [{:in, [false]}, keyword_list: Sweep.schema().options]},
+        type_doc: "options of Leash.sweep/1, or false",
+        type_spec: quote(do: keyword() | false),
         default: [],
         doc: "Options of the sweep at start, see `Leash.sweep/1`. `false` turns it off."
       ],
@@ -54,7 +51,7 @@ defmodule Leash.Config do
             "whatever its ladder."
       ],
       app: [
-        type: Schema.optional_text(),
+        type: {:or, [nil, {:custom, Schema, :text, []}]},
         doc:
           "The application's name in the record, for `scope: :app`. The default is the name " <>
             "of the release or project."
@@ -66,7 +63,8 @@ defmodule Leash.Config do
   @doc "Returns the configuration, or what is wrong with it."
   @spec load() :: {:ok, t()} | {:error, OptionsError.t()}
   def load do
-    given = Keyword.take(Application.get_all_env(:leash), Schema.keys(schema()))
+    # The application controller may add a key of its own.
+    given = Keyword.delete(Application.get_all_env(:leash), :included_applications)
 
     with {:ok, config} <- Schema.validate(schema(), given) do
       {:ok, %{config | run_dir: config.run_dir || default_run_dir(), app: config.app || app()}}

@@ -71,7 +71,6 @@ defmodule Leash.Control do
       {:ok, path}
     else
       {:ok, %Run{lock: {:error, reason}}} -> {:error, reason}
-      :error -> {:error, :not_running}
       {:error, reason} -> {:error, reason}
     end
   end

@@ -2,8 +2,8 @@ defmodule Leash.DefaultDir do
   # The run directory if none is configured: `/tmp/leash-<uid>`.
   #
   # Any user can make a directory of that name in /tmp. If it is not ours, then another one is
-  # taken. Every later start and the command (native/cli/src/place.rs) find the same one, in this
-  # order:
+  # taken. Every later start and the command (native/cli/src/run_dir_location.rs) find the same
+  # one, in this order:
   #
   #     leash-<uid>      if it is a directory of ours, with any mode
   #     leash-<uid>.*    the first one that is a directory of ours with mode 0700

@@ -118,7 +118,7 @@ defmodule Leash.Detached do
   defp elsewhere(tree),
     do: {:detached_elsewhere, Map.take(tree, [:owner_pid, :os_pid, :shim_pid, :run_id, :worker])}
 
-  @doc "Returns what `Leash.detached/0` returns."
+  @doc "Returns what `Leash.Worker.detached/0` returns."
   @spec list() :: [map()]
   def list do
     case all() do

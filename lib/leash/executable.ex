@@ -2,7 +2,7 @@ defmodule Leash.Executable do
   # Finds the program of a command, and checks whether it can be executed.
   @moduledoc false
 
-  alias Leash.{Native, WorkingDirectory}
+  alias Leash.Native
 
   @type problem ::
           :not_in_path
@@ -24,17 +24,41 @@ defmodule Leash.Executable do
   @doc """
   Finds a program like `find/2`, from the VM's directory.
 
-  Raises the errors of `System.cmd/3` and `Port.open/2`.
+  Raises the errors of `System.cmd/3` and `Port.open/2`. If the command is a line, then the
+  message says that its arguments are given apart.
   """
   @spec find!(String.t()) :: String.t()
   def find!(command) do
     case find(command, nil) do
       {:ok, path} -> path
-      {:error, :not_in_path} -> :erlang.error(:enoent)
-      {:error, :no_working_directory} -> raise WorkingDirectory.message()
+      {:error, :not_in_path} -> not_found!(command)
+      {:error, :no_working_directory} -> raise Leash.Error, reason: {:shim, :no_working_directory}
       {:error, {:type, _no_program}} -> :erlang.error(:eacces)
       {:error, reason} -> :erlang.error(reason)
     end
+  end
+
+  defp not_found!(command) do
+    if words(command),
+      do: :erlang.error(:enoent, [command], error_info: %{module: __MODULE__}),
+      else: :erlang.error(:enoent)
+  end
+
+  @doc "Returns program and arguments of a line that was given as a program, or nil."
+  @spec words(String.t()) :: {String.t(), [String.t(), ...]} | nil
+  def words(command) do
+    case String.split(command) do
+      [program | [_ | _] = args] -> {program, args}
+      _no_line -> nil
+    end
+  end
+
+  @doc false
+  # See `:erlang.error/3`.
+  @spec format_error(term(), Exception.stacktrace()) :: %{general: String.t()}
+  def format_error(:enoent, [{__MODULE__, _function, [command], _location} | _callers]) do
+    {program, args} = words(command)
+    %{general: "program and arguments are given apart: #{inspect(program)}, #{inspect(args)}"}
   end
 
   # Unchanged: the kernel resolves `..` behind a symbolic link, and Path.expand/1 does not.

@@ -7,8 +7,6 @@ defmodule Leash.Group do
   # as several groups. It is not a bare pid, which is unknown after a crash.
   @moduledoc false
 
-  alias Leash.Schema
-
   @typedoc "The name of a group; not `nil` (no group), and not `:all`, which means every worker."
   @type t :: Leash.group()
 
@@ -16,19 +14,21 @@ defmodule Leash.Group do
   def valid?(group) when group in [nil, :all], do: false
   def valid?(group), do: is_atom(group) or is_binary(group) or is_tuple(group)
 
-  @doc "The type of the option `:group`."
-  @spec option() :: Schema.type()
-  def option do
-    Schema.custom(
-      &__MODULE__.optional?/1,
-      "an atom (not :all), a string or a tuple",
-      quote(do: Leash.group() | nil)
-    )
+  @doc "The option `:group`."
+  @spec option(String.t()) :: keyword()
+  def option(doc) do
+    [
+      type: {:or, [nil, {:custom, __MODULE__, :check, []}]},
+      type_doc: "an atom (not :all), a string or a tuple",
+      type_spec: quote(do: Leash.group() | nil),
+      doc: doc
+    ]
   end
 
   @doc false
-  @spec optional?(term()) :: boolean()
-  def optional?(group), do: group == nil or valid?(group)
+  @spec check(term()) :: {:ok, t()} | {:error, String.t()}
+  def check(group),
+    do: if(valid?(group), do: {:ok, group}, else: {:error, "the name of a group"})
 
   @doc "Returns whether a request for a group, or for `:all`, includes a worker of this group."
   @spec includes?(t() | :all, t() | nil) :: boolean()

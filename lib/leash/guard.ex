@@ -37,10 +37,9 @@ defmodule Leash.Guard do
   def start_link(_options), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
 
   @doc "Returns a counter of a worker's output if its guard needs one."
-  @spec traffic(keyword() | nil) :: :counters.counters_ref() | nil
+  @spec traffic(keyword()) :: :counters.counters_ref() | nil
   def traffic(options) do
-    if options != nil and Keyword.has_key?(options, :idle),
-      do: :counters.new(1, [])
+    if Keyword.has_key?(options, :idle), do: :counters.new(1, [])
   end
 
   @doc "Counts output, including output that waits for a slow handler."
@@ -53,9 +52,7 @@ defmodule Leash.Guard do
 
   The guard notifies the Worker with `Leash.Worker.Protocol.fail_unhealthy/2`.
   """
-  @spec watch(pos_integer(), keyword() | nil, :counters.counters_ref() | nil) :: :ok
-  def watch(_number, nil, _traffic), do: :ok
-
+  @spec watch(pos_integer(), keyword(), :counters.counters_ref() | nil) :: :ok
   def watch(number, options, traffic) do
     Registry.change(number, guard: Options.spec(options, traffic))
     GenServer.cast(__MODULE__, {:watch, number})

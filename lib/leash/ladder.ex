@@ -17,68 +17,19 @@ defmodule Leash.Ladder do
   live on when the targets are gone (daemons, children in sessions of their own). These get the
   step's signal as well, so that they too can end in order.
 
-  ## The end of stdin
+  `{:close_stdin, milliseconds}` closes the program's stdin.
 
-  The step `{:close_stdin, milliseconds}` closes the program's stdin, and waits for the tree to
-  end. It is for programs that read the end of their input as "save and stop": language servers,
-  `cat`, database shells, most wrappers.
+  `{:cmd, [program | args], milliseconds}` runs a command, for a target that no signal reaches: a
+  container, or a service that needs a call. The command has at most
+  #{Leash.StopCommand.max_arguments()} strings. The worker's own shim runs it, so it also runs if
+  the VM was killed. An end at once (`kill: true`, a crash with `on_crash: :kill`, a deadline)
+  skips every step. So a command is a courtesy, and not a guarantee.
 
-  | entry point | what the step does |
-  |---|---|
-  | `Leash.Worker` with `stdin: :pipe` | closes stdin behind everything that `write/3` took before |
-  | `Leash.cmd/3` and streams with `input:` | gives up the rest of the input, and closes stdin |
-  | `Leash.cmd/3` and streams without `input:`, a Worker with `stdin: :open` | closes the open stdin; with `stdin: :null` it waits only |
-  | `Leash.open_port/3` | waits only: a port that is closed has closed the program's stdin. `Leash.stop_all/2` leaves the port open, and so stdin |
-  | `Leash.attach/2` and a Worker with `stdin: :null` | a `Leash.OptionsError`: there is no stdin to close |
-
-  If the VM is gone, then the kernel has closed the VM's end of the pipe. The shim waits the
-  milliseconds before the next step. So the program gets the same time to save when the VM is
-  killed. A program that the VM started without Leash may hold a copy of that end. Then stdin ends
-  when that program does.
-
-  An end at once skips this step like every other one.
-
-  ## Commands
-
-  A step `{:cmd, [program | args], milliseconds}` runs a command, for a target that no signal
-  reaches: a container, or a service that needs a call. The worker's own shim runs the command, so
-  it also runs if the VM was killed. The command has at most #{Leash.StopCommand.max_arguments()}
-  strings. It runs without a shell, unless the program is one (`["sh", "-c", line]`). Leash looks
-  up the program when the worker starts. If it is not there, then the start fails with a
-  `Leash.OptionsError`.
-
-  | when | then |
-  |---|---|
-  | the tree is gone and the command has exited | the step is over |
-  | the command exits with 0 and the tree lives on | the step goes on for what is left of its milliseconds: `docker rm` is through before its effect is |
-  | it fails (another status, a signal, it could not be started) | the next step begins at once. `["sh", "-c", "… \|\| true"]` waits all the same |
-  | its milliseconds are over and it works on | it gets SIGKILL with its process group, and the next step begins |
-  | it leaves processes behind | they belong to the tree, and end with it |
-
-  The command has the worker's environment. Its stdin is empty, its stdout goes nowhere, its
-  stderr is the VM's. Its user is the VM's, and the limits of `:limits` do not apply. Its
-  directory is `:cd`. If `:cd` is not given or is gone, then the directory is `/`. `Leash.Exit`
-  says how the command ended. All users of the machine can see its arguments while the worker
-  lives, like those of any process. So do not put a password there.
-
-  **What runs no command:**
-
-    * an end at once: `Leash.Worker.stop(worker, kill: true)`, or a crash or kill of the Worker
-      process or its owner if `:on_crash` is `:kill`. The deadline of `Leash.stop_all/2` is one,
-      too, and kills a command under way. An end at once skips every step, and commands are steps.
-      If the Worker process itself is killed, then the first command may have begun for a moment.
-      It is killed with the tree
-    * a worker that exits by itself and leaves nothing: there is nothing to end
-    * the death of the shim itself, by SIGKILL or with the machine
-
-  So a command is a courtesy, and not a guarantee. If something must be gone in those cases, too,
-  then the next start must find it again. Give a container a name or label that holds
-  `Leash.run_id/0`, and start it with `--rm`. Let the application remove the containers of dead
-  runs at its start. A container is not a child of `docker run`, so neither SIGKILL nor a sweep
-  ends it.
+  `guides/ladders.md` says what each entry point makes of `:close_stdin`, in which surroundings a
+  command runs, and what to do where no command runs.
   """
 
-  alias Leash.{OptionsError, Schema, Signal, StopCommand}
+  alias Leash.{OptionsError, Signal, StopCommand}
 
   # The shim's table has room for this many steps.
   @max_steps 8
@@ -115,52 +66,61 @@ defmodule Leash.Ladder do
   def default, do: @default
 
   @doc false
-  # The option `:stop` of entry points whose shim runs the ladder.
-  @spec option() :: keyword()
-  def option do
+  # The option `:stop` of entry points: `:any` step where the shim runs the ladder, those
+  # `:without_stdin` for programs whose stdin Leash does not control, `:signals` alone for callers
+  # without a shim.
+  @spec option(:any | :without_stdin | :signals) :: keyword()
+  def option(kind \\ :any) do
     [
-      type: Schema.custom(&__MODULE__.valid?/1, expected(), quote(do: Leash.Ladder.t())),
+      type: {:custom, __MODULE__, :check, [kind]},
+      type_doc: expected(kind),
+      type_spec:
+        if(kind == :signals,
+          do: quote(do: Leash.Ladder.signals()),
+          else: quote(do: Leash.Ladder.t())
+        ),
       default: default(),
       doc: "The steps that end the tree, see `Leash.Ladder`; SIGKILL always comes last."
     ]
   end
 
   @doc false
-  # The same for programs whose stdin Leash does not control.
-  @spec option_without_stdin() :: keyword()
-  def option_without_stdin do
-    type =
-      Schema.custom(
-        &__MODULE__.without_stdin?/1,
-        expected_without_stdin(),
-        quote(do: Leash.Ladder.t())
-      )
-
-    Keyword.put(option(), :type, type)
+  @spec check(term(), :any | :without_stdin | :signals) :: {:ok, t()} | {:error, String.t()}
+  def check(steps, kind) do
+    if allowed?(kind, steps),
+      do: {:ok, steps},
+      else: {:error, expected(kind) <> meant(steps)}
   end
 
-  @doc false
-  # A ladder of signals only, for callers without a shim.
-  @spec signals_type() :: Schema.type()
-  def signals_type do
-    Schema.custom(&__MODULE__.signals?/1, expected_signals(), quote(do: Leash.Ladder.signals()))
+  defp allowed?(:any, steps), do: valid?(steps)
+  defp allowed?(:without_stdin, steps), do: valid?(steps) and not closes_stdin?(steps)
+  defp allowed?(:signals, steps), do: signals?(steps)
+
+  defp meant(steps) when is_list(steps) and length(steps) <= @max_steps do
+    Enum.find_value(steps, "", fn step ->
+      signal = if is_tuple(step) and tuple_size(step) > 0, do: elem(step, 0), else: step
+      hint = Signal.number(signal) == :error && Signal.hint(signal)
+      hint && ": #{inspect(signal)} is no signal, #{hint}"
+    end)
   end
 
-  defp expected do
+  defp meant(_steps), do: ""
+
+  defp expected(:any) do
     "a list of at most #{@max_steps} steps {signal, milliseconds | :infinity}, " <>
       "{signal, milliseconds, to: :leader | :group | :tree}, {:cmd, [program | args], " <>
       "milliseconds > 0 | :infinity} " <>
       "or {:close_stdin, milliseconds | :infinity}"
   end
 
-  defp expected_without_stdin do
+  defp expected(:without_stdin) do
     "a list of at most #{@max_steps} steps {signal, milliseconds | :infinity}, " <>
       "{signal, milliseconds, to: :leader | :group | :tree} or {:cmd, [program | args], " <>
       "milliseconds > 0 | :infinity} " <>
       "(its stdin is not ours to close: no {:close_stdin, _})"
   end
 
-  defp expected_signals do
+  defp expected(:signals) do
     "a list of at most #{@max_steps} steps {signal, milliseconds | :infinity} " <>
       "(a command, {:cmd, _, _}, is run by a worker's own shim only, which {:close_stdin, " <>
       "_} needs as well)"
@@ -168,11 +128,7 @@ defmodule Leash.Ladder do
 
   @doc false
   @spec signals?(term()) :: boolean()
-  def signals?(steps), do: without_stdin?(steps) and commands(steps) == []
-
-  @doc false
-  @spec without_stdin?(term()) :: boolean()
-  def without_stdin?(steps), do: valid?(steps) and not closes_stdin?(steps)
+  def signals?(steps), do: allowed?(:without_stdin, steps) and commands(steps) == []
 
   @doc false
   @spec closes_stdin?(t()) :: boolean()

@@ -1,4 +1,35 @@
 defmodule Leash.Limits do
+  # RLIM_INFINITY is one more, and means no limit.
+  @number [
+    type: {:in, 0..0xFFFFFFFFFFFFFFFE},
+    type_doc: "a number from 0 to 2^64 - 2",
+    type_spec: quote(do: non_neg_integer())
+  ]
+
+  @keys [
+    open_files: @number ++ [doc: "Descriptors, `RLIMIT_NOFILE`."],
+    processes:
+      @number ++
+        [
+          doc:
+            "Processes and threads of the *user*, not of the tree, `RLIMIT_NPROC`. Root is " <>
+              "not limited by it."
+        ],
+    core: @number ++ [doc: "Bytes of a core dump, `RLIMIT_CORE`; 0 for none."],
+    file_size:
+      @number ++
+        [doc: "Bytes of a file that it writes, `RLIMIT_FSIZE`; beyond that it gets SIGXFSZ."],
+    cpu_seconds:
+      @number ++
+        [
+          doc:
+            "Seconds of CPU time of each process, `RLIMIT_CPU`; beyond that it gets SIGXCPU, " <>
+              "then SIGKILL."
+        ],
+    address_space: @number ++ [doc: "Bytes of address space of each process, `RLIMIT_AS`."],
+    nice: [type: {:in, -20..19}, doc: "The nice value, see nice(1)."]
+  ]
+
   @moduledoc """
   The kernel's limits for a program.
 
@@ -7,16 +38,7 @@ defmodule Leash.Limits do
 
       limits: [open_files: 8_192, processes: 512, core: 0, nice: 5]
 
-    * `:open_files` - descriptors, `RLIMIT_NOFILE`
-    * `:processes` - processes and threads of the *user*, not of the tree, `RLIMIT_NPROC`; root is
-      not limited by it
-    * `:core` - bytes of a core dump, `RLIMIT_CORE`; 0 for none
-    * `:file_size` - bytes of a file that it writes, `RLIMIT_FSIZE`; beyond that it gets SIGXFSZ
-    * `:cpu_seconds` - seconds of CPU time of each process, `RLIMIT_CPU`; beyond that it gets
-      SIGXCPU, then SIGKILL
-    * `:address_space` - bytes of address space of each process, `RLIMIT_AS`
-    * `:nice` - the nice value, -20 to 19, see nice(1)
-
+  #{Leash.Schema.docs(Leash.Schema.new(@keys))}
   Soft and hard limit get the same value, see setrlimit(2). A limit above the VM's own needs
   `CAP_SYS_RESOURCE` (a lower nice value: `CAP_SYS_NICE`). Without the capability the start fails
   with `{:limits, :eperm}` or `{:limits, :eacces}`. Only a control group can limit memory and CPU
@@ -33,34 +55,20 @@ defmodule Leash.Limits do
     nice: "NICE"
   ]
 
-  # RLIM_INFINITY is one more, and means no limit.
-  @most 0xFFFFFFFFFFFFFFFE
-
-  @type t :: [
-          {:open_files
-           | :processes
-           | :core
-           | :file_size
-           | :cpu_seconds
-           | :address_space, non_neg_integer()}
-          | {:nice, -20..19}
-        ]
+  @type t :: [unquote(Leash.Schema.typespec(Leash.Schema.new(@keys)))]
 
   @doc false
-  @spec expected() :: String.t()
-  def expected do
-    names = @names |> Keyword.delete(:nice) |> Keyword.keys() |> Enum.map_join(", ", &inspect/1)
-    "a keyword list of #{names} with numbers and :nice with -20 to 19, each at most once"
+  # The option `:limits`.
+  @spec option() :: keyword()
+  def option do
+    [
+      type: :keyword_list,
+      keys: @keys,
+      default: [],
+      type_spec: quote(do: Leash.Limits.t()),
+      doc: "The kernel's limits for the program, see `Leash.Limits`."
+    ]
   end
-
-  @doc false
-  @spec valid?(term()) :: boolean()
-  def valid?(limits), do: Leash.Schema.each_once?(limits, &valid_limit?/1)
-
-  defp valid_limit?({:nice, value}), do: is_integer(value) and value in -20..19
-
-  defp valid_limit?({name, value}),
-    do: Keyword.has_key?(@names, name) and is_integer(value) and value in 0..@most
 
   @doc false
   # The value of leash-shim's `--limits=`.

@@ -1,13 +1,13 @@
 defmodule Leash.Listing do
-  # The maps that `Leash.list/1` and `Leash.info/1` return.
+  # The maps that `Leash.list/1` returns.
   @moduledoc false
 
   alias Leash.{Registry, Run, Schema, Usage}
   alias Leash.Registry.ExitHistory
 
   @schema Schema.new(
-            vitals: [
-              type: Schema.boolean(),
+            usage: [
+              type: :boolean,
               default: true,
               doc:
                 "`false` skips the look at `/proc`. Then `:processes`, `:rss` and `:cpu` " <>
@@ -21,40 +21,9 @@ defmodule Leash.Listing do
 
   @spec list(keyword() | map()) :: [Leash.listed()]
   def list(options) do
-    case Schema.validate(@schema, options) do
-      {:ok, %{vitals: vitals?}} ->
-        rows = Registry.living(:all)
-        sums = if vitals?, do: Usage.sums(rows), else: :error
-        listed(rows, sums)
-
-      {:error, error} ->
-        raise error
-    end
-  end
-
-  @spec info(pid() | pos_integer() | GenServer.name()) ::
-          map() | nil
-  def info(which) do
-    # A second worker may have the name: its process is gone, and its tree is being looked for.
-    case Registry.living(:all)
-         |> Enum.filter(&same?(&1, which))
-         |> Enum.max_by(& &1.began, fn -> nil end) do
-      nil -> nil
-      row -> members(row)
-    end
-  end
-
-  defp members(row) do
-    case Usage.members([row]) do
-      {:ok, members} ->
-        members = Map.get(members, row.number, [])
-        [listed] = listed([row], {:ok, %{row.number => Usage.sum(members)}})
-        Map.put(listed, :members, members)
-
-      :error ->
-        [listed] = listed([row], :error)
-        Map.put(listed, :members, nil)
-    end
+    %{usage: usage?} = Schema.unwrap!(Schema.validate(@schema, options))
+    rows = Registry.living(:all)
+    listed(rows, if(usage?, do: Usage.sums(rows), else: :error))
   end
 
   @doc "Returns whether a worker has this pid, number or name."
@@ -69,7 +38,7 @@ defmodule Leash.Listing do
           [Leash.listed()]
   def listed(rows, sums) do
     now = System.monotonic_time()
-    run_id = with {:ok, run} <- Run.fetch(), do: run.id, else: (:error -> nil)
+    run_id = Run.id()
 
     for row <- rows do
       Map.merge(

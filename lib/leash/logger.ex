@@ -45,19 +45,16 @@ defmodule Leash.Logger do
 
   @schema Schema.new(
             level: [
-              type: Schema.one_of([nil | @all_levels]),
+              type: {:in, [nil | @all_levels]},
               default: nil,
               doc:
                 "One level for every line. By default starts, ends and sweeps are `:info`. " <>
                   "A SIGKILL and survivors are `:warning`. The rest is `:debug`."
             ],
             events: [
-              type:
-                Schema.custom(
-                  &__MODULE__.events?/1,
-                  "a list of names of events, see Leash.Telemetry.events/0",
-                  quote(do: [[atom(), ...]] | nil)
-                ),
+              type: {:or, [nil, {:custom, __MODULE__, :events, []}]},
+              type_doc: "a list of names of events, see Leash.Telemetry.events/0",
+              type_spec: quote(do: [[atom(), ...]] | nil),
               default: nil,
               doc:
                 "The events that are logged. The default is all of " <>
@@ -77,12 +74,14 @@ defmodule Leash.Logger do
   ## Errors
 
     * `:no_telemetry` - the host has no `:telemetry`, or it is not started
-    * `%Leash.OptionsError{}` - an option is wrong, and the attached handlers stay
+
+  Raises `Leash.OptionsError` if an option is wrong. Then the attached handlers stay.
   """
-  @spec attach([option()]) :: :ok | {:error, :no_telemetry | Leash.OptionsError.t()}
+  @spec attach([option()]) :: :ok | {:error, :no_telemetry}
   def attach(options \\ []) do
-    with {:ok, options} <- Schema.validate(@schema, options),
-         :ok <- detach() do
+    options = Schema.unwrap!(Schema.validate(@schema, options))
+
+    with :ok <- detach() do
       events = options.events || Telemetry.events()
       telemetry(:attach_many, [@handler, events, &__MODULE__.handle/4, options.level])
     end
@@ -105,9 +104,12 @@ defmodule Leash.Logger do
   end
 
   @doc false
-  @spec events?(term()) :: boolean()
-  def events?(nil), do: true
-  def events?(events), do: is_list(events) and Enum.all?(events, &(&1 in Telemetry.events()))
+  @spec events(term()) :: {:ok, [[atom(), ...]]} | {:error, String.t()}
+  def events(events) do
+    if is_list(events) and Enum.all?(events, &(&1 in Telemetry.events())),
+      do: {:ok, events},
+      else: {:error, "a list of names of events"}
+  end
 
   @doc false
   @spec handle([atom()], map(), map(), Logger.level() | nil) :: :ok

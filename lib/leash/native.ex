@@ -157,12 +157,12 @@ defmodule Leash.Native do
   @spec boot_id() :: binary | {:error, file_error}
   def boot_id, do: stub()
 
-  @spec run_open(binary, %{node: binary, app: binary, version: binary}) ::
-          {:ok, lock, binary} | {:error, file_error}
+  @typep about :: %{node: binary, app: binary, version: binary, started_at: binary}
+
+  @spec run_open(binary, about) :: {:ok, lock, binary} | {:error, file_error}
   def run_open(_run_dir, _fields), do: stub()
 
-  @spec run_create(binary, binary, %{node: binary, app: binary, version: binary}) ::
-          {:ok, lock} | {:error, file_error}
+  @spec run_create(binary, binary, about) :: {:ok, lock} | {:error, file_error}
   def run_create(_run_dir, _run_id, _fields), do: stub()
 
   @spec run_forget(lock, [1..32_766]) :: :ok | {:error, file_error}
@@ -243,6 +243,44 @@ defmodule Leash.Native do
 
   @spec native_panic() :: no_return
   def native_panic, do: stub()
+
+  ## What a bare function leaves to its caller
+
+  @doc "Closes a descriptor and removes the message that it may have sent to the caller."
+  @spec close(fd | nil) :: :ok
+  def close(nil), do: :ok
+
+  def close(fd) do
+    _ = fd_close(fd)
+
+    receive do
+      {:leash_fd, ^fd, _what} -> :ok
+    after
+      0 -> :ok
+    end
+  end
+
+  @doc """
+  Sends the caller the message when the process of a pidfd has ended.
+
+  If its end cannot be watched, then the message comes at once.
+  """
+  @spec await_end(fd, term()) :: :ok
+  def await_end(fd, message) do
+    if pidfd_monitor(fd, message) != :ok, do: send(self(), message)
+    :ok
+  end
+
+  @doc """
+  Does the same as `pidfd_monitor/2` for a descriptor that another process may watch.
+
+  A descriptor can notify one process at a time, and the Reaper may wait for the one in the table.
+  So this function makes a copy, which lives until the message is sent.
+  """
+  @spec monitor_end(fd, term()) :: :ok | {:error, term()}
+  def monitor_end(fd, message) do
+    with {:ok, own} <- fd_dup(fd), do: pidfd_monitor(own, message)
+  end
 
   defp stub, do: :erlang.nif_error(:nif_not_loaded)
 end

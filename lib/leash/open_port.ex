@@ -15,7 +15,7 @@ defmodule Leash.OpenPort do
   def open(command, args, options) do
     options = Options.validate!(command, args, options)
 
-    {:ok, run} = with(:error <- Run.fetch(), do: not_running!())
+    run = Run.current!()
 
     case PortWatcher.start(run, options) do
       {:ok, keeper, number} ->
@@ -24,20 +24,10 @@ defmodule Leash.OpenPort do
         PortWatcher.watch(keeper, number, port, os_pid(port))
         port
 
-      {:error, :too_many_workers} ->
-        :erlang.error(:system_limit)
-
-      {:error, :stopping} ->
-        raise RuntimeError, "Leash.stop_all/2 is ending the port's group"
-
-      {:error, :not_running} ->
-        not_running!()
+      {:error, reason} ->
+        raise Leash.Error, reason: reason
     end
   end
-
-  @spec not_running!() :: no_return()
-  defp not_running!,
-    do: raise(RuntimeError, "the :leash application is not started, or is stopping")
 
   defp open(keeper, run, number, options) do
     {args, env} = Shim.for_port(run, number, options)

@@ -2,26 +2,61 @@ defmodule Leash.OptionsError do
   @moduledoc """
   The error of an option that cannot be used. Nothing was started.
 
-  The public fields are `:key` (the option, or `nil` if the whole is wrong), `:expected` (the
-  accepted values, as text) and `:value` (the given value). The message does not show values of
-  `:env`, because they tend to be secrets.
+    * `:key` - the option, or `nil` if the whole is wrong
+    * `:path` - the way to the mistake if it is in nested options: `[:guard, :rss]`, or
+      `[:guard, nil]` if that list as a whole is wrong. Otherwise `[]`
+    * `:expected` - the accepted values, as text
+    * `:value` - the given value, at the end of the path
+    * `:hint` - the option or form that was probably meant, as text, or `nil`
+
+  The message does not show values of `:env`, because they tend to be secrets.
   """
 
-  defexception [:key, :expected, :value]
+  defexception [:key, :expected, :value, :hint, path: []]
 
-  @type t :: %__MODULE__{key: atom() | nil, expected: String.t(), value: term()}
+  @type t :: %__MODULE__{
+          key: atom() | nil,
+          path: [atom() | nil],
+          expected: String.t(),
+          value: term(),
+          hint: String.t() | nil
+        }
+
+  @doc false
+  # The error as that of an option which consists of options.
+  @spec within(t(), atom()) :: t()
+  def within(%__MODULE__{path: [], key: key} = error, outer),
+    do: %{error | key: outer, path: [outer, key]}
+
+  def within(%__MODULE__{path: path} = error, outer),
+    do: %{error | key: outer, path: [outer | path]}
 
   @impl true
-  def message(%__MODULE__{key: nil, expected: expected, value: value}),
-    do: "invalid options: expected #{expected}, got: #{inspect(value)}"
+  def message(%__MODULE__{} = error) do
+    hint = if error.hint, do: " (#{error.hint})", else: ""
+    "invalid #{place(error)}: expected #{error.expected}, got: #{value(error)}" <> hint
+  end
 
-  def message(%__MODULE__{key: :env, expected: expected, value: value}),
-    do: "invalid value for :env option: expected #{expected}, got: #{redact(value)}"
+  defp place(%{path: [], key: key}), do: option(key)
 
-  def message(%__MODULE__{key: key, expected: expected, value: value}),
-    do: "invalid value for #{inspect(key)} option: expected #{expected}, got: #{inspect(value)}"
+  defp place(%{path: path}) do
+    [key | outer] = Enum.reverse(path)
+    Enum.join([option(key) | Enum.map(outer, &inspect/1)], " in ")
+  end
 
-  defp redact({name, _value}), do: "the variable #{inspect(name)} with a value not shown"
-  defp redact(value) when is_map(value) or is_list(value), do: "variables not shown"
-  defp redact(value), do: inspect(value)
+  defp option(nil), do: "options"
+  defp option(key), do: "value for #{inspect(key)} option"
+
+  defp value(%{key: :env, value: value}) when not is_atom(value), do: "variables not shown"
+  defp value(%{value: value}), do: inspect(value)
+end
+
+defimpl Inspect, for: Leash.OptionsError do
+  @moduledoc false
+
+  # A report of a supervisor shows the struct, and must not show values of `:env` either.
+  def inspect(%{key: :env, value: value} = error, options) when not is_atom(value),
+    do: Inspect.Any.inspect(%{error | value: "variables not shown"}, options)
+
+  def inspect(error, options), do: Inspect.Any.inspect(error, options)
 end

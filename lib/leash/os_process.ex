@@ -362,9 +362,12 @@ defmodule Leash.OSProcess do
       :error ->
         raise ArgumentError,
               "expected a signal such as :sigterm or a number from 1 to 64, got: " <>
-                "#{inspect(signal)}"
+                "#{inspect(signal)}#{hint(Signal.hint(signal))}"
     end
   end
+
+  defp hint(nil), do: ""
+  defp hint(text), do: " (#{text})"
 
   defp steps!(options) do
     steps = stop!(options)

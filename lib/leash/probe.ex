@@ -22,6 +22,17 @@ defmodule Leash.Probe do
           | tuple()
 
   @doc false
+  @spec expected() :: String.t()
+  def expected do
+    "{:tcp, port}, {:http, target} (#{HTTP.expected()}), a function without arguments or " <>
+      "{module, function, args}"
+  end
+
+  @doc false
+  @spec check(term()) :: {:ok, t()} | {:error, String.t()}
+  def check(value), do: if(valid?(value), do: {:ok, value}, else: {:error, expected()})
+
+  @doc false
   @spec valid?(term()) :: boolean()
   def valid?({:tcp, port}), do: is_integer(port) and port in 1..65_535
   def valid?({:http, target}), do: HTTP.parse(target) != :error

@@ -17,7 +17,7 @@ defmodule Leash.Registry do
 
   @typedoc """
   A `Leash.Worker`, a worker of a command or a stream, a port of `Leash.open_port/3`, or a tree
-  that `Leash.attach/2` or `Leash.adopt/2` took over.
+  that `Leash.attach/2` or `Leash.Worker.adopt/2` took over.
   """
   @type kind :: :worker | :command | :port | :attachment | :adopted
 

@@ -51,8 +51,17 @@ defmodule Leash.Run do
     end
   end
 
-  defp fields(config),
-    do: %{node: Atom.to_string(node()), app: config.app, version: version()}
+  # The record tells its readers when the run began.
+  defp fields(config) do
+    now = DateTime.truncate(DateTime.utc_now(), :second)
+
+    %{
+      node: Atom.to_string(node()),
+      app: config.app,
+      version: version(),
+      started_at: DateTime.to_iso8601(now)
+    }
+  end
 
   @doc """
   Writes a lost record again.
@@ -64,7 +73,7 @@ defmodule Leash.Run do
     case fetch() do
       {:ok, %__MODULE__{lock: {:ok, lock}}} -> Native.run_ensure(lock)
       {:ok, run} -> begin_record(run)
-      :error -> :ok
+      {:error, :not_running} -> :ok
     end
   end
 
@@ -101,21 +110,25 @@ defmodule Leash.Run do
     run
   end
 
-  @doc "Returns the current run, or `:error` while the application is stopped."
-  @spec fetch() :: {:ok, t()} | :error
+  @doc "Returns the current run, or an error while the application is stopped."
+  @spec fetch() :: {:ok, t()} | {:error, :not_running}
   def fetch do
     case :persistent_term.get(@key, nil) do
-      nil -> :error
+      nil -> {:error, :not_running}
       run -> {:ok, run}
     end
   end
+
+  @doc "Returns the current run's id, or nil while the application is stopped."
+  @spec id() :: RunId.t() | nil
+  def id, do: with(%__MODULE__{id: id} <- :persistent_term.get(@key, nil), do: id)
 
   @doc "Returns the current run. Raises while the application is stopped."
   @spec current!() :: t()
   def current! do
     case fetch() do
       {:ok, run} -> run
-      :error -> raise ArgumentError, "no run is on: is the :leash application started?"
+      {:error, reason} -> raise Leash.Error, reason: reason
     end
   end
 

@@ -3,6 +3,8 @@ defmodule Leash.Signal do
   # numbers on Linux, which are the same on x86-64 and aarch64 (signal(7)).
   @moduledoc false
 
+  alias Leash.Suggestion
+
   @numbers [
     sighup: 1,
     sigint: 2,
@@ -37,6 +39,13 @@ defmodule Leash.Signal do
     sigsys: 31
   ]
 
+  # The names without "sig", which all have in common.
+  @short_names for {name, _number} <- @numbers,
+                   do: name |> Atom.to_string() |> String.trim_leading("sig") |> String.to_atom()
+
+  # They are short, and one letter of five is a lot.
+  @near 0.85
+
   @typedoc "A signal by name, or a real-time signal by number."
   @type t ::
           unquote(
@@ -54,6 +63,16 @@ defmodule Leash.Signal do
   def number(number) when is_integer(number) and number in 1..64, do: {:ok, number}
   def number(name) when is_atom(name), do: Keyword.fetch(@numbers, name)
   def number(_other), do: :error
+
+  @doc "Returns a hint for what is no signal: `:term`, `:SIGTERM`, `\"TERM\"`, `:sigtrem`."
+  @spec hint(term()) :: String.t() | nil
+  def hint(wrong) when (is_atom(wrong) or is_binary(wrong)) and wrong != nil do
+    short = wrong |> to_string() |> String.downcase() |> String.replace_prefix("sig", "")
+    meant = Suggestion.nearest(short, @short_names, @near)
+    if meant, do: Suggestion.did_you_mean(:"sig#{meant}")
+  end
+
+  def hint(_other), do: nil
 
   @doc "Returns the name for a number. Real-time signals have no name and stay numbers."
   @spec name(1..64) :: t()

@@ -16,7 +16,19 @@ defmodule Leash.StopAll do
   # process does.
   @moduledoc false
 
-  alias Leash.{Cleanup, Detached, Exit, Group, Native, Reaper, Registry, Run, Schema}
+  alias Leash.{
+    Cleanup,
+    Detached,
+    Error,
+    Exit,
+    Group,
+    Native,
+    Reaper,
+    Registry,
+    Run,
+    Schema
+  }
+
   alias Leash.Shim.Handle
   alias Leash.Worker.Protocol
 
@@ -76,17 +88,14 @@ defmodule Leash.StopAll do
       Schema.refuse!(:group, ":all, or a group: an atom, a string or a tuple", group)
     end
 
-    case Schema.validate(schema(), options) do
-      {:ok, options} -> options
-      {:error, error} -> raise error
-    end
+    Schema.unwrap!(Schema.validate(schema(), options))
   end
 
   defp stop_each(group, deadline) do
     case Run.fetch() do
       {:ok, run} -> stop_each(run, group, deadline)
       # The application ended everything when it stopped.
-      :error -> []
+      {:error, :not_running} -> []
     end
   end
 
@@ -209,12 +218,11 @@ defmodule Leash.StopAll do
   defp advance(state, {:tell, number}) when is_map_key(state.waiting, number) do
     state = tell_shim(state, number, state.how)
 
-    if state.waiting[number].fd == nil and unbegun?(state, number) do
-      _timer = Process.send_after(self(), {:leash, {:tell, number}}, @starting_ms)
-      state
-    else
-      state
-    end
+    _timer =
+      if state.waiting[number].fd == nil and unbegun?(state, number),
+        do: Process.send_after(self(), {:leash, {:tell, number}}, @starting_ms)
+
+    state
   end
 
   defp advance(state, {:tell, _done}), do: state
@@ -275,9 +283,7 @@ defmodule Leash.StopAll do
   defp hold(state, number) do
     with %{fd: nil} = worker <- state.waiting[number],
          {:ok, fd} <- open_shim(state, number, worker.row.outlives) do
-      if Native.pidfd_monitor(fd, {:leash_shim, number}) != :ok,
-        do: send(self(), {:leash_shim, number})
-
+      :ok = Native.await_end(fd, {:leash_shim, number})
       worker = %{worker | fd: fd}
       {worker, put_in(state.waiting[number], worker)}
     else
@@ -352,7 +358,9 @@ defmodule Leash.StopAll do
   end
 
   defp gone(state, number), do: done(state, number, {:ok, :gone})
-  defp left(state, number, list), do: done(state, number, {:error, %{survivors: list}})
+
+  defp left(state, number, list),
+    do: done(state, number, {:error, %Error{reason: :survivors, survivors: list}})
 
   defp done(state, number, result) do
     case Map.pop(state.waiting, number) do

@@ -57,7 +57,7 @@ defmodule Leash.Sweep do
       the process is in the VM's control group.
   """
 
-  alias Leash.{Cleanup, OptionsError, Run, Schema, Telemetry}
+  alias Leash.{Cleanup, Ladder, Run, RunId, Schema, Telemetry}
 
   require Logger
 
@@ -96,12 +96,12 @@ defmodule Leash.Sweep do
   def schema do
     [
       mode: [
-        type: Schema.one_of([:end, :report]),
+        type: {:in, [:end, :report]},
         default: :end,
         doc: "`:report` only looks and explains."
       ],
       scope: [
-        type: Schema.one_of([:user, :app]),
+        type: {:in, [:user, :app]},
         default: :user,
         doc: "`:app` leaves alone the dead runs whose record does not name this application."
       ],
@@ -112,27 +112,53 @@ defmodule Leash.Sweep do
           "Milliseconds for everything. Shims of a dead run get the time of their own " <>
             "ladder, but at most this."
       ],
-      stop: [
-        type: Leash.Ladder.signals_type(),
-        default: Leash.Ladder.default(),
-        doc: "The steps for processes without a living shim."
-      ]
+      stop:
+        Keyword.replace!(
+          Leash.Ladder.option(:signals),
+          :doc,
+          "The steps for processes without a living shim."
+        )
     ]
     |> Schema.new()
   end
 
   @doc false
-  @spec run(keyword()) :: {:ok, t()} | {:error, OptionsError.t() | term()}
+  @spec run(keyword()) :: {:ok, t()} | {:error, :not_running | term()}
   def run(options) do
-    with {:ok, options} <- Schema.validate(schema(), options),
-         {:ok, run} <- fetch_run() do
+    options = Schema.unwrap!(Schema.validate(schema(), options))
+
+    with {:ok, run} <- Run.fetch() do
       Telemetry.sweep(run, options.mode, fn ->
         with {:ok, report} <- Cleanup.run(spec(options, run)), do: {:ok, from_report(report)}
       end)
     end
   end
 
-  defp fetch_run, do: with(:error <- Run.fetch(), do: {:error, :not_running})
+  @doc false
+  @spec kill_run(Leash.RunId.t()) :: {:ok, t()} | {:error, atom()}
+  def kill_run(run_id) do
+    with :ok <- if(RunId.valid?(run_id), do: :ok, else: {:error, :invalid_run_id}),
+         {:ok, run} <- Run.fetch(),
+         :ok <- if(run.id == run_id, do: {:error, :own}, else: :ok),
+         {:ok, report} <- Cleanup.run(run_spec(run, run_id)) do
+      refused(report)
+    end
+  end
+
+  defp run_spec(run, run_id) do
+    %{
+      kind: :run,
+      run_id: run_id,
+      own_run_id: run.id,
+      run_dir: run.config.run_dir,
+      app: run.config.app,
+      deadline: 10_000,
+      ladder: ladder(Ladder.default())
+    }
+  end
+
+  defp refused(%{refused: {:run, verdict}}), do: {:error, verdict}
+  defp refused(report), do: {:ok, from_report(report)}
 
   defp spec(options, run) do
     %{

@@ -166,7 +166,7 @@ defmodule Leash.Telemetry do
   defp of_worker(event, number, measurements, more \\ %{}) do
     with true <- listens?(), {:ok, row} <- Registry.fetch(number) do
       metadata = %{
-        run_id: with({:ok, run} <- Run.fetch(), do: run.id),
+        run_id: Run.id(),
         worker: row.number,
         kind: row.kind,
         label: row.label,

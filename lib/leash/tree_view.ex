@@ -12,7 +12,7 @@ defmodule Leash.TreeView do
   def draw(which) do
     case Run.fetch() do
       {:ok, run} -> draw_run(run, Enum.filter(Registry.living(:all), &meant?(&1, which)))
-      :error -> "no run: the :leash application is not started\n"
+      {:error, :not_running} -> "no run: the :leash application is not started\n"
     end
   end
 

@@ -8,8 +8,8 @@ defmodule Leash.Usage do
   # their names must do.
   @commands 500
 
-  @typedoc "A process of a tree; see `t:Leash.os_member/0`."
-  @type member :: Leash.os_member()
+  @typedoc "A process of a tree; see `t:Leash.Tree.member/0`."
+  @type member :: Leash.Tree.member()
 
   @typedoc "The usage of a tree."
   @type sums :: %{

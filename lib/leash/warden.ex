@@ -17,7 +17,7 @@ defmodule Leash.Warden do
 
   require Logger
 
-  alias Leash.{Descriptor, Native, OSProcess, Run, Shim}
+  alias Leash.{Native, OSProcess, Run, Shim}
 
   # The start of the application waits so long for the warden. Most need 3 ms. If the warden is
   # not ready by then, the application starts all the same.
@@ -130,7 +130,7 @@ defmodule Leash.Warden do
 
         case first(channel, fd, until, request.cancel) do
           {:error, reason} ->
-            Enum.each([channel, stdin, stdout, stderr], &Descriptor.close/1)
+            Enum.each([channel, stdin, stdout, stderr], &Native.close/1)
 
             if reason == :lost,
               do: request_again(request, control, until, :lost),
@@ -245,7 +245,7 @@ defmodule Leash.Warden do
     case Native.warden_word(control) do
       {:ok, fd} ->
         said = await_word(fd, until)
-        Descriptor.close(fd)
+        Native.close(fd)
         if said == {:ok, "W"}, do: control
 
       :again ->

@@ -1,16 +1,16 @@
 defmodule Leash.Worker do
   @moduledoc """
-  A supervised operating system process that never outlives its owner.
+  A program under a supervisor, which ends with everything that it starts.
 
       children = [
         {Leash.Worker,
-         command: "python3", args: ["-u", "embedder.py"], name: MyApp.Embedder, ready: ~r/READY/}
+         command: "python3",
+         args: ["-u", "embedder.py"],
+         name: MyApp.Embedder,
+         ready: ~r/READY/}
       ]
 
       Supervisor.start_link(children, strategy: :one_for_one)
-
-  The program runs under a shim of its own, together with everything that it starts: children,
-  daemons, sessions of their own. However this process ends, that whole tree ends with it:
 
   | what happens | what ends the tree |
   |---|---|
@@ -20,132 +20,27 @@ defmodule Leash.Worker do
   | the shim is killed | SIGKILL to everything below it, by the run's warden, and to everything that carries the worker's tag; `:shim_died` |
   | VM and shim are killed together | SIGKILL by the run's warden; if that was killed too, the sweep of the next start |
 
-  With `on_exit: :detach` only the first row holds, without its shutdowns: see "A worker that
-  outlives its VM".
+  With `on_exit: :detach` only the first row holds, without its shutdowns. What another service
+  starts for the program (`systemd-run`, `at`, `docker run`) is left alone.
 
-  The program may ask another service to start something (`systemd-run`, `at`, `docker run`). That
-  is not part of the tree, and Leash leaves it alone. A command as a step of `:stop` can end it,
-  if the ladder runs. SIGKILL at once skips the ladder, see `Leash.Ladder`.
+  If the program ends by itself, then this process exits with `Leash.Exit.reason/1`. So a
+  `:transient` worker is restarted if its program fails, and not if it succeeds.
 
-  ## A worker that outlives its VM
-
-      {Leash.Worker,
-       command: "embedder",
-       name: MyApp.Embedder,
-       on_exit: :detach,
-       stdout: {:file, "/var/log/embedder.log"},
-       stderr: :stdout}
-
-  `on_exit: :detach` is for a program that takes long to load and must go on while the application
-  restarts. It needs a `:name`, and output to a file or nowhere.
-
-  These end the program: `stop/2`, `Leash.stop_all/2` of its group or of `:all`, its own end, and
-  `leash kill --outliving`. These do not end it: a shutdown by its supervisor, a crash or kill of
-  this process, a sweep. Neither does the end of the application or of the VM, in any way.
-
-  If a detached worker with the given name lives, then `start_link/1` *takes it over* instead of
-  starting a second one. `info/1` then has `adopted?: true`. The command and other options of the
-  new start are not compared with the original ones, `:stop` included. `Leash.adopt/2` takes a
-  worker over without starting anything, `Leash.detached/0` lists all.
-
-  A name means the same for all applications of a user. So begin it with your application's name,
-  as a module's name does. This VM cannot see the exit status of a worker that it took over, so
-  the worker exits with `:normal`.
-
-  If the caller ends before a start has finished (`:ready`), then the worker ends with its caller
-  like any other. If its shim is killed while this VM lives, then all of the tree is ended. If the
-  shim is killed while no VM holds the worker, then the program ends with the shim. What else the
-  program started goes on then. If the worker is itself part of another run's worker, then it ends
-  with that.
-
-  ## How it exits
-
-  If the program ends by itself, then its remaining children get `:linger` milliseconds, then the
-  ladder. Then this process exits with `Leash.Exit.reason/1` of the result, or with the reason
-  that `:exit_reason` returns. So a `:transient` worker is restarted if its program fails, and not
-  if it succeeds. Other reasons:
-
-    * `:shim_died` - the shim was killed; nothing of the tree is left
-    * `{:survivors, list}` - some processes could not be ended, see `t:survivor/0`. That takes at
-      most `:linger`, the ladder and three seconds, plus a look at all processes. Then the next
-      worker may be started
-    * `:shutdown` - the `:leash` application stops. If the whole VM stops, then this process stays
-      until it is killed. Otherwise its owner would learn of the end and restart a worker that
-      cannot start any more
-    * `{:unhealthy, reason}` - the check of `:health` failed too many times in a row. `reason` is
-      that of the last failure: `:timeout`, `{:status, status}`, `{:returned, term}`,
-      `{:raised, exception}`, or an error of the connection, such as `:econnrefused`
-    * `{:guard, %{limit: limit, max: number, value: number}}` - the tree exceeded a limit of
-      `:guard`
-
-  ## Functions in options
-
-  `:on_output`, `:on_stderr`, `:ready`, `:health`, `:guard` and `:exit_reason` take functions. If
-  one raises, throws or exits, then the only effect is a line in the log. That line names option,
-  worker and function. If a function fails at each call, then a line comes every ten seconds with
-  a count. As with `Task`, `$callers` of the process that runs the function holds the process that
-  started the worker.
-
-  | option | fails | hangs |
-  |---|---|---|
-  | `:on_output`, `:on_stderr` | the program goes on, the data of this call are not repeated | the pipe fills and holds the program back; a stop does not wait, and a second after the end of the tree the log names it |
-  | `:ready` | it is asked again; logged if the worker never gets ready | ended with the worker after `:ready_timeout`, and logged |
-  | `:health` | a failure, and logged | killed after `:timeout`: a failure, and logged |
-  | `:guard` | logged | holds up nothing |
-  | `:exit_reason` | the default reason, and logged | killed after 1,000 ms: the default reason, and logged |
-
-  ## Output in the log
-
-  With `on_output: :log`, a line is UTF-8 text that controls no terminal. U+FFFD replaces a byte
-  that is no UTF-8. A picture such as `␛` (U+241B, ESC) replaces a control character. A line of
-  more than 8,000 bytes goes on in the next event; "…" marks both parts. If a carriage return
-  overwrites a line, as in a progress bar, then the line is logged at most once a second. Its last
-  state is always logged.
-
-  ## Started again
-
-  A supervisor may learn of the end of this process, or of its owner, before the tree is gone. So
-  a start waits for ending trees of its own run that have what it wants. That is its `:name`, a
-  port of `:ready` or `:health`, or a file of `:stdout` or `:stderr`. The start also waits for a
-  port that such a tree uses without naming it. It waits for as long as such a tree may take to
-  end. It does not wait for trees that go on, or for ports of other processes.
-
-  ## Errors at start
-
-  `start_link/1` returns `{:error, reason}` and leaves nothing behind:
-
-    * `%Leash.OptionsError{}` - an option is wrong; nothing was started
-    * `:not_running` - the `:leash` application is not started, or is stopping
-    * `:stopping` - `Leash.stop_all/2` is ending its group at the moment
-    * `:too_many_workers` - 32,766 trees live or are not yet proven gone
-    * `{:exec, posix}` - the program could not be executed, errors of execve(2): `:enoent` (also a
-      missing interpreter), `:eacces`, `:enoexec`, `:e2big`, `:etxtbsy` …
-    * `{stage, posix}` - another stage failed: `:cd`, `:stdin`, `:stdout`, `:stderr`, `:fork`
-      (`:eagain` at the limit of processes), `:pipe` (`:emfile`), `:setsid`, `:ids`, `:pdeathsig`,
-      `:owner`
-    * `{:shim, reason}` - the shim itself could not be started: `:emfile`, `:eagain`, `:enomem` …,
-      or `:no_working_directory` if the VM's directory was deleted
-    * `:no_warden` - the run's warden, which starts the shims, was away for ten seconds, or cannot
-      be started. The log and `Leash.capabilities/0` say why
-    * `{:port_in_use, port}` - `ready: {:tcp, port}` or `{:http, …}`, and another process already
-      listens there
-    * `:ready_timeout`, `:start_timeout` - it took too long and was ended
-    * `{:exited, %Leash.Exit{}}` - it ended before it was ready
-    * `:shim_died` - the shim was killed meanwhile
-
-  With `on_exit: :detach` also:
-
-    * `{:already_started, pid}` - this VM has it; `pid` is the process that holds it
-    * `{:ambiguous, os_pids}` - several workers of this name live; nothing was started
-    * `{:detached_elsewhere, map}` - another VM that lives (`:owner_pid`) has started it. Two VMs
-      must not both own it
-    * `{:mark, why}` - the mark could not be set, so no later run would find the worker
-    * `:no_pidfd` - this machine has no pidfds or no `/proc`, so nothing could ever end the worker
-    * `:no_proc`, `:incomplete` - `/proc` cannot be read, so it is not known whether one lives
+  `guides/workers.md` has all exit reasons, functions in options, output in the log, checks,
+  limits, and workers that outlive their VM. `guides/ladders.md` has the steps of `:stop`,
+  `guides/pools.md` how many workers end together.
   """
 
-  alias Leash.{Adopted, Exit, Posix, Schema}
+  alias Leash.{Adopted, Detached, Error, Exit, Posix, RunId, Schema}
   alias Leash.Worker.{ChildSpec, Launch, Options, Server}
+
+  @stop Schema.new(
+          kill: [
+            type: :boolean,
+            default: false,
+            doc: "`true` skips the ladder, even one that has begun."
+          ]
+        )
 
   @typedoc "An option of `start_link/1`."
   @type option :: unquote(Schema.typespec(Options.schema()))
@@ -178,15 +73,47 @@ defmodule Leash.Worker do
   ## Options
 
   #{Schema.docs(Options.schema())}
-  The module's documentation lists the reasons of `{:error, reason}`.
+  ## Errors
+
+  Raises `Leash.OptionsError` if an option is wrong. For other problems it returns
+  `{:error, reason}`. `Leash.Error.format/1` has a sentence for each reason. In both cases nothing
+  is left behind.
+
+    * `:not_running` - the `:leash` application is not started, or is stopping
+    * `:stopping` - `Leash.stop_all/2` is ending its group at the moment
+    * `:too_many_workers` - 32,766 trees live or are not yet proven gone
+    * `{:exec, posix}` - the program could not be executed, errors of execve(2): `:enoent` (also a
+      missing interpreter), `:eacces`, `:enoexec`, `:e2big`, `:etxtbsy` …
+    * `{stage, posix}` - another stage failed: `:cd`, `:stdin`, `:stdout`, `:stderr`, `:fork`
+      (`:eagain` at the limit of processes), `:pipe` (`:emfile`), `:setsid`, `:ids`, `:pdeathsig`,
+      `:owner`
+    * `{:shim, reason}` - the shim itself could not be started: `:emfile`, `:eagain`, `:enomem` …,
+      or `:no_working_directory` if the VM's directory was deleted
+    * `:no_warden` - the run's warden, which starts the shims, was away for ten seconds, or cannot
+      be started. The log and `Leash.capabilities/0` say why
+    * `{:port_in_use, port}` - `ready: {:tcp, port}` or `{:http, …}`, and another process already
+      listens there
+    * `:ready_timeout`, `:start_timeout` - it took too long and was ended
+    * `{:exited, %Leash.Exit{}}` - it ended before it was ready
+    * `:shim_died` - the shim was killed meanwhile
+
+  With `on_exit: :detach` also:
+
+    * `{:already_started, pid}` - this VM has it; `pid` is the process that holds it
+    * `{:ambiguous, os_pids}` - several workers of this name live; nothing was started
+    * `{:detached_elsewhere, map}` - another VM that lives (`:owner_pid`) has started it. Two VMs
+      must not both own it
+    * `{:mark, why}` - the mark could not be set, so no later run would find the worker
+    * `:no_pidfd` - this machine has no pidfds or no `/proc`, so nothing could ever end the worker
+    * `:no_proc`, `:incomplete` - `/proc` cannot be read, so it is not known whether one lives
   """
   @spec start_link([option()] | map()) :: GenServer.on_start()
   def start_link(options) do
-    with {:ok, options} <- Options.validate(options) do
-      if options.on_exit == :detach,
-        do: Adopted.start_or_adopt(options, fn -> start_named(options) end),
-        else: start_named(options)
-    end
+    options = Schema.unwrap!(Options.validate(options))
+
+    if options.on_exit == :detach,
+      do: Adopted.start_or_adopt(options, fn -> start_named(options) end),
+      else: start_named(options)
   end
 
   # If the owner of a named worker crashes, its supervisor starts the next worker while the old
@@ -205,22 +132,28 @@ defmodule Leash.Worker do
   these for a supervisor:
 
   #{Schema.docs(ChildSpec.schema())}
-  Raises `Leash.OptionsError` if one of these is wrong. `start_link/1` reports other wrong
-  options.
+  Raises `Leash.OptionsError` if one of these is wrong. `start_link/1` raises it for the others.
   """
   @spec child_spec([option() | child_option()] | map()) :: ChildSpec.t()
   def child_spec(options), do: ChildSpec.new(__MODULE__, options)
 
-  @doc "The program's process id; once the program has ended, it may belong to another process."
-  @spec os_pid(worker()) :: pos_integer() | nil
-  def os_pid(worker), do: info(worker).os_pid
+  @doc """
+  Returns the program's process id, or nil if there is no such worker.
 
-  @doc "The shim's process id."
+  Once the program has ended, the id may belong to another process.
+  """
+  @spec os_pid(worker()) :: pos_integer() | nil
+  def os_pid(worker), do: info(worker)[:os_pid]
+
+  @doc "Returns the shim's process id, or nil if there is no such worker."
   @spec shim_pid(worker()) :: pos_integer() | nil
-  def shim_pid(worker), do: info(worker).shim_pid
+  def shim_pid(worker), do: info(worker)[:shim_pid]
 
   @doc """
-  Returns what is known about a worker.
+  Returns what is known about a worker, or nil if there is no such worker (any more).
+
+  Exits if the worker's process does not answer within five seconds. `Leash.Tree.info/1` does not
+  ask that process.
 
     * `:run_id`, `:worker` - the run that started it, and its number in that run
     * `:group`, `:command`, `:args` - as given at its start
@@ -232,23 +165,25 @@ defmodule Leash.Worker do
     * `:adopted?` - whether the worker was running before this process began
     * `:not_covered` - only for an attachment, see `Leash.attach/2`
   """
-  @spec info(worker()) :: %{
-          optional(:not_covered) => [
-            %{pid: pos_integer(), command: String.t(), why: :escaped | :unmarked}
-          ],
-          run_id: Leash.RunId.t(),
-          worker: pos_integer(),
-          group: Leash.group() | nil,
-          os_pid: pos_integer() | nil,
-          shim_pid: pos_integer() | nil,
-          command: String.t(),
-          args: [binary()],
-          state: :running | :ending,
-          started_at: DateTime.t(),
-          mark: :set | :off | :no_depth | {:error, Posix.t()},
-          adopted?: boolean()
-        }
-  def info(worker), do: GenServer.call(worker, :info)
+  @spec info(worker()) ::
+          %{
+            optional(:not_covered) => [
+              %{pid: pos_integer(), command: String.t(), why: :escaped | :unmarked}
+            ],
+            run_id: Leash.RunId.t(),
+            worker: pos_integer(),
+            group: Leash.group() | nil,
+            os_pid: pos_integer() | nil,
+            shim_pid: pos_integer() | nil,
+            command: String.t(),
+            args: [binary()],
+            state: :running | :ending,
+            started_at: DateTime.t(),
+            mark: :set | :off | :no_depth | {:error, Posix.t()},
+            adopted?: boolean()
+          }
+          | nil
+  def info(worker), do: call(worker, :info, 5_000, nil)
 
   @doc """
   Writes to the program's stdin; returns when the kernel has taken everything.
@@ -261,23 +196,26 @@ defmodule Leash.Worker do
 
     * `:not_piped` - the worker was not started with `stdin: :pipe`
     * `:epipe` - the program closed its stdin, or ended
+    * `:noproc` - there is no such worker (any more)
     * `:closed` - `close_stdin/1` was called before
     * `:timeout` - the program did not read in time; part of the data may have been taken
   """
   @spec write(worker(), iodata(), timeout()) ::
-          :ok | {:error, :not_piped | :epipe | :closed | :timeout}
+          :ok | {:error, :not_piped | :epipe | :closed | :timeout | :noproc}
   def write(worker, data, timeout \\ 5_000)
       when timeout == :infinity or (is_integer(timeout) and timeout >= 0) do
     # Converted here, so that wrong iodata raises in the caller and the data is not copied.
     data = IO.iodata_to_binary(data)
-    GenServer.call(worker, {:write, data, timeout}, :infinity)
-  catch
-    :exit, {reason, _call} when reason != :timeout -> {:error, :epipe}
+    call(worker, {:write, data, timeout})
   end
 
-  @doc "Closes the program's stdin after what was written, so that it sees the end of its input."
-  @spec close_stdin(worker()) :: :ok | {:error, :not_piped}
-  def close_stdin(worker), do: GenServer.call(worker, :close_stdin, :infinity)
+  @doc """
+  Closes the program's stdin after what was written, so that it sees the end of its input.
+
+  The errors are those of `write/3`.
+  """
+  @spec close_stdin(worker()) :: :ok | {:error, :not_piped | :noproc}
+  def close_stdin(worker), do: call(worker, :close_stdin)
 
   @doc """
   Ends the whole tree and returns when it is gone.
@@ -288,31 +226,83 @@ defmodule Leash.Worker do
 
   ## Options
 
-    * `:kill` - `true` skips the ladder, even one that has begun
-
+  #{Schema.docs(@stop)}
   ## Errors
 
-    * `%{survivors: list}` - some processes could not be ended, see `t:survivor/0`
-    * `:noproc` - there is no such worker any more
+    * `%Leash.Error{survivors: list}` - some processes could not be ended, see `t:survivor/0`
+    * `:noproc` - there is no such worker (any more)
+
+  Raises `Leash.OptionsError` if an option is wrong.
   """
   @spec stop(worker(), kill: boolean()) ::
-          {:ok, Exit.t()} | {:error, %{survivors: [survivor()]} | :noproc}
+          {:ok, Exit.t()} | {:error, Error.t() | :noproc}
   def stop(worker, options \\ []) do
-    case options do
-      [] ->
-        call_stop(worker, :ladder)
-
-      [kill: kill?] when is_boolean(kill?) ->
-        call_stop(worker, if(kill?, do: :kill, else: :ladder))
-
-      _other ->
-        raise ArgumentError, "expected [kill: boolean], got: #{inspect(options)}"
-    end
+    %{kill: kill?} = Schema.unwrap!(Schema.validate(@stop, options))
+    call(worker, {:stop, if(kill?, do: :kill, else: :ladder)})
   end
 
-  defp call_stop(worker, how) do
-    GenServer.call(worker, {:stop, how}, :infinity)
+  @doc """
+  Takes over a worker that a run left behind on purpose, by `on_exit: :detach` of `start_link/1`.
+
+      {:ok, worker} = Leash.Worker.adopt(MyApp.Embedder)
+      Leash.Worker.info(worker).adopted?
+      #=> true
+      Leash.Worker.stop(worker)
+
+  `name` is the name that the worker was started with, or its text: `"MyApp.Embedder"`. The
+  returned process answers as any worker does. It has no links. It ends when the tree has
+  ended. If it ends for another reason, then the tree goes on and can be adopted again.
+  `stop/2` and `Leash.stop_all/2` end the tree by the ladder that it was started with.
+
+  Only a parent can see how a process ends. An adopted tree has another parent, so its
+  `Leash.Exit` has neither status nor signal.
+
+  ## Options
+
+  #{Schema.docs(Adopted.schema())}
+  ## Errors
+
+    * `:not_found` - no such tree of this user lives in this pid namespace
+    * `{:already_started, pid}` - this VM has it already: that process
+    * `{:ambiguous, os_pids}` - several trees of that name live
+    * `{:detached_elsewhere, map}` - the VM that started it lives (`:owner_pid`) and is not this
+      one
+    * `:stopping` - it is ending, or `Leash.stop_all/2` is ending the group
+    * `:not_running` - the `:leash` application is not started
+    * `:no_proc`, `:incomplete` - `/proc` cannot be read
+
+  Raises `Leash.OptionsError` if name or option are wrong.
+  """
+  @spec adopt(GenServer.name() | String.t(), group: Leash.group() | nil) ::
+          {:ok, pid()} | {:error, term()}
+  def adopt(name, options \\ []), do: Adopted.adopt(name, options)
+
+  @doc """
+  The living detached workers of this user, whichever VM started them.
+
+  `:name` is the text that `adopt/2` takes. `:os_pid` is the program, `nil` in the moment of its
+  end. `:owner_pid` is the VM that started it. `:owner_alive?` says whether that VM lives, and is
+  `nil` if that cannot be told.
+
+  If `/proc` cannot be read, then the list is empty, too. Works while the `:leash` application is
+  stopped.
+  """
+  @spec detached() :: [
+          %{
+            name: binary(),
+            run_id: RunId.t(),
+            worker: pos_integer(),
+            os_pid: pos_integer() | nil,
+            shim_pid: pos_integer(),
+            owner_pid: pos_integer() | nil,
+            owner_alive?: boolean() | nil
+          }
+        ]
+  def detached, do: Detached.list()
+
+  defp call(worker, request, timeout \\ :infinity, absent \\ {:error, :noproc}) do
+    GenServer.call(worker, request, timeout)
   catch
-    :exit, {_reason, {GenServer, :call, _}} -> {:error, :noproc}
+    :exit, {reason, {GenServer, :call, _}} when reason != :timeout -> absent
   end
 end

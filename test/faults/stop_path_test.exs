@@ -94,7 +94,9 @@ defmodule Leash.Faults.StopPathTest do
     File.write!(no_format, <<0, 1, 2, 3>>)
     File.chmod!(no_format, 0o755)
 
-    assert {:error, %Leash.OptionsError{}} = Worker.start_link(command: Path.join(dir, "missing"))
+    assert %Leash.OptionsError{} =
+             catch_error(Worker.start_link(command: Path.join(dir, "missing")))
+
     assert {:error, {:exec, :enoent}} = Worker.start_link(command: bad_interpreter)
     assert {:error, {:exec, :enoexec}} = Worker.start_link(command: no_format)
     assert Observer.with_argument(bad_interpreter) == []

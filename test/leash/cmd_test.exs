@@ -109,6 +109,22 @@ defmodule Leash.Command.CollectTest do
       assert Leash.list() == []
     end
 
+    test "a line as command, whose error says how arguments are given" do
+      for call <- [fn -> Leash.cmd("sleep 1") end, fn -> Leash.open_port("sleep 1") end] do
+        {error, stacktrace} =
+          try do
+            call.()
+          catch
+            :error, error -> {error, __STACKTRACE__}
+          end
+
+        assert error == :enoent
+
+        assert Exception.format(:error, error, stacktrace) =~
+                 ~S|:enoent: program and arguments are given apart: "sleep", ["1"]|
+      end
+    end
+
     test "a script without an interpreter line, and one whose interpreter is missing" do
       dir = tmp_dir!()
 
@@ -171,7 +187,7 @@ defmodule Leash.Command.CollectTest do
 
       error = assert_raise Leash.OptionsError, fn -> Leash.cmd("echo a", ["b"], shell: true) end
       assert error.key == :args
-      assert Leash.list() == []
+      assert for(%{kind: :command} = row <- Leash.list(), do: row) == []
     end
 
     test "shell: runs a line" do
@@ -524,7 +540,7 @@ defmodule Leash.Command.CollectTest do
            try do
              Leash.cmd("true")
            rescue
-             error in RuntimeError -> Exception.message(error)
+             error in Leash.Error -> Exception.message(error)
            end
            """) =~ ":leash application is not started"
   end

@@ -100,7 +100,7 @@ defmodule Leash.ControlTest do
     detached = Worker.os_pid(worker)
     Process.exit(worker, :kill)
     assert_receive {:EXIT, ^worker, :killed}
-    {:ok, _adopted} = Leash.adopt(":control_detached")
+    {:ok, _adopted} = Leash.Worker.adopt(":control_detached")
 
     for {name, kind, pid} <- [
           {"control_attached", "attachment", attached},

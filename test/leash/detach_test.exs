@@ -72,7 +72,7 @@ defmodule Leash.DetachTest do
     assert_eventually(fn -> not Observer.alive?(vm.identity) end)
   end
 
-  defp listed(tree), do: Enum.find(Leash.detached(), &(&1.shim_pid == elem(tree.shim, 0)))
+  defp listed(tree), do: Enum.find(Leash.Worker.detached(), &(&1.shim_pid == elem(tree.shim, 0)))
 
   test "88: a VM that is killed leaves it, no sweep ends it, and a later VM adopts and stops it",
        %{
@@ -105,7 +105,7 @@ defmodule Leash.DetachTest do
     assert %{owner_alive?: false, worker: 2, run_id: run_id} = listed(tree)
     assert run_id == vm.run_id
 
-    info = VM.eval(next, "{:ok, w} = Leash.adopt(#{inspect(name)}); Leash.Worker.info(w)")
+    info = VM.eval(next, "{:ok, w} = Leash.Worker.adopt(#{inspect(name)}); Leash.Worker.info(w)")
     assert %{adopted?: true, run_id: ^run_id, worker: 2, state: :running, mark: :set} = info
     assert {info.os_pid, info.shim_pid} == {elem(tree.os, 0), elem(tree.shim, 0)}
     assert Path.basename(info.command) == "sh"
@@ -118,7 +118,7 @@ defmodule Leash.DetachTest do
     assert os_pid == elem(tree.os, 0)
     assert_gone(tree)
     assert listed(tree) == nil
-    assert VM.eval(next, "Leash.adopt(#{inspect(name)})") == {:error, :not_found}
+    assert VM.eval(next, "Leash.Worker.adopt(#{inspect(name)})") == {:error, :not_found}
     assert_unharmed(decoy)
   end
 
@@ -147,7 +147,10 @@ defmodule Leash.DetachTest do
     kill(next)
     assert_alive(tree)
     third = start_vm([], run_dir: dir)
-    assert {:ok, _pid} = VM.eval(third, "Leash.adopt(#{inspect(inspect(name))}, group: :mine)")
+
+    assert {:ok, _pid} =
+             VM.eval(third, "Leash.Worker.adopt(#{inspect(inspect(name))}, group: :mine)")
+
     assert {:ok, [%{result: {:ok, %Exit{}}}]} = VM.eval(third, "Leash.stop_all(:mine)")
     assert_gone(tree)
   end
@@ -165,7 +168,7 @@ defmodule Leash.DetachTest do
     assert left != []
     next = start_vm([], run_dir: dir)
     assert Carrier.members(tree.carrier) == left
-    assert VM.eval(next, "Leash.adopt(#{inspect(name)})") == {:error, :not_found}
+    assert VM.eval(next, "Leash.Worker.adopt(#{inspect(name)})") == {:error, :not_found}
   end
 
   test "a supervisor's shutdown leaves it, and its next start takes it over", %{
@@ -189,7 +192,7 @@ defmodule Leash.DetachTest do
     {:ok, supervisor} = Supervisor.start_link(children, strategy: :one_for_one)
     assert %{adopted?: true, worker: ^number, os_pid: os_pid} = Worker.info(name)
     assert os_pid == elem(tree.os, 0)
-    assert {:error, {:already_started, _pid}} = Leash.adopt(name)
+    assert {:error, {:already_started, _pid}} = Leash.Worker.adopt(name)
 
     # A process that took it over leaves it unchanged.
     :ok = Supervisor.stop(supervisor)
@@ -251,10 +254,10 @@ defmodule Leash.DetachTest do
     assert_alive(tree)
     # The VM that started it lives, and asks itself.
     assert %{owner_alive?: true} = listed(tree)
-    assert {:error, {:detached_elsewhere, %{owner_pid: owner}}} = Leash.adopt(name)
+    assert {:error, {:detached_elsewhere, %{owner_pid: owner}}} = Leash.Worker.adopt(name)
     assert owner == elem(vm.identity, 0)
 
-    code = "{:ok, w} = Leash.adopt(#{inspect(name)}); Leash.Worker.stop(w)"
+    code = "{:ok, w} = Leash.Worker.adopt(#{inspect(name)}); Leash.Worker.stop(w)"
     assert {:ok, %Exit{cause: :stop}} = VM.eval(vm, code)
     assert_gone(tree)
     # Nothing is left of that run. Its record goes when its VM is gone as well.
@@ -270,7 +273,7 @@ defmodule Leash.DetachTest do
     assert {:error, {:detached_elsewhere, elsewhere}} = Worker.start_link(options)
     assert elsewhere.owner_pid == elem(vm.identity, 0)
     assert elsewhere.os_pid == elem(tree.os, 0)
-    assert {:error, {:detached_elsewhere, ^elsewhere}} = Leash.adopt(name)
+    assert {:error, {:detached_elsewhere, ^elsewhere}} = Leash.Worker.adopt(name)
     assert Carrier.members(carrier) == []
     assert_alive(tree)
     assert VM.eval(vm, "Leash.Worker.stop(#{inspect(name)}) |> elem(0)") == :ok
@@ -282,11 +285,11 @@ defmodule Leash.DetachTest do
     [one, two] = [start(name, dir), start({:global, {other, ~c"x"}}, dir)]
     kill_process(one.worker)
     kill_process(two.worker)
-    {:ok, pid} = Leash.adopt({:global, {other, ~c"x"}})
+    {:ok, pid} = Leash.Worker.adopt({:global, {other, ~c"x"}})
     assert {:ok, %Exit{}} = Worker.stop(pid)
     assert_gone(two)
     assert_alive(one)
-    {:ok, pid} = Leash.adopt(inspect(name))
+    {:ok, pid} = Leash.Worker.adopt(inspect(name))
     assert {:ok, %Exit{}} = Worker.stop(pid)
     assert_gone(one)
   end
@@ -314,7 +317,7 @@ defmodule Leash.DetachTest do
     rest = "'--name=#{text}' --on-hangup=detach"
     all = for number <- 1..2, do: by_hand("--run-id=ambig0#{number} --worker=#{number} #{rest}")
     workers = for {_carrier, {pid, _}, _shim} <- all, do: pid
-    assert {:error, {:ambiguous, found}} = Leash.adopt(name)
+    assert {:error, {:ambiguous, found}} = Leash.Worker.adopt(name)
     assert Enum.sort(found) == Enum.sort(workers)
 
     {options, carrier, _file} = options(name, tmp_dir!())
@@ -328,7 +331,7 @@ defmodule Leash.DetachTest do
     [{_carrier, _worker, shim}, {_other, worker, _shim}] = all
     Observer.signal(shim, "TERM")
     assert_eventually(fn -> not Observer.alive?(shim) end)
-    {:ok, pid} = Leash.adopt(name)
+    {:ok, pid} = Leash.Worker.adopt(name)
     assert Worker.os_pid(pid) == elem(worker, 0)
     assert {:ok, %Exit{}} = Worker.stop(pid)
     assert_eventually(fn -> not Observer.alive?(worker) end, 0)
@@ -360,8 +363,8 @@ defmodule Leash.DetachTest do
       )
     ]
 
-    assert Leash.adopt(name) == {:error, :not_found}
-    refute Enum.any?(Leash.detached(), &(&1.name == text))
+    assert Leash.Worker.adopt(name) == {:error, :not_found}
+    refute Enum.any?(Leash.Worker.detached(), &(&1.name == text))
 
     if Decoys.root?() do
       {_carrier, worker, shim} =
@@ -370,7 +373,7 @@ defmodule Leash.DetachTest do
           "setpriv --reuid=65534 --regid=65534 --clear-groups"
         )
 
-      assert Leash.adopt(name) == {:error, :not_found}
+      assert Leash.Worker.adopt(name) == {:error, :not_found}
       assert Observer.alive?(worker) and Observer.alive?(shim)
     end
 
@@ -415,7 +418,7 @@ defmodule Leash.DetachTest do
   test "an adopted tree whose shim is stopped ends all the same", %{dir: dir, name: name} do
     tree = start(name, dir)
     kill_process(tree.worker)
-    {:ok, pid} = Leash.adopt(name)
+    {:ok, pid} = Leash.Worker.adopt(name)
     Observer.signal(tree.shim, "STOP")
     assert_eventually(fn -> Observer.state(elem(tree.shim, 0)) == "T" end)
     assert {:ok, %Exit{}} = Worker.stop(pid)
@@ -429,7 +432,7 @@ defmodule Leash.DetachTest do
   } do
     tree = start(name, dir)
     kill_process(tree.worker)
-    {:ok, pid} = Leash.adopt(name)
+    {:ok, pid} = Leash.Worker.adopt(name)
     {shim, _ticks} = tree.shim
     # A shim that is traced and stopped takes no signal but KILL (ptrace(2), PTRACE_ATTACH).
     attach =
@@ -451,7 +454,7 @@ defmodule Leash.DetachTest do
     tree = start(name, dir)
     neighbour = start(:"#{name}-2", dir)
     kill_process(tree.worker)
-    {:ok, pid} = Leash.adopt(name)
+    {:ok, pid} = Leash.Worker.adopt(name)
     monitor = Process.monitor(pid)
     Observer.signal(tree.shim, "KILL")
     assert_receive {:DOWN, ^monitor, :process, ^pid, :normal}, 5_000
@@ -465,13 +468,13 @@ defmodule Leash.DetachTest do
     tree = start_in(vm, name, dir)
     beside = start_in(vm, :"#{name}-2", dir)
     kill(vm)
-    {:ok, pid} = Leash.adopt(name)
+    {:ok, pid} = Leash.Worker.adopt(name)
     monitor = Process.monitor(pid)
     Observer.signal(tree.shim, "KILL")
     assert_receive {:DOWN, ^monitor, :process, ^pid, :normal}, 5_000
     assert_gone(tree)
     assert_alive(beside)
-    {:ok, pid} = Leash.adopt(:"#{name}-2")
+    {:ok, pid} = Leash.Worker.adopt(:"#{name}-2")
     assert {:ok, %Exit{}} = Worker.stop(pid, kill: true)
     assert_gone(beside)
   end
@@ -519,7 +522,7 @@ defmodule Leash.DetachTest do
     # The process that adopted it does not report how it ends.
     tree = start(name, dir, what: line)
     kill_process(tree.worker)
-    {:ok, pid} = Leash.adopt(name)
+    {:ok, pid} = Leash.Worker.adopt(name)
     monitor = Process.monitor(pid)
     Observer.signal(tree.os, "TERM")
     assert_receive {:DOWN, ^monitor, :process, ^pid, :normal}, 5_000
@@ -540,7 +543,7 @@ defmodule Leash.DetachTest do
 
     # For an adopted tree, stop_all asks the process. If that does not answer, it tells the shim.
     kill_process(bystander.worker)
-    {:ok, pid} = Leash.adopt(:"#{name}-2", group: :mine)
+    {:ok, pid} = Leash.Worker.adopt(:"#{name}-2", group: :mine)
     :ok = :sys.suspend(pid)
     assert {:ok, [%{result: {:ok, :gone}}]} = Leash.stop_all(:mine, deadline: 1_000)
     assert_gone(bystander)
@@ -556,13 +559,13 @@ defmodule Leash.DetachTest do
     kill(vm)
 
     for _time <- 1..3 do
-      {:ok, pid} = Leash.adopt(name)
-      assert {:error, {:already_started, ^pid}} = Leash.adopt(name)
+      {:ok, pid} = Leash.Worker.adopt(name)
+      assert {:error, {:already_started, ^pid}} = Leash.Worker.adopt(name)
       kill_process(pid)
       assert_alive(tree)
     end
 
-    {:ok, pid} = Leash.adopt(name)
+    {:ok, pid} = Leash.Worker.adopt(name)
     assert [:ok, :ok] = for({result, _} <- stop_twice(pid), do: result)
     assert_gone(tree)
   end
@@ -577,7 +580,7 @@ defmodule Leash.DetachTest do
     line = {:sh, "trap '' TERM; echo ready $$; while :; do sleep 0.05; done"}
     tree = start(name, dir, what: line, stop: [sigterm: 400])
     kill_process(tree.worker)
-    {:ok, pid} = Leash.adopt(name)
+    {:ok, pid} = Leash.Worker.adopt(name)
     stop = Task.async(fn -> Worker.stop(pid) end)
     assert_eventually(fn -> match?([%{tree: :ending}], mine(name)) end)
     spawn(fn -> GenServer.stop(pid, :shutdown) end)
@@ -597,7 +600,7 @@ defmodule Leash.DetachTest do
     {:ok, []} = Leash.stop_all(:nobody)
     for tree <- [held, left], do: assert_alive(tree)
     assert {:ok, %Exit{}} = Worker.stop(held.worker)
-    {:ok, pid} = Leash.adopt(:"#{name}-2")
+    {:ok, pid} = Leash.Worker.adopt(:"#{name}-2")
     assert {:ok, %Exit{}} = Worker.stop(pid)
     for tree <- [held, left], do: assert_gone(tree)
   end
@@ -607,9 +610,9 @@ defmodule Leash.DetachTest do
     options = options ++ [ready: {:tcp, 1}, ready_timeout: 300]
     assert {:error, :ready_timeout} = Worker.start_link(options)
     assert_gone(carrier)
-    assert Leash.adopt(name) == {:error, :not_found}
+    assert Leash.Worker.adopt(name) == {:error, :not_found}
     assert {:error, {:exec, :enoexec}} = Worker.start_link(unexecutable(options, dir))
-    assert Leash.adopt(name) == {:error, :not_found}
+    assert Leash.Worker.adopt(name) == {:error, :not_found}
   end
 
   defp unexecutable(options, dir) do
@@ -639,8 +642,8 @@ defmodule Leash.DetachTest do
           {[mark: false], :mark},
           {[ready: ~r/x/], :ready}
         ] do
-      assert {:error, %Leash.OptionsError{key: ^key} = error} =
-               Worker.start_link(Keyword.merge(good, change))
+      assert %Leash.OptionsError{key: ^key} =
+               error = catch_error(Worker.start_link(Keyword.merge(good, change)))
 
       assert Exception.message(error) =~ "on_exit: :detach"
     end
@@ -651,11 +654,11 @@ defmodule Leash.DetachTest do
         ],
         do: assert(%{key: :on_exit} = assert_raise(Leash.OptionsError, call))
 
-    assert {:error, %{key: :name}} = Leash.adopt(nil)
-    assert {:error, %{key: :name}} = Leash.adopt(17)
-    assert {:error, %{key: :group}} = Leash.adopt(name, group: :all)
-    assert {:error, %{key: nil}} = Leash.adopt(name, force: true)
-    assert Leash.adopt(name) == {:error, :not_found}
+    assert %{key: :name} = catch_error(Leash.Worker.adopt(nil))
+    assert %{key: :name} = catch_error(Leash.Worker.adopt(17))
+    assert %{key: :group} = catch_error(Leash.Worker.adopt(name, group: :all))
+    assert %{key: nil} = catch_error(Leash.Worker.adopt(name, force: true))
+    assert Leash.Worker.adopt(name) == {:error, :not_found}
     assert File.ls!(dir) == []
   end
 end

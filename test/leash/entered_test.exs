@@ -1,26 +1,33 @@
 defmodule Leash.EnteredTest do
   # Counts the files that a reader has to open to follow a call. These are the modules that the
-  # call enters, in the calling process and in those that it starts.
-  # process and in those that it starts.
+  # call enters, in the calling process, in those that it starts and in the worker's.
   use Leash.Test.Case, async: false
 
-  @entered %{
-    cmd: {21, quote(do: Leash.cmd("true", []))},
-    start_link: {28, quote(do: Leash.Worker.start_link(command: "sleep", args: ["5"]))}
-  }
+  defp start!, do: Leash.Worker.start_link(command: "sleep", args: ["5"])
 
-  for {name, {most, call}} <- @entered do
-    test "#{name} enters at most #{most} modules" do
-      call = fn -> unquote(call) end
-      # Work that is done once, such as loading, does not count.
-      call.()
-      entered = entered(call)
-      assert length(entered) <= unquote(most), "#{length(entered)}: #{inspect(entered)}"
-    end
+  test "cmd enters at most 20 modules" do
+    assert_entered(20, [], fn -> Leash.cmd("true", []) end)
   end
 
-  defp entered(call) do
+  test "start_link enters at most 24 modules" do
+    assert_entered(24, [], &start!/0)
+  end
+
+  test "stop enters at most 16 modules" do
+    {:ok, worker} = start!()
+    assert_entered(16, [worker], fn -> Leash.Worker.stop(worker) end)
+  end
+
+  defp assert_entered(most, others, call) do
     Process.flag(:trap_exit, true)
+    # Work that is done once, such as loading, does not count.
+    with {:ok, worker} <- start!(), do: Leash.Worker.stop(worker)
+    Leash.cmd("true", [])
+    entered = entered(call, others)
+    assert length(entered) <= most, "#{length(entered)}: #{inspect(entered)}"
+  end
+
+  defp entered(call, others) do
     {:ok, modules} = :application.get_key(:leash, :modules)
 
     set = fn on? ->
@@ -29,11 +36,14 @@ defmodule Leash.EnteredTest do
 
     tracer = spawn_link(fn -> collect(MapSet.new()) end)
     set.(true)
-    :erlang.trace(self(), true, [:call, :set_on_spawn, {:tracer, tracer}])
+
+    for pid <- [self() | others],
+        do: :erlang.trace(pid, true, [:call, :set_on_spawn, {:tracer, tracer}])
+
     call.()
     :erlang.trace(self(), false, [:call])
     set.(false)
-    delivered = :erlang.trace_delivered(self())
+    delivered = :erlang.trace_delivered(:all)
     assert_receive {:trace_delivered, _pid, ^delivered}
     send(tracer, {:entered, self()})
     assert_receive {:entered, entered}

@@ -33,7 +33,7 @@ defmodule Leash.GuardTest do
 
   # Waits until the guard has looked at a worker so many times more.
   defp looked(tree, times \\ 3) do
-    number = Leash.info(tree.worker).worker
+    number = Leash.Tree.info(tree.worker).worker
     from = due(number)
     assert_eventually(fn -> due(number) >= from + times * @every end, 10_000)
   end
@@ -102,15 +102,15 @@ defmodule Leash.GuardTest do
       {:ok, supervisor} =
         Supervisor.start_link([child], strategy: :one_for_one, max_restarts: 100)
 
-      first = Leash.info(__MODULE__.Old)
+      first = Leash.Tree.info(__MODULE__.Old)
       old = Carrier.members(carrier)
       assert_eventually(fn -> not Enum.any?(old, &Observer.alive?/1) end)
 
       assert_eventually(fn ->
-        match?(%{last_exit: %{}, os_pid: pid} when pid != nil, Leash.info(__MODULE__.Old))
+        match?(%{last_exit: %{}, os_pid: pid} when pid != nil, Leash.Tree.info(__MODULE__.Old))
       end)
 
-      second = Leash.info(__MODULE__.Old)
+      second = Leash.Tree.info(__MODULE__.Old)
       assert second.os_pid != first.os_pid
 
       assert %{
@@ -142,7 +142,7 @@ defmodule Leash.GuardTest do
 
     # Returns the time from its start to its end, in milliseconds.
     defp lived(tree) do
-      began = Leash.info(tree.worker).age
+      began = Leash.Tree.info(tree.worker).age
       from = System.monotonic_time(:millisecond)
       assert %{limit: :idle, max: @idle, value: value} = exceeded(tree)
       assert value in @idle..(@idle + 5_000)
@@ -203,7 +203,7 @@ defmodule Leash.GuardTest do
 
     defp told(tree, word) do
       :ok = Worker.write(tree.worker, word <> "\n")
-      number = Leash.info(tree.worker).worker
+      number = Leash.Tree.info(tree.worker).worker
       over = if word == "more", do: [:processes], else: []
       assert_eventually(fn -> :sys.get_state(Guard).watches[number].breached == over end)
     end
@@ -225,7 +225,7 @@ defmodule Leash.GuardTest do
       looked(tree)
       assert_received {:breach, breach}
       refute_received {:breach, _again}
-      info = Leash.info(tree.worker)
+      info = Leash.Tree.info(tree.worker)
 
       assert breach == %{
                limit: :processes,
@@ -333,7 +333,7 @@ defmodule Leash.GuardTest do
       tree = start_tree(:ignores_term, stop: [sigterm: 400])
       worker = tree.worker
       {:ok, _task} = Task.start_link(fn -> Worker.stop(worker) end)
-      assert_eventually(fn -> match?(%{tree: :ending}, Leash.info(worker)) end)
+      assert_eventually(fn -> match?(%{tree: :ending}, Leash.Tree.info(worker)) end)
       # This is the state of a guard that looked a moment before.
       send(worker, {:leash, {:doomed, {:guard, %{limit: :processes, max: 1, value: 2}}}})
       assert_receive {:EXIT, ^worker, :normal}, 5_000
@@ -342,7 +342,9 @@ defmodule Leash.GuardTest do
   end
 
   describe "a watch" do
-    defp spec(limits), do: Options.spec(limits, nil)
+    defp spec(limits),
+      do: [every: 1_000, action: :stop] |> Keyword.merge(limits) |> Options.spec(nil)
+
     defp sums(processes, cpu \\ 0), do: %{processes: processes, rss: 10, cpu: cpu}
 
     test "tells of each breach once, and again after it was within its limit" do
@@ -393,35 +395,54 @@ defmodule Leash.GuardTest do
     end
 
     test "that are wrong are refused, and nothing is started" do
-      for guard <- [
-            true,
-            [],
-            [action: :stop],
-            [processes: 0],
-            [processes: "9"],
-            [rss: "8"],
-            [rss: "8XB"],
-            [rss: "-1GB"],
-            [rss: "1.5GB"],
-            [rss: "0GB"],
-            [rss: "1GB\n"],
-            [rss: 1.5],
-            [lifetime: 0],
-            [idle: :infinity],
-            [processes: 1, every: 99],
-            [processes: 1, action: :kill],
-            [processes: 1, action: fn -> :ok end],
-            [processes: 1, colour: 1],
-            [processes: 1, processes: 2]
-          ] do
-        options = [command: "sleep", args: ["60"], guard: guard]
+      refused = fn guard ->
+        assert %OptionsError{key: :guard} =
+                 error =
+                 catch_error(Worker.start_link(command: "sleep", args: ["60"], guard: guard))
 
-        assert {:error, %OptionsError{key: :guard, value: ^guard} = error} =
-                 Worker.start_link(options)
+        error
+      end
+
+      for guard <- [true, [], [:rss], %{rss: 5}] do
+        error = refused.(guard)
+        assert {[], ^guard} = {error.path, error.value}
 
         assert Exception.message(error) =~
-                 "expected a keyword list with at least one of processes: number"
+                 "expected a keyword list with at least one of :processes, :rss, :lifetime, :idle"
       end
+
+      assert refused.(action: :stop).path == []
+
+      for {key, value, expected} <- [
+            {:processes, 0, "a positive integer"},
+            {:processes, "9", "a positive integer"},
+            {:rss, "8", "bytes, or text such as \"512MB\""},
+            {:rss, "8XB", "bytes"},
+            {:rss, "-1GB", "bytes"},
+            {:rss, "1.5GB", "bytes"},
+            {:rss, "0GB", "bytes"},
+            {:rss, "1GB\n", "bytes"},
+            {:rss, 1.5, "bytes"},
+            {:lifetime, 0, "milliseconds > 0"},
+            {:idle, :infinity, "milliseconds > 0"},
+            {:every, 99, "milliseconds (at least 100)"},
+            {:action, :kill, ":stop, :log or a function of one argument"},
+            {:action, &__MODULE__.module_info/0, ":stop, :log or a function of one argument"}
+          ] do
+        error = refused.([{key, value}, lifetime: 1])
+        assert {[:guard, ^key], ^value} = {error.path, error.value}
+
+        assert Exception.message(error) =~
+                 "invalid value for #{inspect(key)} option in :guard: expected #{expected}"
+
+        assert Exception.message(error) =~ "got: #{inspect(value)}"
+      end
+
+      assert Exception.message(refused.(processes: 1, memory: 1)) ==
+               "invalid options in :guard: expected one of [:processes, :rss, :lifetime, :idle, " <>
+                 ":action, :every], got: :memory (did you mean :rss?)"
+
+      assert %{path: [:guard, :processes], value: [1, 2]} = refused.(processes: 1, processes: 2)
 
       assert Leash.list() == []
       assert_raise OptionsError, fn -> Leash.cmd("true", [], guard: [processes: 1]) end

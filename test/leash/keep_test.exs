@@ -151,9 +151,9 @@ defmodule Leash.KeepTest do
 
     assert error.key == :mark
 
-    assert {:error, %{key: :mark}} =
-             Worker.start_link(command: "true", on_exit: :keep, mark: false)
+    assert %{key: :mark} =
+             catch_error(Worker.start_link(command: "true", on_exit: :keep, mark: false))
 
-    assert {:error, %{key: :on_exit}} = Worker.start_link(command: "true", on_exit: :maybe)
+    assert %{key: :on_exit} = catch_error(Worker.start_link(command: "true", on_exit: :maybe))
   end
 end

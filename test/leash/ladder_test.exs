@@ -33,6 +33,29 @@ defmodule Leash.LadderTest do
     assert Ladder.shutdown(sigterm: :infinity) == :infinity
   end
 
+  test "names the signal that was meant" do
+    for {wrong, meant} <- [
+          {:term, :sigterm},
+          {:SIGTERM, :sigterm},
+          {:TERM, :sigterm},
+          {"TERM", :sigterm},
+          {"SIGINT", :sigint},
+          {:sigtrem, :sigterm},
+          {:kill, :sigkill},
+          {:usr1, :sigusr1}
+        ],
+        step <- [{wrong, 1}, {wrong, 1, to: :tree}, wrong] do
+      assert {:error, text} = Ladder.check([{:sigint, 1}, step], :any)
+      assert text =~ "a list of at most 8 steps"
+      assert text =~ ": #{inspect(wrong)} is no signal, did you mean #{inspect(meant)}?"
+    end
+
+    for wrong <- [[sigfoo: 1], [stdin: 1], [{nil, 1}], [{0, 1}], [sigterm: -1], [{}], :sigterm] do
+      assert {:error, text} = Ladder.check(wrong, :signals)
+      refute text =~ "did you mean"
+    end
+  end
+
   test "refuses what no shim understands" do
     for bad <- [
           :sigterm,

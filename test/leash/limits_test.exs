@@ -87,24 +87,24 @@ defmodule Leash.LimitsTest do
   end
 
   test "mistakes are named" do
-    for bad <- [
-          [open_files: -1],
-          [open_files: "8"],
-          [files: 8],
-          [nice: 20],
-          [nice: 1, nice: 2],
-          [core: 0x1_0000_0000_0000_0000],
-          :none,
-          %{core: 0}
+    for {bad, path, text} <- [
+          {[open_files: -1], [:limits, :open_files], "a number from 0 to 2^64 - 2, got: -1"},
+          {[open_files: "8"], [:limits, :open_files], "got: \"8\""},
+          {[files: 8], [:limits, nil], "got: :files (did you mean :open_files?)"},
+          {[nice: 20], [:limits, :nice], "an integer from -20 to 19, got: 20"},
+          {[nice: 1, nice: 2], [:limits, :nice], "one value, and not several, got: [1, 2]"},
+          {[core: 0x1_0000_0000_0000_0000], [:limits, :core], "got: 18446744073709551616"},
+          {:none, [], "a keyword list of :open_files"},
+          {%{core: 0}, [], "a keyword list of :open_files"}
         ] do
-      assert {:error, %Leash.OptionsError{key: :limits} = error} =
-               Worker.start_link(command: "true", limits: bad)
+      assert %Leash.OptionsError{key: :limits, path: ^path} =
+               error = catch_error(Worker.start_link(command: "true", limits: bad))
 
-      assert Exception.message(error) =~ "open_files"
-      refute Limits.valid?(bad)
+      assert Exception.message(error) =~ text
     end
 
-    assert Limits.valid?(@limits)
+    assert {:ok, %{limits: @limits}} = Worker.Options.validate(command: "true", limits: @limits)
+
     assert Limits.to_option(open_files: 1, nice: -1) == "NOFILE:1,NICE:-1"
   end
 end

@@ -40,7 +40,7 @@ defmodule Leash.ListTest do
       assert_in_delta row.rss, rss(tree), 2_000_000
       assert listed(other).processes == 1
 
-      info = Leash.info(tree.worker)
+      info = Leash.Tree.info(tree.worker)
 
       assert Enum.sort(Enum.map(info.members, & &1.os_pid)) ==
                Enum.sort(for {pid, _} <- members, do: pid)
@@ -54,7 +54,7 @@ defmodule Leash.ListTest do
 
       assert {:ok, _} = Worker.stop(tree.worker)
       assert_gone(tree)
-      assert listed(tree) == nil and Leash.info(tree.worker) == nil
+      assert listed(tree) == nil and Leash.Tree.info(tree.worker) == nil
       assert listed(other).processes == 1
       Worker.stop(other.worker)
       assert_unharmed(decoy)
@@ -82,7 +82,11 @@ defmodule Leash.ListTest do
       "LEASH_RUN_DIR=#{Leash.Test.Decoys.run_dir()} elixir#{paths} -e 'Application.put_env(:leash, :sweep, false); Application.ensure_all_started(:leash); #{vm}'"
 
     tree = start_tree({:sh, line})
-    inner? = fn -> Enum.any?(Leash.info(tree.worker).members, &(&1.command == "sleep 60")) end
+
+    inner? = fn ->
+      Enum.any?(Leash.Tree.info(tree.worker).members, &(&1.command == "sleep 60"))
+    end
+
     assert_eventually(inner?)
 
     # A VM starts and ends helpers of its own.
@@ -111,14 +115,14 @@ defmodule Leash.ListTest do
     os_pid = Worker.os_pid(worker)
     Process.exit(worker, :kill)
     assert_receive {:EXIT, ^worker, :killed}
-    {:ok, adopted} = Leash.adopt(":list_detached")
+    {:ok, adopted} = Leash.Worker.adopt(":list_detached")
 
     port = Port.open({:spawn_executable, "/bin/sh"}, args: ["-c", "sleep 62 & read x"])
     {:ok, attached} = Leash.attach(port, name: :list_attached, stop: [])
-    assert_eventually(fn -> match?(%{processes: 2}, Leash.info(:list_attached)) end)
+    assert_eventually(fn -> match?(%{processes: 2}, Leash.Tree.info(:list_attached)) end)
 
     assert %{kind: _, processes: 2, os_pid: ^os_pid, members: [_, _]} =
-             adopted |> Leash.info() |> Map.put(:kind, nil)
+             adopted |> Leash.Tree.info() |> Map.put(:kind, nil)
 
     assert Enum.map(Leash.list(), & &1.processes) == [2, 2]
     assert length(String.split(Leash.tree(), "\n", trim: true)) == 7
@@ -131,36 +135,41 @@ defmodule Leash.ListTest do
     # Until then its shim has not executed it yet.
     assert_eventually(fn -> match?([%{processes: 1}], Leash.list()) end)
     assert [%{group: :ports, name: nil} = row] = Leash.list()
-    assert [%{processes: nil, rss: nil, cpu: nil} = short] = Leash.list(vitals: false)
+    assert [%{processes: nil, rss: nil, cpu: nil} = short] = Leash.list(usage: false)
 
     assert Map.drop(short, [:processes, :rss, :cpu, :age]) ==
              Map.drop(row, [:processes, :rss, :cpu, :age])
 
-    assert Leash.info(row.worker).label == "sleep"
+    assert Leash.Tree.info(row.worker).label == "sleep"
     Port.close(port)
   end
 
   test "wrong options are refused" do
-    assert_raise Leash.OptionsError, ~r/:vitals.*true or false, got: 1/, fn ->
-      Leash.list(vitals: 1)
+    assert_raise Leash.OptionsError, ~r/:usage.*true or false, got: 1/, fn ->
+      Leash.list(usage: 1)
     end
 
-    assert_raise Leash.OptionsError, ~r/one of \[:vitals\].*:colour/, fn ->
+    assert_raise Leash.OptionsError, ~r/one of \[:usage\].*:colour/, fn ->
       Leash.list(colour: 1)
     end
 
-    assert Leash.info(:nobody) == nil
-    assert Leash.info(31_000) == nil
+    assert Leash.Tree.info(:nobody) == nil
+    assert Leash.Tree.info(31_000) == nil
   end
 
   test "a name, a number and a process mean the same worker" do
     tree = start_tree(:plain, name: __MODULE__.Named)
-    info = Leash.info(__MODULE__.Named)
+    info = Leash.Tree.info(__MODULE__.Named)
     assert %{name: __MODULE__.Named, label: "Leash.ListTest.Named"} = info
-    assert [info.pid, info.pid] == [Leash.info(tree.worker).pid, Leash.info(info.worker).pid]
+
+    assert [info.pid, info.pid] == [
+             Leash.Tree.info(tree.worker).pid,
+             Leash.Tree.info(info.worker).pid
+           ]
+
     # The Worker itself is not asked.
     :sys.suspend(tree.worker)
-    assert %{processes: 1} = Leash.info(__MODULE__.Named)
+    assert %{processes: 1} = Leash.Tree.info(__MODULE__.Named)
     :sys.resume(tree.worker)
     Worker.stop(tree.worker)
   end
@@ -176,11 +185,11 @@ defmodule Leash.ListTest do
       ]
 
       {:ok, supervisor} = Supervisor.start_link([{Worker, options}], strategy: :one_for_one)
-      first = Leash.info(name)
+      first = Leash.Tree.info(name)
       assert first.last_exit == nil
       System.cmd("kill", ["-TERM", "#{first.os_pid}"])
-      assert_eventually(fn -> match?(%{last_exit: %{}}, Leash.info(name)) end)
-      %{last_exit: last} = second = Leash.info(name)
+      assert_eventually(fn -> match?(%{last_exit: %{}}, Leash.Tree.info(name)) end)
+      %{last_exit: last} = second = Leash.Tree.info(name)
       assert second.os_pid != first.os_pid
       assert %{reason: {:exit_status, 3}, exit: %Exit{status: 3, cause: :exited}} = last
       assert last.exit.os_pid == first.os_pid
@@ -190,10 +199,10 @@ defmodule Leash.ListTest do
       Process.exit(second.pid, :kill)
 
       assert_eventually(fn ->
-        match?(%{last_exit: %{reason: :killed}, tree: :alive}, Leash.info(name))
+        match?(%{last_exit: %{reason: :killed}, tree: :alive}, Leash.Tree.info(name))
       end)
 
-      assert Leash.info(name).last_exit.exit == nil
+      assert Leash.Tree.info(name).last_exit.exit == nil
       Supervisor.stop(supervisor)
     end
 

@@ -111,7 +111,7 @@ defmodule Leash.LoggerTest do
             {[events: :all], :events},
             {[colour: true], nil}
           ] do
-        assert {:error, %Leash.OptionsError{key: ^key}} = Leash.Logger.attach(options)
+        assert %Leash.OptionsError{key: ^key} = catch_error(Leash.Logger.attach(options))
       end
 
       assert [{"info", _started}] = lines(fn -> run_worker([]) end)

@@ -6,7 +6,12 @@ defmodule Leash.NativeTest do
   alias Leash.Test.FarEnds
 
   @run "s59m65f"
-  @fields %{node: "n@h", app: "my_app", version: "0.1.0"}
+  @fields %{
+    node: "n@h",
+    app: "my_app",
+    version: "0.1.0",
+    started_at: "2026-01-01T00:00:00Z"
+  }
 
   # Plays the program, and obeys orders on its stdin.
   @program """

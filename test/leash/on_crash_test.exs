@@ -132,8 +132,8 @@ defmodule Leash.OnCrashTest do
           &Worker.start_link([command: "true"] ++ &1),
           &Leash.attach(System.pid() |> String.to_integer(), &1)
         ] do
-      assert {:error, %Leash.OptionsError{key: :on_crash, value: :later}} =
-               start.(on_crash: :later)
+      assert %Leash.OptionsError{key: :on_crash, value: :later} =
+               catch_error(start.(on_crash: :later))
     end
 
     for start <- [

@@ -143,6 +143,8 @@ defmodule Leash.OSProcessTest do
       for bad <- [0, 65, -9, :sigfoo, "TERM", nil] do
         error = assert_raise ArgumentError, fn -> OSProcess.signal(os_pid, bad) end
         assert error.message =~ "expected a signal"
+        assert error.message =~ "got: #{inspect(bad)}"
+        if bad == "TERM", do: assert(error.message =~ "(did you mean :sigterm?)")
       end
 
       assert running?(os_pid)

@@ -84,7 +84,7 @@ defmodule Leash.QuietTest do
                end)
 
                Process.exit(worker, :kill)
-               assert Task.await(writing) == {:error, :epipe}
+               assert Task.await(writing) == {:error, :noproc}
              end) == ""
     end
 

@@ -182,7 +182,7 @@ defmodule Leash.StopAllTest do
         thaw(freezer)
         # The warden takes its requests one by one, so the earlier request is through now.
         assert VM.eval(vm, ~s|Leash.cmd("true", [])|) == {"", 0}
-        assert_eventually(fn -> VM.eval(vm, "length(Leash.list(vitals: false))") == 1 end)
+        assert_eventually(fn -> VM.eval(vm, "length(Leash.list(usage: false))") == 1 end)
         refute File.exists?(trace)
         assert Observer.alive?(vm.workers["other"].os)
       end
@@ -200,7 +200,7 @@ defmodule Leash.StopAllTest do
 
       assert took < 5_000
       Observer.signal(forker, "CONT")
-      assert_eventually(fn -> VM.eval(vm, "length(Leash.list(vitals: false))") == 1 end)
+      assert_eventually(fn -> VM.eval(vm, "length(Leash.list(usage: false))") == 1 end)
       assert_gone(carrier, 5_000)
       assert Observer.alive?(vm.workers["other"].os)
     end
@@ -210,7 +210,7 @@ defmodule Leash.StopAllTest do
       """
       {command, args} = #{inspect({program[:command], program[:args]}, limit: :infinity)}
       spawn(fn -> #{call}; Process.sleep(:infinity) end)
-      listed = fn -> for(row <- Leash.list(vitals: false), row.group == :g, do: row) end
+      listed = fn -> for(row <- Leash.list(usage: false), row.group == :g, do: row) end
       true = Leash.Test.Observer.eventually(5_000, fn -> listed.() != [] end) != nil
       began = System.monotonic_time(:millisecond)
       stopped = Leash.stop_all(:g, deadline: 200)
@@ -410,8 +410,8 @@ defmodule Leash.StopAllTest do
       stop = begin_stop(group, slow)
       assert Worker.start_link(command: "true", group: group) == {:error, :stopping}
       ending = ~r"Leash.stop_all/2 is ending"
-      assert_raise RuntimeError, ending, fn -> Leash.cmd("true", [], group: group) end
-      assert_raise RuntimeError, ending, fn -> Leash.open_port("true", [], group: group) end
+      assert_raise Leash.Error, ending, fn -> Leash.cmd("true", [], group: group) end
+      assert_raise Leash.Error, ending, fn -> Leash.open_port("true", [], group: group) end
       assert Leash.cmd("true") == {"", 0}
       assert Leash.cmd("true", [], group: {group, 2}) == {"", 0}
       assert Task.yield(stop, 0) == nil
@@ -546,8 +546,8 @@ defmodule Leash.StopAllTest do
 
     test "a group that cannot be asked for" do
       for wrong <- [:all, ["a"], 3, self(), %{}] do
-        assert {:error, %OptionsError{key: :group}} =
-                 Worker.start_link(command: "true", group: wrong)
+        assert %OptionsError{key: :group} =
+                 catch_error(Worker.start_link(command: "true", group: wrong))
 
         assert_raise OptionsError, fn -> Leash.cmd("true", [], group: wrong) end
         assert_raise OptionsError, fn -> Leash.open_port("true", [], group: wrong) end

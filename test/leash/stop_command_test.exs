@@ -291,8 +291,11 @@ defmodule Leash.StopCommandTest do
 
     test "by Worker, cmd, stream and open_port", %{dir: dir} do
       for {step, expected} <- @wrong, stop = [{:sigterm, 1}, step] do
-        assert {:error, %OptionsError{key: :stop} = error} =
-                 Worker.start_link(command: "touch", args: [path(dir, "ran")], stop: stop)
+        assert %OptionsError{key: :stop} =
+                 error =
+                 catch_error(
+                   Worker.start_link(command: "touch", args: [path(dir, "ran")], stop: stop)
+                 )
 
         assert error.expected =~ expected, "#{inspect(step)}: #{error.expected}"
         assert error.value in [stop, step |> Tuple.to_list() |> Enum.take(2) |> List.to_tuple()]
@@ -321,8 +324,8 @@ defmodule Leash.StopCommandTest do
     end
 
     test "a sweep runs none" do
-      assert {:error, %OptionsError{key: :stop, expected: expected}} =
-               Leash.sweep(stop: [{:cmd, ["true"], 1}])
+      assert %OptionsError{key: :stop, expected: expected} =
+               catch_error(Leash.sweep(stop: [{:cmd, ["true"], 1}]))
 
       assert expected =~ "a command, {:cmd, _, _}, is run by a worker's own shim only"
     end

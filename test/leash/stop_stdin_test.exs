@@ -58,8 +58,8 @@ defmodule Leash.StopStdinTest do
     end
 
     test "without a pipe is refused" do
-      assert {:error, %OptionsError{key: :stdin} = error} =
-               Worker.start_link(command: "cat", stop: @stop)
+      assert %OptionsError{key: :stdin} =
+               error = catch_error(Worker.start_link(command: "cat", stop: @stop))
 
       assert Exception.message(error) =~ "close_stdin"
     end
@@ -107,12 +107,12 @@ defmodule Leash.StopStdinTest do
   end
 
   test "attach refuses it" do
-    assert {:error, %OptionsError{key: :stop} = error} = Leash.attach(1_000_000, stop: @stop)
+    assert %OptionsError{key: :stop} = error = catch_error(Leash.attach(1_000_000, stop: @stop))
     assert Exception.message(error) =~ "stdin is not ours to close"
   end
 
   test "a sweep and a process without a shim refuse it" do
-    assert {:error, %OptionsError{key: :stop}} = Leash.sweep(stop: @stop)
+    assert %OptionsError{key: :stop} = catch_error(Leash.sweep(stop: @stop))
     refute Leash.Ladder.signals?(@stop)
   end
 

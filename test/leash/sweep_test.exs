@@ -114,9 +114,9 @@ defmodule Leash.SweepTest do
   end
 
   test "wrong options are an error and signal nothing" do
-    assert {:error, %Leash.OptionsError{key: :mode}} = Leash.sweep(mode: :gently)
-    assert {:error, %Leash.OptionsError{key: :deadline}} = Leash.sweep(deadline: -1)
-    assert {:error, %Leash.OptionsError{key: nil}} = Leash.sweep(force: true)
+    assert %Leash.OptionsError{key: :mode} = catch_error(Leash.sweep(mode: :gently))
+    assert %Leash.OptionsError{key: :deadline} = catch_error(Leash.sweep(deadline: -1))
+    assert %Leash.OptionsError{key: nil} = catch_error(Leash.sweep(force: true))
   end
 
   test "two sweeps at the same instant end everything and report no survivor", %{dir: dir} do

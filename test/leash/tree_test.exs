@@ -52,7 +52,7 @@ defmodule Leash.TreeTest do
     [a, b, c] =
       for command <- ["sleep 60", "sh -c sleep 61; :", "sleep 61"], do: pid_of(tree, command)
 
-    [first, second] = Enum.map([tree, other], &Leash.info(&1.worker).worker)
+    [first, second] = Enum.map([tree, other], &Leash.Tree.info(&1.worker).worker)
 
     assert [head, one | processes] = plain
     assert head =~ ~r/^#{Leash.run_id()}  owner #{System.pid()}, 2 workers, 5 processes, \d+M$/
@@ -140,7 +140,7 @@ defmodule Leash.TreeTest do
     run_dir = Leash.Test.Decoys.run_dir()
     vm = start_vm([], run_dir: run_dir)
     assert VM.eval(vm, "Application.stop(:leash); Leash.tree()") =~ "not started"
-    assert VM.eval(vm, "{Leash.list(), Leash.info(1)}") == {[], nil}
+    assert VM.eval(vm, "{Leash.list(), Leash.Tree.info(1)}") == {[], nil}
   end
 
   test "ages and sizes are short" do

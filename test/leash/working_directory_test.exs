@@ -15,12 +15,9 @@ defmodule Leash.WorkingDirectoryTest do
 
       message = fn start ->
         try do
-          case start.() do
-            {:error, %Leash.OptionsError{} = error} -> Exception.message(error)
-            other -> other
-          end
+          start.()
         rescue
-          error in [RuntimeError, Leash.OptionsError] -> Exception.message(error)
+          error in [Leash.Error, Leash.OptionsError] -> Exception.message(error)
         end
       end
 

@@ -82,7 +82,7 @@ defmodule Leash.Narrow.PlacesTest do
       {Leash.Worker.start_link(options), command, Leash.capabilities().warden}
       """
 
-      assert VM.eval(vm, code) == {{:error, :no_warden}, ErlangError, {:error, :eacces}}
+      assert VM.eval(vm, code) == {{:error, :no_warden}, Leash.Error, {:error, :eacces}}
       assert_eventually(fn -> VM.eval(vm, "Leash.list()") == [] end)
       assert_gone(carrier)
     end

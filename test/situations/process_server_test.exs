@@ -107,7 +107,7 @@ defmodule Leash.Situations.ProcessServerTest do
       assert {:ok, _report} = VM.eval(next, "Leash.sweep()")
       assert Observer.alive?(web)
       {web_pid, _ticks} = web
-      adopt = "{:ok, worker} = Leash.adopt(:web); Leash.Worker.os_pid(worker)"
+      adopt = "{:ok, worker} = Leash.Worker.adopt(:web); Leash.Worker.os_pid(worker)"
       assert VM.eval(next, adopt) == web_pid
       stop = "[%{pid: worker}] = Leash.list(); {:ok, _exit} = Leash.Worker.stop(worker); :stopped"
       assert VM.eval(next, stop) == :stopped

@@ -352,9 +352,9 @@ defmodule Leash.Test.Matrix do
       end)
 
     code = """
-    for %{run_id: #{inspect(vm.run_id)}, name: name} <- Leash.detached() do
+    for %{run_id: #{inspect(vm.run_id)}, name: name} <- Leash.Worker.detached() do
       spawn(fn ->
-        {:ok, worker} = Leash.adopt(name)
+        {:ok, worker} = Leash.Worker.adopt(name)
         {:ok, %Leash.Exit{}} = Leash.Worker.stop(worker)
       end)
     end

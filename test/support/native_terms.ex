@@ -61,7 +61,8 @@ defmodule Leash.Test.NativeTerms do
   ]
 
   # Not called: they are about the library itself, or crash on purpose.
-  @others [load: 0, native_panic: 0, __info__: 1, module_info: 0, module_info: 1]
+  @elixir [close: 1, await_end: 2, monitor_end: 2]
+  @others [load: 0, native_panic: 0, __info__: 1, module_info: 0, module_info: 1] ++ @elixir
 
   @more_ms 30_000
 

@@ -28,7 +28,7 @@ defmodule Leash.Adopted.Program do
          {:ok, %{ppid: parent}} when parent == tree.shim_pid <- OSProcess.info(program),
          {:ok, fd} <-
            Native.process_open(program.pid, program.start_ticks, program.pidfs_inode) do
-      if Native.pidfd_monitor(fd, :program_ended) != :ok, do: send(self(), :program_ended)
+      :ok = Native.await_end(fd, :program_ended)
       fd
     else
       _not_ours -> nil

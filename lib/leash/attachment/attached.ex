@@ -13,14 +13,12 @@ defmodule Leash.Attachment.Attached do
           optional(atom()) => term()
         }
 
-  @doc "Watches the owner. Does nothing without `:attach`."
+  @doc "Watches the owner."
   @spec watch(map()) :: {:ok, map()} | {:error, term()}
   def watch(%{attach: attach} = options) do
     with {:ok, watch} <- watch_owner(attach.owner),
          do: {:ok, %{options | attach: Map.merge(attach, %{watch: watch, not_covered: []})}}
   end
-
-  def watch(options), do: {:ok, options}
 
   defp watch_owner(:application), do: {:ok, nil}
 

@@ -2,7 +2,7 @@ defmodule Leash.Command.Collect do
   # `Leash.cmd/3`: runs a command to its end and collects what it writes.
   @moduledoc false
 
-  alias Leash.{Command, WorkingDirectory}
+  alias Leash.Command
   alias Leash.Command.Options
 
   @read_bytes 65_536
@@ -133,17 +133,13 @@ defmodule Leash.Command.Collect do
   end
 
   @doc false
-  # Raises what `System.cmd/3` raises if the system refuses, and otherwise the reason itself.
+  # Raises what `System.cmd/3` raises if the system refuses, and `Leash.Error` otherwise.
   @spec failed(term()) :: no_return()
-  def failed(:not_running),
-    do: raise(RuntimeError, "the :leash application is not started, or is stopping")
+  def failed({stage, posix} = reason) when is_atom(stage) and is_atom(posix) do
+    if posix == :no_working_directory,
+      do: raise(Leash.Error, reason: reason),
+      else: :erlang.error(posix)
+  end
 
-  def failed(:stopping),
-    do: raise(RuntimeError, "Leash.stop_all/2 is ending the command's group")
-
-  def failed({:shim, :no_working_directory}),
-    do: raise(RuntimeError, WorkingDirectory.message())
-
-  def failed({stage, posix}) when is_atom(stage) and is_atom(posix), do: :erlang.error(posix)
-  def failed(reason), do: :erlang.error(reason)
+  def failed(reason), do: raise(Leash.Error, reason: reason)
 end

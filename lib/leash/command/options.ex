@@ -2,7 +2,7 @@ defmodule Leash.Command.Options do
   # The options of `Leash.cmd/3` and the streams. `Leash.Worker.Options` checks the shared ones.
   @moduledoc false
 
-  alias Leash.{Executable, OptionsError, Schema}
+  alias Leash.{Executable, Schema}
   alias Leash.Worker
 
   # Options that go to the Worker unchanged.
@@ -13,28 +13,26 @@ defmodule Leash.Command.Options do
 
   # Options of both, at different places of the documentation.
   @stderr_to_stdout [
-    type: Schema.boolean(),
+    type: :boolean,
     default: false,
     doc: "Sends stderr where stdout goes."
   ]
-  @timeout Schema.custom(
-             &__MODULE__.timeout?/1,
-             "milliseconds or :infinity",
-             quote(do: timeout())
-           )
+  @timeout [
+    type: {:or, [Schema.milliseconds(), {:in, [:infinity]}]},
+    type_doc: "milliseconds or :infinity",
+    type_spec: quote(do: timeout()),
+    default: :infinity
+  ]
 
   @shared [
             input: [
-              type:
-                Schema.custom(
-                  &__MODULE__.input?/1,
-                  "iodata or an enumerable of iodata",
-                  quote(do: iodata() | Enumerable.t() | nil)
-                ),
+              type: {:custom, __MODULE__, :input, []},
+              type_doc: "iodata or an enumerable of iodata",
+              type_spec: quote(do: iodata() | Enumerable.t() | nil),
               doc: "Written to stdin by a process of its own. stdin is closed at the end."
             ],
             stdin: [
-              type: Schema.one_of([:open, :null]),
+              type: {:in, [:open, :null]},
               default: :open,
               doc:
                 "What a program without `:input` reads. `:open` neither ends nor brings " <>
@@ -42,16 +40,17 @@ defmodule Leash.Command.Options do
                   "stdin goes on (esbuild, tailwindcss and vite with `--watch`). `:null` is " <>
                   "an empty input."
             ],
-            linger: [
-              type: @timeout,
-              default: :infinity,
-              doc:
-                "Milliseconds that processes which hold the output get after the program " <>
-                  "has exited. Then the ladder of `:stop` ends them. With `on_exit: :keep` " <>
-                  "they go on and are no longer read. The status stays that of the program."
-            ],
+            linger:
+              @timeout ++
+                [
+                  doc:
+                    "Milliseconds that processes which hold the output get after the " <>
+                      "program has exited. Then the ladder of `:stop` ends them. With " <>
+                      "`on_exit: :keep` they go on and are no longer read. The status stays " <>
+                      "that of the program."
+                ],
             shell: [
-              type: Schema.boolean(),
+              type: :boolean,
               default: false,
               doc: "`true`: the command is a line for `/bin/sh -c`, and takes no arguments."
             ]
@@ -59,7 +58,7 @@ defmodule Leash.Command.Options do
             (Worker.Options.schema().options
              |> Keyword.take(@worker)
              |> Keyword.replace!(:on_exit,
-               type: Schema.one_of([:stop, :keep]),
+               type: {:in, [:stop, :keep]},
                default: :stop,
                doc:
                  "What happens to processes that a command leaves if it exits by itself. " <>
@@ -68,7 +67,7 @@ defmodule Leash.Command.Options do
                    "them can be marked as kept, they are stopped."
              )
              |> Keyword.replace!(:on_crash,
-               type: Schema.one_of([:kill, :ladder]),
+               type: {:in, [:kill, :ladder]},
                default: :ladder,
                doc:
                  "How the tree is ended if the calling process crashes or is killed: by the " <>
@@ -78,35 +77,35 @@ defmodule Leash.Command.Options do
 
   @cmd [
          into: [
-           type: Schema.custom(&__MODULE__.into?/1, "a Collectable", quote(do: Collectable.t())),
+           type: :any,
+           type_doc: "a Collectable",
+           type_spec: quote(do: Collectable.t()),
            default: "",
            doc: "Collects stdout."
          ],
          lines: [
-           type: Schema.optional_positive("bytes"),
+           type: {:or, [nil, :pos_integer]},
+           type_doc: "a positive number of bytes",
            doc:
              "Collects stdout line by line, without the newlines, as with `into: []`. The " <>
                "number exists for `System.cmd/3`'s sake and has no effect."
          ],
-         timeout: [
-           type: @timeout,
-           default: :infinity,
-           doc: "After so many milliseconds `:stop` ends the tree, and the status is `:timeout`."
-         ],
+         timeout:
+           @timeout ++
+             [
+               doc:
+                 "After so many milliseconds `:stop` ends the tree, and the status is `:timeout`."
+             ],
          max_output: [
-           type:
-             Schema.custom(
-               &__MODULE__.max_output?/1,
-               "a number of bytes or :infinity",
-               quote(do: non_neg_integer() | :infinity)
-             ),
+           type: {:or, [{:in, [:infinity]}, :non_neg_integer]},
+           type_doc: "a number of bytes or :infinity",
            default: :infinity,
            doc:
              "If stdout and captured stderr together have more bytes than that, the tree is " <>
                "ended and the output is cut there. The status is `:max_output`."
          ],
          stderr: [
-           type: Schema.target([:inherit, :capture, :null]),
+           type: {:custom, Schema, :target, [[:inherit, :capture, :null]]},
            default: :inherit,
            doc:
              "`:inherit` writes to the VM's stderr. `:capture` makes the result " <>
@@ -114,12 +113,12 @@ defmodule Leash.Command.Options do
          ],
          stderr_to_stdout: @stderr_to_stdout,
          parallelism: [
-           type: Schema.boolean(),
+           type: :boolean,
            default: false,
            doc: "Accepted for `System.cmd/3`'s sake; no data go through a port."
          ],
          use_stdio: [
-           type: Schema.boolean(),
+           type: :boolean,
            default: true,
            doc:
              "`false` leaves the program the VM's own stdin, stdout and stderr. Nothing is " <>
@@ -129,7 +128,7 @@ defmodule Leash.Command.Options do
 
   @stream [
             stderr: [
-              type: Schema.target([:inherit, :stream, :null]),
+              type: {:custom, Schema, :target, [[:inherit, :stream, :null]]},
               default: :inherit,
               doc:
                 "`:inherit` writes to the VM's stderr. `:stream` makes the elements " <>
@@ -138,22 +137,19 @@ defmodule Leash.Command.Options do
             ],
             stderr_to_stdout: @stderr_to_stdout,
             max_chunk_size: [
-              type:
-                Schema.custom(
-                  &__MODULE__.max_chunk_size?/1,
-                  "a positive number of bytes",
-                  quote(do: pos_integer())
-                ),
+              type: {:in, 1..0x7FFFFFFF},
+              type_doc: "a positive number of bytes",
+              type_spec: quote(do: pos_integer()),
               default: 65_536,
               doc: "The maximum size of an element in bytes."
             ],
-            timeout: [
-              type: @timeout,
-              default: :infinity,
-              doc:
-                "So many milliseconds after the start `:stop` ends the tree. The stream " <>
-                  "ends with `{:exit, :timeout}` or raises."
-            ]
+            timeout:
+              @timeout ++
+                [
+                  doc:
+                    "So many milliseconds after the start `:stop` ends the tree. The stream " <>
+                      "ends with `{:exit, :timeout}` or raises."
+                ]
           ] ++ @shared
 
   @cmd_schema Schema.new(@cmd)
@@ -168,30 +164,16 @@ defmodule Leash.Command.Options do
   def stream, do: @stream_schema
 
   @doc false
-  @spec into?(term()) :: boolean()
-  def into?(_value), do: true
-
-  @doc false
-  @spec max_output?(term()) :: boolean()
-  def max_output?(value), do: value == :infinity or (is_integer(value) and value >= 0)
-
-  @doc false
-  @spec max_chunk_size?(term()) :: boolean()
-  def max_chunk_size?(value), do: is_integer(value) and value in 1..0x7FFFFFFF
-
-  @doc false
-  @spec timeout?(term()) :: boolean()
-  def timeout?(:infinity), do: true
-  def timeout?(ms), do: is_integer(ms) and ms in 0..0x7FFFFFFF
+  @spec input(term()) :: {:ok, term()} | {:error, String.t()}
+  def input(input),
+    do: if(input?(input), do: {:ok, input}, else: {:error, @shared[:input][:type_doc]})
 
   # The elements of an enumerable are checked when they are written.
-  @doc false
-  @spec input?(term()) :: boolean()
-  def input?(nil), do: true
+  defp input?(nil), do: true
   # Only functions of two arguments are enumerables.
-  def input?(input) when is_function(input), do: is_function(input, 2)
-  def input?(input) when is_binary(input) or is_list(input), do: true
-  def input?(input), do: Enumerable.impl_for(input) != nil
+  defp input?(input) when is_function(input), do: is_function(input, 2)
+  defp input?(input) when is_binary(input) or is_list(input), do: true
+  defp input?(input), do: Enumerable.impl_for(input) != nil
 
   @doc """
   Checks a command, its arguments and options: those of `schema` and those that a Worker takes.
@@ -204,7 +186,7 @@ defmodule Leash.Command.Options do
       do: raise(ArgumentError, "expected a command and a list of arguments, all of them binaries")
 
     options = env_to_list(options)
-    own = unwrap!(Schema.validate(schema, options))
+    own = Schema.unwrap!(Schema.validate(schema, options))
 
     if own.input != nil and own.stdin == :null,
       do: Schema.refuse!(:stdin, "nothing beside :input", :null)
@@ -229,7 +211,7 @@ defmodule Leash.Command.Options do
     {stderr, on_output} = {stderr(own), self()}
 
     options =
-      unwrap!(
+      Schema.unwrap!(
         Worker.Options.check(
           program!(command, args, own.shell) ++
             [
@@ -276,7 +258,4 @@ defmodule Leash.Command.Options do
 
     [command: Executable.find!(command), args: args]
   end
-
-  defp unwrap!({:ok, value}), do: value
-  defp unwrap!({:error, %OptionsError{} = error}), do: raise(error)
 end

@@ -2,7 +2,7 @@ defmodule Leash.Guard.Options do
   # The options of `guard:` of a Worker, and their translation for the guard.
   @moduledoc false
 
-  alias Leash.{Callback, Guard, Schema}
+  alias Leash.{Callback, Guard}
 
   @limits [:processes, :rss, :lifetime, :idle]
 
@@ -23,50 +23,62 @@ defmodule Leash.Guard.Options do
     "TIB" => 1_099_511_627_776
   }
 
-  @doc false
-  @spec expected() :: String.t()
-  def expected do
-    "a keyword list with at least one of processes: number, rss: bytes (or \"512MB\", " <>
-      "\"8GB\", \"1GiB\"), lifetime: milliseconds, " <>
-      "idle: milliseconds, and action: :stop, :log or a function of one argument, every: " <>
-      "milliseconds (at least #{@shortest_ms}), " <>
-      "each at most once"
+  @milliseconds [type: {:in, 1..@longest_ms}, type_doc: "milliseconds > 0"]
+
+  @keys [
+    processes: [type: :pos_integer, doc: "The most processes."],
+    rss: [
+      type: {:custom, __MODULE__, :memory, []},
+      type_doc: "bytes, or text such as \"512MB\", \"8GB\" or \"1GiB\"",
+      type_spec: quote(do: pos_integer() | String.t()),
+      doc: "The most memory."
+    ],
+    lifetime: @milliseconds ++ [doc: "The most time since the start."],
+    idle:
+      @milliseconds ++
+        [doc: "The most time with no output seen by this process and no CPU time used."],
+    action: [
+      type: {:or, [{:in, [:stop, :log]}, {:fun, 1}]},
+      type_doc: ":stop, :log or a function of one argument",
+      type_spec: quote(do: :stop | :log | (map() -> term())),
+      default: :stop,
+      doc:
+        "`:stop` ends the worker by its ladder, and this process exits with " <>
+          "`{:guard, %{limit: limit, max: number, value: number}}`. `:log` writes a warning. " <>
+          "A function is called with a map. Both act once until the value is within the limit " <>
+          "again."
+    ],
+    every: [
+      type: {:in, @shortest_ms..@longest_ms},
+      type_doc: "milliseconds (at least #{@shortest_ms})",
+      type_spec: quote(do: pos_integer()),
+      default: @every_ms,
+      doc: "The time between two looks."
+    ]
+  ]
+
+  @doc "The option `:guard`."
+  @spec option() :: keyword()
+  def option do
+    [
+      type: {:or, [nil, keyword_list: @keys]},
+      type_doc: "a keyword list with at least one of #{Enum.map_join(@limits, ", ", &inspect/1)}",
+      doc: "Limits of the whole tree, checked again and again. See `guides/workers.md`."
+    ]
   end
 
-  @doc "Returns the quoted type."
-  @spec typespec() :: Macro.t()
-  def typespec do
-    quote do
-      [
-        {:processes, pos_integer()}
-        | {:rss, pos_integer() | String.t()}
-        | {:lifetime, pos_integer()}
-        | {:idle, pos_integer()}
-        | {:action, :stop | :log | (map() -> term())}
-        | {:every, pos_integer()}
-      ]
-      | nil
+  @doc "Returns whether there is a limit, which the schema cannot say."
+  @spec limited?(keyword()) :: boolean()
+  def limited?(options), do: Enum.any?(@limits, &Keyword.has_key?(options, &1))
+
+  @doc false
+  @spec memory(term()) :: {:ok, pos_integer()} | {:error, String.t()}
+  def memory(size) do
+    case bytes(size) do
+      {:ok, bytes} when bytes > 0 -> {:ok, bytes}
+      _no_memory -> {:error, @keys[:rss][:type_doc]}
     end
   end
-
-  @doc false
-  @spec valid?(term()) :: boolean()
-  def valid?(nil), do: true
-
-  def valid?(options) do
-    Schema.each_once?(options, &valid_option?/1) and
-      Enum.any?(@limits, &Keyword.has_key?(options, &1))
-  end
-
-  defp valid_option?({:processes, number}), do: is_integer(number) and number > 0
-  defp valid_option?({:rss, size}), do: match?({:ok, bytes} when bytes > 0, bytes(size))
-
-  defp valid_option?({key, ms}) when key in [:lifetime, :idle],
-    do: is_integer(ms) and ms in 1..@longest_ms
-
-  defp valid_option?({:every, ms}), do: is_integer(ms) and ms in @shortest_ms..@longest_ms
-  defp valid_option?({:action, action}), do: action in [:stop, :log] or is_function(action, 1)
-  defp valid_option?(_other), do: false
 
   @doc "Returns the bytes of a number or of text with a unit of 1000 (kB, MB …) or 1024 (KiB …)."
   @spec bytes(term()) :: {:ok, non_neg_integer()} | :error
@@ -83,19 +95,13 @@ defmodule Leash.Guard.Options do
 
   def bytes(_other), do: :error
 
-  @doc "Returns the guard of valid options. A function as action works for the calling Worker."
+  @doc "Returns the guard of checked options. A function as action works for the calling Worker."
   @spec spec(keyword(), :counters.counters_ref() | nil) :: Guard.spec()
   def spec(options, traffic) do
-    limits =
-      for {key, value} <- options, key in @limits, into: %{} do
-        {:ok, number} = if key == :rss, do: bytes(value), else: {:ok, value}
-        {key, number}
-      end
-
     %{
-      limits: limits,
-      every: Keyword.get(options, :every, @every_ms),
-      action: Keyword.get(options, :action, :stop),
+      limits: options |> Keyword.take(@limits) |> Map.new(),
+      every: options[:every],
+      action: options[:action],
       traffic: traffic,
       callers: Callback.callers()
     }

@@ -37,35 +37,38 @@ defmodule Leash.OpenPort.Options do
 
   @worker Worker.Options.schema().options
 
-  @busy_limits Schema.custom(
-                 &__MODULE__.busy_limits?/1,
-                 "{low, high} in bytes, or :disabled",
-                 quote(do: tuple() | :disabled)
-               )
+  @busy_limits [
+    type: {:or, [nil, {:in, [:disabled]}, {:custom, __MODULE__, :busy_limits, []}]},
+    type_doc: "{low, high} in bytes, or :disabled",
+    type_spec: quote(do: tuple() | :disabled)
+  ]
 
   @all [
     args: @worker[:args],
     packet: [
-      type: Schema.custom(&__MODULE__.packet?/1, "1, 2 or 4", quote(do: 1 | 2 | 4)),
+      type: {:in, [nil, 1, 2, 4]},
+      type_doc: "1, 2 or 4",
+      type_spec: quote(do: 1 | 2 | 4),
       doc: "Bytes of the length in front of each message, in both directions."
     ],
     line: [
-      type: Schema.optional_positive("bytes"),
+      type: {:or, [nil, :pos_integer]},
+      type_doc: "a positive number of bytes",
       doc: "Data come as `{:eol, line}` or, if a line is longer, as `{:noeol, part}`."
     ],
     parallelism: [
-      type: Schema.boolean(),
+      type: :boolean,
       default: false,
       doc: "The port's scheduling hint."
     ],
-    busy_limits_port: [type: @busy_limits, doc: "When the port counts as busy."],
-    busy_limits_msgq: [type: @busy_limits, doc: "When its message queue counts as busy."],
+    busy_limits_port: @busy_limits ++ [doc: "When the port counts as busy."],
+    busy_limits_msgq: @busy_limits ++ [doc: "When its message queue counts as busy."],
     cd: @worker[:cd],
     env: @worker[:env],
     arg0: @worker[:arg0],
     stop: @worker[:stop],
     on_crash: [
-      type: Schema.one_of([:kill, :ladder]),
+      type: {:in, [:kill, :ladder]},
       default: :ladder,
       doc:
         "How the tree is ended if the port's owner crashes or is killed: by the ladder of " <>
@@ -91,13 +94,12 @@ defmodule Leash.OpenPort.Options do
   def schema, do: @schema
 
   @doc false
-  @spec packet?(term()) :: boolean()
-  def packet?(value), do: value in [nil, 1, 2, 4]
+  @spec busy_limits(term()) :: {:ok, tuple()} | {:error, String.t()}
+  def busy_limits({low, high} = limits)
+      when is_integer(low) and is_integer(high) and low >= 0 and low <= high,
+      do: {:ok, limits}
 
-  @doc false
-  @spec busy_limits?(term()) :: boolean()
-  def busy_limits?({low, high}), do: is_integer(low) and is_integer(high) and low in 0..high//1
-  def busy_limits?(other), do: other in [nil, :disabled]
+  def busy_limits(_other), do: {:error, @busy_limits[:type_doc]}
 
   @doc "Returns all options as a Markdown list."
   @spec docs() :: String.t()
@@ -163,18 +165,19 @@ defmodule Leash.OpenPort.Options do
   defp check!({:args, args}),
     do: Schema.refuse!(:args, "the second argument of open_port/3 instead of an option", args)
 
-  defp check!({key, _value} = pair) when is_atom(key), do: pair
+  defp check!({key, _value} = pair) when is_atom(key) do
+    if key in Schema.keys(@schema), do: pair, else: unknown!(key)
+  end
 
   defp check!(flag) do
     if is_atom(flag) and Keyword.has_key?(flags(), flag),
       do: flag,
-      else:
-        Schema.refuse!(
-          nil,
-          "one of #{inspect(Keyword.keys(flags()) ++ Schema.keys(@schema))}",
-          flag
-        )
+      else: unknown!(flag)
   end
+
+  @spec unknown!(term()) :: no_return()
+  defp unknown!(option),
+    do: Schema.unknown!(option, Keyword.keys(flags()) ++ Schema.keys(@schema))
 
   # Port.open/2 also takes charlists, and has false where a Worker has nil.
   defp normal({:env, env}) when is_list(env),
@@ -222,7 +225,7 @@ defmodule Leash.OpenPort.Options do
   def refused(error, _options) do
     case WorkingDirectory.explain(error) do
       %ErlangError{original: :no_working_directory} ->
-        %RuntimeError{message: WorkingDirectory.message()}
+        %Leash.Error{reason: {:shim, :no_working_directory}}
 
       error ->
         error

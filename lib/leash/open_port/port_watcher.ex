@@ -183,9 +183,7 @@ defmodule Leash.OpenPort.PortWatcher do
     do: Handle.open(pid, run_id, number)
 
   defp hold(state, fd) do
-    if Native.pidfd_monitor(fd, {:leash, :shim_ended}) != :ok,
-      do: send(self(), {:leash, :shim_ended})
-
+    :ok = Native.await_end(fd, {:leash, :shim_ended})
     %{state | fd: fd}
   end
 

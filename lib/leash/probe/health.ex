@@ -6,66 +6,65 @@ defmodule Leash.Probe.Health do
   # that hangs is exactly what the check must find.
   @moduledoc false
 
-  alias Leash.{Callback, Registry, Schema, Telemetry}
+  alias Leash.{Callback, Registry, Telemetry}
   alias Leash.Probe
   alias Leash.Probe.HTTP
   alias Leash.Worker.Protocol
 
-  @longest_ms 0x7FFFFFFF
-  @defaults %{every: 5_000, timeout: 1_000, failures: 3}
+  @positive [type: {:in, 1..0x7FFFFFFF}, type_spec: quote(do: pos_integer())]
+  @milliseconds @positive ++ [type_doc: "milliseconds > 0"]
 
-  @doc false
-  @spec expected() :: String.t()
-  def expected do
-    "a keyword list with check: {:tcp, port}, {:http, target} (#{HTTP.expected()}), a function without arguments or {module, function, args}, " <>
-      "and every: milliseconds, timeout: milliseconds, failures: number, each positive and " <>
-      "at most once"
+  @keys [
+    check: [
+      type: {:custom, Probe, :check, []},
+      type_doc: Probe.expected(),
+      type_spec:
+        quote(
+          do:
+            {:tcp, :inet.port_number()}
+            | {:http, unquote(HTTP.typespec())}
+            | (() -> term())
+            | {module(), atom(), [term()]}
+        ),
+      required: true,
+      doc:
+        "The question. A port is well if it accepts a connection. A URL is well if GET is " <>
+          "answered with 200. A function is well if it returns `true`, `:ok` or `{:ok, term}`."
+    ],
+    every: @milliseconds ++ [default: 5_000, doc: "The time before each question."],
+    timeout: @milliseconds ++ [default: 1_000, doc: "The time for an answer."],
+    failures:
+      @positive ++
+        [
+          type_doc: "a number > 0",
+          default: 3,
+          doc:
+            "After so many failures in a row the worker ends by its ladder, and this process " <>
+              "exits with `{:unhealthy, reason}`."
+        ]
+  ]
+
+  @doc "The option `:health`."
+  @spec option() :: keyword()
+  def option do
+    [
+      type: {:or, [nil, keyword_list: @keys]},
+      doc:
+        "Checks the worker once it is ready. A check fails if the answer is bad or does not " <>
+          "come in time."
+    ]
   end
-
-  @doc "Returns the quoted type."
-  @spec typespec() :: Macro.t()
-  def typespec do
-    quote do
-      [
-        {:check,
-         {:tcp, :inet.port_number()}
-         | {:http, unquote(HTTP.typespec())}
-         | (() -> term())
-         | {module(), atom(), [term()]}}
-        | {:every, pos_integer()}
-        | {:timeout, pos_integer()}
-        | {:failures, pos_integer()}
-      ]
-      | nil
-    end
-  end
-
-  @doc false
-  @spec valid?(term()) :: boolean()
-  def valid?(nil), do: true
-
-  def valid?(options),
-    do: Schema.each_once?(options, &valid_option?/1) and Keyword.has_key?(options, :check)
-
-  defp valid_option?({:check, check}), do: Probe.valid?(check)
-
-  defp valid_option?({key, number}) when key in [:every, :timeout, :failures],
-    do: is_integer(number) and number in 1..@longest_ms
-
-  defp valid_option?(_other), do: false
 
   @doc """
   Begins to ask.
 
   A failure notifies the calling Worker with `Leash.Worker.Protocol.fail_unhealthy/2`.
   """
-  @spec start(keyword() | nil, pos_integer(), String.t()) :: :ok
-  def start(nil, _number, _label), do: :ok
-
+  @spec start(keyword(), pos_integer(), String.t()) :: :ok
   def start(options, number, label) do
     state =
-      @defaults
-      |> Map.merge(Map.new(options))
+      options
+      |> Map.new()
       |> Map.merge(%{worker: self(), number: number})
       |> Map.update!(:check, &named(&1, label))
 

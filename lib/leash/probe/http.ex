@@ -41,7 +41,9 @@ defmodule Leash.Probe.HTTP do
   end
 
   def parse(url) when is_binary(url) do
-    with {:ok, %URI{scheme: "http", userinfo: nil, fragment: nil} = uri} <- URI.new(url),
+    # URI.new/1 raises for bytes that are no UTF-8.
+    with true <- String.valid?(url),
+         {:ok, %URI{scheme: "http", userinfo: nil, fragment: nil} = uri} <- URI.new(url),
          %URI{host: host, port: port} when is_binary(host) and host != "" and port in 1..65_535 <-
            uri,
          path = (uri.path || "/") <> if(uri.query, do: "?" <> uri.query, else: ""),

@@ -19,9 +19,31 @@ defmodule Leash.Probe.Readiness do
   @function_interval_ms 50
 
   @doc false
-  @spec valid?(term()) :: boolean()
-  def valid?({kind, _target} = ready) when kind in [:tcp, :http], do: Probe.valid?(ready)
-  def valid?(ready), do: is_function(ready, 0) or is_function(ready, 1)
+  @spec expected() :: String.t()
+  def expected do
+    "a regex for a line of stdout, {:tcp, port}, {:http, target} (#{HTTP.expected()}), or a " <>
+      "function of no or one argument"
+  end
+
+  @doc "Returns the quoted type."
+  @spec typespec() :: Macro.t()
+  def typespec do
+    quote do
+      Regex.t()
+      | {:tcp, :inet.port_number()}
+      | {:http, unquote(HTTP.typespec())}
+      | (() -> term())
+      | (map() -> term())
+    end
+  end
+
+  @doc false
+  @spec check(term()) :: {:ok, term()} | {:error, String.t()}
+  def check(ready),
+    do: if(is_struct(ready, Regex) or valid?(ready), do: {:ok, ready}, else: {:error, expected()})
+
+  defp valid?({kind, _target} = ready) when kind in [:tcp, :http], do: Probe.valid?(ready)
+  defp valid?(ready), do: is_function(ready, 0) or is_function(ready, 1)
 
   @doc """
   Checks that no process answers yet at the worker's address.
@@ -58,7 +80,6 @@ defmodule Leash.Probe.Readiness do
   is ready, the log says how the last call failed, or that it did not return.
   """
   @spec start(term(), String.t(), (() -> map())) :: :ok
-  def start(nil, _label, _info), do: :ok
   def start(ready, _label, _info) when is_struct(ready, Regex), do: :ok
 
   def start(ready, label, info) do

@@ -4,7 +4,7 @@ defmodule Leash.Worker.Channel do
   # stopped or hangs does not read.
   @moduledoc false
 
-  alias Leash.{Descriptor, Native, Registry, Shim, Warden}
+  alias Leash.{Native, Registry, Shim, Telemetry, Warden}
   alias Leash.Shim.Handle
   alias Leash.Worker.Machine
 
@@ -79,18 +79,15 @@ defmodule Leash.Worker.Channel do
     %{channel | pidfd: pidfd}
   end
 
-  @doc "Asks for the ladder or for SIGKILL at once, and wakes a shim that is stopped."
-  @spec ask(t(), :ladder | :kill) :: t()
-  def ask(channel, how) do
+  defp ask(channel, how) do
     # A second request means SIGKILL, and `Leash.stop_all/2` may ask, too.
     _ = how == :ladder and Registry.first_to_tell?(channel.number)
     _ = channel.fd && Native.channel_ask(channel.fd, how)
+    # It may be stopped.
     signal(channel, :wake)
   end
 
-  @doc "Signals the shim itself."
-  @spec signal(t(), :wake | :kill | :sigkill) :: t()
-  def signal(channel, how) do
+  defp signal(channel, how) do
     channel = held(channel, how)
     _ = channel.pidfd && Handle.signal(channel.pidfd, how)
     channel
@@ -106,6 +103,22 @@ defmodule Leash.Worker.Channel do
 
   defp held(channel, _how), do: channel
 
+  @doc "Carries out the actions of the machine that concern the shim or the worker's row alone."
+  @spec act(t(), Machine.action()) :: t()
+  def act(channel, {:ask, how}), do: ask(channel, how)
+  def act(channel, {:signal, how}), do: signal(channel, how)
+  def act(channel, :close), do: close(channel)
+
+  def act(channel, {:row, changes}) do
+    Registry.change(channel.number, changes)
+    channel
+  end
+
+  def act(channel, {:telemetry, event}) do
+    Telemetry.of_tree(channel.number, event)
+    channel
+  end
+
   @doc """
   Sends the caller the message when the shim has ended.
 
@@ -114,7 +127,7 @@ defmodule Leash.Worker.Channel do
   @spec await_exit(t(), term()) :: :ok
   def await_exit(%{pidfd: pidfd}, message) do
     with true <- pidfd != nil and Native.pidfd_ended?(pidfd) == false,
-         :ok <- Descriptor.monitor_end(pidfd, message) do
+         :ok <- Native.monitor_end(pidfd, message) do
       :ok
     else
       _ended_or_unknown ->
@@ -126,7 +139,7 @@ defmodule Leash.Worker.Channel do
   @doc "Closes the channel."
   @spec close(t()) :: t()
   def close(channel) do
-    :ok = Descriptor.close(channel.fd)
+    :ok = Native.close(channel.fd)
     %{channel | fd: nil}
   end
 end

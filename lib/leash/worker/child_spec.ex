@@ -6,25 +6,22 @@ defmodule Leash.Worker.ChildSpec do
 
   @options [
     id: [
-      type: Schema.custom(&__MODULE__.id?/1, "any term", quote(do: term())),
+      type: :any,
       doc: "The id in the supervisor."
     ],
     restart: [
-      type: Schema.one_of([:permanent, :transient, :temporary]),
+      type: {:in, [:permanent, :transient, :temporary]},
       default: :permanent,
       doc: "When the supervisor starts it again."
     ],
     shutdown: [
-      type:
-        Schema.custom(
-          &__MODULE__.shutdown?/1,
-          "milliseconds > 0, :infinity, :brutal_kill or nil (the ladder's length and 2 s)",
-          quote(do: timeout() | :brutal_kill | nil)
-        ),
+      type: {:or, [{:in, [nil, :infinity, :brutal_kill]}, :pos_integer]},
+      type_doc: "milliseconds > 0, :infinity, :brutal_kill or nil (the ladder's length and 2 s)",
+      type_spec: quote(do: timeout() | :brutal_kill | nil),
       doc: "How long the supervisor waits for its end."
     ],
     significant: [
-      type: Schema.boolean(),
+      type: :boolean,
       default: false,
       doc: "Whether its end may end the supervisor, see `Supervisor`."
     ]
@@ -38,15 +35,6 @@ defmodule Leash.Worker.ChildSpec do
   @doc "Returns the names of these options."
   @spec keys() :: [atom()]
   def keys, do: Schema.keys(@schema)
-
-  @doc false
-  @spec id?(term()) :: boolean()
-  def id?(_term), do: true
-
-  @doc false
-  @spec shutdown?(term()) :: boolean()
-  def shutdown?(value) when value in [nil, :infinity, :brutal_kill], do: true
-  def shutdown?(ms), do: is_integer(ms) and ms > 0
 
   @typedoc """
   The same as `t:Supervisor.child_spec/0`, which does not know `:significant` before Elixir 1.15.
@@ -79,18 +67,13 @@ defmodule Leash.Worker.ChildSpec do
   defp split(options) when is_map(options), do: Map.split(options, keys())
 
   defp split(options) do
-    # start_link/1 reports wrong options.
+    # start_link/1 raises for wrong options.
     if Keyword.keyword?(options),
       do: Keyword.split(options, keys()),
       else: {[], options}
   end
 
-  defp checked!(own) do
-    case Schema.validate(@schema, own) do
-      {:ok, own} -> own
-      {:error, error} -> raise error
-    end
-  end
+  defp checked!(own), do: Schema.unwrap!(Schema.validate(@schema, own))
 
   defp id(module, options) do
     case get(options, :name) do

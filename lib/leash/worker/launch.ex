@@ -52,7 +52,7 @@ defmodule Leash.Worker.Launch do
   defp numbered(options, number, label, cancel) do
     # Not earlier: a predecessor may have listened there until now.
     with :ok <- free(options.ready),
-         {:ok, run} <- fetch_run(),
+         {:ok, run} <- Run.fetch(),
          :ok <- Run.note_mark(run, number, options),
          options = Run.with_flag(run, number, options),
          :ok <- record(run, number, options),
@@ -121,10 +121,6 @@ defmodule Leash.Worker.Launch do
 
   defp label(%{name: nil, command: command}), do: command |> Path.basename() |> Text.printable()
   defp label(%{name: name}), do: inspect(name)
-
-  defp fetch_run do
-    with :error <- Run.fetch(), do: {:error, :not_running}
-  end
 
   defp start(run, number, options, cancel) do
     began = System.monotonic_time(:millisecond)

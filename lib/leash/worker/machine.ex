@@ -31,7 +31,7 @@ defmodule Leash.Worker.Machine do
   word (`ECHILD`, waitpid(2)), or the verdict `:gone` of a hunt. After that no action signals.
   """
 
-  alias Leash.{Exit, Ladder, Posix, Shim, StopCommand}
+  alias Leash.{Error, Exit, Ladder, Posix, Shim, StopCommand}
   alias Leash.Shim.Escalation
 
   # The longest time for the rest of a shim's exit on a busy machine.
@@ -172,7 +172,6 @@ defmodule Leash.Worker.Machine do
   @spec outcome(t()) :: {:reason, term()} | {:exit, Exit.t()}
   def outcome(%{failure: failure}) when failure != nil, do: {:reason, failure}
   def outcome(%{requested?: true}), do: {:reason, :normal}
-  def outcome(%{result: {:error, %{survivors: list}}}), do: {:reason, {:survivors, list}}
   def outcome(%{result: {:ok, exit}}), do: {:exit, exit}
 
   @doc "Returns whether the start is complete: the program runs and is ready, or was."
@@ -382,18 +381,18 @@ defmodule Leash.Worker.Machine do
   defp proof({:left, survivors} = _verdict, machine) do
     machine
     |> act({:telemetry, {:survivors, survivors}})
-    |> unended(%{survivors: survivors}, {:survivors, survivors})
+    |> unended(%Error{reason: :survivors, survivors: survivors}, {:survivors, survivors})
   end
 
   # The Reaper goes on trying, and keeps the number until it succeeds.
   defp proof({:unproven, reason}, machine) do
     machine
     |> act({:unproven, reason})
-    |> unended(%{survivors: [], unproven: reason}, {:unproven, reason})
+    |> unended(%Error{reason: {:unproven, reason}}, {:unproven, reason})
   end
 
-  defp unended(machine, result, failure),
-    do: drain(%{machine | result: {:error, result}, failure: failure})
+  defp unended(machine, error, failure),
+    do: drain(%{machine | result: {:error, error}, failure: failure})
 
   defp drain(machine) do
     %{announce(machine) | phase: :draining}

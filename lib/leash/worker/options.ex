@@ -3,62 +3,57 @@ defmodule Leash.Worker.Options do
   # Also the checks that need the machine (is the executable there, can the directory be entered).
   @moduledoc false
 
-  alias Leash.{Executable, Guard, Ladder, Limits, OptionsError, Schema}
-  alias Leash.Probe.{HTTP, Health, Readiness}
+  alias Leash.{Executable, Group, Guard, Ladder, Limits, OptionsError, Schema}
+  alias Leash.Probe.{Health, Readiness}
 
   # execve(2): one argument or variable holds at most 32 pages (MAX_ARG_STRLEN), its NUL included.
   @longest_argument 131_071
 
+  @text {:or, [nil, {:custom, Schema, :text, []}]}
+
+  @receiver [{:in, [:log]}, :pid, {:fun, 2}]
+  @receiver_doc ":log, a pid or a function of two arguments"
+
   @options [
     command: [
-      type: Schema.optional_text(),
+      type: @text,
       doc: "The program: a name to look up in `PATH`, or a path."
     ],
     args: [
-      type:
-        Schema.custom(
-          &__MODULE__.arguments?/1,
-          "a list of strings without NUL bytes",
-          quote(do: [binary()])
-        ),
+      type: {:custom, __MODULE__, :arguments, []},
+      type_doc: "a list of strings without NUL bytes",
+      type_spec: quote(do: [binary()]),
       default: [],
       doc: "The arguments of the program. They may hold any bytes but NUL."
     ],
     shell: [
-      type: Schema.optional_text(),
+      type: @text,
       doc: "A line, instead of `:command`, for `/bin/sh -c`, such as `\"producer | consumer\"`."
     ],
     name: [
-      type:
-        Schema.custom(
-          &__MODULE__.name?/1,
-          "a name as GenServer accepts it",
-          quote(do: GenServer.name())
-        ),
+      type: {:custom, __MODULE__, :name, []},
+      type_doc: "a name as GenServer accepts it",
+      type_spec: quote(do: GenServer.name()),
       doc: "Registers the process under this name."
     ],
-    group: [type: Leash.Group.option(), doc: "The group that `Leash.stop_all/2` ends it with."],
+    group: Group.option("The group that `Leash.stop_all/2` ends it with."),
     env: [
-      type:
-        Schema.custom(
-          &__MODULE__.env?/1,
-          "pairs of a name (no \"=\", no NUL, not LEASH_RUN) and a UTF-8 string or nil",
-          quote(
-            do: %{optional(String.t()) => String.t() | nil} | [{String.t(), String.t() | nil}]
-          )
-        ),
+      type: {:custom, __MODULE__, :env, []},
+      type_doc: "pairs of a name (no \"=\", no NUL, not LEASH_RUN) and a UTF-8 string or nil",
+      type_spec:
+        quote(do: %{optional(String.t()) => String.t() | nil} | [{String.t(), String.t() | nil}]),
       default: [],
       doc:
         "Variables to set, or with `nil` to unset, on top of the VM's environment. An empty " <>
           "string is an empty value."
     ],
-    cd: [type: Schema.optional_text(), doc: "The working directory."],
+    cd: [type: @text, doc: "The working directory."],
     arg0: [
-      type: Schema.optional_text(),
+      type: @text,
       doc: "The name that the program sees as its own, instead of its path."
     ],
     stdin: [
-      type: Schema.one_of([:null, :open, :pipe]),
+      type: {:in, [:null, :open, :pipe]},
       default: :null,
       doc:
         "`:pipe` makes `write/3` and `close_stdin/1` work. `:null` is an empty input. " <>
@@ -67,24 +62,21 @@ defmodule Leash.Worker.Options do
           "`--watch`)."
     ],
     stdout: [
-      type: Schema.target([:output, :null]),
+      type: {:custom, Schema, :target, [[:output, :null]]},
       default: :output,
       doc:
         "`:output` goes to `:on_output`, `:null` to nowhere. The program itself appends to " <>
           "`{:file, path}`."
     ],
     stderr: [
-      type: Schema.target([:output, :null, :stdout]),
+      type: {:custom, Schema, :target, [[:output, :null, :stdout]]},
       default: :output,
       doc: "As `:stdout`. `:stdout` here means the same place as stdout."
     ],
     on_output: [
-      type:
-        Schema.custom(
-          &__MODULE__.on_output?/1,
-          ":log, a pid or a function of two arguments",
-          quote(do: :log | pid() | (:stdout | :stderr, binary() -> term()))
-        ),
+      type: {:or, @receiver},
+      type_doc: @receiver_doc,
+      type_spec: quote(do: :log | pid() | (:stdout | :stderr, binary() -> term())),
       default: :log,
       doc:
         "The receiver of output. `:log` writes lines with `Logger` (stdout at level info, " <>
@@ -93,21 +85,14 @@ defmodule Leash.Worker.Options do
           "stream and binary in a process of its own; until it returns, nothing more is read."
     ],
     on_stderr: [
-      type:
-        Schema.custom(
-          &__MODULE__.on_stderr?/1,
-          ":log, a pid or a function of two arguments",
-          quote(do: :log | pid() | (:stdout | :stderr, binary() -> term()) | nil)
-        ),
+      type: {:or, [nil | @receiver]},
+      type_doc: @receiver_doc,
+      type_spec: quote(do: :log | pid() | (:stdout | :stderr, binary() -> term()) | nil),
       doc: "The receiver of stderr, if that differs from `:on_output`."
     ],
     output_window: [
-      type:
-        Schema.custom(
-          &__MODULE__.output_window?/1,
-          "a positive number of messages",
-          quote(do: pos_integer())
-        ),
+      type: :pos_integer,
+      type_doc: "a positive number of messages",
       default: 256,
       doc:
         "The most messages that may wait in the mailbox of a pid that gets output, from any " <>
@@ -126,13 +111,9 @@ defmodule Leash.Worker.Options do
         "Milliseconds that its children get to end by themselves after a worker exits by " <>
           "itself. Then the ladder begins."
     ],
-    limits: [
-      type: Schema.custom(&Limits.valid?/1, Limits.expected(), quote(do: Leash.Limits.t())),
-      default: [],
-      doc: "The kernel's limits for the program, see `Leash.Limits`."
-    ],
+    limits: Limits.option(),
     on_exit: [
-      type: Schema.one_of([:stop, :keep, :detach]),
+      type: {:in, [:stop, :keep, :detach]},
       default: :stop,
       doc:
         "The end of processes that are left when a program exits by itself: with `:stop` " <>
@@ -143,7 +124,7 @@ defmodule Leash.Worker.Options do
           "\"A worker that outlives its VM\"."
     ],
     on_crash: [
-      type: Schema.one_of([:kill, :ladder]),
+      type: {:in, [:kill, :ladder]},
       default: :kill,
       doc:
         "The way to end the tree if its owner or this process crashes or is killed. `:kill` " <>
@@ -152,20 +133,9 @@ defmodule Leash.Worker.Options do
           "ladder."
     ],
     ready: [
-      type:
-        Schema.custom(
-          &__MODULE__.ready?/1,
-          "a regex for a line of stdout, {:tcp, port}, {:http, target} (#{HTTP.expected()}), or a function of no or one argument",
-          quote(
-            do:
-              Regex.t()
-              | {:tcp, :inet.port_number()}
-              | {:http, unquote(HTTP.typespec())}
-              | (() -> term())
-              | (map() -> term())
-              | nil
-          )
-        ),
+      type: {:or, [nil, {:custom, Readiness, :check, []}]},
+      type_doc: Readiness.expected(),
+      type_spec: quote(do: unquote(Readiness.typespec()) | nil),
       doc:
         "The condition under which `start_link/1` returns. A line of stdout matches, or the " <>
           "port accepts a connection on 127.0.0.1 or ::1. Or GET is answered with 200, or the " <>
@@ -188,54 +158,24 @@ defmodule Leash.Worker.Options do
         "Milliseconds until a program whose exec does not return (a file system that hangs) " <>
           "is given up: `{:error, :start_timeout}`."
     ],
-    health: [
-      type:
-        Schema.custom(&Health.valid?/1, Health.expected(), quote(do: unquote(Health.typespec()))),
-      doc:
-        "Checks the worker once it is ready: asks `:check` every `:every` (5_000) " <>
-          "milliseconds. A check fails if the answer is bad or does not come within " <>
-          "`:timeout` (1_000) milliseconds. After `:failures` (3) failures in a row the " <>
-          "worker ends by its ladder, and this process exits with `{:unhealthy, reason}`. A " <>
-          "port is well if it accepts a connection. A URL is well if GET is answered with " <>
-          "200. A function is well if it returns `true`, `:ok` or `{:ok, term}`."
-    ],
-    guard: [
-      type:
-        Schema.custom(
-          &Guard.Options.valid?/1,
-          Guard.Options.expected(),
-          quote(do: unquote(Guard.Options.typespec()))
-        ),
-      doc:
-        "Limits of the whole tree, checked every `:every` (1_000) milliseconds. " <>
-          "`:processes` is a number of processes, `:rss` an amount of memory, `:lifetime` the " <>
-          "time since the start. `:idle` is the time with no output seen by this process and " <>
-          "no CPU time used. With `:action` `:stop` (default) the worker ends by its ladder, " <>
-          "and this process exits with " <>
-          "`{:guard, %{limit: limit, max: number, value: number}}`. `:log` writes a warning. " <>
-          "A function is called with a map. Both act once until the value is within the limit " <>
-          "again. See `guides/pools.md`."
-    ],
+    health: Health.option(),
+    guard: Guard.Options.option(),
     run_id_flag: [
-      type: Schema.optional_text(),
+      type: @text,
       doc:
         "A flag, such as `\"--run-id\"`. It is appended to the arguments, with the run's id " <>
           "as its value."
     ],
     exit_reason: [
-      type:
-        Schema.custom(
-          &__MODULE__.exit_reason?/1,
-          "a function of one argument",
-          quote(do: (Leash.Exit.t() -> term()) | nil)
-        ),
+      type: {:or, [nil, {:fun, 1}]},
+      type_spec: quote(do: (Leash.Exit.t() -> term()) | nil),
       doc:
         "Maps the `Leash.Exit` of a worker that ended by itself to this process's exit " <>
           "reason. The default is `Leash.Exit.reason/1`, also if the function fails or takes " <>
           "more than 1,000 ms."
     ],
     mark: [
-      type: Schema.boolean(),
+      type: :boolean,
       default: true,
       doc:
         "`false` leaves `RLIMIT_LOCKS` alone. Then, if the warden is killed with VM and " <>
@@ -250,55 +190,67 @@ defmodule Leash.Worker.Options do
   def schema, do: @schema
 
   @doc false
-  @spec arguments?(term()) :: boolean()
-  def arguments?(args) do
-    is_list(args) and
-      Enum.all?(args, &(is_binary(&1) and :binary.match(&1, <<0>>) == :nomatch))
+  @spec arguments(term()) :: {:ok, [binary()]} | {:error, String.t()}
+  def arguments(args) do
+    if arguments?(args),
+      do: {:ok, args},
+      else: {:error, @options[:args][:type_doc]}
   end
+
+  defp arguments?([argument | rest]) when is_binary(argument),
+    do: :binary.match(argument, <<0>>) == :nomatch and arguments?(rest)
+
+  defp arguments?(rest), do: rest == []
+
+  @doc false
+  @spec name(term()) :: {:ok, GenServer.name() | nil} | {:error, String.t()}
+  def name(name),
+    do: if(name?(name), do: {:ok, name}, else: {:error, @options[:name][:type_doc]})
 
   @doc false
   @spec name?(term()) :: boolean()
-  def name?(nil), do: true
   def name?(name) when is_atom(name), do: true
   def name?({:global, _term}), do: true
   def name?({:via, module, _term}), do: is_atom(module)
   def name?(_other), do: false
 
   @doc false
-  @spec env?(term()) :: boolean()
-  def env?(env) when is_map(env) and not is_struct(env), do: env?(Map.to_list(env))
-  def env?(env), do: is_list(env) and Enum.all?(env, &variable?/1)
+  @spec env(term()) :: {:ok, [{String.t(), String.t() | nil}]} | {:error, String.t()}
+  def env(env) when is_map(env) and not is_struct(env), do: env(Map.to_list(env))
 
-  defp variable?({name, value}) do
-    Schema.text?(name) and String.valid?(name) and name != "LEASH_RUN" and
-      :binary.match(name, "=") == :nomatch and
-      (value == nil or value == "" or (Schema.text?(value) and String.valid?(value)))
+  def env(env) do
+    case wrong_variable(env) do
+      nil -> {:ok, env}
+      {:wrong, wrong} -> {:error, @options[:env][:type_doc] <> blame(wrong)}
+    end
   end
 
+  defp wrong_variable([]), do: nil
+
+  defp wrong_variable([variable | rest]),
+    do: if(variable?(variable), do: wrong_variable(rest), else: {:wrong, variable})
+
+  defp wrong_variable(no_list), do: {:wrong, no_list}
+
+  defp variable?({name, value}), do: name_of_variable?(name) and value_of_variable?(value)
   defp variable?(_other), do: false
 
-  @doc false
-  @spec on_output?(term()) :: boolean()
-  def on_output?(:log), do: true
-  def on_output?(pid) when is_pid(pid), do: true
-  def on_output?(fun), do: is_function(fun, 2)
+  defp name_of_variable?(name) do
+    Schema.text?(name) and String.valid?(name) and name != "LEASH_RUN" and
+      :binary.match(name, "=") == :nomatch
+  end
 
-  @doc false
-  @spec on_stderr?(term()) :: boolean()
-  def on_stderr?(value), do: value == nil or on_output?(value)
+  defp value_of_variable?(value),
+    do: value in [nil, ""] or (Schema.text?(value) and String.valid?(value))
 
-  @doc false
-  @spec output_window?(term()) :: boolean()
-  def output_window?(value), do: is_integer(value) and value > 0
+  # Values tend to be secrets.
+  defp blame({name, _value}) do
+    if name_of_variable?(name),
+      do: "; the value of #{inspect(name)} is none",
+      else: "; #{inspect(name)} is no name"
+  end
 
-  @doc false
-  @spec ready?(term()) :: boolean()
-  def ready?(nil), do: true
-  def ready?(ready), do: is_struct(ready, Regex) or Readiness.valid?(ready)
-
-  @doc false
-  @spec exit_reason?(term()) :: boolean()
-  def exit_reason?(value), do: value == nil or is_function(value, 1)
+  defp blame(_other), do: ""
 
   @doc """
   Checks everything that can be checked before anything starts.
@@ -316,18 +268,19 @@ defmodule Leash.Worker.Options do
 
   @doc "Like `validate/1`, for callers that have already looked for the program."
   @spec check(keyword() | map()) :: {:ok, map()} | {:error, OptionsError.t()}
-  def check(options) do
-    with {:ok, options} <- Schema.validate(@schema, options),
+  def check(given) do
+    with {:ok, options} <- Schema.validate(@schema, given),
          {:ok, options} <- command(options),
          :ok <- marked_if_kept(options),
          :ok <- detachable(options),
+         :ok <- limited(options, given),
          :ok <- readable_ready(options),
          :ok <- directory(options.cd),
          {:ok, stop} <- Ladder.resolve(options.stop, options.cd),
          :ok <- parent_directory(:stdout, options.stdout),
          :ok <- parent_directory(:stderr, options.stderr),
          :ok <- lengths(options.args) do
-      {:ok, %{options | env: Enum.to_list(options.env), stop: stop}}
+      {:ok, %{options | stop: stop}}
     end
   end
 
@@ -355,6 +308,14 @@ defmodule Leash.Worker.Options do
 
   defp detachable(%{on_exit: :detach} = options), do: Leash.Detached.check(options)
   defp detachable(_options), do: :ok
+
+  defp limited(%{guard: nil}, _given), do: :ok
+
+  defp limited(%{guard: guard}, given) do
+    if Guard.Options.limited?(guard),
+      do: :ok,
+      else: Schema.error(:guard, @options[:guard][:type_doc], given[:guard])
+  end
 
   # A later run ends processes that have no mark to keep them.
   defp marked_if_kept(%{on_exit: :keep, mark: false}),
@@ -413,7 +374,7 @@ defmodule Leash.Worker.Options do
         {:ok, path}
 
       {:error, :not_in_path} ->
-        Schema.error(:command, "an executable in PATH (enoent)", command)
+        Schema.error(:command, "an executable in PATH (enoent)", command, line(command))
 
       {:error, :no_working_directory} ->
         Schema.error(
@@ -429,7 +390,15 @@ defmodule Leash.Worker.Options do
         Schema.error(:command, "an executable file (errno #{number})", command)
 
       {:error, reason} ->
-        Schema.error(:command, "an executable file (#{reason})", command)
+        hint = if reason == :enoent, do: line(command)
+        Schema.error(:command, "an executable file (#{reason})", command, hint)
+    end
+  end
+
+  defp line(command) do
+    with {program, args} <- Executable.words(command) do
+      "arguments go to args: `command: #{inspect(program)}, args: #{inspect(args)}`, and a " <>
+        "line for sh to shell:"
     end
   end
 

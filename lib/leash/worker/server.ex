@@ -7,16 +7,14 @@ defmodule Leash.Worker.Server do
 
   use Leash.ShortStatus, [
     :label,
-    :number,
+    channel: [:number],
     machine: [:os_pid, :shim_pid, :phase, :ending, :failure, :result]
   ]
 
   alias Leash.{Callback, Cleanup, Exit, Guard, Posix, Registry, Run, Telemetry}
-  alias Leash.Registry.ExitHistory
-
   alias Leash.Attachment.Attached
-
   alias Leash.Probe.{Health, Readiness}
+  alias Leash.Registry.ExitHistory
   alias Leash.Stdio.Writer
   alias Leash.Worker.{Channel, Launch, Machine, Protocol, Stdio}
 
@@ -25,10 +23,9 @@ defmodule Leash.Worker.Server do
   # A function of `:exit_reason` that takes longer is given up, because the supervisor waits.
   @exit_reason_ms 1_000
 
-  @enforce_keys [:run, :number, :label, :options, :machine, :channel]
+  @enforce_keys [:run, :label, :options, :machine, :channel]
   defstruct [
     :run,
-    :number,
     :label,
     :options,
     :machine,
@@ -48,7 +45,6 @@ defmodule Leash.Worker.Server do
 
   @type t :: %__MODULE__{
           run: Run.t(),
-          number: pos_integer(),
           label: String.t(),
           options: map(),
           machine: Machine.t(),
@@ -109,7 +105,7 @@ defmodule Leash.Worker.Server do
   defp start(options, parent) do
     {kind, owner} = kind(options, parent)
 
-    with {:ok, options} <- Attached.watch(options),
+    with {:ok, options} <- watch_owner(options),
          {:ok, launched} <- Launch.run(options, kind, owner) do
       {events, channel} = Channel.new(launched.run.id, launched.number, launched.started)
 
@@ -124,6 +120,9 @@ defmodule Leash.Worker.Server do
     end
   end
 
+  defp watch_owner(%{attach: _} = options), do: Attached.watch(options)
+  defp watch_owner(options), do: {:ok, options}
+
   defp kind(%{attach: %{owner: owner}}, _parent),
     do: {:attachment, if(is_pid(owner), do: owner)}
 
@@ -132,7 +131,6 @@ defmodule Leash.Worker.Server do
   defp new(%{options: options} = launched, channel, parent) do
     %__MODULE__{
       run: launched.run,
-      number: launched.number,
       label: launched.label,
       # Without the environment, which may hold secrets. Nothing reads it any more.
       options: %{options | env: []},
@@ -148,7 +146,7 @@ defmodule Leash.Worker.Server do
       started_at: DateTime.utc_now(),
       parent: parent,
       supervisor: Registry.monitor_owner(),
-      traffic: Guard.traffic(options[:guard])
+      traffic: if(guard = options[:guard], do: Guard.traffic(guard))
     }
   end
 
@@ -157,7 +155,7 @@ defmodule Leash.Worker.Server do
   # The program was executed. It may have ended since then.
   defp started(%{machine: %{failure: nil, ending: nil, os_pid: pid} = machine} = server)
        when pid != nil do
-    if machine.phase == :running,
+    if machine.phase == :running and server.options.ready != nil,
       do: Readiness.start(server.options.ready, server.label, fn -> info(server) end)
 
     server
@@ -168,10 +166,10 @@ defmodule Leash.Worker.Server do
   defp started(server), do: failed(server)
 
   defp ready(%{machine: %{failure: nil, ending: nil, ready?: true} = machine} = server) do
-    Telemetry.worker(:ready, server.number)
+    Telemetry.worker(:ready, server.channel.number)
 
-    if machine.phase == :running,
-      do: Health.start(server.options[:health], server.number, server.label)
+    if machine.phase == :running and server.options[:health] != nil,
+      do: Health.start(server.options.health, server.channel.number, server.label)
 
     {:ok, server, {:continue, :over}}
   end
@@ -366,15 +364,6 @@ defmodule Leash.Worker.Server do
     Enum.reduce(actions, %{server | machine: machine}, &act/2)
   end
 
-  defp act({:row, changes}, server) do
-    Registry.change(server.number, changes)
-    server
-  end
-
-  defp act({:ask, how}, server), do: %{server | channel: Channel.ask(server.channel, how)}
-  defp act({:signal, how}, server), do: %{server | channel: Channel.signal(server.channel, how)}
-  defp act(:close, server), do: %{server | channel: Channel.close(server.channel)}
-
   defp act({:timer, name, ms}, server),
     do: %{act(:cancel_timer, server) | timer: :erlang.start_timer(ms, self(), name)}
 
@@ -384,7 +373,7 @@ defmodule Leash.Worker.Server do
   end
 
   defp act(:hunt, server) do
-    spec = Cleanup.of_workers(server.run, [server.number])
+    spec = Cleanup.of_workers(server.run, [server.channel.number])
     %{server | hunt: Cleanup.start(spec, server.channel.pidfd || :unknown)}
   end
 
@@ -394,23 +383,21 @@ defmodule Leash.Worker.Server do
   end
 
   defp act(:started, server) do
-    Telemetry.worker(:start, server.number)
-    Guard.watch(server.number, server.options[:guard], server.traffic)
+    Telemetry.worker(:start, server.channel.number)
+
+    if guard = server.options[:guard],
+      do: Guard.watch(server.channel.number, guard, server.traffic)
+
     server
   end
 
   defp act(:attached, server) do
-    attachment = Attached.attached(server.attachment, server.run, server.number)
+    attachment = Attached.attached(server.attachment, server.run, server.channel.number)
     %{server | attachment: attachment}
   end
 
   defp act(:close_stdin, server) do
     if server.input, do: Writer.close(server.input, nil)
-    server
-  end
-
-  defp act({:telemetry, event}, server) do
-    Telemetry.of_tree(server.number, event)
     server
   end
 
@@ -433,7 +420,8 @@ defmodule Leash.Worker.Server do
   defp act(:over, server) do
     server = %{server | reason: server.reason || reason(server)}
     {:reason, reason} = server.reason
-    ExitHistory.put(server.options.name, server.machine.result, reason)
+    name = server.options.name
+    if name != nil, do: ExitHistory.put(name, server.machine.result, reason)
     server
   end
 
@@ -441,6 +429,8 @@ defmodule Leash.Worker.Server do
     GenServer.reply(from, result)
     server
   end
+
+  defp act(action, server), do: %{server | channel: Channel.act(server.channel, action)}
 
   ## Information
 
@@ -473,7 +463,7 @@ defmodule Leash.Worker.Server do
   defp info(%{machine: machine} = server) do
     info = %{
       run_id: server.run.id,
-      worker: server.number,
+      worker: server.channel.number,
       group: server.options.group,
       os_pid: machine.os_pid,
       shim_pid: machine.shim_pid,

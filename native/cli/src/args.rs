@@ -6,6 +6,7 @@ use leash_tag::RunId;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Stands behind the help.
 const EXIT_STATUS: &str = "\
 Exit status:
   0  done
@@ -20,6 +21,7 @@ Environment:
                      or /tmp/leash-<uid>.<n> where that is not this user's
   NO_COLOR           no colours; there are none but on a terminal anyway";
 
+/// The long help of `leash stop`.
 const STOP: &str = "\
 Asks the living VMs to end a worker or a group, each with its own ladder, and waits until nothing of them is left.
 
@@ -36,10 +38,12 @@ pub(crate) struct Cli {
     /// Where the records of runs are kept
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
+    /// What to do
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Lists the processes of workers
@@ -71,18 +75,12 @@ pub(crate) enum Command {
     },
 }
 
-/// Whose processes are shown.
-#[derive(Clone, Copy, Debug, Args)]
-pub(crate) struct Whose {
+/// The arguments of `leash ps`.
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
     /// Processes and runs of all users, as far as they can be read
     #[arg(long, short)]
     pub(crate) all: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PsArgs {
-    #[command(flatten)]
-    pub(crate) whose: Whose,
     /// Shims, too
     #[arg(long)]
     pub(crate) shims: bool,
@@ -91,27 +89,33 @@ pub(crate) struct PsArgs {
     pub(crate) json: bool,
 }
 
+/// The arguments of `leash tree`.
 #[derive(Debug, Args)]
 pub(crate) struct TreeArgs {
     /// Only this run
     pub(crate) run_id: Option<RunId>,
-    #[command(flatten)]
-    pub(crate) whose: Whose,
+    /// Processes and runs of all users, as far as they can be read
+    #[arg(long, short)]
+    pub(crate) all: bool,
 }
 
+/// The arguments of `leash runs`.
 #[derive(Debug, Args)]
 pub(crate) struct RunsArgs {
-    #[command(flatten)]
-    pub(crate) whose: Whose,
+    /// Processes and runs of all users, as far as they can be read
+    #[arg(long, short)]
+    pub(crate) all: bool,
     /// As JSON
     #[arg(long)]
     pub(crate) json: bool,
 }
 
+/// The arguments of `leash top`.
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
-    #[command(flatten)]
-    pub(crate) whose: Whose,
+    /// Processes and runs of all users, as far as they can be read
+    #[arg(long, short)]
+    pub(crate) all: bool,
     /// Shims, too
     #[arg(long)]
     pub(crate) shims: bool,
@@ -120,6 +124,7 @@ pub(crate) struct TopArgs {
     pub(crate) interval: Duration,
 }
 
+/// The arguments of `leash sweep`.
 #[derive(Debug, Args)]
 pub(crate) struct SweepArgs {
     /// Sends nothing and says what would be ended
@@ -128,6 +133,7 @@ pub(crate) struct SweepArgs {
     /// Only runs whose record names this application
     #[arg(long, value_name = "NAME")]
     pub(crate) app: Option<String>,
+    /// How hard, and how long
     #[command(flatten)]
     pub(crate) hard: Hard,
     /// As JSON
@@ -135,6 +141,7 @@ pub(crate) struct SweepArgs {
     pub(crate) json: bool,
 }
 
+/// The arguments of `leash stop`.
 #[derive(Debug, Args)]
 pub(crate) struct StopArgs {
     /// A worker's registered name, or a group
@@ -154,6 +161,7 @@ pub(crate) struct StopArgs {
     pub(crate) json: bool,
 }
 
+/// The arguments of `leash kill`.
 #[derive(Debug, Args)]
 pub(crate) struct KillArgs {
     /// The run
@@ -164,6 +172,7 @@ pub(crate) struct KillArgs {
     /// Ends also what outlives its VM on purpose: detached workers, and what `on_exit: :keep` kept
     #[arg(long)]
     pub(crate) outliving: bool,
+    /// How hard, and how long
     #[command(flatten)]
     pub(crate) hard: Hard,
     /// As JSON
@@ -182,9 +191,10 @@ pub(crate) struct Hard {
     pub(crate) stop: Ladder,
 }
 
-// A request is one line. A VM takes at most this much of it (`lib/leash/control.ex`).
+/// A request is one line. A VM takes at most this much of it (`lib/leash/control.ex`).
 const MOST_NAME: usize = 1000;
 
+/// Parses the name of a worker or group.
 fn asked(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > MOST_NAME || text.contains(['\n', '\0']) {
         return Err(format!("a name of 1 to {MOST_NAME} bytes in one line is expected"));
@@ -192,6 +202,7 @@ fn asked(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// Parses an interval.
 fn seconds(text: &str) -> Result<Duration, String> {
     let number: f64 =
         text.parse().map_err(|_| "a number such as 2 or 0.5 is expected".to_owned())?;
@@ -201,9 +212,10 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(number))
 }
 
-// The upper bound of the shim's own options.
+/// The upper bound of the shim's own options.
 const MOST_MS: u64 = i32::MAX as u64;
 
+/// Parses a deadline.
 fn milliseconds(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(number) if number <= MOST_MS => Ok(Duration::from_millis(number)),
@@ -211,6 +223,7 @@ fn milliseconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Parses steps before SIGKILL.
 fn ladder(text: &str) -> Result<Ladder, String> {
     let wrong = || "steps such as INT:500,TERM:2000 are expected".to_owned();
     // Only a shim knows the scope of a step. Without a shim, each process of the run gets the

@@ -1,29 +1,43 @@
-//! A run as the command shows it.
+//! A run as the command shows it: in a table, in the tree and as JSON.
+//!
+//! It has what the report says, the start that only the record knows, and counts of processes.
 
-use crate::paint::Colour;
-use crate::table::Cell;
-use crate::text::verdict;
+use crate::render::style::Colour;
+use crate::render::table::Cell;
+use crate::render::text::verdict;
 use leash_core::record::Corrupt;
 use leash_core::report::{OwnerReport, RecordPresence, RunReport};
 use leash_core::{Lock, OwnerState, Source, Verdict};
 use serde::Serialize;
 
+/// A run. The keys are documented in guides/cli.schema.json.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct RunView {
+    /// The run.
     pub(crate) run_id: String,
+    /// The verdict in short.
     pub(crate) status: Status,
+    /// The verdict of a sweep on it.
     pub(crate) verdict: Verdict,
+    /// The reason for the verdict, in words.
     pub(crate) why: String,
+    /// Whether it has a record here.
     pub(crate) record: RecordPresence,
+    /// The reason why the record is not believed.
     pub(crate) corrupt: Option<Corrupt>,
+    /// The state of the record's lock.
     pub(crate) lock: Option<Lock>,
+    /// One owner of those that witnesses name.
     pub(crate) owner: Option<OwnerView>,
+    /// The application that the record names.
     pub(crate) app: Option<String>,
+    /// The node that the record names.
     pub(crate) node: Option<String>,
     /// ISO 8601, as the VM wrote it.
     pub(crate) since: Option<String>,
     /// The number of processes, shims not counted.
     pub(crate) processes: usize,
+    /// The number of shims.
     pub(crate) shims: usize,
 }
 
@@ -31,20 +45,29 @@ pub(crate) struct RunView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Status {
+    /// Its VM runs, or the command runs inside of it.
     Alive,
+    /// Provably over.
     Dead,
+    /// Neither is proven.
     Unknown,
 }
 
+/// An owner of a run: a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct OwnerView {
+    /// The VM.
     pub(crate) pid: u32,
+    /// The start of the VM, in the machine's clock ticks.
     pub(crate) start_ticks: u64,
+    /// Whether it lives.
     pub(crate) state: OwnerState,
+    /// The witness that names it.
     pub(crate) source: Source,
 }
 
 impl Status {
+    /// Returns the short form of a verdict on a run.
     pub(crate) fn of(verdict: Verdict) -> Self {
         match verdict {
             Verdict::Live | Verdict::Own | Verdict::OwnOuterRun => Self::Alive,
@@ -74,16 +97,16 @@ impl RunView {
         }
     }
 
+    /// Returns the status as a cell.
     pub(crate) fn status_cell(&self) -> Cell {
-        let (text, colour) = match self.status {
-            Status::Alive => ("alive".to_owned(), Colour::Green),
+        match self.status {
+            Status::Alive => Cell::new("alive", Colour::Green),
             Status::Dead if self.verdict == Verdict::Stale => {
-                ("dead (boot)".to_owned(), Colour::Red)
+                Cell::new("dead (boot)", Colour::Red)
             }
-            Status::Dead => ("DEAD".to_owned(), Colour::Red),
-            Status::Unknown => (verdict(self.verdict), Colour::Yellow),
-        };
-        Cell { text, colour }
+            Status::Dead => Cell::new("DEAD", Colour::Red),
+            Status::Unknown => Cell::new(verdict(self.verdict), Colour::Yellow),
+        }
     }
 }
 
@@ -103,22 +126,31 @@ impl OwnerView {
 
 /// Returns the owner that is alive, else the owner that the strongest source names.
 fn owner(owners: &[OwnerReport]) -> Option<OwnerView> {
-    let rank = |owner: &&OwnerReport| {
-        let source = match owner.source {
-            Source::Record => 0,
-            Source::Env => 1,
-            Source::Argv => 2,
-        };
-        (owner.state != OwnerState::Alive, source)
-    };
+    // The strongest source comes first in its definition.
+    let rank = |owner: &&OwnerReport| (owner.state != OwnerState::Alive, owner.source as u8);
     let found = owners.iter().min_by_key(rank)?;
     let OwnerReport { pid, start_ticks, state, source, .. } = *found;
     Some(OwnerView { pid, start_ticks, state, source })
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// Returns the report on a run with a record and no owner.
+    pub(crate) fn report(verdict: Verdict, why: &str) -> RunReport {
+        RunReport {
+            run_id: "s59m65f".into(),
+            verdict,
+            why: why.into(),
+            record: RecordPresence::Present,
+            corrupt: None,
+            lock: Some(Lock::Free),
+            app: Some("shop".into()),
+            node: Some(String::new()),
+            owners: Vec::new(),
+        }
+    }
 
     fn named(source: Source, pid: u32, state: OwnerState) -> OwnerReport {
         OwnerReport { source, pid, start_ticks: 5, pid_ns: 6, state }

@@ -51,7 +51,7 @@
  *
  * Left out, because only time tells them apart: a sweep's deadline, past which it kills a shim or a warden that it has waited for (here
  * both may be killed at any moment); and that a warden gives up on those whom it may not signal. A look of the warden and the strike
- * after it (Warden::clear) are one pass here: who is struck is looked at once more in both.
+ * after it (Warden::end_members) are one pass here: who is struck is looked at once more in both.
  */
 
 #ifndef PIDS
@@ -184,7 +184,7 @@ byte a = 0;
 #define any_child (child(0) || child(1))
 #define any_orphan (orphan(0) || orphan(1))
 #endif
-/* A shim counts as one by its command line and its mark (Engine::add_target in full_pass.rs, Marks::role in warden.rs). */
+/* A shim counts as one by its command line and its mark (Engine::add_target in full_pass.rs, RunMembers::role_of in run_members.rs). */
 #define shim_seen (shim && marked)
 #define shim_runs (shim && !halted && !closing)
 
@@ -217,7 +217,7 @@ inline signal(p, rightly) {
   fi
 }
 
-/* What the shim goes by: the leash hangs up, or the VM's pidfd says so (watched.rs). */
+/* What the shim goes by: the leash hangs up, or the VM's pidfd says so (events.rs). */
 #define let_go (stopping || !acts)
 /* And everybody else. */
 #define left_over (!vm && !shim_seen)
@@ -304,7 +304,7 @@ end_killed_6:
 end_killed_7:
   if :: d_step { acts && shim && halted -> halted = false } :: acts && !(shim && halted) fi;
 end_killed_8:
-  /* Leash.Cleanup.start/2: the warden's word first (Children::give_word), once the shim's pidfd says that it has ended */
+  /* Leash.Cleanup.start/2: the warden's word first (WardenChildren::notify_when_clear), once the shim's pidfd says that it has ended */
   atomic { acts && shim_ended && !any_orphan ->
     d_step {
       a = 0;
@@ -337,7 +337,7 @@ active proctype VmDies() {
   vm = false
 }
 
-/* At any moment, or never. PDEATHSIG takes the worker (spawn.rs, sys::die_with_parent); the others go to init, which reaps them. */
+/* At any moment, or never. PDEATHSIG takes the worker (spawn.rs, process::die_with); the others go to init, which reaps them. */
 active proctype ShimDies() {
 #ifdef SHIM_LIVES
   skip
@@ -404,7 +404,7 @@ inline mark_itself() {
 }
 
 inline look_for_owner() {
-  /* prepare::owner, Watched::let_go_within: a run that is over gets no worker any more */
+  /* prepare::owner, EventSources::let_go_within: a run that is over gets no worker any more */
   d_step { shim_runs || !shim -> if :: shim && let_go -> shim = false; marked = false :: else fi }
 }
 
@@ -436,7 +436,7 @@ inline spawn_worker() {
 #else
 #define shim_kills(p) d_step { shim_runs && let_go && child(p) && state[p] == LIVES -> signal(p, let_go) }
 #endif
-/* Reaper::reap */
+/* Children::reap */
 #ifdef KILL_AFTER_REAP
 #define shim_reaps(p) \
   d_step { shim_runs && let_go && child(p) && state[p] == ZOMBIE -> free(p) } \
@@ -445,7 +445,7 @@ inline spawn_worker() {
 #define shim_reaps(p) d_step { shim_runs && let_go && child(p) && state[p] == ZOMBIE -> free(p) }
 #endif
 
-/* run.rs, supervise.rs; `let_go` is what Watched::wait waits for */
+/* run.rs, supervise.rs; `let_go` is what EventSources::wait waits for */
 active proctype Shim() {
 end_never:
   (launched);
@@ -471,7 +471,7 @@ end_killed:
 #if PIDS > 3
   :: shim_kills(3) :: shim_reaps(3)
 #endif
-  /* sys::peek_any says ECHILD: it exits when nothing of its tree is left */
+  /* wait::peek_any says ECHILD: it exits when nothing of its tree is left */
   :: d_step { shim_runs && let_go && !any_child -> shim = false; marked = false }
   od
 }
@@ -518,13 +518,13 @@ end_idle:
 #define is_over(w) (!vm)
 #endif
 #define is_hung_up(w) (!acts || leashed != w)
-/* Children::any: its shims, and what they left */
+/* WardenChildren::any: its shims, and what they left */
 #ifdef WARDEN_FORGETS_SHIM
 #define has_own(w) false
 #else
 #define has_own(w) (starter == w && (shim || any_orphan))
 #endif
-/* Children::end_orphans: a child that is not reaped keeps its number */
+/* WardenChildren::end_orphans: a child that is not reaped keeps its number */
 #ifdef WARDEN_ENDS_ITS_SHIMS
 #define warden_ends(p) d_step { warden[w] == KEEPS && starter == w && (orphan(p) || child(p)) && state[p] == LIVES -> signal(p, !shim) }
 #else
@@ -541,7 +541,7 @@ end_idle:
 #ifdef WARDEN_ONE_LOOK
 #define WARDEN_CALM 1
 #else
-/* Calm::proven (marked.rs), as CALM below. */
+/* Quiescence::note (quiescence.rs), as CALM below. */
 #define WARDEN_CALM (FORKS + 1)
 #endif
 
@@ -593,7 +593,7 @@ end_away:
      fi
   od;
   calm = 0;
-  /* Warden::clear: a shim that lives is woken and waited for, by its pidfd; what has none is killed */
+  /* Warden::end_members: a shim that lives is woken and waited for, by its pidfd; what has none is killed */
   do
   :: warden[w] == ENDED -> break
   :: warden_ends_any
@@ -607,10 +607,10 @@ end_away:
 #ifdef WARDEN_BY_NUMBER
         d_step { if :: warden[w] == KEEPS -> signal(p, left_over) :: else fi; p++ }
 #else
-        /* Bearers::look: the mark; the pidfd; the mark again, by number; then whether the pidfd still means that number */
+        /* MarkScan::examine: the mark; the pidfd; the mark again, by number; then whether the pidfd still means that number */
         d_step { if :: state[p] != FREE -> held[w] = p :: else fi };
         d_step { if :: !is_wanted(p) || held[w] != p -> held[w] = NONE :: else fi };
-        /* Marks::strike */
+        /* RunMembers::signal_without_shim */
         d_step {
           if
           :: held[w] == p && warden[w] == KEEPS && !shim_spares ->

@@ -1,8 +1,9 @@
 //! A process that another program started, before and after a shim attaches it.
 
-use crate::failure::{of_file, of_process, refusal};
-use crate::process::identity;
-use crate::reply::{atoms, error, ok};
+use crate::terms::args::identity;
+use crate::terms::atoms;
+use crate::terms::failure::Reason;
+use crate::terms::map::{Name, map};
 use leash_core::{Handle, Host, Pid};
 use leash_tag::RunId;
 use rustler::{Binary, Env, Term};
@@ -15,20 +16,14 @@ use rustler::{Binary, Env, Term};
 ///
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
-fn attach_option(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) -> Term<'_> {
-    let Some(identity) = identity(pid, start_ticks, inode) else {
-        return error(env, atoms::esrch());
-    };
-    match Host::current() {
-        Err(failure) => of_process(env, &failure),
-        Ok(host) => match (host.refusal(identity.pid), Handle::open(&identity)) {
-            (Some(why), _) => error(env, (atoms::refused(), refusal(why))),
-            (None, Err(failure)) => of_process(env, &failure),
-            (None, Ok(_)) => {
-                ok(env, format!("{pid}:{}", host.clock().to_local(identity.start_ticks)))
-            }
-        },
+fn attach_option(pid: i32, start_ticks: u64, inode: Option<u64>) -> Result<String, Reason> {
+    let identity = identity(pid, start_ticks, inode).ok_or(atoms::esrch())?;
+    let host = Host::current().map_err(Reason::Process)?;
+    if let Some(why) = host.refusal(identity.pid) {
+        return Err(Reason::Refused(why));
     }
+    Handle::open(&identity).map_err(Reason::Process)?;
+    Ok(format!("{pid}:{}", host.clock().to_local(identity.start_ticks)))
 }
 
 /// `not_covered(pid, run_id, worker) :: {:ok, [%{pid:, command:, why:}]} | {:error, reason}`
@@ -37,13 +32,17 @@ fn attach_option(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) -
 ///
 /// Dirty I/O: a pass over `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
-fn not_covered<'a>(env: Env<'a>, pid: u32, run: Binary<'a>, worker: u16) -> Term<'a> {
-    let (Some(pid), Some(run)) = (Pid::from_u32(pid), RunId::parse(&run)) else {
-        return error(env, atoms::invalid());
-    };
-    match leash_core::not_covered(pid, run, worker) {
-        Err(failure) => of_file(env, &failure),
-        Ok(found) => crate::encode::term(env, &found)
-            .map_or_else(|_| error(env, atoms::unknown()), |found| ok(env, found)),
-    }
+fn not_covered<'a>(
+    env: Env<'a>,
+    pid: u32,
+    run: Binary<'a>,
+    worker: u16,
+) -> Result<Vec<Term<'a>>, Reason> {
+    let pid = Pid::from_u32(pid).ok_or(atoms::invalid())?;
+    let run = RunId::parse(&run).ok_or(atoms::invalid())?;
+    let found = leash_core::not_covered(pid, run, worker).map_err(Reason::File)?;
+    let found = found
+        .iter()
+        .map(|one| map!(env, pid: one.pid.as_u32(), command: one.command, why: Name(one.why)));
+    Ok(found.collect())
 }

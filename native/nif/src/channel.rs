@@ -1,10 +1,11 @@
 //! Shims that the run's warden starts: the request, and the channel for a shim's reports and the
 //! requests to it (native/PROTOCOL.md, section 10).
 
-use crate::list::List;
-use crate::pidfd::{new_fd, new_fd_of};
-use crate::reply::{atoms, errno, error, ok};
 use crate::sys::{ArmError, Fd, Readiness, Sent, receive_from, send_with};
+use crate::terms::args::List;
+use crate::terms::atoms;
+use crate::terms::failure::Reason;
+use crate::terms::reply::{Done, again, answer, new_fd, ok};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket, sockopt,
 };
@@ -20,13 +21,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 /// Normal scheduler: four system calls of constant time.
 #[rustler::nif]
 fn warden_listen(env: Env<'_>) -> Term<'_> {
-    match bind_socket() {
-        Ok((socket, name)) => match new_fd_of(env, socket) {
-            Ok(fd) => (atoms::ok(), fd, name).encode(env),
-            Err(_) => error(env, atoms::noproc()),
-        },
-        Err(reason) => errno(env, reason),
-    }
+    let bound = bind_socket().map_err(Reason::from);
+    let term = bound
+        .and_then(|(socket, name)| Ok((atoms::ok(), new_fd(env, socket)?, name).encode(env)));
+    answer(env, term)
 }
 
 /// Binds a socket to a name that cannot be guessed. Returns it with the name, without the leading
@@ -75,12 +73,13 @@ fn warden_accept<'a>(env: Env<'a>, fd: Term<'a>, os_pid: i32) -> NifResult<Term<
         let is_ours = peer.pid() == os_pid && peer.uid() == rustix::process::geteuid().as_raw();
         is_ours.then_some(connection).ok_or(Errno::AGAIN)
     });
-    Ok(match accepted {
-        None => error(env, atoms::closed()),
-        Some(Ok(connection)) => new_fd(env, connection),
-        Some(Err(Errno::AGAIN)) => again(env, &listener, fd),
-        Some(Err(reason)) => errno(env, reason),
-    })
+    let term = match accepted {
+        None => Err(ArmError::Closed.into()),
+        Some(Ok(connection)) => new_fd(env, connection).map(|fd| ok(env, fd)).map_err(Into::into),
+        Some(Err(Errno::AGAIN)) => again(env, (&listener, fd), Readiness::Read, atoms::again()),
+        Some(Err(reason)) => Err(reason.into()),
+    };
+    Ok(answer(env, term))
 }
 
 /// The limits of a request without a file; the warden has room for more.
@@ -117,19 +116,19 @@ fn shim_start<'a>(
 ) -> NifResult<Term<'a>> {
     let ends = [end(ends.0)?, end(ends.1)?, end(ends.2)?];
     let asked = control.with(|control| ask(control, arguments.as_slice(), environment, &ends));
-    Ok(match asked {
-        None => error(env, atoms::closed()),
+    let term = match asked {
+        None => Err(ArmError::Closed.into()),
         Some(Ok(Started { channel, ours })) => {
-            let give =
-                |fd: Option<OwnedFd>| fd.and_then(|fd| new_fd_of(env, fd).ok()).encode(env);
+            let give = |fd: Option<OwnedFd>| fd.and_then(|fd| new_fd(env, fd).ok()).encode(env);
             let channel = give(Some(channel));
             let [stdin, stdout, stderr] = ours;
-            (atoms::ok(), channel, (give(stdin), give(stdout), give(stderr))).encode(env)
+            Ok((atoms::ok(), channel, (give(stdin), give(stdout), give(stderr))).encode(env))
         }
-        Some(Err(Errno::AGAIN)) => atoms::again().encode(env),
-        Some(Err(Errno::NOENT)) => error(env, atoms::no_working_directory()),
-        Some(Err(reason)) => errno(env, reason),
-    })
+        Some(Err(Errno::AGAIN)) => Ok(atoms::again().encode(env)),
+        Some(Err(Errno::NOENT)) => Err(atoms::no_working_directory().into()),
+        Some(Err(reason)) => Err(reason.into()),
+    };
+    Ok(answer(env, term))
 }
 
 fn end(term: Term<'_>) -> NifResult<End> {
@@ -253,20 +252,21 @@ fn channel_read<'a>(env: Env<'a>, fd: Term<'a>) -> NifResult<Term<'a>> {
         Err(Errno::CONNRESET) => receive_from(channel, &mut buffer),
         other => other,
     });
-    Ok(match received {
-        None => error(env, atoms::closed()),
-        Some(Ok(Sent { length: 0, .. })) => atoms::eof().encode(env),
+    let term = match received {
+        None => Err(ArmError::Closed.into()),
+        Some(Ok(Sent { length: 0, .. })) => Ok(atoms::eof().encode(env)),
         Some(Ok(Sent { length, descriptor })) => {
             let data: Binary<'a> =
                 NewBinary::from_slice(env, buffer.get(..length).unwrap_or_default()).into();
-            match descriptor.and_then(|pidfd| new_fd_of(env, pidfd).ok()) {
+            Ok(match descriptor.and_then(|pidfd| new_fd(env, pidfd).ok()) {
                 Some(pidfd) => (atoms::spawned(), data, pidfd).encode(env),
                 None => ok(env, data),
-            }
+            })
         }
-        Some(Err(Errno::AGAIN)) => again(env, &channel, fd),
-        Some(Err(reason)) => errno(env, reason),
-    })
+        Some(Err(Errno::AGAIN)) => again(env, (&channel, fd), Readiness::Read, atoms::again()),
+        Some(Err(reason)) => Err(reason.into()),
+    };
+    Ok(answer(env, term))
 }
 
 /// `channel_ask(fd, :ladder | :kill) :: :ok | {:error, posix | :closed}`
@@ -275,17 +275,14 @@ fn channel_read<'a>(env: Env<'a>, fd: Term<'a>) -> NifResult<Term<'a>> {
 ///
 /// Normal scheduler: one send that does not wait.
 #[rustler::nif]
-fn channel_ask<'a>(env: Env<'a>, fd: Fd, what: rustler::Atom) -> NifResult<Term<'a>> {
+fn channel_ask(fd: Fd, what: rustler::Atom) -> NifResult<Done> {
     let message = match what {
         it if it == atoms::ladder() => b"E",
         it if it == atoms::kill() => b"K",
         _ => return Err(rustler::Error::BadArg),
     };
-    Ok(match fd.with(|channel| send_with(channel, &[message], &[])) {
-        None => error(env, atoms::closed()),
-        Some(Ok(())) => atoms::ok().encode(env),
-        Some(Err(reason)) => errno(env, reason),
-    })
+    let sent = fd.with(|channel| send_with(channel, &[message], &[])).ok_or(ArmError::Closed);
+    Ok(Done(sent.map_err(Into::into).and_then(|sent| Ok(sent?))))
 }
 
 /// `warden_word(control) :: {:ok, fd} | :again | {:error, posix | :closed}`
@@ -301,20 +298,13 @@ fn warden_word(env: Env<'_>, control: Fd) -> Term<'_> {
         request_with(control, &[b"LWR1\x02\0\0\0\0\0\0\0\0\0\0\0"], &[theirs.as_fd()])?;
         Ok(ours)
     });
-    match asked {
-        None => error(env, atoms::closed()),
-        Some(Ok(fd)) => new_fd(env, fd),
-        Some(Err(Errno::AGAIN)) => atoms::again().encode(env),
-        Some(Err(reason)) => errno(env, reason),
-    }
-}
-
-fn again<'a>(env: Env<'a>, fd: &Fd, term: Term<'a>) -> Term<'a> {
-    match fd.arm(env, Readiness::Read, (atoms::leash_fd(), term, atoms::ready()).encode(env)) {
-        Ok(()) => atoms::again().encode(env),
-        Err(ArmError::Closed) => error(env, atoms::closed()),
-        Err(ArmError::Refused) => error(env, atoms::not_pollable()),
-    }
+    let term = match asked {
+        None => Err(ArmError::Closed.into()),
+        Some(Ok(fd)) => new_fd(env, fd).map(|fd| ok(env, fd)).map_err(Into::into),
+        Some(Err(Errno::AGAIN)) => Ok(atoms::again().encode(env)),
+        Some(Err(reason)) => Err(reason.into()),
+    };
+    answer(env, term)
 }
 
 /// Returns two connected sockets: one to keep and one to give away.

@@ -1,11 +1,12 @@
 //! Descriptors of the VM: reading and writing the worker's pipes, closing, and giving away.
 
-use crate::pidfd::new_fd;
 use crate::pipe_room::PipeRoom;
-use crate::reply::{atoms, errno, error, ok};
 use crate::sys::{ArmError, Fd, Readiness};
+use crate::terms::atoms;
+use crate::terms::failure::Reason;
+use crate::terms::reply::{Done, again, answer, new_fd, ok};
 use rustix::io::Errno;
-use rustler::{Binary, Encoder, Env, LocalPid, NewBinary, NifResult, Term, TermType};
+use rustler::{Atom, Binary, Encoder, Env, LocalPid, NewBinary, NifResult, Term, TermType};
 use std::os::fd::BorrowedFd;
 
 /// The most that one read or write moves, some 10 µs of copying. Larger binaries are slower. In
@@ -26,16 +27,17 @@ const ELEMENTS: usize = 2048;
 fn fd_read<'a>(env: Env<'a>, fd: Term<'a>, max: usize) -> NifResult<Term<'a>> {
     let source: Fd = fd.decode()?;
     let max = max.clamp(1, CHUNK);
-    Ok(match source.with_room(|source, room| read_some(env, source, room, max)) {
-        None => error(env, atoms::closed()),
+    let term = match source.with_room(|source, room| read_some(env, source, room, max)) {
+        None => Err(ArmError::Closed.into()),
         Some(Ok(Some(data))) => {
             account(env, data.len());
-            ok(env, data)
+            Ok(ok(env, data))
         }
-        Some(Ok(None)) => atoms::eof().encode(env),
-        Some(Err(Errno::AGAIN)) => again(env, &source, Readiness::Read, fd, None),
-        Some(Err(reason)) => errno(env, reason),
-    })
+        Some(Ok(None)) => Ok(atoms::eof().encode(env)),
+        Some(Err(Errno::AGAIN)) => again(env, (&source, fd), Readiness::Read, atoms::again()),
+        Some(Err(reason)) => Err(reason.into()),
+    };
+    Ok(answer(env, term))
 }
 
 /// Asks first how much data there is, so that the binary fits. So a short line costs no large
@@ -92,23 +94,22 @@ fn fd_write<'a>(env: Env<'a>, fd: Term<'a>, data: Term<'a>) -> NifResult<Term<'a
         gathered = gather(data)?;
         &gathered
     };
-    if bytes.is_empty() {
-        return Ok(if sink.with(|_| ()).is_some() {
-            ok(env, 0)
-        } else {
-            error(env, atoms::closed())
-        });
-    }
-    Ok(match sink.with(|sink| retry(|| rustix::io::write(sink, bytes))) {
-        None => error(env, atoms::closed()),
+    let full = |n: usize| again(env, (&sink, fd), Readiness::Write, (atoms::again(), n));
+    let write = |sink: BorrowedFd<'_>| match bytes {
+        [] => Ok(0),
+        bytes => retry(|| rustix::io::write(sink, bytes)),
+    };
+    let term = match sink.with(write) {
+        None => Err(ArmError::Closed.into()),
         Some(Ok(written)) if written == bytes.len() => {
             account(env, written);
-            ok(env, written)
+            Ok(ok(env, written))
         }
-        Some(Ok(written)) => again(env, &sink, Readiness::Write, fd, Some(written)),
-        Some(Err(Errno::AGAIN)) => again(env, &sink, Readiness::Write, fd, Some(0)),
-        Some(Err(reason)) => errno(env, reason),
-    })
+        Some(Ok(written)) => full(written),
+        Some(Err(Errno::AGAIN)) => full(0),
+        Some(Err(reason)) => Err(reason.into()),
+    };
+    Ok(answer(env, term))
 }
 
 /// Returns the first bytes of iodata, at most those of one write.
@@ -166,9 +167,9 @@ fn byte(term: Term<'_>) -> NifResult<u8> {
 ///
 /// Normal scheduler: hands the descriptor to the VM's poll set, which closes it.
 #[rustler::nif]
-fn fd_close(env: Env<'_>, fd: Fd) -> Term<'_> {
+fn fd_close(env: Env<'_>, fd: Fd) -> Atom {
     fd.close(env);
-    atoms::ok().encode(env)
+    atoms::ok()
 }
 
 /// `fd_give(fd, pid) :: :ok | {:error, :noproc}`
@@ -177,11 +178,8 @@ fn fd_close(env: Env<'_>, fd: Fd) -> Term<'_> {
 ///
 /// Normal scheduler: moves a monitor.
 #[rustler::nif]
-fn fd_give(env: Env<'_>, fd: Fd, owner: LocalPid) -> Term<'_> {
-    match fd.give(env, &owner) {
-        Ok(()) => atoms::ok().encode(env),
-        Err(_) => error(env, atoms::noproc()),
-    }
+fn fd_give(env: Env<'_>, fd: Fd, owner: LocalPid) -> Done {
+    Done(fd.give(env, &owner).map_err(Reason::from))
 }
 
 /// `fd_dup(fd) :: {:ok, fd} | {:error, posix | :closed}`
@@ -191,34 +189,9 @@ fn fd_give(env: Env<'_>, fd: Fd, owner: LocalPid) -> Term<'_> {
 ///
 /// Normal scheduler: one system call of constant time.
 #[rustler::nif]
-fn fd_dup(env: Env<'_>, fd: Fd) -> Term<'_> {
-    match fd.with(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 3)) {
-        None => error(env, atoms::closed()),
-        Some(Ok(copy)) => new_fd(env, copy),
-        Some(Err(reason)) => errno(env, reason),
-    }
-}
-
-/// Arms the descriptor and answers `:again`, or `{:again, n}` to a write.
-fn again<'a>(
-    env: Env<'a>,
-    fd: &Fd,
-    readiness: Readiness,
-    term: Term<'a>,
-    written: Option<usize>,
-) -> Term<'a> {
-    let word = match readiness {
-        Readiness::Read => atoms::ready(),
-        Readiness::Write => atoms::writable(),
-    };
-    match fd.arm(env, readiness, (atoms::leash_fd(), term, word).encode(env)) {
-        Ok(()) => match written {
-            None => atoms::again().encode(env),
-            Some(written) => (atoms::again(), written).encode(env),
-        },
-        Err(ArmError::Closed) => error(env, atoms::closed()),
-        Err(ArmError::Refused) => error(env, atoms::not_pollable()),
-    }
+fn fd_dup(env: Env<'_>, fd: Fd) -> Result<Fd, Reason> {
+    let copy = fd.with(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 3)).ok_or(ArmError::Closed)??;
+    Ok(new_fd(env, copy)?)
 }
 
 /// Charges the caller for the call and for copying. Otherwise a loop of calls would keep its

@@ -1,8 +1,10 @@
 //! The check whether a file can be a program.
 
-use crate::reply::{atoms, errno, error};
+use crate::terms::atoms;
+use crate::terms::failure::Reason;
+use crate::terms::reply::Done;
 use rustix::fs::{FileType, Mode};
-use rustler::{Binary, Encoder, Env, Term};
+use rustler::Binary;
 
 /// `executable(path) :: :ok | {:error, posix | {:type, type}}`
 ///
@@ -14,20 +16,20 @@ use rustler::{Binary, Encoder, Env, Term};
 /// same path on the same thread (seen with strace). A file system that hangs blocks a scheduler
 /// either way. Waking a dirty scheduler costs every start more than the call.
 #[rustler::nif]
-fn executable<'a>(env: Env<'a>, path: Binary<'a>) -> Term<'a> {
-    let stat = match rustix::fs::stat(path.as_slice()) {
-        Ok(stat) => stat,
-        Err(failure) => return errno(env, failure),
+fn executable(path: Binary<'_>) -> Done {
+    Done(check(path.as_slice()))
+}
+
+fn check(path: &[u8]) -> Result<(), Reason> {
+    let mode = rustix::fs::stat(path)?.st_mode;
+    let kind = match FileType::from_raw_mode(mode) {
+        FileType::RegularFile if executable_by_any(mode) => return Ok(()),
+        FileType::RegularFile => return Err(atoms::eacces().into()),
+        FileType::Directory => atoms::directory(),
+        FileType::BlockDevice | FileType::CharacterDevice => atoms::device(),
+        _ => atoms::other(),
     };
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile if executable_by_any(stat.st_mode) => atoms::ok().encode(env),
-        FileType::RegularFile => error(env, atoms::eacces()),
-        FileType::Directory => error(env, (atoms::r#type(), atoms::directory())),
-        FileType::BlockDevice | FileType::CharacterDevice => {
-            error(env, (atoms::r#type(), atoms::device()))
-        }
-        _ => error(env, (atoms::r#type(), atoms::other())),
-    }
+    Err(Reason::Type(kind))
 }
 
 // Tests the mode bits only. execve(2) decides whether our user may execute the file, and it

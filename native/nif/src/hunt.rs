@@ -1,13 +1,12 @@
 //! Hunts. The core looks, judges and signals. The calling process waits in between.
 
-use crate::encode;
-use crate::failure::of_file;
-use crate::pidfd::new_fd_of;
-use crate::reply::{atoms, errno, error, ok};
-use crate::run::path;
-use crate::spec;
 use crate::sys::{Fd, Readiness};
-use crate::view::ReportView;
+use crate::terms::args::path;
+use crate::terms::failure::Reason;
+use crate::terms::hunt_spec::{Wrong, hunt as spec};
+use crate::terms::map::{Name, map};
+use crate::terms::reply::{error, new_fd};
+use crate::terms::{atoms, report};
 use leash_core::{Cleanup, Step};
 use rustler::{Binary, Encoder, Env, Resource, ResourceArc, Term};
 use std::os::fd::AsFd;
@@ -32,23 +31,11 @@ impl Resource for Hunting {}
 ///
 /// Dirty I/O: opens the run directory.
 #[rustler::nif(schedule = "DirtyIo")]
-fn hunt_new<'a>(env: Env<'a>, spec: Term<'a>) -> Term<'a> {
-    let spec = match spec::hunt(spec) {
-        Ok(spec) => spec,
-        Err(wrong) => return error(env, (atoms::invalid(), wrong.key())),
-    };
-    let hunt = match Cleanup::new(spec) {
-        Ok(hunt) => hunt,
-        Err(failure) => return of_file(env, &failure),
-    };
-    let wake = match hunt.as_fd().try_clone_to_owned() {
-        Ok(epoll) => new_fd_of(env, epoll),
-        Err(failure) => return errno(env, crate::pidfd::from_io(&failure)),
-    };
-    match wake {
-        Ok(wake) => ok(env, ResourceArc::new(Hunting { hunt: Mutex::new(hunt), wake })),
-        Err(_) => error(env, atoms::noproc()),
-    }
+fn hunt_new<'a>(env: Env<'a>, map: Term<'a>) -> Result<ResourceArc<Hunting>, Reason> {
+    let spec = spec(map).map_err(|Wrong(key)| Reason::Invalid(key))?;
+    let hunt = Cleanup::new(spec).map_err(Reason::File)?;
+    let wake = new_fd(env, rustix::io::fcntl_dupfd_cloexec(hunt.as_fd(), 3)?)?;
+    Ok(ResourceArc::new(Hunting { hunt: Mutex::new(hunt), wake }))
 }
 
 /// `hunt_step(hunt) :: {:wait, ms} | {:done, report} | {:error, :busy | :unknown}`
@@ -80,10 +67,7 @@ fn hunt_step<'a>(env: Env<'a>, hunt: Term<'a>) -> rustler::NifResult<Term<'a>> {
         }
         Step::Done(report) => {
             hunting.wake.close(env);
-            match encode::term(env, &ReportView::of(&report)) {
-                Ok(report) => (atoms::done(), report).encode(env),
-                Err(_) => error(env, atoms::unknown()),
-            }
+            (atoms::done(), report::report(env, &report)).encode(env)
         }
     })
 }
@@ -103,5 +87,17 @@ fn milliseconds_until(until: Instant) -> u64 {
 fn capabilities<'a>(env: Env<'a>, run_dir: Binary<'a>) -> Term<'a> {
     let dir: Option<&Path> = (!run_dir.is_empty()).then(|| path(&run_dir));
     let found = leash_core::capabilities(dir);
-    encode::term(env, &found).unwrap_or_else(|_| error(env, atoms::unknown()))
+    map!(env,
+        proc: found.proc,
+        pidfd: found.pidfd,
+        pidfs: found.pidfs,
+        mark: found.mark,
+        nested_depth_left: found.nested_depth_left,
+        environ: found.environ,
+        children_file: found.children_file,
+        hidepid: found.hidepid,
+        identity: found.identity,
+        run_dir: found.run_dir,
+        run_dir_error: found.run_dir_error.map(Name),
+    )
 }

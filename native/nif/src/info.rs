@@ -1,10 +1,11 @@
 //! The facts that `/proc` shows about a process, for display.
 
+use crate::terms::map::{Bytes, Letter};
 use leash_core::parse::{cmdline, stat::Stat, status};
 use leash_core::{Carrier, Identity, Pid};
 use leash_tag::argv::{self, ShimArgs};
-use leash_tag::{Limits, Mark};
-use serde::Serialize;
+use leash_tag::{Limits, Mark, OwnerTag, RunId, WorkerNumber};
+use rustler::{NifMap, NifUnitEnum};
 use std::fs::File;
 use std::io::Read;
 
@@ -13,43 +14,37 @@ const SMALL: u64 = 16 * 1024;
 
 /// One process, as far as it can be read. If another user's process hides a field, the field is
 /// `None`.
-#[derive(Serialize)]
+#[derive(NifMap)]
+#[rustler(encode)]
 pub(crate) struct Info {
-    pid: Pid,
-    ppid: Option<Pid>,
-    state: char,
+    pid: u32,
+    ppid: Option<u32>,
+    state: Letter,
     command: String,
     args: Option<Vec<Bytes>>,
     uid: Option<u32>,
     start_ticks: u64,
     rss_bytes: Option<u64>,
-    threads: Option<u64>,
+    threads: u64,
     run: Option<Tag>,
 }
 
 /// The run that the process claims to belong to. Any process can tag itself, so a tag alone
 /// proves nothing.
-#[derive(Serialize)]
+#[derive(NifMap)]
+#[rustler(encode)]
 struct Tag {
     run_id: String,
     worker: Option<u16>,
     carrier: TagCarrier,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(NifUnitEnum)]
+#[rustler(encode)]
 enum TagCarrier {
     Mark,
     Env,
     Argv,
-}
-
-pub(crate) struct Bytes(pub(crate) Vec<u8>);
-
-impl Serialize for Bytes {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
-    }
 }
 
 /// Returns `None` if the process shows nothing. The caller must hold its pidfd before, and must
@@ -62,16 +57,16 @@ pub(crate) fn read(identity: &Identity) -> Option<Info> {
     let args =
         line.as_ref().map(|line| argv::args(line).map(|arg| Bytes(arg.to_vec())).collect());
     Some(Info {
-        pid,
-        ppid: stat.parent,
-        state: stat.state,
+        pid: pid.as_u32(),
+        ppid: stat.parent.map(Pid::as_u32),
+        state: Letter(stat.state),
         command: cmdline::shown(line.as_deref().unwrap_or_default(), &stat.comm),
         args,
         uid: status::uids(&status_file).map(|uids| uids.effective),
         start_ticks: identity.start_ticks,
-        rss_bytes: field(&status_file, "VmRSS:")
-            .and_then(|kilobytes| kilobytes.checked_mul(1024)),
-        threads: field(&status_file, "Threads:"),
+        // The number in `stat` leaves out what the CPUs count for themselves.
+        rss_bytes: resident_bytes(&status_file),
+        threads: stat.threads,
         run: tag(pid, line.as_deref().unwrap_or_default()),
     })
 }
@@ -79,22 +74,22 @@ pub(crate) fn read(identity: &Identity) -> Option<Info> {
 /// Returns the tag of the first carrier that has one, from the hardest to lose to the easiest to
 /// write.
 fn tag(pid: Pid, line: &[u8]) -> Option<Tag> {
-    let mark =
-        file(pid, "limits", SMALL).and_then(|text| Mark::decode(Limits::parse_file(&text)?));
-    if let Some(mark) = mark {
-        let worker = mark.worker().map(|worker| worker.get());
-        return Some(Tag { run_id: mark.run().to_string(), worker, carrier: TagCarrier::Mark });
+    let tag = |run: RunId, worker: Option<WorkerNumber>, carrier| {
+        let worker = worker.map(WorkerNumber::get);
+        Some(Tag { run_id: run.to_string(), worker, carrier })
+    };
+    let limits = file(pid, "limits", SMALL);
+    if let Some(mark) = limits.and_then(|text| Mark::decode(Limits::parse_file(&text)?)) {
+        return tag(mark.run(), mark.worker(), TagCarrier::Mark);
     }
-    if let Some(tag) = env_tag(pid) {
-        let worker = Some(tag.worker.get());
-        return Some(Tag { run_id: tag.run.to_string(), worker, carrier: TagCarrier::Env });
+    if let Some(found) = env_tag(pid) {
+        return tag(found.run, Some(found.worker), TagCarrier::Env);
     }
     let shim = ShimArgs::parse(line)?;
-    let worker = shim.worker.map(|worker| worker.get());
-    Some(Tag { run_id: shim.run.to_string(), worker, carrier: TagCarrier::Argv })
+    tag(shim.run, shim.worker, TagCarrier::Argv)
 }
 
-fn env_tag(pid: Pid) -> Option<leash_tag::OwnerTag> {
+fn env_tag(pid: Pid) -> Option<OwnerTag> {
     let limit = cmdline::READ_LIMIT as u64;
     let block = file(pid, "environ", limit)?;
     let cut = block.len() as u64 >= limit;
@@ -107,11 +102,9 @@ fn file(pid: Pid, name: &str, limit: u64) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Returns a number of `/proc/<pid>/status`.
-fn field(status: &[u8], name: &str) -> Option<u64> {
-    let line = status
-        .split(|&byte| byte == b'\n')
-        .find_map(|line| line.strip_prefix(name.as_bytes()))?;
-    let number = line.split(u8::is_ascii_whitespace).find(|word| !word.is_empty())?;
-    std::str::from_utf8(number).ok()?.parse().ok()
+/// Returns the memory in RAM from `/proc/<pid>/status`. A kernel thread has no such line.
+fn resident_bytes(status: &[u8]) -> Option<u64> {
+    let text = String::from_utf8_lossy(status);
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_ascii_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }

@@ -11,21 +11,16 @@ mod census;
 mod channel;
 mod descriptor;
 mod detached;
-mod encode;
 mod executable;
-mod failure;
 mod hunt;
 mod info;
-mod list;
 mod pidfd;
 mod pipe_room;
 mod process;
-mod reply;
 mod run;
-mod spec;
 mod sys;
+mod terms;
 mod variable;
-mod view;
 
 rustler::init!("Elixir.Leash.Native", load = load);
 

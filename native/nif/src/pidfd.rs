@@ -1,17 +1,19 @@
 //! Pidfds: descriptors that mean one process for ever, even if its pid is reused.
 
-use crate::reply::{atoms, errno, error, ok};
-use crate::sys::{ArmError, Fd, OwnerGone, Readiness, send_signal};
+use crate::sys::{ArmError, Fd, Readiness, send_signal};
+use crate::terms::atoms;
+use crate::terms::failure::Reason;
+use crate::terms::reply::{Done, answer, new_fd};
 use leash_core::with_reserve;
 use leash_tag::argv::ShimArgs;
 use leash_tag::{RunId, WorkerNumber};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use rustler::{Binary, Encoder, Env, Term};
+use rustler::{Atom, Binary, Encoder, Env, Term};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
 /// The read limit; a shim's first three arguments fit many times over.
@@ -25,14 +27,12 @@ const CMDLINE_MAX: u64 = 8 * 1024;
 ///
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
-fn shim_open<'a>(env: Env<'a>, os_pid: i32, run_id: Binary<'a>, worker: u16) -> Term<'a> {
-    let expected = RunId::parse(&run_id).zip(WorkerNumber::new(worker));
-    let Some((run, worker)) = expected else { return error(env, atoms::not_ours()) };
-    match verified_shim(os_pid, ShimArgs { run, worker: Some(worker), warden: false }) {
-        Ok(Some(pidfd)) => new_fd(env, pidfd),
-        Ok(None) => error(env, atoms::not_ours()),
-        Err(reason) => errno(env, reason),
-    }
+fn shim_open(env: Env<'_>, os_pid: i32, run_id: Binary<'_>, worker: u16) -> Result<Fd, Reason> {
+    let run = RunId::parse(&run_id).ok_or(atoms::not_ours())?;
+    let worker = WorkerNumber::new(worker).ok_or(atoms::not_ours())?;
+    let expected = ShimArgs { run, worker: Some(worker), warden: false };
+    let pidfd = verified_shim(os_pid, expected)?.ok_or(atoms::not_ours())?;
+    Ok(new_fd(env, pidfd)?)
 }
 
 /// Returns the pid of one process that is not pid 1. The check comes first, because rustix
@@ -48,40 +48,28 @@ fn verified_shim(os_pid: i32, expected: ShimArgs) -> Result<Option<OwnedFd>, Err
     let ours = is_shim(os_pid, expected);
     // The check comes last: as long as the pidfd's process is alive, no other process had its
     // pid.
-    if ended(&pidfd)? { Err(Errno::SRCH) } else { Ok(ours?.then_some(pidfd)) }
+    if ended(pidfd.as_fd())? { Err(Errno::SRCH) } else { Ok(ours?.then_some(pidfd)) }
 }
 
 fn is_shim(os_pid: i32, expected: ShimArgs) -> Result<bool, Errno> {
     let folder = format!("/proc/{os_pid}");
-    let uid = std::fs::metadata(&folder).map_err(|reason| from_io(&reason))?.uid();
+    let uid = std::fs::metadata(&folder).map_err(from_io)?.uid();
     let mut cmdline = Vec::new();
     let path = folder + "/cmdline";
-    with_reserve(|| File::open(&path).map_err(|reason| from_io(&reason)))?
+    with_reserve(|| File::open(&path).map_err(from_io))?
         .take(CMDLINE_MAX)
         .read_to_end(&mut cmdline)
-        .map_err(|reason| from_io(&reason))?;
+        .map_err(from_io)?;
     Ok(uid == rustix::process::geteuid().as_raw() && ShimArgs::parse(&cmdline) == Some(expected))
 }
 
-pub(crate) fn from_io(reason: &std::io::Error) -> Errno {
+#[allow(clippy::needless_pass_by_value, reason = "the form that map_err takes")]
+fn from_io(reason: std::io::Error) -> Errno {
     match reason.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::NOENT) => Errno::SRCH,
         Some(errno) => errno,
         None => Errno::IO,
     }
-}
-
-/// Returns `{:ok, fd}` of a descriptor that belongs to the caller.
-pub(crate) fn new_fd(env: Env<'_>, descriptor: OwnedFd) -> Term<'_> {
-    match new_fd_of(env, descriptor) {
-        Ok(fd) => ok(env, fd),
-        Err(_) => error(env, atoms::noproc()),
-    }
-}
-
-/// Returns a descriptor that belongs to the caller. The caller is running, so it cannot be gone.
-pub(crate) fn new_fd_of(env: Env<'_>, descriptor: OwnedFd) -> Result<Fd, OwnerGone> {
-    Fd::new(env, descriptor, &env.pid())
 }
 
 /// `pidfd_signal(fd, signo) :: :ok | {:error, :esrch | :eperm | :einval | :closed}`
@@ -90,12 +78,16 @@ pub(crate) fn new_fd_of(env: Env<'_>, descriptor: OwnedFd) -> Result<Fd, OwnerGo
 ///
 /// Normal scheduler: one system call of constant time.
 #[rustler::nif]
-fn pidfd_signal(env: Env<'_>, fd: Fd, signo: i32) -> Term<'_> {
-    match fd.with(|pidfd| send_signal(pidfd, signo)) {
-        None => error(env, atoms::closed()),
-        Some(Ok(())) => atoms::ok().encode(env),
-        Some(Err(reason)) => errno(env, reason),
-    }
+fn pidfd_signal(fd: Fd, signo: i32) -> Done {
+    Done(call(&fd, |pidfd| send_signal(pidfd, signo)))
+}
+
+/// Calls `use_it`, unless the descriptor is closed.
+fn call<T>(
+    fd: &Fd,
+    use_it: impl FnOnce(BorrowedFd<'_>) -> Result<T, Errno>,
+) -> Result<T, Reason> {
+    Ok(fd.with(use_it).ok_or(ArmError::Closed)??)
 }
 
 /// `pidfd_monitor(fd, message) :: :ok | {:error, :closed | :not_pollable}`
@@ -106,12 +98,8 @@ fn pidfd_signal(env: Env<'_>, fd: Fd, signo: i32) -> Term<'_> {
 ///
 /// Normal scheduler: registers the descriptor with the VM's poll set.
 #[rustler::nif]
-fn pidfd_monitor<'a>(env: Env<'a>, fd: Fd, message: Term<'a>) -> Term<'a> {
-    match fd.arm(env, Readiness::Read, message) {
-        Ok(()) => atoms::ok().encode(env),
-        Err(ArmError::Closed) => error(env, atoms::closed()),
-        Err(ArmError::Refused) => error(env, atoms::not_pollable()),
-    }
+fn pidfd_monitor<'a>(env: Env<'a>, fd: Fd, message: Term<'a>) -> Done {
+    Done(fd.arm(env, Readiness::Read, message).map_err(Reason::from))
 }
 
 /// `pidfd_demonitor(fd) :: :ok`
@@ -120,9 +108,9 @@ fn pidfd_monitor<'a>(env: Env<'a>, fd: Fd, message: Term<'a>) -> Term<'a> {
 ///
 /// Normal scheduler: takes the descriptor out of the VM's poll set.
 #[rustler::nif]
-fn pidfd_demonitor(env: Env<'_>, fd: Fd) -> Term<'_> {
+fn pidfd_demonitor(env: Env<'_>, fd: Fd) -> Atom {
     fd.disarm(env, Readiness::Read);
-    atoms::ok().encode(env)
+    atoms::ok()
 }
 
 /// `pidfd_ended?(fd) :: boolean | {:error, :closed | posix}`
@@ -133,17 +121,12 @@ fn pidfd_demonitor(env: Env<'_>, fd: Fd) -> Term<'_> {
 /// Normal scheduler: one poll that does not wait.
 #[rustler::nif(name = "pidfd_ended?")]
 fn pidfd_ended(env: Env<'_>, fd: Fd) -> Term<'_> {
-    match fd.with(|pidfd| ended(pidfd)) {
-        None => error(env, atoms::closed()),
-        Some(Ok(ended)) => ended.encode(env),
-        Some(Err(reason)) => errno(env, reason),
-    }
+    answer(env, call(&fd, ended).map(|ended| ended.encode(env)))
 }
 
 /// Returns whether the process has ended. A pidfd is readable if the last thread has exited
 /// (pidfd_open(2)).
-pub(crate) fn ended(pidfd: impl std::os::fd::AsFd) -> Result<bool, Errno> {
-    let pidfd: BorrowedFd<'_> = pidfd.as_fd();
+fn ended(pidfd: BorrowedFd<'_>) -> Result<bool, Errno> {
     let mut polled = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     Ok(poll(&mut polled, Some(&now))? > 0)

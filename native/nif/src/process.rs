@@ -1,10 +1,12 @@
 //! Any process of the machine, by identity: pid, start and pidfs inode together.
 
-use crate::failure::{of_process, refusal};
-use crate::info;
-use crate::pidfd::new_fd;
-use crate::reply::{atoms, error, ok};
-use leash_core::{Handle, Host, Identity, Pid};
+use crate::info::{self, Info};
+use crate::sys::Fd;
+use crate::terms::args::{Parts, identity, parts};
+use crate::terms::atoms;
+use crate::terms::failure::{Reason, refusal};
+use crate::terms::reply::{answer, new_fd};
+use leash_core::{Handle, Host, Identity, Pid, PidFd};
 use rustler::{Encoder, Env, Term};
 
 /// `process_identify(pid) :: {:ok, {pid, start_ticks, inode | nil}} | {:error, reason}`
@@ -13,12 +15,9 @@ use rustler::{Encoder, Env, Term};
 ///
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
-fn process_identify(env: Env<'_>, pid: i32) -> Term<'_> {
-    let Some(pid) = Pid::new(pid) else { return error(env, atoms::esrch()) };
-    match leash_core::identify(pid) {
-        Ok(identity) => ok(env, parts(&identity)),
-        Err(failure) => of_process(env, &failure),
-    }
+fn process_identify(pid: i32) -> Result<Parts, Reason> {
+    let pid = Pid::new(pid).ok_or(atoms::esrch())?;
+    leash_core::identify(pid).map(|identity| parts(&identity)).map_err(Reason::Process)
 }
 
 /// `process_open(pid, start_ticks, inode | nil) :: {:ok, fd} | {:error, reason}`
@@ -27,14 +26,20 @@ fn process_identify(env: Env<'_>, pid: i32) -> Term<'_> {
 ///
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
-fn process_open(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) -> Term<'_> {
-    let Some(identity) = identity(pid, start_ticks, inode) else {
-        return error(env, atoms::esrch());
-    };
-    match Handle::open(&identity) {
-        Ok(pidfd) => new_fd(env, pidfd.into()),
-        Err(failure) => of_process(env, &failure),
-    }
+fn process_open(
+    env: Env<'_>,
+    pid: i32,
+    start_ticks: u64,
+    inode: Option<u64>,
+) -> Result<Fd, Reason> {
+    let (_, pidfd) = open(pid, start_ticks, inode)?;
+    Ok(new_fd(env, pidfd.into())?)
+}
+
+fn open(pid: i32, start_ticks: u64, inode: Option<u64>) -> Result<(Identity, PidFd), Reason> {
+    let identity = identity(pid, start_ticks, inode).ok_or(atoms::esrch())?;
+    let pidfd = Handle::open(&identity).map_err(Reason::Process)?;
+    Ok((identity, pidfd))
 }
 
 /// `process_alive(pid, start_ticks, inode | nil) :: boolean | {:error, reason}`
@@ -44,12 +49,12 @@ fn process_open(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) ->
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
 fn process_alive(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) -> Term<'_> {
-    let Some(identity) = identity(pid, start_ticks, inode) else { return false.encode(env) };
-    match Handle::open(&identity) {
-        Ok(_) => true.encode(env),
-        Err(failure) if failure.is_gone() => false.encode(env),
-        Err(failure) => of_process(env, &failure),
-    }
+    let alive = match identity(pid, start_ticks, inode).map(|identity| Handle::open(&identity)) {
+        Some(Ok(_)) => Ok(true),
+        Some(Err(failure)) if !failure.is_gone() => Err(Reason::Process(failure)),
+        _ => Ok(false),
+    };
+    answer(env, alive.map(|alive| alive.encode(env)))
 }
 
 /// `process_refusal(pid) :: nil | :vm | :ancestor | :kernel_thread | :pid_1 | {:error, reason}`
@@ -59,12 +64,10 @@ fn process_alive(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) -
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
 fn process_refusal(env: Env<'_>, pid: i32) -> Term<'_> {
-    let Some(pid) = Pid::new(pid) else { return error(env, atoms::esrch()) };
-    match leash_core::refusal(pid) {
-        Ok(None) => atoms::nil().encode(env),
-        Ok(Some(why)) => refusal(why).encode(env),
-        Err(failure) => of_process(env, &failure),
-    }
+    let why = Pid::new(pid)
+        .ok_or_else(|| atoms::esrch().into())
+        .and_then(|pid| leash_core::refusal(pid).map_err(Reason::Process));
+    answer(env, why.map(|why| why.map(refusal).encode(env)))
 }
 
 /// `process_info(pid, start_ticks, inode | nil) :: {:ok, map} | {:error, reason}`
@@ -73,20 +76,14 @@ fn process_refusal(env: Env<'_>, pid: i32) -> Term<'_> {
 ///
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
-fn process_info(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) -> Term<'_> {
-    let Some(identity) = identity(pid, start_ticks, inode) else {
-        return error(env, atoms::esrch());
-    };
-    match Handle::open(&identity) {
-        Err(failure) => of_process(env, &failure),
-        // The data is this process's only if the process has not ended meanwhile.
-        Ok(pidfd) => match info::read(&identity) {
-            Some(info) if !pidfd.is_ended() => crate::encode::term(env, &info)
-                .map_or_else(|_| error(env, atoms::unknown()), |map| ok(env, map)),
-            None if !pidfd.is_ended() => error(env, atoms::unknown()),
-            _ => error(env, atoms::esrch()),
-        },
+fn process_info(pid: i32, start_ticks: u64, inode: Option<u64>) -> Result<Info, Reason> {
+    let (identity, pidfd) = open(pid, start_ticks, inode)?;
+    let info = info::read(&identity);
+    // The data is this process's only if the process has not ended meanwhile.
+    if pidfd.is_ended() {
+        return Err(atoms::esrch().into());
     }
+    Ok(info.ok_or(atoms::unknown())?)
 }
 
 /// `process_children(pid, start_ticks, inode | nil) :: {:ok, [{pid, start_ticks, inode | nil}]} |
@@ -96,18 +93,17 @@ fn process_info(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) ->
 ///
 /// Dirty I/O: reads `/proc`.
 #[rustler::nif(schedule = "DirtyIo")]
-fn process_children(env: Env<'_>, pid: i32, start_ticks: u64, inode: Option<u64>) -> Term<'_> {
-    let Some(identity) = identity(pid, start_ticks, inode) else {
-        return error(env, atoms::esrch());
-    };
-    match Handle::open(&identity) {
-        Err(failure) => of_process(env, &failure),
-        Ok(pidfd) => match children(identity.pid) {
-            _ if pidfd.is_ended() => error(env, atoms::esrch()),
-            Ok(children) => ok(env, children.iter().map(parts).collect::<Vec<_>>()),
-            Err(failure) => of_process(env, &failure),
-        },
+fn process_children(
+    pid: i32,
+    start_ticks: u64,
+    inode: Option<u64>,
+) -> Result<Vec<Parts>, Reason> {
+    let (identity, pidfd) = open(pid, start_ticks, inode)?;
+    let children = children(identity.pid);
+    if pidfd.is_ended() {
+        return Err(atoms::esrch().into());
     }
+    Ok(children.map_err(Reason::Process)?.iter().map(parts).collect())
 }
 
 /// Identifies the children by pid, then looks again. A process that is still a child then was one
@@ -119,14 +115,4 @@ fn children(parent: Pid) -> leash_core::Result<Vec<Identity>> {
     let identified: Vec<_> = identified.collect();
     let still = host.children(parent)?;
     Ok(identified.into_iter().filter(|child| still.binary_search(&child.pid).is_ok()).collect())
-}
-
-type Parts = (u32, u64, Option<u64>);
-
-fn parts(identity: &Identity) -> Parts {
-    (identity.pid.as_u32(), identity.start_ticks, identity.pidfs_inode)
-}
-
-pub(crate) fn identity(pid: i32, start_ticks: u64, pidfs_inode: Option<u64>) -> Option<Identity> {
-    Pid::new(pid).map(|pid| Identity { pid, start_ticks, pidfs_inode })
 }

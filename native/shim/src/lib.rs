@@ -1,21 +1,21 @@
 //! The supervisor of one worker's process tree.
 //!
 //! `leash-shim` starts one program, is the subreaper of everything that it starts, and ends when
-//! nothing of that tree is left. If the holder of its leash lets go, the shim ends the tree. The
-//! steps, in order:
+//! nothing of that tree is left. If the holder of its leash lets go, the shim ends the tree.
 //!
-//! | step | module |
+//! A file imports files of its own folder and of folders above it in this table. There is no
+//! circle; `tests/shim/imports.rs` checks both.
+//!
+//! | folder | holds |
 //! |---|---|
-//! | read the command line | [`args`], [`blocks`], [`help`] |
-//! | everything in its order | `run` |
-//! | prepare itself: mark, signals, subreaper, session, descriptors, owner | `prepare`, `foreign` |
-//! | fork; the child becomes the worker | `spawn` |
-//! | wait | `supervise`, `watched` |
-//! | end the tree by the ladder | `ladder`, `command`, `tree` |
-//! | prove it gone | `reap` |
-//! | instead, a process that is there already | `attach`, `target`, `marking`, `marked` |
-//! | instead, the shims of a run, and what they leave when they are killed | `warden`, `control`, `adopt`, `marked` |
-//! | tell the VM, or a person | `report`, `say`, `offer` |
+//! | `os` | system calls, and the kernel's files: the only `unsafe` code |
+//! | [`cli`] | the command line: options, their values, `--help` |
+//! | `out` | reports to the VM, messages to a person |
+//! | `tree` | the processes below the shim or with its mark, and the proof that none is left |
+//! | `start` | the shim's preparation of itself, and the child's way to its exec |
+//! | `stop` | the ladder, its commands, and the position of a tree on it |
+//! | `mode` | what a shim can be: supervisor of a worker or of an attached process, or warden |
+//! | `run` | everything in its order |
 //!
 //! The shim makes no allocation, uses no libc and no thread, and never blocks while it ends a
 //! tree.
@@ -25,38 +25,18 @@
 #[cfg(test)]
 extern crate std;
 
-mod adopt;
-pub mod args;
-mod attach;
-pub mod blocks;
-mod climb;
-mod command;
-mod control;
-mod foreign;
+pub mod cli;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod help;
-mod keep;
-mod ladder;
-pub mod limits;
-mod marked;
-mod marking;
-mod offer;
-mod prepare;
-mod proc_file;
-mod reap;
-mod report;
+mod mode;
+mod os;
+mod out;
 mod run;
-mod say;
-mod spawn;
-mod supervise;
-pub mod sys;
-mod target;
-mod text;
+mod start;
+mod stop;
 mod tree;
-mod warden;
-mod watched;
 
-pub use report::Ended;
+pub use os::process::exit;
+pub use os::vectors::Vectors;
 pub use run::run;

@@ -2,10 +2,7 @@
 #![no_std]
 #![no_main]
 
-use leash_shim::sys;
-
-mod memory;
-mod start;
+mod freestanding;
 
 /// Called by `_start` with the stack pointer that the kernel gave: argc, argv, null, envp, null.
 ///
@@ -19,14 +16,14 @@ unsafe extern "C" fn main(stack: *const usize) -> ! {
         let argc = *stack;
         let argv = stack.add(1);
         let envp = argv.add(argc + 1);
-        sys::Vectors::new(argc, argv.cast(), envp.cast())
+        leash_shim::Vectors::new(argc, argv.cast(), envp.cast())
     };
-    sys::exit(leash_shim::run(vectors))
+    leash_shim::exit(leash_shim::run(vectors))
 }
 
 /// Ends the shim, and with it (PDEATHSIG) the worker. The VM and the warden that started the
 /// shim, or the next sweep, end the rest. No panic is reachable by intent.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    sys::exit(125)
+    leash_shim::exit(125)
 }

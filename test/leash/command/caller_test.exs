@@ -72,7 +72,7 @@ defmodule Leash.Command.CallerTest do
   test "a closed group gives no number, and the one that was taken for a moment is free again" do
     Registry.close(:test, :closed_here)
     assert Leash.Worker.start_link(command: "true", group: :closed_here) == {:error, :stopping}
-    assert_raise RuntimeError, ~r/stop_all/, fn -> Leash.cmd("true", [], group: :closed_here) end
+    assert_raise Leash.Error, ~r/stop_all/, fn -> Leash.cmd("true", [], group: :closed_here) end
     Registry.open(:test)
     assert {"", 0} = Leash.cmd("true", [], group: :closed_here)
     assert_eventually(fn -> Registry.all() == [] end, 10_000)

@@ -88,7 +88,7 @@ defmodule Leash.Command.StdinTest do
     {:file, said} = options[:stdout]
     assert_receive {:EXIT, ^worker, :normal}, 20_000
     assert File.read!(said) == "open\n"
-    assert {:error, %{key: :stdin}} = Worker.start_link(%{Map.new(options) | stdin: :pipe})
+    assert %{key: :stdin} = catch_error(Worker.start_link(%{Map.new(options) | stdin: :pipe}))
   end
 
   test "what goes with no other option is refused" do

@@ -62,7 +62,7 @@ defmodule Leash.OpenPort.VMTest do
              ports.vm,
              "try do Leash.open_port(\"true\") rescue e -> {e.__struct__, Exception.message(e)} end"
            ) ==
-             {RuntimeError, "the :leash application is not started, or is stopping"}
+             {Leash.Error, "the :leash application is not started, or is stopping"}
   end
 
   test "System.halt ends them" do

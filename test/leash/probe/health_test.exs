@@ -40,7 +40,7 @@ defmodule Leash.Probe.HealthTest do
         ]
 
     {:ok, supervisor} = Supervisor.start_link([{Worker, options}], strategy: :one_for_one)
-    first = Leash.info(__MODULE__.Http)
+    first = Leash.Tree.info(__MODULE__.Http)
     old = Carrier.members(carrier)
     assert length(old) == 2
 
@@ -49,10 +49,10 @@ defmodule Leash.Probe.HealthTest do
     File.touch!(well)
 
     assert_eventually(fn ->
-      match?(%{last_exit: %{}, os_pid: pid} when pid != nil, Leash.info(__MODULE__.Http))
+      match?(%{last_exit: %{}, os_pid: pid} when pid != nil, Leash.Tree.info(__MODULE__.Http))
     end)
 
-    second = Leash.info(__MODULE__.Http)
+    second = Leash.Tree.info(__MODULE__.Http)
     assert second.os_pid != first.os_pid
     assert %{reason: {:unhealthy, {:status, 503}}, exit: %Exit{cause: :stop}} = second.last_exit
     assert_eventually(fn -> length(Carrier.members(carrier)) == 2 end)
@@ -185,7 +185,7 @@ defmodule Leash.Probe.HealthTest do
     tree = start_tree(:ignores_term, health: [check: check, every: 10], stop: [sigterm: 400])
     asked(counter, 3)
     {:ok, task} = Task.start_link(fn -> Worker.stop(tree.worker) end)
-    assert_eventually(fn -> match?(%{tree: :ending}, Leash.info(tree.worker)) end)
+    assert_eventually(fn -> match?(%{tree: :ending}, Leash.Tree.info(tree.worker)) end)
     # One check may be under way.
     Process.sleep(20)
     assert_no_more(counter)
@@ -206,7 +206,7 @@ defmodule Leash.Probe.HealthTest do
     test = self()
 
     check = fn ->
-      well? = Observer.state(Leash.info(name).os_pid) not in ["Z", nil]
+      well? = Observer.state(Leash.Tree.info(name).os_pid) not in ["Z", nil]
       send(test, {:well?, well?})
       well?
     end
@@ -227,26 +227,28 @@ defmodule Leash.Probe.HealthTest do
   test "wrong options are refused, and nothing is started" do
     check = fn -> true end
 
-    for health <- [
-          true,
-          [],
-          [every: 5],
-          [check: 8080],
-          [check: {:tcp, 0}],
-          [check: {:http, "ftp://x"}],
-          [check: fn _ -> true end],
-          [check: check, every: 0],
-          [check: check, timeout: :infinity],
-          [check: check, failures: 0],
-          [check: check, colour: 1],
-          [check: check, check: check]
+    for {health, path, value, text} <- [
+          {true, [], true, "a keyword list of :check, :every, :timeout, :failures, got: true"},
+          {[], [:health, :check], nil, "(it is required), got: nil"},
+          {[every: 5], [:health, :check], nil, "{:tcp, port}, {:http, target}"},
+          {[check: 8080], [:health, :check], 8080, "{:tcp, port}, {:http, target}"},
+          {[check: {:tcp, 0}], [:health, :check], {:tcp, 0}, "got: {:tcp, 0}"},
+          {[check: {:http, "ftp://x"}], [:health, :check], {:http, "ftp://x"}, "http://host"},
+          {[check: &Atom.to_string/1], [:health, :check], &Atom.to_string/1,
+           "a function without arguments"},
+          {[check: check, every: 0], [:health, :every], 0, "expected milliseconds > 0, got: 0"},
+          {[check: check, timeout: :infinity], [:health, :timeout], :infinity,
+           "milliseconds > 0"},
+          {[check: check, failures: 0], [:health, :failures], 0, "expected a number > 0, got: 0"},
+          {[check: check, colour: 1], [:health, nil], :colour, "one of [:check, :every"},
+          {[check: check, check: check], [:health, :check], [check, check], "one value"}
         ] do
       options = [command: "sleep", args: ["60"], health: health]
 
-      assert {:error, %OptionsError{key: :health, value: ^health} = error} =
-               Worker.start_link(options)
+      assert %OptionsError{key: :health, path: ^path, value: ^value} =
+               error = catch_error(Worker.start_link(options))
 
-      assert Exception.message(error) =~ "expected a keyword list with check:"
+      assert Exception.message(error) =~ text
     end
 
     assert Leash.list() == []

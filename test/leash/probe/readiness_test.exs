@@ -130,7 +130,7 @@ defmodule Leash.Probe.ReadinessTest do
             "http://localhost:0/"
           ] do
         options = [command: "sleep", args: ["60"], ready: {:http, target}]
-        assert {:error, %OptionsError{key: :ready} = error} = Worker.start_link(options)
+        assert %OptionsError{key: :ready} = error = catch_error(Worker.start_link(options))
         assert Exception.message(error) =~ "{:http, target} (a port, {port, \"/path\"}"
       end
     end
@@ -230,7 +230,7 @@ defmodule Leash.Probe.ReadinessTest do
     test "of another arity is refused" do
       for ready <- [fn _, _ -> true end, {Kernel, :is_nil, [nil]}, {:udp, 1}] do
         options = [command: "sleep", args: ["60"], ready: ready]
-        assert {:error, %OptionsError{key: :ready, value: ^ready}} = Worker.start_link(options)
+        assert %OptionsError{key: :ready, value: ^ready} = catch_error(Worker.start_link(options))
       end
     end
   end

@@ -180,8 +180,8 @@ defmodule Leash.Stdio.FlowControlTest do
 
   test "wrong options are refused" do
     for {key, value} <- [output_window: 0, output_window: :infinity, on_stderr: 1] do
-      assert {:error, %Leash.OptionsError{key: ^key}} =
-               Worker.start_link([{:command, "true"}, {key, value}])
+      assert %Leash.OptionsError{key: ^key} =
+               catch_error(Worker.start_link([{:command, "true"}, {key, value}]))
     end
   end
 

@@ -53,11 +53,11 @@ defmodule Leash.Worker.ChildSpecTest do
     end
   end
 
-  test "wrong options of the worker are for its start to report" do
+  test "wrong options of the worker raise at its start" do
     for options <- [[command: 7], :nothing, [1, 2]] do
       spec = Worker.child_spec(options)
       assert {Worker, :start_link, [^options]} = spec.start
-      assert {:error, %OptionsError{}} = Worker.start_link(options)
+      assert %OptionsError{} = catch_error(Worker.start_link(options))
     end
   end
 end

@@ -336,7 +336,7 @@ defmodule Leash.Worker.MachineTest do
     {machine, actions} = Machine.handle({:proof, {:unproven, :emfile}}, machine)
     assert {:unproven, :emfile} in actions
     refute {:row, tree: :gone} in actions
-    assert machine.result == {:error, %{survivors: [], unproven: :emfile}}
+    assert machine.result == {:error, %Leash.Error{reason: {:unproven, :emfile}}}
     assert Machine.outcome(machine) == {:reason, {:unproven, :emfile}}
   end
 end

@@ -92,13 +92,62 @@ defmodule Leash.Worker.OptionsTest do
     end
   end
 
-  test "values of variables are not shown" do
-    {:env, message} = refused(command: "sleep", env: %{"TOKEN" => "s3cret\0"})
+  test "values of variables are not shown, and the name of the wrong one is" do
+    {:env, message} = refused(command: "sleep", env: %{"A" => "x", "TOKEN" => "s3cret\0"})
+    refute message =~ "s3cret"
+    assert message =~ "; the value of \"TOKEN\" is none, got: variables not shown"
+    {:env, message} = refused(command: "sleep", env: [{"A", "x"}, {"B=C", "s3cret"}])
+    refute message =~ "s3cret"
+    assert message =~ "; \"B=C\" is no name"
+    {:env, message} = refused(command: "sleep", env: [{"A", "s3cret"} | :b])
     refute message =~ "s3cret"
   end
 
+  test "the report of a supervisor shows no value of a variable" do
+    Process.flag(:trap_exit, true)
+    worker = {Leash.Worker, command: "sleep", env: %{"TOKEN" => "s3cret\0"}}
+
+    assert {:error, {:shutdown, {:failed_to_start_child, _id, {:EXIT, {error, _stack}}}}} =
+             Supervisor.start_link([worker], strategy: :one_for_one)
+
+    assert %OptionsError{key: :env} = error
+    assert inspect(error) =~ "variables not shown"
+    refute inspect(error) =~ "s3cret"
+  end
+
+  test "a name that was probably meant is named" do
+    for {wrong, hint} <- [
+          {:redy, "did you mean :ready?"},
+          {:cwd, "did you mean :cd?"},
+          {:timeout, "did you mean :ready_timeout?"},
+          {:user, "programs run as the VM's user"},
+          {:log_output, "did you mean :on_output?"}
+        ] do
+      {nil, message} = refused([{:command, "sleep"}, {wrong, 1}])
+      assert message =~ "got: #{inspect(wrong)} (#{hint})"
+    end
+
+    {nil, message} = refused(command: "sleep", colour: 1)
+    assert String.ends_with?(message, "got: :colour")
+    {:stop, message} = refused(command: "sleep", stop: [term: 1])
+    assert message =~ ": :term is no signal, did you mean :sigterm?, got: [term: 1]"
+  end
+
+  test "a line as command is told of args: and shell:" do
+    assert refused(command: "sleep 1") ==
+             {:command,
+              "invalid value for :command option: expected an executable in PATH (enoent), got: " <>
+                "\"sleep 1\" (arguments go to args: `command: \"sleep\", args: [\"1\"]`, and a " <>
+                "line for sh to shell:)"}
+
+    {:command, message} = refused(command: "/bin/sleep 1")
+    assert message =~ "args: [\"1\"]"
+    {:command, message} = refused(command: "no-such-program")
+    refute message =~ "args:"
+  end
+
   test "wrong options start nothing" do
-    assert {:error, %OptionsError{key: :cd}} =
-             Leash.Worker.start_link(command: "sleep", cd: "/nowhere")
+    assert %OptionsError{key: :cd} =
+             catch_error(Leash.Worker.start_link(command: "sleep", cd: "/nowhere"))
   end
 end

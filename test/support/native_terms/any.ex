@@ -62,7 +62,7 @@ defmodule Leash.Test.NativeTerms.Any do
   defp fitting(:dir, known), do: dir(known)
 
   defp fitting(:about, known),
-    do: some(for key <- [:node, :app, :version], do: {key, fitting(:text, known)})
+    do: some(for key <- [:node, :app, :version, :started_at], do: {key, fitting(:text, known)})
 
   defp fitting(:members, known) do
     several(fn -> {fitting(:worker, known), pick([nil, fitting(:pid, known)])} end)

@@ -1,5 +1,6 @@
 //! Messages with descriptors on connected sockets: `sendmsg(2)` and `recvmsg(2)`.
 
+use super::errno::last_errno;
 use rustix::io::Errno;
 use std::mem::{MaybeUninit, size_of, size_of_val};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -61,7 +62,7 @@ pub(crate) fn send_with(
     let sent = unsafe {
         libc::sendmsg(socket.as_raw_fd(), &header, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
     };
-    if sent < 0 { Err(super::last_errno()) } else { Ok(()) }
+    if sent < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
 /// Receives one message without waiting; descriptors that come with it are close-on-exec.
@@ -76,7 +77,7 @@ pub(crate) fn receive_from(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<
     let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
     // SAFETY: every pointer is to a buffer above, of the length beside it.
     let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, flags) };
-    let Ok(length) = usize::try_from(length) else { return Err(super::last_errno()) };
+    let Ok(length) = usize::try_from(length) else { return Err(last_errno()) };
     let mut descriptor = None;
     // SAFETY: per cmsg(3), the kernel has written whole headers within msg_controllen, and the
     // macros follow them. Each descriptor in them becomes owned once.

@@ -1,5 +1,6 @@
 //! `pidfd_send_signal(2)` for every signal. rustix does not send the real-time signals.
 
+use super::errno::last_errno;
 use rustix::io::Errno;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
@@ -15,5 +16,5 @@ pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, number: i32) -> Result<(), Errn
     let outcome = unsafe {
         libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), number, no_info, 0)
     };
-    if outcome == 0 { Ok(()) } else { Err(super::last_errno()) }
+    if outcome == 0 { Ok(()) } else { Err(last_errno()) }
 }

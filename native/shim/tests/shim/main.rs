@@ -18,6 +18,7 @@ mod adversary;
 mod attach;
 mod frames;
 mod harness;
+mod imports;
 mod inherited;
 mod keep;
 mod less_kernel;

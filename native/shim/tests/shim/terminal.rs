@@ -249,6 +249,40 @@ fn a_worker_that_stops_itself_takes_the_job_along() {
     terminal.ended();
 }
 
+/// The process that keeps the inherited child is the shell's job. The shim is below it.
+#[test]
+fn a_job_with_an_inherited_child_is_stopped_and_continued_as_any_other() {
+    let mut terminal = Terminal::interactive();
+    terminal.enter(
+        "(sleep 62.1 & exec SHIM --foreground -- \
+         sh -c 'echo re\"\"ady; read line; echo got $line')",
+    );
+    terminal.read_until("ready");
+    terminal.press("\x1a");
+    terminal.read_until("Stopped");
+    terminal.all_in_state(2, 'T');
+    terminal.shell_answers();
+    terminal.enter("fg");
+    terminal.all_in_state(2, 'S');
+    terminal.enter("one");
+    terminal.read_until("got one");
+    terminal.shell_answers();
+    terminal.enter("pkill -f \"sleep 62[.]1\"; exit");
+    terminal.ended();
+}
+
+#[test]
+fn an_interrupt_is_told_once_to_a_shim_with_an_inherited_child() {
+    let mut terminal = Terminal::script(
+        "trap : INT; sh -c 'sleep 62.2 & exec SHIM --foreground -- \
+         setsid sh -c \"trap : TERM; sleep 61.2; exit 9\"'; echo code $?",
+    );
+    terminal.runs("sleep 61.2");
+    terminal.press("\x03");
+    terminal.read_until("code 9");
+    terminal.ended();
+}
+
 #[test]
 fn a_stopped_job_ends_when_the_shell_kills_it() {
     let mut terminal = Terminal::interactive();

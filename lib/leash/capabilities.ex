@@ -1,0 +1,32 @@
+defmodule Leash.Capabilities do
+  # What this machine supports, and what of that this run has.
+  @moduledoc false
+
+  alias Leash.{Config, Control, Native, Run, Warden}
+
+  @doc "See `Leash.capabilities/0`."
+  @spec all() :: map()
+  def all do
+    {run_dir, record} = place()
+
+    run_dir
+    |> Native.capabilities()
+    |> Map.merge(%{record: record, control: Control.status(), warden: Warden.status()})
+  end
+
+  defp place do
+    case Run.fetch() do
+      {:ok, %Run{lock: {:ok, _lock}, config: config}} -> {config.run_dir, :ok}
+      {:ok, %Run{lock: {:error, reason}, config: config}} -> {config.run_dir, {:error, reason}}
+      {:error, :not_running} -> {configured(), {:error, :not_running}}
+    end
+  end
+
+  defp configured do
+    case Config.load() do
+      {:ok, config} -> config.run_dir
+      # The start of the application reports what is wrong with it.
+      {:error, _wrong} -> ""
+    end
+  end
+end

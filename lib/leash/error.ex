@@ -1,0 +1,103 @@
+defmodule Leash.Error do
+  @moduledoc """
+  An error of Leash itself, with a sentence for its reason.
+
+  `Leash.cmd/3`, the streams, `Leash.open_port/3` and `Leash.run_id/0` raise it. `:reason` is the
+  term that `Leash.Worker.start_link/1` returns for the same problem in `{:error, reason}`:
+
+      iex> Exception.message(%Leash.Error{reason: :stopping})
+      "Leash.stop_all/2 is ending this group at the moment"
+
+  If a tree could not be ended, then `Leash.Worker.stop/2` and `Leash.stop_all/2` return this
+  struct. `:reason` is `:survivors` then, and `:survivors` holds the processes that may still
+  live, see `t:Leash.Worker.survivor/0`.
+
+  `format/1` returns the sentence for any reason of `{:error, reason}`.
+  """
+
+  alias Leash.{Exit, WorkingDirectory}
+
+  defexception [:reason, survivors: []]
+
+  @type t :: %__MODULE__{reason: term(), survivors: [Leash.Worker.survivor()]}
+
+  @reasons %{
+    not_running: "the :leash application is not started, or is stopping",
+    stopping: "Leash.stop_all/2 is ending this group at the moment",
+    no_warden:
+      "the run's warden, which starts the shims, is away (the log and Leash.capabilities/0 " <>
+        "say why)",
+    shim_died: "the shim was killed, and nothing of its tree is left",
+    too_many_workers: "32,766 trees live or are not yet proven gone",
+    no_pidfd: "this machine has no pidfds (Linux 5.4) or no /proc",
+    no_proc: "/proc cannot be read",
+    incomplete: "not all of /proc can be read, so it is not known whether such a tree lives",
+    ready_timeout: "the program was not ready within :ready_timeout and was ended",
+    start_timeout: "the start took too long and was ended",
+    noproc: "there is no such process (any more)",
+    not_found: "no such tree of this user lives in this pid namespace",
+    not_piped: "the worker was not started with stdin: :pipe",
+    closed: "the program's stdin was closed before",
+    timeout: "the time was up",
+    invalid_run_id: "a run id has 7 characters, 0-9 or a-z",
+    live: "the VM of this run lives: stop that instead",
+    own: "this is the run of this VM: stop the application instead",
+    reused: "another process has this pid now",
+    unknown: "it cannot be told whether this is still the same process"
+  }
+
+  @refusals %{
+    vm: "it is this VM",
+    ancestor: "it is an ancestor of this VM, or its fork server",
+    kernel_thread: "it is a thread of the kernel",
+    pid_1: "it is pid 1",
+    marked: "it already belongs to a run",
+    no_depth: "it already is inside eight runs"
+  }
+
+  @impl true
+  def message(%__MODULE__{reason: :survivors, survivors: []}),
+    do: "not every process could be looked at, so something of the tree may be left"
+
+  def message(%__MODULE__{reason: :survivors, survivors: survivors}),
+    do: "could not end " <> Enum.map_join(survivors, ", ", &survivor/1)
+
+  def message(%__MODULE__{reason: reason}), do: format(reason)
+
+  defp survivor(survivor),
+    do: "#{survivor.pid} (#{survivor.command}, state #{survivor.state}): #{survivor.why}"
+
+  @doc """
+  Returns one sentence, without its full stop, for the reason of an `{:error, reason}`.
+
+      iex> Leash.Error.format({:exec, :enoent})
+      "exec: no such file or directory (enoent)"
+  """
+  @spec format(term()) :: String.t()
+  def format(reason) when is_exception(reason), do: Exception.message(reason)
+  def format(reason) when is_map_key(@reasons, reason), do: Map.fetch!(@reasons, reason)
+  def format({:unproven, why}), do: "it could not be proven that nothing is left: #{format(why)}"
+  def format({:refused, why}), do: "refused: #{@refusals[why] || inspect(why)}"
+  def format({:shim, :no_working_directory}), do: WorkingDirectory.message()
+  def format({:port_in_use, port}), do: "another process already listens on port #{port}"
+  def format({:exited, %Exit{} = exit}), do: "the program ended before it was ready: #{how(exit)}"
+  def format({:already_started, pid}), do: "#{inspect(pid)} has this name already"
+  def format({:ambiguous, pids}), do: "several trees of this name live: #{Enum.join(pids, ", ")}"
+
+  def format({:detached_elsewhere, %{owner_pid: pid}}),
+    do: "the VM #{pid}, which started this worker, lives"
+
+  def format({stage, reason}) when is_atom(stage), do: "#{stage}: #{format(reason)}"
+  def format(reason) when is_atom(reason), do: posix(reason)
+  def format(reason), do: inspect(reason)
+
+  defp posix(reason) do
+    case :file.format_error(reason) do
+      ~c"unknown POSIX error" ++ _code -> inspect(reason)
+      text -> "#{text} (#{reason})"
+    end
+  end
+
+  defp how(%Exit{signal: nil, status: status}), do: "status #{inspect(status)}"
+  defp how(%Exit{signal: signal}), do: "#{signal}"
+end

@@ -1,0 +1,140 @@
+//! From clone to exec: the child becomes the worker.
+//!
+//! The order matters. The session comes first, so that the group exists before it is signalled.
+//! The ids come before the death signal, because a change of ids clears it (prctl(2)). The death
+//! signal comes before the look at the parent, which closes the race with a parent that died in
+//! between. The signal mask comes last, so that no signal is delivered to half a worker.
+
+use core::convert::Infallible;
+use core::ffi::CStr;
+use leash_tag::signal;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
+
+use super::exec;
+use crate::cli::config::{Config, Origin, Stream};
+use crate::os::child::{self, Child, Memory};
+use crate::os::vectors::Vectors;
+use crate::os::{descriptors, process, signals};
+use crate::out::stage::{Failed, Stage};
+
+/// Success, or the stage and errno of a failure.
+type Prepared = Result<(), Failed>;
+
+/// The data that the child needs.
+pub(crate) struct WorkerLaunch {
+    /// The command line. It is a copy, since the child may borrow nothing.
+    pub(crate) config: Config<'static>,
+    /// Arguments and environment.
+    pub(crate) vectors: Vectors,
+    /// The pid of the shim, which must be the parent.
+    pub(crate) shim: Pid,
+    /// The worker's end of an open stdin.
+    pub(crate) stdin: Option<i32>,
+    /// The descriptor for a failure, as stage and errno; exec closes it.
+    pub(crate) failure: i32,
+}
+
+/// Starts the child.
+///
+/// Until its exec the child works in the shim's own memory, as after vfork(2). But the shim goes
+/// on, so that an exec that hangs does not make it deaf. A child that changes its ids gets a copy
+/// instead. Otherwise a program that may trace the new user's processes could write to the memory
+/// of a shim with the old rights.
+pub(crate) fn start(launch: WorkerLaunch) -> Result<Child, Errno> {
+    let ids = &launch.config.ids;
+    let changes = ids.uid.is_some() || ids.gid.is_some() || ids.groups().is_some();
+    let memory = if changes { Memory::Own } else { Memory::Shared };
+    child::start_child(memory, move || become_worker(&launch))
+}
+
+/// Runs in the child. Returns an exit status, and only if the child did not become the worker.
+fn become_worker(launch: &WorkerLaunch) -> u8 {
+    let Err((stage, errno)) = prepare(launch).and_then(|()| execute(launch));
+    let raw = u16::try_from(errno.raw_os_error()).unwrap_or(0);
+    let [high, low] = raw.to_be_bytes();
+    let _ = rustix::io::write(descriptors::borrow(launch.failure), &[stage as u8, high, low]);
+    match (stage, errno) {
+        (Stage::Exec, Errno::NOENT) => 127,
+        (Stage::Exec, _) => 126,
+        _ => 125,
+    }
+}
+
+/// Prepares the child, in the order for which the module gives the reasons.
+fn prepare(launch: &WorkerLaunch) -> Prepared {
+    let config = &launch.config;
+    session(config).map_err(|e| (Stage::Setsid, e))?;
+    config.limits.set().map_err(|e| (Stage::Limits, e))?;
+    process::become_user(config.ids.groups(), config.ids.gid, config.ids.uid)
+        .map_err(|e| (Stage::Ids, e))?;
+    process::die_with(launch.shim, Signal::KILL).map_err(|e| (Stage::Pdeathsig, e))?;
+    streams(config, launch.stdin)?;
+    if let Some(directory) = config.cd {
+        rustix::process::chdir(directory).map_err(|e| (Stage::Chdir, e))?;
+    }
+    reset_signals(config.origin());
+    Ok(())
+}
+
+/// Sets signal dispositions and mask as a program expects them.
+pub(crate) fn reset_signals(origin: Origin) {
+    reset_dispositions(origin);
+    signals::set_mask(0);
+}
+
+/// Resets the dispositions. The VM's fork server ignores SIGPIPE and SIGFPE, and an ignored
+/// signal stays ignored across exec. By hand, a signal that nohup(1) has turned off stays off.
+/// The warden has reset its own dispositions once and for all.
+pub(crate) fn reset_dispositions(origin: Origin) {
+    for number in (1..=signal::MAX).filter(|_| origin != Origin::Warden) {
+        if !(origin == Origin::Hand && signals::is_turned_off(number)) {
+            signals::default_disposition(number);
+        }
+    }
+}
+
+/// Begins a session, except in the foreground. There the program stays in the shim's group, so it
+/// has the terminal when the shim has it. The signals of keyboard and shell to the group reach
+/// both.
+fn session(config: &Config<'_>) -> Result<(), Errno> {
+    if !config.foreground {
+        rustix::process::setsid()?;
+    }
+    Ok(())
+}
+
+/// Sets up the worker's streams.
+fn streams(config: &Config<'_>, open_stdin: Option<i32>) -> Prepared {
+    stream(0, config.stdin, open_stdin).map_err(|e| (Stage::Stdin, e))?;
+    stream(1, config.stdout, None).map_err(|e| (Stage::Stdout, e))?;
+    stream(2, config.stderr, None).map_err(|e| (Stage::Stderr, e))
+}
+
+/// Sets up one stream.
+fn stream(number: u8, target: Stream<'_>, open_stdin: Option<i32>) -> Result<(), Errno> {
+    let fd = match target {
+        // The leash may be the worker's stdin too, and close-on-exec was set for the leash.
+        Stream::Inherit => return descriptors::pass_on(number),
+        Stream::Null => return descriptors::become_stream(descriptors::open_null()?, number),
+        Stream::File(path) => {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND;
+            let flags = flags | OFlags::NOCTTY | OFlags::CLOEXEC;
+            let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o666))?;
+            return descriptors::become_stream(file, number);
+        }
+        // The number is above 2, so the copy is another descriptor, without close-on-exec.
+        Stream::Descriptor(fd) => fd,
+        Stream::Open => open_stdin.ok_or(Errno::BADF)?,
+        Stream::Stdout => 1,
+    };
+    descriptors::become_stream(descriptors::borrow(fd), number)
+}
+
+/// Executes the command. Returns only on failure.
+fn execute(launch: &WorkerLaunch) -> Result<Infallible, Failed> {
+    let WorkerLaunch { config, vectors, .. } = launch;
+    let run = |path: &CStr| vectors.exec(path, config.command_index, config.arg0);
+    Err((Stage::Exec, exec::execute(config.command, *vectors, run)))
+}
