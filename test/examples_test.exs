@@ -6,6 +6,8 @@ defmodule Leash.ExamplesTest do
 
   use Leash.Test.Case, async: true
 
+  @moduletag :slow
+
   alias Leash.Test.Script
 
   @root Path.expand("..", __DIR__)

@@ -2,6 +2,8 @@ defmodule Leash.Build.EscriptTest do
   # An escript is an archive, so the VM can load or execute nothing native from it.
   use Leash.Test.Case, async: true
 
+  @moduletag :slow
+
   test "the application says in one sentence what is missing and what to do" do
     script = Path.join(tmp_dir!(), "kennel")
     ebin = Path.join(:code.lib_dir(:leash), "ebin")

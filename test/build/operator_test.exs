@@ -2,6 +2,8 @@ defmodule Leash.Build.OperatorTest do
   # An operator in a project and in a release that depend on Leash. Serial: it sweeps.
   use Leash.Test.Case, async: false
 
+  @moduletag :slow
+
   alias Leash.Build.Sandbox
 
   @moduletag :build

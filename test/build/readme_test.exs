@@ -2,6 +2,8 @@ defmodule Leash.Build.ReadmeTest do
   # Serial: Mix in other VMs takes both cores, and tests that measure times run beside async ones.
   use ExUnit.Case, async: false
 
+  @moduletag :slow
+
   alias Leash.Build.Sandbox
   alias Leash.Test.{Observer, Ports}
 

@@ -7,6 +7,8 @@ defmodule Leash.Build.ReleaseTest do
   # Serial: Mix in another VM takes both cores, and the release's sweeps look at every process.
   use Leash.Test.Case, async: false
 
+  @moduletag :slow
+
   alias Leash.Build.Sandbox
   alias Leash.Test.{Name, Script}
 

@@ -2,6 +2,8 @@ defmodule Leash.CliTest do
   # Serial: sweeps look at every process.
   use Leash.Test.Case, async: false
 
+  @moduletag :slow
+
   alias Leash.Test.{Cli, Decoys}
 
   @moduletag timeout: 120_000

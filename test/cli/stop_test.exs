@@ -2,6 +2,8 @@ defmodule Leash.Cli.StopTest do
   # Serial: where no VM lives it sweeps, which looks at every process.
   use Leash.Test.Case, async: false
 
+  @moduletag :slow
+
   @moduletag timeout: 120_000
 
   @moduletag needs: :cli

@@ -3,6 +3,8 @@ defmodule Leash.Cli.TerminalTest do
   # looks at every process.
   use Leash.Test.Case, async: false
 
+  @moduletag :slow
+
   alias Leash.Test.{Cli, Tmux}
 
   @moduletag needs: :terminal

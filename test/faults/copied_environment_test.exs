@@ -6,6 +6,8 @@ defmodule Leash.Faults.CopiedEnvironmentTest do
 
   use Leash.Test.Case, async: false
 
+  @moduletag :slow
+
   alias Leash.Test.{JobDaemon, Narrow}
 
   @group "jobs"

@@ -48,6 +48,7 @@ defmodule Leash.Faults.DescentTest do
   ]
 
   @tag needs: :su
+  @tag :slow
   test "what su, runuser and sudo started is gone when the shim, or VM and shim, are killed" do
     decoys = Decoys.all()
     tools = for {program, line} <- @others, System.find_executable(program), do: line

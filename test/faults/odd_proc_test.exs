@@ -46,6 +46,7 @@ defmodule Leash.Faults.OddProcTest do
   describe "63: in a pid namespace that sees the host's /proc" do
     @describetag needs: :pid_namespace
 
+    @tag :slow
     test "a start works, the sweep ends nothing, and stop still proves its end" do
       decoys = Decoys.all()
       carrier = new_carrier()
@@ -73,6 +74,7 @@ defmodule Leash.Faults.OddProcTest do
     assert_gone(tree)
   end
 
+  @tag :slow
   test "65, 73: without a free descriptor a sweep says so, and every end still works" do
     carriers = for _ <- 1..2, do: new_carrier()
 

@@ -123,6 +123,7 @@ defmodule Leash.Faults.StopPathTest do
     assert_gone(tree)
   end
 
+  @tag :slow
   test "11: with an infinite grace stop waits, and an application stop is bounded all the same" do
     carrier = new_carrier()
     options = Keyword.merge(command(:ignores_term, carrier), stop: [sigterm: :infinity])

@@ -5,6 +5,8 @@ defmodule Leash.Faults.SupervisorDeathsTest do
 
   use Leash.Test.Case, async: false
 
+  @moduletag :slow
+
   alias Leash.Test.Script
 
   @bound 3_000

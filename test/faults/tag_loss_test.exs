@@ -20,6 +20,7 @@ defmodule Leash.Faults.TagLossTest do
       assert_gone(tree)
     end
 
+    @tag :slow
     test "#{number}: #{what} ends when the shim is killed" do
       tree = start_tree(@shape)
       assert_alive(tree)
@@ -28,6 +29,7 @@ defmodule Leash.Faults.TagLossTest do
     end
   end
 
+  @tag :slow
   test "32: a process without any carrier still ends by its tree" do
     tree = start_tree(:loses_all)
     [child] = tree.tree -- [tree.os]
@@ -110,6 +112,7 @@ defmodule Leash.Faults.TagLossTest do
     assert_gone(carrier, 3_000)
   end
 
+  @tag :slow
   test "31: a run nested in a worker marks its workers with its own id" do
     inner = new_carrier()
     fifo = Path.join(tmp_dir!(), "stdin")

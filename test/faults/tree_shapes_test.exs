@@ -27,6 +27,7 @@ defmodule Leash.Faults.TreeShapesTest do
       assert_gone(tree)
     end
 
+    @tag :slow
     test "15: a thousand children end in bounded time" do
       tree = start_tree([:fan_out, 1_000], stop: [sigterm: 2_000])
       assert length(Carrier.members(tree.carrier)) == 1_001
@@ -35,6 +36,7 @@ defmodule Leash.Faults.TreeShapesTest do
       assert ms < 3_000
     end
 
+    @tag :slow
     test "16: sixty-four processes that hop from pid to pid end" do
       tree = start_tree([:hoppers, 64])
       assert {:ok, %Exit{}} = Worker.stop(tree.worker)
@@ -159,6 +161,7 @@ defmodule Leash.Faults.TreeShapesTest do
   end
 
   @tag needs: :pid_namespace
+  @tag :slow
   test "21: what moved into a foreign pid namespace as a daemon is ended or reported by stop" do
     tree = start_tree({:sh, nsenter_line(foreign_namespace())})
 
@@ -172,6 +175,7 @@ defmodule Leash.Faults.TreeShapesTest do
     end
   end
 
+  @tag :slow
   test "19: a VM nested in a worker ends with all its workers when the outer worker stops" do
     {tree, inner} = nested_vm()
     assert {:ok, %Exit{}} = Worker.stop(tree.worker)
@@ -186,6 +190,7 @@ defmodule Leash.Faults.TreeShapesTest do
     assert_gone(inner, 3_000)
   end
 
+  @tag :slow
   test "19: by mark alone a nested VM with a live run is kept, and so are its workers" do
     {tree, inner} = nested_vm()
     vm = Enum.find(Carrier.members(tree.carrier), &beam?/1)

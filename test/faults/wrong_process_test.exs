@@ -33,6 +33,7 @@ defmodule Leash.Faults.WrongProcessTest do
     end
 
     @tag needs: :set_tid
+    @tag :slow
     test "48, 50: in other hands before the VM hears of the shim's death is not signalled" do
       for how <- ["CONT", "KILL"] do
         {vm, carrier} = vm_with("reused", [:setsid_child, :ignores_term])
@@ -194,6 +195,7 @@ defmodule Leash.Faults.WrongProcessTest do
   end
 
   describe "55: another live instance" do
+    @tag :slow
     test "of the same application keeps all, also without its record or its directory" do
       decoys = Decoys.all()
       Decoys.lose_records()
@@ -213,6 +215,7 @@ defmodule Leash.Faults.WrongProcessTest do
     end
 
     @tag needs: :another_user
+    @tag :slow
     test "of another user keeps everything, alive and dead" do
       dir = tmp_dir!()
       :ok = File.chown(dir, 65_534)
@@ -287,6 +290,7 @@ defmodule Leash.Faults.WrongProcessTest do
     assert File.exists?(Path.join(Decoys.run_dir(), "zzstart.json"))
   end
 
+  @tag :slow
   test "57: a VM that is a worker of a dead run keeps its siblings" do
     sibling = new_carrier()
     fifo = Path.join(tmp_dir!(), "stdin")

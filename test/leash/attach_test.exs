@@ -115,6 +115,7 @@ defmodule Leash.AttachTest do
 
     defp pids(carrier), do: for({pid, _ticks} <- Carrier.members(carrier), do: pid)
 
+    @tag :slow
     test "in order when its owner ends, and at once when it crashes with on_crash: :kill" do
       for {how, on_crash, cause} <- [
             {:normal, :kill, 300},

@@ -10,6 +10,8 @@ defmodule Leash.ClusterTest do
   # Serial: sweeps look at every process.
   use Leash.Test.Case, async: false
 
+  @moduletag :slow
+
   alias Leash.{Cluster, OptionsError}
   alias Leash.Test.Script
 

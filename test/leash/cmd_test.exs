@@ -326,6 +326,7 @@ defmodule Leash.Command.CollectTest do
   end
 
   describe "timeout:" do
+    @tag :slow
     test "of every shape of a tree nothing is left when it returns, and a decoy is" do
       decoy = start_decoy("another")
 
@@ -546,6 +547,7 @@ defmodule Leash.Command.CollectTest do
   end
 
   @tag timeout: 120_000
+  @tag :slow
   test "10,000 commands leave no descriptor, port, process, row or atom" do
     vm = start_vm([])
     {pid, _ticks} = vm.identity

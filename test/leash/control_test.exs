@@ -243,6 +243,7 @@ defmodule Leash.ControlTest do
   end
 
   @tag needs: :setpriv
+  @tag :slow
   test "another user is not answered, even where directory and socket let it in" do
     dir = tmp_dir!()
     umask = "sh -c 'umask 0; exec \"$@\"' sh"

@@ -122,6 +122,7 @@ defmodule Leash.DetachTest do
     assert_unharmed(decoy)
   end
 
+  @tag :slow
   test "the next VM's own start takes it over instead of starting a second", %{
     dir: dir,
     name: name
@@ -312,6 +313,7 @@ defmodule Leash.DetachTest do
     {carrier, Observer.identity(pid), Observer.identity(Observer.parent(pid))}
   end
 
+  @tag :slow
   test "several of one name are named, and none is touched", %{name: name} do
     text = inspect(name)
     rest = "'--name=#{text}' --on-hangup=detach"
@@ -426,6 +428,7 @@ defmodule Leash.DetachTest do
   end
 
   @tag needs: :root
+  @tag :slow
   test "a shim that does not come to work is killed past its ladder, and its tree hunted", %{
     dir: dir,
     name: name

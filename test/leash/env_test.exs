@@ -35,6 +35,7 @@ defmodule Leash.EnvTest do
 
   # A path of files that were named in another encoding is such a value. The longer value does not
   # fit the first buffer.
+  @tag :slow
   test "bytes that are no text arrive as they are, as from a port" do
     for locale <- ["C.UTF-8", "C"], length <- [1, 3_000] do
       raw = "printf 'a\\377\\303\\251'; head -c #{length} /dev/zero | tr '\\0' x"

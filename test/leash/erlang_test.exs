@@ -287,6 +287,7 @@ defmodule Leash.ErlangTest do
   end
 
   describe "a program that another process started" do
+    @tag :slow
     test "is attached by its number, and stopped by a command of charlists" do
       port = Port.open({:spawn_executable, System.find_executable("sleep")}, args: ["60"])
       {:os_pid, pid} = Port.info(port, :os_pid)

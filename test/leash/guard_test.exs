@@ -162,6 +162,7 @@ defmodule Leash.GuardTest do
     # for seconds.
     @writes "import time,sys\nprint('ready', flush=True)\nfor _ in range(20): time.sleep(0.1); print('x', file=sys.stderr, flush=True)\ntime.sleep(60)"
 
+    @tag :slow
     test "not a program that writes, and then no more" do
       tree =
         guarded(
@@ -171,6 +172,7 @@ defmodule Leash.GuardTest do
       assert lived(tree) >= 2_000 + @idle - 300
     end
 
+    @tag :slow
     test "not one that computes, in a child that writes nothing" do
       busy = "import time; end = time.monotonic() + 2\nwhile time.monotonic() < end: pass"
       line = Leash.Test.Python.quote_all([Leash.Test.Python.path(), "-S", "-c", busy])
@@ -178,6 +180,7 @@ defmodule Leash.GuardTest do
       assert lived(tree) >= 2_000 + @idle - 300
     end
 
+    @tag :slow
     test "not one that waits for a slow handler" do
       # This process takes nothing out of its mailbox meanwhile, so the program stands still.
       line = "echo ready; while :; do echo x; done"
@@ -314,6 +317,7 @@ defmodule Leash.GuardTest do
       end
     end
 
+    @tag :slow
     test "goes on after a crash of its own", %{decoy: decoy} do
       tree = start_tree([:fan_out, 3], guard: [lifetime: 2_500, every: @every])
       other = start_tree(:plain, guard: [processes: 1, every: @every])

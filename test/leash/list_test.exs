@@ -71,6 +71,7 @@ defmodule Leash.ListTest do
     for each <- [tree, other], do: Worker.stop(each.worker)
   end
 
+  @tag :slow
   test "a run inside of a worker counts for the worker" do
     vm =
       ~s|Leash.Worker.start_link(shell: "echo ready; sleep 60; :", ready: ~r/ready/); IO.puts("ready"); Process.sleep(60_000)|

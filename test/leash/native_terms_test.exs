@@ -14,6 +14,7 @@ defmodule Leash.NativeTermsTest do
 
   # Numbers are pids, so the VM that calls has a pid namespace with only its own processes.
   @tag needs: :pid_namespace
+  @tag :slow
   test "no term crashes the VM, signals a bystander or leaves anything" do
     seconds = String.to_integer(System.get_env("LEASH_TERMS_SECONDS", "5"))
     seed = String.to_integer(System.get_env("LEASH_TERMS_SEED", "#{@seed}"))

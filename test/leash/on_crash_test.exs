@@ -101,6 +101,7 @@ defmodule Leash.OnCrashTest do
     end
   end
 
+  @tag :slow
   test "an owner that exits in order goes through the ladder, whatever the option says", %{
     dir: dir
   } do

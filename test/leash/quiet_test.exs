@@ -198,10 +198,12 @@ defmodule Leash.QuietTest do
   """
 
   describe "a VM with workers outside of any application" do
+    @tag :slow
     test "exits with 0 and in silence at System.stop" do
       assert script(@begin <> "System.stop(0); Process.sleep(:infinity)") == {0, ""}
     end
 
+    @tag :slow
     test "exits with 0 and in silence at SIGTERM" do
       {status, log} =
         script(@begin <> "System.cmd(\"kill\", [System.pid()]); Process.sleep(:infinity)")

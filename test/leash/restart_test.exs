@@ -5,6 +5,8 @@ defmodule Leash.RestartTest do
 
   use Leash.Test.Case, async: false
 
+  @moduletag :slow
+
   alias Leash.Test.{Name, Ports}
 
   # Listens, and takes its time to end.

@@ -54,6 +54,7 @@ defmodule Leash.RunDirTest do
           {"of another user", :foreign}
         ] do
       @tag needs: :setpriv
+      @tag :slow
       test "#{title} leaves nothing of a tree whose shim was killed, and frees its number" do
         dir = tmp_dir!()
 
@@ -76,6 +77,7 @@ defmodule Leash.RunDirTest do
       end
     end
 
+    @tag :slow
     test "that is opened to others later leaves nothing of a tree whose shim was killed" do
       run_dir = made(tmp_dir!(), fn _path -> :ok end)
       carrier = new_carrier()
@@ -85,6 +87,7 @@ defmodule Leash.RunDirTest do
       assert_nothing_left(vm, carrier)
     end
 
+    @tag :slow
     test "that becomes usable gets the run's record and socket" do
       run_dir = loose(tmp_dir!())
       vm = start_vm([], run_dir: run_dir)

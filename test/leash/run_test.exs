@@ -58,6 +58,7 @@ defmodule Leash.RunTest do
     assert Observer.eventually(5_000, fn -> not Observer.alive?(worker) end)
   end
 
+  @tag :slow
   test "a record that is removed or replaced comes back, locked", %{dir: dir} do
     vm = start(dir)
     path = record(vm, dir)

@@ -170,6 +170,7 @@ defmodule Leash.StopAllTest do
           command: "Leash.cmd(command, args, group: :g)"
         ] do
       @tag needs: :freezer
+      @tag :slow
       test "a #{kind} is given up, and nothing of it starts later", %{vm: vm} do
         [warden] = VM.wardens(vm)
         freezer = freeze(warden)
@@ -188,6 +189,7 @@ defmodule Leash.StopAllTest do
       end
     end
 
+    @tag :slow
     test "a port is named, since its caller may still get it", %{vm: vm} do
       {pid, _ticks} = forker = VM.fork_server(vm)
       Observer.signal(forker, "STOP")
@@ -252,6 +254,7 @@ defmodule Leash.StopAllTest do
     end
 
     @tag needs: :freezer
+    @tag :slow
     test "what cannot be killed is named, and ended by a later call", %{group: group} do
       tree = in_group(group, :plain, stop: [sigterm: 10_000])
       other = in_group(group, :plain)
@@ -276,6 +279,7 @@ defmodule Leash.StopAllTest do
   describe "a shim that cannot be killed:" do
     @describetag needs: :freezer
 
+    @tag :slow
     test "its tree is gone in time all the same, and it is named", %{group: group} do
       tree = in_group(group, :plain, stop: [sigterm: 10_000])
       freezer = freeze(tree.shim)
@@ -310,6 +314,7 @@ defmodule Leash.StopAllTest do
       assert_eventually(fn -> listed(group) == [] end)
     end
 
+    @tag :slow
     test "the ladder is begun once, though the Worker goes on meanwhile", %{group: group} do
       line = "trap 'echo told; sleep 1; exit 7' TERM; echo ready $$; while :; do sleep 0.05; done"
       tree = in_group(group, {:sh, line}, stop: [{:sigterm, 10_000, to: :leader}])
@@ -403,6 +408,7 @@ defmodule Leash.StopAllTest do
   end
 
   describe "meanwhile:" do
+    @tag :slow
     test "the group is closed for starts, others are not, and it is open again at once", %{
       group: group
     } do
@@ -444,6 +450,7 @@ defmodule Leash.StopAllTest do
       DynamicSupervisor.stop(supervisor)
     end
 
+    @tag :slow
     test "a supervisor cannot put back a :permanent worker", %{group: group} do
       options = [strategy: :one_for_one, max_restarts: 20, max_seconds: 5]
       {:ok, supervisor} = DynamicSupervisor.start_link(options)
@@ -469,6 +476,7 @@ defmodule Leash.StopAllTest do
       assert {:ok, []} = VM.eval(vm, "Leash.stop_all()")
     end
 
+    @tag :slow
     test "it may stop meanwhile: what is gone is told all the same", %{vm: vm} do
       assert {:ok, [{:ok, _how}, {:ok, _too}], :ok} =
                VM.eval(vm, """
@@ -483,6 +491,7 @@ defmodule Leash.StopAllTest do
       assert_gone(carrier)
     end
 
+    @tag :slow
     test "its Reaper may crash meanwhile: the group is closed again", %{vm: vm} do
       assert {true, {:ok, [{:ok, %Exit{}}, {:ok, :gone}]}} =
                VM.eval(vm, """

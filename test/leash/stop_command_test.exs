@@ -199,6 +199,7 @@ defmodule Leash.StopCommandTest do
       end
     end
 
+    @tag :slow
     test "and a sweep waits for it", %{dir: dir} do
       carrier = new_carrier()
       line = "sleep 1.2; touch #{path(dir, "end")}"
@@ -247,6 +248,7 @@ defmodule Leash.StopCommandTest do
       assert File.read!(ran) == dir <> "\n"
     end
 
+    @tag :slow
     test "stop_all: within its deadline, and not beyond", %{dir: dir, decoy: decoy} do
       group = {__MODULE__, System.unique_integer()}
       line = "trap '' TERM; sleep 61"
@@ -317,6 +319,7 @@ defmodule Leash.StopCommandTest do
       assert Leash.list() == []
     end
 
+    @tag :slow
     test "as many strings as there may be are taken" do
       assert Ladder.valid?([{:cmd, List.duplicate("true", 32), 1}])
       tree = start_tree(:plain, stop: [{:cmd, List.duplicate("true", 32), 5_000}, sigterm: 100])

@@ -262,6 +262,7 @@ defmodule Leash.Command.StreamTest do
   end
 
   @tag timeout: 120_000
+  @tag :slow
   test "a slow consumer holds the program back, and 1 GB passes through flat memory" do
     vm = start_vm([])
     {pid, _ticks} = vm.identity

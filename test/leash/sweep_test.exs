@@ -67,6 +67,7 @@ defmodule Leash.SweepTest do
     assert ExUnit.CaptureLog.capture_log(fn -> Leash.Sweep.log(%Leash.Sweep{}) end) == ""
   end
 
+  @tag :slow
   test "scope: :app leaves other applications' dead runs alone", %{dir: dir} do
     %{orphan: theirs} = crashed(dir, env: [app: "theirs"])
     %{orphan: ours} = crashed(dir, env: [app: "ours", sweep: false])
@@ -128,6 +129,7 @@ defmodule Leash.SweepTest do
     for vm <- vms, do: refute(VM.log(vm) =~ "still alive")
   end
 
+  @tag :slow
   test "a living shim of a dead run finishes its ladder before the sweep returns", %{dir: dir} do
     said = Path.join(System.tmp_dir!(), "leash-said-#{System.unique_integer([:positive])}")
     on_exit(fn -> File.rm(said) end)

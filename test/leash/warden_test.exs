@@ -128,6 +128,7 @@ defmodule Leash.WardenTest do
   end
 
   @tag needs: :freezer
+  @tag :slow
   test "that cannot be continued is replaced, and the starts that wait go on", %{dir: dir} do
     vm = vm(dir, workers())
     [warden] = VM.wardens(vm)
@@ -143,6 +144,7 @@ defmodule Leash.WardenTest do
     assert Enum.all?([vm.workers["w"].os | vm.trees["w"]], &Observer.alive?/1)
   end
 
+  @tag :slow
   test "whose socket is full takes what waits when it goes on, and nothing is started twice", %{
     dir: dir
   } do

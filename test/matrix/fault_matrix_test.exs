@@ -19,6 +19,7 @@ defmodule Leash.FaultMatrix.WithoutLeashTest do
 
   @moduletag :matrix
 
+  @tag :slow
   test "the matrix counts what bare ports leave when the VM gets SIGKILL" do
     %{cells: cells} = Matrix.run(:bare, :vm_killed, bound: 500)
 

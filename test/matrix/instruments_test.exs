@@ -3,6 +3,8 @@ defmodule Leash.FaultMatrix.InstrumentsTest do
 
   use Leash.Test.Case, async: true
 
+  @moduletag :slow
+
   alias Leash.Test.Script
 
   test "a signalled, stopped or killed decoy is harmed, an untouched one is not" do

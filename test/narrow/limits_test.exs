@@ -3,6 +3,8 @@ defmodule Leash.Narrow.LimitsTest do
 
   use Leash.Test.Case, async: false
 
+  @moduletag :slow
+
   alias Leash.Test.Narrow
 
   @moduletag needs: :seccomp
@@ -28,7 +30,7 @@ defmodule Leash.Narrow.LimitsTest do
       assert File.ls!(dir) == []
     end
 
-    test "prlimit64 says #{error}: what VM and shim left is swept by its environment, and nobody else is" do
+    test "prlimit64 says #{error}: what VM and shim left is swept by its environment, and nothing else is" do
       decoys = Decoys.all()
       carrier = new_carrier()
       dir = tmp_dir!()

@@ -6,6 +6,8 @@ defmodule Leash.Narrow.PidfdTest do
 
   use Leash.Test.Case, async: false
 
+  @moduletag :slow
+
   alias Leash.Test.Narrow
 
   @moduletag needs: :seccomp

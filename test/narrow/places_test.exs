@@ -5,6 +5,8 @@ defmodule Leash.Narrow.PlacesTest do
 
   use Leash.Test.Case, async: false
 
+  @moduletag :slow
+
   alias Leash.Test.{Cli, Narrow, Script}
 
   describe "a run directory" do

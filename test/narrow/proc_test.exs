@@ -5,6 +5,8 @@ defmodule Leash.Narrow.ProcTest do
 
   use Leash.Test.Case, async: false
 
+  @moduletag :slow
+
   alias Leash.Test.Narrow
 
   # Runs as an ordinary user, which cannot enter the control group itself. The VM is in one

@@ -6,6 +6,8 @@ defmodule Leash.Situations.DevelopmentStackTest do
 
   use Leash.Test.Case, async: true
 
+  @moduletag :slow
+
   @group {__MODULE__, :stack}
 
   # Name, number of processes, number of those that stay shells, and code.

@@ -7,6 +7,8 @@ defmodule Leash.Situations.ProcessServerTest do
   # Serial: the sweeps of its VMs look at every process.
   use Leash.Test.Case, async: false
 
+  @moduletag :slow
+
   @moduletag timeout: 120_000
 
   # A launcher, like `pg_ctl start`: it prints the number of its daemon, and exits.

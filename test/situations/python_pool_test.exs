@@ -8,6 +8,8 @@ defmodule Leash.Situations.PythonPoolTest do
   # Serial: the sweeps of its VMs look at every process.
   use Leash.Test.Case, async: false
 
+  @moduletag :slow
+
   @moduletag timeout: 120_000
 
   defp pool(labels) do

@@ -10,6 +10,8 @@ defmodule Leash.Situations.QaRunnerTest do
   # Serial: the sweeps of its VMs look at every process.
   use Leash.Test.Case, async: false
 
+  @moduletag :slow
+
   @moduletag timeout: 120_000
 
   # The process that writes the log is neither the shell nor its child in the loop.

@@ -6,6 +6,8 @@ defmodule Leash.Situations.TestExecutorTest do
 
   use Leash.Test.Case, async: true
 
+  @moduletag :slow
+
   @timeout 2_000
   @grace 1_500
 

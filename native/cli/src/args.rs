@@ -169,7 +169,7 @@ pub(crate) struct KillArgs {
     /// Sends SIGTERM to the VM of a live run, and ends what the VM leaves
     #[arg(long)]
     pub(crate) force: bool,
-    /// Ends also what outlives its VM on purpose: detached workers, and what `on_exit: :keep` kept
+    /// Ends also what outlives its VM on purpose: detached workers and what `on_exit: :keep` kept
     #[arg(long)]
     pub(crate) outliving: bool,
     /// How hard, and how long

@@ -1,7 +1,7 @@
 //! The facts about a process that a report leaves out: its parent, age and memory.
 //!
-//! `/proc/<pid>/stat` has the start of the process, so the facts cannot be of another process than
-//! the report's. Its memory leaves out what the CPUs count for themselves, so that comes from
+//! `/proc/<pid>/stat` has the start of the process, so the facts cannot be those of another
+//! process. Its memory leaves out what the CPUs count for themselves, so that comes from
 //! `statm`.
 
 use leash_core::parse::stat::Stat;

@@ -58,6 +58,7 @@ defmodule Leash.Command.CallerTest do
     assert_eventually(fn -> Leash.list() == [] end)
   end
 
+  @tag :slow
   test "a process that ends between its row and its request to be watched leaves no number taken" do
     {dead, monitor} = spawn_monitor(fn -> :ok end)
     assert_receive {:DOWN, ^monitor, :process, ^dead, _reason}

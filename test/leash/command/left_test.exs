@@ -2,6 +2,8 @@ defmodule Leash.Command.LeftTest do
   # What comes back of a command, whatever cannot be ended, holds its output or kills its shim.
   use Leash.Test.Case, async: false
 
+  @moduletag :slow
+
   import ExUnit.CaptureLog
 
   alias Leash.Test.{Narrow, Unkillable}

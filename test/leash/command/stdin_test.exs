@@ -13,6 +13,7 @@ defmodule Leash.Command.StdinTest do
   print("ended" if ended and not sys.stdin.read(1) else "open")
   """
 
+  @tag :slow
   test "a watcher goes on, as with System.cmd/3, and `stdin: :null` is empty" do
     watcher = ["-c", @watcher]
     assert System.cmd("python3", watcher) == {"open\n", 0}

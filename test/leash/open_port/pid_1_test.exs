@@ -6,6 +6,7 @@ defmodule Leash.OpenPort.Pid1Test do
   use Leash.Test.Case, async: true
 
   @tag needs: :pid_namespace
+  @tag :slow
   test "the ladder of a Worker and of a port begins with its own signal" do
     vm = start_vm([], prefix: "unshare --pid --fork --kill-child --mount-proc")
 

@@ -125,6 +125,7 @@ defmodule Leash.OpenPort.TreeTest do
     "/proc/#{pid}/limits" |> File.stream!() |> Enum.find(&(&1 =~ "locks"))
   end
 
+  @tag :slow
   test "Port.close ends a daemon, a child without environment and one in a session of its own" do
     decoy = start_decoy("beside a port", argv: ["--run-id=#{Leash.run_id()}"])
 
@@ -152,6 +153,7 @@ defmodule Leash.OpenPort.TreeTest do
     assert File.read!(path) == "asked\n"
   end
 
+  @tag :slow
   test "Port.close ends a program that never reads, with 300 kB waiting for it, by the ladder" do
     path = Path.join(tmp_dir!(), "asked")
     line = "trap 'echo asked > #{path}; exit' TERM; echo ready $$; while :; do sleep 0.05; done"
@@ -215,6 +217,7 @@ defmodule Leash.OpenPort.TreeTest do
     end
   end
 
+  @tag :slow
   test "an owner's end ends the tree by the ladder, and a crash at once where it is to" do
     tree = owned_tree(:ignores_term, stop: [sigterm: 30_000], on_crash: :kill)
     send(tree.owner, {:act, fn -> exit(:crash) end})
@@ -311,6 +314,7 @@ defmodule Leash.OpenPort.TreeTest do
     assert_gone(tree)
   end
 
+  @tag :slow
   test "a port that only reads ends its tree too, though its program keeps the VM's stdin" do
     for how <- [:close, :kill] do
       tree = owned_tree(:ignores_term, [:in, stop: [sigterm: 300]])
@@ -334,6 +338,7 @@ defmodule Leash.OpenPort.TreeTest do
     assert_gone(tree, 3_000)
   end
 
+  @tag :slow
   test "the PortWatcher's death ends the tree, and the Reaper frees the number" do
     tree = open_tree(:daemon)
     Process.exit(row(tree).pid, :kill)
@@ -341,6 +346,7 @@ defmodule Leash.OpenPort.TreeTest do
     assert_freed(tree)
   end
 
+  @tag :slow
   test "a caller that is killed in the middle of the open leaves nothing, and no number taken" do
     label = "leash-killed-#{System.unique_integer([:positive])}"
     path = Path.join(tmp_dir!(), label)

@@ -38,6 +38,7 @@ defmodule Leash.OpenPort.VMTest do
     took
   end
 
+  @tag :slow
   test "an application stop ends them, and leaves no record" do
     dir = tmp_dir!()
     ports = vm_with_ports(run_dir: dir)
@@ -65,6 +66,7 @@ defmodule Leash.OpenPort.VMTest do
              {Leash.Error, "the :leash application is not started, or is stopping"}
   end
 
+  @tag :slow
   test "System.halt ends them" do
     # With data waiting, a halt that flushes waits for ever. Then no code of Leash runs, and the
     # VM lives.
@@ -73,18 +75,21 @@ defmodule Leash.OpenPort.VMTest do
     assert_all_gone(ports, 3_000)
   end
 
+  @tag :slow
   test "a halt that does not flush ends them with data waiting" do
     ports = vm_with_ports()
     VM.command(ports.vm, "eval " <> Base.encode64(":erlang.halt(0, flush: false)"))
     assert_all_gone(ports, 3_000)
   end
 
+  @tag :slow
   test "SIGTERM to the VM ends them" do
     ports = vm_with_ports()
     VM.signal(ports.vm, "TERM")
     assert_all_gone(ports, 5_000)
   end
 
+  @tag :slow
   test "SIGKILL to the VM ends them" do
     ports = vm_with_ports()
     VM.signal(ports.vm, "KILL")

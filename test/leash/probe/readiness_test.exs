@@ -68,7 +68,10 @@ defmodule Leash.Probe.ReadinessTest do
           {:inet, {127, 0, 0, 1}, ["port", "path", "localhost"]},
           {:inet6, {0, 0, 0, 0, 0, 0, 0, 1}, ["localhost", "[::1]"]}
         ] do
-      test "where somebody answers already nothing is started (#{family})", %{port: port} do
+      @tag :slow
+      test "a port that another server answers is refused before a start (#{family})", %{
+        port: port
+      } do
         refuses(port, unquote(family), unquote(Macro.escape(address)), unquote(targets))
       end
     end

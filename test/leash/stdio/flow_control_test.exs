@@ -75,6 +75,7 @@ defmodule Leash.Stdio.FlowControlTest do
       assert_eventually(fn -> taken(handler) == sequence(1000) end)
     end
 
+    @tag :slow
     test "is not flooded while a killed worker's tree ends" do
       handler = start_handler()
       worker = start!(command: "yes", stderr: :null, on_output: handler, output_window: 5)

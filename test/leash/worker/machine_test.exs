@@ -217,6 +217,7 @@ defmodule Leash.Worker.MachineTest do
 
   defp told(life, what), do: "#{what}: #{inspect(Enum.reverse(life.events), limit: :infinity)}"
 
+  @tag :slow
   test "a life ends in bounded steps, with one answer per caller, and no signal after proof" do
     for seed <- 1..@lives do
       life = life(seed) |> live(:rand.uniform(@random_events))
@@ -238,6 +239,7 @@ defmodule Leash.Worker.MachineTest do
     end
   end
 
+  @tag :slow
   test "random lives come by every phase, and by every action" do
     phases = [:launching, :running, :ending, :exiting, :proving, :draining, :done]
 

@@ -3,6 +3,8 @@ defmodule Leash.Worker.SurvivorsTest do
 
   use Leash.Test.Case, async: false
 
+  @moduletag :slow
+
   alias Leash.Test.Name
 
   @moduletag needs: :freezer

@@ -76,12 +76,12 @@ mod tests {
 
     #[test]
     fn what_a_record_says_cannot_control_the_terminal() {
-        let mut report = report(Verdict::Dead, "its owner is gone and nobody holds its lock");
+        let mut report = report(Verdict::Dead, "its owner is gone and its lock is free");
         report.app = Some("a\x1b[2Jb".into());
         let shown = table(&[RunView::new(&report, None)], Style::PLAIN);
         assert_eq!(
             shown[1],
-            "s59m65f  DEAD  -      a\u{fffd}[2Jb  -     -              0  its owner is gone and nobody holds its lock"
+            "s59m65f  DEAD  -      a\u{fffd}[2Jb  -     -              0  its owner is gone and its lock is free"
         );
     }
 }

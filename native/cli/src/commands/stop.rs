@@ -57,7 +57,7 @@ pub(crate) fn run(location: &RunDirLocation, args: &StopArgs) -> Result<Exit, Fa
         if args.json { print_json(&location.path, document) } else { Ok(()) }
     };
     if found.runs.is_empty() && found.mute.is_empty() {
-        // An operator who names one run wants no other run swept.
+        // If an operator names one run, then no other run is swept.
         let report = if args.run_id.is_none() { Some(sweep_dead(&dir)?) } else { None };
         print_json(false, &found, report.as_ref())?;
         if let Some(report) = report.as_ref().filter(|_| !args.json) {

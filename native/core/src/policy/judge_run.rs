@@ -83,10 +83,10 @@ impl Policy {
             return (Verdict::Stale, "its record is of another boot");
         }
         if owners.is_empty() {
-            return (Verdict::UnknownOwner, "nobody says who owns it");
+            return (Verdict::UnknownOwner, "nothing names its owner");
         }
         if every(Gone) {
-            return (Verdict::Dead, "its owner is gone and nobody holds its lock");
+            return (Verdict::Dead, "its owner is gone and its lock is free");
         }
         if every(ForeignNamespace) {
             return (Verdict::ForeignNamespace, "its owner's pid namespace is not this one");

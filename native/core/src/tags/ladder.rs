@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(
             Ladder::parse_shim(b"CMD:5000,TERM:1"),
             None,
-            "whoever has no shim cannot run them"
+            "without a shim, no process runs them"
         );
     }
 

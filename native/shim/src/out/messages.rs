@@ -62,7 +62,7 @@ fn reason(errno: u16) -> &'static [u8] {
         13 => b"permission denied",
         20 => b"not a directory",
         24 => b"too many open files",
-        111 => b"nobody listens",
+        111 => b"connection refused",
         _ => b"failed",
     }
 }
