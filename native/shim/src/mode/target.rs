@@ -2,7 +2,7 @@
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::process::{Pid, getppid, test_kill_process};
+use rustix::process::{Pid, getppid};
 
 use crate::os::proc_file::Proc;
 use crate::os::stat::Stat;
@@ -40,15 +40,13 @@ impl AttachTarget {
             other => other,
         })?;
         let stat = proc.stat(pid).map_err(gone)?;
-        // A signal that is only tried, as the pidfd knows no such signal here.
-        let permitted = test_kill_process(pid);
         if pidfd::has_ended(fd.as_fd()) || ticks.is_some_and(|ticks| ticks != stat.start_ticks) {
             return Err(Errno::SRCH);
         }
         if stat.kernel_thread || is_ancestor(pid, proc)? {
             return Err(Errno::INVAL);
         }
-        permitted?;
+        pidfd::may_signal(fd.as_fd())?;
         Ok(Self { pid, fd, pgrp: stat.pgrp })
     }
 }
