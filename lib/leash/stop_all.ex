@@ -37,6 +37,9 @@ defmodule Leash.StopAll do
   @unanswered_ms 500
   # A Worker reports more of an end than a hunt can, right after its shim has gone.
   @last_word_ms 200
+  # How many times that is awaited of a Worker that has begun to end its tree. On a busy machine
+  # it needs longer for its report than a hunt does.
+  @last_words 5
   # From QUIT until a shim counts as stuck.
   @stuck_ms 1_000
   # Until the shim of a command that is just starting is looked for again.
@@ -157,8 +160,7 @@ defmodule Leash.StopAll do
         |> loop()
 
       {:leash_shim, number} ->
-        Process.send_after(self(), {:leash, {:verify, [number]}}, @last_word_ms)
-        loop(state)
+        state |> await_word(number, @last_words) |> loop()
 
       {:leash, message} ->
         state |> advance(message) |> loop()
@@ -235,7 +237,12 @@ defmodule Leash.StopAll do
   end
 
   defp advance(state, :hunt), do: verify(state, Map.keys(state.waiting))
-  defp advance(state, {:verify, numbers}), do: verify(state, numbers)
+
+  defp advance(state, {:last_word, number, left}) do
+    if left > 0 and reports?(state, number),
+      do: await_word(state, number, left),
+      else: verify(state, [number])
+  end
 
   defp advance(state, {:unbegun, number}) when is_map_key(state.waiting, number) do
     cond do
@@ -260,6 +267,21 @@ defmodule Leash.StopAll do
   defp give_up(state, _number, row) do
     Process.exit(row.pid, :kill)
     state
+  end
+
+  defp await_word(state, number, left) do
+    Process.send_after(self(), {:leash, {:last_word, number, left - 1}}, @last_word_ms)
+    state
+  end
+
+  # The process of a command is its caller, and reports nothing.
+  defp reports?(state, number) do
+    with %{row: %{kind: kind, pid: pid}} when kind != :command <- state.waiting[number],
+         {:ok, %{tree: tree}} when tree != :alive <- fetch(state, number) do
+      Process.alive?(pid)
+    else
+      _gone_or_unbegun -> false
+    end
   end
 
   defp unbegun?(state, number) do
@@ -336,11 +358,19 @@ defmodule Leash.StopAll do
 
     case fetch(state, number) do
       {:ok, %{tree: tree}} when tree != :gone -> state
+      # Its answer follows: a Worker reads what is left of the output first.
+      {:ok, %{kind: kind, pid: pid}} when kind != :command -> freed(state, number, pid)
       # The row of a tree of another run is deleted with its process, and not with the tree.
       :error when of_another_run? -> state
       # If the whole table ended with the application, a missing row proves nothing.
       _gone -> if Registry.exist?(), do: gone(state, number), else: verify(state, [number])
     end
+  end
+
+  defp freed(state, number, pid) do
+    if Process.alive?(pid),
+      do: await_word(state, number, @last_words),
+      else: gone(state, number)
   end
 
   # Returns the row of that very worker, by its Worker process, because numbers are used again.
@@ -357,7 +387,16 @@ defmodule Leash.StopAll do
     end
   end
 
-  defp gone(state, number), do: done(state, number, {:ok, :gone})
+  # The answer may be here already.
+  defp gone(state, number) do
+    ref = state.waiting[number][:ref]
+
+    receive do
+      {^ref, {:ok, %Exit{}} = result} -> done(state, number, result)
+    after
+      0 -> done(state, number, {:ok, :gone})
+    end
+  end
 
   defp left(state, number, list),
     do: done(state, number, {:error, %Error{reason: :survivors, survivors: list}})
