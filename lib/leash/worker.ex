@@ -195,7 +195,7 @@ defmodule Leash.Worker do
   Errors:
 
     * `:not_piped` - the worker was not started with `stdin: :pipe`
-    * `:epipe` - the program closed its stdin, or ended
+    * `:epipe` - the program closed its stdin, or ended meanwhile
     * `:noproc` - there is no such worker (any more)
     * `:closed` - `close_stdin/1` was called before
     * `:timeout` - the program did not read in time; part of the data may have been taken
@@ -206,7 +206,7 @@ defmodule Leash.Worker do
       when timeout == :infinity or (is_integer(timeout) and timeout >= 0) do
     # Converted here, so that wrong iodata raises in the caller and the data is not copied.
     data = IO.iodata_to_binary(data)
-    call(worker, {:write, data, timeout})
+    call(worker, {:write, data, timeout}, :infinity, {:error, :noproc}, {:error, :epipe})
   end
 
   @doc """
@@ -300,9 +300,14 @@ defmodule Leash.Worker do
         ]
   def detached, do: Detached.list()
 
-  defp call(worker, request, timeout \\ :infinity, absent \\ {:error, :noproc}) do
+  defp call(worker, request), do: call(worker, request, :infinity, {:error, :noproc})
+  defp call(worker, request, timeout, absent), do: call(worker, request, timeout, absent, absent)
+
+  # `ended` is the answer of a worker that ended during the call.
+  defp call(worker, request, timeout, absent, ended) do
     GenServer.call(worker, request, timeout)
   catch
-    :exit, {reason, {GenServer, :call, _}} when reason != :timeout -> absent
+    :exit, {:noproc, {GenServer, :call, _}} -> absent
+    :exit, {reason, {GenServer, :call, _}} when reason != :timeout -> ended
   end
 end

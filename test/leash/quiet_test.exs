@@ -12,7 +12,8 @@ defmodule Leash.QuietTest do
 
   @options [command: "sleep", args: ["100"]]
 
-  @speakers for module <- [Worker, Worker.Output, Worker.Input], do: {module, :init, 1}
+  @speakers for module <- [Worker.Server, Leash.Stdio.Reader, Leash.Stdio.Writer],
+                do: {module, :init, 1}
 
   # A reader beside the worker, which sends no reports of its own either.
   defp worker_options, do: [on_output: fn _stream, _data -> :ok end] ++ @options
@@ -79,12 +80,15 @@ defmodule Leash.QuietTest do
                data = :binary.copy("x", 1_000_000)
                writing = Task.async(fn -> Worker.write(worker, data, :infinity) end)
 
+               # The call was sent, and the worker has taken it.
                assert_eventually(fn ->
-                 match?({:message_queue_len, 0}, Process.info(worker, :message_queue_len))
+                 Process.info(writing.pid, [:status, :monitors]) ==
+                   [status: :waiting, monitors: [process: worker]] and
+                   Process.info(worker, :message_queue_len) == {:message_queue_len, 0}
                end)
 
                Process.exit(worker, :kill)
-               assert Task.await(writing) == {:error, :noproc}
+               assert Task.await(writing) == {:error, :epipe}
              end) == ""
     end
 
