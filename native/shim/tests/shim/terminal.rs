@@ -253,10 +253,12 @@ fn a_worker_that_stops_itself_takes_the_job_along() {
 #[test]
 fn a_job_with_an_inherited_child_is_stopped_and_continued_as_any_other() {
     let mut terminal = Terminal::interactive();
-    terminal.enter(
-        "(sleep 62.1 & exec SHIM --foreground -- \
+    let kept = std::env::temp_dir().join(format!("leash-inherited-{}", std::process::id()));
+    terminal.enter(&format!(
+        "(sleep 62.1 & echo $! >'{kept}'; exec SHIM --foreground -- \
          sh -c 'echo re\"\"ady; read line; echo got $line')",
-    );
+        kept = kept.display()
+    ));
     terminal.read_until("ready");
     terminal.press("\x1a");
     terminal.read_until("Stopped");
@@ -267,7 +269,7 @@ fn a_job_with_an_inherited_child_is_stopped_and_continued_as_any_other() {
     terminal.enter("one");
     terminal.read_until("got one");
     terminal.shell_answers();
-    terminal.enter("pkill -f \"sleep 62[.]1\"; exit");
+    terminal.enter(&format!("kill $(cat '{0}'); rm '{0}'; exit", kept.display()));
     terminal.ended();
 }
 
