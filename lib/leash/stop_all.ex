@@ -358,19 +358,20 @@ defmodule Leash.StopAll do
 
     case fetch(state, number) do
       {:ok, %{tree: tree}} when tree != :gone -> state
-      # Its answer follows: a Worker reads what is left of the output first.
-      {:ok, %{kind: kind, pid: pid}} when kind != :command -> freed(state, number, pid)
       # The row of a tree of another run is deleted with its process, and not with the tree.
       :error when of_another_run? -> state
-      # If the whole table ended with the application, a missing row proves nothing.
-      _gone -> if Registry.exist?(), do: gone(state, number), else: verify(state, [number])
+      _gone -> freed(state, number)
     end
   end
 
-  defp freed(state, number, pid) do
-    if Process.alive?(pid),
-      do: await_word(state, number, @last_words),
-      else: gone(state, number)
+  defp freed(state, number) do
+    cond do
+      # Its answer follows: a Worker reads what is left of the output first.
+      reports?(state, number) -> await_word(state, number, @last_words)
+      Registry.exist?() -> gone(state, number)
+      # If the whole table ended with the application, a missing row proves nothing.
+      true -> verify(state, [number])
+    end
   end
 
   # Returns the row of that very worker, by its Worker process, because numbers are used again.

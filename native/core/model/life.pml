@@ -51,7 +51,7 @@
  *
  * Left out, because only time tells them apart: a sweep's deadline, past which it kills a shim or a warden that it has waited for (here
  * both may be killed at any moment); and that a warden gives up on those whom it may not signal. A look of the warden and the strike
- * after it (Warden::end_members) are one pass here: who is struck is looked at once more in both.
+ * after it (Warden::end_members) are one pass here: each target is looked at once more in both.
  */
 
 #ifndef PIDS
