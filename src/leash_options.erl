@@ -59,6 +59,8 @@ option(health, Check) when is_map(Check); is_list(Check) ->
     health(Check);
 option(guard, Limits) when is_map(Limits); is_list(Limits) ->
     guard(Limits);
+option(lines, Lines) when is_map(Lines) ->
+    maps:to_list(Lines);
 option(Key, {file, Path}) when Key =:= stdout; Key =:= stderr ->
     {file, text(Path)};
 option(ready, {regex, Pattern}) ->

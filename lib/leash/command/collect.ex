@@ -4,6 +4,7 @@ defmodule Leash.Command.Collect do
 
   alias Leash.Command
   alias Leash.Command.Options
+  alias Leash.Stdio.Lines
 
   @read_bytes 65_536
 
@@ -19,8 +20,7 @@ defmodule Leash.Command.Collect do
     state = %{
       collected: initial,
       collect: collect,
-      lines?: own.lines != nil,
-      line: [],
+      lines: if(own.lines, do: Lines.new(own.lines)),
       stderr: [],
       left: own.max_output
     }
@@ -104,27 +104,19 @@ defmodule Leash.Command.Collect do
   defp put(_stream, "", state), do: state
   defp put(:stderr, data, state), do: %{state | stderr: [state.stderr, data]}
 
-  # Only new data are searched, because a line may be as long as all of the output.
-  defp put(:stdout, data, %{lines?: true} = state) do
-    case :binary.split(data, "\n", [:global]) do
-      [part] ->
-        %{state | line: [state.line, part]}
+  defp put(:stdout, data, %{lines: nil} = state), do: put_element(data, state)
 
-      [end_of_line | more] ->
-        {lines, [rest]} = Enum.split(more, -1)
-        line = IO.iodata_to_binary([state.line, end_of_line])
-        Enum.reduce([line | lines], %{state | line: [rest]}, &put_element/2)
-    end
+  defp put(:stdout, data, state) do
+    {ended, lines} = Lines.push(state.lines, data)
+    Enum.reduce(ended, %{state | lines: lines}, &put_element/2)
   end
-
-  defp put(:stdout, data, state), do: put_element(data, state)
 
   defp put_element(element, state),
     do: %{state | collected: state.collect.(state.collected, {:cont, element})}
 
   defp result(state, status, own) do
-    last = IO.iodata_to_binary(state.line)
-    state = if last == "", do: state, else: put_element(last, state)
+    last = if state.lines, do: Lines.finish(state.lines), else: []
+    state = Enum.reduce(last, state, &put_element/2)
     output = state.collect.(state.collected, :done)
 
     if own.stderr == :capture and not own.stderr_to_stdout,

@@ -3,6 +3,7 @@ defmodule Leash.Command.Options do
   @moduledoc false
 
   alias Leash.{Executable, Schema}
+  alias Leash.Stdio.Lines
   alias Leash.Worker
 
   # Options that go to the Worker unchanged.
@@ -23,6 +24,8 @@ defmodule Leash.Command.Options do
     type_spec: quote(do: timeout()),
     default: :infinity
   ]
+
+  @lines Lines.option("Collects stdout line by line, into `into: []` for example.")
 
   @shared [
             input: [
@@ -84,11 +87,13 @@ defmodule Leash.Command.Options do
            doc: "Collects stdout."
          ],
          lines: [
-           type: {:or, [nil, :pos_integer]},
-           type_doc: "a positive number of bytes",
+           type: {:or, [nil, :pos_integer, Keyword.fetch!(@lines, :type)]},
+           type_doc: "true, false, [max: bytes] or a positive number",
+           type_spec: quote(do: boolean() | [max: pos_integer()] | pos_integer()),
            doc:
-             "Collects stdout line by line, without the newlines, as with `into: []`. The " <>
-               "number exists for `System.cmd/3`'s sake and has no effect."
+             @lines[:doc] <>
+               " A number is that of `System.cmd/3`. Then lines of any length stay whole, and " <>
+               "end with a line feed alone."
          ],
          timeout:
            @timeout ++
@@ -141,8 +146,9 @@ defmodule Leash.Command.Options do
               type_doc: "a positive number of bytes",
               type_spec: quote(do: pos_integer()),
               default: 65_536,
-              doc: "The maximum size of an element in bytes."
+              doc: "The maximum size of an element in bytes; with `:lines` that of a read."
             ],
+            lines: Lines.option("Makes the elements lines."),
             timeout:
               @timeout ++
                 [

@@ -5,6 +5,7 @@ defmodule Leash.Command.Stream do
   alias Leash.{Command, CommandError}
   alias Leash.Command.Collect
   alias Leash.Command.Options
+  alias Leash.Stdio.Lines
 
   @type element :: binary() | {:stdout | :stderr, binary()}
   @type how :: {:status, 0..255} | {:signal, Leash.Signal.t()} | :timeout
@@ -39,8 +40,8 @@ defmodule Leash.Command.Stream do
     end
   end
 
-  # states: {:running, command, deadline, timed_out?} → {:last, how} → :over
-  #                                                   → {:failed, kind, reason, stacktrace}
+  # states: {:running, reading} → {:last, how} → :over
+  #                             → {:failed, kind, reason, stacktrace}
   #
   # The next pull calls the function that raises. The stream's clean-up gets the state before the
   # failure, and must not end a command twice.
@@ -48,11 +49,22 @@ defmodule Leash.Command.Stream do
   # A running command belongs to its owner: only the process that began it may read the next part.
   defp start(own, worker) do
     case Command.start(worker) do
-      {:ok, command} -> {:running, command, Command.deadline(own.timeout), false}
+      {:ok, command} -> {:running, reading(command, own)}
       {:error, :start_timeout} -> {:last, :timeout}
       {:error, {:survivors, _list}} -> {:last, :timeout}
       {:error, reason} -> Collect.failed(reason)
     end
+  end
+
+  defp reading(command, own) do
+    lines = if own.lines, do: Lines.new(own.lines)
+
+    %{
+      command: command,
+      deadline: Command.deadline(own.timeout),
+      timed_out?: false,
+      lines: if(lines, do: %{stdout: lines, stderr: lines})
+    }
   end
 
   defp pull(:over, _own, _last), do: {:halt, :over}
@@ -61,28 +73,24 @@ defmodule Leash.Command.Stream do
   defp pull({:failed, kind, reason, stacktrace}, _own, _last),
     do: :erlang.raise(kind, reason, stacktrace)
 
-  defp pull({:running, %{owner: owner}, _deadline, _timed_out?}, _own, _last)
-       when owner != self() do
+  defp pull({:running, %{command: %{owner: owner}}}, _own, _last) when owner != self() do
     raise "a stream of Leash can be continued only by the process that began to read it, " <>
             "#{inspect(owner)}: that process has the command's output"
   end
 
-  defp pull({:running, command, deadline, timed_out?}, own, last) do
-    case Command.next(command, own.max_chunk_size, deadline) do
+  defp pull({:running, reading}, own, last) do
+    case Command.next(reading.command, own.max_chunk_size, reading.deadline) do
       {:data, stream, data, command} ->
-        {[element(stream, data, own)], {:running, command, deadline, timed_out?}}
+        {data, reading} = cut(%{reading | command: command}, stream, data)
+        {elements(stream, data, own), {:running, reading}}
 
       {:timeout, command} ->
-        pull({:running, Command.finish(command, :ladder), :infinity, true}, own, last)
+        command = Command.finish(command, :ladder)
+        reading = %{reading | command: command, deadline: :infinity, timed_out?: true}
+        pull({:running, reading}, own, last)
 
-      {:ended, {:error, :start_timeout}, _command} ->
-        {[], {:last, :timeout}}
-
-      {:ended, {:ended, _how}, _command} when timed_out? ->
-        {[], {:last, :timeout}}
-
-      {:ended, {_when, how}, _command} ->
-        {[], {:last, how}}
+      {:ended, ended, _command} ->
+        {last_lines(reading.lines, own), {:last, how(ended, reading)}}
 
       {:input_failed, kind, reason, stacktrace, command} ->
         _ended = Command.abort(command, :ladder)
@@ -90,13 +98,32 @@ defmodule Leash.Command.Stream do
     end
   end
 
-  defp element(stream, data, %{stderr: :stream, stderr_to_stdout: false}), do: {stream, data}
-  defp element(_stdout, data, _own), do: data
+  defp how({:error, :start_timeout}, _reading), do: :timeout
+  defp how({:ended, _how}, %{timed_out?: true}), do: :timeout
+  defp how({_when, how}, _reading), do: how
 
-  defp stop({:running, %{owner: owner} = command, _deadline, _timed_out?}) when owner != self(),
+  defp cut(%{lines: nil} = reading, _stream, data), do: {[data], reading}
+
+  defp cut(%{lines: lines} = reading, stream, data) do
+    {ended, cutter} = Lines.push(Map.fetch!(lines, stream), data)
+    {ended, %{reading | lines: %{lines | stream => cutter}}}
+  end
+
+  defp last_lines(nil, _own), do: []
+
+  defp last_lines(lines, own) do
+    Enum.flat_map([:stdout, :stderr], &elements(&1, Lines.finish(Map.fetch!(lines, &1)), own))
+  end
+
+  defp elements(stream, data, %{stderr: :stream, stderr_to_stdout: false}),
+    do: Enum.map(data, &{stream, &1})
+
+  defp elements(_stdout, data, _own), do: data
+
+  defp stop({:running, %{command: %{owner: owner} = command}}) when owner != self(),
     do: Command.abandon(command)
 
-  defp stop({:running, command, _deadline, _timed_out?}) do
+  defp stop({:running, %{command: command}}) do
     _ended = Command.abort(command, :ladder)
     :ok
   end

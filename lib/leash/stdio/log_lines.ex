@@ -8,6 +8,7 @@ defmodule Leash.Stdio.LogLines do
   #   * Nothing in a text controls a terminal, and all of it is UTF-8.
   @moduledoc false
 
+  alias Leash.Stdio.Lines
   alias Leash.Text
 
   @enforce_keys [:longest]
@@ -44,7 +45,7 @@ defmodule Leash.Stdio.LogLines do
   @doc "Returns the texts that these bytes complete, at a time in milliseconds."
   @spec push(t(), binary(), integer()) :: {[String.t()], t()}
   def push(lines, data, now) do
-    {ended, [rest]} = (lines.line <> data) |> :binary.split("\n", [:global]) |> Enum.split(-1)
+    {ended, rest} = Lines.split(lines.line <> data, "\n")
     {texts, lines} = Enum.flat_map_reduce(ended, %{lines | line: ""}, &line(&2, &1, now))
     {more, lines} = unfinished(lines, rest, now)
     {texts ++ more, lines}
@@ -86,9 +87,7 @@ defmodule Leash.Stdio.LogLines do
   defp line(lines, line, now), do: any_line(lines, line, now)
 
   defp any_line(lines, line, now) do
-    {states, [last]} =
-      line |> without_returns() |> :binary.split("\r", [:global]) |> Enum.split(-1)
-
+    {states, last} = line |> without_returns() |> Lines.split("\r")
     {texts, lines} = overwrite(lines, states, now)
     shown? = last != "" and last == lines.shown
     {shown, lines} = if shown?, do: {[], lines}, else: show(lines, last)
@@ -99,7 +98,7 @@ defmodule Leash.Stdio.LogLines do
   defp unfinished(lines, rest, now) do
     text = without_returns(rest)
     returns = if byte_size(text) < byte_size(rest), do: "\r", else: ""
-    {states, [last]} = text |> :binary.split("\r", [:global]) |> Enum.split(-1)
+    {states, last} = Lines.split(text, "\r")
     {texts, lines} = overwrite(lines, states, now)
     {shown, last, lines} = show_beginning(lines, last, [])
 

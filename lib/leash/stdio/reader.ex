@@ -12,7 +12,7 @@ defmodule Leash.Stdio.Reader do
   require Logger
 
   alias Leash.{Callback, Guard, Native}
-  alias Leash.Stdio.{FlowControl, LogLines, ReadyLine}
+  alias Leash.Stdio.{FlowControl, Lines, LogLines, ReadyLine}
   alias Leash.Worker.Protocol
 
   @read_bytes 65_536
@@ -36,6 +36,7 @@ defmodule Leash.Stdio.Reader do
     * `callers` - the callers of a function as handler
     * `ready` - the regex for lines of stdout
     * `window` - the most messages in the handler's mailbox
+    * `lines` - the option `lines:`
     * `limited?` - whether the window counts from the start
     * `traffic` - the counter of bytes for a guard
   """
@@ -46,6 +47,7 @@ defmodule Leash.Stdio.Reader do
           callers: [pid()],
           ready: Regex.t() | nil,
           window: pos_integer(),
+          lines: boolean() | keyword(),
           limited?: boolean(),
           traffic: :counters.counters_ref() | nil
         }
@@ -89,6 +91,9 @@ defmodule Leash.Stdio.Reader do
        fd: fd,
        stream: stream,
        handler: handler(options),
+       lines: lines(options),
+       # Lines that were read and wait for the handler.
+       waiting: [],
        window: if(options.limited?, do: FlowControl.limit(window), else: window),
        # Fires when a full mailbox must be looked at again.
        pause: nil,
@@ -105,6 +110,11 @@ defmodule Leash.Stdio.Reader do
 
   defp handler(%{handler: function, option: option, label: label}),
     do: Callback.new(option, label, function)
+
+  # The log has a cutter of its own.
+  defp lines(%{handler: :log}), do: nil
+  defp lines(%{lines: false}), do: nil
+  defp lines(%{lines: option}), do: Lines.new(option)
 
   @impl true
   def handle_cast(:read, state), do: read(state, @reads_in_a_row)
@@ -143,6 +153,8 @@ defmodule Leash.Stdio.Reader do
     end
   end
 
+  defp read_open(%{waiting: [_ | _]} = state, left), do: state |> next_line() |> read(left - 1)
+
   defp read_open(state, left) do
     case Native.fd_read(state.fd, @read_bytes) do
       {:ok, data} -> state |> deliver(data) |> read(left - 1)
@@ -178,6 +190,9 @@ defmodule Leash.Stdio.Reader do
     end
   end
 
+  defp drain_open(%{waiting: [_ | _]} = state, deadline),
+    do: state |> next_line() |> drain(deadline)
+
   defp drain_open(state, deadline) do
     case Native.fd_read(state.fd, @read_bytes) do
       {:ok, data} ->
@@ -206,7 +221,8 @@ defmodule Leash.Stdio.Reader do
 
   defp ended(state) do
     _ = Native.fd_close(state.fd)
-    over(%{state | fd: nil})
+    last = if state.lines, do: Lines.finish(state.lines), else: []
+    over(Enum.reduce(state.waiting ++ last, %{state | fd: nil, waiting: []}, &handle(&2, &1)))
   end
 
   defp over(%{handler: %LogLines{}} = state), do: log(state, &LogLines.finish(&1, now()))
@@ -218,8 +234,18 @@ defmodule Leash.Stdio.Reader do
 
   defp deliver(state, data) do
     Guard.saw_output(state.traffic, byte_size(data))
-    state |> look_for_ready(data) |> handle(data)
+    state |> look_for_ready(data) |> cut(data)
   end
+
+  defp cut(%{lines: nil} = state, data), do: handle(state, data)
+
+  defp cut(state, data) do
+    {ended, lines} = Lines.push(state.lines, data)
+    %{state | lines: lines, waiting: state.waiting ++ ended}
+  end
+
+  defp next_line(%{waiting: [line | waiting]} = state),
+    do: handle(%{state | waiting: waiting}, line)
 
   defp look_for_ready(%{ready: nil} = state, _data), do: state
 

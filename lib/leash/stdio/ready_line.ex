@@ -6,6 +6,7 @@ defmodule Leash.Stdio.ReadyLine do
   # unfinished line is checked as well: a prompt without a line feed is as good a sign as a line.
   @moduledoc false
 
+  alias Leash.Stdio.Lines
   alias Leash.Text
 
   @enforce_keys [:regex, :unicode?]
@@ -41,8 +42,7 @@ defmodule Leash.Stdio.ReadyLine do
   @doc "Returns `:match` if a line matches with these bytes, otherwise the next state."
   @spec push(t(), binary()) :: :match | t()
   def push(ready, data) do
-    {ended, [rest]} =
-      (ready.rest <> data) |> :binary.split(["\n", "\r"], [:global]) |> Enum.split(-1)
+    {ended, rest} = Lines.split(ready.rest <> data, ["\n", "\r"])
 
     # Only the first line was begun before.
     following = if ended == [], do: ready, else: %{ready | skip: 0}

@@ -5,6 +5,7 @@ defmodule Leash.Worker.Options do
 
   alias Leash.{Executable, Group, Guard, Ladder, Limits, OptionsError, Schema}
   alias Leash.Probe.{Health, Readiness}
+  alias Leash.Stdio.Lines
 
   # execve(2): one argument or variable holds at most 32 pages (MAX_ARG_STRLEN), its NUL included.
   @longest_argument 131_071
@@ -103,6 +104,11 @@ defmodule Leash.Worker.Options do
           "not apply to a pid of another node, whose mailbox cannot be measured. There the " <>
           "connection's own buffer holds the program back."
     ],
+    lines:
+      Lines.option(
+        "Makes each message to a pid, and each call of a function, a line of the output. " <>
+          "`:output_window` counts these messages. `:log` has lines in any case."
+      ),
     stop: Ladder.option(),
     linger: [
       type: Schema.milliseconds(),

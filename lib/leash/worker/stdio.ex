@@ -38,6 +38,7 @@ defmodule Leash.Worker.Stdio do
       callers: Callback.callers(),
       ready: if(is_struct(server.options.ready, Regex), do: server.options.ready),
       window: server.options.output_window,
+      lines: server.options.lines,
       limited?: server.machine.ready?,
       traffic: server.traffic
     }
