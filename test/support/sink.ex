@@ -1,7 +1,7 @@
 defmodule Leash.Test.Sink do
-  @moduledoc "A Collectable that hands each element to a function."
+  @moduledoc "A Collectable that hands each element, and at its end `:done`, to a function."
   @enforce_keys [:fun]
-  defstruct [:fun]
+  defstruct [:fun, done: false]
 end
 
 defimpl Collectable, for: Leash.Test.Sink do
@@ -13,6 +13,7 @@ defimpl Collectable, for: Leash.Test.Sink do
          sink
 
        sink, :done ->
+         if sink.done, do: sink.fun.(:done)
          sink
 
        _sink, :halt ->

@@ -12,7 +12,7 @@ defmodule Leash.Stdio.Reader do
   require Logger
 
   alias Leash.{Callback, Guard, Native}
-  alias Leash.Stdio.{FlowControl, Lines, LogLines, ReadyLine}
+  alias Leash.Stdio.{Collector, FlowControl, Lines, LogLines, ReadyLine}
   alias Leash.Worker.Protocol
 
   @read_bytes 65_536
@@ -41,7 +41,7 @@ defmodule Leash.Stdio.Reader do
     * `traffic` - the counter of bytes for a guard
   """
   @type options :: %{
-          handler: :log | pid() | (stream(), binary() -> term()),
+          handler: :log | pid() | {:collector, pid()} | (stream(), binary() -> term()),
           option: :on_output | :on_stderr,
           label: String.t(),
           callers: [pid()],
@@ -107,6 +107,11 @@ defmodule Leash.Stdio.Reader do
 
   defp handler(%{handler: :log, label: label}), do: LogLines.new(byte_size(label))
   defp handler(%{handler: pid}) when is_pid(pid), do: pid
+
+  defp handler(%{handler: {:collector, pid} = collector}) do
+    :ok = Collector.join(pid)
+    collector
+  end
 
   defp handler(%{handler: function, option: option, label: label}),
     do: Callback.new(option, label, function)
@@ -227,6 +232,11 @@ defmodule Leash.Stdio.Reader do
 
   defp over(%{handler: %LogLines{}} = state), do: log(state, &LogLines.finish(&1, now()))
 
+  defp over(%{handler: {:collector, pid}} = state) do
+    :ok = Collector.finish(pid)
+    state
+  end
+
   defp over(%{handler: %Callback{} = callback} = state),
     do: %{state | handler: Callback.log_rest(callback)}
 
@@ -263,6 +273,11 @@ defmodule Leash.Stdio.Reader do
   defp handle(%{handler: pid} = state, data) when is_pid(pid) do
     send(pid, {:leash_output, state.worker, state.stream, data})
     %{state | window: FlowControl.sent(state.window)}
+  end
+
+  defp handle(%{handler: {:collector, pid}} = state, data) do
+    :ok = Collector.take(pid, data)
+    state
   end
 
   defp handle(%{handler: %LogLines{}} = state, data),

@@ -5,15 +5,12 @@ defmodule Leash.Worker.Options do
 
   alias Leash.{Executable, Group, Guard, Ladder, Limits, OptionsError, Schema}
   alias Leash.Probe.{Health, Readiness}
-  alias Leash.Stdio.Lines
+  alias Leash.Stdio.{Lines, Receiver}
 
   # execve(2): one argument or variable holds at most 32 pages (MAX_ARG_STRLEN), its NUL included.
   @longest_argument 131_071
 
   @text {:or, [nil, {:custom, Schema, :text, []}]}
-
-  @receiver [{:in, [:log]}, :pid, {:fun, 2}]
-  @receiver_doc ":log, a pid or a function of two arguments"
 
   @options [
     command: [
@@ -75,20 +72,23 @@ defmodule Leash.Worker.Options do
       doc: "As `:stdout`. `:stdout` here means the same place as stdout."
     ],
     on_output: [
-      type: {:or, @receiver},
-      type_doc: @receiver_doc,
-      type_spec: quote(do: :log | pid() | (:stdout | :stderr, binary() -> term())),
+      type: {:or, Receiver.types()},
+      type_doc: Receiver.expected(),
+      type_spec: Receiver.typespec(),
       default: :log,
       doc:
         "The receiver of output. `:log` writes lines with `Logger` (stdout at level info, " <>
           "stderr at warning). A pid gets " <>
           "`{:leash_output, worker, :stdout | :stderr, binary}`. A function is called with " <>
-          "stream and binary in a process of its own; until it returns, nothing more is read."
+          "stream and binary in a process of its own; until it returns, nothing more is read. " <>
+          "`{:into, collectable}` puts it into a Collectable, such as `File.stream!/1` or " <>
+          "`IO.stream/0`, which is opened at each start and done at the end of the output. " <>
+          "If stderr comes here as well, then both go into one Collectable."
     ],
     on_stderr: [
-      type: {:or, [nil | @receiver]},
-      type_doc: @receiver_doc,
-      type_spec: quote(do: :log | pid() | (:stdout | :stderr, binary() -> term()) | nil),
+      type: {:or, [nil | Receiver.types()]},
+      type_doc: Receiver.expected(),
+      type_spec: quote(do: unquote(Receiver.typespec()) | nil),
       doc: "The receiver of stderr, if that differs from `:on_output`."
     ],
     output_window: [
@@ -106,8 +106,9 @@ defmodule Leash.Worker.Options do
     ],
     lines:
       Lines.option(
-        "Makes each message to a pid, and each call of a function, a line of the output. " <>
-          "`:output_window` counts these messages. `:log` has lines in any case."
+        "Makes each message to a pid, each call of a function, and each element of a " <>
+          "Collectable a line of the output. `:output_window` counts these messages. `:log` " <>
+          "has lines in any case."
       ),
     stop: Ladder.option(),
     linger: [

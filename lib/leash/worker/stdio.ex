@@ -3,7 +3,7 @@ defmodule Leash.Worker.Stdio do
   @moduledoc false
 
   alias Leash.{Callback, Native}
-  alias Leash.Stdio.{Reader, Writer}
+  alias Leash.Stdio.{Collector, Reader, Writer}
   alias Leash.Worker.Server
 
   @type ends :: %{
@@ -43,12 +43,33 @@ defmodule Leash.Worker.Stdio do
       traffic: server.traffic
     }
 
-    for stream <- [:stdout, :stderr], fd = ends[stream], into: %{} do
-      options = Map.merge(options, handler(server.options, stream))
-      {:ok, pid} = Reader.start_link(fd, stream, options)
+    streams =
+      for stream <- [:stdout, :stderr],
+          fd = ends[stream],
+          do: {stream, fd, handler(server.options, stream)}
+
+    collectors = start_collectors(streams, options)
+
+    for {stream, fd, receiver} <- streams, into: %{} do
+      receiver = Map.update!(receiver, :handler, &collector(&1, collectors[receiver.option]))
+      {:ok, pid} = Reader.start_link(fd, stream, Map.merge(options, receiver))
       {pid, stream}
     end
   end
+
+  # Streams with one option have one Collectable.
+  defp start_collectors(streams, options) do
+    counts =
+      Enum.frequencies(for {_, _, %{handler: {:into, _}} = receiver} <- streams, do: receiver)
+
+    for {%{option: option, handler: {:into, collectable}}, count} <- counts, into: %{} do
+      {:ok, pid} = Collector.start(collectable, option, options.label, options.callers, count)
+      {option, pid}
+    end
+  end
+
+  defp collector({:into, _collectable}, pid), do: {:collector, pid}
+  defp collector(handler, nil), do: handler
 
   defp handler(%{on_stderr: handler}, :stderr) when handler != nil,
     do: %{option: :on_stderr, handler: handler}
@@ -68,10 +89,14 @@ defmodule Leash.Worker.Stdio do
   def leave(outputs, options, label) do
     _logged =
       for stream <- Map.values(outputs),
-          %{option: option, handler: function} when is_function(function) <-
-            [handler(options, stream)],
+          %{option: option, handler: handler} = handler(options, stream),
+          function = callable(handler),
           do: option |> Callback.new(label, function) |> Callback.log(:busy)
 
     :ok
   end
+
+  defp callable(function) when is_function(function), do: function
+  defp callable({:into, collectable}), do: Collector.callable(collectable)
+  defp callable(_log_or_pid), do: nil
 end
