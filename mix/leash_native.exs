@@ -41,7 +41,12 @@ defmodule Mix.Tasks.Compile.LeashNative do
 
   @impl true
   def run(args) do
-    raise_if(host_problem(:os.type(), architecture()))
+    # Another system has no native part: the application says so at its start.
+    if os() == {:unix, :linux}, do: run_here(args), else: leave_out(os())
+  end
+
+  defp run_here(args) do
+    raise_if(host_problem(architecture()))
     fingerprint = fingerprint()
 
     if "--force" not in args and read_manifest() == {fingerprint, installed()} do
@@ -68,21 +73,35 @@ defmodule Mix.Tasks.Compile.LeashNative do
     Enum.each([manifest() | Enum.map(@artefacts, &Path.join(priv(), &1))], &File.rm/1)
   end
 
-  @doc "Returns why this host cannot run Leash, as one sentence, or `nil`."
-  @spec host_problem({atom(), atom()}, String.t()) :: String.t() | nil
-  def host_problem({:unix, :linux}, architecture) do
-    unless architecture =~ ~r/^(x86_64|amd64|aarch64|arm64)/ or
-             System.get_env("CARGO_BUILD_TARGET") do
-      "Leash runs on x86-64 and aarch64 and this machine is #{architecture}: compile it on " <>
-        "one of " <>
-        "those, or set CARGO_BUILD_TARGET to cross-compile for one."
+  # Tests of other systems set `:os_type`, as for `Leash.Platform.os/0`.
+  defp os, do: Application.get_env(:leash, :os_type) || :os.type()
+
+  # Once, and not at each compilation.
+  defp leave_out(os) do
+    if read_manifest() == os do
+      {:noop, []}
+    else
+      Mix.shell().info(without_native(os))
+      write_manifest(os)
+      {:ok, []}
     end
   end
 
-  def host_problem({_family, name}, _architecture) do
-    "Leash runs on Linux only and this is #{name}: compile and run it on Linux, for " <>
-      "example in a " <>
-      "container or a virtual machine."
+  @doc "Returns what is said on a system without a native part, as one sentence."
+  @spec without_native({atom(), atom()}) :: String.t()
+  def without_native({_family, name}) do
+    "Leash runs on Linux and this is #{name}: it is compiled without its native part, and starts " <>
+      "no program here (`config :leash, unsupported_os: :degrade` has plain ports instead)."
+  end
+
+  @doc "Returns why this architecture cannot run Leash, as one sentence, or `nil`."
+  @spec host_problem(String.t()) :: String.t() | nil
+  def host_problem(architecture) do
+    unless architecture =~ ~r/^(x86_64|amd64|aarch64|arm64)/ or
+             System.get_env("CARGO_BUILD_TARGET") do
+      "Leash runs on x86-64 and aarch64 and this machine is #{architecture}: compile it on one of " <>
+        "those, or set CARGO_BUILD_TARGET to cross-compile for one."
+    end
   end
 
   @doc "Returns why this output of `cargo --version` will not do, as one sentence, or `nil`."

@@ -6,11 +6,14 @@ defmodule Leash.Application do
 
   require Logger
 
-  alias Leash.{Config, Native, Priv, Reaper, Run, Supervisor, Sweep}
+  alias Leash.{Config, Degraded, Native, Platform, Priv, Reaper, Run, Supervisor, Sweep}
   alias Leash.Shim.Handle
 
   @impl true
-  def start(_type, _arguments) do
+  def start(_type, _arguments),
+    do: if(Platform.supported?(), do: start_run(), else: start_without_run())
+
+  defp start_run do
     # The record comes first, so that other runs see a living run from now on. The sweep comes
     # before the Reaper, without which no worker can start.
     with :ok <- load_library(),
@@ -23,6 +26,20 @@ defmodule Leash.Application do
       with {:ok, pid} <- Supervisor.start_link(run), do: {:ok, pid, run}
     end
   end
+
+  # The host application starts all the same, so that the rest of it can be worked on.
+  defp start_without_run do
+    with {:ok, config} <- load_config() do
+      :ok = Run.none(config.unsupported_os)
+      started = without_run(config.unsupported_os)
+      with {:ok, pid} <- started, do: {:ok, pid, nil}
+    end
+  end
+
+  defp without_run(:degrade), do: Degraded.start_link()
+
+  defp without_run(:error),
+    do: Elixir.Supervisor.start_link([], strategy: :one_for_one, name: Supervisor)
 
   # The code server logs the reason as text, for example a file system that is mounted noexec.
   defp load_library do
@@ -41,6 +58,7 @@ defmodule Leash.Application do
   end
 
   @impl true
+  def stop(nil), do: Run.close(false)
   def stop(_run), do: Run.close(Reaper.Shutdown.all_gone?())
 
   defp warn_of_lost_record(%Run{lock: {:ok, _lock}}), do: :ok

@@ -11,14 +11,19 @@ defmodule Leash.Capabilities do
 
     run_dir
     |> Native.capabilities()
+    |> seen()
     |> Map.merge(%{record: record, control: Control.status(), warden: Warden.status()})
   end
+
+  defp seen(%{} = capabilities), do: capabilities
+  # No native side, see `Leash.Platform`.
+  defp seen({:error, :unsupported_os}), do: %{proc: false, pidfd: false}
 
   defp place do
     case Run.fetch() do
       {:ok, %Run{lock: {:ok, _lock}, config: config}} -> {config.run_dir, :ok}
       {:ok, %Run{lock: {:error, reason}, config: config}} -> {config.run_dir, {:error, reason}}
-      {:error, :not_running} -> {configured(), {:error, :not_running}}
+      {:error, reason} -> {configured(), {:error, reason}}
     end
   end
 

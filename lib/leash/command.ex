@@ -10,7 +10,7 @@ defmodule Leash.Command do
   # rest.
   @moduledoc false
 
-  alias Leash.{Cleanup, Exit, Native, Reaper, Registry, Signal, Telemetry}
+  alias Leash.{Cleanup, Degraded, Exit, Native, Reaper, Registry, Run, Signal, Telemetry}
   alias Leash.Stdio.InputFeeder
   alias Leash.Worker.{Channel, Launch, Machine}
 
@@ -67,10 +67,13 @@ defmodule Leash.Command do
 
   @typedoc "The result of `next/3`. `:ended` is the last, after the tree's end and all output."
   @type event ::
-          {:data, stream(), binary(), t()}
+          {:data, stream(), binary(), running()}
           | {:input_failed, :error | :throw | :exit, term(), Exception.stacktrace(), t()}
-          | {:ended, ended(), t()}
-          | {:timeout, t()}
+          | {:ended, ended(), running()}
+          | {:timeout, running()}
+
+  @typedoc "A command under a shim, or on a plain port where there are no shims."
+  @type running :: t() | Degraded.Command.t()
 
   # Nothing of the tree is left, but another process may hold the other end of a pipe. The pipe
   # already contains what the tree wrote. Output that comes within this time is read, too.
@@ -83,8 +86,12 @@ defmodule Leash.Command do
 
   Errors are those of `Leash.Worker`.
   """
-  @spec start(map()) :: {:ok, t()} | {:error, term()}
+  @spec start(map()) :: {:ok, running()} | {:error, term()}
   def start(options) do
+    if Run.degraded?(), do: Degraded.Command.start(options), else: launch(options)
+  end
+
+  defp launch(options) do
     with {:ok, launched} <- Launch.run(options, :command, nil) do
       {events, channel} = Channel.new(launched.run.id, launched.number, launched.started)
 
@@ -161,7 +168,10 @@ defmodule Leash.Command do
 
   Data come in parts of at most `max` bytes.
   """
-  @spec next(t(), pos_integer(), integer() | :infinity) :: event()
+  @spec next(running(), pos_integer(), integer() | :infinity) :: event()
+  def next(%Degraded.Command{} = command, max, deadline),
+    do: Degraded.Command.next(command, max, deadline)
+
   def next(%{input_failed: {kind, reason, stacktrace}} = command, _max, _deadline),
     do: {:input_failed, kind, reason, stacktrace, %{command | input_failed: nil}}
 
@@ -266,11 +276,14 @@ defmodule Leash.Command do
 
   `next/3` still returns what the tree writes until its end.
   """
-  @spec finish(t(), :ladder | :kill) :: t()
+  @spec finish(running(), :ladder | :kill) :: running()
+  def finish(%Degraded.Command{} = command, how), do: Degraded.Command.finish(command, how)
   def finish(command, how), do: step(command, {:end, how})
 
   @doc "Ends the tree without reading its output, and returns when the tree is gone."
-  @spec abort(t(), :ladder | :kill) :: ended()
+  @spec abort(running(), :ladder | :kill) :: ended()
+  def abort(%Degraded.Command{} = command, how), do: Degraded.Command.abort(command, how)
+
   def abort(%{ended: nil} = command, how) do
     # The streams close first: a program that writes to no reader gets SIGPIPE, as in a shell.
     command |> close_all() |> finish(how) |> await_end()
@@ -286,7 +299,9 @@ defmodule Leash.Command do
   @doc """
   Ends the tree by its ladder from a process that is not the owner. Returns when the tree is gone.
   """
-  @spec abandon(t()) :: :ok
+  @spec abandon(running()) :: :ok
+  def abandon(%Degraded.Command{} = command), do: Degraded.Command.abandon(command)
+
   def abandon(command) do
     _ = Leash.StopAll.stop(command.channel.number, :infinity)
     :ok

@@ -7,14 +7,15 @@ defmodule Leash.Config do
   #       sweep: [deadline: 10_000]
   @moduledoc false
 
-  alias Leash.{DefaultDir, OptionsError, Schema, Sweep}
+  alias Leash.{DefaultDir, OptionsError, Platform, Schema, Sweep}
 
   @type t :: %{
           run_dir: String.t(),
           record: :required | :optional,
           sweep: keyword() | false,
           stop_timeout: non_neg_integer(),
-          app: String.t()
+          app: String.t(),
+          unsupported_os: :error | :degrade
         }
 
   @spec schema() :: Schema.t()
@@ -55,6 +56,14 @@ defmodule Leash.Config do
         doc:
           "The application's name in the record, for `scope: :app`. The default is the name " <>
             "of the release or project."
+      ],
+      unsupported_os: [
+        type: {:in, [:error, :degrade]},
+        default: :error,
+        doc:
+          "On a system other than Linux, starts return `{:error, :unsupported_os}`. With " <>
+            "`:degrade`, programs are plain ports with a process group: for a developer's " <>
+            "machine, never for production. See `guides/systems.md`. On Linux it has no effect."
       ]
     ]
     |> Schema.new()
@@ -63,8 +72,8 @@ defmodule Leash.Config do
   @doc "Returns the configuration, or what is wrong with it."
   @spec load() :: {:ok, t()} | {:error, OptionsError.t()}
   def load do
-    # The application controller may add a key of its own.
-    given = Keyword.delete(Application.get_all_env(:leash), :included_applications)
+    # The application controller may add a key of its own, and `Leash.Platform` has one.
+    given = Keyword.drop(Application.get_all_env(:leash), [:included_applications, :os_type])
 
     with {:ok, config} <- Schema.validate(schema(), given) do
       {:ok, %{config | run_dir: config.run_dir || default_run_dir(), app: config.app || app()}}
@@ -82,8 +91,12 @@ defmodule Leash.Config do
 
       # Not $XDG_RUNTIME_DIR: a login shell has it, cron and sudo do not, and two starts have to
       # find each other.
-      true ->
+      Platform.supported?() ->
         DefaultDir.path("/tmp", Leash.Native.euid())
+
+      # No run has a record there.
+      true ->
+        "/tmp"
     end
   end
 

@@ -23,6 +23,9 @@ defmodule Leash.Error do
 
   @reasons %{
     not_running: "the :leash application is not started, or is stopping",
+    unsupported_os:
+      "Leash runs on Linux: use a container or a virtual machine, or on a developer's machine " <>
+        "only `config :leash, unsupported_os: :degrade`",
     stopping: "Leash.stop_all/2 is ending this group at the moment",
     no_warden:
       "the run's warden, which starts the shims, is away (the log and Leash.capabilities/0 " <>

@@ -2,7 +2,7 @@ defmodule Leash.Listing do
   # The maps that `Leash.list/1` returns.
   @moduledoc false
 
-  alias Leash.{Registry, Run, Schema, Usage}
+  alias Leash.{Degraded, Registry, Run, Schema, Usage}
   alias Leash.Registry.ExitHistory
 
   @schema Schema.new(
@@ -22,6 +22,10 @@ defmodule Leash.Listing do
   @spec list(keyword() | map()) :: [Leash.listed()]
   def list(options) do
     %{usage: usage?} = Schema.unwrap!(Schema.validate(@schema, options))
+    if Run.degraded?(), do: Degraded.list(), else: living(usage?)
+  end
+
+  defp living(usage?) do
     rows = Registry.living(:all)
     listed(rows, if(usage?, do: Usage.sums(rows), else: :error))
   end

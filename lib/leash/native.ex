@@ -4,6 +4,9 @@ defmodule Leash.Native do
   # Nothing is decided here. Bad argument types raise ArgumentError. A panic of the native side is
   # an ErlangError with `original: :nif_panicked`.
 
+  # `load/0` runs as soon as this module is compiled.
+  require Leash.Platform
+
   @on_load :load
 
   @typedoc "A descriptor of this VM: a pipe end, socket or pidfd. It closes when its owner ends."
@@ -13,7 +16,9 @@ defmodule Leash.Native do
 
   @doc false
   @spec load() :: :ok | {:error, term()}
-  def load do
+  def load, do: if(Leash.Platform.supported?(), do: load_library(), else: :ok)
+
+  defp load_library do
     case :erlang.load_nif(library(), 0) do
       :ok -> :ok
       {:error, {_, text}} -> {:error, "leash: cannot load #{library()}.so: #{text}"}
@@ -198,7 +203,7 @@ defmodule Leash.Native do
 
   @spec executable(binary) ::
           :ok | {:error, posix | {:type, :device | :directory | :other}}
-  def executable(_path), do: stub()
+  def executable(path), do: Leash.Platform.executable(path)
 
   # Hunts (hunt.rs)
 
@@ -282,5 +287,5 @@ defmodule Leash.Native do
     with {:ok, own} <- fd_dup(fd), do: pidfd_monitor(own, message)
   end
 
-  defp stub, do: :erlang.nif_error(:nif_not_loaded)
+  defp stub, do: Leash.Platform.without_native()
 end

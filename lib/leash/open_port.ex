@@ -8,13 +8,16 @@ defmodule Leash.OpenPort do
   # its shim.
   @moduledoc false
 
-  alias Leash.{Registry, Run, Shim}
+  alias Leash.{Degraded, Registry, Run, Shim}
   alias Leash.OpenPort.{Options, PortWatcher}
 
   @spec open(String.t(), [binary()], list()) :: port()
   def open(command, args, options) do
     options = Options.validate!(command, args, options)
+    if Run.degraded?(), do: Degraded.open_port(options), else: open_run(options)
+  end
 
+  defp open_run(options) do
     run = Run.current!()
 
     case PortWatcher.start(run, options) do

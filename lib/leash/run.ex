@@ -73,7 +73,7 @@ defmodule Leash.Run do
     case fetch() do
       {:ok, %__MODULE__{lock: {:ok, lock}}} -> Native.run_ensure(lock)
       {:ok, run} -> begin_record(run)
-      {:error, :not_running} -> :ok
+      {:error, _no_run} -> :ok
     end
   end
 
@@ -111,17 +111,28 @@ defmodule Leash.Run do
   end
 
   @doc "Returns the current run, or an error while the application is stopped."
-  @spec fetch() :: {:ok, t()} | {:error, :not_running}
+  @spec fetch() :: {:ok, t()} | {:error, :not_running | :unsupported_os}
   def fetch do
     case :persistent_term.get(@key, nil) do
+      %__MODULE__{} = run -> {:ok, run}
       nil -> {:error, :not_running}
-      run -> {:ok, run}
+      _no_linux -> {:error, :unsupported_os}
     end
   end
 
+  @doc """
+  Notes that this system has no runs: its programs are plain ports, or it starts none.
+  """
+  @spec none(:degrade | :error) :: :ok
+  def none(mode), do: :persistent_term.put(@key, mode)
+
+  @doc "Returns whether programs are plain ports; see `Leash.Degraded`."
+  @spec degraded?() :: boolean()
+  def degraded?, do: :persistent_term.get(@key, nil) == :degrade
+
   @doc "Returns the current run's id, or nil while the application is stopped."
   @spec id() :: RunId.t() | nil
-  def id, do: with(%__MODULE__{id: id} <- :persistent_term.get(@key, nil), do: id)
+  def id, do: with({:ok, run} <- fetch(), do: run.id, else: (_none -> nil))
 
   @doc "Returns the current run. Raises while the application is stopped."
   @spec current!() :: t()

@@ -18,6 +18,7 @@ defmodule Leash.StopAll do
 
   alias Leash.{
     Cleanup,
+    Degraded,
     Detached,
     Error,
     Exit,
@@ -98,7 +99,7 @@ defmodule Leash.StopAll do
     case Run.fetch() do
       {:ok, run} -> stop_each(run, group, deadline)
       # The application ended everything when it stopped.
-      {:error, :not_running} -> []
+      {:error, _no_run} -> if Run.degraded?(), do: Degraded.stop_all(group, deadline), else: []
     end
   end
 

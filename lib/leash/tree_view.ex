@@ -2,7 +2,7 @@ defmodule Leash.TreeView do
   # Draws workers and their processes as lines for a terminal, like the command `leash tree`.
   @moduledoc false
 
-  alias Leash.{Group, Listing, Registry, Run, Text, Usage}
+  alias Leash.{Error, Group, Listing, Registry, Run, Text, Usage}
 
   # In a deeper tree the parents are hard to see, and the lines of a long chain would take up
   # memory by its square.
@@ -13,7 +13,20 @@ defmodule Leash.TreeView do
     case Run.fetch() do
       {:ok, run} -> draw_run(run, Enum.filter(Registry.living(:all), &meant?(&1, which)))
       {:error, :not_running} -> "no run: the :leash application is not started\n"
+      {:error, reason} -> draw_without_run(reason, which)
     end
+  end
+
+  # Programs on plain ports, see `Leash.Degraded`.
+  defp draw_without_run(reason, which) do
+    workers =
+      Enum.filter(Listing.list(usage: false), &meant?(Map.put(&1, :number, &1.worker), which))
+
+    lines =
+      for {worker, last?} <- Enum.zip(workers, ends(workers)), do: worker(worker, %{}, last?)
+
+    why = if workers == [], do: Error.format(reason), else: "programs are plain ports here"
+    IO.iodata_to_binary(["no run: ", why, "\n", lines])
   end
 
   defp meant?(row, which) do

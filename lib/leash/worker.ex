@@ -31,7 +31,7 @@ defmodule Leash.Worker do
   `guides/pools.md` how many workers end together.
   """
 
-  alias Leash.{Adopted, Detached, Error, Exit, Posix, RunId, Schema}
+  alias Leash.{Adopted, Degraded, Detached, Error, Exit, Posix, Run, RunId, Schema}
   alias Leash.Worker.{ChildSpec, Launch, Options, Server}
 
   @stop Schema.new(
@@ -80,6 +80,7 @@ defmodule Leash.Worker do
   is left behind.
 
     * `:not_running` - the `:leash` application is not started, or is stopping
+    * `:unsupported_os` - this is not Linux, see `guides/systems.md`
     * `:stopping` - `Leash.stop_all/2` is ending its group at the moment
     * `:too_many_workers` - 32,766 trees live or are not yet proven gone
     * `{:exec, posix}` - the program could not be executed, errors of execve(2): `:enoent` (also a
@@ -119,9 +120,13 @@ defmodule Leash.Worker do
   # If the owner of a named worker crashes, its supervisor starts the next worker while the old
   # one may still be ending its tree.
   defp start_named(options) do
-    with {:error, {:already_started, pid}} = taken <- Server.start_link(options) do
+    with {:error, {:already_started, pid}} = taken <- start_process(options) do
       if Launch.until_gone(pid), do: start_named(options), else: taken
     end
+  end
+
+  defp start_process(options) do
+    if Run.degraded?(), do: Degraded.Worker.start_link(options), else: Server.start_link(options)
   end
 
   @doc """

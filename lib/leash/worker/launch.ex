@@ -24,6 +24,15 @@ defmodule Leash.Worker.Launch do
   """
   @spec run(map(), Registry.kind(), pid() | nil) :: {:ok, t()} | {:error, term()}
   def run(options, kind, owner) do
+    with {:error, :not_running} <- launch(options, kind, owner),
+         do: {:error, not_running(Run.fetch())}
+  end
+
+  # A system without runs has no table of workers either.
+  defp not_running({:error, reason}), do: reason
+  defp not_running({:ok, _run}), do: :not_running
+
+  defp launch(options, kind, owner) do
     label = label(options)
     # `Leash.stop_all/2` must not kill the caller of a command, so it cancels the start instead.
     cancel = if kind == :command, do: :erlang.alias()
