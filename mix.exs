@@ -22,6 +22,8 @@ defmodule Leash.MixProject do
       start_permanent: Mix.env() == :prod,
       compilers: [:leash_native] ++ Mix.compilers() ++ [:leash_erlang_docs],
       elixirc_paths: elixirc_paths(Mix.env()),
+      # Programs of the scripts, and no tests. Elixir asks from 1.19 on.
+      test_ignore_filters: [&String.starts_with?(&1, "test/stress/")],
       source_url: @source_url,
       docs: docs(),
       deps: deps(Mix.env())

@@ -22,7 +22,7 @@ defmodule Leash.Degraded do
     {_family, name} = Platform.os()
 
     Logger.warning(
-      "Leash runs on Linux, and this is #{name}: programs are plain ports with a process group " <>
+      "Leash runs on Linux, and this is #{name}: programs are plain ports with a group each " <>
         "(unsupported_os: :degrade). That is for a developer's machine and never for " <>
         "production: what leaves its group is left behind, and no sweep finds it"
     )

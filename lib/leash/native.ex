@@ -5,7 +5,7 @@ defmodule Leash.Native do
   # an ErlangError with `original: :nif_panicked`.
 
   # `load/0` runs as soon as this module is compiled.
-  require Leash.Platform
+  Code.ensure_compiled!(Leash.Platform)
 
   @on_load :load
 

@@ -63,8 +63,8 @@ defmodule Leash.Degraded.Command do
     do: {:data, :stdout, data, %{command | data: ""}}
 
   def next(%{data: data} = command, max, _deadline) do
-    <<part::binary-size(max), rest::binary>> = data
-    {:data, :stdout, part, %{command | data: rest}}
+    rest = binary_part(data, max, byte_size(data) - max)
+    {:data, :stdout, binary_part(data, 0, max), %{command | data: rest}}
   end
 
   defp await(command, max, deadline) do
