@@ -37,7 +37,12 @@ convert([Other | Options], Converted) ->
     convert(Options, [Other | Converted]).
 
 option(Key, Value) when
-    Key =:= command; Key =:= shell; Key =:= cd; Key =:= arg0; Key =:= run_id_flag
+    Key =:= command;
+    Key =:= shell;
+    Key =:= cd;
+    Key =:= arg0;
+    Key =:= run_id_flag;
+    Key =:= label
 ->
     text(Value);
 option(args, Value) ->
@@ -61,6 +66,16 @@ option(guard, Limits) when is_map(Limits); is_list(Limits) ->
     guard(Limits);
 option(lines, Lines) when is_map(Lines) ->
     maps:to_list(Lines);
+option(Key, {log, Log}) when
+    (Key =:= on_output orelse Key =:= on_stderr) andalso (is_map(Log) orelse is_list(Log))
+->
+    {log,
+        pairs(Log, fun
+            (prefix, []) -> <<>>;
+            (prefix, Value) -> text(Value);
+            (metadata, Value) when is_map(Value) -> maps:to_list(Value);
+            (_Key, Value) -> Value
+        end)};
 option(Key, {file, Path}) when Key =:= stdout; Key =:= stderr ->
     {file, text(Path)};
 option(ready, {regex, Pattern}) ->

@@ -83,7 +83,10 @@ defmodule Leash.Error do
   def format({:refused, why}), do: "refused: #{@refusals[why] || inspect(why)}"
   def format({:shim, :no_working_directory}), do: WorkingDirectory.message()
   def format({:port_in_use, port}), do: "another process already listens on port #{port}"
-  def format({:exited, %Exit{} = exit}), do: "the program ended before it was ready: #{how(exit)}"
+
+  def format({:exited, %Exit{} = exit}),
+    do: "the program ended before it was ready: #{how(exit)}" <> last_line(exit.stderr)
+
   def format({:already_started, pid}), do: "#{inspect(pid)} has this name already"
   def format({:ambiguous, pids}), do: "several trees of this name live: #{Enum.join(pids, ", ")}"
 
@@ -98,6 +101,14 @@ defmodule Leash.Error do
     case :file.format_error(reason) do
       ~c"unknown POSIX error" ++ _code -> inspect(reason)
       text -> "#{text} (#{reason})"
+    end
+  end
+
+  # The last line tells most: an exception's message, or the reason for a usage.
+  defp last_line(lines) do
+    case lines |> Enum.reverse() |> Enum.find(&(String.trim(&1) != "")) do
+      nil -> ""
+      line -> "; the last line of its stderr is #{inspect(line, printable_limit: 500)}"
     end
   end
 

@@ -26,6 +26,10 @@ defmodule Leash.Exit do
       parent reaped
     * `:duration` - milliseconds from the beginning of the end to the last process
     * `:os_pid` - the worker's process id, which by now may belong to another process
+    * `:stderr` - the last lines of a `Leash.Worker`'s stderr, at most 20 and 4 KiB, as the log
+      shows them. It is empty if stderr goes elsewhere (`{:file, path}`, `:null`, `:stdout`), and
+      if its receiver has not taken all of it in time. The event `[:leash, :worker, :stop]` comes
+      before the pipes are read to their end, and is without it
 
   In `:steps`, a command is
   `%{signal: nil, command: [path | args], result: result, reaped: count}`. `result` is
@@ -53,6 +57,7 @@ defmodule Leash.Exit do
     :step,
     :os_pid,
     core_dumped?: false,
+    stderr: [],
     steps: [],
     duration: 0
   ]
@@ -78,7 +83,8 @@ defmodule Leash.Exit do
           step: Signal.t() | :cmd | :close_stdin | nil,
           steps: [step()],
           duration: non_neg_integer(),
-          os_pid: pos_integer() | nil
+          os_pid: pos_integer() | nil,
+          stderr: [String.t()]
         }
 
   @doc """

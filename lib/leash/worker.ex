@@ -32,6 +32,7 @@ defmodule Leash.Worker do
   """
 
   alias Leash.{Adopted, Degraded, Detached, Error, Exit, Posix, Run, RunId, Schema}
+  alias Leash.Stdio.Receiver
   alias Leash.Worker.{ChildSpec, Launch, Options, Server}
 
   @stop Schema.new(
@@ -73,6 +74,9 @@ defmodule Leash.Worker do
   ## Options
 
   #{Schema.docs(Options.schema())}
+  The options of `{:log, options}`:
+
+  #{Receiver.log_docs()}
   ## Errors
 
   Raises `Leash.OptionsError` if an option is wrong. For other problems it returns
@@ -95,7 +99,8 @@ defmodule Leash.Worker do
     * `{:port_in_use, port}` - `ready: {:tcp, port}` or `{:http, …}`, and another process already
       listens there
     * `:ready_timeout`, `:start_timeout` - it took too long and was ended
-    * `{:exited, %Leash.Exit{}}` - it ended before it was ready
+    * `{:exited, %Leash.Exit{}}` - it ended before it was ready. `:stderr` of the exit has the
+      last lines of its stderr
     * `:shim_died` - the shim was killed meanwhile
 
   With `on_exit: :detach` also:

@@ -7,7 +7,19 @@ defmodule Leash.Command.Options do
   alias Leash.Worker
 
   # Options that go to the Worker unchanged.
-  @worker [:cd, :env, :arg0, :stop, :on_exit, :on_crash, :limits, :mark, :run_id_flag, :group]
+  @worker [
+    :cd,
+    :env,
+    :arg0,
+    :stop,
+    :on_exit,
+    :on_crash,
+    :limits,
+    :mark,
+    :run_id_flag,
+    :group,
+    :label
+  ]
 
   # If exec does not return, the caller waits for so long unless `:timeout` is shorter.
   @start_timeout 0x7FFFFFFF

@@ -18,7 +18,8 @@ defmodule Leash.OpenPort.Options do
     :limits,
     :mark,
     :run_id_flag,
-    :group
+    :group,
+    :label
   ]
 
   @flags [
@@ -79,7 +80,8 @@ defmodule Leash.OpenPort.Options do
     limits: @worker[:limits],
     mark: @worker[:mark],
     run_id_flag: @worker[:run_id_flag],
-    group: @worker[:group]
+    group: @worker[:group],
+    label: @worker[:label]
   ]
 
   @schema Schema.new(Keyword.delete(@all, :args))
@@ -140,7 +142,7 @@ defmodule Leash.OpenPort.Options do
          {:ok, stop} <- Ladder.resolve(checked.stop, checked.cd) do
       Map.merge(checked, %{
         command: Executable.find!(command),
-        label: command |> Path.basename() |> Leash.Text.printable(),
+        label: Leash.Text.printable(checked.label || Path.basename(command)),
         env: Enum.map(checked.env, &port_variable/1),
         stop: stop,
         port: Enum.filter(options, &ports?/1),
@@ -183,7 +185,7 @@ defmodule Leash.OpenPort.Options do
   defp normal({:env, env}) when is_list(env),
     do: {:env, if(proper?(env), do: Enum.map(env, &variable/1), else: env)}
 
-  defp normal({key, value}) when key in [:cd, :arg0], do: {key, text(value)}
+  defp normal({key, value}) when key in [:cd, :arg0, :label], do: {key, text(value)}
   defp normal(other), do: other
 
   defp variable({name, false}), do: {text(name), nil}

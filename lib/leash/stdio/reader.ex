@@ -12,7 +12,7 @@ defmodule Leash.Stdio.Reader do
   require Logger
 
   alias Leash.{Callback, Guard, Native}
-  alias Leash.Stdio.{Collector, FlowControl, Lines, LogLines, ReadyLine}
+  alias Leash.Stdio.{Collector, FlowControl, Lines, LogLines, ReadyLine, Tail}
   alias Leash.Worker.Protocol
 
   @read_bytes 65_536
@@ -33,6 +33,7 @@ defmodule Leash.Stdio.Reader do
 
     * `handler` - the handler, as `option` has it
     * `label` - the name of the worker in the log
+    * `name`, `group` - those of the worker, for the metadata of the log
     * `callers` - the callers of a function as handler
     * `ready` - the regex for lines of stdout
     * `window` - the most messages in the handler's mailbox
@@ -41,9 +42,12 @@ defmodule Leash.Stdio.Reader do
     * `traffic` - the counter of bytes for a guard
   """
   @type options :: %{
-          handler: :log | pid() | {:collector, pid()} | (stream(), binary() -> term()),
+          handler:
+            :log | {:log, map()} | pid() | {:collector, pid()} | (stream(), binary() -> term()),
           option: :on_output | :on_stderr,
           label: String.t(),
+          name: GenServer.name() | nil,
+          group: Leash.Group.t() | nil,
           callers: [pid()],
           ready: Regex.t() | nil,
           window: pos_integer(),
@@ -55,6 +59,8 @@ defmodule Leash.Stdio.Reader do
   @doc """
   Starts a reader linked to the calling Worker and makes it the owner of `fd`.
 
+  It reads from `begin/2` on, or from the end of the tree or of the Worker.
+
   Sends the Worker `{:output_ready, pid}` when a line matches `ready`. Ends `:normal` at the end
   of the stream.
   """
@@ -62,10 +68,13 @@ defmodule Leash.Stdio.Reader do
   def start_link(fd, stream, options) do
     with {:ok, pid} <- GenServer.start(__MODULE__, {self(), fd, stream, options}) do
       :ok = Native.fd_give(fd, pid)
-      GenServer.cast(pid, :read)
       {:ok, pid}
     end
   end
+
+  @doc "Begins to read. The lines of the log have the program's pid."
+  @spec begin(pid(), pos_integer() | nil) :: :ok
+  def begin(output, os_pid), do: GenServer.cast(output, {:begin, os_pid})
 
   @doc "Makes the window count: the worker is ready, so its start needs no more output."
   @spec limit(pid()) :: :ok
@@ -98,6 +107,8 @@ defmodule Leash.Stdio.Reader do
        # Fires when a full mailbox must be looked at again.
        pause: nil,
        label: options.label,
+       log: log_options(options, stream),
+       tail: if(stream == :stderr, do: ""),
        traffic: options.traffic,
        # Fires when a state of a progress bar must be logged.
        progress: nil,
@@ -106,6 +117,7 @@ defmodule Leash.Stdio.Reader do
   end
 
   defp handler(%{handler: :log, label: label}), do: LogLines.new(byte_size(label))
+  defp handler(%{handler: {:log, _}} = options), do: LogLines.new(byte_size(prefix(options)))
   defp handler(%{handler: pid}) when is_pid(pid), do: pid
 
   defp handler(%{handler: {:collector, pid} = collector}) do
@@ -116,12 +128,37 @@ defmodule Leash.Stdio.Reader do
   defp handler(%{handler: function, option: option, label: label}),
     do: Callback.new(option, label, function)
 
+  # The level, the text before each line, and the metadata.
+  defp log_options(options, stream) do
+    given = with {:log, given} <- options.handler, do: given, else: (_other -> %{})
+    own = [leash_name: options.name, leash_group: options.group, os_pid: nil, stream: stream]
+
+    %{
+      level: level(stream, options.option, given),
+      prefix: prefix(options),
+      metadata: Keyword.merge(given[:metadata] || [], own)
+    }
+  end
+
+  defp level(:stdout, _option, given), do: given[:level] || :info
+  defp level(:stderr, :on_stderr, given), do: given[:stderr] || given[:level] || :warning
+  defp level(:stderr, _option, given), do: given[:stderr] || :warning
+
+  defp prefix(%{handler: {:log, %{prefix: prefix}}}) when prefix != nil, do: prefix
+  defp prefix(%{label: label}), do: label <> ": "
+
   # The log has a cutter of its own.
   defp lines(%{handler: :log}), do: nil
+  defp lines(%{handler: {:log, _options}}), do: nil
   defp lines(%{lines: false}), do: nil
   defp lines(%{lines: option}), do: Lines.new(option)
 
   @impl true
+  def handle_cast({:begin, os_pid}, state) do
+    metadata = Keyword.put(state.log.metadata, :os_pid, os_pid)
+    read(put_in(state.log.metadata, metadata), @reads_in_a_row)
+  end
+
   def handle_cast(:read, state), do: read(state, @reads_in_a_row)
 
   def handle_cast(:limit, state),
@@ -227,6 +264,8 @@ defmodule Leash.Stdio.Reader do
   defp ended(state) do
     _ = Native.fd_close(state.fd)
     last = if state.lines, do: Lines.finish(state.lines), else: []
+    # Before the exit of this process, which the Worker waits for.
+    if state.tail not in [nil, ""], do: Protocol.stderr(state.worker, Tail.lines(state.tail))
     over(Enum.reduce(state.waiting ++ last, %{state | fd: nil, waiting: []}, &handle(&2, &1)))
   end
 
@@ -244,7 +283,7 @@ defmodule Leash.Stdio.Reader do
 
   defp deliver(state, data) do
     Guard.saw_output(state.traffic, byte_size(data))
-    state |> look_for_ready(data) |> cut(data)
+    state |> remember(data) |> look_for_ready(data) |> cut(data)
   end
 
   defp cut(%{lines: nil} = state, data), do: handle(state, data)
@@ -256,6 +295,9 @@ defmodule Leash.Stdio.Reader do
 
   defp next_line(%{waiting: [line | waiting]} = state),
     do: handle(%{state | waiting: waiting}, line)
+
+  defp remember(%{tail: nil} = state, _data), do: state
+  defp remember(state, data), do: %{state | tail: Tail.push(state.tail, data)}
 
   defp look_for_ready(%{ready: nil} = state, _data), do: state
 
@@ -292,8 +334,8 @@ defmodule Leash.Stdio.Reader do
 
   defp log(state, step) do
     {texts, lines} = step.(state.handler)
-    level = if state.stream == :stderr, do: :warning, else: :info
-    Enum.each(texts, &Logger.log(level, fn -> [state.label, ": ", &1] end))
+    %{level: level, prefix: prefix, metadata: metadata} = state.log
+    Enum.each(texts, &Logger.log(level, fn -> [prefix | &1] end, metadata))
     arm_progress(%{state | handler: lines})
   end
 

@@ -128,6 +128,7 @@ defmodule Leash.Worker.Launch do
 
   defp endable(_options), do: :ok
 
+  defp label(%{label: label}) when label != nil, do: Text.printable(label)
   defp label(%{name: nil, command: command}), do: command |> Path.basename() |> Text.printable()
   defp label(%{name: name}), do: inspect(name)
 

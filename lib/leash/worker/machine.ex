@@ -64,6 +64,8 @@ defmodule Leash.Worker.Machine do
     result: nil,
     # The one timer that runs.
     timer: nil,
+    # The last lines of stderr, if the VM reads it.
+    stderr: [],
     # The number of pipe readers that have not reached the end.
     outputs: 0,
     # The latest first.
@@ -94,6 +96,7 @@ defmodule Leash.Worker.Machine do
           commands: %{optional(byte()) => StopCommand.result()},
           result: nil | {:ok, Exit.t()} | {:error, :noproc | map()},
           timer: timer() | nil,
+          stderr: [String.t()],
           outputs: non_neg_integer(),
           actions: [action()]
         }
@@ -115,6 +118,7 @@ defmodule Leash.Worker.Machine do
           | {:timeout, timer()}
           | {:proof, verdict()}
           | {:outputs, non_neg_integer()}
+          | {:stderr, [String.t()]}
           | :output_ended
 
   @typedoc """
@@ -249,6 +253,7 @@ defmodule Leash.Worker.Machine do
 
   defp event({:proof, verdict}, %{phase: :proving} = machine), do: proof(verdict, machine)
   defp event({:outputs, count}, machine), do: %{machine | outputs: count}
+  defp event({:stderr, lines}, machine), do: %{machine | stderr: lines}
 
   defp event(:output_ended, machine), do: drained(%{machine | outputs: machine.outputs - 1})
 
@@ -415,9 +420,14 @@ defmodule Leash.Worker.Machine do
   end
 
   defp over(machine) do
-    machine = %{machine | phase: :done} |> cancel_timer() |> act(:over)
+    machine = %{reported(machine) | phase: :done} |> cancel_timer() |> act(:over)
     Enum.reduce(machine.stoppers, machine, &act(&2, {:answer, &1, machine.result}))
   end
+
+  defp reported(%{result: {:ok, exit}, stderr: [_ | _] = lines} = machine),
+    do: %{machine | result: {:ok, %{exit | stderr: lines}}}
+
+  defp reported(machine), do: machine
 
   ## Actions
 

@@ -34,6 +34,12 @@ defmodule Leash.Worker.Options do
       type_spec: quote(do: GenServer.name()),
       doc: "Registers the process under this name."
     ],
+    label: [
+      type: @text,
+      doc:
+        "The name for people, in the log, in `Leash.list/1` and in `Leash.tree/1`. The " <>
+          "default is `:name`, or the name of the program's file."
+    ],
     group: Group.option("The group that `Leash.stop_all/2` ends it with."),
     env: [
       type: {:custom, __MODULE__, :env, []},
@@ -78,7 +84,8 @@ defmodule Leash.Worker.Options do
       default: :log,
       doc:
         "The receiver of output. `:log` writes lines with `Logger` (stdout at level info, " <>
-          "stderr at warning). A pid gets " <>
+          "stderr at warning), `{:log, options}` as the options say (`:level`, `:stderr`, " <>
+          "`:prefix` and `:metadata`, see `guides/workers.md`). A pid gets " <>
           "`{:leash_output, worker, :stdout | :stderr, binary}`. A function is called with " <>
           "stream and binary in a process of its own; until it returns, nothing more is read. " <>
           "`{:into, collectable}` puts it into a Collectable, such as `File.stream!/1` or " <>

@@ -13,6 +13,7 @@ defmodule Leash.Worker.Protocol do
     * `{:leash, :shim_ended}` - the end of the shim, from its pidfd
     * `{:leash_fd, fd, :ready}` - the channel can be read
     * `{:output_ready, pid}` - `:ready` is fulfilled
+    * `{:output_tail, lines}` - the last lines of stderr, before its reader ends
     * `{:timeout, timer, name}` - a timer of `Leash.Worker.Machine`
     * `{:DOWN, …}` - the end of the hunt, of the supervisor of `:leash`, or of an attached tree's
       owner
@@ -24,6 +25,7 @@ defmodule Leash.Worker.Protocol do
           | {:leash, :owner_ended | :shim_ended}
           | {:leash_fd, Native.fd(), :ready}
           | {:output_ready, pid()}
+          | {:output_tail, [String.t()]}
           | {:timeout, reference(), atom()}
           | {:DOWN, reference(), :process, pid(), term()}
           | {:EXIT, pid() | port(), term()}
@@ -43,6 +45,13 @@ defmodule Leash.Worker.Protocol do
     :ok
   end
 
+  @doc "Reports the last lines of stderr, at its end."
+  @spec stderr(pid(), [String.t()]) :: :ok
+  def stderr(worker, lines) do
+    send(worker, {:output_tail, lines})
+    :ok
+  end
+
   defp tell(worker, message) do
     send(worker, {:leash, message})
     :ok
@@ -56,6 +65,7 @@ defmodule Leash.Worker.Protocol do
       {:leash, _} = message -> message
       {:leash_fd, _, _} = message -> message
       {:output_ready, _} = message -> message
+      {:output_tail, _} = message -> message
       {:timeout, _, _} = message -> message
       {:DOWN, _, _, _, _} = message -> message
     after

@@ -315,6 +315,8 @@ defmodule Leash.Worker.Server do
     step(server, :ready)
   end
 
+  defp advance(server, {:output_tail, lines}), do: step(server, {:stderr, lines})
+
   defp advance(%{outputs: outputs} = server, {:EXIT, pid, _reason}) when is_map_key(outputs, pid),
     do: step(%{server | outputs: Map.delete(outputs, pid)}, :output_ended)
 
@@ -383,6 +385,7 @@ defmodule Leash.Worker.Server do
   end
 
   defp act(:started, server) do
+    :ok = Stdio.begin(server.outputs, server.machine.os_pid)
     Telemetry.worker(:start, server.channel.number)
 
     if guard = server.options[:guard],

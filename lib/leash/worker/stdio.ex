@@ -35,6 +35,8 @@ defmodule Leash.Worker.Stdio do
   defp start_outputs(server, ends) do
     options = %{
       label: server.label,
+      name: server.options.name,
+      group: server.options.group,
       callers: Callback.callers(),
       ready: if(is_struct(server.options.ready, Regex), do: server.options.ready),
       window: server.options.output_window,
@@ -75,6 +77,10 @@ defmodule Leash.Worker.Stdio do
     do: %{option: :on_stderr, handler: handler}
 
   defp handler(%{on_output: handler}, _stream), do: %{option: :on_output, handler: handler}
+
+  @doc "Begins to read, because the program runs under this pid."
+  @spec begin(outputs(), pos_integer()) :: :ok
+  def begin(outputs, os_pid), do: Enum.each(Map.keys(outputs), &Reader.begin(&1, os_pid))
 
   @doc "Makes output that no process takes hold the program back, because the worker is ready."
   @spec limit(outputs()) :: :ok

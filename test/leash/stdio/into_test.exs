@@ -140,7 +140,7 @@ defmodule Leash.Stdio.IntoTest do
       assert Exception.message(error) =~ words
     end
 
-    assert_raise OptionsError, ~r/:log, a pid, a function of two arguments/, fn ->
+    assert_raise OptionsError, ~r/a pid, a function of two arguments/, fn ->
       Worker.start_link(command: "true", on_output: :into)
     end
   end

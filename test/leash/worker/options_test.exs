@@ -72,7 +72,7 @@ defmodule Leash.Worker.OptionsTest do
            ~r/:output, :null, :stdout or \{:file, path\}/},
           {[command: "sleep", stop: [sigfoo: 1]], :stop,
            ~r/a list of at most 8 steps.*got: \[sigfoo: 1\]/},
-          {[command: "sleep", on_output: 1], :on_output, ~r/:log, a pid or a function/},
+          {[command: "sleep", on_output: 1], :on_output, ~r/:log, .*a pid, a function/},
           {[command: "sleep", ready: "x"], :ready,
            ~r/a regex for a line of stdout, \{:tcp, port\}, \{:http, target\}/},
           {[command: "sleep", ready: {:tcp, 0}], :ready, ~r/got: \{:tcp, 0\}/},
