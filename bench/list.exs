@@ -97,9 +97,9 @@ defmodule Bench.List do
     1..size
     |> Task.async_stream(
       fn _ ->
-        {:ok, worker} =
-          GenServer.start(Leash.Worker, {elem(Leash.Worker.Options.validate(options), 1), nil})
-
+        {:ok, worker} = Leash.Worker.start_link(options)
+        # The worker has to outlive this task.
+        Process.unlink(worker)
         worker
       end,
       max_concurrency: 4,

@@ -193,7 +193,11 @@ defmodule NifLatency do
   end
 end
 
-calls = System.argv() |> List.first("20000") |> String.to_integer()
+# `bench/run nif list` passes the names of its parts, and no number.
+calls =
+  Enum.find_value(System.argv(), 20_000, fn argument ->
+    with {number, ""} <- Integer.parse(argument), do: number, else: (_name -> nil)
+  end)
 
 # A heap that hardly needs collecting. Otherwise the longest call is a garbage collection.
 options = [:monitor, min_heap_size: 20_000_000]
