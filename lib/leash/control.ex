@@ -10,6 +10,7 @@ defmodule Leash.Control do
   #
   #     find NAME            the workers that NAME means
   #     stop DEADLINE NAME   ends them, and says how
+  #     end DEADLINE N SHIM  the same for worker N, if SHIM is its shim
   #     names                the names that can be asked for
   #
   # Processes of their own, linked to no process, serve the requests. A request that stops
@@ -237,12 +238,17 @@ defmodule Leash.Control do
 
   @doc false
   @spec request(binary()) ::
-          {:find, binary()} | {:stop, non_neg_integer(), binary()} | :names | :unknown
+          {:find, binary()}
+          | {:stop, non_neg_integer(), binary()}
+          | {:end, non_neg_integer(), pos_integer(), pos_integer()}
+          | :names
+          | :unknown
   def request(line) do
     case String.split(line, "\n") do
       ["names", ""] -> :names
       ["find " <> name, ""] when name != "" -> {:find, name}
       ["stop " <> rest, ""] -> stop_request(Integer.parse(rest))
+      ["end " <> numbers, ""] -> end_request(numbers |> String.split() |> Enum.map(&number/1))
       # Too long, or something else.
       _other -> :unknown
     end
@@ -252,6 +258,19 @@ defmodule Leash.Control do
     do: if(Schema.milliseconds?(ms), do: {:stop, ms, name}, else: :unknown)
 
   defp stop_request(_other), do: :unknown
+
+  defp end_request([ms, number, shim]) when number > 0 and shim > 0,
+    do: if(Schema.milliseconds?(ms), do: {:end, ms, number, shim}, else: :unknown)
+
+  defp end_request(_other), do: :unknown
+
+  # No number of a request is negative.
+  defp number(text) do
+    case Integer.parse(text) do
+      {number, ""} -> number
+      _other -> -1
+    end
+  end
 
   defp answer(:unknown),
     do: [
@@ -274,6 +293,16 @@ defmodule Leash.Control do
       for(group <- groups, do: fn -> stop_group(group, deadline) end) ++
         for row <- named, do: fn -> StopAll.stop(row.number, deadline) end
 
+    stopped(rows, tasks, deadline)
+  end
+
+  # The operator saw the number some time ago. The shim says whether it is still the same tree.
+  defp answer({:end, deadline, number, shim}) do
+    rows = for %{shim: ^shim} = row <- Registry.living(number), do: row
+    stopped(rows, for(_row <- rows, do: fn -> StopAll.stop(number, deadline) end), deadline)
+  end
+
+  defp stopped(rows, tasks, deadline) do
     # A worker that is late gets an answer from its row.
     done = tasks |> in_parallel(deadline + @last_word_ms) |> Map.new(&{&1.worker, &1})
     rows = Map.new(rows, &{&1.number, &1})

@@ -182,6 +182,10 @@ defmodule Leash.Native do
   @spec run_append_unmarked(lock, 1..32_766) :: :ok | {:error, file_error}
   def run_append_unmarked(_lock, _worker), do: stub()
 
+  @spec run_append_name(lock, 1..32_766, String.t() | nil, String.t() | nil) ::
+          :ok | {:error, file_error}
+  def run_append_name(_lock, _worker, _name, _group), do: stub()
+
   @spec run_append_attachment(lock, 1..32_766, pos_integer, non_neg_integer) ::
           :ok | {:error, file_error}
   def run_append_attachment(_lock, _worker, _pid, _start_ticks), do: stub()

@@ -302,6 +302,15 @@ defmodule Leash.Registry do
   def living(group),
     do: for(row <- all(), row.tree != :gone, Leash.Group.includes?(group, row.group), do: row)
 
+  @doc "Returns number, name and group of each worker that has a name or a group."
+  @spec named() :: [{pos_integer(), GenServer.name() | nil, Leash.Group.t() | nil}]
+  def named do
+    :ets.select(__MODULE__, [
+      {{:"$1", :_, %{name: :"$2", group: :"$3"}, :_, :_, :_, :_, :_, :_},
+       [{:orelse, {:"/=", :"$2", nil}, {:"/=", :"$3", nil}}], [{{:"$1", :"$2", :"$3"}}]}
+    ])
+  end
+
   @doc "Returns the rows that have one of these claims."
   @spec claimants([claim()]) :: [row()]
   def claimants(claims) do

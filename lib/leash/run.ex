@@ -28,6 +28,10 @@ defmodule Leash.Run do
 
   @key {__MODULE__, :current}
 
+  # Any term may be a name. A line of the record holds this much of it.
+  @shown [limit: 20, printable_limit: 200]
+  @most_shown 200
+
   @doc "Begins a run: takes a free id, writes and locks its record."
   @spec open(Config.t()) :: {:ok, t()} | {:error, term()}
   def open(config) do
@@ -177,6 +181,26 @@ defmodule Leash.Run do
   end
 
   def note_mark(_run, _number, _marked), do: :ok
+
+  @doc """
+  Writes the name and the group of a worker to the record, for those that look from outside.
+
+  The command `leash` shows them, also when the VM is gone.
+  """
+  @spec note_name(pos_integer(), GenServer.name() | nil, Leash.Group.t() | nil) ::
+          :ok | {:error, term()}
+  def note_name(number, name, group) do
+    case fetch() do
+      {:ok, %__MODULE__{lock: {:ok, lock}}} ->
+        Native.run_append_name(lock, number, shown(name), shown(group))
+
+      _no_record ->
+        {:error, :no_record}
+    end
+  end
+
+  defp shown(nil), do: nil
+  defp shown(term), do: term |> inspect(@shown) |> String.slice(0, @most_shown)
 
   @doc """
   Adds `run_id_flag:` and the id to the end of the arguments, and the command to the record.

@@ -54,6 +54,7 @@ defmodule Leash.Cli.TerminalTest do
       end)
       |> String.replace(~r/(?<=\s|\[|, )\d+s(?=\s|,)/, "AGE")
       |> String.replace(~r/(?<=\s)\d+[KM](?=\s|\])/, "RSS")
+      |> String.replace(~r/(?<=\s\s)(\d+\.\d|-)(?=\s+RSS)/, "CPU")
       |> String.replace(~r/(?<=\S) {2,}/, "  ")
       # A shim or warden may be at work at this very moment.
       |> String.replace(~r/(?<=[A-Z] )[RD](?= (shim|warden|\[))/, "S")
@@ -92,16 +93,16 @@ defmodule Leash.Cli.TerminalTest do
     rows = %{
       live.run_id =>
         in_order(live, [
-          "RUN_L  live  1  LEADER_L  SHIM_L  VM_L  AGE  RSS  S  sleep 91",
-          "RUN_L  live  1  DAEMON_L  LEADER_L  VM_L  AGE  RSS  S  sleep 90"
+          "RUN_L  live  1  -  LEADER_L  SHIM_L  VM_L  AGE  RSS  S  sleep 91",
+          "RUN_L  live  1  -  DAEMON_L  LEADER_L  VM_L  AGE  RSS  S  sleep 90"
         ]),
-      dead.run_id => ["RUN_D  DEAD  1  DAEMON_D  #{reaper}  VM_D gone  AGE  RSS  S  sleep 90"]
+      dead.run_id => ["RUN_D  DEAD  1  -  DAEMON_D  #{reaper}  VM_D gone  AGE  RSS  S  sleep 90"]
     }
 
     expected = for run <- Enum.sort(Map.keys(rows)), row <- rows[run], do: row
 
     assert own(named(screen, names(live, "_L") ++ names(dead, "_D"))) ==
-             ["before", "RUN  IS  WORKER  PID  PPID  OWNER  AGE  RSS  S  COMMAND"] ++
+             ["before", "RUN  IS  WORKER  NAME  PID  PPID  OWNER  AGE  RSS  S  COMMAND"] ++
                expected ++ ["status 0"]
 
     coloured = Tmux.coloured(tmux)
@@ -190,14 +191,16 @@ defmodule Leash.Cli.TerminalTest do
     [daemon] = vm.trees["w"]
     open(tmux, leash(dir, "top --interval 0.2"))
 
-    head = ~r/^leash: \d+ alive, \d+ dead.*; \d+ process(es)?; q quits$/
-    titles = "RUN  IS  WORKER  PID  PPID  OWNER  AGE  RSS  S  COMMAND"
-    leader = "RUN  live  1  LEADER  SHIM  VM  AGE  RSS  S  sleep 91"
-    child = "RUN  live  1  DAEMON  LEADER  VM  AGE  RSS  S  sleep 90"
+    head = ~r/^leash: \d+ alive, \d+ dead.*; \d+ process(es)?(, cpu [\d.]+ %)?, \d+[KM]$/
+    titles = "RUN  IS  WORKER  NAME  PID  CPU%  RSS  AGE  S  COMMAND"
+    leader = "RUN  live  1  -  LEADER  CPU  RSS  AGE  S  sleep 91"
+    child = "RUN  live  1  -  DAEMON  CPU  RSS  AGE  S  sleep 90"
 
     shown = fn ->
       [first | rest] = Tmux.screen(tmux)
-      if first =~ head, do: rest |> named(names(vm, "")) |> own()
+
+      if first =~ head and List.last(rest) =~ ~r/; q quits$/,
+        do: rest |> Enum.drop(-1) |> named(names(vm, "")) |> own()
     end
 
     assert_eventually(fn -> shown.() == [titles | in_order(vm, [leader, child])] end)
@@ -220,6 +223,75 @@ defmodule Leash.Cli.TerminalTest do
     assert_given_back(tmux)
   end
 
+  defp named_workers do
+    worker = fn name -> [command: "sh", args: ["-c", @family], name: name, group: :pool] end
+    [{"a", worker.({:global, :first})}, {"b", worker.({:global, :second})}]
+  end
+
+  # The record keeper writes names once a second.
+  defp await_names(dir) do
+    assert_eventually(fn ->
+      {output, 0} = Cli.run(dir, ["ps"])
+      output =~ "{:global, :first}" and output =~ "{:global, :second}"
+    end)
+  end
+
+  test "a worker's name is shown while its VM lives and after it was killed",
+       %{dir: dir, tmux: tmux} do
+    vm = start_vm(named_workers(), run_dir: dir, env: [sweep: false, app: "shop"])
+    await_names(dir)
+    {tree, 0} = Cli.run(dir, ["tree", vm.run_id])
+    assert tree =~ ~r/shim of worker \d, {:global, :first} of :pool$/m
+
+    :ok = kill_all(vm)
+    [{orphan, _ticks}] = vm.trees["a"]
+    open(tmux, leash(dir, "ps"))
+
+    assert Enum.any?(
+             finished(tmux),
+             &(&1 =~ ~r/^#{vm.run_id}  DEAD +\d  {:global, :first} +#{orphan} /)
+           )
+  end
+
+  test "top: a selected worker ends after a yes, and no other process does",
+       %{dir: dir, tmux: tmux} do
+    decoy = start_decoy("beside the terminal")
+    vm = start_vm(named_workers(), run_dir: dir, env: [sweep: false, app: "shop"])
+    await_names(dir)
+    open(tmux, leash(dir, "top --interval 0.2"))
+    rows = fn -> Enum.filter(Tmux.screen(tmux), &String.starts_with?(&1, vm.run_id)) end
+    last = fn -> List.last(Tmux.screen(tmux)) end
+
+    Tmux.keys(tmux, ["w"])
+    assert_eventually(fn -> Enum.at(Tmux.screen(tmux), 1) =~ "PROCESSES" end)
+    assert [first, _second] = rows.()
+    [label] = Regex.run(~r/:first|:second/, first)
+    selected = if label == ":first", do: "a", else: "b"
+    other = if selected == "a", do: "b", else: "a"
+
+    Tmux.keys(tmux, ["Down"])
+    Tmux.keys(tmux, ["k"])
+    question = ~r/^end worker \d+ \({:global, #{label}}\) of #{vm.run_id} with its 2 processes\?/
+    assert_eventually(fn -> last.() =~ question end)
+    Tmux.keys(tmux, ["n"])
+    assert_eventually(fn -> last.() =~ "q quits" end)
+    assert Observer.alive?(vm.workers[selected].os)
+
+    Tmux.keys(tmux, ["k"])
+    assert_eventually(fn -> last.() =~ question end)
+    Tmux.keys(tmux, ["y"])
+    assert_eventually(fn -> last.() =~ ~r/^worker \d+ ended: SIGTERM, / end)
+    refute Observer.alive?(vm.workers[selected].os)
+    assert Observer.alive?(vm.workers[other].os)
+    assert_eventually(fn -> match?([_one], rows.()) end)
+
+    Tmux.keys(tmux, ["t"])
+    assert_eventually(fn -> Enum.any?(Tmux.screen(tmux), &(&1 =~ "└─ ")) end)
+    assert_unharmed(decoy)
+    Tmux.keys(tmux, ["q"])
+    assert_given_back(tmux)
+  end
+
   test "top: another size is drawn at once, and never more than fits", %{dir: dir, tmux: tmux} do
     many = ~s|for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 90 & done; echo ready; wait|
     vm = vm(dir, many)
@@ -232,7 +304,7 @@ defmodule Leash.Cli.TerminalTest do
     assert_eventually(fn ->
       screen = Tmux.screen(tmux)
 
-      length(screen) == 8 and List.last(screen) =~ ~r/^and \d+ more$/ and
+      length(screen) == 8 and List.last(screen) =~ ~r/^and \d+ more; / and
         Enum.all?(screen, &(String.length(&1) <= 40))
     end)
 
@@ -245,7 +317,7 @@ defmodule Leash.Cli.TerminalTest do
   test "top: whatever ends it gives the terminal back", %{dir: dir, tmux: tmux} do
     for how <- [:ctrl_c, :ctrl_d, "INT", "TERM", "HUP", "QUIT"] do
       open(tmux, leash(dir, "top --interval 3600"))
-      assert_eventually(fn -> hd(Tmux.screen(tmux)) =~ "q quits" end)
+      assert_eventually(fn -> List.last(Tmux.screen(tmux)) =~ "q quits" end)
 
       case how do
         :ctrl_c ->

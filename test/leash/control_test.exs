@@ -119,6 +119,25 @@ defmodule Leash.ControlTest do
     assert_unharmed(decoy)
   end
 
+  test "a worker is ended by its number only if its shim is the one that was seen" do
+    decoy = start_decoy("beside the number")
+    a = start_tree(:plain)
+    b = start_tree(:plain)
+    number = Worker.info(a.worker).worker
+    {shim, other} = {Worker.shim_pid(a.worker), Worker.shim_pid(b.worker)}
+    assert ask("end 5000 #{number} #{other}\n") == []
+
+    for bad <- ["end 5000 #{number}", "end x #{number} #{shim}", "end 5000 0 #{shim}"],
+        do: assert([["error", _why]] = ask(bad <> "\n"), bad)
+
+    for tree <- [a, b], do: assert_alive(tree)
+    text = to_string(number)
+    assert [["worker", ^text, _, _, _, _, "ended" | _]] = ask("end 5000 #{number} #{shim}\n")
+    assert_gone(a)
+    assert_alive(b)
+    assert_unharmed(decoy)
+  end
+
   test "no request makes atoms, and what is no request is told so" do
     tree = start_tree(:plain, group: :control_safe)
     [["error", _sentence]] = ask("dance\n")

@@ -10,6 +10,7 @@
 //! | the run directory, and everything at one moment | [`run_dir_location`], [`snapshot`] |
 //! | sweeps, and the end of one run | [`cleanup`] |
 //! | requests to living VMs | [`control`] |
+//! | the parts of `leash top` | [`top`] |
 //! | tables, colours, JSON, the terminal | [`render`] |
 //!
 //! [`run_view`] and [`process_view`] are what the tables and the JSON show. No file imports
@@ -27,10 +28,11 @@ mod render;
 mod run_dir_location;
 mod run_view;
 mod snapshot;
+mod top;
 
 use args::{Cli, Command};
 use clap::Parser as _;
-use commands::{generate, kill, ps, runs, stop, sweep, top, tree};
+use commands::{generate, kill, ps, runs, stop, sweep, tree};
 use exit::{Exit, Failure};
 use run_dir_location::RunDirLocation;
 use std::process::ExitCode;
@@ -53,7 +55,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Ps(args) => ps::run(&location, &args),
         Command::Tree(args) => tree::run(&location, &args),
         Command::Runs(args) => runs::run(&location, &args),
-        Command::Top(args) => top::run(&location, &args),
+        Command::Top(args) => commands::top::run(&location, &args),
         Command::Sweep(args) => sweep::run(&location, args),
         Command::Stop(args) => stop::run(&location, &args),
         Command::Kill(args) => kill::run(&location, &args),

@@ -1,4 +1,4 @@
-//! The facts about a process that a report leaves out: its parent, age and memory.
+//! The facts about a process that a report leaves out: its parent, age, CPU time and memory.
 //!
 //! `/proc/<pid>/stat` has the start of the process, so the facts cannot be those of another
 //! process. Its memory leaves out what the CPUs count for themselves, so that comes from
@@ -7,13 +7,15 @@
 use leash_core::parse::stat::Stat;
 use leash_core::{Host, Pid};
 
-/// Parent, age and memory of a process.
+/// Parent, age, CPU time and memory of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ProcessStats {
     /// The parent, if this pid namespace has it.
     pub(crate) ppid: Option<u32>,
     /// The age.
     pub(crate) age_ms: u64,
+    /// The CPU time of it and of the children that it waited for.
+    pub(crate) cpu_ms: Option<u64>,
     /// The memory in RAM.
     pub(crate) rss_bytes: Option<u64>,
 }
@@ -29,9 +31,11 @@ pub(crate) fn read(host: &Host, pid: u32, start_ticks: u64) -> Option<ProcessSta
         return None;
     }
     let ticks = clock.machine_now().saturating_sub(start_ticks);
+    let milliseconds = |ticks: u64| ticks.saturating_mul(1000) / clock.ticks(1).max(1);
     Some(ProcessStats {
         ppid: stat.parent.map(Pid::as_u32),
-        age_ms: ticks.saturating_mul(1000) / clock.ticks(1).max(1),
+        age_ms: milliseconds(ticks),
+        cpu_ms: Some(milliseconds(stat.cpu_ticks)),
         rss_bytes: memory.as_deref().and_then(resident),
     })
 }

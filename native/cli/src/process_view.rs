@@ -18,6 +18,10 @@ pub(crate) struct ProcessView {
     pub(crate) run_id: Option<String>,
     /// The number of its worker in that run.
     pub(crate) worker: Option<u16>,
+    /// The worker's registered name, as the record has it.
+    pub(crate) name: Option<String>,
+    /// The worker's group, as the record has it.
+    pub(crate) group: Option<String>,
     /// The process.
     pub(crate) pid: u32,
     /// Its parent.
@@ -30,6 +34,8 @@ pub(crate) struct ProcessView {
     pub(crate) state: char,
     /// The time since its start.
     pub(crate) age_ms: u64,
+    /// The CPU time of it and of the children that it waited for.
+    pub(crate) cpu_ms: Option<u64>,
     /// The memory in RAM.
     pub(crate) rss_bytes: Option<u64>,
     /// The command line, or the name in brackets.
@@ -54,12 +60,15 @@ impl ProcessView {
         Self {
             run_id: found.run_id.clone(),
             worker: found.worker,
+            name: None,
+            group: None,
             pid: found.pid,
             ppid: stats.ppid,
             start_ticks: found.start_ticks,
             uid: found.uid,
             state: found.state,
             age_ms: stats.age_ms,
+            cpu_ms: stats.cpu_ms,
             rss_bytes: stats.rss_bytes,
             command: found.command.clone(),
             shim: found.shim,
@@ -69,6 +78,11 @@ impl ProcessView {
             why: found.why.clone(),
             owner,
         }
+    }
+
+    /// Returns what an operator calls its worker: the name, else the group.
+    pub(crate) fn title(&self) -> Option<&str> {
+        self.name.as_deref().or(self.group.as_deref())
     }
 
     /// Returns whether it belongs to a run.
@@ -92,12 +106,15 @@ impl ProcessView {
         Self {
             run_id: Some("s59m65f".into()),
             worker: Some(3),
+            name: None,
+            group: None,
             pid,
             ppid: Some(ppid),
             start_ticks: Some(9),
             uid: Some(0),
             state: 'S',
             age_ms: 5000,
+            cpu_ms: Some(40),
             rss_bytes: Some(2048),
             command: command.into(),
             shim: false,

@@ -8,10 +8,11 @@ use crate::exit::{Exit, Failure};
 use crate::process_stats::{self, ProcessStats};
 use crate::process_view::ProcessView;
 use crate::render::output::complain;
+use crate::render::text::harmless;
 use crate::run_dir_location::RunDirLocation;
 use crate::run_view::RunView;
 use leash_core::report::{Match, RecordPresence, RunReport};
-use leash_core::{Host, Incomplete, Ladder, Mode, RunDir};
+use leash_core::{Host, Incomplete, Ladder, Mode, Record, RunDir};
 use leash_tag::RunId;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -52,7 +53,16 @@ impl Snapshot {
         if report.incomplete_because.contains(&Incomplete::NoProc) {
             return Err(Failure::new(Exit::Unusable, incomplete(&report).unwrap_or_default()));
         }
-        let view = |run: &RunReport| RunView::new(run, since(dir.as_ref(), &run.run_id));
+        let mut names = HashMap::new();
+        let view = |run: &RunReport| {
+            let record = record(dir.as_ref(), &run.run_id);
+            let since = record.as_ref().map(|record| record.about.started_at.clone());
+            // The last line of a number counts.
+            for named in record.into_iter().flat_map(|record| record.names) {
+                names.insert((run.run_id.clone(), named.worker), named);
+            }
+            RunView::new(run, since.filter(|text| !text.is_empty()))
+        };
         let mut runs: Vec<_> = report.runs.iter().map(view).collect();
         let known: HashMap<_, _> = runs.iter().map(|run| (run.run_id.as_str(), run)).collect();
         let me = host.me().pid.as_u32();
@@ -70,6 +80,13 @@ impl Snapshot {
             Some(ProcessView::new(found, stats, run.and_then(|run| run.owner)))
         };
         let mut processes: Vec<_> = report.matches.iter().filter_map(view).collect();
+        for process in &mut processes {
+            let key = process.run_id.clone().zip(process.worker);
+            if let Some(named) = key.and_then(|key| names.get(&key)) {
+                process.name = named.name.as_deref().map(harmless);
+                process.group = named.group.as_deref().map(harmless);
+            }
+        }
         processes.sort_by(|a, b| {
             (&a.run_id, a.worker, !a.shim, a.pid).cmp(&(&b.run_id, b.worker, !b.shim, b.pid))
         });
@@ -103,9 +120,7 @@ impl Snapshot {
     }
 }
 
-/// Returns the start of a run, as its record says it.
-fn since(dir: Option<&Arc<RunDir>>, run: &str) -> Option<String> {
-    let run = RunId::parse(run.as_bytes())?;
-    let record = dir?.record(run).ok()??.record.ok()?;
-    Some(record.about.started_at).filter(|text| !text.is_empty())
+/// Returns the record of a run, for what only it says.
+fn record(dir: Option<&Arc<RunDir>>, run: &str) -> Option<Record> {
+    dir?.record(RunId::parse(run.as_bytes())?).ok()??.record.ok()
 }

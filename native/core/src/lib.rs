@@ -68,7 +68,9 @@ pub use procfs::parse;
 pub use procfs::root::ProcRoot;
 pub use runs::mark_loss::MarkLoss;
 pub use runs::owner::{OwnerRef, OwnerState, Source};
-pub use runs::record::{self, About, Owner, Record, RecordedAttachment, RecordedCommand};
+pub use runs::record::{
+    self, About, Owner, Record, RecordedAttachment, RecordedCommand, RecordedName,
+};
 pub use runs::record_file::{Lock, RecordFile, Records, socket_name};
 pub use runs::run_dir::RunDir;
 pub use runs::run_lock::{RunLock, generate_run_id};

@@ -4,7 +4,7 @@ use crate::terms::args::{List, path};
 use crate::terms::atoms;
 use crate::terms::failure::Reason;
 use crate::terms::reply::{Done, answer};
-use leash_core::{About, Host, Owner, RecordedAttachment, RunDir, RunLock};
+use leash_core::{About, Host, Owner, RecordedAttachment, RecordedName, RunDir, RunLock};
 use leash_tag::{BootTag, RunId};
 use rustler::{Binary, Encoder, Env, NifMap, NifResult, Resource, ResourceArc, Term};
 
@@ -173,6 +173,22 @@ fn run_append_attachment(
 #[rustler::nif(schedule = "DirtyIo")]
 fn run_append_unmarked(lock: ResourceArc<HeldRun>, worker: u16) -> Done {
     done(lock.0.append_unmarked(worker))
+}
+
+/// `run_append_name(lock, worker, name | nil, group | nil) :: :ok | {:error, reason | {reason,
+/// path}}`
+///
+/// Appends the name and the group of a worker to the record.
+///
+/// Dirty I/O: writes a file.
+#[rustler::nif(schedule = "DirtyIo")]
+fn run_append_name(
+    lock: ResourceArc<HeldRun>,
+    worker: u16,
+    name: Option<String>,
+    group: Option<String>,
+) -> Done {
+    done(lock.0.append_name(&RecordedName { worker, name, group }))
 }
 
 /// `run_forget(lock, [worker]) :: :ok | {:error, reason | {reason, path}}`

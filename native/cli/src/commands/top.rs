@@ -1,83 +1,110 @@
-//! `leash top`: the table of `leash ps`, drawn again at each interval.
+//! `leash top`: processes, workers or the tree, drawn again at each interval and after each key.
 //!
 //! It needs a terminal. What does not fit on the screen is counted in the last line.
 
 use crate::args::TopArgs;
 use crate::exit::{Exit, Failure};
-use crate::render::processes;
-use crate::render::style::{Colour, Style};
-use crate::render::table::cut;
+use crate::render::style::Style;
 use crate::render::terminal::{self, Event, Screen};
-use crate::render::text::count;
 use crate::run_dir_location::RunDirLocation;
-use crate::run_view::Status;
 use crate::snapshot::Snapshot;
+use crate::top::end::Target;
+use crate::top::frame;
+use crate::top::keys::keys;
+use crate::top::load::Load;
+use crate::top::rows::{self, Row};
+use crate::top::view::{Table, View, Wish};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// An end that goes on is looked at so often, whatever the interval is.
+const ENDING: Duration = Duration::from_millis(200);
 
 /// Shows the processes again and again, until the user quits.
 pub(crate) fn run(location: &RunDirLocation, args: &TopArgs) -> Result<Exit, Failure> {
     let screen = Screen::enter()?;
     let style = Style::of_stdout();
+    let (mut view, mut load) = (View::default(), Load::default());
+    let (told, results) = channel();
+    // The number of ends that go on.
+    let mut ending = 0_usize;
     loop {
         // The frame holds the notes, because stderr is the same terminal. If an error ends the
         // loop, it is printed after the screen is given back.
         let snapshot = Snapshot::take(location, args.all)?;
-        let (columns, rows) = terminal::size().unwrap_or((80, 24));
+        load.note(&snapshot.processes, Instant::now());
+        let rows = rows(&snapshot, args.shims, &view, &load);
+        ending = ending.saturating_sub(hear(&results, &mut view));
+        let (columns, height) = terminal::size().unwrap_or((80, 24));
         let style = Style { width: Some(columns), ..style };
-        screen.draw(&frame(&snapshot, args.shims, style, rows))?;
-        if screen.wait(args.interval) == Event::Quit {
-            return Ok(Exit::Done);
-        }
-    }
-}
-
-/// Returns the lines of the screen, as many as fit on it.
-fn frame(snapshot: &Snapshot, shims: bool, style: Style, rows: usize) -> Vec<String> {
-    let columns = style.width.unwrap_or(usize::MAX);
-    let of = |status| snapshot.runs.iter().filter(|run| run.status == status).count();
-    let processes = snapshot.shown(shims);
-    let mut head = format!("leash: {} alive, {} dead", of(Status::Alive), of(Status::Dead));
-    match of(Status::Unknown) {
-        0 => {}
-        unknown => head.push_str(&format!(", {unknown} unknown")),
-    }
-    head.push_str(&format!("; {}; q quits", count(processes.len(), "process", "processes")));
-    let mut lines = vec![style.paint(Colour::Bold, &cut(&head, columns))];
-    lines.extend(
-        snapshot.notes.iter().map(|note| style.paint(Colour::Yellow, &cut(note, columns))),
-    );
-    lines.extend(processes::table(&processes, style));
-    if lines.len() > rows {
-        let hidden = lines.len() + 1 - rows;
-        lines.truncate(rows.saturating_sub(1));
-        lines.push(cut(&format!("and {hidden} more"), columns));
-    }
-    lines
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_frame_is_never_larger_than_the_terminal() {
-        let notes: Vec<_> =
-            (0..20).map(|number| format!("note {number}, which goes on")).collect();
-        let snapshot = Snapshot {
-            runs: Vec::new(),
-            processes: Vec::new(),
-            complete: true,
-            incomplete_because: Vec::new(),
-            notes,
+        let question = question(&mut view, &snapshot);
+        screen.draw(&frame::lines(
+            &snapshot,
+            &rows,
+            &view,
+            question.as_deref(),
+            style,
+            height,
+        ))?;
+        let pause = if ending > 0 { args.interval.min(ENDING) } else { args.interval };
+        let typed = match screen.wait(pause) {
+            Event::Draw => continue,
+            Event::Quit => return Ok(Exit::Done),
+            Event::Typed(bytes) => keys(&bytes),
         };
-        let plain = |columns| Style { colours: false, width: Some(columns) };
-        for size in [(1, 1), (10, 3), (80, 24), (80, 22), (80, 21)] {
-            let lines = frame(&snapshot, false, plain(size.0), size.1);
-            assert!(lines.len() <= size.1, "{size:?}: {lines:?}");
-            assert!(
-                lines.iter().all(|line| line.chars().count() <= size.0),
-                "{size:?}: {lines:?}"
-            );
+        for key in typed {
+            match view.press(key, &rows) {
+                Wish::Draw => {}
+                Wish::Quit => return Ok(Exit::Done),
+                Wish::End(row) => match Target::of(&row, &snapshot) {
+                    Ok(target) => {
+                        view.message = Some("ending …".to_owned());
+                        ending += 1;
+                        end(target, location.clone(), told.clone());
+                    }
+                    Err(why) => view.message = Some(why),
+                },
+            }
         }
-        assert_eq!(frame(&snapshot, false, plain(80), 10)[9], "and 13 more");
     }
+}
+
+fn rows<'a>(snapshot: &'a Snapshot, shims: bool, view: &View, load: &Load) -> Vec<Row<'a>> {
+    let shown = snapshot.shown(shims);
+    let mut rows = match view.table {
+        Table::Workers => rows::workers(&shown, load),
+        Table::Processes | Table::Tree => rows::processes(&shown, load),
+    };
+    rows::sort(&mut rows, view.order);
+    rows
+}
+
+/// Returns the question, or tells why there is none.
+fn question(view: &mut View, snapshot: &Snapshot) -> Option<String> {
+    match Target::of(view.question.as_ref()?, snapshot) {
+        Ok(target) => Some(target.question()),
+        Err(why) => {
+            (view.question, view.message) = (None, Some(why));
+            None
+        }
+    }
+}
+
+/// Ends the target in a thread of its own, so that the screen goes on.
+fn end(target: Target, location: RunDirLocation, told: Sender<String>) {
+    let failed = told.clone();
+    let work = move || told.send(target.end(&location));
+    if let Err(error) = std::thread::Builder::new().spawn(work) {
+        // The receiver lives as long as the loop.
+        let _ = failed.send(format!("nothing was sent: {error}"));
+    }
+}
+
+/// Takes what became of ends, and returns how many there were.
+fn hear(results: &Receiver<String>, view: &mut View) -> usize {
+    let heard: Vec<_> = results.try_iter().collect();
+    if let Some(last) = heard.last() {
+        view.message = Some(last.clone());
+    }
+    heard.len()
 }

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `find NAME` | `worker`, number, kind, pid, label, group |
 //! | `stop MS NAME` | the same, then result, how, survivors |
+//! | `end MS NUMBER SHIM` | the same |
 //! | `names` | `name`, a name that a worker or a group has |
 //! | any | `error`, the reason why the VM rejects the request |
 

@@ -7,4 +7,5 @@ pub(crate) mod style;
 pub(crate) mod table;
 pub(crate) mod terminal;
 pub(crate) mod text;
+pub(crate) mod tree;
 pub(crate) mod workers;

@@ -10,13 +10,15 @@ use crate::run_view::OwnerView;
 ///
 /// `OWNER` is the VM's pid, followed by its state if it is not running.
 pub(crate) fn table(processes: &[&ProcessView], style: Style) -> Vec<String> {
-    let columns =
-        ["RUN", "IS", ">WORKER", ">PID", ">PPID", "OWNER", ">AGE", ">RSS", "S", "COMMAND"];
+    let columns = [
+        "RUN", "IS", ">WORKER", "NAME", ">PID", ">PPID", "OWNER", ">AGE", ">RSS", "S", "COMMAND",
+    ];
     let row = |process: &&ProcessView| {
         [
             or_dash(process.run_id.clone()).into(),
             process.status_cell(),
             or_dash(process.worker).into(),
+            or_dash(process.title()).into(),
             process.pid.to_string().into(),
             or_dash(process.ppid).into(),
             or_dash(process.owner.map(OwnerView::text)).into(),
@@ -48,16 +50,17 @@ mod tests {
 
     #[test]
     fn a_row_says_whose_it_is_and_whether_its_run_lives() {
-        let live = process(Verdict::Live, OwnerState::Alive);
+        let mut live = process(Verdict::Live, OwnerState::Alive);
+        (live.name, live.group) = (Some("App.W".into()), Some(":pool".into()));
         let mut dead = process(Verdict::Dead, OwnerState::Gone);
         (dead.worker, dead.ppid, dead.rss_bytes) = (None, None, None);
         let shown = table(&[&live, &dead], Style::PLAIN);
         assert_eq!(
             shown,
             [
-                "RUN      IS    WORKER   PID  PPID  OWNER        AGE  RSS  S  COMMAND",
-                "s59m65f  live       3  4712  4711  4700       3m12s  24M  S  python3 worker.py",
-                "s59m65f  DEAD       -  4712     -  4700 gone  3m12s    -  S  python3 worker.py",
+                "RUN      IS    WORKER  NAME    PID  PPID  OWNER        AGE  RSS  S  COMMAND",
+                "s59m65f  live       3  App.W  4712  4711  4700       3m12s  24M  S  python3 worker.py",
+                "s59m65f  DEAD       -  -      4712     -  4700 gone  3m12s    -  S  python3 worker.py",
             ]
         );
     }

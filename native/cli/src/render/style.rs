@@ -18,6 +18,8 @@ pub(crate) enum Colour {
     Yellow,
     /// Not a colour: titles.
     Bold,
+    /// Not a colour: the selected row.
+    Reverse,
 }
 
 /// How lines are written.
@@ -52,6 +54,7 @@ impl Style {
             Colour::Green => 32,
             Colour::Yellow => 33,
             Colour::Bold => 1,
+            Colour::Reverse => 7,
         };
         format!("\x1b[{code}m{text}\x1b[0m")
     }

@@ -30,10 +30,12 @@ pub(crate) struct Screen {
 }
 
 /// The event that ended a wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// The time is over, or the size has changed.
     Draw,
+    /// The user typed these bytes.
+    Typed(Vec<u8>),
     /// The user, a signal or the loss of the terminal ends the command.
     Quit,
 }
@@ -97,8 +99,10 @@ impl Screen {
                     _ => return Event::Draw,
                 }
             }
-            if ready[0] && is_quit() {
-                return Event::Quit;
+            if ready[0]
+                && let Some(event) = typed()
+            {
+                return event;
             }
         }
     }
@@ -112,15 +116,19 @@ impl Drop for Screen {
     }
 }
 
-/// Returns whether the input ends the command; the loss of the terminal ends it too.
-fn is_quit() -> bool {
+/// Returns what was typed, `None` if there is nothing. The loss of the terminal ends the command.
+fn typed() -> Option<Event> {
     let mut keys = [0; 64];
     match rustix::io::read(std::io::stdin(), &mut keys) {
-        Ok(0) => true,
-        // 3 is Ctrl-C and 4 is Ctrl-D: in a raw terminal both are only bytes.
-        Ok(count) => keys.iter().take(count).any(|key| matches!(key, b'q' | b'Q' | 3 | 4)),
-        Err(Errno::INTR | Errno::AGAIN) => false,
-        Err(_) => true,
+        Ok(0) => Some(Event::Quit),
+        Ok(count) => {
+            let keys = keys.get(..count).unwrap_or_default();
+            // 3 is Ctrl-C and 4 is Ctrl-D: in a raw terminal both are only bytes.
+            let is_end = keys.iter().any(|key| matches!(key, 3 | 4));
+            Some(if is_end { Event::Quit } else { Event::Typed(keys.to_vec()) })
+        }
+        Err(Errno::INTR | Errno::AGAIN) => None,
+        Err(_) => Some(Event::Quit),
     }
 }
 

@@ -66,6 +66,19 @@ pub struct RecordedAttachment {
     pub start_ticks: u64,
 }
 
+/// The name and group of a worker, as Elixir writes them. They decide nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedName {
+    /// The worker.
+    pub worker: u16,
+    /// The registered name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+}
+
 /// A whole record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -83,6 +96,8 @@ pub struct Record {
     pub commands: Vec<RecordedCommand>,
     /// The processes that were attached, oldest first.
     pub attachments: Vec<RecordedAttachment>,
+    /// The workers with a name or a group, oldest first. The last line of a number counts.
+    pub names: Vec<RecordedName>,
 }
 
 /// The reason why a record is not believed.
@@ -156,6 +171,11 @@ struct UnmarkedLine {
 }
 
 #[derive(Serialize, Deserialize)]
+struct NameLine {
+    named: RecordedName,
+}
+
+#[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Arg {
     Text(String),
@@ -190,7 +210,8 @@ impl Record {
             return Err(Corrupt::Malformed);
         }
         let AboutRead { node, app, started_at, version } = head.about;
-        let (mut commands, mut attachments, mut unmarked) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut commands, mut attachments) = (Vec::new(), Vec::new());
+        let (mut unmarked, mut names) = (Vec::new(), Vec::new());
         for line in lines {
             if let Some(command) = RecordedCommand::parse(line) {
                 commands.push(command);
@@ -198,10 +219,13 @@ impl Record {
                 attachments.push(attachment);
             } else if let Ok(UnmarkedLine { unmarked: worker }) = serde_json::from_slice(line) {
                 unmarked.push(worker);
+            } else if let Ok(NameLine { named }) = serde_json::from_slice(line) {
+                names.push(named);
             }
         }
         let about = About { node, app, started_at, version };
-        Ok(Self { run, owner, about, mark_loss: head.mark_loss, unmarked, commands, attachments })
+        let mark_loss = head.mark_loss;
+        Ok(Self { run, owner, about, mark_loss, unmarked, commands, attachments, names })
     }
 
     /// Returns the first line, with its end.
@@ -260,6 +284,14 @@ impl RecordedAttachment {
     #[must_use]
     pub fn line(&self) -> Vec<u8> {
         line(&AttachmentLine { attached: *self })
+    }
+}
+
+impl RecordedName {
+    /// Returns the line, with its end.
+    #[must_use]
+    pub fn line(&self) -> Vec<u8> {
+        line(&NameLine { named: self.clone() })
     }
 }
 
@@ -336,6 +368,18 @@ mod tests {
         assert_eq!(record.attachments, [attachment], "whole lines only");
         assert_eq!(record.commands.len(), 1);
         assert_eq!(String::from_utf8(attachment.line()).unwrap(), format!("{agreed}\n"));
+    }
+
+    #[test]
+    fn names_of_workers_follow_in_the_agreed_form() {
+        let agreed = r#"{"named":{"worker":3,"name":"MyApp.W","group":":pool"}}"#;
+        let record =
+            parse(&format!("{HEAD}\n{agreed}\n{{\"named\":{{\"worker\":4}}}}\n")).unwrap();
+        let [named, bare] = &record.names[..] else { panic!("{:?}", record.names) };
+        assert_eq!((named.worker, named.name.as_deref()), (3, Some("MyApp.W")));
+        assert_eq!((bare.worker, &bare.name, &bare.group), (4, &None, &None));
+        assert_eq!(String::from_utf8(named.line()).unwrap(), format!("{agreed}\n"));
+        assert!(record.commands.is_empty() && record.unmarked.is_empty());
     }
 
     #[test]

@@ -5,7 +5,9 @@ use crate::os::reserve::with_reserve;
 use crate::procfs::clock::BootClock;
 use crate::procfs::host::Host;
 use crate::runs::mark_loss::MarkLoss;
-use crate::runs::record::{About, Owner, Record, RecordedAttachment, RecordedCommand};
+use crate::runs::record::{
+    About, Owner, Record, RecordedAttachment, RecordedCommand, RecordedName,
+};
 use crate::runs::record_file::{file_name, inode, socket_name};
 use crate::runs::run_dir::RunDir;
 use leash_tag::RunId;
@@ -187,6 +189,15 @@ impl RunLock {
     /// As [`RunLock::append_command`].
     pub fn append_unmarked(&self, worker: u16) -> Result<()> {
         self.append(Some(worker), &Record::unmarked_line(worker))
+    }
+
+    /// Records the name and the group of a worker, for those that look from outside.
+    ///
+    /// # Errors
+    ///
+    /// The system call's error. What looks then sees the worker's number alone.
+    pub fn append_name(&self, named: &RecordedName) -> Result<()> {
+        self.append(Some(named.worker), &named.line())
     }
 
     /// Forgets the lines of these workers, whose numbers are free.
