@@ -67,9 +67,10 @@ defmodule Leash.MixProject do
       licenses: ["Apache-2.0"],
       links: if(@source_url, do: %{"Source" => @source_url}, else: %{}),
       files:
-        ~w(lib src mix mix.exs native .cargo Cargo.toml Cargo.lock .formatter.exs) ++
+        ~w(lib src mix mix.exs rebar.config native .cargo Cargo.toml Cargo.lock .formatter.exs) ++
           ~w(README.md DESIGN.md CHANGELOG.md SECURITY.md LICENSE guides) ++
-          ~w(examples/*.exs examples/erlang examples/release/mix.exs examples/release/lib examples/release/rel)
+          ~w(examples/*.exs examples/erlang examples/rebar3 examples/release/mix.exs) ++
+          ~w(examples/release/lib examples/release/rel)
     ]
   end
 end

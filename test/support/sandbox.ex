@@ -66,6 +66,23 @@ defmodule Leash.Build.Sandbox do
     directory
   end
 
+  @doc "Makes a git repository of Leash with what a dependency needs. Its branch is `main`."
+  def repository!(directory) do
+    File.mkdir_p!(directory)
+
+    for part <- ~w(lib src mix mix.exs rebar.config native .cargo Cargo.toml Cargo.lock),
+        do: File.cp_r!(Path.join(@root, part), Path.join(directory, part))
+
+    identity = ~w(-c user.name=Leash -c user.email=leash@localhost)
+    commands = [["init", "--quiet"], ["add", "--all"], identity ++ ~w(commit --quiet -m Leash)]
+
+    for arguments <- commands ++ [~w(branch -M main)] do
+      {_output, 0} = System.cmd("git", arguments, cd: directory, stderr_to_stdout: true)
+    end
+
+    directory
+  end
+
   @doc """
   Makes Leash's build without its library, which compiles in no time, with some Rust source.
   """
