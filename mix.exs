@@ -44,7 +44,7 @@ defmodule Leash.MixProject do
       groups_for_extras: [Guides: ~r{guides/}],
       groups_for_modules: [
         Start: [Leash, Leash.Worker, Leash.Ladder, Leash.Limits],
-        Look: [Leash.Tree, Leash.OSProcess, Leash.Cluster, Leash.Telemetry, Leash.Logger],
+        Look: [Leash.Tree, Leash.OSProcess, Leash.Cluster, Leash.Telemetry, Leash.Logger, Leash.Dashboard],
         "Runs and sweeps": [Leash.RunId, Leash.Sweep, Leash.Operator],
         "Results and errors": [Leash.Exit, Leash.Error, Leash.OptionsError, Leash.CommandError]
       ],
