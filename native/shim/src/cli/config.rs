@@ -86,6 +86,7 @@ pub struct Config<'a> {
     pub arg0: Option<&'a CStr>,
     pub ids: Ids,
     pub limits: WorkerLimits,
+    pub cgroup: Option<&'a CStr>,
     pub mark: bool,
     pub detach: bool,
     /// The processes that a worker leaves when it exits by itself go on.
@@ -126,6 +127,7 @@ impl Config<'_> {
             arg0: None,
             ids: Ids::default(),
             limits: WorkerLimits::default(),
+            cgroup: None,
             mark: true,
             detach: false,
             keep: false,

@@ -111,6 +111,11 @@ option "groups", WORKER, "at most 32 group ids, separated by commas";
 option "limits", WORKER, "NAME:VALUE, separated by commas",
 "  --limits=LIMITS     NAME:VALUE, separated by commas: NOFILE, NPROC, CORE,
                       FSIZE, CPU, AS (setrlimit(2), soft and hard), NICE";
+option "cgroup", WORKER, "the absolute path of a control group",
+"  --cgroup=DIR        a control group (version 2), in which the command starts
+                      and its tree stays; we stay outside. SIGKILL for the
+                      tree is one for the group. If leash or owner ends
+                      before the tree, we remove DIR when the tree is gone";
 option "no-mark", WORKER, "",
 "  --no-mark           leave RLIMIT_LOCKS alone";
 option "on-hangup", WORKER, "stop or detach",
@@ -260,6 +265,9 @@ fn set<'a>(config: &mut Config<'a>, name: &str, value: &'a CStr) -> Option<()> {
         "gid" => config.ids.gid = Some(id(text)?),
         "groups" => config.ids.groups = Some(groups(text)?),
         "limits" => config.limits = WorkerLimits::parse(text)?,
+        "cgroup" => {
+            config.cgroup = Some(text.starts_with(b"/").then_some(value)?);
+        }
         "no-mark" => config.mark = false,
         "foreground" => config.foreground = true,
         "warden" => config.warden = true,

@@ -2,7 +2,7 @@
 
 use leash_tag::signal;
 use leash_tag::stop_steps::SignalScope;
-use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, getpgid, getpgrp};
@@ -16,7 +16,7 @@ use crate::os::proc_file::Proc;
 use crate::os::signals::Pending;
 use crate::os::vectors::Vectors;
 use crate::os::wait::{self, Waited};
-use crate::os::{clock, descriptors, process, signals};
+use crate::os::{cgroup, clock, descriptors, process, signals};
 use crate::out::messages;
 use crate::out::report::Report;
 use crate::out::stage::{Failed, Stage};
@@ -41,6 +41,8 @@ pub(crate) struct Supervisor<'a> {
     /// The worker's process group. In the foreground it is the shim's, unless the worker has made
     /// its own.
     group: Pid,
+    /// The control group of the tree.
+    cgroup: Option<OwnedFd>,
     /// The other end of an open stdin.
     stdin: Option<OwnedFd>,
     /// The worker has been executed.
@@ -88,6 +90,8 @@ pub(crate) fn begin<'a>(
     let open = (config.stdin == Stream::Open).then(|| pipe(PipeFlags::CLOEXEC)).transpose()?;
     let (theirs, stdin) = open.unzip();
     let (failed, failure) = pipe(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    let cgroup = config.cgroup.map(cgroup::open).transpose();
+    let cgroup = cgroup.map_err(|errno| (Stage::Cgroup, errno))?;
     let launch = WorkerLaunch {
         config: *config,
         vectors,
@@ -95,7 +99,7 @@ pub(crate) fn begin<'a>(
         stdin: theirs.as_ref().map(AsRawFd::as_raw_fd),
         failure: failure.as_raw_fd(),
     };
-    let child = spawn::start(launch).map_err(|errno| (Stage::Fork, errno))?;
+    let child = spawn::start(launch, cgroup.as_ref().map(AsFd::as_fd))?;
     // The worker's ends must belong to the worker alone, or its peer would never see the end of
     // them.
     drop((theirs, failure));
@@ -111,6 +115,7 @@ pub(crate) fn begin<'a>(
         group: if config.foreground { getpgrp() } else { child.pid() },
         children: Children::new(proc, child.pid()),
         child,
+        cgroup,
         stdin,
         started: false,
         exit_unreported: false,
@@ -394,6 +399,10 @@ impl Supervisor<'_> {
 
     /// Sends SIGKILL to the whole tree.
     fn kill_pass(&self, stop_first: bool) {
+        if let Some(cgroup) = &self.cgroup {
+            // Before 5.14 there is no such file, and descent alone has to do.
+            let _ = cgroup::kill(cgroup);
+        }
         if let Some(leader) = self.children.unreaped() {
             let _ = signals::kill_group(leader, signal::KILL);
             let _ = signals::kill(leader, signal::KILL);
@@ -432,7 +441,19 @@ impl Supervisor<'_> {
             Leader::Lives => ExitStatus::KILLED_UNSEEN,
         };
         self.escalation.gone(ended, self.exit_unreported);
+        self.remove_cgroup();
         ended.code()
+    }
+
+    /// Removes the control group of a tree whose VM has let go of it. A VM that holds the leash
+    /// removes the group itself, after it has read what the tree used.
+    fn remove_cgroup(&self) {
+        let config = self.escalation.config;
+        let let_go = config.leash.is_some() && self.sources.leash.is_none()
+            || config.owner.is_some() && self.escalation.ladder.cause() == Cause::Owner;
+        if let (Some(cgroup), Some(path), true) = (&self.cgroup, config.cgroup, let_go) {
+            cgroup::remove(cgroup, path);
+        }
     }
 }
 

@@ -1,8 +1,8 @@
-//! Starting a child: clone(2) with a stack of its own, or fork(2).
+//! Starting a child: clone(2) or clone3(2) with a stack of its own, or fork(2).
 #![allow(unsafe_code)]
 
 use leash_tag::signal;
-use rustix::fd::{FromRawFd, OwnedFd};
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mprotect};
 use rustix::process::Pid;
@@ -37,6 +37,11 @@ impl ChildStack {
         // SAFETY: inside the mapping, which nothing uses yet.
         unsafe { mprotect(memory.at(Self::GUARD), Self::LEN, access) }?;
         Ok(Self(memory))
+    }
+
+    /// Returns the lower end.
+    fn lowest(&self) -> *mut u8 {
+        self.0.at(Self::GUARD)
     }
 
     /// Puts the child's work at the upper end, below which the stack begins.
@@ -88,6 +93,12 @@ pub(crate) enum Memory {
     Shared,
 }
 
+impl Memory {
+    fn flags(self) -> usize {
+        if self == Self::Shared { CLONE_VM } else { 0 }
+    }
+}
+
 /// Starts a child that does `work`, on a stack of its own, with copies of all descriptors
 /// (clone(2)). The result of `work` is its exit status.
 ///
@@ -105,11 +116,65 @@ pub(crate) fn start_child<F: FnOnce() -> u8 + 'static>(
     work: F,
 ) -> Result<Child, Errno> {
     let stack = ChildStack::new()?;
-    let shared = if memory == Memory::Shared { CLONE_VM } else { 0 };
     // With a plain fork, a child that is killed before its exec counts as started.
-    let flags = [usize::from(signal::URG) | shared, TOLD];
+    let flags = [usize::from(signal::URG) | memory.flags(), TOLD];
     let (pid, _) = start(&stack, work, &flags)?;
     Ok(Child { pid, stack: Some(stack) })
+}
+
+/// Starts a child as [`start_child`] does, which is in a control group from its first moment on
+/// (CLONE_INTO_CGROUP of clone3(2), Linux 5.7).
+///
+/// # Errors
+///
+/// As [`start_child`], and:
+///
+/// * `ENOSYS`, `EPERM`, `E2BIG`, `EINVAL`: kernel or filter do not have the call
+/// * `EBADF`: no control group of version 2
+/// * `EACCES`: this process may not move processes there
+/// * `EBUSY`, `EOPNOTSUPP`, `ENODEV`: the group cannot have processes
+pub(crate) fn start_child_in<F: FnOnce() -> u8 + 'static>(
+    cgroup: BorrowedFd<'_>,
+    memory: Memory,
+    work: F,
+) -> Result<Child, Errno> {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let cgroup = u64::try_from(cgroup.as_raw_fd()).map_err(|_| Errno::BADF)?;
+    let stack = ChildStack::new()?;
+    let place = stack.hold(work);
+    let arguments = CloneArguments {
+        flags: CLONE_INTO_CGROUP | memory.flags() as u64,
+        exit_signal: u64::from(signal::URG),
+        stack: stack.lowest().addr() as u64,
+        stack_size: (place.addr() - stack.lowest().addr()) as u64,
+        cgroup,
+        ..CloneArguments::default()
+    };
+    let call = [(&raw const arguments).expose_provenance(), size_of::<CloneArguments>(), 0];
+    // SAFETY: as in `start`. The arguments live across the call.
+    let result = unsafe { clone(Sysno::clone3, call, begin::<F>, place) };
+    let pid = i32::try_from(result).map_err(|_| Errno::CHILD)?;
+    match Pid::from_raw(pid) {
+        Some(pid) if pid.as_raw_pid() > 0 => Ok(Child { pid, stack: Some(stack) }),
+        _ => Err(Errno::from_raw_os_error(-pid)),
+    }
+}
+
+/// `struct clone_args` of linux/sched.h.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArguments {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
 }
 
 /// Starts a child that does `work` on that stack. This process waits, as after vfork(2), until
@@ -156,13 +221,14 @@ fn start<F: FnOnce() -> u8>(
     let place = stack.hold(work);
     for &flags in flags {
         let mut pidfd = -1i32;
+        let call = [flags, place.expose_provenance(), (&raw mut pidfd).expose_provenance()];
         // SAFETY: the child begins at `begin` with `work` above its stack and never comes back.
         // The process is single-threaded, without libc, thread-local storage or writable statics.
         // So there is no state that a second process in the same memory could disturb.
         // Descriptors and signal dispositions are copies. What `work` borrows lives, since this
         // process waits or the child has a copy. If there was no child, `work` is as it was
         // written.
-        let result = unsafe { clone(flags, place.cast(), begin::<F>, place, &raw mut pidfd) };
+        let result = unsafe { clone(Sysno::clone, call, begin::<F>, place) };
         match i32::try_from(result).map_err(|_| Errno::CHILD)? {
             pid @ 1.. => {
                 // SAFETY: a descriptor that the kernel has just returned.
@@ -189,14 +255,14 @@ unsafe extern "C" fn begin<F: FnOnce() -> u8>(work: *mut F) -> ! {
 
 /// # Safety
 ///
-/// `stack` is the upper end of unused memory. `begin` does not return and may be called with
-/// `work`. `pidfd` is a place for a descriptor if the flags ask for one.
+/// `call` is clone(2) or clone3(2), with arguments that give the child the upper end of unused
+/// memory as its stack, and the kernel valid places for what it returns. `begin` does not return
+/// and may be called with `work`.
 unsafe fn clone<F>(
-    flags: usize,
-    stack: *mut u8,
+    call: Sysno,
+    [first, second, third]: [usize; 3],
     begin: unsafe extern "C" fn(*mut F) -> !,
     work: *mut F,
-    pidfd: *mut i32,
 ) -> isize {
     let result: isize;
     // The registers are named, since the compiler might choose the frame pointer or the link
@@ -216,10 +282,10 @@ unsafe fn clone<F>(
             "2:",
             in("r12") work,
             in("r9") begin,
-            inlateout("rax") Sysno::clone as isize => result,
-            in("rdi") flags,
-            in("rsi") stack,
-            in("rdx") pidfd,
+            inlateout("rax") call as isize => result,
+            in("rdi") first,
+            in("rsi") second,
+            in("rdx") third,
             in("r10") 0,
             in("r8") 0,
             out("rcx") _,
@@ -240,10 +306,10 @@ unsafe fn clone<F>(
             "2:",
             in("x9") work,
             in("x10") begin,
-            in("x8") Sysno::clone as isize,
-            inlateout("x0") flags => result,
-            in("x1") stack,
-            in("x2") pidfd,
+            in("x8") call as isize,
+            inlateout("x0") first => result,
+            in("x1") second,
+            in("x2") third,
             in("x3") 0,
             in("x4") 0,
         );

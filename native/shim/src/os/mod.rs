@@ -8,6 +8,7 @@
 //! The process is single-threaded and has no signal handlers, so nothing here can be entered
 //! twice. Every pointer passed to the kernel is to a local that lives across the call.
 
+pub(crate) mod cgroup;
 pub(crate) mod child;
 pub(crate) mod clock;
 pub(crate) mod descriptors;

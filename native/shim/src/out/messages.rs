@@ -83,6 +83,7 @@ pub(crate) fn start_failed(command: &[u8], stage: u8, errno: u16) {
         8 => b" (stdout)",
         9 => b" (stderr)",
         10 => b" (working directory)",
+        17 => b" (control group)",
         _ => b"",
     };
     let number = Text::<16>::new().add(b", errno ").number(i64::from(errno));

@@ -35,6 +35,8 @@ pub(crate) enum Stage {
     Warden = 15,
     /// The warden's start of a shim.
     Shim = 16,
+    /// `--cgroup`.
+    Cgroup = 17,
 }
 
 /// The stage and the reason of a failed start.

@@ -8,6 +8,7 @@
 use core::convert::Infallible;
 use core::ffi::CStr;
 use leash_tag::signal;
+use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
@@ -16,13 +17,14 @@ use super::exec;
 use crate::cli::config::{Config, Origin, Stream};
 use crate::os::child::{self, Child, Memory};
 use crate::os::vectors::Vectors;
-use crate::os::{descriptors, process, signals};
+use crate::os::{cgroup, descriptors, process, signals};
 use crate::out::stage::{Failed, Stage};
 
 /// Success, or the stage and errno of a failure.
 type Prepared = Result<(), Failed>;
 
 /// The data that the child needs.
+#[derive(Clone, Copy)]
 pub(crate) struct WorkerLaunch {
     /// The command line. It is a copy, since the child may borrow nothing.
     pub(crate) config: Config<'static>,
@@ -42,16 +44,39 @@ pub(crate) struct WorkerLaunch {
 /// on, so that an exec that hangs does not make it deaf. A child that changes its ids gets a copy
 /// instead. Otherwise a program that may trace the new user's processes could write to the memory
 /// of a shim with the old rights.
-pub(crate) fn start(launch: WorkerLaunch) -> Result<Child, Errno> {
+///
+/// # Errors
+///
+/// Stage and errno of the child's start.
+pub(crate) fn start(
+    launch: WorkerLaunch,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Child, Failed> {
     let ids = &launch.config.ids;
     let changes = ids.uid.is_some() || ids.gid.is_some() || ids.groups().is_some();
     let memory = if changes { Memory::Own } else { Memory::Shared };
-    child::start_child(memory, move || become_worker(&launch))
+    let outside = |enters: Option<i32>| {
+        child::start_child(memory, move || become_worker(&launch, enters))
+            .map_err(|errno| (Stage::Fork, errno))
+    };
+    let Some(cgroup) = cgroup else { return outside(None) };
+    match child::start_child_in(cgroup, memory, move || become_worker(&launch, None)) {
+        // A kernel before 5.7, or a filter: the child moves itself before it is anything.
+        Err(Errno::NOSYS | Errno::PERM | Errno::TOOBIG | Errno::INVAL) => {
+            outside(Some(cgroup.as_raw_fd()))
+        }
+        Err(errno @ (Errno::AGAIN | Errno::NOMEM)) => Err((Stage::Fork, errno)),
+        started => started.map_err(|errno| (Stage::Cgroup, errno)),
+    }
 }
 
-/// Runs in the child. Returns an exit status, and only if the child did not become the worker.
-fn become_worker(launch: &WorkerLaunch) -> u8 {
-    let Err((stage, errno)) = prepare(launch).and_then(|()| execute(launch));
+/// Runs in the child, which enters that control group first. Returns an exit status, and only if
+/// the child did not become the worker.
+fn become_worker(launch: &WorkerLaunch, enters: Option<i32>) -> u8 {
+    let entered = enters.map_or(Ok(()), |group| cgroup::enter(descriptors::borrow(group)));
+    let entered = entered.map_err(|errno| (Stage::Cgroup, errno));
+    let Err((stage, errno)) =
+        entered.and_then(|()| prepare(launch)).and_then(|()| execute(launch));
     let raw = u16::try_from(errno.raw_os_error()).unwrap_or(0);
     let [high, low] = raw.to_be_bytes();
     let _ = rustix::io::write(descriptors::borrow(launch.failure), &[stage as u8, high, low]);

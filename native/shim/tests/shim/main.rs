@@ -16,6 +16,7 @@
 
 mod adversary;
 mod attach;
+mod cgroup;
 mod frames;
 mod harness;
 mod imports;
