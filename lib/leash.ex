@@ -209,7 +209,8 @@ defmodule Leash do
   ## Options
 
   The options are those of `Port.open/2` for programs, except `:nouse_stdio`. In addition, there
-  are `:stop`, `:linger`, `:limits`, `:mark`, `:run_id_flag` and `:group` of `Leash.Worker`.
+  are `:stop`, `:linger`, `:limits`, `:cgroup`, `:mark`, `:run_id_flag` and `:group` of
+  `Leash.Worker`.
 
   #{Leash.OpenPort.Options.docs()}
   ## Raises
@@ -448,6 +449,10 @@ defmodule Leash do
   killed at once, then it ends what is left. `{:error, :marks_unseen}` means that the warden ends
   only what is below its own shims. It does not find what the mark alone tells, such as a port's
   tree.
+
+  `:cgroup` is `{:ok, %{parent: path, controllers: names}}`: where groups for `:cgroup` of a tree
+  are made, and which limits they can have. `{:error, why}` is the reason why there can be none,
+  see `Leash.Cgroup`.
 
   If something is missing, then Leash works at a lower level; this map says so.
   """

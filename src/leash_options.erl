@@ -76,6 +76,8 @@ option(Key, {log, Log}) when
             (metadata, Value) when is_map(Value) -> maps:to_list(Value);
             (_Key, Value) -> Value
         end)};
+option(cgroup, Limits) when is_map(Limits); is_list(Limits) ->
+    cgroup(Limits);
 option(Key, {file, Path}) when Key =:= stdout; Key =:= stderr ->
     {file, text(Path)};
 option(ready, {regex, Pattern}) ->
@@ -97,6 +99,12 @@ health(Check) ->
 guard(Limits) ->
     pairs(Limits, fun
         (rss, Value) -> text(Value);
+        (_Key, Value) -> Value
+    end).
+
+cgroup(Limits) ->
+    pairs(Limits, fun
+        (Key, Value) when Key =:= memory; Key =:= swap -> text(Value);
         (_Key, Value) -> Value
     end).
 

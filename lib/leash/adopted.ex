@@ -163,7 +163,8 @@ defmodule Leash.Adopted do
         if(state.phase == :running and not state.program_ended?, do: :running, else: :ending),
       started_at: state.started_at,
       mark: :set,
-      adopted?: true
+      adopted?: true,
+      cgroup: nil
     }
 
     {:reply, info, state}

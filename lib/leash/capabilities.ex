@@ -2,17 +2,22 @@ defmodule Leash.Capabilities do
   # What this machine supports, and what of that this run has.
   @moduledoc false
 
-  alias Leash.{Config, Control, Native, Run, Warden}
+  alias Leash.{Cgroup, Config, Control, Native, Run, Warden}
 
   @doc "See `Leash.capabilities/0`."
   @spec all() :: map()
   def all do
-    {run_dir, record} = place()
+    {config, record} = place()
 
-    run_dir
+    config.run_dir
     |> Native.capabilities()
     |> seen()
-    |> Map.merge(%{record: record, control: Control.status(), warden: Warden.status()})
+    |> Map.merge(%{
+      record: record,
+      control: Control.status(),
+      warden: Warden.status(),
+      cgroup: Cgroup.place(config.cgroup)
+    })
   end
 
   defp seen(%{} = capabilities), do: capabilities
@@ -21,17 +26,17 @@ defmodule Leash.Capabilities do
 
   defp place do
     case Run.fetch() do
-      {:ok, %Run{lock: {:ok, _lock}, config: config}} -> {config.run_dir, :ok}
-      {:ok, %Run{lock: {:error, reason}, config: config}} -> {config.run_dir, {:error, reason}}
+      {:ok, %Run{lock: {:ok, _lock}, config: config}} -> {config, :ok}
+      {:ok, %Run{lock: {:error, reason}, config: config}} -> {config, {:error, reason}}
       {:error, reason} -> {configured(), {:error, reason}}
     end
   end
 
   defp configured do
     case Config.load() do
-      {:ok, config} -> config.run_dir
+      {:ok, config} -> config
       # The start of the application reports what is wrong with it.
-      {:error, _wrong} -> ""
+      {:error, _wrong} -> %{run_dir: "", cgroup: nil}
     end
   end
 end

@@ -93,7 +93,7 @@ defmodule Leash.Command do
 
   defp launch(options) do
     with {:ok, launched} <- Launch.run(options, :command, nil) do
-      {events, channel} = Channel.new(launched.run.id, launched.number, launched.started)
+      {events, channel} = Channel.new(launched)
 
       launched
       |> new(channel, options)
@@ -234,7 +234,8 @@ defmodule Leash.Command do
 
       {:DOWN, ^hunt, :process, _pid, reason} ->
         verdict = Cleanup.verdict(reason, command.channel.warden)
-        {:something, step(%{command | hunt: nil}, {:proof, verdict})}
+        events = Channel.proven(command.channel, verdict)
+        {:something, steps(%{command | hunt: nil}, events)}
 
       {:DOWN, ^feeding, :process, _pid, reason} ->
         {:something, input_ended(%{command | feeder: nil}, reason)}

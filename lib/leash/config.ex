@@ -12,6 +12,7 @@ defmodule Leash.Config do
   @type t :: %{
           run_dir: String.t(),
           record: :required | :optional,
+          cgroup: Path.t() | nil,
           sweep: keyword() | false,
           stop_timeout: non_neg_integer(),
           app: String.t(),
@@ -43,6 +44,14 @@ defmodule Leash.Config do
         type_spec: quote(do: keyword() | false),
         default: [],
         doc: "Options of the sweep at start, see `Leash.sweep/1`. `false` turns it off."
+      ],
+      cgroup: [
+        type: {:or, [nil, {:custom, Leash.Cgroup, :directory, []}]},
+        type_doc: "the absolute path of a control group",
+        type_spec: quote(do: Path.t()),
+        doc:
+          "The control group below which those of workers with `:cgroup` are made, see " <>
+            "`Leash.Cgroup`. The default is the VM's own group, or the one above it."
       ],
       stop_timeout: [
         type: Schema.milliseconds(),

@@ -93,9 +93,25 @@ defmodule Leash.Error do
   def format({:detached_elsewhere, %{owner_pid: pid}}),
     do: "the VM #{pid}, which started this worker, lives"
 
+  def format({:cgroup, why}), do: "no control group: #{cgroup(why)}"
   def format({stage, reason}) when is_atom(stage), do: "#{stage}: #{format(reason)}"
   def format(reason) when is_atom(reason), do: posix(reason)
   def format(reason), do: inspect(reason)
+
+  defp cgroup(:no_cgroup2), do: "version 2 of control groups is not mounted"
+  defp cgroup({:no_cgroup, path}), do: "#{path} is none of version 2"
+
+  defp cgroup({:no_controller, name, path}),
+    do: "there is no controller \"#{name}\" in #{path}/cgroup.controllers"
+
+  defp cgroup({:occupied, path}),
+    do:
+      "#{path} has processes, so the kernel lets no controller be enabled in it (the VM has " <>
+        "to sit in a leaf below a delegated group)"
+
+  defp cgroup({:busy, path}), do: "#{path} has processes that do not end"
+  defp cgroup({reason, path}), do: "#{path}: #{format(reason)}"
+  defp cgroup(reason), do: format(reason)
 
   defp posix(reason) do
     case :file.format_error(reason) do

@@ -30,6 +30,12 @@ defmodule Leash.Exit do
       shows them. It is empty if stderr goes elsewhere (`{:file, path}`, `:null`, `:stdout`), and
       if its receiver has not taken all of it in time. The event `[:leash, :worker, :stop]` comes
       before the pipes are read to their end, and is without it
+    * `:oom_killed?` - whether the kernel killed a process of the tree for want of memory. It is
+      known only of a tree with `:cgroup` whose group counts memory, and false otherwise
+    * `:peak_memory` - the most memory of the tree in bytes, by the same group (Linux 5.19);
+      otherwise `nil`
+    * `:cpu_time` - milliseconds of CPU time of the tree, of all processes that it ever had; `nil`
+      without `:cgroup`
 
   In `:steps`, a command is
   `%{signal: nil, command: [path | args], result: result, reaped: count}`. `result` is
@@ -56,7 +62,10 @@ defmodule Leash.Exit do
     :cause,
     :step,
     :os_pid,
+    :peak_memory,
+    :cpu_time,
     core_dumped?: false,
+    oom_killed?: false,
     stderr: [],
     steps: [],
     duration: 0
@@ -84,6 +93,9 @@ defmodule Leash.Exit do
           steps: [step()],
           duration: non_neg_integer(),
           os_pid: pos_integer() | nil,
+          oom_killed?: boolean(),
+          peak_memory: non_neg_integer() | nil,
+          cpu_time: non_neg_integer() | nil,
           stderr: [String.t()]
         }
 

@@ -41,8 +41,8 @@ defmodule Leash.Limits do
   #{Leash.Schema.docs(Leash.Schema.new(@keys))}
   Soft and hard limit get the same value, see setrlimit(2). A limit above the VM's own needs
   `CAP_SYS_RESOURCE` (a lower nice value: `CAP_SYS_NICE`). Without the capability the start fails
-  with `{:limits, :eperm}` or `{:limits, :eacces}`. Only a control group can limit memory and CPU
-  of a whole *tree*.
+  with `{:limits, :eperm}` or `{:limits, :eacces}`. To limit a whole *tree*, use `:cgroup`, see
+  `Leash.Cgroup`.
   """
 
   @names [

@@ -240,6 +240,32 @@ defmodule Leash.Native do
           | {:error, file_error | {:invalid, atom}}
   def census(_run_id, _workers, _commands), do: stub()
 
+  # Control groups of workers (cgroup.rs)
+
+  @typedoc "A reason about control groups; see `Leash.Cgroup`."
+  @type cgroup_error ::
+          :no_cgroup2
+          | {:no_controller, binary, Path.t()}
+          | {:no_cgroup | :occupied | :busy | posix, Path.t()}
+
+  @spec cgroup_place(Path.t()) ::
+          {:ok, %{parent: Path.t(), controllers: [binary]}} | {:error, cgroup_error}
+  def cgroup_place(_path), do: stub()
+
+  @spec cgroup_make(Path.t(), binary, 1..32_766, [{binary, binary}]) ::
+          {:ok, Path.t()} | {:error, cgroup_error}
+  def cgroup_make(_parent, _run_id, _worker, _limits), do: stub()
+
+  @spec cgroup_usage(Path.t()) :: %{
+          oom_killed: boolean | nil,
+          peak_memory: non_neg_integer | nil,
+          cpu_time: non_neg_integer | nil
+        }
+  def cgroup_usage(_path), do: stub()
+
+  @spec cgroup_remove(Path.t(), binary, 1..32_766) :: :ok | {:error, cgroup_error}
+  def cgroup_remove(_parent, _run_id, _worker), do: stub()
+
   # The host (lib.rs)
 
   @spec capabilities(binary) :: map

@@ -8,7 +8,7 @@ defmodule Leash.OpenPort do
   # its shim.
   @moduledoc false
 
-  alias Leash.{Degraded, Registry, Run, Shim}
+  alias Leash.{Cgroup, Degraded, Registry, Run, Shim}
   alias Leash.OpenPort.{Options, PortWatcher}
 
   @spec open(String.t(), [binary()], list()) :: port()
@@ -23,6 +23,7 @@ defmodule Leash.OpenPort do
     case PortWatcher.start(run, options) do
       {:ok, keeper, number} ->
         :ok = Run.note_mark(run, number, options)
+        options = grouped(keeper, run, number, options)
         port = open(keeper, run, number, Run.with_flag(run, number, options))
         PortWatcher.watch(keeper, number, port, os_pid(port))
         port
@@ -38,11 +39,29 @@ defmodule Leash.OpenPort do
     Port.open(program, [{:args, args}, {:env, env} | options.port])
   rescue
     error ->
-      # The system refused, so no process ever had the number.
-      Registry.delete(number)
-      _ = Run.forget([number])
-      PortWatcher.dismiss(keeper)
+      refused(keeper, run, number, options)
       reraise Options.refused(error, options), __STACKTRACE__
+  end
+
+  defp grouped(_keeper, _run, _number, %{cgroup: nil} = options), do: options
+
+  defp grouped(keeper, run, number, options) do
+    case Cgroup.make(run, number, options) do
+      {:ok, options} ->
+        options
+
+      {:error, reason} ->
+        refused(keeper, run, number, options)
+        raise Leash.Error, reason: reason
+    end
+  end
+
+  # The system refused, so no process ever had the number.
+  defp refused(keeper, run, number, options) do
+    if options.cgroup, do: Cgroup.remove(run, number)
+    Registry.delete(number)
+    _ = Run.forget([number])
+    PortWatcher.dismiss(keeper)
   end
 
   # The VM enters the directory of :cd before it executes the shim.

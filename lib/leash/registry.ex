@@ -50,6 +50,7 @@ defmodule Leash.Registry do
           tree: :alive | :ending | :gone,
           outlives: outlives(),
           mark?: boolean(),
+          cgroup?: boolean(),
           guard: Leash.Guard.spec() | nil,
           on_crash: :ladder | :kill,
           owner: pid() | nil,
@@ -72,6 +73,8 @@ defmodule Leash.Registry do
           required(:group) => Leash.Group.t() | nil,
           optional(:outlives) => outlives(),
           optional(:mark?) => boolean(),
+          # Whether the tree has a control group, which its end removes.
+          optional(:cgroup?) => boolean(),
           optional(:name) => GenServer.name() | nil,
           # The process whose end also ends the process of the row.
           optional(:owner) => pid() | nil,
@@ -97,6 +100,7 @@ defmodule Leash.Registry do
       tree: :alive,
       outlives: description[:outlives],
       mark?: Map.get(description, :mark?, true),
+      cgroup?: Map.get(description, :cgroup?, false),
       guard: nil
     })
   end

@@ -136,6 +136,7 @@ defmodule Leash.Shim do
       "--stderr=" <> target(options.stderr, :stderr),
       if(options.arg0, do: "--arg0=" <> options.arg0, else: []),
       limits(options.limits),
+      cgroup(options.cgroup),
       if(options.mark, do: [], else: "--no-mark"),
       more,
       commands(Ladder.commands(options.stop)),
@@ -174,6 +175,9 @@ defmodule Leash.Shim do
   defp limits([]), do: []
   defp limits(limits), do: "--limits=" <> Limits.to_option(limits)
 
+  defp cgroup(path) when is_binary(path), do: "--cgroup=" <> path
+  defp cgroup(_no_group), do: []
+
   # The shim's longest time, 24 days. A caller that waits for ever decides itself when to end.
   defp linger(:infinity), do: 0x7FFFFFFF
   defp linger(ms), do: ms
@@ -201,7 +205,8 @@ defmodule Leash.Shim do
     13 => :limits,
     14 => :attach,
     15 => :warden,
-    16 => :shim
+    16 => :shim,
+    17 => :cgroup
   }
 
   @doc """

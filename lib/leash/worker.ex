@@ -92,6 +92,7 @@ defmodule Leash.Worker do
     * `{stage, posix}` - another stage failed: `:cd`, `:stdin`, `:stdout`, `:stderr`, `:fork`
       (`:eagain` at the limit of processes), `:pipe` (`:emfile`), `:setsid`, `:ids`, `:pdeathsig`,
       `:owner`
+    * `{:cgroup, why}` - `:cgroup` cannot be had here, see `Leash.Cgroup`
     * `{:shim, reason}` - the shim itself could not be started: `:emfile`, `:eagain`, `:enomem` …,
       or `:no_working_directory` if the VM's directory was deleted
     * `:no_warden` - the run's warden, which starts the shims, was away for ten seconds, or cannot
@@ -172,6 +173,8 @@ defmodule Leash.Worker do
     * `:state` - `:running` or `:ending`
     * `:started_at` - a `DateTime`
     * `:mark` - whether the mark could be set: `:set`, `:off`, `:no_depth`, `{:error, posix}`
+    * `:cgroup` - the path of its control group, or `{:error, why}` if it runs without one
+      (`required: false`); `nil` without `:cgroup`, and for an adopted worker
     * `:adopted?` - whether the worker was running before this process began
     * `:not_covered` - only for an attachment, see `Leash.attach/2`
   """
@@ -190,7 +193,8 @@ defmodule Leash.Worker do
             state: :running | :ending,
             started_at: DateTime.t(),
             mark: :set | :off | :no_depth | {:error, Posix.t()},
-            adopted?: boolean()
+            adopted?: boolean(),
+            cgroup: Path.t() | {:error, term()} | nil
           }
           | nil
   def info(worker), do: call(worker, :info, 5_000, nil)

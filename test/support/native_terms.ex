@@ -57,6 +57,10 @@ defmodule Leash.Test.NativeTerms do
     detached: [],
     detached_open: [:identity, :run, :worker],
     census: [:run, :members, :size],
+    cgroup_place: [:dir],
+    cgroup_make: [:dir, :run, :worker, :texts],
+    cgroup_usage: [:dir],
+    cgroup_remove: [:dir, :run, :worker],
     capabilities: [:dir],
     euid: []
   ]

@@ -21,6 +21,7 @@ defmodule Leash.Test.Needs do
        fn -> works?("unshare --time --boottime 100000 --fork true") end},
       {:hidepid, "no mount of /proc with hidepid=2", &hidepid?/0},
       {:cgroup, "no control group can be made", &cgroup?/0},
+      {:cgroup2, "no control group of version 2 can be made", &cgroup2?/0},
       {:no_cap_sys_resource, "CAP_SYS_RESOURCE raises any limit",
        fn -> not cap_sys_resource?() end},
       {:pids_limit, "the pids controller of cgroup v1 cannot be used", &pids_limit?/0},
@@ -75,6 +76,16 @@ defmodule Leash.Test.Needs do
 
   defp cgroup?,
     do: match?(%{kind: :cgroup}, Leash.Test.Carrier.new() |> tap(&Leash.Test.Carrier.clear/1))
+
+  defp cgroup2? do
+    with {:ok, %{parent: parent}} <- Leash.Native.cgroup_place(""),
+         path = Path.join(parent, Leash.Test.Name.unique("leash-test")),
+         :ok <- File.mkdir(path) do
+      File.rmdir(path) == :ok
+    else
+      _none -> false
+    end
+  end
 
   defp seccomp?, do: works?(Leash.Test.Narrow.without(kill: :eperm) <> " sh -c '! kill -0 $$'")
 

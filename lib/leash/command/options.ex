@@ -15,6 +15,7 @@ defmodule Leash.Command.Options do
     :on_exit,
     :on_crash,
     :limits,
+    :cgroup,
     :mark,
     :run_id_flag,
     :group,

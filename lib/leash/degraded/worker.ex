@@ -250,7 +250,8 @@ defmodule Leash.Degraded.Worker do
       state: if(state.began == nil and state.exited == nil, do: :running, else: :ending),
       started_at: state.started_at,
       mark: :off,
-      adopted?: false
+      adopted?: false,
+      cgroup: nil
     }
   end
 

@@ -43,7 +43,12 @@ defmodule Leash.OpenPort.PortWatcher do
     description =
       options
       |> Map.take([:label, :stop, :group, :on_crash])
-      |> Map.merge(%{kind: :port, owner: caller, mark?: options.mark})
+      |> Map.merge(%{
+        kind: :port,
+        owner: caller,
+        mark?: options.mark,
+        cgroup?: options.cgroup not in [nil, false]
+      })
 
     # Not linked: the watcher must outlive its caller until it has notified the shim.
     {keeper, monitor} = spawn_monitor(fn -> init(caller, run, description) end)

@@ -2,7 +2,7 @@ defmodule Leash.Reaper.Verification do
   # Proves with a hunt for its tags that nothing of a number is left. Then the number is free.
   @moduledoc false
 
-  alias Leash.{Cleanup, Native, Registry, Run, Telemetry}
+  alias Leash.{Cgroup, Cleanup, Native, Registry, Run, Telemetry}
   alias Leash.Reaper.{Registrations, State}
 
   require Logger
@@ -151,6 +151,8 @@ defmodule Leash.Reaper.Verification do
     with {:ok, row} <- Registry.fetch(number) do
       close_fd(row)
       if unseen_end?(row), do: Telemetry.worker_stop(number, nil)
+      # The kernel may hold it up. Mostly the group has been removed before.
+      if row.cgroup?, do: spawn(Cgroup, :remove, [state.run, number])
     end
 
     Registry.delete(number)

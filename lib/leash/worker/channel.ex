@@ -4,12 +4,12 @@ defmodule Leash.Worker.Channel do
   # stopped or hangs does not read.
   @moduledoc false
 
-  alias Leash.{Native, Registry, Shim, Telemetry, Warden}
+  alias Leash.{Cgroup, Native, Registry, Run, Shim, Telemetry}
   alias Leash.Shim.Handle
-  alias Leash.Worker.Machine
+  alias Leash.Worker.{Launch, Machine}
 
   @enforce_keys [:fd, :run_id, :number, :warden]
-  defstruct [:fd, :run_id, :number, :warden, :shim_pid, :pidfd]
+  defstruct [:fd, :run_id, :number, :warden, :shim_pid, :pidfd, :cgroup]
 
   @typedoc """
   The state of the channel.
@@ -23,22 +23,27 @@ defmodule Leash.Worker.Channel do
           number: pos_integer(),
           warden: Native.fd(),
           shim_pid: pos_integer() | nil,
-          pidfd: Native.fd() | nil
+          pidfd: Native.fd() | nil,
+          cgroup: {Run.t(), Path.t()} | nil
         }
 
   @doc "Returns the channel of a shim that was started, and the events of its first message."
-  @spec new(Leash.RunId.t(), pos_integer(), Warden.started()) :: {[Machine.event()], t()}
-  def new(run_id, number, started) do
+  @spec new(Launch.t()) :: {[Machine.event()], t()}
+  def new(%{run: run, started: started} = launched) do
     channel = %__MODULE__{
       fd: started.channel,
-      run_id: run_id,
-      number: number,
-      warden: started.warden
+      run_id: run.id,
+      number: launched.number,
+      warden: started.warden,
+      cgroup: cgroup(launched.options[:cgroup], run)
     }
 
     {channel, events} = take(started.first, channel, [])
     {Enum.reverse(events), channel}
   end
+
+  defp cgroup(path, run) when is_binary(path), do: {run, path}
+  defp cgroup(_none, _run), do: nil
 
   @doc "Returns the events of what the shim has sent. `:hung_up` comes last."
   @spec read(t()) :: {[Machine.event()], t()}
@@ -71,7 +76,28 @@ defmodule Leash.Worker.Channel do
   defp noted({:spawned, shim_pid} = report, channel, events),
     do: {%{channel | shim_pid: shim_pid}, [{:report, report} | events]}
 
+  defp noted({:gone, exit} = report, %{cgroup: {_run, _path}} = channel, events),
+    do: {channel, [{:report, report}, {:used, used(channel, exit.cause)} | events]}
+
   defp noted(report, channel, events), do: {channel, [{:report, report} | events]}
+
+  @doc """
+  Returns the events of a verdict on what a killed shim left. What the tree used comes first.
+  """
+  @spec proven(t(), Machine.verdict()) :: [Machine.event()]
+  def proven(%{cgroup: {_run, _path}} = channel, :gone),
+    do: [{:used, used(channel, :shim_died)}, {:proof, :gone}]
+
+  def proven(_channel, verdict), do: [{:proof, verdict}]
+
+  # What was kept goes on in the group, which its shim removes.
+  defp used(%{cgroup: {_run, path}}, :kept), do: Cgroup.used(path)
+
+  defp used(%{cgroup: {run, path}} = channel, _gone) do
+    used = Cgroup.used(path)
+    :ok = Cgroup.remove(run, channel.number)
+    used
+  end
 
   defp hold(channel, pidfd) do
     :ok = Registry.keep(pidfd)

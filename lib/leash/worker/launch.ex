@@ -2,7 +2,7 @@ defmodule Leash.Worker.Launch do
   # Takes options to a running shim: first a number, then the start by the warden.
   @moduledoc false
 
-  alias Leash.{Ladder, Reaper, Registry, Run, Shim, Text, Warden}
+  alias Leash.{Cgroup, Ladder, Reaper, Registry, Run, Shim, Text, Warden}
   alias Leash.Shim.Handle
   alias Leash.Attachment.Attached
   alias Leash.Shim.Escalation
@@ -46,6 +46,7 @@ defmodule Leash.Worker.Launch do
              stop: options.stop,
              group: options.group,
              mark?: options[:mark] != false,
+             cgroup?: options[:cgroup] not in [nil, false],
              on_crash: options.on_crash,
              owner: owner,
              claims: claims(options),
@@ -65,6 +66,7 @@ defmodule Leash.Worker.Launch do
          :ok <- Run.note_mark(run, number, options),
          options = Run.with_flag(run, number, options),
          :ok <- record(run, number, options),
+         {:ok, options} <- grouped(run, number, options),
          {:ok, started} <- start(run, number, options, cancel) do
       {:ok, %{run: run, number: number, label: label, options: options, started: started}}
     end
@@ -99,6 +101,12 @@ defmodule Leash.Worker.Launch do
         false
     end
   end
+
+  # The Reaper removes it, also if the start fails.
+  defp grouped(run, number, %{cgroup: group} = options) when group != nil,
+    do: Cgroup.make(run, number, options)
+
+  defp grouped(_run, _number, options), do: {:ok, options}
 
   defp record(run, number, %{attach: attach}), do: Attached.record(run, number, attach)
   defp record(_run, _number, _options), do: :ok

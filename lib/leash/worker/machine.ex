@@ -61,6 +61,8 @@ defmodule Leash.Worker.Machine do
     exited: nil,
     # The results of the ladder's commands, by the index of their steps.
     commands: %{},
+    # What the tree used, as fields of the exit.
+    used: %{},
     result: nil,
     # The one timer that runs.
     timer: nil,
@@ -94,6 +96,7 @@ defmodule Leash.Worker.Machine do
           stoppers: [GenServer.from()],
           exited: nil | {:status, byte()} | {:signal, Leash.Signal.t()} | :unknown,
           commands: %{optional(byte()) => StopCommand.result()},
+          used: %{optional(atom()) => term()},
           result: nil | {:ok, Exit.t()} | {:error, :noproc | map()},
           timer: timer() | nil,
           stderr: [String.t()],
@@ -116,6 +119,7 @@ defmodule Leash.Worker.Machine do
           | {:owner_ended, :ladder | :kill}
           | {:leave, reason :: term()}
           | {:timeout, timer()}
+          | {:used, %{optional(atom()) => term()}}
           | {:proof, verdict()}
           | {:outputs, non_neg_integer()}
           | {:stderr, [String.t()]}
@@ -251,6 +255,7 @@ defmodule Leash.Worker.Machine do
   defp event({:timeout, timer}, %{timer: timer} = machine),
     do: timeout(timer, %{machine | timer: nil})
 
+  defp event({:used, used}, machine), do: %{machine | used: used}
   defp event({:proof, verdict}, %{phase: :proving} = machine), do: proof(verdict, machine)
   defp event({:outputs, count}, machine), do: %{machine | outputs: count}
   defp event({:stderr, lines}, machine), do: %{machine | stderr: lines}
@@ -319,7 +324,8 @@ defmodule Leash.Worker.Machine do
   defp report({:exited, how}, machine), do: %{machine | exited: how}
 
   defp report({:gone, %Exit{} = exit}, machine) do
-    machine = %{machine | phase: :exiting, result: {:ok, %{exit | os_pid: machine.os_pid}}}
+    exit = struct(%{exit | os_pid: machine.os_pid}, machine.used)
+    machine = %{machine | phase: :exiting, result: {:ok, exit}}
 
     if machine.await_exit?,
       do: timer(machine, :exit, @exit_ms),
@@ -370,7 +376,7 @@ defmodule Leash.Worker.Machine do
   end
 
   defp proof(:gone, machine) do
-    exit = %Exit{cause: :shim_died, os_pid: machine.os_pid}
+    exit = struct(%Exit{cause: :shim_died, os_pid: machine.os_pid}, machine.used)
 
     exit =
       case machine.exited do

@@ -3,7 +3,7 @@ defmodule Leash.Worker.Options do
   # Also the checks that need the machine (is the executable there, can the directory be entered).
   @moduledoc false
 
-  alias Leash.{Executable, Group, Guard, Ladder, Limits, OptionsError, Schema}
+  alias Leash.{Cgroup, Executable, Group, Guard, Ladder, Limits, OptionsError, Schema}
   alias Leash.Probe.{Health, Readiness}
   alias Leash.Stdio.{Lines, Receiver}
 
@@ -126,6 +126,7 @@ defmodule Leash.Worker.Options do
           "itself. Then the ladder begins."
     ],
     limits: Limits.option(),
+    cgroup: Cgroup.option(),
     on_exit: [
       type: {:in, [:stop, :keep, :detach]},
       default: :stop,

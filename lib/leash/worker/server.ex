@@ -107,7 +107,7 @@ defmodule Leash.Worker.Server do
 
     with {:ok, options} <- watch_owner(options),
          {:ok, launched} <- Launch.run(options, kind, owner) do
-      {events, channel} = Channel.new(launched.run.id, launched.number, launched.started)
+      {events, channel} = Channel.new(launched)
 
       launched
       |> new(channel, parent)
@@ -333,7 +333,7 @@ defmodule Leash.Worker.Server do
 
   defp advance(%{hunt: {_pid, monitor}} = server, {:DOWN, monitor, :process, _, reason}) do
     verdict = Cleanup.verdict(reason, if(descends?(server), do: server.channel.warden))
-    step(%{server | hunt: nil}, {:proof, verdict})
+    steps(%{server | hunt: nil}, Channel.proven(server.channel, verdict))
   end
 
   # After this process, nothing would end this tree.
@@ -475,7 +475,8 @@ defmodule Leash.Worker.Server do
       state: if(machine.phase == :running and machine.exited == nil, do: :running, else: :ending),
       started_at: server.started_at,
       mark: with({:error, errno} <- machine.mark, do: {:error, Posix.name(errno)}),
-      adopted?: false
+      adopted?: false,
+      cgroup: server.options[:cgroup]
     }
 
     Attached.info(info, server.attachment)

@@ -74,6 +74,9 @@ pub use runs::record::{
 pub use runs::record_file::{Lock, RecordFile, Records, socket_name};
 pub use runs::run_dir::RunDir;
 pub use runs::run_lock::{RunLock, generate_run_id};
+pub use runs::worker_group::{
+    GroupError, GroupPlace, GroupUsage, group_place, group_usage, make_group, remove_worker_group,
+};
 pub use tags::carrier::Carrier;
 pub use tags::ladder::Ladder;
 pub use tags::process_reader::Carriers;

@@ -8,6 +8,7 @@
 
 mod attach;
 mod census;
+mod cgroup;
 mod channel;
 mod descriptor;
 mod detached;

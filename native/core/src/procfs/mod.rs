@@ -13,6 +13,7 @@ pub(crate) mod host;
 pub(crate) mod identify;
 pub(crate) mod identity;
 pub(crate) mod listing;
+pub(crate) mod own_group;
 pub mod parse;
 pub(crate) mod root;
 pub(crate) mod text;

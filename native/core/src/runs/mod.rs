@@ -10,3 +10,4 @@ pub mod record;
 pub(crate) mod record_file;
 pub(crate) mod run_dir;
 pub(crate) mod run_lock;
+pub(crate) mod worker_group;

@@ -9,8 +9,8 @@ rustler::atoms! {
     leash_fd, leash_hunt, ready, writable,
     // Reasons.
     busy, closed, corrupt, eacces, eexist, enosys, enotdir, eperm, errno, esrch, foreign_owner,
-    invalid, loose_permissions, no_proc, no_working_directory, noproc, not_ours, not_pollable,
-    refused, reused, symlink, unknown,
+    invalid, loose_permissions, no_cgroup, no_cgroup2, no_controller, no_proc, no_working_directory, noproc, not_ours, not_pollable,
+    occupied, refused, reused, symlink, unknown,
     // Types of files.
     device, directory, other, r#type = "type",
     // Refusals.

@@ -1,10 +1,13 @@
 //! Why a call failed, as the `reason` of `{:error, reason}`.
 
 use super::atoms;
+use super::map::Bytes;
 use crate::sys::{ArmError, OwnerGone};
-use leash_core::{Error, ErrorKind, Refusal};
+use leash_core::{Error, ErrorKind, GroupError, Refusal};
 use rustix::io::Errno;
 use rustler::{Atom, Encoder, Env, Term};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// A reason to match on. A NIF that returns `Result<T, Reason>` answers `{:ok, value}` or
 /// `{:error, reason}`.
@@ -23,6 +26,8 @@ pub(crate) enum Reason {
     Process(Error),
     /// `{reason, path}` about the run directory or a record, or `reason` if there is no path.
     File(Error),
+    /// `:no_cgroup2`, `{:no_controller, name, path}`, or a reason and the path that it is about.
+    Group(GroupError),
     /// `{:refused, :vm | :ancestor | :kernel_thread | :pid_1}`: Leash never signals the process.
     Refused(Refusal),
 }
@@ -66,6 +71,7 @@ impl Encoder for Reason {
                 Some(path) => (core_error(env, failure), path).encode(env),
                 None => core_error(env, failure),
             },
+            Self::Group(failure) => group_error(env, failure),
             Self::Refused(why) => (atoms::refused(), refusal(*why)).encode(env),
         }
     }
@@ -101,6 +107,22 @@ fn core_error<'a>(env: Env<'a>, failure: &Error) -> Term<'a> {
         },
     };
     atom.encode(env)
+}
+
+fn group_error<'a>(env: Env<'a>, failure: &GroupError) -> Term<'a> {
+    let about = |path: &Path| Bytes(path.as_os_str().as_bytes().to_vec());
+    match failure {
+        GroupError::NoHierarchy => atoms::no_cgroup2().encode(env),
+        GroupError::NotAGroup(path) => (atoms::no_cgroup(), about(path)).encode(env),
+        GroupError::NoController(name, path) => {
+            (atoms::no_controller(), name, about(path)).encode(env)
+        }
+        GroupError::Occupied(path) => (atoms::occupied(), about(path)).encode(env),
+        GroupError::Busy(path) => (atoms::busy(), about(path)).encode(env),
+        GroupError::File(errno, path) => {
+            (errno_term(env, Errno::from_raw_os_error(*errno)), about(path)).encode(env)
+        }
+    }
 }
 
 fn errno_term(env: Env<'_>, errno: Errno) -> Term<'_> {

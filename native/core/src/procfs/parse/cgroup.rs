@@ -1,4 +1,4 @@
-//! Parses `/proc/<pid>/cgroup`: the service or session that a process is part of.
+//! Parses `/proc/<pid>/cgroup`: the control groups that a process is in.
 
 /// Returns the control group that tells services and sessions apart (cgroups(7)).
 ///
@@ -8,14 +8,24 @@
 /// Returns `None` if both are the root. Every process of the machine or container is there, so
 /// the root tells nothing apart.
 pub(crate) fn service(text: &[u8]) -> Option<&[u8]> {
-    let path_in = |controllers: &[u8]| {
-        text.split(|&byte| byte == b'\n').find_map(|line| {
-            let mut fields = line.splitn(3, |&byte| byte == b':').skip(1);
-            let (named, path) = (fields.next()?, fields.next()?);
-            (named == controllers && path.len() > 1).then_some(path)
-        })
-    };
-    path_in(b"").or_else(|| path_in(b"name=systemd"))
+    let below_root = |path: &&[u8]| path.len() > 1;
+    let systemds = || path_in(text, b"name=systemd").filter(below_root);
+    version_2(text).filter(below_root).or_else(systemds)
+}
+
+/// Returns the path in the hierarchy of version 2, as seen from the root of this cgroup
+/// namespace.
+pub(crate) fn version_2(text: &[u8]) -> Option<&[u8]> {
+    path_in(text, b"")
+}
+
+/// Returns the path in the hierarchy of these controllers.
+fn path_in<'a>(text: &'a [u8], controllers: &[u8]) -> Option<&'a [u8]> {
+    text.split(|&byte| byte == b'\n').find_map(|line| {
+        let mut fields = line.splitn(3, |&byte| byte == b':').skip(1);
+        let (named, path) = (fields.next()?, fields.next()?);
+        (named == controllers && path.first() == Some(&b'/')).then_some(path)
+    })
 }
 
 #[cfg(test)]
