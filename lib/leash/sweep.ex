@@ -46,6 +46,9 @@ defmodule Leash.Sweep do
     * It owns a live run or descends from such an owner (`:live_run_owner`).
     * It is older than its run's owner (`:predates_owner`).
     * It belongs to another user, without everything that proves it ours (`:foreign_user`).
+    * It is another user's, in the control group of the run's VM, and nothing of it that can be
+      read names a run (`:unproven`). Below `sudo`, a descendant becomes such a process. If its
+      environment cannot be read, then `:complete` is false.
 
   The environment alone convicts nothing (`:env_only`), because daemons such as `at` and pm2 hand
   it to processes that are not descendants. It counts only if every living ancestor of the process
@@ -206,13 +209,32 @@ defmodule Leash.Sweep do
   # The log names so many processes. Their number is always there.
   @named 20
 
+  # A process with one of these verdicts may be what a crash has left.
+  @doubtful [:env_only, :unproven]
+
   @doc false
-  # The one line that this library logs by itself. It killed something that it was not asked for
-  # at this moment, so the log must show whether that was right.
+  # The lines that this library logs by itself. It killed something that it was not asked for
+  # at this moment, so the log must show whether that was right. And what it left may hold a port
+  # or a file that the application wants, so the log must name that, too.
   @spec log(t()) :: :ok
   def log(report) do
-    ended = Enum.filter(report.matches, &(&1.action in [:ended, :survived]))
+    log_ended(report, Enum.filter(report.matches, &(&1.action in [:ended, :survived])))
 
+    log_doubtful(
+      for %{verdict: verdict} = kept when verdict in @doubtful <- report.matches, do: kept
+    )
+  end
+
+  defp log_doubtful([]), do: :ok
+
+  defp log_doubtful(kept) do
+    Logger.warning([
+      "Leash left #{length(kept)} processes that may be of dead runs: ",
+      named(kept, &"#{&1.pid} (#{&1.command}): #{&1.why}")
+    ])
+  end
+
+  defp log_ended(report, ended) do
     if ended != [] do
       runs = ended |> Enum.map(& &1.run_id) |> Enum.uniq()
 

@@ -67,6 +67,14 @@ defmodule Leash.SweepTest do
     assert ExUnit.CaptureLog.capture_log(fn -> Leash.Sweep.log(%Leash.Sweep{}) end) == ""
   end
 
+  test "the log names what a sweep may not end, and not what it keeps for another reason" do
+    match = &%{pid: &1, command: "x", action: :kept, verdict: &2, why: "it may be"}
+    report = %Leash.Sweep{matches: [match.(7, :unproven), match.(8, :live), match.(9, :env_only)]}
+    log = ExUnit.CaptureLog.capture_log(fn -> Leash.Sweep.log(report) end)
+    assert log =~ "Leash left 2 processes that may be of dead runs: 7 (x): it may be, 9 (x): it"
+    refute log =~ "8 (x)"
+  end
+
   @tag :slow
   test "scope: :app leaves other applications' dead runs alone", %{dir: dir} do
     %{orphan: theirs} = crashed(dir, env: [app: "theirs"])

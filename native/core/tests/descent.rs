@@ -169,3 +169,33 @@ fn what_was_started_from_outside_of_the_pid_namespace_is_kept() {
     let image = dead_run(unmarked(), &[]);
     assert_eq!(verdict(&image, &Entry { parent: 0, ..PLAIN }), Verdict::EnvOnly);
 }
+
+#[test]
+fn what_became_another_user_is_ended_like_our_own_if_marks_could_be_reset_in_its_group() {
+    if !rustix::process::geteuid().is_root() {
+        return println!("skipped: only root gives a file to another user");
+    }
+    let group = resettable().control_group;
+    let unmarked = MarkLoss { control_group: group, ..unmarked() };
+    let table: [(&str, MarkLoss, &[u8], Verdict); 5] = [
+        ("below su", resettable(), SERVICE, Verdict::Dead),
+        ("a daemon's job", resettable(), DAEMON, Verdict::EnvOnly),
+        ("no process can lose its mark", MarkLoss::default(), SERVICE, Verdict::EnvOnly),
+        ("a run without marks", unmarked.clone(), SERVICE, Verdict::Dead),
+        ("a run without marks, another group", unmarked, DAEMON, Verdict::EnvOnly),
+    ];
+    for (name, loss, cgroup, expected) in table {
+        let changed = Entry { uid: Some(65_534), cgroup, ..PLAIN };
+        assert_eq!(verdict(&dead_run(loss, &[]), &changed), expected, "{name}");
+    }
+    // Another user's process that has the mark of another run is that run's.
+    let limits = Mark::nested_in(
+        Limits::UNLIMITED,
+        "abc1234".parse().unwrap(),
+        WorkerNumber::new(1),
+        false,
+    );
+    let marked =
+        Entry { uid: Some(65_534), cgroup: SERVICE, limits: limits.unwrap().limits(), ..PLAIN };
+    assert_ne!(verdict(&dead_run(resettable(), &[]), &marked), Verdict::Dead);
+}

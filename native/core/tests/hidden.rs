@@ -22,7 +22,7 @@ const PROGRAM: &str = "LEASH_CORE_TEST_PROGRAM";
 const RIGHTS: [&str; 3] = ["--reuid=65534", "--regid=65534", "--clear-groups"];
 
 /// Runs the rest of a test as an ordinary user with a `/proc` that hides, once for each set of
-/// options.
+/// options, first with control groups and then without.
 fn hiding(name: &str, options: &[&[&str]], body: impl FnOnce()) {
     isolated(name, || {
         if std::env::var_os(PROGRAM).is_some() {
@@ -44,13 +44,17 @@ fn hiding(name: &str, options: &[&[&str]], body: impl FnOnce()) {
         std::fs::copy("/bin/sleep", &program).unwrap();
         mode(&program, 0o711);
         mode(&dir.path, 0o711);
-        for options in options {
+        let run = |options: &[&str]| {
             let mut command = Command::new("setpriv");
-            command.args(RIGHTS).args(*options).arg(std::env::current_exe().unwrap());
+            command.args(RIGHTS).args(options).arg(std::env::current_exe().unwrap());
             command.args([name, "--exact", "--nocapture"]).env(PROGRAM, &program);
             command.env("TMPDIR", "/tmp");
             assert!(can(&mut command), "{options:?}");
-        }
+        };
+        options.iter().for_each(|options| run(options));
+        // Without control groups, every number is tried.
+        assert!(can(Command::new("mount").args(["-t", "tmpfs", "none", "/sys/fs/cgroup"])));
+        options.iter().for_each(|options| run(options));
     });
 }
 

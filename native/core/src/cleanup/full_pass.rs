@@ -91,6 +91,7 @@ impl Engine {
             && self.targets.is_empty();
         if carriers == Carriers::All {
             self.named = result.tagged.iter().flat_map(TaggedProcess::runs).collect();
+            self.name_untagged(&mut result);
             self.report.unreadable = result.unreadable;
             self.report.complete = result.is_complete();
             self.report.incomplete_because = result.incomplete;

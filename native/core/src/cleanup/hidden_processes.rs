@@ -1,15 +1,17 @@
-//! Finds the processes of a run that `/proc` hides, by trying every number.
+//! Finds the processes of a run that `/proc` hides.
 //!
 //! `hidepid` hides a process of this very user if the process is not dumpable. Such a process
 //! asked for that, or its program may not be read. The kernel still tells its mark by number.
 //!
-//! Trying millions of numbers takes a second or two. So it is done last, when a pass over the
-//! listing found nothing more.
+//! Control groups list every process, where their root can be seen. Elsewhere every number is
+//! tried. With millions of numbers that takes a second or two, so it is done last, when a pass
+//! over the listing found nothing more.
 
 use crate::cleanup::engine::Engine;
 use crate::cleanup::spec::CleanupKind;
 use crate::os::pid::Pid;
 use crate::os::syscalls;
+use crate::procfs::cgroup_members::every_process;
 use crate::procfs::host::Host;
 use crate::tags::carrier::Carrier;
 use crate::tags::process_reader::{Carriers, ProcessReader, Skipped};
@@ -20,7 +22,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 // This many numbers are tried between two looks at the clock, which takes about a millisecond.
-const AT_ONCE: u32 = 4096;
+const AT_ONCE: usize = 4096;
 
 impl Engine {
     /// Looks for processes that `/proc` hides, at the end of a pass that found nothing more to
@@ -57,7 +59,8 @@ impl Engine {
     }
 }
 
-/// Tries every number, and adds the marked processes that a pass over the listing did not show.
+/// Tries every number that a process can have, and adds the marked processes that a pass over the
+/// listing did not show.
 ///
 /// Removes [`Incomplete::Hidepid`] in two cases: the kernel told the mark of every number, or the
 /// other numbers are proven to be others'.
@@ -80,11 +83,14 @@ fn add_hidden(
     let known: HashSet<Pid> = result.tagged.iter().map(|process| process.identity.pid).collect();
     let mut reader = ProcessReader::new(host, &[]);
     let mut is_denied = false;
-    for number in 2..=host.pid_max() {
-        if number % AT_ONCE == 0 && is_late() {
+    let numbers: Box<dyn Iterator<Item = Pid>> = match every_process() {
+        Some(pids) => Box::new(pids.into_iter().filter(|pid| pid.as_u32() > 1)),
+        None => Box::new((2..=host.pid_max()).filter_map(Pid::from_u32)),
+    };
+    for (tried, pid) in numbers.enumerate() {
+        if tried % AT_ONCE == 0 && is_late() {
             return result.miss(Incomplete::Fleeting);
         }
-        let Some(pid) = Pid::from_u32(number) else { continue };
         let mark = match syscalls::file_lock_limits(pid) {
             Ok(limits) => match Mark::decode(limits) {
                 Some(mark) => mark,

@@ -69,6 +69,19 @@ impl Judgements {
             && matches!(self.run(run).verdict, Verdict::Dead | Verdict::Stale)
     }
 
+    /// The dead runs that this cleanup is about.
+    pub(crate) fn dead_runs(&mut self, kind: &CleanupKind) -> Vec<RunId> {
+        let mut runs = match kind {
+            CleanupKind::Worker(_) | CleanupKind::Process(_) => Vec::new(),
+            CleanupKind::Run { run, .. } => vec![*run],
+            CleanupKind::Sweep { .. } => self.policy.runs(),
+        };
+        runs.retain(|&run| {
+            self.policy.is_in_scope(run) && self.run(run).verdict == Verdict::Dead
+        });
+        runs
+    }
+
     /// The decision about a process; `None` if the cleanup does not concern it.
     pub(crate) fn process(
         &mut self,

@@ -7,6 +7,7 @@
 //! | `engine` | the order of passes and signals, until nothing is left or the time is over |
 //! | `full_pass` | reads and judges everything tagged, and makes targets |
 //! | `hidden_processes` | what `/proc` hides, found by trying every number |
+//! | `untagged_processes` | names what may be of a dead run and has no tag |
 //! | `quick_pass` | signals at once what forks faster than it is read |
 //! | `signalling` | sends what is due, after one more look at each process |
 //! | `finalize` | reports on the runs, and removes records |
@@ -30,3 +31,4 @@ pub(crate) mod stage;
 pub(crate) mod state_machine;
 pub(crate) mod target;
 pub(crate) mod targets;
+pub(crate) mod untagged_processes;

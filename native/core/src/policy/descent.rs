@@ -44,6 +44,9 @@ pub(crate) fn is_plausible(
     if process.mark.is_unreadable() {
         return Err("its mark cannot be read");
     }
+    // What becomes another user does so where marks can be reset. A worker without a mark of its
+    // own explains nothing about that user.
+    let is_anothers = process.uids.is_none_or(|uids| uids.real != host.uid());
     let explanation = if unmarked || loss.unmarked || has_lowered_limits(host, pid) {
         Explanation::Certain
     } else if loss.resettable {
@@ -54,7 +57,7 @@ pub(crate) fn is_plausible(
         );
     };
     let group = loss.control_group.as_deref().map(str::as_bytes);
-    if matches!(explanation, Explanation::Possible)
+    if (is_anothers || matches!(explanation, Explanation::Possible))
         && (group.is_none() || service_group(host, pid).as_deref() != group)
     {
         return Err(
@@ -66,6 +69,18 @@ pub(crate) fn is_plausible(
         Explanation::Possible => &[],
     };
     descends(host, process.identity.pid, &Family { run, group, adopters })
+}
+
+/// Whether a process that says nothing of the run may have lost every carrier of it.
+///
+/// `sudo` and a login shell (`su -`) clear the environment, and PAM resets the mark. The control
+/// group of the VM and the ancestors are what is left. They convict nothing.
+pub(crate) fn is_possible(host: &Host, pid: Pid, run: RunId, loss: &MarkLoss) -> bool {
+    let group = loss.control_group.as_deref().map(str::as_bytes);
+    loss.resettable
+        && group.is_some()
+        && service_group(host, pid).as_deref() == group
+        && descends(host, pid, &Family { run, group, adopters: &[] }).is_ok()
 }
 
 /// The processes that may be living ancestors of a process of a run.

@@ -5,7 +5,7 @@
 //! to a live run inside the dead one, is older than the owner, is another user's without proof,
 //! or only a carrier speaks for the run that a stranger can have by accident.
 
-use crate::policy::descent::is_plausible;
+use crate::policy::descent::{is_plausible, is_possible};
 use crate::policy::evidence::Policy;
 use crate::policy::refusal::Refusal;
 use crate::policy::verdict::{Decision, RunJudgement, Verdict};
@@ -106,7 +106,8 @@ impl Policy {
             return decide(Verdict::ForeignUser, why);
         }
         let is_warden = || process.shim_of(self.host.uid()).is_some_and(|shim| shim.is_warden);
-        if process.mark.present().is_some() || self.is_recorded_worker(process) || is_warden() {
+        let is_recorded = || self.is_of_this_user(process) && self.is_recorded_worker(process);
+        if process.mark.present().is_some() || is_recorded() || is_warden() {
             return decide(Verdict::Dead, "its run is dead");
         }
         let Some(env) = process.env.present() else {
@@ -129,6 +130,16 @@ impl Policy {
         };
         let unmarked = record.unmarked.contains(&env.worker.get());
         is_plausible(&self.host, process, env.run, &record.mark_loss, unmarked)
+    }
+
+    /// Whether a process without any carrier may descend from a dead run. It is never ended for
+    /// that, only named.
+    pub(crate) fn may_have_lost(&self, process: &TaggedProcess, run: RunId) -> bool {
+        self.believed(run).is_some_and(|record| {
+            process.identity.start_ticks >= record.owner.start_ticks
+                && self.refusal(process).is_none()
+                && is_possible(&self.host, process.identity.pid, run, &record.mark_loss)
+        })
     }
 
     /// Returns why a process of another user is kept. Returns `None` for our own, and if all
@@ -157,8 +168,13 @@ impl Policy {
         if process.uids.is_none() {
             return Some("whose it is cannot be read");
         }
-        let is_marked = process.mark.present().is_some_and(|mark| mark.run() == run);
-        (!is_marked && !self.is_of_this_user(process))
+        // What resets a mark also changes the user (`su`). So without a mark, the environment may
+        // speak for another user's process as well, if the process descends from the run.
+        let is_named = match process.mark.present() {
+            Some(mark) => mark.run() == run,
+            None => process.env.present().is_some_and(|env| env.run == run),
+        };
+        (!is_named && !self.is_of_this_user(process))
             .then_some("it is another user's and its hard mark does not name the run")
     }
 

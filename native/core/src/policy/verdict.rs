@@ -39,6 +39,9 @@ pub enum Verdict {
     ArgvOnly,
     /// Process: only its environment speaks for the run, and it may be a copy.
     EnvOnly,
+    /// Process: no carrier that can be read names a run, and it may descend from a dead one all
+    /// the same.
+    Unproven,
     /// Process: of the own run, but no carrier names its worker.
     UnknownWorker,
     /// Process: named by its identity, not by a tag.

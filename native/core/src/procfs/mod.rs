@@ -7,6 +7,7 @@
 //! 2. Read the files by number.
 //! 3. See the pidfd alive. Then everything read in between is of its process.
 
+pub(crate) mod cgroup_members;
 pub(crate) mod children;
 pub(crate) mod clock;
 pub(crate) mod host;

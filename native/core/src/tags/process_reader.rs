@@ -21,8 +21,8 @@ use rustix::io::Errno;
 pub enum Carriers {
     /// The mark, and of marked processes the rest. One system call for each unmarked process.
     MarkOnly,
-    /// Also command line and environment of unmarked processes of the same user. Three files
-    /// each.
+    /// Also command line and environment of unmarked processes. Three files each of the same
+    /// user, one of another.
     All,
 }
 
@@ -67,8 +67,8 @@ impl<'a> ProcessReader<'a> {
 
     /// Reads everything of a process whose mark was just read.
     ///
-    /// Reads on in an unmarked process only if `carriers` says so and the process may be this
-    /// user's. An unmarked process of another user is no target, whatever it says.
+    /// Reads on in an unmarked process only if `carriers` says so. Of another user's, only the
+    /// environment counts: below `su`, a descendant becomes another user and loses its mark.
     pub(crate) fn read_tags(
         &mut self,
         pid: Pid,
@@ -140,7 +140,8 @@ impl<'a> ProcessReader<'a> {
             }
             // Root owns the directory of a process that is not dumpable, whatever its user.
             let uid = self.host.proc().directory_uid(pid).map_err(gone_or)?;
-            if uid != self.host.uid() && uid != 0 {
+            let is_anothers = uid != self.host.uid() && uid != 0;
+            if is_anothers && self.read_env(pid)?.present().is_none() {
                 return Err(Skipped::Untagged);
             }
         }
@@ -240,6 +241,12 @@ impl<'a> ProcessReader<'a> {
     pub(crate) fn read_all(&mut self, pid: Pid) -> Result<TaggedProcess, Skipped> {
         let mark = self.read_mark(pid)?;
         self.read_tags(pid, mark, Carriers::All)
+    }
+
+    /// Reads a process that need not be tagged at all, with what its environment says.
+    pub(crate) fn read_untagged_env(&mut self, pid: Pid) -> Result<TaggedProcess, Skipped> {
+        let env = self.read_env(pid)?;
+        Ok(TaggedProcess { env, ..self.read_untagged(pid)? })
     }
 
     /// Reads a process that need not be tagged at all.

@@ -1,5 +1,6 @@
 //! One pass over the process table.
 
+use crate::os::pid::Pid;
 use crate::procfs::host::Host;
 use crate::procfs::listing::{LISTING, each_process};
 use crate::runs::record::RecordedCommand;
@@ -63,6 +64,10 @@ pub struct Scan {
     pub processes: usize,
     /// The number of processes, tagged or not, whose environment could not be read.
     pub unreadable: usize,
+    /// Processes that are not this user's, or do not let this user read them, and name no run.
+    /// Descendants that have become another user can be among them. Only a pass of all carriers
+    /// lists them.
+    pub untagged: Vec<Pid>,
     /// The marks of processes that ended while they were looked at. Their tree forks faster than
     /// it is read.
     pub vanished: Vec<Mark>,
@@ -166,7 +171,13 @@ pub(crate) fn scan_until(
                     }
                 }
             }
-            Err(Skipped::Untagged) => {}
+            Err(Skipped::Untagged) => {
+                if options.carriers == Carriers::All
+                    && host.proc().directory_uid(pid).is_ok_and(|uid| uid != host.uid())
+                {
+                    result.untagged.push(pid);
+                }
+            }
             Err(Skipped::Failed(errno)) => result.failed(host, errno),
         }
         ControlFlow::Continue(())

@@ -28,6 +28,8 @@ pub struct Entry<'a> {
     pub environ: &'a [u8],
     pub cmdline: &'a [u8],
     pub cgroup: &'a [u8],
+    /// The user, if it is not the test's own.
+    pub uid: Option<u32>,
 }
 
 pub const PLAIN: Entry<'static> = Entry {
@@ -39,6 +41,7 @@ pub const PLAIN: Entry<'static> = Entry {
     environ: b"A=1\0",
     cmdline: b"x\0",
     cgroup: b"0::/\n",
+    uid: None,
 };
 
 impl Image {
@@ -59,7 +62,7 @@ impl Image {
     }
 
     pub fn add(&self, pid: u32, entry: &Entry<'_>) {
-        let Entry { comm, state, parent, ticks, limits, environ, cmdline, cgroup } = entry;
+        let Entry { comm, state, parent, ticks, limits, environ, cmdline, cgroup, uid } = entry;
         std::fs::create_dir(self.path(&pid.to_string())).unwrap();
         let mut stat = format!("{pid} (").into_bytes();
         stat.extend_from_slice(comm);
@@ -78,9 +81,12 @@ impl Image {
             "limits",
             format!("Max file locks {} {} locks\n", limits.soft, limits.hard).as_bytes(),
         );
-        let uid = rustix::process::geteuid().as_raw();
+        let uid = uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());
         write("cgroup", cgroup);
         write("status", format!("Name:\tx\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n").as_bytes());
+        if uid != rustix::process::geteuid().as_raw() {
+            std::os::unix::fs::chown(self.path(&pid.to_string()), Some(uid), None).unwrap();
+        }
     }
 
     pub fn host(&self) -> Arc<Host> {
