@@ -91,8 +91,22 @@ def shims_of(run):
     for pid in filter(str.isdigit, os.listdir("/proc")):
         argv = command_line(pid)
         if argv[0].endswith("leash-shim") and f"--run-id={run}" in argv:
-            (wardens if "--warden" in argv or any(a.startswith("--warden") for a in argv) else shims).append(int(pid))
+            (wardens if any(word.startswith("--warden") for word in argv) else shims).append(int(pid))
     return shims, wardens
+
+
+def ancestors(pid):
+    """Returns the living ancestors of a process, without pid 1."""
+    found = []
+    while True:
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                pid = int(file.read().rpartition(")")[2].split()[1])
+        except OSError:
+            return found
+        if pid <= 1:
+            return found
+        found.append(pid)
 
 
 def kill(pids, number=signal.SIGKILL):
@@ -214,6 +228,18 @@ class VM:
         if self.process:
             return self.process.poll() is None
         return is_process(self.pid)
+
+    def beam(self):
+        """The VM's number as seen from here, where it has another one inside of its namespace."""
+        wanted = f"TRIAL_VM={self.dir}\0".encode()
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/comm") as comm, open(f"/proc/{pid}/environ", "rb") as environ:
+                    if comm.read().startswith("beam") and wanted in environ.read():
+                        return int(pid)
+            except OSError:
+                continue
+        return self.pid
 
     def shims(self):
         return shims_of(self.run)[0]
