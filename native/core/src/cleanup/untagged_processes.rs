@@ -15,7 +15,8 @@ use std::sync::Arc;
 impl Engine {
     /// Lists such processes as kept, and keeps the records of their runs.
     ///
-    /// If the environment of one cannot be read, then it may name the run. So the pass has a hole.
+    /// If the environment of one cannot be read, then it may name the run, and the pass has a
+    /// hole.
     pub(crate) fn name_untagged(&mut self, result: &mut Scan) {
         let runs = self.judgements.dead_runs(&self.spec.kind);
         if runs.is_empty() {

@@ -1,7 +1,8 @@
 //! The processes in all control groups: a list that `hidepid` does not shorten.
 //!
-//! Every process is in exactly one group of version 2, and `cgroup.procs` lists the processes of a
-//! group for every reader (cgroups(7)). So the groups below the root of the machine list them all.
+//! Every process is in exactly one group of version 2, and `cgroup.procs` lists the processes of
+//! a group for every reader (cgroups(7)). So the groups below the root of the machine list them
+//! all.
 
 use crate::os::pid::Pid;
 use rustix::fs::statfs;
