@@ -115,7 +115,7 @@ defmodule Leash do
 
   | what happens | what is returned |
   |---|---|
-  | `:timeout` passes while the command runs | `:timeout` |
+  | `:timeout` passes while the command runs | `:timeout`, or `{:timeout, :idle}` without output |
   | `:timeout` passes after its exit, while something holds stdout | its status |
   | something that it started cannot be ended (it is root's, or waits in the kernel) | its status, or `:timeout` |
   | its shim is killed, and it ends with that | 137, as for SIGKILL |
@@ -139,7 +139,7 @@ defmodule Leash do
     * any exception of `:into` or of the enumerable of `:input`; the tree is ended first
   """
   @spec cmd(String.t(), [binary()], [cmd_option()]) ::
-          {Collectable.t() | {Collectable.t(), binary()}, 0..255 | :timeout | :max_output}
+          {Collectable.t() | {Collectable.t(), binary()}, Collect.status()}
   def cmd(command, args \\ [], options \\ []), do: Collect.run(command, args, options)
 
   @doc """
@@ -176,7 +176,7 @@ defmodule Leash do
   @doc """
   Like `stream!/3`, with `{:exit, how}` as its last element instead of an exception.
 
-  `how` is `{:status, 0..255}`, `{:signal, name}` or `:timeout`.
+  `how` is `{:status, 0..255}`, `{:signal, name}`, `:timeout` or `{:timeout, :idle}`.
 
       iex> Leash.stream("sh", ["-c", "echo out; exit 3"]) |> Enum.to_list()
       ["out\\n", {:exit, {:status, 3}}]

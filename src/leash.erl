@@ -64,9 +64,12 @@
     format_error/1
 ]).
 
--export_type([text/0, options/0, worker/0, options_error/0, exit/0, survivors/0]).
+-export_type([text/0, options/0, worker/0, options_error/0, exit/0, survivors/0, status/0]).
 
 -type text() :: leash_options:text().
+
+%% The exit status of a command, or why it was ended.
+-type status() :: 0..255 | timeout | {timeout, idle} | max_output.
 
 %% Leash.Worker:start_link/1, Leash:cmd/3 and so on list the keys and their values.
 -type options() :: #{atom() => term()} | [atom() | {atom(), term()}].
@@ -201,13 +204,13 @@ close_stdin(Worker) -> 'Elixir.Leash.Worker':close_stdin(Worker).
 %% Runs a command to its end and returns {Output, Status}.
 %%
 %% What Leash:cmd/3 raises is an error here: enoent, an options_error() and so on.
--spec cmd(text()) -> {term(), 0..255 | timeout | max_output}.
+-spec cmd(text()) -> {term(), status()}.
 cmd(Command) -> cmd(Command, []).
 
--spec cmd(text(), [text()]) -> {term(), 0..255 | timeout | max_output}.
+-spec cmd(text(), [text()]) -> {term(), status()}.
 cmd(Command, Args) -> cmd(Command, Args, []).
 
--spec cmd(text(), [text()], options()) -> {term(), 0..255 | timeout | max_output}.
+-spec cmd(text(), [text()], options()) -> {term(), status()}.
 cmd(Command, Args, Options) ->
     {Text, Texts} = {leash_options:text(Command), leash_options:texts(Args)},
     'Elixir.Leash':cmd(Text, Texts, converted(Options)).

@@ -64,8 +64,8 @@ option(health, Check) when is_map(Check); is_list(Check) ->
     health(Check);
 option(guard, Limits) when is_map(Limits); is_list(Limits) ->
     guard(Limits);
-option(lines, Lines) when is_map(Lines) ->
-    maps:to_list(Lines);
+option(Key, Options) when (Key =:= lines orelse Key =:= timeout) andalso is_map(Options) ->
+    maps:to_list(Options);
 option(Key, {log, Log}) when
     (Key =:= on_output orelse Key =:= on_stderr) andalso (is_map(Log) orelse is_list(Log))
 ->

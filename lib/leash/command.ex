@@ -65,6 +65,11 @@ defmodule Leash.Command do
           streams: [{stream(), Native.fd()}]
         }
 
+  @typedoc "The deadline of a command, and the milliseconds that it may be without output."
+  @type limits :: {integer() | :infinity, timeout()}
+
+  @type timed_out :: :timeout | {:timeout, :idle}
+
   @typedoc "The result of `next/3`. `:ended` is the last, after the tree's end and all output."
   @type event ::
           {:data, stream(), binary(), running()}
@@ -155,6 +160,20 @@ defmodule Leash.Command do
       {:exit, exit} -> {:error, {:exited, exit}}
     end
   end
+
+  @doc "Returns the limits of a command that starts now: in all, and without output."
+  @spec limits(timeout(), timeout()) :: limits()
+  def limits(total, idle), do: {deadline(total), idle}
+
+  @doc "Returns the deadline for `next/3` at the beginning of a wait for output."
+  @spec until(limits()) :: integer() | :infinity
+  def until({total, :infinity}), do: total
+  # An integer is less than any atom.
+  def until({total, idle}), do: min(total, now() + idle)
+
+  @doc "Returns which limit was reached."
+  @spec reached(limits()) :: timed_out()
+  def reached({total, _idle}), do: if(left(total) == 0, do: :timeout, else: {:timeout, :idle})
 
   @doc "Returns the deadline of so many milliseconds, for `next/3`."
   @spec deadline(timeout()) :: integer() | :infinity

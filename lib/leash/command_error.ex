@@ -2,8 +2,8 @@ defmodule Leash.CommandError do
   @moduledoc """
   The error of a `Leash.stream!/3` whose command did not succeed.
 
-  The public fields are `:program` and `:how`. `:how` is `{:status, 1..255}`, `{:signal, name}` or
-  `:timeout`.
+  The public fields are `:program` and `:how`. `:how` is `{:status, 1..255}`, `{:signal, name}`,
+  `:timeout` or `{:timeout, :idle}`.
   """
 
   defexception [:program, :how]
@@ -16,6 +16,9 @@ defmodule Leash.CommandError do
 
   def message(%__MODULE__{program: program, how: {:signal, signal}}),
     do: "#{inspect(program)} was ended by #{signal}"
+
+  def message(%__MODULE__{program: program, how: {:timeout, :idle}}),
+    do: "#{inspect(program)} wrote nothing in time and was ended"
 
   def message(%__MODULE__{program: program, how: :timeout}),
     do: "#{inspect(program)} did not end in time and was ended"

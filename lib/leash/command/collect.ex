@@ -8,13 +8,13 @@ defmodule Leash.Command.Collect do
 
   @read_bytes 65_536
 
-  @type status :: 0..255 | :timeout | :max_output
+  @type status :: 0..255 | Command.timed_out() | :max_output
 
   @spec run(String.t(), [binary()], keyword()) ::
           {Collectable.t() | {Collectable.t(), binary()}, status()}
   def run(program, args, options) do
     {own, worker} = Options.validate!(Options.cmd(), program, args, options)
-    deadline = Command.deadline(own.timeout)
+    limits = Command.limits(own.timeout, own.idle)
     {initial, collect} = Collectable.into(own.into)
 
     state = %{
@@ -27,7 +27,7 @@ defmodule Leash.Command.Collect do
 
     case Command.start(worker) do
       {:ok, command} ->
-        {ended, status, state} = collect(command, state, deadline)
+        {ended, status, state} = collect(command, state, limits)
         finished(ended, status, state, own)
 
       # The program did not reach its exec in time. It is gone or can only be waited for (state
@@ -50,7 +50,8 @@ defmodule Leash.Command.Collect do
     failed(reason)
   end
 
-  defp finished({:by_itself, how}, :timeout, state, own),
+  # The program exited before its time was over. What held its output had to be ended.
+  defp finished({:by_itself, how}, status, state, own) when status != :max_output,
     do: result(state, Command.status(how), own)
 
   defp finished({:error, :start_timeout}, _status, state, own), do: result(state, :timeout, own)
@@ -58,18 +59,19 @@ defmodule Leash.Command.Collect do
   defp finished({_when, how}, status, state, own),
     do: result(state, status || Command.status(how), own)
 
-  defp collect(command, state, deadline) do
-    case Command.next(command, @read_bytes, deadline) do
+  defp collect(command, state, limits) do
+    case Command.next(command, @read_bytes, Command.until(limits)) do
       {:data, stream, data, command} ->
         case taken(stream, data, command, state) do
-          {:ok, state} -> collect(command, state, deadline)
+          {:ok, state} -> collect(command, state, limits)
           {:full, state} -> {Command.abort(command, :ladder), :max_output, state}
         end
 
       {:timeout, command} ->
+        reached = Command.reached(limits)
         command = Command.finish(command, :ladder)
-        {ended, _status, state} = collect(command, state, :infinity)
-        {ended, :timeout, state}
+        {ended, _status, state} = collect(command, state, {:infinity, :infinity})
+        {ended, reached, state}
 
       {:ended, ended, _command} ->
         {ended, nil, state}

@@ -37,6 +37,27 @@ defmodule Leash.Command.Options do
     type_spec: quote(do: timeout()),
     default: :infinity
   ]
+  @timeouts [
+    type:
+      {:or,
+       [
+         Schema.milliseconds(),
+         {:in, [:infinity]},
+         keyword_list: [
+           total: @timeout ++ [doc: "Milliseconds from the start."],
+           idle:
+             @timeout ++
+               [
+                 doc:
+                   "Milliseconds without output that is read here. The time that the caller " <>
+                     "takes between two reads does not count."
+               ]
+         ]
+       ]},
+    type_doc: "milliseconds, :infinity or [total: milliseconds, idle: milliseconds]",
+    type_spec: quote(do: timeout() | [total: timeout(), idle: timeout()]),
+    default: :infinity
+  ]
 
   @lines Lines.option("Collects stdout line by line, into `into: []` for example.")
 
@@ -109,10 +130,12 @@ defmodule Leash.Command.Options do
                "end with a line feed alone."
          ],
          timeout:
-           @timeout ++
+           @timeouts ++
              [
                doc:
-                 "After so many milliseconds `:stop` ends the tree, and the status is `:timeout`."
+                 "After so many milliseconds `:stop` ends the tree, and the status is " <>
+                   "`:timeout`. With `:idle` the tree also ends after so long without output, " <>
+                   "and the status is `{:timeout, :idle}`."
              ],
          max_output: [
            type: {:or, [{:in, [:infinity]}, :non_neg_integer]},
@@ -121,6 +144,13 @@ defmodule Leash.Command.Options do
            doc:
              "If stdout and captured stderr together have more bytes than that, the tree is " <>
                "ended and the output is cut there. The status is `:max_output`."
+         ],
+         stdout: [
+           type: {:custom, Schema, :target, [[:capture, :null]]},
+           default: :capture,
+           doc:
+             "`:capture` goes to `:into`. With `:null` and `{:file, path}`, which is appended " <>
+               "to, nothing is collected of it."
          ],
          stderr: [
            type: {:custom, Schema, :target, [[:inherit, :capture, :null]]},
@@ -145,6 +175,13 @@ defmodule Leash.Command.Options do
        ] ++ @shared
 
   @stream [
+            stdout: [
+              type: {:custom, Schema, :target, [[:stream, :null]]},
+              default: :stream,
+              doc:
+                "`:stream` makes elements of it, `:null` and `{:file, path}` do not. So " <>
+                  "`stdout: :null, stderr: :stream` reads stderr alone."
+            ],
             stderr: [
               type: {:custom, Schema, :target, [[:inherit, :stream, :null]]},
               default: :inherit,
@@ -163,11 +200,13 @@ defmodule Leash.Command.Options do
             ],
             lines: Lines.option("Makes the elements lines."),
             timeout:
-              @timeout ++
+              @timeouts ++
                 [
                   doc:
                     "So many milliseconds after the start `:stop` ends the tree. The stream " <>
-                      "ends with `{:exit, :timeout}` or raises."
+                      "ends with `{:exit, :timeout}` or raises. With `:idle` the tree also " <>
+                      "ends after so long without output, and the end is " <>
+                      "`{:exit, {:timeout, :idle}}`."
                 ]
           ] ++ @shared
 
@@ -210,8 +249,22 @@ defmodule Leash.Command.Options do
     if own.input != nil and own.stdin == :null,
       do: Schema.refuse!(:stdin, "nothing beside :input", :null)
 
+    own = timeouts(own)
+
+    if own.idle != :infinity and not read?(own),
+      do: Schema.refuse!(:timeout, "no :idle where no output is read here", options[:timeout])
+
     {own, worker!(command, args, own, options)}
   end
+
+  defp timeouts(%{timeout: [_ | _] = timeouts} = own),
+    do: Map.merge(own, %{timeout: timeouts[:total], idle: timeouts[:idle]})
+
+  defp timeouts(%{timeout: []} = own), do: Map.merge(own, %{timeout: :infinity, idle: :infinity})
+  defp timeouts(own), do: Map.put(own, :idle, :infinity)
+
+  defp read?(%{use_stdio: false}), do: false
+  defp read?(own), do: :output in [stdout(own), stderr(own)]
 
   # System.cmd/3 accepts any enumerable of pairs.
   defp env_to_list(options) do
@@ -235,6 +288,7 @@ defmodule Leash.Command.Options do
           program!(command, args, own.shell) ++
             [
               stdin: if(own.input == nil, do: own.stdin, else: :pipe),
+              stdout: stdout(own),
               stderr: if(stderr == :inherit, do: :null, else: stderr),
               on_output: on_output
             ] ++ shared
@@ -251,14 +305,20 @@ defmodule Leash.Command.Options do
     |> stdio(Map.get(own, :use_stdio, true))
   end
 
+  defp stdout(%{stdout: read}) when read in [:capture, :stream], do: :output
+  defp stdout(%{stdout: stdout}), do: stdout
+
   defp stderr(%{stderr_to_stdout: true}), do: :stdout
   defp stderr(%{stderr: captured}) when captured in [:capture, :stream], do: :output
   defp stderr(%{stderr: stderr}), do: stderr
 
   defp stdio(options, true), do: options
 
-  defp stdio(%{stdin: :open} = options, false),
+  defp stdio(%{stdin: :open, stdout: :output} = options, false),
     do: %{options | stdin: :inherit, stdout: :inherit}
+
+  defp stdio(%{stdin: :open} = options, false),
+    do: Schema.refuse!(:stdout, "nothing beside use_stdio: false", options.stdout)
 
   defp stdio(%{input: nil}, false),
     do: Schema.refuse!(:stdin, "nothing beside use_stdio: false", :null)

@@ -8,7 +8,7 @@ defmodule Leash.Command.Stream do
   alias Leash.Stdio.Lines
 
   @type element :: binary() | {:stdout | :stderr, binary()}
-  @type how :: {:status, 0..255} | {:signal, Leash.Signal.t()} | :timeout
+  @type how :: {:status, 0..255} | {:signal, Leash.Signal.t()} | Command.timed_out()
 
   @doc """
   Returns a lazy stream.
@@ -61,8 +61,8 @@ defmodule Leash.Command.Stream do
 
     %{
       command: command,
-      deadline: Command.deadline(own.timeout),
-      timed_out?: false,
+      limits: Command.limits(own.timeout, own.idle),
+      timed_out: nil,
       lines: if(lines, do: %{stdout: lines, stderr: lines})
     }
   end
@@ -79,15 +79,18 @@ defmodule Leash.Command.Stream do
   end
 
   defp pull({:running, reading}, own, last) do
-    case Command.next(reading.command, own.max_chunk_size, reading.deadline) do
+    until = Command.until(reading.limits)
+
+    case Command.next(reading.command, own.max_chunk_size, until) do
       {:data, stream, data, command} ->
         {data, reading} = cut(%{reading | command: command}, stream, data)
         {elements(stream, data, own), {:running, reading}}
 
       {:timeout, command} ->
+        reached = Command.reached(reading.limits)
         command = Command.finish(command, :ladder)
-        reading = %{reading | command: command, deadline: :infinity, timed_out?: true}
-        pull({:running, reading}, own, last)
+        reading = %{reading | command: command, limits: {:infinity, :infinity}}
+        pull({:running, %{reading | timed_out: reached}}, own, last)
 
       {:ended, ended, _command} ->
         {last_lines(reading.lines, own), {:last, how(ended, reading)}}
@@ -99,7 +102,7 @@ defmodule Leash.Command.Stream do
   end
 
   defp how({:error, :start_timeout}, _reading), do: :timeout
-  defp how({:ended, _how}, %{timed_out?: true}), do: :timeout
+  defp how({:ended, _how}, %{timed_out: reached}) when reached != nil, do: reached
   defp how({_when, how}, _reading), do: how
 
   defp cut(%{lines: nil} = reading, _stream, data), do: {[data], reading}

@@ -73,6 +73,7 @@ defmodule Leash.Degraded.Program do
 
   @doc "Returns the name of a program in lists and logs."
   @spec label(map()) :: String.t()
+  def label(%{label: label}) when label != nil, do: Leash.Text.printable(label)
   def label(%{name: name}) when name != nil, do: inspect(name)
   def label(%{command: command}), do: command |> Path.basename() |> Leash.Text.printable()
 
