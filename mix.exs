@@ -43,8 +43,15 @@ defmodule Leash.MixProject do
         ["README.md", "CHANGELOG.md", "SECURITY.md", "DESIGN.md"] ++ Path.wildcard("guides/*.md"),
       groups_for_extras: [Guides: ~r{guides/}],
       groups_for_modules: [
-        Start: [Leash, Leash.Worker, Leash.Ladder, Leash.Limits, Leash.Cgroup],
-        Look: [Leash.Tree, Leash.OSProcess, Leash.Cluster, Leash.Telemetry, Leash.Logger, Leash.Dashboard],
+        Start: [Leash, Leash.Worker, Leash.Ladder, Leash.Limits, Leash.Cgroup, Leash.Identity],
+        Look: [
+          Leash.Tree,
+          Leash.OSProcess,
+          Leash.Cluster,
+          Leash.Telemetry,
+          Leash.Logger,
+          Leash.Dashboard
+        ],
         "Runs and sweeps": [Leash.RunId, Leash.Sweep, Leash.Operator],
         "Results and errors": [Leash.Exit, Leash.Error, Leash.OptionsError, Leash.CommandError]
       ],

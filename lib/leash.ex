@@ -209,8 +209,8 @@ defmodule Leash do
   ## Options
 
   The options are those of `Port.open/2` for programs, except `:nouse_stdio`. In addition, there
-  are `:stop`, `:linger`, `:limits`, `:cgroup`, `:mark`, `:run_id_flag` and `:group` of
-  `Leash.Worker`.
+  are `:clear_env`, `:stop`, `:linger`, `:limits`, `:cgroup`, `:mark`, `:run_id_flag`, `:group` and
+  those of `Leash.Identity`.
 
   #{Leash.OpenPort.Options.docs()}
   ## Raises
@@ -443,7 +443,9 @@ defmodule Leash do
   Returns what this machine supports.
 
   The map says which carriers and pidfds there are, what of `/proc` can be seen, and whether the
-  run has a record. `:control` says whether `leash stop` can ask this run.
+  run has a record. `:set_user` says whether programs can run as any user, and `:own_capabilities`
+  which capabilities they can keep, see `Leash.Identity`. `:control` says whether `leash stop` can
+  ask this run.
 
   `:warden` says whether the run has a warden. A warden starts the shims. If VM and shims are
   killed at once, then it ends what is left. `{:error, :marks_unseen}` means that the warden ends

@@ -42,10 +42,12 @@ option(Key, Value) when
     Key =:= cd;
     Key =:= arg0;
     Key =:= run_id_flag;
-    Key =:= label
+    Key =:= label;
+    Key =:= user;
+    Key =:= gid
 ->
     text(Value);
-option(args, Value) ->
+option(Key, Value) when Key =:= args; Key =:= groups; Key =:= clear_env ->
     texts(Value);
 option(group, Value) ->
     group(Value);
@@ -62,6 +64,8 @@ option(ready, {http, Target}) ->
     {http, http(Target)};
 option(health, Check) when is_map(Check); is_list(Check) ->
     health(Check);
+option(capabilities, Sets) when is_map(Sets) ->
+    maps:to_list(Sets);
 option(guard, Limits) when is_map(Limits); is_list(Limits) ->
     guard(Limits);
 option(Key, Options) when (Key =:= lines orelse Key =:= timeout) andalso is_map(Options) ->

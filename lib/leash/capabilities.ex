@@ -3,6 +3,7 @@ defmodule Leash.Capabilities do
   @moduledoc false
 
   alias Leash.{Cgroup, Config, Control, Native, Run, Warden}
+  alias Leash.Identity.Capability
 
   @doc "See `Leash.capabilities/0`."
   @spec all() :: map()
@@ -20,7 +21,9 @@ defmodule Leash.Capabilities do
     })
   end
 
-  defp seen(%{} = capabilities), do: capabilities
+  defp seen(%{} = capabilities),
+    do: Map.update!(capabilities, :own_capabilities, &Capability.names/1)
+
   # No native side, see `Leash.Platform`.
   defp seen({:error, :unsupported_os}), do: %{proc: false, pidfd: false}
 

@@ -8,17 +8,37 @@ defmodule Leash.Environment do
   @typedoc "Variables, each as `NAME=value` with a NUL behind it, and their number."
   @type t :: {binary(), non_neg_integer()}
 
+  @typedoc "The names of variables that a program inherits from the VM."
+  @type inherited :: :all | [String.t()]
+
   @doc """
   Returns the environment with these changes. `nil` unsets a variable.
 
   If a name is changed twice, the last change counts.
   """
-  @spec with_changes([{String.t(), String.t() | nil}]) :: t()
-  def with_changes(changes) do
+  @spec with_changes([{String.t(), String.t() | nil}], inherited()) :: t()
+  def with_changes(changes, inherited \\ :all) do
     changes = Map.new(changes)
-    inherited = Enum.reduce(changes, :os.env(), &without/2)
+    inherited = Enum.reduce(changes, variables(inherited), &without/2)
     set = for {name, value} <- changes, value != nil, do: [name, ?=, value, 0]
     {text(inherited) <> IO.iodata_to_binary(set), length(inherited) + length(set)}
+  end
+
+  @doc "Returns the names of all other variables, as `Port.open/2` takes them."
+  @spec others(inherited()) :: [charlist()]
+  def others(:all), do: []
+
+  def others(names) do
+    for {name, _value} <- :os.env() -- variables(names), do: name
+  end
+
+  defp variables(:all), do: :os.env()
+  defp variables([]), do: []
+
+  defp variables(names) do
+    encoding = :file.native_name_encoding()
+    names = Enum.map(names, &characters(&1, encoding))
+    for {name, _value} = variable <- :os.env(), name in names, do: variable
   end
 
   # Most changed names are not in the VM's environment, which one look shows.

@@ -58,6 +58,19 @@ defmodule Leash.Error do
     no_depth: "it already is inside eight runs"
   }
 
+  @rights %{
+    {:ids, :eperm} =>
+      "the VM may not change to this user and these groups: it has no CAP_SETUID or " <>
+        "CAP_SETGID (eperm)",
+    {:ids, :einval} => "the user namespace of the VM has no such user or group (einval)",
+    {:kill, :eperm} =>
+      "the VM could not end a program of this user again: it has no CAP_KILL (eperm)",
+    {:capabilities, :eperm} =>
+      "the VM does not have a capability that the program should keep (eperm)",
+    {:capabilities, :einval} =>
+      "root gets all capabilities of its bounding set at exec, so it keeps no selection (einval)"
+  }
+
   @impl true
   def message(%__MODULE__{reason: :survivors, survivors: []}),
     do: "not every process could be looked at, so something of the tree may be left"
@@ -94,6 +107,7 @@ defmodule Leash.Error do
     do: "the VM #{pid}, which started this worker, lives"
 
   def format({:cgroup, why}), do: "no control group: #{cgroup(why)}"
+  def format(reason) when is_map_key(@rights, reason), do: Map.fetch!(@rights, reason)
   def format({stage, reason}) when is_atom(stage), do: "#{stage}: #{format(reason)}"
   def format(reason) when is_atom(reason), do: posix(reason)
   def format(reason), do: inspect(reason)

@@ -61,10 +61,18 @@ defmodule Leash.Shim do
       run: run.id,
       args: [path() | args(run, number, options)],
       environment:
-        Environment.with_changes([{"LEASH_RUN", tag(run, number, options)} | options.env]),
+        Environment.with_changes(
+          [{"LEASH_RUN", tag(run, number, options)} | options.env],
+          inherited(options)
+        ),
       ends: ends(options)
     }
   end
+
+  # The names that the program inherits.
+  defp inherited(%{clear_env: true}), do: []
+  defp inherited(%{clear_env: [_ | _] = names}), do: names
+  defp inherited(_options), do: :all
 
   defp ends(%{attach: _target}), do: {:none, :none, :none}
 
@@ -137,6 +145,7 @@ defmodule Leash.Shim do
       if(options.arg0, do: "--arg0=" <> options.arg0, else: []),
       limits(options.limits),
       cgroup(options.cgroup),
+      identity(options),
       if(options.mark, do: [], else: "--no-mark"),
       more,
       commands(Ladder.commands(options.stop)),
@@ -178,6 +187,10 @@ defmodule Leash.Shim do
   defp cgroup(path) when is_binary(path), do: "--cgroup=" <> path
   defp cgroup(_no_group), do: []
 
+  # Most programs are the VM's user, and their options have no such key.
+  defp identity(%{identity: arguments}), do: arguments
+  defp identity(_options), do: []
+
   # The shim's longest time, 24 days. A caller that waits for ever decides itself when to end.
   defp linger(:infinity), do: 0x7FFFFFFF
   defp linger(ms), do: ms
@@ -206,7 +219,9 @@ defmodule Leash.Shim do
     14 => :attach,
     15 => :warden,
     16 => :shim,
-    17 => :cgroup
+    17 => :cgroup,
+    18 => :kill,
+    19 => :capabilities
   }
 
   @doc """
@@ -337,6 +352,25 @@ defmodule Leash.Shim do
 
     tag = tag(run, number, options)
     variable = {~c"LEASH_RUN", if(tag, do: String.to_charlist(tag), else: false)}
-    {arguments(run, number, leash, options, [cd]), [variable | options.env]}
+    # The port changes the VM's environment, so what the program does not inherit is unset.
+    cleared = for name <- Environment.others(inherited(options)), do: {name, false}
+    changes = [variable | options.env]
+    {arguments(run, number, leash, options, [cd]), without(cleared, changes) ++ changes}
+  end
+
+  defp without([], _changes), do: []
+
+  defp without(cleared, changes),
+    do: Enum.reject(cleared, fn {name, false} -> List.keymember?(changes, name, 0) end)
+
+  @doc """
+  Returns the arguments for a program of Leash itself, whose output a port reads.
+
+  The program ends with the port.
+  """
+  @spec for_helper(Leash.RunId.t(), [binary(), ...]) :: [binary()]
+  def for_helper(run_id, command) do
+    ["--run-id=#{run_id}", "--leash=0", "--stdin=null", "--stderr=null", "--no-mark"] ++
+      ["--stop=KILL:0", "--linger=0", "--" | command]
   end
 end

@@ -10,6 +10,7 @@ defmodule Leash.Suggestion do
     address_space: ~w(as memory mem)a,
     args: ~w(arguments argv)a,
     arg0: ~w(argv0)a,
+    capabilities: ~w(caps)a,
     cd: ~w(cwd dir directory chdir workdir working_dir working_directory)a,
     check: ~w(probe url)a,
     command: ~w(cmd exec executable program)a,
@@ -19,6 +20,8 @@ defmodule Leash.Suggestion do
     every: ~w(interval period)a,
     failures: ~w(retries threshold max_failures)a,
     file_size: ~w(fsize)a,
+    gid: ~w(regid)a,
+    groups: ~w(supplementary_groups)a,
     guard: ~w(max_memory max_rss memory max_processes lifetime ttl)a,
     health: ~w(heartbeat healthcheck)a,
     input: ~w(stdin_data)a,
@@ -34,22 +37,17 @@ defmodule Leash.Suggestion do
     ready_timeout: ~w(timeout)a,
     run_dir: ~w(dir directory)a,
     stop: ~w(kill_timeout kill_command delay_to_sigkill signal kill_signal stop_signal steps)a,
-    stop_timeout: ~w(shutdown_timeout timeout)a
+    stop_timeout: ~w(shutdown_timeout timeout)a,
+    user: ~w(uid run_as)a
   }
-
-  # Leash starts programs as the VM's user. Only leash-shim by hand knows these.
-  @users ~w(user uid gid)a
 
   @doc "Returns a hint for an option that does not exist."
   @spec option(term(), [atom()]) :: String.t() | nil
   def option(key, known) do
     foreign = Enum.find(known, &(key in Map.get(@foreign, &1, [])))
 
-    cond do
-      key in @users -> "programs run as the VM's user"
-      meant = foreign || nearest(key, known) -> did_you_mean(meant)
-      true -> nil
-    end
+    meant = foreign || nearest(key, known)
+    if meant, do: did_you_mean(meant)
   end
 
   @doc "Returns the question for what was meant."

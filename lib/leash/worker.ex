@@ -90,8 +90,8 @@ defmodule Leash.Worker do
     * `{:exec, posix}` - the program could not be executed, errors of execve(2): `:enoent` (also a
       missing interpreter), `:eacces`, `:enoexec`, `:e2big`, `:etxtbsy` …
     * `{stage, posix}` - another stage failed: `:cd`, `:stdin`, `:stdout`, `:stderr`, `:fork`
-      (`:eagain` at the limit of processes), `:pipe` (`:emfile`), `:setsid`, `:ids`, `:pdeathsig`,
-      `:owner`
+      (`:eagain` at the limit of processes), `:pipe` (`:emfile`), `:setsid`, `:pdeathsig`,
+      `:owner`, and `:ids`, `:kill`, `:capabilities`, see `Leash.Identity`
     * `{:cgroup, why}` - `:cgroup` cannot be had here, see `Leash.Cgroup`
     * `{:shim, reason}` - the shim itself could not be started: `:emfile`, `:eagain`, `:enomem` …,
       or `:no_working_directory` if the VM's directory was deleted

@@ -275,14 +275,13 @@ defmodule Leash.SchemaTest do
     end
 
     test "of another library brings ours to mind, if there is one" do
-      keys = [:command, :cd, :ready, :ready_timeout]
+      keys = [:command, :cd, :ready, :ready_timeout, :user]
 
       for {foreign, hint} <- [
             {:cwd, "did you mean :cd?"},
             {:cmd, "did you mean :command?"},
             {:timeout, "did you mean :ready_timeout?"},
-            {:user, "programs run as the VM's user"},
-            {:uid, "programs run as the VM's user"},
+            {:uid, "did you mean :user?"},
             {:kill_timeout, nil}
           ] do
         assert Leash.Suggestion.option(foreign, keys) == hint, inspect(foreign)

@@ -8,6 +8,9 @@ defmodule Leash.Command.Collect do
 
   @read_bytes 65_536
 
+  # Stages of a start for which System.cmd/3 has no option, so their errno alone says too little.
+  @rights [:ids, :kill, :capabilities]
+
   @type status :: 0..255 | Command.timed_out() | :max_output
 
   @spec run(String.t(), [binary()], keyword()) ::
@@ -130,7 +133,7 @@ defmodule Leash.Command.Collect do
   # Raises what `System.cmd/3` raises if the system refuses, and `Leash.Error` otherwise.
   @spec failed(term()) :: no_return()
   def failed({stage, posix} = reason) when is_atom(stage) and is_atom(posix) do
-    if posix == :no_working_directory,
+    if posix == :no_working_directory or stage in @rights,
       do: raise(Leash.Error, reason: reason),
       else: :erlang.error(posix)
   end

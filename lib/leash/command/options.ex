@@ -2,25 +2,27 @@ defmodule Leash.Command.Options do
   # The options of `Leash.cmd/3` and the streams. `Leash.Worker.Options` checks the shared ones.
   @moduledoc false
 
-  alias Leash.{Executable, Schema}
+  alias Leash.{Executable, Identity, Schema}
   alias Leash.Stdio.Lines
   alias Leash.Worker
 
   # Options that go to the Worker unchanged.
-  @worker [
-    :cd,
-    :env,
-    :arg0,
-    :stop,
-    :on_exit,
-    :on_crash,
-    :limits,
-    :cgroup,
-    :mark,
-    :run_id_flag,
-    :group,
-    :label
-  ]
+  @worker Identity.keys() ++
+            [
+              :cd,
+              :env,
+              :clear_env,
+              :arg0,
+              :stop,
+              :on_exit,
+              :on_crash,
+              :limits,
+              :cgroup,
+              :mark,
+              :run_id_flag,
+              :group,
+              :label
+            ]
 
   # If exec does not return, the caller waits for so long unless `:timeout` is shorter.
   @start_timeout 0x7FFFFFFF

@@ -3,25 +3,27 @@ defmodule Leash.OpenPort.Options do
   # some of a Worker.
   @moduledoc false
 
-  alias Leash.{Executable, Ladder, OptionsError, Schema, WorkingDirectory}
+  alias Leash.{Executable, Identity, Ladder, OptionsError, Schema, WorkingDirectory}
   alias Leash.Worker
 
   # Options of the shim, not of the port.
   @shim_flags [:stderr_to_stdout]
-  @shim_keys [
-    :args,
-    :env,
-    :arg0,
-    :stop,
-    :on_crash,
-    :linger,
-    :limits,
-    :cgroup,
-    :mark,
-    :run_id_flag,
-    :group,
-    :label
-  ]
+  @shim_keys Identity.keys() ++
+               [
+                 :args,
+                 :env,
+                 :clear_env,
+                 :arg0,
+                 :stop,
+                 :on_crash,
+                 :linger,
+                 :limits,
+                 :cgroup,
+                 :mark,
+                 :run_id_flag,
+                 :group,
+                 :label
+               ]
 
   @flags [
     stream: "Data come as they are; the default.",
@@ -67,6 +69,7 @@ defmodule Leash.OpenPort.Options do
     busy_limits_msgq: @busy_limits ++ [doc: "When its message queue counts as busy."],
     cd: @worker[:cd],
     env: @worker[:env],
+    clear_env: @worker[:clear_env],
     arg0: @worker[:arg0],
     stop: @worker[:stop],
     on_crash: [
@@ -80,6 +83,12 @@ defmodule Leash.OpenPort.Options do
     linger: @worker[:linger],
     limits: @worker[:limits],
     cgroup: @worker[:cgroup],
+    user: @worker[:user],
+    gid: @worker[:gid],
+    groups: @worker[:groups],
+    no_new_privs: @worker[:no_new_privs],
+    capabilities: @worker[:capabilities],
+    umask: @worker[:umask],
     mark: @worker[:mark],
     run_id_flag: @worker[:run_id_flag],
     group: @worker[:group],
@@ -141,7 +150,8 @@ defmodule Leash.OpenPort.Options do
     # If an option is given twice, the last one counts, as in Port.open/2.
     with {:ok, checked} <-
            Schema.validate(@with_args, [{:args, texts(args)} | Enum.reverse(pairs)]),
-         {:ok, stop} <- Ladder.resolve(checked.stop, checked.cd) do
+         {:ok, stop} <- Ladder.resolve(checked.stop, checked.cd),
+         {:ok, checked} <- checked |> Worker.Options.cleared() |> Worker.Options.identity() do
       Map.merge(checked, %{
         command: Executable.find!(command),
         label: Leash.Text.printable(checked.label || Path.basename(command)),
@@ -187,7 +197,8 @@ defmodule Leash.OpenPort.Options do
   defp normal({:env, env}) when is_list(env),
     do: {:env, if(proper?(env), do: Enum.map(env, &variable/1), else: env)}
 
-  defp normal({key, value}) when key in [:cd, :arg0, :label], do: {key, text(value)}
+  defp normal({key, value}) when key in [:cd, :arg0, :label, :user, :gid], do: {key, text(value)}
+  defp normal({key, value}) when key in [:groups, :clear_env], do: {key, texts(value)}
   defp normal(other), do: other
 
   defp variable({name, false}), do: {text(name), nil}

@@ -3,7 +3,8 @@ defmodule Leash.Worker.Options do
   # Also the checks that need the machine (is the executable there, can the directory be entered).
   @moduledoc false
 
-  alias Leash.{Cgroup, Executable, Group, Guard, Ladder, Limits, OptionsError, Schema}
+  alias Leash.{Cgroup, Environment, Executable, Group, Guard, Identity, Ladder, Limits}
+  alias Leash.{OptionsError, Schema}
   alias Leash.Probe.{Health, Readiness}
   alias Leash.Stdio.{Lines, Receiver}
 
@@ -11,6 +12,8 @@ defmodule Leash.Worker.Options do
   @longest_argument 131_071
 
   @text {:or, [nil, {:custom, Schema, :text, []}]}
+
+  @identity Identity.options()
 
   @options [
     command: [
@@ -41,16 +44,8 @@ defmodule Leash.Worker.Options do
           "default is `:name`, or the name of the program's file."
     ],
     group: Group.option("The group that `Leash.stop_all/2` ends it with."),
-    env: [
-      type: {:custom, __MODULE__, :env, []},
-      type_doc: "pairs of a name (no \"=\", no NUL, not LEASH_RUN) and a UTF-8 string or nil",
-      type_spec:
-        quote(do: %{optional(String.t()) => String.t() | nil} | [{String.t(), String.t() | nil}]),
-      default: [],
-      doc:
-        "Variables to set, or with `nil` to unset, on top of the VM's environment. An empty " <>
-          "string is an empty value."
-    ],
+    env: Environment.Options.env(),
+    clear_env: Environment.Options.clear_env(),
     cd: [type: @text, doc: "The working directory."],
     arg0: [
       type: @text,
@@ -127,6 +122,12 @@ defmodule Leash.Worker.Options do
     ],
     limits: Limits.option(),
     cgroup: Cgroup.option(),
+    user: @identity[:user],
+    gid: @identity[:gid],
+    groups: @identity[:groups],
+    no_new_privs: @identity[:no_new_privs],
+    capabilities: @identity[:capabilities],
+    umask: @identity[:umask],
     on_exit: [
       type: {:in, [:stop, :keep, :detach]},
       default: :stop,
@@ -229,44 +230,6 @@ defmodule Leash.Worker.Options do
   def name?({:via, module, _term}), do: is_atom(module)
   def name?(_other), do: false
 
-  @doc false
-  @spec env(term()) :: {:ok, [{String.t(), String.t() | nil}]} | {:error, String.t()}
-  def env(env) when is_map(env) and not is_struct(env), do: env(Map.to_list(env))
-
-  def env(env) do
-    case wrong_variable(env) do
-      nil -> {:ok, env}
-      {:wrong, wrong} -> {:error, @options[:env][:type_doc] <> blame(wrong)}
-    end
-  end
-
-  defp wrong_variable([]), do: nil
-
-  defp wrong_variable([variable | rest]),
-    do: if(variable?(variable), do: wrong_variable(rest), else: {:wrong, variable})
-
-  defp wrong_variable(no_list), do: {:wrong, no_list}
-
-  defp variable?({name, value}), do: name_of_variable?(name) and value_of_variable?(value)
-  defp variable?(_other), do: false
-
-  defp name_of_variable?(name) do
-    Schema.text?(name) and String.valid?(name) and name != "LEASH_RUN" and
-      :binary.match(name, "=") == :nomatch
-  end
-
-  defp value_of_variable?(value),
-    do: value in [nil, ""] or (Schema.text?(value) and String.valid?(value))
-
-  # Values tend to be secrets.
-  defp blame({name, _value}) do
-    if name_of_variable?(name),
-      do: "; the value of #{inspect(name)} is none",
-      else: "; #{inspect(name)} is no name"
-  end
-
-  defp blame(_other), do: ""
-
   @doc """
   Checks everything that can be checked before anything starts.
 
@@ -294,10 +257,28 @@ defmodule Leash.Worker.Options do
          {:ok, stop} <- Ladder.resolve(options.stop, options.cd),
          :ok <- parent_directory(:stdout, options.stdout),
          :ok <- parent_directory(:stderr, options.stderr),
-         :ok <- lengths(options.args) do
+         :ok <- lengths(options.args),
+         {:ok, options} <- options |> cleared() |> identity() do
       {:ok, %{options | stop: stop}}
     end
   end
+
+  @doc "Finds the ids of the names of users and groups, if there are any."
+  @spec identity(map()) :: {:ok, map()} | {:error, OptionsError.t()}
+  def identity(
+        %{user: nil, gid: nil, groups: nil, capabilities: nil, umask: nil, no_new_privs: false} =
+          options
+      ),
+      do: {:ok, options}
+
+  def identity(options), do: Identity.resolve(options)
+
+  @doc "Returns the options with a list as `:env`."
+  @spec cleared(map()) :: map()
+  def cleared(%{env: :clear} = options),
+    do: %{options | env: [], clear_env: options.clear_env || true}
+
+  def cleared(options), do: options
 
   defp stdin_to_close(%{stdin: stdin}) when stdin in [:pipe, :open], do: :ok
 

@@ -97,6 +97,8 @@ fn capabilities<'a>(env: Env<'a>, run_dir: Binary<'a>) -> Term<'a> {
         children_file: found.children_file,
         hidepid: found.hidepid,
         identity: found.identity,
+        set_user: found.set_user,
+        own_capabilities: found.own_capabilities,
         run_dir: found.run_dir,
         run_dir_error: found.run_dir_error.map(Name),
     )

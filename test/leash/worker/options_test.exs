@@ -120,7 +120,7 @@ defmodule Leash.Worker.OptionsTest do
           {:redy, "did you mean :ready?"},
           {:cwd, "did you mean :cd?"},
           {:timeout, "did you mean :ready_timeout?"},
-          {:user, "programs run as the VM's user"},
+          {:uid, "did you mean :user?"},
           {:log_output, "did you mean :on_output?"}
         ] do
       {nil, message} = refused([{:command, "sleep"}, {wrong, 1}])

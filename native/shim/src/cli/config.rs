@@ -3,14 +3,11 @@
 use core::ffi::CStr;
 use leash_tag::stop_steps::Steps;
 use leash_tag::{RunId, WorkerNumber, signal};
-use rustix::process::Gid;
 
+use super::identity::Identity;
 use super::step_commands::StepCommands;
 use super::worker_limits::WorkerLimits;
 use crate::os::signals::Pending;
-
-/// The most supplementary groups.
-pub(crate) const MAX_GROUPS: usize = 32;
 
 /// The place that one of the worker's standard streams goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,29 +24,6 @@ pub enum Stream<'a> {
     Descriptor(i32),
     /// Appended to this file.
     File(&'a CStr),
-}
-
-/// A user to become.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ids {
-    /// `--uid`.
-    pub uid: Option<u32>,
-    /// `--gid`.
-    pub gid: Option<u32>,
-    /// `--groups`, and how many of the places are in use.
-    pub(crate) groups: Option<([Gid; MAX_GROUPS], usize)>,
-}
-
-impl Ids {
-    /// Returns the value of `--groups`. With `--uid` and without `--groups` the result is empty,
-    /// since the shim's own groups are not that user's.
-    #[must_use]
-    pub fn groups(&self) -> Option<&[Gid]> {
-        match &self.groups {
-            Some((groups, len)) => groups.get(..*len),
-            None => self.uid.map(|_| &[][..]),
-        }
-    }
 }
 
 /// The starter of the shim.
@@ -84,7 +58,7 @@ pub struct Config<'a> {
     pub linger: u32,
     pub cd: Option<&'a CStr>,
     pub arg0: Option<&'a CStr>,
-    pub ids: Ids,
+    pub identity: Identity,
     pub limits: WorkerLimits,
     pub cgroup: Option<&'a CStr>,
     pub mark: bool,
@@ -125,7 +99,7 @@ impl Config<'_> {
             linger: 200,
             cd: None,
             arg0: None,
-            ids: Ids::default(),
+            identity: Identity::default(),
             limits: WorkerLimits::default(),
             cgroup: None,
             mark: true,

@@ -2,6 +2,7 @@
 
 pub(crate) mod arg_error;
 pub(crate) mod config;
+pub(crate) mod identity;
 pub(crate) mod options;
 pub(crate) mod parse;
 pub(crate) mod step_commands;

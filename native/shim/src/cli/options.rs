@@ -3,10 +3,9 @@
 use core::ffi::CStr;
 use leash_tag::stop_steps::{Steps, milliseconds};
 use leash_tag::{RunId, WorkerNumber, parse_number};
-use rustix::process::Gid;
 
 use super::arg_error::ArgError;
-use super::config::{Config, MAX_GROUPS, Stream};
+use super::config::{Config, Stream};
 use super::worker_limits::WorkerLimits;
 
 /// Options of a shim with a worker.
@@ -108,6 +107,18 @@ option "uid", WORKER, "a user id",
                       supplementary groups";
 option "gid", WORKER, "a group id";
 option "groups", WORKER, "at most 32 group ids, separated by commas";
+option "capabilities", WORKER, "names of capabilities without cap_, separated by commas",
+"  --capabilities=NAMES
+                      capabilities(7) that the command keeps, without cap_,
+                      separated by commas: its permitted, effective,
+                      inheritable and ambient sets. Not for root, and the
+                      bounding set stays. Without it, a change of ids leaves
+                      the ambient set empty";
+option "no-new-privs", WORKER, "",
+"  --no-new-privs      no exec gives the command more rights, not even one of
+                      a set-user-ID program";
+option "umask", WORKER, "an octal number up to 777",
+"  --umask=OCTAL       the command's umask, as umask(1p) takes it";
 option "limits", WORKER, "NAME:VALUE, separated by commas",
 "  --limits=LIMITS     NAME:VALUE, separated by commas: NOFILE, NPROC, CORE,
                       FSIZE, CPU, AS (setrlimit(2), soft and hard), NICE";
@@ -174,7 +185,7 @@ pub(crate) const VERSION: &str = concat!("leash-shim ", env!("CARGO_PKG_VERSION"
 
 /// The options that were given.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Given(u32);
+pub(crate) struct Given(u64);
 
 impl Given {
     /// Notes an option. Returns `false` if it was given before.
@@ -261,9 +272,9 @@ fn set<'a>(config: &mut Config<'a>, name: &str, value: &'a CStr) -> Option<()> {
         "linger" => config.linger = milliseconds(text)?,
         "cd" => config.cd = Some(value).filter(|dir| !dir.is_empty()),
         "arg0" => config.arg0 = Some(value),
-        "uid" => config.ids.uid = Some(id(text)?),
-        "gid" => config.ids.gid = Some(id(text)?),
-        "groups" => config.ids.groups = Some(groups(text)?),
+        "uid" | "gid" | "groups" | "capabilities" | "umask" | "no-new-privs" => {
+            config.identity.read(name, text)?;
+        }
         "limits" => config.limits = WorkerLimits::parse(text)?,
         "cgroup" => {
             config.cgroup = Some(text.starts_with(b"/").then_some(value)?);
@@ -297,22 +308,6 @@ fn is_second(text: &[u8], first: &[u8], second: &[u8]) -> Option<bool> {
 /// Parses the number of a descriptor. No process has that many.
 fn descriptor(text: &[u8]) -> Option<i32> {
     parse_number(text).filter(|fd| (0..1_000_000).contains(fd))
-}
-
-/// Parses an id. The highest number means "no change" to the kernel.
-fn id(text: &[u8]) -> Option<u32> {
-    parse_number(text).filter(|&id| id != u32::MAX)
-}
-
-/// Parses group ids. The empty text is no group at all.
-fn groups(text: &[u8]) -> Option<([Gid; MAX_GROUPS], usize)> {
-    let mut groups = [Gid::ROOT; MAX_GROUPS];
-    let mut len = 0;
-    for group in text.split(|&byte| byte == b',').filter(|_| !text.is_empty()) {
-        *groups.get_mut(len)? = Gid::from_raw(id(group)?);
-        len += 1;
-    }
-    Some((groups, len))
 }
 
 /// Parses `PID:TICKS`.

@@ -167,7 +167,11 @@ mod tests {
             (&["--groups=3"], Some(&[3])),
         ] {
             config(args, |config| {
-                assert_eq!(config.ids.groups().map(raw), groups.map(<[u32]>::to_vec), "{args:?}")
+                assert_eq!(
+                    config.identity.groups().map(raw),
+                    groups.map(<[u32]>::to_vec),
+                    "{args:?}"
+                )
             });
         }
     }
@@ -293,6 +297,9 @@ mod tests {
             (&["--run-id=s59m65f", "--warden", "--owner=7:1", "--cgroup=/sys"], "cgroup"),
             (&["--run-id=s59m65f", "--linger", "--", "x"], "--linger"),
             (&["--run-id=s59m65f", "--uid=4294967295", "--", "x"], "--uid"),
+            (&["--run-id=s59m65f", "--capabilities=cap_kill", "--", "x"], "--capabilities"),
+            (&["--run-id=s59m65f", "--umask=9", "--", "x"], "--umask"),
+            (&["--run-id=s59m65f", "--no-new-privs=1", "--", "x"], "--no-new-privs"),
             (&["--run-id=s59m65f", "--on-hangup=keep", "--", "x"], "--on-hangup"),
             (&["--run-id=s59m65f", "--attach=0:1"], "--attach"),
             (&["--run-id=s59m65f", "--attach=1"], "--attach"),

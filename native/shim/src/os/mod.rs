@@ -17,6 +17,7 @@ pub(crate) mod mapping;
 pub(crate) mod mark_limits;
 pub(crate) mod pid_list;
 pub(crate) mod pidfd;
+pub(crate) mod privileges;
 pub(crate) mod proc_file;
 pub(crate) mod process;
 pub(crate) mod program;

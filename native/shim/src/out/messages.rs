@@ -84,6 +84,8 @@ pub(crate) fn start_failed(command: &[u8], stage: u8, errno: u16) {
         9 => b" (stderr)",
         10 => b" (working directory)",
         17 => b" (control group)",
+        18 => b" (its user could not be signalled without CAP_KILL)",
+        19 => b" (capabilities)",
         _ => b"",
     };
     let number = Text::<16>::new().add(b", errno ").number(i64::from(errno));

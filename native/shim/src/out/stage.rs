@@ -37,6 +37,10 @@ pub(crate) enum Stage {
     Shim = 16,
     /// `--cgroup`.
     Cgroup = 17,
+    /// The look whether the shim may signal the command's user.
+    Endable = 18,
+    /// `--capabilities`, `--no-new-privs`.
+    Capabilities = 19,
 }
 
 /// The stage and the reason of a failed start.

@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal};
 
 use super::exec;
 use crate::cli::config::{Config, Origin, Stream};
+use crate::cli::identity::Identity;
 use crate::os::child::{self, Child, Memory};
 use crate::os::vectors::Vectors;
 use crate::os::{cgroup, descriptors, process, signals};
@@ -41,9 +42,9 @@ pub(crate) struct WorkerLaunch {
 /// Starts the child.
 ///
 /// Until its exec the child works in the shim's own memory, as after vfork(2). But the shim goes
-/// on, so that an exec that hangs does not make it deaf. A child that changes its ids gets a copy
-/// instead. Otherwise a program that may trace the new user's processes could write to the memory
-/// of a shim with the old rights.
+/// on, so that an exec that hangs does not make it deaf. A child that changes its rights gets a
+/// copy instead. Otherwise a program that may trace the child could write to the memory of a shim
+/// with the old rights.
 ///
 /// # Errors
 ///
@@ -52,8 +53,7 @@ pub(crate) fn start(
     launch: WorkerLaunch,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<Child, Failed> {
-    let ids = &launch.config.ids;
-    let changes = ids.uid.is_some() || ids.gid.is_some() || ids.groups().is_some();
+    let changes = launch.config.identity.changes_rights();
     let memory = if changes { Memory::Own } else { Memory::Shared };
     let outside = |enters: Option<i32>| {
         child::start_child(memory, move || become_worker(&launch, enters))
@@ -92,8 +92,7 @@ fn prepare(launch: &WorkerLaunch) -> Prepared {
     let config = &launch.config;
     session(config).map_err(|e| (Stage::Setsid, e))?;
     config.limits.set().map_err(|e| (Stage::Limits, e))?;
-    process::become_user(config.ids.groups(), config.ids.gid, config.ids.uid)
-        .map_err(|e| (Stage::Ids, e))?;
+    change_identity(&config.identity)?;
     process::die_with(launch.shim, Signal::KILL).map_err(|e| (Stage::Pdeathsig, e))?;
     streams(config, launch.stdin)?;
     if let Some(directory) = config.cd {
@@ -101,6 +100,20 @@ fn prepare(launch: &WorkerLaunch) -> Prepared {
     }
     reset_signals(config.origin());
     Ok(())
+}
+
+/// Gives the child the worker's user and privileges.
+fn change_identity(identity: &Identity) -> Prepared {
+    if let Some(mask) = identity.umask {
+        rustix::process::umask(Mode::from_raw_mode(mask));
+    }
+    let is_endable = identity.is_endable();
+    identity.assume().map_err(|e| (Stage::Ids, e))?;
+    // A shim that may not change its user lacks more than this, so that is reported first.
+    if !is_endable {
+        return Err((Stage::Endable, Errno::PERM));
+    }
+    identity.limit_privileges().map_err(|e| (Stage::Capabilities, e))
 }
 
 /// Sets signal dispositions and mask as a program expects them.

@@ -19,6 +19,7 @@ mod attach;
 mod cgroup;
 mod frames;
 mod harness;
+mod ids;
 mod imports;
 mod inherited;
 mod keep;

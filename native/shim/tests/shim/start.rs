@@ -218,54 +218,6 @@ fn working_directory_name_and_path_lookup() {
 }
 
 #[test]
-fn ids() {
-    if !root() {
-        return;
-    }
-    let tree = Plan::by_hand()
-        .option("--uid=64318")
-        .option("--gid=64319")
-        .option("--groups=64320,64321")
-        .sh("id -u; id -g; id -G; grep -c NoSuchLine /proc/self/status; kill -STOP $$; exit 0");
-    let worker =
-        find("it stops", || tree.members().into_iter().find(|&pid| state(pid) == Some('T')));
-    let status = fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
-    assert!(status.contains("Uid:\t64318\t64318\t64318\t64318"), "{status}");
-    assert!(status.contains("Gid:\t64319\t64319\t64319\t64319"), "{status}");
-    tree.signal(libc::SIGKILL);
-    until("a change of ids costs no death signal", || !lives(worker));
-}
-
-#[test]
-fn a_child_that_changes_its_ids_does_not_work_in_our_memory() {
-    if !root() {
-        return;
-    }
-    let dir = Dir::new();
-    let fifo = dir.path("fifo");
-    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    for (option, shared) in
-        [("--gid=0", false), ("--uid=0", false), ("--groups=0", false), ("--linger=1", true)]
-    {
-        // Opening a FIFO for writing waits for a reader, so the child never comes to exec.
-        let mut tree = Plan::vm()
-            .option(format!("--stdout=file:{fifo}"))
-            .option(option)
-            .option("--stop=KILL:0")
-            .start(&["true"]);
-        let child =
-            find("the child", || pids().into_iter().find(|&pid| ppid(pid) == Some(tree.pid)));
-        const KCMP_VM: i32 = 1;
-        // SAFETY: only numbers.
-        let differs = unsafe { libc::syscall(libc::SYS_kcmp, tree.pid, child, KCMP_VM, 0, 0) };
-        if differs >= 0 {
-            assert_eq!(differs == 0, shared, "{option}");
-        }
-        tree.let_go();
-    }
-}
-
-#[test]
 fn the_environment_is_passed_on() {
     let mut tree = Plan::by_hand()
         .with(|command| {
@@ -385,28 +337,6 @@ fn a_full_stderr_does_not_hold_up_a_start_that_failed() {
         .with(|command| _ = command.stderr(full))
         .start(&["leash-no-such-command"]);
     assert_eq!(tree.ended().code, 127);
-}
-
-#[test]
-fn another_user_has_no_group_of_ours() {
-    if !root() {
-        return;
-    }
-    let groups = |options: &[&str]| {
-        let plan = Plan::by_hand().before_exec(|| {
-            let groups = [64330, 64331];
-            // SAFETY: pointer and length of one array.
-            assert_eq!(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) }, 0);
-        });
-        let plan = options.iter().fold(plan, |plan, option| plan.option(*option));
-        let ended = plan.start(&["grep", "^Groups:", "/proc/self/status"]).ended();
-        ended.text().split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>().join(" ")
-    };
-    assert_eq!(groups(&["--uid=64318", "--gid=64319"]), "");
-    assert_eq!(groups(&["--uid=64318"]), "");
-    assert_eq!(groups(&["--uid=64318", "--groups=64320"]), "64320");
-    assert_eq!(groups(&["--gid=64319"]), "64330 64331", "the same user's");
-    assert_eq!(groups(&[]), "64330 64331");
 }
 
 #[test]

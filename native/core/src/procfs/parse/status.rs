@@ -33,8 +33,15 @@ pub fn keeps_ids(text: &[u8]) -> bool {
 #[must_use]
 pub fn has_sys_resource(text: &[u8], set: &[u8]) -> Option<bool> {
     const SYS_RESOURCE: u32 = 24;
+    Some(capabilities(text, set)? >> SYS_RESOURCE & 1 == 1)
+}
+
+/// Parses a capability set of a process, such as `CapEff:`. Bit n stands for the capability of
+/// number n.
+#[must_use]
+pub fn capabilities(text: &[u8], set: &[u8]) -> Option<u64> {
     let digits = std::str::from_utf8(field(text, set)?.trim_ascii()).ok()?;
-    Some(u64::from_str_radix(digits, 16).ok()? >> SYS_RESOURCE & 1 == 1)
+    u64::from_str_radix(digits, 16).ok()
 }
 
 fn ids(line: &[u8]) -> Option<Uids> {
