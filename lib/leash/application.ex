@@ -6,7 +6,7 @@ defmodule Leash.Application do
 
   require Logger
 
-  alias Leash.{Config, Degraded, Native, Platform, Priv, Reaper, Run, Supervisor, Sweep}
+  alias Leash.{Config, Degraded, Error, Native, Platform, Priv, Reaper, Run, Supervisor, Sweep}
   alias Leash.Shim.Handle
 
   @impl true
@@ -18,7 +18,7 @@ defmodule Leash.Application do
     # before the Reaper, without which no worker can start.
     with :ok <- load_library(),
          {:ok, config} <- load_config(),
-         {:ok, run} <- Run.open(config) do
+         {:ok, run} <- open_run(config) do
       warn_of_lost_record(run)
       warn_of_narrow_place(Handle.find_out())
       Sweep.remember(sweep(config))
@@ -46,16 +46,18 @@ defmodule Leash.Application do
     with :ok <- Priv.check() do
       case Code.ensure_loaded(Native) do
         {:module, Native} -> :ok
-        {:error, reason} -> {:error, {:native_library, reason}}
+        {:error, reason} -> exception(%Error{reason: {:native_library, reason}})
       end
     end
   end
 
-  # As an exception with its stacktrace, the reason is a sentence in the log.
-  defp load_config do
-    with {:error, error} <- Config.load(),
-         do: {:error, {error, [{Config, :load, 0, []}]}}
-  end
+  defp load_config, do: with({:error, error} <- Config.load(), do: exception(error))
+
+  defp open_run(config),
+    do: with({:error, reason} <- Run.open(config), do: exception(%Error{reason: reason}))
+
+  # As an exception with a stacktrace, the reason is a sentence in the log.
+  defp exception(error), do: {:error, {error, [{__MODULE__, :start, 2, []}]}}
 
   @impl true
   def stop(nil), do: Run.close(false)
@@ -67,16 +69,10 @@ defmodule Leash.Application do
     Logger.warning(
       "Leash runs without a record, because #{config.run_dir} cannot be used " <>
         "(#{inspect(reason)}): " <>
-        "after a crash only the environment of what is left says whose it was#{advice(reason)}"
+        "after a crash only the environment of what is left says whose it was; " <>
+        Error.format(reason)
     )
   end
-
-  defp advice({:loose_permissions, dir}), do: "; type: chmod 700 #{dir}"
-
-  defp advice({:foreign_owner, dir}),
-    do: "; #{dir} belongs to another user: name another directory"
-
-  defp advice(_other), do: ""
 
   defp warn_of_narrow_place(%{proc: true, pidfd: true}), do: :ok
 

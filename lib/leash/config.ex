@@ -19,11 +19,16 @@ defmodule Leash.Config do
           unsupported_os: :error | :degrade
         }
 
+  # Two starts in different directories have to find each other.
+  @directory "an absolute path"
+
   @spec schema() :: Schema.t()
   def schema do
     [
       run_dir: [
-        type: {:or, [nil, {:custom, Schema, :text, []}]},
+        type: {:or, [nil, {:custom, __MODULE__, :directory, []}]},
+        type_doc: @directory,
+        type_spec: quote(do: Path.t() | nil),
         doc:
           "The directory of the records of runs. The default is `$LEASH_RUN_DIR`, else " <>
             "`$RUNTIME_DIRECTORY/leash`, else `/tmp/leash-<uid>` (`/tmp/leash-<uid>.<n>` if " <>
@@ -40,7 +45,7 @@ defmodule Leash.Config do
       ],
       sweep: [
         type: {:or, [{:in, [false]}, keyword_list: Sweep.schema().options]},
-        type_doc: "options of Leash.sweep/1, or false",
+        type_doc: "options of Leash.sweep/1, such as [scope: :app], or false",
         type_spec: quote(do: keyword() | false),
         default: [],
         doc: "Options of the sweep at start, see `Leash.sweep/1`. `false` turns it off."
@@ -61,10 +66,12 @@ defmodule Leash.Config do
             "whatever its ladder."
       ],
       app: [
-        type: {:or, [nil, {:custom, Schema, :text, []}]},
+        type: {:or, [nil, {:custom, __MODULE__, :app, []}]},
+        type_doc: "an atom or a string",
+        type_spec: quote(do: atom() | String.t()),
         doc:
           "The application's name in the record, for `scope: :app`. The default is the name " <>
-            "of the release or project."
+            "of the release or project, at the root of an umbrella that of its module."
       ],
       unsupported_os: [
         type: {:in, [:error, :degrade]},
@@ -78,16 +85,39 @@ defmodule Leash.Config do
     |> Schema.new()
   end
 
+  @doc false
+  @spec directory(term()) :: {:ok, String.t()} | {:error, String.t()}
+  def directory(path) do
+    if Schema.text?(path) and Path.type(path) == :absolute,
+      do: {:ok, path},
+      else: {:error, @directory}
+  end
+
+  @doc false
+  @spec app(term()) :: {:ok, String.t()} | {:error, String.t()}
+  def app(app) when is_atom(app) and not is_boolean(app), do: {:ok, Atom.to_string(app)}
+  def app(app), do: if(Schema.text?(app), do: {:ok, app}, else: {:error, "an atom or a string"})
+
   @doc "Returns the configuration, or what is wrong with it."
   @spec load() :: {:ok, t()} | {:error, OptionsError.t()}
   def load do
     # The application controller may add a key of its own, and `Leash.Platform` has one.
     given = Keyword.drop(Application.get_all_env(:leash), [:included_applications, :os_type])
 
-    with {:ok, config} <- Schema.validate(schema(), given) do
-      {:ok, %{config | run_dir: config.run_dir || default_run_dir(), app: config.app || app()}}
+    with {:ok, config} <- Schema.validate(schema(), given),
+         {:ok, run_dir} <- run_dir(config.run_dir) do
+      {:ok, %{config | run_dir: run_dir, app: config.app || app()}}
     end
   end
+
+  defp run_dir(nil) do
+    dir = default_run_dir()
+
+    with {:error, expected} <- directory(dir),
+         do: Schema.error(:run_dir, expected, dir, "from LEASH_RUN_DIR or RUNTIME_DIRECTORY")
+  end
+
+  defp run_dir(configured), do: {:ok, configured}
 
   defp default_run_dir do
     cond do
@@ -117,11 +147,17 @@ defmodule Leash.Config do
   defp mix?, do: List.keymember?(Application.started_applications(), :mix, 0)
 
   defp project do
-    case apply(Mix.Project, :config, [])[:app] do
-      nil -> nil
-      app -> Atom.to_string(app)
+    config = apply(Mix.Project, :config, [])
+
+    cond do
+      config[:app] != nil -> Atom.to_string(config[:app])
+      config[:apps_path] != nil -> umbrella(apply(Mix.Project, :get, []))
+      true -> nil
     end
   end
+
+  # The root of an umbrella is no application.
+  defp umbrella(module), do: module |> inspect() |> String.replace_suffix(".MixProject", "")
 
   defp nonempty(name) do
     case System.get_env(name) do

@@ -22,7 +22,9 @@ defmodule Leash.Error do
   @type t :: %__MODULE__{reason: term(), survivors: [Leash.Worker.survivor()]}
 
   @reasons %{
-    not_running: "the :leash application is not started, or is stopping",
+    not_running:
+      "the :leash application is not started, or is stopping (a script starts it with " <>
+        "Application.ensure_all_started(:leash))",
     unsupported_os:
       "Leash runs on Linux: use a container or a virtual machine, or on a developer's machine " <>
         "only `config :leash, unsupported_os: :degrade`",
@@ -87,13 +89,29 @@ defmodule Leash.Error do
   Returns one sentence, without its full stop, for the reason of an `{:error, reason}`.
 
       iex> Leash.Error.format({:exec, :enoent})
-      "exec: no such file or directory (enoent)"
+      "exec: no such file or directory (enoent), or its interpreter is missing"
   """
   @spec format(term()) :: String.t()
   def format(reason) when is_exception(reason), do: Exception.message(reason)
   def format(reason) when is_map_key(@reasons, reason), do: Map.fetch!(@reasons, reason)
   def format({:unproven, why}), do: "it could not be proven that nothing is left: #{format(why)}"
   def format({:refused, why}), do: "refused: #{@refusals[why] || inspect(why)}"
+  def format({:exec, :enoent}), do: "exec: #{posix(:enoent)}, or its interpreter is missing"
+  def format({:record, dir, reason}), do: "the run's record, in #{dir}: #{format(reason)}"
+
+  def format({:native_library, reason}) do
+    "native_library: leash_nif.so could not be loaded (#{inspect(reason)}); the log has the " <>
+      "system's reason, such as a file system that is mounted noexec"
+  end
+
+  def format({reason, path}) when is_binary(path) and is_atom(reason), do: file(reason, path)
+
+  def format({:shutdown, {:failed_to_start_child, id, reason}}),
+    do: "child #{inspect(id)}: #{format(reason)}"
+
+  def format({:EXIT, {error, stacktrace}}) when is_exception(error) and is_list(stacktrace),
+    do: Exception.message(error)
+
   def format({:shim, :no_working_directory}), do: WorkingDirectory.message()
   def format({:port_in_use, port}), do: "another process already listens on port #{port}"
 
@@ -127,6 +145,19 @@ defmodule Leash.Error do
   defp cgroup({reason, path}), do: "#{path}: #{format(reason)}"
   defp cgroup(reason), do: format(reason)
 
+  defp file(:loose_permissions, dir),
+    do: "its group or others may enter #{dir}: type: chmod 700 #{dir}"
+
+  defp file(:foreign_owner, dir),
+    do: "#{dir} belongs to another user: name another directory with run_dir:"
+
+  defp file(:symlink, dir), do: "#{dir} is a symbolic link: name its target with run_dir:"
+
+  defp file(:enoent, dir),
+    do: "the parent of #{dir} is missing: type: mkdir -p #{Path.dirname(dir)}"
+
+  defp file(reason, path), do: "#{path}: #{posix(reason)}"
+
   defp posix(reason) do
     case :file.format_error(reason) do
       ~c"unknown POSIX error" ++ _code -> inspect(reason)
@@ -144,4 +175,10 @@ defmodule Leash.Error do
 
   defp how(%Exit{signal: nil, status: status}), do: "status #{inspect(status)}"
   defp how(%Exit{signal: signal}), do: "#{signal}"
+end
+
+defimpl Inspect, for: Leash.Error do
+  @moduledoc false
+
+  def inspect(error, _options), do: "#Leash.Error<" <> Exception.message(error) <> ">"
 end

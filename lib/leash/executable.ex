@@ -31,18 +31,17 @@ defmodule Leash.Executable do
   def find!(command) do
     case find(command, nil) do
       {:ok, path} -> path
-      {:error, :not_in_path} -> not_found!(command)
       {:error, :no_working_directory} -> raise Leash.Error, reason: {:shim, :no_working_directory}
-      {:error, {:type, _no_program}} -> :erlang.error(:eacces)
-      {:error, reason} -> :erlang.error(reason)
+      {:error, :not_in_path} -> refuse!(:enoent, command)
+      {:error, {:type, _no_program}} -> refuse!(:eacces, command)
+      {:error, reason} -> refuse!(reason, command)
     end
   end
 
-  defp not_found!(command) do
-    if words(command),
-      do: :erlang.error(:enoent, [command], error_info: %{module: __MODULE__}),
-      else: :erlang.error(:enoent)
-  end
+  # The error itself is that of `System.cmd/3`, without a word about the program.
+  @spec refuse!(term(), String.t()) :: no_return()
+  defp refuse!(reason, command),
+    do: :erlang.error(reason, [command], error_info: %{module: __MODULE__})
 
   @doc "Returns program and arguments of a line that was given as a program, or nil."
   @spec words(String.t()) :: {String.t(), [String.t(), ...]} | nil
@@ -56,10 +55,22 @@ defmodule Leash.Executable do
   @doc false
   # See `:erlang.error/3`.
   @spec format_error(term(), Exception.stacktrace()) :: %{general: String.t()}
-  def format_error(:enoent, [{__MODULE__, _function, [command], _location} | _callers]) do
-    {program, args} = words(command)
-    %{general: "program and arguments are given apart: #{inspect(program)}, #{inspect(args)}"}
+  def format_error(reason, [{__MODULE__, _function, [command], _location} | _callers]),
+    do: %{general: sentence(reason, command, words(command))}
+
+  defp sentence(:enoent, _command, {program, args}),
+    do: "program and arguments are given apart: #{inspect(program)}, #{inspect(args)}"
+
+  defp sentence(:enoent, command, nil) do
+    if String.contains?(command, "/"),
+      do: "there is no file #{inspect(command)}",
+      else: "there is no program #{inspect(command)} in PATH"
   end
+
+  defp sentence(:eacces, command, _words),
+    do: "#{inspect(command)} is not an executable file: chmod +x, or name its interpreter"
+
+  defp sentence(reason, command, _words), do: "#{inspect(command)} cannot be executed: #{reason}"
 
   # Unchanged: the kernel resolves `..` behind a symbolic link, and Path.expand/1 does not.
   defp path("/" <> _ = command, _directory), do: {:ok, command}

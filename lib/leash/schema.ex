@@ -185,7 +185,12 @@ defmodule Leash.Schema do
   @doc "Returns the error for one option."
   @spec error(atom() | nil, String.t(), term(), String.t() | nil) :: {:error, OptionsError.t()}
   def error(key, expected, value, hint \\ nil),
-    do: {:error, %OptionsError{key: key, expected: expected, value: value, hint: hint}}
+    do: {:error, wrong_value(key, expected, value, hint)}
+
+  defp wrong_value(key, expected, value, hint) do
+    hint = hint || Suggestion.value(key, value)
+    %OptionsError{key: key, expected: expected, value: value, hint: hint}
+  end
 
   @doc """
   Returns the value, or raises the error.
@@ -199,7 +204,7 @@ defmodule Leash.Schema do
   @doc "Raises the error for one option."
   @spec refuse!(atom() | nil, String.t(), term()) :: no_return()
   def refuse!(key, expected, value),
-    do: raise(OptionsError, key: key, expected: expected, value: value)
+    do: raise(wrong_value(key, expected, value, nil))
 
   @doc "Returns the options as a Markdown list for a `@doc`, with nested options below theirs."
   @spec docs(t()) :: String.t()

@@ -28,6 +28,7 @@ defmodule Leash.Suggestion do
     label: ~w(title tag)a,
     level: ~w(log_level)a,
     lifetime: ~w(timeout ttl max_lifetime)a,
+    mode: ~w(dry_run report report_only)a,
     on_output: ~w(log_output output into on_stdout)a,
     open_files: ~w(nofile files)a,
     prefix: ~w(log_prefix)a,
@@ -72,4 +73,63 @@ defmodule Leash.Suggestion do
   end
 
   def nearest(_other, _known, _near), do: nil
+
+  @doc "Returns a hint for a value that an option does not take."
+  @spec value(atom() | nil, term()) :: String.t() | nil
+  # Values of variables tend to be secrets.
+  def value(:env, _value), do: nil
+
+  def value(:args, line) when is_binary(line), do: did_you_mean(String.split(line))
+  def value(:args, [_ | _] = args), do: arguments(args)
+  def value(:stop, ms) when is_integer(ms), do: did_you_mean(sigterm: ms)
+  def value(:stop, [signal]) when is_atom(signal), do: did_you_mean([{signal, 2_000}])
+  def value(:ready, line) when is_binary(line), do: "did you mean ~r/#{line}/?"
+  def value(:ready, port) when is_integer(port), do: did_you_mean({:tcp, port})
+  def value(:ready, {:port, port}), do: did_you_mean({:tcp, port})
+  def value(:check, port) when is_integer(port), do: did_you_mean({:tcp, port})
+  def value(:sweep, scope) when scope in [:app, :user], do: did_you_mean(scope: scope)
+  def value(:group, :all), do: ":all stands for every group"
+  def value(:app, app) when is_atom(app) and app != nil, do: did_you_mean(Atom.to_string(app))
+  def value(:command, {:spawn, _line}), do: "program and arguments are given apart"
+
+  def value(key, path) when key in [:stdout, :stderr] and is_binary(path),
+    do: did_you_mean({:file, path})
+
+  # No atoms are made from input.
+  def value(:name, name) when is_binary(name) do
+    if name =~ ~r/^[a-z_][a-z0-9_]*$/, do: "did you mean :#{name}?"
+  end
+
+  def value(_key, [_ | _] = value) do
+    if List.ascii_printable?(value), do: did_you_mean(List.to_string(value))
+  rescue
+    # An improper list.
+    ArgumentError -> nil
+    FunctionClauseError -> nil
+  end
+
+  def value(_key, "~" <> _path), do: tilde()
+  def value(_key, _value), do: nil
+
+  @doc "Returns the hint for a path that begins with `~`."
+  @spec tilde() :: String.t()
+  def tilde, do: "only a shell expands ~, and Path.expand/1 does"
+
+  defp arguments(args) do
+    if List.improper?(args) do
+      nil
+    else
+      cond do
+        List.ascii_printable?(args) -> did_you_mean(String.split(List.to_string(args)))
+        Enum.any?(args, &(is_atom(&1) or is_tuple(&1))) -> "options come after the arguments"
+        # Then something else is wrong.
+        Enum.all?(args, &is_binary/1) -> nil
+        Enum.all?(args, &text?/1) -> did_you_mean(Enum.map(args, &to_string/1))
+        true -> nil
+      end
+    end
+  end
+
+  defp text?(argument), do: is_binary(argument) or is_number(argument) or charlist?(argument)
+  defp charlist?(argument), do: is_list(argument) and List.ascii_printable?(argument)
 end

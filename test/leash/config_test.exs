@@ -38,9 +38,9 @@ defmodule Leash.ConfigTest do
           {[sweep: [mode: :none]],
            "invalid value for :mode option in :sweep: expected :end or :report, got: :none"},
           {[sweep: nil],
-           "invalid value for :sweep option: expected options of Leash.sweep/1, or false, got: nil"},
+           "invalid value for :sweep option: expected options of Leash.sweep/1, such as [scope: :app], or false, got: nil"},
           {[sweep: :off],
-           "invalid value for :sweep option: expected options of Leash.sweep/1, or false, got: :off"},
+           "invalid value for :sweep option: expected options of Leash.sweep/1, such as [scope: :app], or false, got: :off"},
           {[stop_timeout: -1],
            "invalid value for :stop_timeout option: expected a non-negative number of " <>
              "milliseconds, got: -1"}

@@ -243,7 +243,12 @@ defmodule Leash.Command.Options do
   @spec validate!(Schema.t(), String.t(), [binary()], keyword()) :: {map(), map()}
   def validate!(schema, command, args, options) do
     if not (is_binary(command) and is_list(args) and Enum.all?(args, &is_binary/1)),
-      do: raise(ArgumentError, "expected a command and a list of arguments, all of them binaries")
+      do:
+        raise(
+          ArgumentError,
+          "expected a command and a list of arguments, all of them binaries, got: " <>
+            "#{inspect(command)}, #{inspect(args)}"
+        )
 
     options = env_to_list(options)
     own = Schema.unwrap!(Schema.validate(schema, options))

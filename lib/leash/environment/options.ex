@@ -88,9 +88,12 @@ defmodule Leash.Environment.Options do
   # Values tend to be secrets.
   defp blame({name, _value}) do
     if name?(name),
-      do: "; the value of #{inspect(name)} is none",
-      else: "; #{inspect(name)} is no name"
+      do: "; the value of #{inspect(name)} is no string",
+      else: "; #{inspect(name)} is no name#{meant(name)}"
   end
 
   defp blame(_other), do: ""
+
+  defp meant(name) when is_atom(name) and name != nil, do: ", did you mean \"#{name}\"?"
+  defp meant(_name), do: ""
 end

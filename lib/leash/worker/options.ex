@@ -4,7 +4,7 @@ defmodule Leash.Worker.Options do
   @moduledoc false
 
   alias Leash.{Cgroup, Environment, Executable, Group, Guard, Identity, Ladder, Limits}
-  alias Leash.{OptionsError, Schema}
+  alias Leash.{OptionsError, Schema, Suggestion}
   alias Leash.Probe.{Health, Readiness}
   alias Leash.Stdio.{Lines, Receiver}
 
@@ -386,10 +386,25 @@ defmodule Leash.Worker.Options do
         Schema.error(:command, "an executable file (errno #{number})", command)
 
       {:error, reason} ->
-        hint = if reason == :enoent, do: line(command)
+        hint = hint(reason, command, cd)
         Schema.error(:command, "an executable file (#{reason})", command, hint)
     end
   end
+
+  defp hint(:enoent, "~" <> _path, _cd), do: Suggestion.tilde()
+  defp hint(:enoent, "/" <> _path = command, _cd), do: line(command)
+
+  # In a release the VM's directory is another one.
+  defp hint(:enoent, command, cd) do
+    line(command) ||
+      "it starts at #{Path.expand(cd || ".")}; Application.app_dir(:my_app, " <>
+        "#{inspect(command)}) has a path that holds in a release"
+  end
+
+  defp hint(:eacces, command, _cd),
+    do: "chmod +x #{command}, or name its interpreter as :command and it in :args"
+
+  defp hint(_reason, _command, _cd), do: nil
 
   defp line(command) do
     with {program, args} <- Executable.words(command) do

@@ -63,7 +63,7 @@ defmodule Leash.OpenPort.VMTest do
              ports.vm,
              "try do Leash.open_port(\"true\") rescue e -> {e.__struct__, Exception.message(e)} end"
            ) ==
-             {Leash.Error, "the :leash application is not started, or is stopping"}
+             {Leash.Error, Leash.Error.format(:not_running)}
   end
 
   @tag :slow

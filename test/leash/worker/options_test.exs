@@ -95,7 +95,7 @@ defmodule Leash.Worker.OptionsTest do
   test "values of variables are not shown, and the name of the wrong one is" do
     {:env, message} = refused(command: "sleep", env: %{"A" => "x", "TOKEN" => "s3cret\0"})
     refute message =~ "s3cret"
-    assert message =~ "; the value of \"TOKEN\" is none, got: variables not shown"
+    assert message =~ "; the value of \"TOKEN\" is no string, got: variables not shown"
     {:env, message} = refused(command: "sleep", env: [{"A", "x"}, {"B=C", "s3cret"}])
     refute message =~ "s3cret"
     assert message =~ "; \"B=C\" is no name"
