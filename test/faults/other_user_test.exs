@@ -1,0 +1,134 @@
+defmodule Leash.Faults.OtherUserTest do
+  @moduledoc """
+  A worker of another user ends on every path on which a worker of the VM's user ends. Other
+  processes of that user live.
+  """
+
+  use Leash.Test.Case, async: false
+
+  @moduletag needs: :root
+  @moduletag timeout: 60_000
+
+  # A child in a session of its own outlives the shim's death signal, and only the tags tell.
+  @line "setsid sleep 8140 & sleep 8141 & echo ready; exec sleep 8142"
+
+  setup do
+    %{
+      decoys: [
+        start_decoy("a process of the user", uid: 65_534),
+        start_decoy("a process of the user with a copied environment",
+          uid: 65_534,
+          env: Tag.env("zzother", 1, Tag.dead_owner())
+        )
+      ]
+    }
+  end
+
+  defp unharmed(decoys),
+    do: for(decoy <- decoys, do: assert(Decoy.harm(decoy) == nil)) && Decoys.harmed(Decoys.all())
+
+  # A VM with a worker of that user, in a run directory of its own.
+  defp vm(options \\ []) do
+    dir = tmp_dir!()
+    options = [user: "nobody", no_new_privs: true, ready: ~r/ready/] ++ options
+    vm = start_vm([{"one", [command: "sh", args: ["-c", @line]] ++ options}], run_dir: dir)
+    assert_eventually(fn -> length(sleeps(vm)) == 3 end)
+    for {pid, _ticks} <- sleeps(vm), do: assert(uids(pid) == ["65534", "65534", "65534", "65534"])
+    [shim] = VM.shims(vm)
+    assert uids(elem(shim, 0)) == ["0", "0", "0", "0"], "the shim stays what it is"
+    {vm, dir}
+  end
+
+  defp uids(pid) do
+    [_line, ids] = Regex.run(~r/^Uid:\s(.*)$/m, File.read!("/proc/#{pid}/status"))
+    String.split(ids)
+  end
+
+  defp sleeps(vm) do
+    for {pid, _ticks} = process <- Carrier.members(vm.carrier),
+        match?(["sleep", "814" <> _digit], Observer.argv(pid)),
+        do: process
+  end
+
+  defp gone?(tree), do: not Enum.any?(tree, &Observer.alive?/1)
+
+  test "it ends when it is stopped", %{decoys: decoys} do
+    {vm, _dir} = vm()
+    tree = sleeps(vm)
+
+    code = """
+    [%{pid: worker}] = Leash.list()
+    {:ok, exit} = Leash.Worker.stop(worker)
+    exit.signal
+    """
+
+    assert VM.eval(vm, code) == :sigterm
+    assert gone?(VM.shims(vm) ++ tree)
+    assert unharmed(decoys) == []
+  end
+
+  test "it ends when stop_all/2 ends its group, and when it must be killed", %{decoys: decoys} do
+    {vm, _dir} = vm(group: :others, stop: [])
+    tree = sleeps(vm)
+    assert {:ok, [_stopped]} = VM.eval(vm, "Leash.stop_all(:others)")
+    assert gone?(VM.shims(vm) ++ tree)
+    assert unharmed(decoys) == []
+  end
+
+  for {what, killed} <- [
+        {"the VM is killed", [:vm]},
+        {"the shim is killed", [:shim]},
+        {"VM and shim are killed", [:vm, :shim]}
+      ] do
+    test "it ends when #{what}", %{decoys: decoys} do
+      {vm, _dir} = vm()
+      tree = sleeps(vm)
+      shims = VM.shims(vm)
+
+      Observer.kill_together(
+        Enum.flat_map(unquote(killed), &if(&1 == :vm, do: [vm.identity], else: shims))
+      )
+
+      assert_eventually(fn -> gone?(shims ++ tree) end)
+      assert unharmed(decoys) == []
+    end
+  end
+
+  test "it ends at the next start when VM, warden and shim are killed", %{decoys: decoys} do
+    {vm, dir} = vm()
+    tree = sleeps(vm)
+    kill_all(vm)
+    left = Enum.filter(tree, &Observer.alive?/1)
+    assert left != [], "the session of its own is left"
+
+    # Without the record of the run, another user's process is nothing but a claim.
+    assert {:ok, report} = Leash.sweep()
+    assert Enum.all?(left, &Observer.alive?/1)
+
+    for {pid, _ticks} <- left do
+      assert %{action: :kept, verdict: :foreign_user, uid: 65_534} =
+               Enum.find(report.matches, &(&1.pid == pid))
+    end
+
+    start_vm([], run_dir: dir)
+    assert gone?(tree)
+    assert unharmed(decoys) == []
+  end
+
+  test "it ends with its port", %{decoys: decoys} do
+    {vm, _dir} = vm()
+
+    code = """
+    port = Leash.open_port("sh", ["-c", #{inspect(@line)}], [:binary, user: "daemon", gid: "nogroup"])
+    receive do {^port, {:data, "ready" <> _}} -> :persistent_term.put(:port, port) end
+    """
+
+    assert VM.eval(vm, code) == :ok
+    assert_eventually(fn -> length(sleeps(vm)) == 6 end)
+    tree = for {pid, _ticks} = process <- sleeps(vm), hd(uids(pid)) == "1", do: process
+    assert length(tree) == 3
+    Observer.kill_together([vm.identity])
+    assert_eventually(fn -> gone?(tree) end)
+    assert unharmed(decoys) == []
+  end
+end
