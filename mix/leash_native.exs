@@ -1,7 +1,7 @@
 defmodule Mix.Tasks.Compile.LeashNative do
   @moduledoc """
-  Builds the NIF, the shim and the command `leash` with cargo, and installs them into the
-  application's `priv`.
+  Builds the NIF, the shim and the command `leash` with cargo, or takes them from where they are
+  built already, and installs them into the application's `priv`.
 
   The module is a Mix compiler. So `mix compile`, `mix test`, `mix release` and the compilation of
   Leash as a dependency of another application run it.
@@ -13,26 +13,37 @@ defmodule Mix.Tasks.Compile.LeashNative do
     * An artefact with unchanged contents is left alone. A changed one is written beside its place
       and renamed. A write into a library that a running VM has mapped would crash that VM.
 
-  `LEASH_PREBUILT=DIR` is for machines without Rust. It takes `DIR/leash_nif.so`, `DIR/leash-shim`
-  and, if it exists, `DIR/leash`, and does not call cargo. The library itself does not need the
-  command. Only `Leash.Operator` and the tasks `mix leash.*` run it.
+  A machine without Rust takes built files from the first of these:
+
+    1. `LEASH_PREBUILT=PATH`: an archive of `script/release`, a directory with that archive, or a
+       directory with `leash_nif.so`, `leash-shim` and, if it exists, `leash`. A relative path is
+       relative to where the user stands, also if Leash is a dependency. `LEASH_PREBUILT=` (empty)
+       builds with cargo, and forgets what was taken before.
+    2. `LEASH_PRECOMPILED_URL`, or `config :leash, precompiled: URL`: a URL (`https`, `http`,
+       `file`) in which `{version}`, `{target}` and `{archive}` are replaced. The archive is
+       checked against `mix/SHA256SUMS`, or the file that `config :leash, precompiled_sums:` names.
+    3. `leash-prebuilt` below the build directory, where the files of 1 and 2 are kept.
+
+  Machine, version, protocol and C library of each file are checked before it is used. The library
+  itself does not need the command. Only `Leash.Operator` and the tasks `mix leash.*` run it.
   """
 
   use Mix.Task.Compiler
 
-  @nif "leash_nif.so"
-  @shim "leash-shim"
-  @command "leash"
-  @needed [@nif, @shim]
-  @artefacts @needed ++ [@command]
+  alias Mix.Tasks.Compile.LeashNative.{Cargo, Prebuilt, Target}
+
+  # Each is loaded when it is needed: this file is read by every command of Mix.
+  @compile {:no_warn_undefined, [Cargo, Prebuilt, Target]}
+
+  @artefacts ["leash_nif.so", "leash-shim", "leash"]
 
   @manifest "compile.leash_native"
-  @manifest_version 1
+  @manifest_version 2
 
   @root Path.dirname(__DIR__)
 
   # Variables that change the result of a build.
-  @environment ~w(LEASH_PREBUILT CARGO_TARGET_DIR CARGO_BUILD_TARGET CARGO_BUILD_RUSTFLAGS
+  @environment ~w(CARGO_TARGET_DIR CARGO_BUILD_TARGET CARGO_BUILD_RUSTFLAGS
                   CARGO_ENCODED_RUSTFLAGS RUSTFLAGS RUSTUP_TOOLCHAIN)
 
   @doc "Returns the version in the workspace's `Cargo.toml` below `root`."
@@ -46,17 +57,18 @@ defmodule Mix.Tasks.Compile.LeashNative do
   end
 
   defp run_here(args) do
-    raise_if(host_problem(architecture()))
-    fingerprint = fingerprint()
+    part("target")
+    raise_if(Target.host_problem(Target.architecture()))
+    source = source()
+    fingerprint = fingerprint(source)
 
     if "--force" not in args and read_manifest() == {fingerprint, installed()} do
       {:noop, []}
     else
-      artefacts = if dir = prebuilt(), do: prebuilt_artefacts(dir), else: build()
-      Enum.each(artefacts, fn {name, source} -> install(source, Path.join(priv(), name)) end)
+      artefacts = artefacts(source)
+      Enum.each(artefacts, fn {name, path} -> install(File.read!(path), priv(name)) end)
       # An artefact of another build would have another version.
-      for name <- @artefacts -- Enum.map(artefacts, &elem(&1, 0)),
-          do: File.rm(Path.join(priv(), name))
+      for name <- @artefacts -- Enum.map(artefacts, &elem(&1, 0)), do: File.rm(priv(name))
 
       # The fingerprint from before the build: a source that was saved meanwhile is built again
       # next time.
@@ -70,7 +82,9 @@ defmodule Mix.Tasks.Compile.LeashNative do
 
   @impl true
   def clean do
-    Enum.each([manifest() | Enum.map(@artefacts, &Path.join(priv(), &1))], &File.rm/1)
+    part("prebuilt")
+    Prebuilt.forget(kept_dir())
+    Enum.each([manifest() | Enum.map(@artefacts, &priv/1)], &File.rm/1)
   end
 
   # Tests of other systems set `:os_type`, as for `Leash.Platform.os/0`.
@@ -94,130 +108,72 @@ defmodule Mix.Tasks.Compile.LeashNative do
       "no program here (`config :leash, unsupported_os: :degrade` has plain ports instead)."
   end
 
-  @doc "Returns why this architecture cannot run Leash, as one sentence, or `nil`."
-  @spec host_problem(String.t()) :: String.t() | nil
-  def host_problem(architecture) do
-    unless architecture =~ ~r/^(x86_64|amd64|aarch64|arm64)/ or
-             System.get_env("CARGO_BUILD_TARGET") do
-      "Leash runs on x86-64 and aarch64 and this machine is #{architecture}: compile it on one of " <>
-        "those, or set CARGO_BUILD_TARGET to cross-compile for one."
-    end
-  end
-
-  @doc "Returns why this output of `cargo --version` will not do, as one sentence, or `nil`."
-  @spec cargo_problem({String.t(), non_neg_integer()}, String.t()) :: String.t() | nil
-  def cargo_problem({output, 0}, needed) do
-    case Regex.run(~r/^cargo (\d+)\.(\d+)/m, output) do
-      [_all, major, minor] ->
-        found = {String.to_integer(major), String.to_integer(minor)}
-
-        if found < minimum(needed) do
-          "Leash needs Rust #{needed} or newer and cargo here is #{major}.#{minor}: update it " <>
-            "(`rustup update stable`), or " <> without_cargo()
-        end
-
+  # Files that are built already are taken at once: they are compared as they are kept.
+  defp source do
+    case prebuilt() do
       nil ->
-        unusable_cargo(output)
+        :cargo
+
+      source ->
+        part("prebuilt")
+        {:prebuilt, Prebuilt.take(source, kept_dir(), expected())}
     end
   end
-
-  def cargo_problem({output, _status}, _needed), do: unusable_cargo(output)
-
-  defp unusable_cargo(output) do
-    said = output |> String.split("\n", trim: true) |> List.first("nothing")
-
-    "Leash is built with cargo, and `cargo --version` fails here (it says: #{said}): " <>
-      "repair the " <>
-      "Rust installation (`rustup default stable`), or " <> without_cargo()
-  end
-
-  defp minimum(needed) do
-    [major, minor | _rest] = needed |> String.split(".") |> Enum.map(&String.to_integer/1)
-    {major, minor}
-  end
-
-  defp without_cargo do
-    "set LEASH_PREBUILT to a directory that holds #{@nif} and #{@shim} built elsewhere."
-  end
-
-  defp architecture, do: List.to_string(:erlang.system_info(:system_architecture))
 
   defp prebuilt do
-    case System.get_env("LEASH_PREBUILT") do
-      unset when unset in [nil, ""] -> nil
-      dir -> Path.expand(dir)
+    case {System.get_env("LEASH_PREBUILT"), precompiled()} do
+      {"", _url} ->
+        part("prebuilt")
+        Prebuilt.forget(kept_dir())
+        nil
+
+      {nil, nil} ->
+        if File.exists?(kept_dir()), do: kept()
+
+      {nil, url} ->
+        sums = Application.get_env(:leash, :precompiled_sums) || Path.join(__DIR__, "SHA256SUMS")
+        {:url, url, where_the_user_stands(sums)}
+
+      {path, _url} ->
+        {:path, where_the_user_stands(path)}
     end
   end
 
-  defp prebuilt_artefacts(dir) do
-    for name <- @needed, not File.regular?(Path.join(dir, name)) do
-      Mix.raise(
-        "LEASH_PREBUILT is #{dir}, which has no file #{name}: put #{@nif} and #{@shim} " <>
-          "there, or " <>
-          "unset LEASH_PREBUILT to build them with cargo."
-      )
-    end
-
-    unless File.regular?(Path.join(dir, @command)) do
-      Mix.shell().info(
-        "LEASH_PREBUILT is #{dir}, which has no file #{@command}: Leash works without that " <>
-          "command, " <>
-          "and Leash.Operator and mix leash.* do not."
-      )
-    end
-
-    for name <- @artefacts, path = Path.join(dir, name), File.regular?(path), do: {name, path}
+  defp kept do
+    part("prebuilt")
+    if Prebuilt.kept?(kept_dir()), do: :kept
   end
 
-  defp build do
-    cargo = System.find_executable("cargo")
-    needed = cargo_toml(@root, "rust-version")
-
-    if cargo == nil do
-      Mix.raise(
-        "Leash is built with cargo, which is not on the PATH: install Rust #{needed} or newer " <>
-          "(https://rustup.rs), or " <> without_cargo()
-      )
-    end
-
-    raise_if(cargo_problem(cargo_version(cargo), needed))
-
-    # In one call, which compiles only once what the two have in common.
-    release = cargo_build(cargo, ~w(--release -p leash-nif -p leash-cli))
-    shim = cargo_build(cargo, ~w(--profile shim -p leash-shim --features freestanding))
-
-    [
-      {@nif, artefact(release, ~r/"([^"]*libleash_nif\.so)"/)},
-      {@command, artefact(release, ~r/"executable":"([^"]*\/leash)"/)},
-      {@shim, artefact(shim, ~r/"executable":"([^"]*leash-shim)"/)}
-    ]
-  end
-
-  defp cargo_version(cargo) do
-    System.cmd(cargo, ["--version"], cd: @root, stderr_to_stdout: true)
-  end
-
-  # Diagnostics and progress go to stderr as usual.
-  defp cargo_build(cargo, args) do
-    args = ["build", "--message-format=json-render-diagnostics" | args]
-
-    case System.cmd(cargo, args, cd: @root, env: [{"CARGO_TARGET_DIR", target_dir()}]) do
-      {messages, 0} ->
-        messages
-
-      {_messages, status} ->
-        Mix.raise("`cargo #{Enum.join(args, " ")}` in #{@root} failed with status #{status}.")
+  defp precompiled do
+    case System.get_env("LEASH_PRECOMPILED_URL") do
+      unset when unset in [nil, ""] -> Application.get_env(:leash, :precompiled)
+      url -> url
     end
   end
 
-  # Cargo reports where the artefact is. The place depends on cargo's configuration as much as on
-  # the variables here.
-  defp artefact(messages, pattern) do
-    case Regex.scan(pattern, messages, capture: :all_but_first) do
-      [] -> Mix.raise("cargo succeeded and named no artefact like #{inspect(pattern)}.")
-      found -> found |> List.last() |> hd()
-    end
+  # Mix changes to the directory of a dependency before it compiles that. The shell's directory is
+  # in PWD, which a program that started Mix may have left as it was. The directory of
+  # dependencies is the top project's.
+  defp where_the_user_stands(path) do
+    places =
+      Enum.reject([System.get_env("PWD"), Path.dirname(Mix.Project.deps_path())], &is_nil/1)
+
+    paths = Enum.map(places, &Path.expand(path, &1))
+    Enum.find(paths, hd(paths), &File.exists?/1)
   end
+
+  defp expected do
+    mark = File.read!(Path.join(@root, "native/tag/src/build_mark.rs"))
+    [_all, protocol] = Regex.run(~r/\(protocol (\d+)\)"/, mark)
+    %{version: version(@root), protocol: protocol, target: Target.name()}
+  end
+
+  defp artefacts(:cargo) do
+    part("cargo")
+    Cargo.build(target_dir(), cargo_toml(@root, "rust-version"))
+  end
+
+  defp artefacts({:prebuilt, files}), do: files
 
   defp target_dir do
     case System.get_env("CARGO_TARGET_DIR") do
@@ -226,6 +182,8 @@ defmodule Mix.Tasks.Compile.LeashNative do
     end
   end
 
+  defp kept_dir, do: Path.join(build_root(), "leash-prebuilt")
+
   # `_build` and not `_build/ENV`, so that dev, test and prod share one build of the crates.
   # MIX_BUILD_PATH is one directory for everything, and its parent may be any directory.
   defp build_root do
@@ -233,28 +191,43 @@ defmodule Mix.Tasks.Compile.LeashNative do
     if System.get_env("MIX_BUILD_PATH") in [nil, ""], do: Path.dirname(path), else: path
   end
 
-  defp install(source, target) do
-    contents = File.read!(source)
-
+  @doc "Writes `contents` to `target`, beside it first, unless it has these contents."
+  @spec install(binary(), Path.t()) :: :ok
+  def install(contents, target) do
     if File.read(target) != {:ok, contents} do
-      File.mkdir_p!(Path.dirname(target))
       temporary = "#{target}.#{System.pid()}"
-      File.write!(temporary, contents)
-      File.chmod!(temporary, 0o755)
-      File.rename!(temporary, target)
+
+      with :ok <- File.mkdir_p(Path.dirname(target)),
+           :ok <- File.write(temporary, contents),
+           :ok <- File.chmod(temporary, 0o755),
+           :ok <- File.rename(temporary, target) do
+        :ok
+      else
+        {:error, reason} ->
+          File.rm(temporary)
+          Mix.raise("#{target} cannot be written: #{:file.format_error(reason)}.")
+      end
     end
+
+    :ok
   end
 
-  defp priv, do: Path.join(Mix.Project.app_path(), "priv")
+  defp priv(name), do: Path.join([Mix.Project.app_path(), "priv", name])
 
-  defp installed, do: Enum.map(@artefacts, &digest(Path.join(priv(), &1)))
+  defp installed, do: Enum.map(@artefacts, &digest(priv(&1)))
 
-  defp fingerprint do
-    inputs = if dir = prebuilt(), do: Enum.map(@artefacts, &Path.join(dir, &1)), else: sources()
+  # The tasks themselves, because another version of them may build or install differently.
+  defp fingerprint(source) do
+    tasks = [__ENV__.file | Path.wildcard(Path.join(__DIR__, "leash_native/*.exs"))]
+    {inputs(source), Enum.map(tasks, &digest/1)}
+  end
 
-    # The task itself, because another version of it may build or install differently.
-    inputs = [__ENV__.file | inputs]
-    {Enum.map(@environment, &System.get_env/1), Enum.map(inputs, &digest/1)}
+  defp inputs(:cargo) do
+    {:cargo, Enum.map(@environment, &System.get_env/1), Enum.map(sources(), &digest/1)}
+  end
+
+  defp inputs({:prebuilt, files}) do
+    {:prebuilt, for({_name, path} <- files, do: digest(path))}
   end
 
   # Not every file below native: a fuzzing directory holds a target directory of its own.
@@ -291,6 +264,8 @@ defmodule Mix.Tasks.Compile.LeashNative do
     File.mkdir_p!(Path.dirname(manifest()))
     File.write!(manifest(), :erlang.term_to_binary({@manifest_version, state}))
   end
+
+  defp part(name), do: Code.require_file("leash_native/#{name}.exs", __DIR__)
 
   defp raise_if(nil), do: :ok
   defp raise_if(sentence), do: Mix.raise(sentence)

@@ -16,7 +16,9 @@ defmodule Leash.Config do
           sweep: keyword() | false,
           stop_timeout: non_neg_integer(),
           app: String.t(),
-          unsupported_os: :error | :degrade
+          unsupported_os: :error | :degrade,
+          precompiled: String.t() | nil,
+          precompiled_sums: String.t() | nil
         }
 
   # Two starts in different directories have to find each other.
@@ -80,6 +82,18 @@ defmodule Leash.Config do
           "On a system other than Linux, starts return `{:error, :unsupported_os}`. With " <>
             "`:degrade`, programs are plain ports with a process group: for a developer's " <>
             "machine, never for production. See `guides/systems.md`. On Linux it has no effect."
+      ],
+      precompiled: [
+        type: {:or, [nil, {:custom, Schema, :text, []}]},
+        doc:
+          "Read when Leash is compiled: the URL of files that are built already, in which " <>
+            "`{version}`, `{target}` and `{archive}` are replaced. See the guide install."
+      ],
+      precompiled_sums: [
+        type: {:or, [nil, {:custom, Schema, :text, []}]},
+        doc:
+          "Read when Leash is compiled: the file of SHA-256 sums that a download is checked " <>
+            "against. The default is the one in the package."
       ]
     ]
     |> Schema.new()

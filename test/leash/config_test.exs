@@ -30,7 +30,8 @@ defmodule Leash.ConfigTest do
   test "a mistake is one sentence that names the nearest key" do
     for {options, message} <- [
           {[runn_dir: "/x"],
-           "invalid options: expected one of [:run_dir, :record, :sweep, :cgroup, :stop_timeout, :app, :unsupported_os], " <>
+           "invalid options: expected one of [:run_dir, :record, :sweep, :cgroup, " <>
+             ":stop_timeout, :app, :unsupported_os, :precompiled, :precompiled_sums], " <>
              "got: :runn_dir (did you mean :run_dir?)"},
           {[sweep: [modee: :end]],
            "invalid options in :sweep: expected one of [:mode, :scope, :deadline, :stop], got: " <>

@@ -9,7 +9,7 @@ defmodule Leash.OperatorTest do
     assert %File.Stat{type: :regular, mode: mode} = File.stat!(path)
     assert Bitwise.band(mode, 0o111) == 0o111
     version = to_string(Application.spec(:leash, :vsn))
-    assert System.cmd(path, ["--version"]) == {"leash #{version}\n", 0}
+    assert System.cmd(path, ["--version"]) == {"leash #{version} (protocol 1)\n", 0}
   end
 
   @tag needs: :operator

@@ -3,11 +3,17 @@ defmodule Leash.Build.Sandbox do
   # tests see Leash's compiler task from outside, as an application that depends on Leash sees it.
   @moduledoc false
 
+  alias Mix.Tasks.Compile.LeashNative
+  alias Mix.Tasks.Compile.LeashNative.Target
+
+  @compile {:no_warn_undefined, [LeashNative, Target]}
+
   @root Path.expand("../..", __DIR__)
 
   # Variables that would lead Mix or cargo in the sandbox back to the build that runs these tests.
   @inherited ~w(MIX_BUILD_PATH MIX_BUILD_ROOT MIX_DEPS_PATH MIX_EXS MIX_TARGET CARGO_TARGET_DIR
-                CARGO_BUILD_TARGET LEASH_PREBUILT RELEASE_ROOT)
+                CARGO_BUILD_TARGET LEASH_PREBUILT LEASH_PRECOMPILED_URL RELEASE_ROOT http_proxy
+                https_proxy HTTPS_PROXY no_proxy NO_PROXY)
 
   @doc "The project under test."
   def root, do: @root
@@ -90,7 +96,9 @@ defmodule Leash.Build.Sandbox do
     File.mkdir_p!(Path.join(directory, "native/shim/src"))
     File.write!(source(directory), "//! A source.\n")
 
-    for file <- ~w(mix.exs Cargo.toml),
+    File.mkdir_p!(Path.join(directory, "native/tag/src"))
+
+    for file <- ~w(mix.exs Cargo.toml native/tag/src/build_mark.rs),
         do: File.cp!(Path.join(@root, file), Path.join(directory, file))
 
     File.cp_r!(Path.join(@root, "mix"), Path.join(directory, "mix"))
@@ -106,6 +114,24 @@ defmodule Leash.Build.Sandbox do
     directory
   end
 
+  @doc "Packs what `from` has of NIF, shim and command as `script/release` does, into `archive`."
+  def archive!(archive, from \\ artefacts()) do
+    names = Enum.filter(~w(leash_nif.so leash-shim leash), &File.exists?(Path.join(from, &1)))
+
+    entries =
+      for name <- names,
+          do: {~c"leash-x/#{name}", File.read!(Path.join(from, name))}
+
+    :ok = :erl_tar.create(String.to_charlist(archive), entries, [:compressed])
+    archive
+  end
+
+  @doc "Returns the name of the archive for this VM."
+  def archive_name do
+    Code.ensure_loaded?(Target) || Code.require_file("mix/leash_native/target.exs", @root)
+    "leash-#{LeashNative.version(@root)}-#{Target.name()}.tar.gz"
+  end
+
   @doc "Returns the path of a skeleton's Rust source."
   def source(directory), do: Path.join(directory, "native/shim/src/lib.rs")
 
@@ -113,7 +139,7 @@ defmodule Leash.Build.Sandbox do
   Makes a cargo that builds nothing. It notes each call and hands out the artefacts in `from`, in
   the words of the real one. Returns the environment that puts it first on the PATH.
   """
-  def stub_cargo!(directory, from, version \\ "1.91.0") do
+  def stub_cargo!(directory, from, version \\ "1.100.0") do
     bin = Path.join(directory, "stub-bin")
     File.mkdir_p!(bin)
     File.cp!(Path.join(from, "leash_nif.so"), Path.join(bin, "libleash_nif.so"))

@@ -31,9 +31,15 @@ what dead ones left is ended, as `leash sweep` does.
 
 A worker under a supervisor that restarts it is started again.";
 
+/// What follows the command's name in the output of `--version`.
+fn version() -> &'static str {
+    let mark = leash_tag::build_mark!("leash");
+    mark.strip_prefix("leash ").unwrap_or(mark)
+}
+
 /// Looks at the runs of Leash on this machine, and ends what dead ones left.
 #[derive(Debug, Parser)]
-#[command(name = "leash", version, after_help = EXIT_STATUS, disable_help_subcommand = true)]
+#[command(name = "leash", version = version(), after_help = EXIT_STATUS, disable_help_subcommand = true)]
 pub(crate) struct Cli {
     /// Where the records of runs are kept
     #[arg(long, global = true, value_name = "DIR")]

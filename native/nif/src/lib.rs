@@ -26,6 +26,8 @@ mod variable;
 rustler::init!("Elixir.Leash.Native", load = load);
 
 fn load(env: rustler::Env, _info: rustler::Term) -> bool {
+    // Used by nothing in the library, so the linker would leave the text out.
+    std::hint::black_box(leash_tag::build_mark!("leash-nif"));
     // The reserve is taken while there are plenty of descriptors: ending processes must work when
     // none is left.
     leash_core::reserve_descriptors();

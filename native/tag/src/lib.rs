@@ -29,6 +29,7 @@
 extern crate std;
 
 pub mod argv;
+mod build_mark;
 mod decimal;
 mod limits_file;
 mod mark;

@@ -181,7 +181,7 @@ exit status:
 }
 
 /// The output of `--version`.
-pub(crate) const VERSION: &str = concat!("leash-shim ", env!("CARGO_PKG_VERSION"), "\n");
+pub(crate) const VERSION: &str = concat!(leash_tag::build_mark!("leash-shim"), "\n");
 
 /// The options that were given.
 #[derive(Clone, Copy, Default)]

@@ -116,7 +116,7 @@ fn help_and_version() {
         assert_eq!(output.status.code(), Some(0));
         String::from_utf8(output.stdout).unwrap()
     };
-    assert_eq!(run("--version"), concat!("leash-shim ", env!("CARGO_PKG_VERSION"), "\n"));
+    assert_eq!(run("--version"), concat!(leash_tag::build_mark!("leash-shim"), "\n"));
     let help = run("--help");
     let protocol = include_str!("../../../PROTOCOL.md");
     for line in protocol.lines().filter(|line| line.starts_with("| `--")) {
