@@ -41,6 +41,9 @@
     child_spec/1,
     start_link/1,
     stop/1, stop/2,
+    signal/2, signal/3,
+    await/1, await/2,
+    restart/1,
     stop_all/0, stop_all/1, stop_all/2,
     info/1,
     os_pid/1,
@@ -141,6 +144,26 @@ stop(Worker) -> 'Elixir.Leash.Worker':stop(Worker).
 %% Ends the tree like stop/1; #{kill => true} skips the ladder.
 -spec stop(worker(), options()) -> {ok, exit()} | {error, survivors() | noproc}.
 stop(Worker, Options) -> 'Elixir.Leash.Worker':stop(Worker, converted(Options)).
+
+%% Sends the program a signal, such as sighup.
+-spec signal(worker(), atom() | 1..64) -> ok | {error, noproc | adopted | atom()}.
+signal(Worker, Signal) -> signal(Worker, Signal, []).
+
+%% Sends a signal to the program; with #{to => group} or #{to => tree} also to what it started.
+-spec signal(worker(), atom() | 1..64, options()) -> ok | {error, noproc | adopted | atom()}.
+signal(Worker, Signal, Options) ->
+    'Elixir.Leash.Worker':signal(Worker, Signal, converted(Options)).
+
+%% Waits until the whole tree is gone, without a link, and returns how the program ended.
+-spec await(worker()) -> {ok, exit()} | {error, survivors() | noproc}.
+await(Worker) -> await(Worker, infinity).
+
+-spec await(worker(), timeout()) -> {ok, exit()} | {error, survivors() | timeout | noproc}.
+await(Worker, Timeout) -> 'Elixir.Leash.Worker':await(Worker, Timeout).
+
+%% Ends the tree and starts the program anew in the same process, with the same options.
+-spec restart(worker()) -> {ok, exit()} | {error, term()}.
+restart(Worker) -> 'Elixir.Leash.Worker':restart(Worker).
 
 %% Ends every worker of this node, in parallel and under one deadline.
 -spec stop_all() -> {ok, [map()]} | {error, [map()]}.

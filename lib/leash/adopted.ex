@@ -123,6 +123,7 @@ defmodule Leash.Adopted do
       ending: nil,
       began: nil,
       stoppers: [],
+      awaiters: %{},
       hunt: nil,
       result: nil,
       supervisor: Registry.monitor_owner()
@@ -171,8 +172,28 @@ defmodule Leash.Adopted do
   end
 
   def handle_call({:stop, how}, from, state), do: state |> stop(from, how) |> continue()
+
+  def handle_call(:await, {pid, _tag} = from, state),
+    do: {:noreply, put_in(state.awaiters[pid], from)}
+
+  def handle_call({:signal, number, to}, _from, state),
+    do: {:reply, signal(state, number, to), state}
+
+  # The options of its start belong to the VM that started it.
+  def handle_call(:restart, _from, state), do: {:reply, {:error, :no_options}, state}
+
   # The stdin is empty, as that of every worker that outlives its VM.
   def handle_call(_write_or_close, _from, state), do: {:reply, {:error, :not_piped}, state}
+
+  # There is no channel on which the shim could be asked for more.
+  defp signal(_state, _number, to) when to != :leader, do: {:error, :adopted}
+  defp signal(%{program: nil}, _number, _to), do: {:error, :noproc}
+
+  defp signal(state, number, _to) do
+    with {:error, reason} when reason in [:esrch, :closed] <-
+           Native.pidfd_signal(state.program, number),
+         do: {:error, :noproc}
+  end
 
   @impl true
   def handle_info({:EXIT, _pid, :normal}, state), do: {:noreply, state}
@@ -221,6 +242,9 @@ defmodule Leash.Adopted do
   defp advance(state, {:leash, {:stop, from, how}}), do: stop(state, from, how)
   defp advance(%{phase: phase} = state, :shim_ended) when phase != :hunting, do: hunt(state)
   defp advance(state, {:stuck, how}), do: stuck(state, how)
+
+  defp advance(state, {:leash, {:forget, pid}}),
+    do: %{state | awaiters: Map.delete(state.awaiters, pid)}
 
   defp advance(%{phase: :running} = state, :program_ended) do
     watch_for(Program.bound(state.tree), :ladder)
@@ -306,7 +330,8 @@ defmodule Leash.Adopted do
   defp done(state, result), do: %{state | phase: :done, result: result}
 
   defp answer(state) do
-    Enum.each(state.stoppers, &GenServer.reply(&1, state.result))
+    callers = state.stoppers ++ Map.values(state.awaiters)
+    Enum.each(callers, &GenServer.reply(&1, state.result))
     answer_late(state.result)
   end
 

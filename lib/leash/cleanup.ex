@@ -138,7 +138,7 @@ defmodule Leash.Cleanup do
   defp ended?(:unknown), do: false
 
   defp ended?(fd) do
-    if Native.monitor_end(fd, {:leash, :shim_ended}) == :ok do
+    if match?({:ok, _copy}, Native.monitor_end(fd, {:leash, :shim_ended})) do
       receive do
         {:leash, :shim_ended} -> true
       after

@@ -43,6 +43,8 @@ defmodule Leash.Error do
     not_found: "no such tree of this user lives in this pid namespace",
     not_piped: "the worker was not started with stdin: :pipe",
     closed: "the program's stdin was closed before",
+    adopted: "of a tree that was taken over, only the program itself can be signalled",
+    no_options: "this VM did not start the program, so its options are not known",
     timeout: "the time was up",
     invalid_run_id: "a run id has 7 characters, 0-9 or a-z",
     live: "the VM of this run lives: stop that instead",

@@ -50,7 +50,7 @@ defmodule Leash.Guard do
   @doc """
   Guards the calling Worker's tree until it ends.
 
-  The guard notifies the Worker with `Leash.Worker.Protocol.fail_unhealthy/2`.
+  The guard notifies the Worker with `Leash.Worker.Protocol.fail_unhealthy/3`.
   """
   @spec watch(pos_integer(), keyword(), :counters.counters_ref() | nil) :: :ok
   def watch(number, options, traffic) do
@@ -141,7 +141,7 @@ defmodule Leash.Guard do
   # One reason is enough.
   defp act([breach | _more], row, %{action: :stop}) do
     Telemetry.guard(row.number, breach, :stop)
-    Protocol.fail_unhealthy(row.pid, {:guard, breach})
+    Protocol.fail_unhealthy(row.pid, row.number, {:guard, breach})
     :stopped
   end
 

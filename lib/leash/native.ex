@@ -75,6 +75,9 @@ defmodule Leash.Native do
   @spec channel_ask(fd, :ladder | :kill) :: :ok | {:error, posix | :closed}
   def channel_ask(_fd, _what), do: stub()
 
+  @spec channel_signal(fd, 1..64, 0..2) :: :ok | {:error, posix | :closed}
+  def channel_signal(_fd, _number, _scope), do: stub()
+
   # Descriptors (descriptor.rs)
 
   @spec fd_read(fd, pos_integer) :: {:ok, binary} | :eof | :again | {:error, posix | :closed}
@@ -310,11 +313,12 @@ defmodule Leash.Native do
   Does the same as `pidfd_monitor/2` for a descriptor that another process may watch.
 
   A descriptor can notify one process at a time, and the Reaper may wait for the one in the table.
-  So this function makes a copy, which lives until the message is sent.
+  So this function makes a copy, and returns it. The copy is open until it is closed or its owner
+  ends.
   """
-  @spec monitor_end(fd, term()) :: :ok | {:error, term()}
+  @spec monitor_end(fd, term()) :: {:ok, fd} | {:error, term()}
   def monitor_end(fd, message) do
-    with {:ok, own} <- fd_dup(fd), do: pidfd_monitor(own, message)
+    with {:ok, own} <- fd_dup(fd), :ok <- pidfd_monitor(own, message), do: {:ok, own}
   end
 
   defp stub, do: Leash.Platform.without_native()

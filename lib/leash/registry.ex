@@ -326,12 +326,16 @@ defmodule Leash.Registry do
     numbers -> for number <- numbers, {:ok, row} <- [fetch(number)], do: row
   end
 
-  @doc "Returns the row of a process."
+  @doc "Returns the row of a process, that of its present tree if it had others before."
   @spec of_process(pid()) :: {:ok, row()} | :error
   def of_process(pid) do
-    case :ets.match_object(__MODULE__, {:_, pid, :_, :_, :_, :_, :_, :_, :_}) do
-      [entry | _] -> {:ok, row(entry)}
-      [] -> :error
+    rows =
+      for entry <- :ets.match_object(__MODULE__, {:_, pid, :_, :_, :_, :_, :_, :_, :_}),
+          do: row(entry)
+
+    case Enum.find(rows, List.first(rows), &(&1.tree != :gone)) do
+      nil -> :error
+      row -> {:ok, row}
     end
   rescue
     ArgumentError -> :error

@@ -64,6 +64,15 @@ defmodule Leash.Signal do
   def number(name) when is_atom(name), do: Keyword.fetch(@numbers, name)
   def number(_other), do: :error
 
+  @doc "Returns the number for a name or number, or the error of an option."
+  @spec check(term()) :: {:ok, 1..64} | {:error, Leash.OptionsError.t()}
+  def check(signal) do
+    with :error <- number(signal) do
+      expected = "a signal such as :sigterm, or a number from 1 to 64"
+      Leash.Schema.error(:signal, expected, signal, hint(signal))
+    end
+  end
+
   @doc "Returns a hint for what is no signal: `:term`, `:SIGTERM`, `\"TERM\"`, `:sigtrem`."
   @spec hint(term()) :: String.t() | nil
   def hint(wrong) when (is_atom(wrong) or is_binary(wrong)) and wrong != nil do

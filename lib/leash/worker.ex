@@ -31,9 +31,9 @@ defmodule Leash.Worker do
   `guides/pools.md` how many workers end together.
   """
 
-  alias Leash.{Adopted, Degraded, Detached, Error, Exit, Posix, Run, RunId, Schema}
+  alias Leash.{Adopted, Degraded, Detached, Error, Exit, Posix, Run, RunId, Schema, Signal}
   alias Leash.Stdio.Receiver
-  alias Leash.Worker.{ChildSpec, Launch, Options, Server}
+  alias Leash.Worker.{ChildSpec, Launch, Options, Protocol, Server}
 
   @stop Schema.new(
           kill: [
@@ -42,6 +42,16 @@ defmodule Leash.Worker do
             doc: "`true` skips the ladder, even one that has begun."
           ]
         )
+
+  @signal Schema.new(
+            to: [
+              type: {:in, [:leader, :group, :tree]},
+              default: :leader,
+              doc:
+                "The processes that get the signal: the program alone, its process group, or " <>
+                  "everything that it started."
+            ]
+          )
 
   @typedoc "An option of `start_link/1`."
   @type option :: unquote(Schema.typespec(Options.schema()))
@@ -254,6 +264,89 @@ defmodule Leash.Worker do
     %{kill: kill?} = Schema.unwrap!(Schema.validate(@stop, options))
     call(worker, {:stop, if(kill?, do: :kill, else: :ladder)})
   end
+
+  @doc """
+  Sends the program a signal.
+
+      Leash.Worker.signal(MyApp.Nginx, :sighup)
+      Leash.Worker.signal(MyApp.Workers, :sigusr1, to: :tree)
+
+  The signal is `:sigterm`, `:sigusr1` or another name of signal(7), or a number from 1 to 64. The
+  shim sends it. The shim is the parent of the program, so the signal never reaches a process
+  that got the program's number later. After the proof of the end nothing is sent.
+
+  `:ok` means that the shim has the request, not that the program obeys. SIGSTOP stops the
+  program until SIGCONT comes, or until the tree is ended. A signal that ends the program is an
+  end by itself. To end the tree, use `stop/2`.
+
+  ## Options
+
+  #{Schema.docs(@signal)}
+  ## Errors
+
+    * `:noproc` - there is no such worker, or its program has ended
+    * `:adopted` - the worker was taken over by `adopt/2`, so only its `:leader` can be signalled
+    * `:unsupported_os` - the worker runs degraded, see `guides/systems.md`
+    * a lower-case POSIX name - an error of send(2) or pidfd_send_signal(2): `:eagain` if the shim
+      does not read its requests, `:eperm` if an adopted program has changed its user
+
+  Raises `Leash.OptionsError` if signal or option are wrong.
+  """
+  @spec signal(worker(), Signal.t(), to: :leader | :group | :tree) ::
+          :ok | {:error, :noproc | :adopted | :unsupported_os | Posix.t()}
+  def signal(worker, signal, options \\ []) do
+    %{to: to} = Schema.unwrap!(Schema.validate(@signal, options))
+    call(worker, {:signal, Schema.unwrap!(Signal.check(signal)), to})
+  end
+
+  @doc """
+  Waits until the whole tree is gone, and returns how its program ended.
+
+      {:ok, %Leash.Exit{status: 0}} = Leash.Worker.await(MyApp.Import, 60_000)
+
+  Neither links to the worker nor ends it. Any number of processes may wait. If the worker is
+  restarted, then the answer is the end of the program that ran at the time of the call. `timeout`
+  is in milliseconds.
+
+  Errors:
+
+    * `:timeout` - the tree lives; the worker goes on
+    * `%Leash.Error{survivors: list}` - some processes could not be ended, see `t:survivor/0`
+    * `:noproc` - there is no such worker (any more), or it was killed or gave its tree up
+  """
+  @spec await(worker(), timeout()) :: {:ok, Exit.t()} | {:error, :timeout | :noproc | Error.t()}
+  def await(worker, timeout \\ :infinity)
+      when timeout == :infinity or (is_integer(timeout) and timeout >= 0) do
+    call(worker, :await, timeout, {:error, :noproc})
+  catch
+    :exit, {:timeout, {GenServer, :call, _}} ->
+      :ok = Protocol.forget(worker)
+      {:error, :timeout}
+  end
+
+  @doc """
+  Ends the whole tree by its ladder, and starts the program anew with the same options.
+
+  Returns how the old program ended, once the new one runs or, with `:ready`, is ready. Process,
+  pid and name stay, and links and monitors see nothing. So the supervisor does not count the
+  restart. If the new program cannot be started, then the process exits with that reason, and its
+  supervisor decides.
+
+  Functions in options are the same ones, `:cd` and `PATH` are looked at again. A check of
+  `:health` and a limit of `:guard` begin anew. A stop that comes meanwhile is stronger. In the
+  time between, `info/1` and `stop/2` are answered, and other calls wait for the new program.
+
+  Errors:
+
+    * the reasons of `start_link/1` - the tree was ended, and the program could not be started
+    * `:stopping` - the worker is being stopped
+    * `%Leash.Error{survivors: list}` - some processes could not be ended; nothing was started
+    * `:no_options` - the worker is from `Leash.attach/2` or `adopt/2`
+    * `:unsupported_os` - the worker runs degraded, see `guides/systems.md`
+    * `:noproc` - there is no such worker (any more)
+  """
+  @spec restart(worker()) :: {:ok, Exit.t()} | {:error, term()}
+  def restart(worker), do: call(worker, :restart)
 
   @doc """
   Takes over a worker that a run left behind on purpose, by `on_exit: :detach` of `start_link/1`.

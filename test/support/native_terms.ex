@@ -19,6 +19,7 @@ defmodule Leash.Test.NativeTerms do
     shim_start: [:fd, :texts, :environment, :ends],
     channel_read: [:fd],
     channel_ask: [:fd, :how],
+    channel_signal: [:fd, :signo, :worker],
     variable: [:text],
     fd_read: [:fd, :size],
     fd_write: [:fd, :iodata],

@@ -98,6 +98,15 @@ defmodule Leash.Degraded.Worker do
   def handle_call(:info, _from, state), do: {:reply, info(state), state}
   def handle_call({:stop, how}, from, state), do: {:noreply, stop(state, from, how)}
 
+  def handle_call(:await, from, state),
+    do: {:noreply, %{state | stoppers: [from | state.stoppers]}}
+
+  # There is no shim to send a signal, and no room for a second program.
+  def handle_call({:signal, _number, _to}, _from, state),
+    do: {:reply, {:error, :unsupported_os}, state}
+
+  def handle_call(:restart, _from, state), do: {:reply, {:error, :unsupported_os}, state}
+
   def handle_call({:write, data, _timeout}, _from, %{options: %{stdin: :pipe}} = state) do
     sent? = state.exited == nil and Port.command(state.program.port, data)
     {:reply, if(sent?, do: :ok, else: {:error, :epipe}), state}

@@ -58,7 +58,7 @@ defmodule Leash.Probe.Health do
   @doc """
   Begins to ask.
 
-  A failure notifies the calling Worker with `Leash.Worker.Protocol.fail_unhealthy/2`.
+  A failure notifies the calling Worker with `Leash.Worker.Protocol.fail_unhealthy/3`.
   """
   @spec start(keyword(), pos_integer(), String.t()) :: :ok
   def start(options, number, label) do
@@ -87,12 +87,15 @@ defmodule Leash.Probe.Health do
       {:DOWN, ^monitor, :process, _pid, _reason} -> :ok
     after
       state.every ->
-        if wanted?(state), do: asked(state, failed), else: wait(state, failed)
+        case Registry.fetch(state.number) do
+          {:ok, %{tree: :alive}} -> asked(state, failed)
+          # Skip the check while the tree is stopping.
+          {:ok, %{tree: :ending}} -> wait(state, failed)
+          # The Worker may go on with another tree, which has a check of its own.
+          _gone -> :ok
+        end
     end
   end
-
-  # Skip the check while the tree is stopping.
-  defp wanted?(state), do: match?({:ok, %{tree: :alive}}, Registry.fetch(state.number))
 
   defp asked(%{check: %Callback{} = callback} = state, failed) do
     case Callback.run_within(callback, [], state.timeout, state.monitor) do
@@ -121,7 +124,7 @@ defmodule Leash.Probe.Health do
     Telemetry.health(state.number, failed + 1, reason)
 
     if failed + 1 >= state.failures,
-      do: Protocol.fail_unhealthy(state.worker, {:unhealthy, reason}),
+      do: Protocol.fail_unhealthy(state.worker, state.number, {:unhealthy, reason}),
       else: wait(state, failed + 1)
   end
 end

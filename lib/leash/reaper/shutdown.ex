@@ -23,9 +23,9 @@ defmodule Leash.Reaper.Shutdown do
 
     # A Worker that ends its tree itself exits with :shutdown, and not with how its program took
     # the signal.
-    for %{kind: kind, pid: pid} <- rows,
+    for %{kind: kind, pid: pid, number: number} <- rows,
         kind != :command,
-        do: Protocol.fail_unhealthy(pid, :shutdown)
+        do: Protocol.fail_unhealthy(pid, number, :shutdown)
 
     Enum.each(rows, fn row ->
       if row.tree == :alive and row.shim_fd != nil,

@@ -36,6 +36,10 @@ defmodule Leash.Stdio.Writer do
   @spec close(pid(), GenServer.from() | nil) :: :ok
   def close(input, from), do: GenServer.cast(input, {:close, from})
 
+  @doc "Ends the writer of a tree that is gone, whose Worker goes on. Queued writes get `:epipe`."
+  @spec finish(pid()) :: :ok
+  def finish(input), do: GenServer.cast(input, :finish)
+
   @impl true
   def init({worker, fd}) do
     # A link ends this process only if its partner ended abnormally. The monitor also sees a
@@ -51,6 +55,19 @@ defmodule Leash.Stdio.Writer do
   end
 
   def handle_cast({:close, from}, state), do: enqueue({:close, from}, state)
+
+  def handle_cast(:finish, state) do
+    _ = state.fd && Native.fd_close(state.fd)
+
+    for job <- :queue.to_list(state.queue) do
+      case job do
+        {:write, _rest, from, _timer} -> GenServer.reply(from, {:error, :epipe})
+        {:close, from} -> from && GenServer.reply(from, :ok)
+      end
+    end
+
+    {:stop, :normal, %{state | fd: nil}}
+  end
 
   @impl true
   def handle_info({:leash_fd, _fd, :writable}, state),

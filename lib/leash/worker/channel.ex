@@ -9,12 +9,13 @@ defmodule Leash.Worker.Channel do
   alias Leash.Worker.{Launch, Machine}
 
   @enforce_keys [:fd, :run_id, :number, :warden]
-  defstruct [:fd, :run_id, :number, :warden, :shim_pid, :pidfd, :cgroup]
+  defstruct [:fd, :run_id, :number, :warden, :shim_pid, :pidfd, :cgroup, :watch]
 
   @typedoc """
   The state of the channel.
 
-  `fd` is nil after the shim has closed it. `pidfd` is nil until the warden has sent it. `warden`
+  `fd` is nil after the shim has closed it. `pidfd` is nil until the warden has sent it. `watch`
+  is the copy of it that reports the end of the shim. `warden`
   is the warden that started the shim, see `Leash.Warden.word/1`.
   """
   @type t :: %__MODULE__{
@@ -24,7 +25,8 @@ defmodule Leash.Worker.Channel do
           warden: Native.fd(),
           shim_pid: pos_integer() | nil,
           pidfd: Native.fd() | nil,
-          cgroup: {Run.t(), Path.t()} | nil
+          cgroup: {Run.t(), Path.t()} | nil,
+          watch: Native.fd() | nil
         }
 
   @doc "Returns the channel of a shim that was started, and the events of its first message."
@@ -113,6 +115,22 @@ defmodule Leash.Worker.Channel do
     signal(channel, :wake)
   end
 
+  @doc """
+  Asks the shim to signal its program, the program's group or the tree.
+
+  The shim is their parent, so no number can belong to another process. `:ok` means that the shim
+  has the request. A shim that is stopped is continued.
+  """
+  @spec signal_tree(t(), 1..64, :leader | :group | :tree) :: {:ok | {:error, term()}, t()}
+  def signal_tree(%{fd: nil} = channel, _number, _to), do: {{:error, :noproc}, channel}
+
+  def signal_tree(channel, number, to) do
+    sent = Native.channel_signal(channel.fd, number, %{leader: 0, group: 1, tree: 2}[to])
+    # The shim has ended, or let go of what it keeps.
+    gone? = sent in [{:error, :epipe}, {:error, :closed}, {:error, :econnreset}]
+    {if(gone?, do: {:error, :noproc}, else: sent), signal(channel, :wake)}
+  end
+
   defp signal(channel, how) do
     channel = held(channel, how)
     _ = channel.pidfd && Handle.signal(channel.pidfd, how)
@@ -150,17 +168,21 @@ defmodule Leash.Worker.Channel do
 
   If the shim has ended already, or its end cannot be seen, the message comes at once.
   """
-  @spec await_exit(t(), term()) :: :ok
-  def await_exit(%{pidfd: pidfd}, message) do
+  @spec await_exit(t(), term()) :: t()
+  def await_exit(%{pidfd: pidfd} = channel, message) do
     with true <- pidfd != nil and Native.pidfd_ended?(pidfd) == false,
-         :ok <- Native.monitor_end(pidfd, message) do
-      :ok
+         {:ok, watch} <- Native.monitor_end(pidfd, message) do
+      %{channel | watch: watch}
     else
       _ended_or_unknown ->
         send(self(), message)
-        :ok
+        channel
     end
   end
+
+  @doc "Closes what is left of a channel whose process goes on with another one."
+  @spec finish(t()) :: :ok
+  def finish(channel), do: Native.close(channel.watch)
 
   @doc "Closes the channel."
   @spec close(t()) :: t()

@@ -12,6 +12,7 @@ defmodule Leash.Worker.Machine do
   | `{:report, {:gone, _}}` | exiting¹ | exiting¹ | exiting¹ | | | | |
   | `:hung_up` | proving | proving | proving | await² | | | |
   | `{:end, how}`, `{:stop, from, how}`, `{:fail, reason}`, `{:owner_ended, how}` | ask | ending, ask | ask harder | | | | answer³ |
+  | `{:restart, from}` | ask | ending, ask | | | | | answer³ |
   | `{:fail_unhealthy, reason}` | ask | ending, ask | | | | | |
   | `{:timeout, stage}` | harder | harder | harder, then proving | | | | |
   | `:shim_ended`, `{:timeout, :exit}` | | | | draining | | | |
@@ -24,11 +25,15 @@ defmodule Leash.Worker.Machine do
     1. Done, with `await_exit?: false`: the shim's last report is enough.
     2. The shim closes its channel in the middle of its exit. If it stays with what it kept, the
        phase becomes draining.
-    3. Only `{:stop, from, how}` has a caller to answer. Until then its `from` is kept.
+    3. Only `{:stop, from, how}` and `{:restart, from}` have a caller to answer. Until then its
+       `from` is kept. `{:await, from}` waits in the same way, and asks for nothing.
 
   Each caller of `{:stop, from, how}` gets one answer, when the tree is gone or cannot be ended.
   `{:ok, exit}` is the answer only after a proof: the shim's last report, which is the kernel's
   word (`ECHILD`, waitpid(2)), or the verdict `:gone` of a hunt. After that no action signals.
+
+  The callers of `{:restart, from}` are answered by the driver if the outcome is `:restart`. Any
+  other reason for the end is stronger, and refuses them.
   """
 
   alias Leash.{Error, Exit, Ladder, Posix, Shim, StopCommand}
@@ -58,6 +63,9 @@ defmodule Leash.Worker.Machine do
     ending: nil,
     requested?: false,
     stoppers: [],
+    restarters: [],
+    # At most one for each process: an older one has given up.
+    awaiters: %{},
     exited: nil,
     # The results of the ladder's commands, by the index of their steps.
     commands: %{},
@@ -94,6 +102,8 @@ defmodule Leash.Worker.Machine do
           ending: nil | :ladder | :kill,
           requested?: boolean(),
           stoppers: [GenServer.from()],
+          restarters: [GenServer.from()],
+          awaiters: %{optional(pid()) => GenServer.from()},
           exited: nil | {:status, byte()} | {:signal, Leash.Signal.t()} | :unknown,
           commands: %{optional(byte()) => StopCommand.result()},
           used: %{optional(atom()) => term()},
@@ -114,6 +124,9 @@ defmodule Leash.Worker.Machine do
           | :ready
           | {:end, :ladder | :kill}
           | {:stop, GenServer.from(), :ladder | :kill}
+          | {:restart, GenServer.from()}
+          | {:await, GenServer.from()}
+          | {:forget, pid()}
           | {:fail, reason :: term()}
           | {:fail_unhealthy, reason :: term()}
           | {:owner_ended, :ladder | :kill}
@@ -177,9 +190,10 @@ defmodule Leash.Worker.Machine do
   end
 
   @doc "Returns the reason with which the process exits, or how the program ended."
-  @spec outcome(t()) :: {:reason, term()} | {:exit, Exit.t()}
+  @spec outcome(t()) :: {:reason, term()} | {:exit, Exit.t()} | :restart
   def outcome(%{failure: failure}) when failure != nil, do: {:reason, failure}
   def outcome(%{requested?: true}), do: {:reason, :normal}
+  def outcome(%{restarters: [_ | _]}), do: :restart
   def outcome(%{result: {:ok, exit}}), do: {:exit, exit}
 
   @doc "Returns whether the start is complete: the program runs and is ready, or was."
@@ -222,7 +236,12 @@ defmodule Leash.Worker.Machine do
   defp event(:shim_ended, %{phase: :exiting} = machine), do: drain(machine)
 
   defp event(:ready, machine), do: %{machine | ready?: true}
-  defp event({:end, how}, machine), do: begin(machine, how)
+  # What the process does then is decided.
+  defp event({kind, _why}, %{phase: :done} = machine) when kind in [:fail, :owner_ended],
+    do: machine
+
+  # The process ends.
+  defp event({:end, how}, machine), do: machine |> refuse_restart() |> begin(how)
 
   defp event({:stop, from, _how}, %{phase: :done} = machine),
     do: act(machine, {:answer, from, machine.result})
@@ -231,10 +250,25 @@ defmodule Leash.Worker.Machine do
     # The caller of the start gets this reason. An end under way keeps its own reason.
     begun? = up?(machine) or machine.ending != nil
     failure = if begun?, do: machine.failure, else: machine.failure || :stopping
-    requested? = machine.phase == :running or machine.requested?
+    requested? = machine.phase == :running or machine.requested? or machine.restarters != []
     stoppers = [from | machine.stoppers]
     begin(%{machine | stoppers: stoppers, requested?: requested?, failure: failure}, how)
   end
+
+  defp event({:restart, from}, %{phase: :done} = machine),
+    do: act(machine, {:answer, from, {:error, :noproc}})
+
+  defp event({:restart, from}, machine),
+    do: begin(%{machine | restarters: [from | machine.restarters]}, :ladder)
+
+  defp event({:await, from}, %{phase: :done} = machine),
+    do: act(machine, {:answer, from, machine.result})
+
+  defp event({:await, {pid, _tag} = from}, machine),
+    do: %{machine | awaiters: Map.put(machine.awaiters, pid, from)}
+
+  defp event({:forget, pid}, machine),
+    do: %{machine | awaiters: Map.delete(machine.awaiters, pid)}
 
   defp event({:fail, reason}, machine),
     do: begin(%{machine | failure: machine.failure || reason}, how(machine, reason))
@@ -427,7 +461,15 @@ defmodule Leash.Worker.Machine do
 
   defp over(machine) do
     machine = %{reported(machine) | phase: :done} |> cancel_timer() |> act(:over)
-    Enum.reduce(machine.stoppers, machine, &act(&2, {:answer, &1, machine.result}))
+    machine = if outcome(machine) == :restart, do: machine, else: refuse_restart(machine)
+    callers = machine.stoppers ++ Map.values(machine.awaiters)
+    Enum.reduce(callers, machine, &act(&2, {:answer, &1, machine.result}))
+  end
+
+  defp refuse_restart(machine) do
+    answer = with {:ok, _exit} <- machine.result || {:ok, nil}, do: {:error, :stopping}
+    refused = Enum.reduce(machine.restarters, machine, &act(&2, {:answer, &1, answer}))
+    %{refused | restarters: []}
   end
 
   defp reported(%{result: {:ok, exit}, stderr: [_ | _] = lines} = machine),

@@ -11,7 +11,7 @@ defmodule Leash.Worker.Server do
     machine: [:os_pid, :shim_pid, :phase, :ending, :failure, :result]
   ]
 
-  alias Leash.{Callback, Cleanup, Exit, Guard, Posix, Registry, Run, Telemetry}
+  alias Leash.{Callback, Cleanup, Exit, Guard, Posix, Reaper, Registry, Run, Telemetry}
   alias Leash.Attachment.Attached
   alias Leash.Probe.{Health, Readiness}
   alias Leash.Registry.ExitHistory
@@ -40,6 +40,10 @@ defmodule Leash.Worker.Server do
     # Why the process exits, once that is known.
     :reason,
     :input,
+    # The options, environment included, in a function that no crash report shows the inside of.
+    :again,
+    # Whether this is a program that the process started again. Then it has callers meanwhile.
+    again?: false,
     outputs: %{}
   ]
 
@@ -56,8 +60,10 @@ defmodule Leash.Worker.Server do
           traffic: :counters.counters_ref() | nil,
           hunt: {pid(), reference()} | nil,
           timer: reference() | nil,
-          reason: nil | {:reason, term()},
+          reason: nil | :restart | {:reason, term()},
           input: pid() | nil,
+          again: (() -> map()) | nil,
+          again?: boolean(),
           outputs: %{optional(pid()) => :stdout | :stderr}
         }
 
@@ -88,7 +94,7 @@ defmodule Leash.Worker.Server do
     :ok = Callback.put_callers(options.callers)
     parent = parent()
 
-    with {:error, reason} <- start(options, parent) do
+    with {:error, reason} <- start(options, parent, false) do
       {:stop, if(is_map_key(options, :attach), do: {:shutdown, reason}, else: reason)}
     end
   end
@@ -102,15 +108,15 @@ defmodule Leash.Worker.Server do
     end
   end
 
-  defp start(options, parent) do
+  defp start(options, parent, again?) do
     {kind, owner} = kind(options, parent)
 
     with {:ok, options} <- watch_owner(options),
          {:ok, launched} <- Launch.run(options, kind, owner) do
       {events, channel} = Channel.new(launched)
+      server = new(launched, channel, parent)
 
-      launched
-      |> new(channel, parent)
+      %{server | again: fn -> options end, again?: again?}
       |> Stdio.open(launched.started.ends)
       |> count_outputs()
       |> steps(events)
@@ -132,7 +138,7 @@ defmodule Leash.Worker.Server do
     %__MODULE__{
       run: launched.run,
       label: launched.label,
-      # Without the environment, which may hold secrets. Nothing reads it any more.
+      # Without the environment, which may hold secrets.
       options: %{options | env: []},
       machine: %Machine{
         stop: options.stop,
@@ -202,7 +208,8 @@ defmodule Leash.Worker.Server do
         # An end under way has bounds of its own.
         deadline = if machine.ending == nil, do: deadline, else: :infinity
 
-        case Protocol.next(left(deadline)) do
+        # At the first start the process has no callers, and at the end they are answered late.
+        case Protocol.next(left(deadline), server.again? and server.reason == nil) do
           :timeout ->
             server |> step({:fail, failure}) |> loop(:infinity, failure, condition)
 
@@ -216,11 +223,22 @@ defmodule Leash.Worker.Server do
 
             loop(server, deadline, failure, condition)
 
+          {:"$gen_call", from, call} ->
+            server |> called(from, call) |> loop(deadline, failure, condition)
+
           message ->
             server |> advance(message) |> loop(deadline, failure, condition)
         end
     end
   end
+
+  defp called(server, from, :info) do
+    GenServer.reply(from, info(server))
+    server
+  end
+
+  defp called(server, from, :await), do: step(server, {:await, from})
+  defp called(server, from, {:stop, how}), do: step(server, {:stop, from, how})
 
   defp left(:infinity), do: :infinity
   defp left(deadline), do: max(0, deadline - now())
@@ -232,9 +250,26 @@ defmodule Leash.Worker.Server do
   @impl true
   def handle_continue(:over, server), do: continue(server)
 
-  @impl true
-  def handle_call(:info, _from, server), do: {:reply, info(server), server}
+  # In the same process, so that name, pid and the supervisor's count of restarts stay.
+  def handle_continue(:again, %{machine: %{restarters: callers, result: result}} = server) do
+    :ok = Reaper.release(server.channel.number)
+    :ok = Channel.finish(server.channel)
+    Process.demonitor(server.supervisor, [:flush])
+    _ = server.input && Writer.finish(server.input)
 
+    case start(server.again.(), server.parent, true) do
+      {:ok, server, continue} ->
+        Enum.each(callers, &GenServer.reply(&1, result))
+        {:noreply, server, continue}
+
+      {:error, reason} ->
+        Enum.each(callers, &GenServer.reply(&1, {:error, reason}))
+        # A stop that comes meanwhile ends the process as any stop does.
+        {:stop, if(reason == :stopping, do: :normal, else: reason), server}
+    end
+  end
+
+  @impl true
   def handle_call({:write, _data, _timeout}, _from, %{input: nil} = server),
     do: {:reply, {:error, Stdio.no_input(server.options)}, server}
 
@@ -255,8 +290,17 @@ defmodule Leash.Worker.Server do
     {:noreply, server}
   end
 
-  def handle_call({:stop, how}, from, server),
-    do: server |> step({:stop, from, how}) |> continue()
+  def handle_call({:signal, number, to}, _from, server) do
+    {answer, server} = signal(server, number, to)
+    {:reply, answer, server}
+  end
+
+  def handle_call(:restart, _from, %{attachment: attachment} = server) when attachment != nil,
+    do: {:reply, {:error, :no_options}, server}
+
+  def handle_call(:restart, from, server), do: server |> step({:restart, from}) |> continue()
+
+  def handle_call(call, from, server), do: server |> called(from, call) |> continue()
 
   @impl true
   def handle_info({:EXIT, pid, reason} = message, server) do
@@ -270,6 +314,9 @@ defmodule Leash.Worker.Server do
   defp continue(%{machine: %{phase: :done}, reason: {:reason, reason}} = server) do
     if vm_stops?(server), do: {:noreply, server}, else: {:stop, reason, server}
   end
+
+  defp continue(%{machine: %{phase: :done}, reason: :restart} = server),
+    do: {:noreply, server, {:continue, :again}}
 
   defp continue(server), do: {:noreply, server}
 
@@ -300,15 +347,15 @@ defmodule Leash.Worker.Server do
 
   # Answers the callers whose request is still in the mailbox.
   defp answer_late(server) do
-    for {from, how} <- Protocol.pending_stops(), reduce: server do
-      server -> step(server, {:stop, from, how})
-    end
+    Enum.reduce(Protocol.pending(), server, &step(&2, &1))
   end
 
   ## Messages
 
   defp advance(%{channel: %{fd: fd}} = server, {:leash_fd, fd, :ready}), do: read(server)
-  defp advance(server, {:leash, :shim_ended}), do: step(server, :shim_ended)
+
+  defp advance(%{channel: %{number: number}} = server, {:leash, {:shim_ended, number}}),
+    do: step(server, :shim_ended)
 
   defp advance(server, {:output_ready, _pid}) do
     :ok = Stdio.limit(server.outputs)
@@ -328,8 +375,13 @@ defmodule Leash.Worker.Server do
   defp advance(server, {:leash, :owner_ended}), do: step(server, {:owner_ended, :ladder})
   defp advance(server, {:leash, {:stop, from, how}}), do: step(server, {:stop, from, how})
 
-  defp advance(server, {:leash, {:fail_unhealthy, reason}}),
-    do: step(server, {:fail_unhealthy, reason})
+  defp advance(server, {:leash, {:forget, pid}}), do: step(server, {:forget, pid})
+
+  defp advance(
+         %{channel: %{number: number}} = server,
+         {:leash, {:fail_unhealthy, number, reason}}
+       ),
+       do: step(server, {:fail_unhealthy, reason})
 
   defp advance(%{hunt: {_pid, monitor}} = server, {:DOWN, monitor, :process, _, reason}) do
     verdict = Cleanup.verdict(reason, if(descends?(server), do: server.channel.warden))
@@ -380,8 +432,8 @@ defmodule Leash.Worker.Server do
   end
 
   defp act(:await_exit, server) do
-    :ok = Channel.await_exit(server.channel, {:leash, :shim_ended})
-    server
+    ended = {:leash, {:shim_ended, server.channel.number}}
+    %{server | channel: Channel.await_exit(server.channel, ended)}
   end
 
   defp act(:started, server) do
@@ -422,7 +474,7 @@ defmodule Leash.Worker.Server do
   # Recorded before this process ends, because the next worker of its name may be asked for it.
   defp act(:over, server) do
     server = %{server | reason: server.reason || reason(server)}
-    {:reason, reason} = server.reason
+    reason = with {:reason, reason} <- server.reason, do: reason
     name = server.options.name
     if name != nil, do: ExitHistory.put(name, server.machine.result, reason)
     server
@@ -435,12 +487,25 @@ defmodule Leash.Worker.Server do
 
   defp act(action, server), do: %{server | channel: Channel.act(server.channel, action)}
 
+  # The program is no longer there to get a signal. Its group may be.
+  defp signal(%{machine: %{exited: exited}} = server, _number, :leader) when exited != nil,
+    do: {{:error, :noproc}, server}
+
+  defp signal(%{machine: %{phase: phase}} = server, number, to)
+       when phase in [:running, :ending] do
+    {answer, channel} = Channel.signal_tree(server.channel, number, to)
+    {answer, %{server | channel: channel}}
+  end
+
+  # After the proof of the end, nothing is signalled.
+  defp signal(server, _number, _to), do: {{:error, :noproc}, server}
+
   ## Information
 
   defp reason(%{machine: machine} = server) do
     case Machine.outcome(machine) do
-      {:reason, reason} ->
-        {:reason, reason}
+      decided when decided == :restart or elem(decided, 0) == :reason ->
+        decided
 
       {:exit, exit} ->
         {:reason, if(Machine.up?(machine), do: mapped(server, exit), else: {:exited, exit})}

@@ -277,12 +277,27 @@ fn channel_read<'a>(env: Env<'a>, fd: Term<'a>) -> NifResult<Term<'a>> {
 #[rustler::nif]
 fn channel_ask(fd: Fd, what: rustler::Atom) -> NifResult<Done> {
     let message = match what {
-        it if it == atoms::ladder() => b"E",
-        it if it == atoms::kill() => b"K",
+        it if it == atoms::ladder() => b"E".as_slice(),
+        it if it == atoms::kill() => b"K".as_slice(),
         _ => return Err(rustler::Error::BadArg),
     };
+    Ok(send(&fd, message))
+}
+
+/// `channel_signal(fd, number, scope) :: :ok | {:error, posix | :closed}`
+///
+/// Asks a shim to send a signal to its program (scope 0), the program's group (1) or the tree
+/// (2). If the shim is gone, the reason is `:epipe`.
+///
+/// Normal scheduler: one send that does not wait.
+#[rustler::nif]
+fn channel_signal(fd: Fd, number: u8, scope: u8) -> Done {
+    send(&fd, &[b'S', number, scope])
+}
+
+fn send(fd: &Fd, message: &[u8]) -> Done {
     let sent = fd.with(|channel| send_with(channel, &[message], &[])).ok_or(ArmError::Closed);
-    Ok(Done(sent.map_err(Into::into).and_then(|sent| Ok(sent?))))
+    Done(sent.map_err(Into::into).and_then(|sent| Ok(sent?)))
 }
 
 /// `warden_word(control) :: {:ok, fd} | :again | {:error, posix | :closed}`

@@ -37,6 +37,9 @@ defmodule Leash.Worker.MachineTest do
       proof?: false,
       asked: MapSet.new(),
       answered: [],
+      restarts: [],
+      # Some lives are asked for nothing else, so that a restart is what becomes of them.
+      restarts_only?: Enum.random([true, false]),
       actions: [],
       events: []
     }
@@ -74,13 +77,21 @@ defmodule Leash.Worker.MachineTest do
   defp possible(life) do
     how = Enum.random([:ladder, :kill])
 
-    user = [
+    restart = [
+      {:restart, {self(), make_ref()}},
+      {:await, {waiting(), make_ref()}},
+      {:forget, waiting()}
+    ]
+
+    end_it = [
       {:stop, {self(), make_ref()}, how},
       {:end, how},
       {:fail, Enum.random([:normal, :crash])},
       {:fail_unhealthy, :timeout},
       {:owner_ended, how}
     ]
+
+    user = if life.restarts_only?, do: restart, else: end_it ++ restart
 
     leave = if Machine.lasts?(life.machine), do: [{:leave, :shutdown}], else: []
     ready = if life.machine.os_pid, do: [:ready], else: []
@@ -98,6 +109,9 @@ defmodule Leash.Worker.MachineTest do
       some -> some
     end
   end
+
+  # One of few processes, so that some wait twice.
+  defp waiting, do: :erlang.list_to_pid(~c"<0.#{Enum.random(1..3)}.0>")
 
   # The orders in which a shim reports (native/PROTOCOL.md, section 2).
   defp reports([]),
@@ -140,7 +154,12 @@ defmodule Leash.Worker.MachineTest do
     %{life | said: [report | life.said], proof?: proof?}
   end
 
-  defp noted(life, {:stop, from, _how}), do: %{life | asked: MapSet.put(life.asked, from)}
+  defp noted(life, {:stop, from, _how}), do: asked(life, from)
+  defp noted(life, {:restart, from}), do: asked(%{life | restarts: [from | life.restarts]}, from)
+
+  # A process that waits again has given up before.
+  defp noted(life, {:await, {pid, _ref} = from}), do: life |> forgotten(pid) |> asked(from)
+  defp noted(life, {:forget, pid}), do: forgotten(life, pid)
 
   defp noted(life, {:timeout, timer}),
     do: %{life | timer: if(life.timer != timer, do: life.timer)}
@@ -151,6 +170,13 @@ defmodule Leash.Worker.MachineTest do
   defp noted(life, :shim_ended), do: %{life | awaited?: false}
   defp noted(life, :hung_up), do: %{life | channel: :closed}
   defp noted(life, _event), do: life
+
+  defp asked(life, from), do: %{life | asked: MapSet.put(life.asked, from)}
+
+  defp forgotten(life, pid) do
+    answered? = &(elem(&1, 0) != pid or &1 in life.answered)
+    %{life | asked: life.asked |> Enum.filter(answered?) |> MapSet.new()}
+  end
 
   defp carried_out({:timer, timer, ms}, life) do
     assert is_integer(ms) and ms >= 0
@@ -185,7 +211,10 @@ defmodule Leash.Worker.MachineTest do
   defp carried_out({:answer, from, result}, life) do
     assert MapSet.member?(life.asked, from)
     refute from in life.answered, told(life, "answers twice")
-    assert life.machine.phase == :done
+    # Only a restart is refused before the end.
+    refused? = from in life.restarts and match?({:error, _why}, result)
+    assert life.machine.phase == :done or refused?
+    refute from in life.restarts and match?({:ok, _exit}, result)
 
     if match?({:ok, _exit}, result),
       do: assert(life.proof?, told(life, "answers with an exit without a proof"))
@@ -228,9 +257,15 @@ defmodule Leash.Worker.MachineTest do
       assert life.channel == :closed, "seed #{seed}: the channel is left open"
       assert life.timer == nil, "seed #{seed}: a timer is left"
       assert :over in life.actions, "seed #{seed}: nothing notes the end"
-      assert MapSet.new(life.answered) == life.asked, "seed #{seed}: an answer is missing"
+      # The driver answers these, when it has started the program again.
+      left = MapSet.difference(life.asked, MapSet.new(life.answered))
+      assert left == MapSet.new(life.machine.restarters), "seed #{seed}: an answer is missing"
       assert life.machine.result != nil
-      assert match?({kind, _} when kind in [:reason, :exit], Machine.outcome(life.machine))
+
+      case Machine.outcome(life.machine) do
+        :restart -> assert life.proof? and MapSet.size(left) > 0
+        {kind, _} when kind in [:reason, :exit] -> assert MapSet.size(left) == 0
+      end
 
       # A later request gets the same answer at once.
       from = {self(), make_ref()}
@@ -248,12 +283,21 @@ defmodule Leash.Worker.MachineTest do
         {seen, acted} ->
           :rand.seed(:exsss, seed)
           {life, seen} = watch(life(seed), seen, @random_events)
-          {seen, MapSet.union(acted, MapSet.new(life.actions))}
+          restart = if life.machine.phase == :done, do: [Machine.outcome(life.machine)], else: []
+          {seen, MapSet.union(acted, MapSet.new(restart ++ life.actions))}
       end
 
     assert Enum.sort(MapSet.to_list(seen)) == Enum.sort(phases)
 
-    for action <- [:gone, :over, :timer, {:ask, :ladder}, {:ask, :kill}, {:signal, :sigkill}],
+    for action <- [
+          :restart,
+          :gone,
+          :over,
+          :timer,
+          {:ask, :ladder},
+          {:ask, :kill},
+          {:signal, :sigkill}
+        ],
         do: assert(action in acted, "never #{inspect(action)}")
   end
 
@@ -331,6 +375,25 @@ defmodule Leash.Worker.MachineTest do
     assert actions == [:close, :await_exit]
     {worker, _actions} = Machine.handle(:shim_ended, worker)
     assert {worker.phase, Machine.outcome(worker)} == {:done, {:exit, elem(worker.result, 1)}}
+  end
+
+  test "a restart is one ladder, and a stop or a crash of the process is stronger" do
+    gone = [{:report, {:gone, %Exit{cause: :stop, status: 0}}}, :hung_up, :shim_ended]
+    {restart, stop} = {{self(), make_ref()}, {self(), make_ref()}}
+    {machine, actions} = handle(machine(), [@ready, @started, {:restart, restart}])
+    assert {:ask, :ladder} in actions
+
+    {restarted, actions} = handle(machine, gone)
+    assert {Machine.outcome(restarted), restarted.restarters} == {:restart, [restart]}
+    assert List.keyfind(actions, :answer, 0) == nil
+
+    {stopped, actions} = handle(machine, [{:stop, stop, :ladder} | gone])
+    assert {:answer, restart, {:error, :stopping}} in actions
+    assert {:answer, stop, stopped.result} in actions
+    assert Machine.outcome(stopped) == {:reason, :normal}
+
+    {_ended, actions} = handle(machine, [{:end, :kill}])
+    assert [{:answer, ^restart, {:error, :stopping}} | _] = actions
   end
 
   test "what a hunt did not see is no proof" do

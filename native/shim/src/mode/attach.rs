@@ -188,7 +188,9 @@ impl Attached<'_> {
             }
             let lives = self.lives;
             match self.escalation.next(now, lives) {
-                Action::Signal { number, scope, .. } => self.signal_scope(number, scope),
+                Action::Signal { number, scope, .. } => {
+                    self.signal_scope(&[number, signal::CONT], scope);
+                }
                 Action::SignalRemaining { number, scope } => self.signal_remaining(number, scope),
                 // The VM closes the stdin of its own processes, and no others.
                 Action::CloseStdin { .. } | Action::RunCommand { .. } => {}
@@ -242,8 +244,10 @@ impl Attached<'_> {
             self.escalation.end_commands(false);
         }
         if events.requests {
-            while let Some(what) = self.sources.take_request() {
-                self.escalation.requested(what);
+            while let Some(request) = self.sources.take_request() {
+                if let Some((number, scope)) = self.escalation.requested(request) {
+                    self.signal_scope(&[number], scope);
+                }
             }
         }
         if let Some(cause) = self.sources.drop_ended(events) {
@@ -386,14 +390,13 @@ impl Attached<'_> {
         threads(&self.proc, pid) != Threads::Run
     }
 
-    /// Signals the processes that a step addresses. Each signal is followed by CONT, so that a
+    /// Signals the processes of a scope. The signal of a step is followed by CONT, so that a
     /// stopped process can react to it.
-    fn signal_scope(&mut self, number: u8, scope: SignalScope) {
-        let signals = [number, signal::CONT];
+    fn signal_scope(&mut self, signals: &[u8], scope: SignalScope) {
         match scope {
-            SignalScope::Leader => self.signal_leader(&signals),
+            SignalScope::Leader => self.signal_leader(signals),
             SignalScope::Tree => {
-                self.signal_all(Order::ChildrenFirst, None, &signals);
+                self.signal_all(Order::ChildrenFirst, None, signals);
             }
             SignalScope::Group => {
                 // The process may have made a new group since.
@@ -402,7 +405,7 @@ impl Attached<'_> {
                 {
                     self.pgrp = stat.pgrp;
                 }
-                self.signal_all(Order::ChildrenFirst, Some(self.pgrp), &signals);
+                self.signal_all(Order::ChildrenFirst, Some(self.pgrp), signals);
             }
         }
     }

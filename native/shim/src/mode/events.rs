@@ -10,6 +10,7 @@ use crate::os::clock::timespec;
 use crate::os::descriptors;
 use crate::os::signals::{self, Pending};
 use crate::stop::ladder::Cause;
+use crate::stop::request::Request;
 
 /// The descriptors that are watched. A missing one is not watched.
 pub(crate) struct EventSources {
@@ -131,7 +132,7 @@ impl EventSources {
     }
 
     /// Returns the next request of the other end of the leash, `None` if there is none.
-    pub(crate) fn take_request(&self) -> Option<u8> {
+    pub(crate) fn take_request(&self) -> Option<Request> {
         let mut message = [0u8; 8];
         let fd = self.leash.filter(|_| self.takes_requests)?;
         let mut receive = || rustix::net::recv(fd, &mut message[..], RecvFlags::DONTWAIT);
@@ -140,7 +141,7 @@ impl EventSources {
         let received = receive()
             .or_else(|error| if error == Errno::CONNRESET { receive() } else { Err(error) });
         received.ok().filter(|&(_, len)| len > 0)?;
-        message.first().copied()
+        Some(Request::parse(&message))
     }
 
     /// Returns whether leash or owner say, now or within this many milliseconds, that the tree is

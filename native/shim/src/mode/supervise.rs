@@ -131,7 +131,9 @@ impl Supervisor<'_> {
             let now = if self.escalation.ladder.is_timed() { clock::now_ms() } else { 0 };
             let leader_lives = self.children.leader() == Leader::Lives;
             match self.escalation.next(now, leader_lives) {
-                Action::Signal { number, scope, .. } => self.signal_scope(number, scope),
+                Action::Signal { number, scope, .. } => {
+                    self.signal_scope(&[number, signal::CONT], scope);
+                }
                 Action::SignalRemaining { number, scope } => self.signal_remaining(number, scope),
                 // The VM closes its own end when it hears of the step, and a VM that is gone has
                 // no end any more. By hand, only an open stdin is closed, since any other does
@@ -169,8 +171,10 @@ impl Supervisor<'_> {
             self.take_exec();
         }
         if events.requests {
-            while let Some(what) = self.sources.take_request() {
-                self.escalation.requested(what);
+            while let Some(request) = self.sources.take_request() {
+                if let Some((number, scope)) = self.escalation.requested(request) {
+                    self.signal_scope(&[number], scope);
+                }
             }
         }
         if let Some(cause) = self.sources.drop_ended(events) {
@@ -352,24 +356,23 @@ impl Supervisor<'_> {
 
     // Actions
 
-    /// Signals the processes that a step addresses. Each signal is followed by CONT, so that a
+    /// Signals the processes of a scope. The signal of a step is followed by CONT, so that a
     /// stopped process can react to it.
-    fn signal_scope(&mut self, number: u8, scope: SignalScope) {
-        let signals = [number, signal::CONT];
+    fn signal_scope(&mut self, signals: &[u8], scope: SignalScope) {
         match (scope, self.children.unreaped()) {
-            (SignalScope::Tree, _) => self.signal_all(Order::ChildrenFirst, None, &signals),
+            (SignalScope::Tree, _) => self.signal_all(Order::ChildrenFirst, None, signals),
             (SignalScope::Leader, Some(leader)) => {
-                for number in signals {
+                for &number in signals {
                     let _ = signals::kill(leader, number);
                 }
             }
             // The shim is in that group itself, so the group is never signalled by its number.
             (SignalScope::Group, Some(leader)) if self.escalation.config.foreground => {
                 self.group = getpgid(Some(leader)).unwrap_or(self.group);
-                self.signal_all(Order::ChildrenFirst, Some(self.group), &signals);
+                self.signal_all(Order::ChildrenFirst, Some(self.group), signals);
             }
             (SignalScope::Group, Some(leader)) => {
-                for number in signals {
+                for &number in signals {
                     // Before its setsid, the child is in the shim's group and leads none.
                     if signals::kill_group(leader, number).is_err() {
                         let _ = signals::kill(leader, number);

@@ -6,10 +6,11 @@
 
 use core::ffi::CStr;
 use leash_tag::signal;
-use leash_tag::stop_steps::{MAX_STEPS, StepKind};
+use leash_tag::stop_steps::{MAX_STEPS, SignalScope, StepKind};
 
 use super::commands::{self, CommandLaunch, Commands};
 use super::ladder::{Action, Cause, Ladder};
+use super::request::Request;
 use crate::cli::config::Config;
 use crate::os::exit_status::{CommandOutcome, ExitStatus};
 use crate::os::signals::Pending;
@@ -117,14 +118,16 @@ impl<'a> Escalation<'a> {
         false
     }
 
-    /// Handles a request of the VM on the channel: `E` begins the ladder, `K` sends SIGKILL at
-    /// once. A repeated request changes nothing.
-    pub(crate) fn requested(&mut self, what: u8) {
-        match what {
-            b'E' => self.ladder.end(Cause::Stop, clock::now_ms()),
-            b'K' => self.ladder.kill_now(clock::now_ms()),
-            _ => {}
+    /// Handles a request of the VM on the channel. A repeated request for the end changes
+    /// nothing. Returns the signal that the mode has to send, and the processes that get it.
+    pub(crate) fn requested(&mut self, request: Request) -> Option<(u8, SignalScope)> {
+        match request {
+            Request::End => self.ladder.end(Cause::Stop, clock::now_ms()),
+            Request::Kill => self.ladder.kill_now(clock::now_ms()),
+            Request::Signal { number, scope } => return Some((number, scope)),
+            Request::Unknown => {}
         }
+        None
     }
 
     /// Begins once more, with the processes that the worker left, and without reports.

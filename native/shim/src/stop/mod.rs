@@ -3,3 +3,4 @@
 pub(crate) mod commands;
 pub(crate) mod escalation;
 pub(crate) mod ladder;
+pub(crate) mod request;

@@ -70,6 +70,32 @@ fn sigkill_can_be_asked_for_while_the_ladder_is_climbed() {
 }
 
 #[test]
+fn a_signal_reaches_those_of_its_scope_and_nothing_follows_it() {
+    let (vm, mut decoy) = (Vm::start(), Decoy::start());
+    let script = "sleep 101 & setsid sleep 102 & exec sleep 103";
+    let mut channel = vm.shim(1, &["--stop=TERM:9000@tree"], &["sh", "-c", script]);
+    let [member, other, leader] = ["sleep 101", "sleep 102", "sleep 103"].map(one);
+    let stopped = |pid| state(pid) == Some('T');
+    for (scope, reached) in
+        [(0, &[leader][..]), (1, &[leader, member]), (2, &[leader, member, other])]
+    {
+        channel.ask_for_signal(libc::SIGSTOP, scope);
+        until("those of the scope have stopped", || reached.iter().all(|&pid| stopped(pid)));
+        // A request that means nothing, and one that comes after it.
+        channel.ask_for_signal(libc::SIGKILL, 3);
+        channel.ask_for_signal(libc::SIGWINCH, 2);
+        for pid in [leader, member, other] {
+            assert_eq!(stopped(pid), reached.contains(&pid), "{scope} {pid}");
+        }
+        channel.ask_for_signal(libc::SIGCONT, 2);
+        until("all go on", || ![leader, member, other].iter().any(|&pid| stopped(pid)));
+    }
+    channel.ask(b'E');
+    assert!(channel.ended().iter().any(is_gone));
+    decoy.assert_alive();
+}
+
+#[test]
 fn a_hang_up_ends_the_tree_and_what_was_asked_before_counts() {
     let vm = Vm::start();
     for asked in [None, Some(b'K')] {

@@ -332,6 +332,12 @@ impl Channel {
         send(self.fd.as_ref().unwrap(), &[what], &[]);
     }
 
+    /// Asks for a signal to the leader (scope 0), its group (1) or the tree (2).
+    pub fn ask_for_signal(&self, number: i32, scope: u8) {
+        let number = u8::try_from(number).unwrap();
+        send(self.fd.as_ref().unwrap(), &[b'S', number, scope], &[]);
+    }
+
     pub fn hang_up(&mut self) {
         drop(self.fd.take());
     }
