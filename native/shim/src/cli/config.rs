@@ -67,6 +67,7 @@ pub struct Config<'a> {
     pub keep: bool,
     pub ladder_on_any_term: bool,
     pub foreground: bool,
+    pub controlling_tty: bool,
     /// A process that was not started by this shim, and its start ticks. There is no command
     /// then.
     pub attach: Option<(i32, Option<u64>)>,
@@ -107,6 +108,7 @@ impl Config<'_> {
             keep: false,
             ladder_on_any_term: false,
             foreground: false,
+            controlling_tty: false,
             attach: None,
             warden: false,
             control: None,

@@ -142,6 +142,10 @@ option "foreground", WORKER, "",
 "  --foreground        stay in the terminal's session, with the command in our
                       process group: it reads the terminal, the keyboard's
                       signals are its own, and when it stops so do we";
+option "controlling-tty", WORKER, "",
+"  --controlling-tty   make the command's stdin, a terminal without a session,
+                      the controlling terminal of the command's session, with
+                      the command in its foreground; not beside --foreground";
 option "attach", ATTACH, "PID or PID:TICKS, from 2 up",
 "  --attach=PID[:TICKS]
                       instead of COMMAND, a process that is there already:
@@ -281,6 +285,7 @@ fn set<'a>(config: &mut Config<'a>, name: &str, value: &'a CStr) -> Option<()> {
         }
         "no-mark" => config.mark = false,
         "foreground" => config.foreground = true,
+        "controlling-tty" => config.controlling_tty = true,
         "warden" => config.warden = true,
         "on-hangup" => config.detach = is_second(text, b"stop", b"detach")?,
         "on-exit" => config.keep = is_second(text, b"stop", b"keep")?,

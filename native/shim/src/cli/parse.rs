@@ -5,7 +5,7 @@ use leash_tag::RunId;
 use leash_tag::stop_steps::{MAX_STEPS, StepKind};
 
 use super::arg_error::ArgError;
-use super::config::Config;
+use super::config::{Config, Stream};
 use super::options::{self, ATTACH, Given, WARDEN, WORKER};
 
 /// A parsed command line.
@@ -100,6 +100,10 @@ fn check(config: &Config<'_>, given: Given, has_command: bool) -> Result<(), Arg
             return Err(ArgError { option: b"--", expected: no_command, value: b"--" });
         } else if let Some(name) = given.first_outside(mode) {
             (name, outside)
+        } else if config.controlling_tty && config.foreground {
+            ("--controlling-tty", "no --foreground beside it")
+        } else if config.controlling_tty && matches!(config.stdin, Stream::Null | Stream::Open) {
+            ("--controlling-tty", "a terminal as --stdin: inherit or fd:N")
         } else if mode == WARDEN && config.owner.is_none() && config.control.is_none() {
             ("owner", "PID:TICKS beside --warden, unless --control is given")
         } else {
@@ -110,7 +114,6 @@ fn check(config: &Config<'_>, given: Given, has_command: bool) -> Result<(), Arg
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::Stream;
     use super::super::options::OPTIONS;
     use super::*;
     use leash_tag::stop_steps::Steps;
@@ -296,6 +299,20 @@ mod tests {
             (&["--run-id=s59m65f", "--attach=7", "--cgroup=/sys"], "cgroup"),
             (&["--run-id=s59m65f", "--warden", "--owner=7:1", "--cgroup=/sys"], "cgroup"),
             (&["--run-id=s59m65f", "--linger", "--", "x"], "--linger"),
+            (&["--run-id=s59m65f", "--controlling-tty=1", "--", "x"], "--controlling-tty"),
+            (
+                &["--run-id=s59m65f", "--controlling-tty", "--foreground", "--", "x"],
+                "--controlling-tty",
+            ),
+            (
+                &["--run-id=s59m65f", "--controlling-tty", "--stdin=null", "--", "x"],
+                "--controlling-tty",
+            ),
+            (
+                &["--run-id=s59m65f", "--stdin=open", "--controlling-tty", "--", "x"],
+                "--controlling-tty",
+            ),
+            (&["--run-id=s59m65f", "--attach=7", "--controlling-tty"], "controlling-tty"),
             (&["--run-id=s59m65f", "--uid=4294967295", "--", "x"], "--uid"),
             (&["--run-id=s59m65f", "--capabilities=cap_kill", "--", "x"], "--capabilities"),
             (&["--run-id=s59m65f", "--umask=9", "--", "x"], "--umask"),

@@ -62,6 +62,7 @@ fn reason(errno: u16) -> &'static [u8] {
         13 => b"permission denied",
         20 => b"not a directory",
         24 => b"too many open files",
+        25 => b"not a terminal",
         111 => b"connection refused",
         _ => b"failed",
     }
@@ -86,6 +87,7 @@ pub(crate) fn start_failed(command: &[u8], stage: u8, errno: u16) {
         17 => b" (control group)",
         18 => b" (its user could not be signalled without CAP_KILL)",
         19 => b" (capabilities)",
+        20 => b" (controlling terminal)",
         _ => b"",
     };
     let number = Text::<16>::new().add(b", errno ").number(i64::from(errno));

@@ -41,6 +41,8 @@ pub(crate) enum Stage {
     Endable = 18,
     /// `--capabilities`, `--no-new-privs`.
     Capabilities = 19,
+    /// `--controlling-tty`.
+    Terminal = 20,
 }
 
 /// The stage and the reason of a failed start.

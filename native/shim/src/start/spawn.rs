@@ -95,6 +95,7 @@ fn prepare(launch: &WorkerLaunch) -> Prepared {
     change_identity(&config.identity)?;
     process::die_with(launch.shim, Signal::KILL).map_err(|e| (Stage::Pdeathsig, e))?;
     streams(config, launch.stdin)?;
+    terminal(config).map_err(|e| (Stage::Terminal, e))?;
     if let Some(directory) = config.cd {
         rustix::process::chdir(directory).map_err(|e| (Stage::Chdir, e))?;
     }
@@ -139,6 +140,15 @@ pub(crate) fn reset_dispositions(origin: Origin) {
 fn session(config: &Config<'_>) -> Result<(), Errno> {
     if !config.foreground {
         rustix::process::setsid()?;
+    }
+    Ok(())
+}
+
+/// Makes stdin the controlling terminal of the new session (ioctl_tty(2)). The kernel puts the
+/// child's group into its foreground. A terminal that another session has is not taken from it.
+fn terminal(config: &Config<'_>) -> Result<(), Errno> {
+    if config.controlling_tty {
+        rustix::process::ioctl_tiocsctty(descriptors::borrow(0))?;
     }
     Ok(())
 }

@@ -17,6 +17,7 @@
 mod adversary;
 mod attach;
 mod cgroup;
+mod controlling_tty;
 mod frames;
 mod harness;
 mod ids;
