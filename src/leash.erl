@@ -50,6 +50,7 @@
     shim_pid/1,
     write/2, write/3,
     close_stdin/1,
+    resize/3,
     cmd/1, cmd/2, cmd/3,
     open_port/1, open_port/2, open_port/3,
     attach/1, attach/2,
@@ -223,6 +224,10 @@ write(Worker, Data, Timeout) -> 'Elixir.Leash.Worker':write(Worker, Data, Timeou
 %% Ends the program's input after what was written.
 -spec close_stdin(worker()) -> ok | {error, not_piped | noproc}.
 close_stdin(Worker) -> 'Elixir.Leash.Worker':close_stdin(Worker).
+
+%% Gives the terminal of a worker with `pty` another size.
+-spec resize(worker(), 1..65535, 1..65535) -> ok | {error, no_pty | epipe | noproc}.
+resize(Worker, Rows, Cols) -> 'Elixir.Leash.Worker':resize(Worker, Rows, Cols).
 
 %% Runs a command to its end and returns {Output, Status}.
 %%

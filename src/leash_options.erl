@@ -68,7 +68,9 @@ option(capabilities, Sets) when is_map(Sets) ->
     maps:to_list(Sets);
 option(guard, Limits) when is_map(Limits); is_list(Limits) ->
     guard(Limits);
-option(Key, Options) when (Key =:= lines orelse Key =:= timeout) andalso is_map(Options) ->
+option(Key, Options) when
+    (Key =:= lines orelse Key =:= timeout orelse Key =:= pty) andalso is_map(Options)
+->
     maps:to_list(Options);
 option(Key, {log, Log}) when
     (Key =:= on_output orelse Key =:= on_stderr) andalso (is_map(Log) orelse is_list(Log))

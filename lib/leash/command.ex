@@ -11,7 +11,7 @@ defmodule Leash.Command do
   @moduledoc false
 
   alias Leash.{Cleanup, Degraded, Exit, Native, Reaper, Registry, Run, Signal, Telemetry}
-  alias Leash.Stdio.InputFeeder
+  alias Leash.Stdio.{InputFeeder, Terminal}
   alias Leash.Worker.{Channel, Launch, Machine}
 
   require Logger
@@ -34,6 +34,9 @@ defmodule Leash.Command do
     :by_itself,
     :ended,
     :kept_until,
+    # When to look again at a terminal that no process has open.
+    :reopens_at,
+    terminal?: false,
     streams: []
   ]
 
@@ -62,6 +65,8 @@ defmodule Leash.Command do
           by_itself: how() | nil,
           ended: ended() | nil,
           kept_until: integer() | :infinity | nil,
+          reopens_at: integer() | nil,
+          terminal?: boolean(),
           streams: [{stream(), Native.fd()}]
         }
 
@@ -84,6 +89,12 @@ defmodule Leash.Command do
   # already contains what the tree wrote. Output that comes within this time is read, too.
   @quiet_ms 100
 
+  # A read of a terminal returns less.
+  @discard_bytes 65_536
+
+  # The time between two looks at a terminal that no process has open.
+  @reopen_ms 50
+
   ## Start
 
   @doc """
@@ -102,7 +113,7 @@ defmodule Leash.Command do
 
       launched
       |> new(channel, options)
-      |> open(launched.started.ends, options.input)
+      |> open(launched.started.ends, options)
       |> steps(events)
       |> read_channel()
       |> await_start(deadline(options.start_timeout))
@@ -128,11 +139,22 @@ defmodule Leash.Command do
     }
   end
 
-  defp open(command, ends, input) do
+  defp open(command, ends, options) do
+    terminal? = options.stdin == :pty
     streams = for stream <- [:stdout, :stderr], fd = ends[stream], do: {stream, fd}
-    feeder = if ends.stdin, do: InputFeeder.start(ends.stdin, input)
-    %{command | streams: streams, feeder: feeder}
+    feeder = feeder(ends.stdin, options.input, terminal?)
+    %{command | streams: streams, feeder: feeder, terminal?: terminal?}
   end
+
+  defp feeder(nil, _input, _terminal?), do: nil
+
+  # Nothing is typed into this terminal.
+  defp feeder(fd, nil, true) do
+    :ok = Native.close(fd)
+    nil
+  end
+
+  defp feeder(fd, input, terminal?), do: InputFeeder.start(fd, input, terminal?)
 
   defp await_start(%{machine: %{phase: :done}} = command, _deadline), do: command
 
@@ -233,6 +255,11 @@ defmodule Leash.Command do
       :again ->
         read(command, others, max, deadline)
 
+      # The program may have closed its streams, and open its controlling terminal later.
+      :eof
+      when command.terminal? and command.machine.exited == nil and command.ended == nil ->
+        read(%{command | reopens_at: now() + @reopen_ms}, others, max, deadline)
+
       _eof_or_error ->
         command |> close(this) |> read(others, max, deadline)
     end
@@ -262,7 +289,7 @@ defmodule Leash.Command do
       {:DOWN, ^supervisor, :process, _pid, _reason} ->
         {:something, step(command, {:fail, {:shutdown, :leash_stopped}})}
     after
-      soonest(command.due, ms) -> due(command)
+      command.due |> soonest(ms) |> then(&soonest(command.reopens_at, &1)) -> due(command)
     end
   end
 
@@ -273,11 +300,20 @@ defmodule Leash.Command do
   defp soonest(nil, ms), do: ms
   defp soonest(due, ms), do: min(left(due), ms)
 
-  defp due(%{due: due} = command) do
-    if due != nil and left(due) == 0,
-      do: {:something, step(%{command | due: nil}, {:timeout, command.machine.timer})},
-      else: {:nothing, command}
+  defp due(command) do
+    cond do
+      due?(command.due) ->
+        {:something, step(%{command | due: nil}, {:timeout, command.machine.timer})}
+
+      due?(command.reopens_at) ->
+        {:something, %{command | reopens_at: nil}}
+
+      true ->
+        {:nothing, command}
+    end
   end
+
+  defp due?(due), do: due != nil and left(due) == 0
 
   defp patience(%{ended: nil}, deadline), do: left(deadline)
   # The pipe contains what the tree wrote, so the deadline no longer counts.
@@ -304,12 +340,26 @@ defmodule Leash.Command do
   @spec abort(running(), :ladder | :kill) :: ended()
   def abort(%Degraded.Command{} = command, how), do: Degraded.Command.abort(command, how)
 
+  # If its terminal closed first, the program would get SIGHUP instead of the ladder's first step.
+  def abort(%{ended: nil, terminal?: true} = command, how),
+    do: command |> finish(how) |> discard()
+
   def abort(%{ended: nil} = command, how) do
     # The streams close first: a program that writes to no reader gets SIGPIPE, as in a shell.
     command |> close_all() |> finish(how) |> await_end()
   end
 
   def abort(command, _how), do: command |> close_all() |> release()
+
+  defp discard(%{ended: nil} = command) do
+    case next(command, @discard_bytes, :infinity) do
+      {:data, _stream, _data, command} -> discard(command)
+      {:input_failed, _kind, _reason, _stacktrace, command} -> discard(command)
+      {:ended, ended, _command} -> ended
+    end
+  end
+
+  defp discard(command), do: command |> close_all() |> release()
 
   defp await_end(%{ended: nil} = command),
     do: command |> await([], :infinity) |> elem(1) |> await_end()
@@ -364,6 +414,14 @@ defmodule Leash.Command do
   defp input_ended(command, reason),
     do: step(%{command | input_failed: {:exit, reason, []}}, {:end, :ladder})
 
+  # What was typed last is not known, so the end may only finish a line.
+  defp type_eof(%{terminal?: true, streams: [{_stream, fd}]}) do
+    _taken = Native.fd_write(fd, Terminal.eof(fd, nil))
+    :ok
+  end
+
+  defp type_eof(_command), do: :ok
+
   # The source of the input may wait for something that never comes.
   defp stop_feeder(nil), do: :ok
 
@@ -417,6 +475,7 @@ defmodule Leash.Command do
   # message.
   defp act(:close_stdin, command) do
     :ok = stop_feeder(command.feeder)
+    :ok = type_eof(command)
     %{command | feeder: nil}
   end
 

@@ -54,11 +54,15 @@ defmodule Leash.Native do
   def warden_word(_control), do: stub()
 
   @typep source :: :none | :pipe | :inherit
+  @typedoc "The sources of stdin, stdout and stderr, or a terminal that is all three."
+  @type ends ::
+          {source, source, source}
+          | {:terminal, rows :: 1..65_535, cols :: 1..65_535, echo? :: boolean}
 
-  @spec shim_start(fd, [binary], {binary, non_neg_integer}, {source, source, source}) ::
+  @spec shim_start(fd, [binary], {binary, non_neg_integer}, ends) ::
           {:ok, fd, {fd | nil, fd | nil, fd | nil}}
           | :again
-          | {:error, posix | :closed | :no_working_directory}
+          | {:error, posix | {:pty, posix} | :closed | :no_working_directory}
   def shim_start(_control, _args, _environment, _ends), do: stub()
 
   @spec variable(binary) :: binary | nil
@@ -95,6 +99,19 @@ defmodule Leash.Native do
 
   @spec fd_dup(fd) :: {:ok, fd} | {:error, posix | :closed}
   def fd_dup(_fd), do: stub()
+
+  # Terminals (terminal.rs)
+
+  @spec terminal_resize(fd, 1..65_535, 1..65_535) :: :ok | {:error, posix | :closed}
+  def terminal_resize(_fd, _rows, _cols), do: stub()
+
+  @spec terminal_info(fd) ::
+          {:ok, {device :: binary, rows :: 0..65_535, cols :: 0..65_535}}
+          | {:error, posix | :closed}
+  def terminal_info(_fd), do: stub()
+
+  @spec terminal_eof(fd) :: {:ok, {byte, by_line? :: boolean}} | {:error, posix | :closed}
+  def terminal_eof(_fd), do: stub()
 
   # Pidfds (pidfd.rs)
 

@@ -9,6 +9,7 @@ defmodule Leash.Shim do
     Exit,
     Ladder,
     Limits,
+    Native,
     Run,
     Signal,
     StopCommand,
@@ -53,9 +54,8 @@ defmodule Leash.Shim do
           run: Leash.RunId.t(),
           args: [binary()],
           environment: Environment.t(),
-          ends: {source, source, source}
+          ends: Native.ends()
         }
-        when source: :none | :pipe | :inherit
   def request(run, number, options) do
     %{
       run: run.id,
@@ -75,6 +75,9 @@ defmodule Leash.Shim do
   defp inherited(_options), do: :all
 
   defp ends(%{attach: _target}), do: {:none, :none, :none}
+
+  defp ends(%{stdin: :pty, pty: pty}),
+    do: {:terminal, pty[:rows], pty[:cols], pty[:echo]}
 
   defp ends(options),
     do:
@@ -133,6 +136,7 @@ defmodule Leash.Shim do
     arguments(run, number, "--channel=#{@channel}", options, [
       "--stdin=" <> target(options.stdin, :stdin),
       "--stdout=" <> target(options.stdout, :stdout),
+      if(options.stdin == :pty, do: "--controlling-tty", else: []),
       if(options.on_exit == :keep, do: "--on-exit=keep", else: []),
       cd(options)
     ])
@@ -196,6 +200,8 @@ defmodule Leash.Shim do
   defp linger(ms), do: ms
 
   defp target({:file, path}, _stream), do: "file:" <> path
+  # One descriptor for all three.
+  defp target(:pty, _stream), do: "fd:#{@descriptors[:stdin]}"
 
   defp target(target, stream) do
     if end_of(target, stream) == :none,
@@ -221,7 +227,8 @@ defmodule Leash.Shim do
     16 => :shim,
     17 => :cgroup,
     18 => :kill,
-    19 => :capabilities
+    19 => :capabilities,
+    20 => :pty
   }
 
   @doc """

@@ -63,11 +63,10 @@ defmodule Leash.Warden do
           run: Leash.RunId.t(),
           args: [binary()],
           environment: Leash.Environment.t(),
-          ends: {source(), source(), source()},
+          ends: Native.ends(),
           cancel: reference() | nil
         }
 
-  @typep source :: :none | :pipe | :inherit
   @typep end_ :: Native.fd() | nil
   @typep control :: {Native.fd(), :counters.counters_ref()}
 

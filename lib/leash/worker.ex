@@ -31,7 +31,7 @@ defmodule Leash.Worker do
   `guides/pools.md` how many workers end together.
   """
 
-  alias Leash.{Adopted, Degraded, Detached, Error, Exit, Posix, Run, RunId, Schema, Signal}
+  alias Leash.{Adopted, Degraded, Detached, Error, Exit, Posix, Pty, Run, RunId, Schema, Signal}
   alias Leash.Stdio.Receiver
   alias Leash.Worker.{ChildSpec, Launch, Options, Protocol, Server}
 
@@ -103,6 +103,8 @@ defmodule Leash.Worker do
       (`:eagain` at the limit of processes), `:pipe` (`:emfile`), `:setsid`, `:pdeathsig`,
       `:owner`, and `:ids`, `:kill`, `:capabilities`, see `Leash.Identity`
     * `{:cgroup, why}` - `:cgroup` cannot be had here, see `Leash.Cgroup`
+    * `{:pty, posix}` - with `:pty`, no terminal could be made: `:enospc` (none is free, see
+      pty(7)), `:enoent` (no `/dev/ptmx`), `:emfile` …
     * `{:shim, reason}` - the shim itself could not be started: `:emfile`, `:eagain`, `:enomem` …,
       or `:no_working_directory` if the VM's directory was deleted
     * `:no_warden` - the run's warden, which starts the shims, was away for ten seconds, or cannot
@@ -187,12 +189,18 @@ defmodule Leash.Worker do
       (`required: false`); `nil` without `:cgroup`, and for an adopted worker
     * `:adopted?` - whether the worker was running before this process began
     * `:not_covered` - only for an attachment, see `Leash.attach/2`
+    * `:pty` - only for a worker with a terminal: its device and its present size
   """
   @spec info(worker()) ::
           %{
             optional(:not_covered) => [
               %{pid: pos_integer(), command: String.t(), why: :escaped | :unmarked}
             ],
+            optional(:pty) => %{
+              device: String.t(),
+              rows: non_neg_integer(),
+              cols: non_neg_integer()
+            },
             run_id: Leash.RunId.t(),
             worker: pos_integer(),
             group: Leash.group() | nil,
@@ -216,9 +224,12 @@ defmodule Leash.Worker do
   gets the program's output must take messages meanwhile. Otherwise a program that answers its
   input is held back by its answers past `:output_window`, and stops reading.
 
+  Into a terminal (`pty:`) the data are typed. So `"\\x03"` is Ctrl-C, and a line ends with
+  `"\\n"` or `"\\r"`.
+
   Errors:
 
-    * `:not_piped` - the worker was not started with `stdin: :pipe`
+    * `:not_piped` - the worker was started with neither `stdin: :pipe` nor `:pty`
     * `:epipe` - the program closed its stdin, or ended meanwhile
     * `:noproc` - there is no such worker (any more)
     * `:closed` - `close_stdin/1` was called before
@@ -236,10 +247,34 @@ defmodule Leash.Worker do
   @doc """
   Closes the program's stdin after what was written, so that it sees the end of its input.
 
+  Into a terminal (`pty:`) the end is typed: the character VEOF, usually Ctrl-D, and twice in the
+  middle of a line. A terminal stays open, so more can be written afterwards. A program that reads
+  single characters, such as an editor, gets Ctrl-D as one of them.
+
   The errors are those of `write/3`.
   """
   @spec close_stdin(worker()) :: :ok | {:error, :not_piped | :noproc}
   def close_stdin(worker), do: call(worker, :close_stdin)
+
+  @doc """
+  Gives the terminal of a worker with `pty:` another size.
+
+  If that is a change, then the kernel sends SIGWINCH to the terminal's foreground group.
+
+  Errors:
+
+    * `:no_pty` - the worker has no terminal
+    * `:epipe` - the program ended meanwhile
+    * `:noproc` - there is no such worker (any more)
+
+  Raises `Leash.OptionsError` if a number is not from 1 to 65,535.
+  """
+  @spec resize(worker(), rows :: 1..65_535, cols :: 1..65_535) ::
+          :ok | {:error, :no_pty | :epipe | :noproc}
+  def resize(worker, rows, cols) do
+    %{rows: rows, cols: cols} = Schema.unwrap!(Pty.check_size(rows, cols))
+    call(worker, {:resize, rows, cols}, :infinity, {:error, :noproc}, {:error, :epipe})
+  end
 
   @doc """
   Ends the whole tree and returns when it is gone.

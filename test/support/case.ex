@@ -68,7 +68,7 @@ defmodule Leash.Test.Case do
   end
 
   defp said(ref, text) do
-    case Regex.run(~r/^ready((?: \d+)*)\n/m, text) do
+    case Regex.run(~r/^ready((?: \d+)*)\r?\n/m, text) do
       [_all, pids] ->
         pids |> String.split() |> Enum.map(&String.to_integer/1)
 

@@ -5,8 +5,8 @@ defmodule Leash.Test.Guest do
   It answers in lines: `run ID`, `worker LABEL OS_PID SHIM_PID`, `tree LABEL PID…` (from the
   fixture's `ready` line), `ready`, and `done …` for a command.
 
-  The option `mode:` says how the programs are run: `:worker`, `:detach`, `:cmd`, `:stream`,
-  `:open_port`, `:attach` or `:bare`. With `:attach`, a bare port's program is attached before it
+  The option `mode:` says how the programs are run: `:worker`, `:pty`, `:detach`, `:cmd`,
+  `:stream`, `:open_port`, `:attach` or `:bare`. With `:pty`, a worker has a terminal. With `:attach`, a bare port's program is attached before it
   takes its shape. With `:bare`, ports run without the library, to show what the same faults leave
   then.
   """
@@ -49,6 +49,9 @@ defmodule Leash.Test.Guest do
     send(guest, {:started, self(), worker})
     own(guest, label)
   end
+
+  defp run(:pty, guest, label, options),
+    do: run(:worker, guest, label, [pty: true] ++ Keyword.delete(options, :stdin))
 
   defp run(:detach, guest, label, options) do
     name = Leash.Test.Name.unique(label)
@@ -182,7 +185,7 @@ defmodule Leash.Test.Guest do
   defp row(worker, _pids), do: Leash.Worker.info(worker)
 
   defp await_tree(label, seen) do
-    case Regex.run(~r/^ready((?: \d+)*)\n/m, seen) do
+    case Regex.run(~r/^ready((?: \d+)*)\r?\n/m, seen) do
       [_all, pids] ->
         pids |> String.split() |> Enum.map(&String.to_integer/1)
 

@@ -2,13 +2,16 @@ defmodule Leash.Command.Options do
   # The options of `Leash.cmd/3` and the streams. `Leash.Worker.Options` checks the shared ones.
   @moduledoc false
 
-  alias Leash.{Executable, Identity, Schema}
+  alias Leash.{Executable, Identity, Pty, Schema}
   alias Leash.Stdio.Lines
   alias Leash.Worker
+
+  import Leash.Pty, only: [is_asked: 1]
 
   # Options that go to the Worker unchanged.
   @worker Identity.keys() ++
             [
+              :pty,
               :cd,
               :env,
               :clear_env,
@@ -261,6 +264,7 @@ defmodule Leash.Command.Options do
     if own.idle != :infinity and not read?(own),
       do: Schema.refuse!(:timeout, "no :idle where no output is read here", options[:timeout])
 
+    if is_asked(own.pty), do: :ok = Pty.check_command!(own, options)
     {own, worker!(command, args, own, options)}
   end
 
@@ -293,12 +297,7 @@ defmodule Leash.Command.Options do
       Schema.unwrap!(
         Worker.Options.check(
           program!(command, args, own.shell) ++
-            [
-              stdin: if(own.input == nil, do: own.stdin, else: :pipe),
-              stdout: stdout(own),
-              stderr: if(stderr == :inherit, do: :null, else: stderr),
-              on_output: on_output
-            ] ++ shared
+            streams(own, stderr) ++ [on_output: on_output] ++ shared
         )
       )
 
@@ -315,6 +314,17 @@ defmodule Leash.Command.Options do
   defp stdout(%{stdout: read}) when read in [:capture, :stream], do: :output
   defp stdout(%{stdout: stdout}), do: stdout
 
+  defp streams(_own, :pty), do: []
+
+  defp streams(own, stderr) do
+    [
+      stdin: if(own.input == nil, do: own.stdin, else: :pipe),
+      stdout: stdout(own),
+      stderr: if(stderr == :inherit, do: :null, else: stderr)
+    ]
+  end
+
+  defp stderr(%{pty: pty}) when is_asked(pty), do: :pty
   defp stderr(%{stderr_to_stdout: true}), do: :stdout
   defp stderr(%{stderr: captured}) when captured in [:capture, :stream], do: :output
   defp stderr(%{stderr: stderr}), do: stderr

@@ -22,7 +22,12 @@ defmodule Leash.Degraded.Program do
   """
   @spec start(:worker | :command, map(), %{optional(:stdin | :stderr) => Path.t()}) ::
           {:ok, t()} | {:error, term()}
-  def start(kind, options, files \\ %{}) do
+  def start(kind, options, files \\ %{})
+
+  # The port's driver knows pipes only.
+  def start(_kind, %{stdin: :pty}, _files), do: {:error, {:pty, :enotsup}}
+
+  def start(kind, options, files) do
     port = open(options, files)
     {:os_pid, os_pid} = Port.info(port, :os_pid)
     {:ok, keeper} = keep(kind, port, os_pid, options)

@@ -176,6 +176,17 @@ defmodule Leash.OpenPort.Options do
     )
   end
 
+  # The port's driver makes the pipes, and can use nothing else.
+  defp check!({:pty, pty}) do
+    Schema.refuse!(
+      :pty,
+      "not to be given (a port has pipes; Leash.Worker, Leash.cmd/3 and the streams have it)",
+      pty
+    )
+  end
+
+  defp check!(:pty), do: check!({:pty, true})
+
   defp check!({:args, args}),
     do: Schema.refuse!(:args, "the second argument of open_port/3 instead of an option", args)
 

@@ -6,6 +6,7 @@ defmodule Leash.Stdio.InputFeeder do
   @moduledoc false
 
   alias Leash.{Callback, Native}
+  alias Leash.Stdio.Terminal
 
   # The capacity of a pipe.
   @gather_bytes 65_536
@@ -15,14 +16,14 @@ defmodule Leash.Stdio.InputFeeder do
 
   @doc """
   Starts a feeder that ends with the caller, and makes it the owner of `fd`. Returns its pid and a
-  monitor.
+  monitor. If `terminal?`, then the input is typed, and its end, too.
 
   The feeder begins at `feed/1`. It exits `:normal` when everything was written or the program
   reads no more. It exits `{:shutdown, {:input, kind, reason, stacktrace}}` when the enumerable
   raised, threw or exited.
   """
-  @spec start(Native.fd(), input()) :: {pid(), reference()}
-  def start(fd, input) do
+  @spec start(Native.fd(), input(), boolean()) :: {pid(), reference()}
+  def start(fd, input, terminal?) do
     caller = self()
 
     {pid, monitor} =
@@ -33,7 +34,7 @@ defmodule Leash.Stdio.InputFeeder do
           spawn(fn -> end_with(caller, feeder) end)
 
           receive do
-            :feed -> feed(fd, input)
+            :feed -> feed(fd, input, terminal?)
           end
         end)
       )
@@ -59,8 +60,12 @@ defmodule Leash.Stdio.InputFeeder do
     :ok
   end
 
-  defp feed(fd, input) do
-    if is_binary(input), do: write(fd, input), else: feed_parts(fd, input)
+  defp feed(fd, input, terminal?) do
+    cond do
+      terminal? -> type(fd, input)
+      is_binary(input) -> write(fd, input)
+      true -> feed_parts(fd, input)
+    end
   catch
     kind, reason -> exit({:shutdown, {:input, kind, reason, __STACKTRACE__}})
   after
@@ -98,6 +103,25 @@ defmodule Leash.Stdio.InputFeeder do
 
   defp joined([part]) when is_binary(part), do: part
   defp joined(parts), do: parts |> Enum.reverse() |> IO.iodata_to_binary()
+
+  # Nothing is gathered: a line is read as soon as it is typed.
+  defp type(fd, input) do
+    parts = if is_binary(input) or is_list(input), do: [input], else: input
+
+    case Enum.reduce_while(parts, nil, &type_part(fd, &1, &2)) do
+      :closed -> :closed
+      last -> write(fd, Terminal.eof(fd, last))
+    end
+  end
+
+  defp type_part(fd, part, last) do
+    data = IO.iodata_to_binary(part)
+
+    case write(fd, data) do
+      :ok -> {:cont, Terminal.last(last, data)}
+      :closed -> {:halt, :closed}
+    end
+  end
 
   defp write(_fd, ""), do: :ok
 

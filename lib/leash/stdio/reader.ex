@@ -24,6 +24,10 @@ defmodule Leash.Stdio.Reader do
   # process outside the tree holds the other end, the pipe never ends. Then this long without a
   # byte counts as its end.
   @quiet_ms 100
+
+  # The time between two looks at a terminal that no process has open.
+  @reopen_ms 50
+
   @drain_ms 5_000
 
   @type stream :: :stdout | :stderr
@@ -40,6 +44,7 @@ defmodule Leash.Stdio.Reader do
     * `lines` - the option `lines:`
     * `limited?` - whether the window counts from the start
     * `traffic` - the counter of bytes for a guard
+    * `terminal?` - whether it is a terminal, which a process of the tree may open anew
   """
   @type options :: %{
           handler:
@@ -53,7 +58,8 @@ defmodule Leash.Stdio.Reader do
           window: pos_integer(),
           lines: boolean() | keyword(),
           limited?: boolean(),
-          traffic: :counters.counters_ref() | nil
+          traffic: :counters.counters_ref() | nil,
+          terminal?: boolean()
         }
 
   @doc """
@@ -110,6 +116,7 @@ defmodule Leash.Stdio.Reader do
        log: log_options(options, stream),
        tail: if(stream == :stderr, do: ""),
        traffic: options.traffic,
+       reopens?: options.terminal?,
        # Fires when a state of a progress bar must be logged.
        progress: nil,
        ready: if(stream == :stdout and options.ready != nil, do: ReadyLine.new(options.ready))
@@ -164,8 +171,10 @@ defmodule Leash.Stdio.Reader do
   def handle_cast(:limit, state),
     do: {:noreply, %{state | window: FlowControl.limit(state.window)}}
 
-  def handle_cast(:finish, state),
-    do: read(%{state | window: FlowControl.finish(state.window)}, @reads_in_a_row)
+  def handle_cast(:finish, state) do
+    state = %{state | window: FlowControl.finish(state.window), reopens?: false}
+    read(state, @reads_in_a_row)
+  end
 
   @impl true
   def handle_info({:leash_fd, _fd, :ready}, state), do: read(state, @reads_in_a_row)
@@ -201,6 +210,8 @@ defmodule Leash.Stdio.Reader do
     case Native.fd_read(state.fd, @read_bytes) do
       {:ok, data} -> state |> deliver(data) |> read(left - 1)
       :again -> {:noreply, state}
+      # The program may have closed its streams, and open its controlling terminal later.
+      :eof when state.reopens? -> {:noreply, look_again(state, @reopen_ms)}
       _eof_or_error -> {:stop, :normal, ended(state)}
     end
   end
@@ -208,10 +219,13 @@ defmodule Leash.Stdio.Reader do
   defp pause(%{pause: nil} = state, ms) do
     # A program that is held back is not idle.
     Guard.saw_output(state.traffic, 1)
-    %{state | pause: Process.send_after(self(), :look_again, ms)}
+    look_again(state, ms)
   end
 
   defp pause(state, _ms), do: state
+
+  defp look_again(state, ms),
+    do: %{state | pause: state.pause || Process.send_after(self(), :look_again, ms)}
 
   defp drain(%{fd: nil}, _deadline), do: :ok
 

@@ -9,11 +9,16 @@ defmodule Leash.Stdio.Writer do
   use Leash.ShortStatus, [:worker, :waiting?]
 
   alias Leash.Native
+  alias Leash.Stdio.Terminal
 
-  @doc "Starts a writer that ends with the calling Worker, and makes it the owner of `fd`."
-  @spec start_link(Native.fd()) :: GenServer.on_start()
-  def start_link(fd) do
-    with {:ok, pid} <- GenServer.start_link(__MODULE__, {self(), fd}) do
+  @doc """
+  Starts a writer that ends with the calling Worker, and makes it the owner of `fd`.
+
+  `terminal?` says whether that is a terminal, into which the data are typed.
+  """
+  @spec start_link(Native.fd(), boolean()) :: GenServer.on_start()
+  def start_link(fd, terminal?) do
+    with {:ok, pid} <- GenServer.start_link(__MODULE__, {self(), fd, terminal?}) do
       :ok = Native.fd_give(fd, pid)
       {:ok, pid}
     end
@@ -31,6 +36,8 @@ defmodule Leash.Stdio.Writer do
   @doc """
   Closes stdin after what is queued, so that the program sees the end of its input.
 
+  If it is a terminal, then the end is typed, and more can be typed later.
+
   If `from` is `nil`, there is no answer.
   """
   @spec close(pid(), GenServer.from() | nil) :: :ok
@@ -41,11 +48,12 @@ defmodule Leash.Stdio.Writer do
   def finish(input), do: GenServer.cast(input, :finish)
 
   @impl true
-  def init({worker, fd}) do
+  def init({worker, fd, terminal?}) do
     # A link ends this process only if its partner ended abnormally. The monitor also sees a
     # Worker that ends :normal.
     Process.monitor(worker)
-    {:ok, %{worker: worker, fd: fd, queue: :queue.new(), waiting?: false}}
+    state = %{worker: worker, fd: fd, queue: :queue.new(), waiting?: false}
+    {:ok, Map.merge(state, %{terminal?: terminal?, last: nil})}
   end
 
   @impl true
@@ -61,7 +69,7 @@ defmodule Leash.Stdio.Writer do
 
     for job <- :queue.to_list(state.queue) do
       case job do
-        {:write, _rest, from, _timer} -> GenServer.reply(from, {:error, :epipe})
+        {:write, _rest, from, _timer} -> from && GenServer.reply(from, {:error, :epipe})
         {:close, from} -> from && GenServer.reply(from, :ok)
       end
     end
@@ -108,6 +116,9 @@ defmodule Leash.Stdio.Writer do
     end
   end
 
+  defp job({:close, from}, %{terminal?: true} = state),
+    do: job({:write, Terminal.eof(state.fd, state.last), from, nil}, state)
+
   defp job({:close, from}, state) do
     _ = state.fd && Native.fd_close(state.fd)
     if from, do: GenServer.reply(from, :ok)
@@ -119,12 +130,24 @@ defmodule Leash.Stdio.Writer do
 
   defp job({:write, data, from, timer} = write, state) do
     case Native.fd_write(state.fd, data) do
-      {:ok, written} when written == byte_size(data) -> done(write, :ok, state)
-      {:ok, written} -> job({:write, rest(data, written), from, timer}, state)
-      {:again, written} -> wait({:write, rest(data, written), from, timer}, state)
-      {:error, reason} -> done(write, {:error, reason}, state)
+      {:ok, written} when written == byte_size(data) ->
+        done(write, :ok, typed(state, data, written))
+
+      {:ok, written} ->
+        job({:write, rest(data, written), from, timer}, typed(state, data, written))
+
+      {:again, written} ->
+        wait({:write, rest(data, written), from, timer}, typed(state, data, written))
+
+      {:error, reason} ->
+        done(write, {:error, reason}, state)
     end
   end
+
+  defp typed(%{terminal?: false} = state, _data, _written), do: state
+
+  defp typed(state, data, written),
+    do: %{state | last: Terminal.last(state.last, binary_part(data, 0, written))}
 
   defp rest(data, written), do: binary_part(data, written, byte_size(data) - written)
 
@@ -133,7 +156,7 @@ defmodule Leash.Stdio.Writer do
 
   defp done({:write, _data, from, timer}, answer, state) do
     _ = timer && Process.cancel_timer(timer)
-    GenServer.reply(from, answer)
+    if from, do: GenServer.reply(from, answer)
     work(state)
   end
 end

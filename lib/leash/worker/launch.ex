@@ -172,5 +172,6 @@ defmodule Leash.Worker.Launch do
   # The start timeout was shorter than the wait for a warden.
   defp failure(:no_warden, took, most) when took >= most, do: :start_timeout
   defp failure(:no_warden, _took, _most), do: :no_warden
+  defp failure({:pty, _posix} = reason, _took, _most), do: reason
   defp failure(reason, _took, _most), do: {:shim, reason}
 end

@@ -4,7 +4,7 @@ defmodule Leash.Worker.Options do
   @moduledoc false
 
   alias Leash.{Cgroup, Environment, Executable, Group, Guard, Identity, Ladder, Limits}
-  alias Leash.{OptionsError, Schema, Suggestion}
+  alias Leash.{OptionsError, Pty, Schema, Suggestion}
   alias Leash.Probe.{Health, Readiness}
   alias Leash.Stdio.{Lines, Receiver}
 
@@ -72,6 +72,7 @@ defmodule Leash.Worker.Options do
       default: :output,
       doc: "As `:stdout`. `:stdout` here means the same place as stdout."
     ],
+    pty: Pty.option(),
     on_output: [
       type: {:or, Receiver.types()},
       type_doc: Receiver.expected(),
@@ -249,6 +250,7 @@ defmodule Leash.Worker.Options do
   def check(given) do
     with {:ok, options} <- Schema.validate(@schema, given),
          {:ok, options} <- command(options),
+         {:ok, options} <- options |> cleared() |> terminal(given),
          :ok <- marked_if_kept(options),
          :ok <- detachable(options),
          :ok <- limited(options, given),
@@ -258,7 +260,7 @@ defmodule Leash.Worker.Options do
          :ok <- parent_directory(:stdout, options.stdout),
          :ok <- parent_directory(:stderr, options.stderr),
          :ok <- lengths(options.args),
-         {:ok, options} <- options |> cleared() |> identity() do
+         {:ok, options} <- identity(options) do
       {:ok, %{options | stop: stop}}
     end
   end
@@ -280,7 +282,7 @@ defmodule Leash.Worker.Options do
 
   def cleared(options), do: options
 
-  defp stdin_to_close(%{stdin: stdin}) when stdin in [:pipe, :open], do: :ok
+  defp stdin_to_close(%{stdin: stdin}) when stdin in [:pipe, :open, :pty], do: :ok
 
   defp stdin_to_close(%{stdin: stdin, stop: stop}) do
     if Ladder.closes_stdin?(stop),
@@ -302,6 +304,11 @@ defmodule Leash.Worker.Options do
   defp command(%{shell: line}),
     do: Schema.error(:shell, "nothing beside :command (one of the two)", line)
 
+  defp terminal(%{pty: nothing} = options, _given) when nothing in [nil, false],
+    do: {:ok, %{options | pty: nil}}
+
+  defp terminal(options, given), do: Pty.put(options, given)
+
   defp detachable(%{on_exit: :detach} = options), do: Leash.Detached.check(options)
   defp detachable(_options), do: :ok
 
@@ -321,7 +328,7 @@ defmodule Leash.Worker.Options do
 
   # If stdout goes elsewhere, then its line never comes, and the start waits for the timeout.
   defp readable_ready(%{ready: ready, stdout: stdout})
-       when is_struct(ready, Regex) and stdout != :output,
+       when is_struct(ready, Regex) and stdout not in [:output, :pty],
        do: Schema.error(:stdout, ":output, because :ready waits for a line of it", stdout)
 
   defp readable_ready(_options), do: :ok

@@ -11,7 +11,7 @@ defmodule Leash.Worker.Server do
     machine: [:os_pid, :shim_pid, :phase, :ending, :failure, :result]
   ]
 
-  alias Leash.{Callback, Cleanup, Exit, Guard, Posix, Reaper, Registry, Run, Telemetry}
+  alias Leash.{Callback, Cleanup, Exit, Guard, Native, Posix, Reaper, Registry, Run, Telemetry}
   alias Leash.Attachment.Attached
   alias Leash.Probe.{Health, Readiness}
   alias Leash.Registry.ExitHistory
@@ -40,6 +40,8 @@ defmodule Leash.Worker.Server do
     # Why the process exits, once that is known.
     :reason,
     :input,
+    # The master of the worker's terminal, which the process of `input` owns.
+    :terminal,
     # The options, environment included, in a function that no crash report shows the inside of.
     :again,
     # Whether this is a program that the process started again. Then it has callers meanwhile.
@@ -64,6 +66,7 @@ defmodule Leash.Worker.Server do
           input: pid() | nil,
           again: (() -> map()) | nil,
           again?: boolean(),
+          terminal: Native.fd() | nil,
           outputs: %{optional(pid()) => :stdout | :stderr}
         }
 
@@ -299,6 +302,9 @@ defmodule Leash.Worker.Server do
     do: {:reply, {:error, :no_options}, server}
 
   def handle_call(:restart, from, server), do: server |> step({:restart, from}) |> continue()
+
+  def handle_call({:resize, rows, cols}, _from, server),
+    do: {:reply, Stdio.resize(server, rows, cols), server}
 
   def handle_call(call, from, server), do: server |> called(from, call) |> continue()
 
@@ -544,6 +550,6 @@ defmodule Leash.Worker.Server do
       cgroup: server.options[:cgroup]
     }
 
-    Attached.info(info, server.attachment)
+    info |> Attached.info(server.attachment) |> Stdio.info(server.terminal)
   end
 end

@@ -15,19 +15,29 @@ defmodule Leash.Worker.Stdio do
 
   @doc "Hands the ends to processes that are linked to the caller."
   @spec open(Server.t(), ends()) :: Server.t()
-  def open(server, ends),
-    do: %{server | input: start_input(ends.stdin), outputs: start_outputs(server, ends)}
+  def open(%{options: %{stdin: :pty}} = server, ends),
+    do: open(%{server | terminal: ends.stdin}, ends, true)
 
-  defp start_input(nil), do: nil
+  def open(server, ends), do: open(server, ends, false)
 
-  defp start_input(fd) do
-    {:ok, pid} = Writer.start_link(fd)
+  defp open(server, ends, terminal?) do
+    %{
+      server
+      | input: start_input(ends.stdin, terminal?),
+        outputs: start_outputs(server, ends)
+    }
+  end
+
+  defp start_input(nil, _terminal?), do: nil
+
+  defp start_input(fd, terminal?) do
+    {:ok, pid} = Writer.start_link(fd, terminal?)
     pid
   end
 
   @doc "Returns the reason why nothing can be written."
   @spec no_input(map()) :: :epipe | :not_piped
-  def no_input(%{stdin: :pipe}), do: :epipe
+  def no_input(%{stdin: stdin}) when stdin in [:pipe, :pty], do: :epipe
   def no_input(_options), do: :not_piped
 
   defp start_outputs(_server, %{stdout: nil, stderr: nil}), do: %{}
@@ -41,6 +51,7 @@ defmodule Leash.Worker.Stdio do
       ready: if(is_struct(server.options.ready, Regex), do: server.options.ready),
       window: server.options.output_window,
       lines: server.options.lines,
+      terminal?: server.terminal != nil,
       limited?: server.machine.ready?,
       traffic: server.traffic
     }
@@ -81,6 +92,28 @@ defmodule Leash.Worker.Stdio do
   @doc "Begins to read, because the program runs under this pid."
   @spec begin(outputs(), pos_integer()) :: :ok
   def begin(outputs, os_pid), do: Enum.each(Map.keys(outputs), &Reader.begin(&1, os_pid))
+
+  @doc "Gives the terminal another size. The error is `:no_pty` if there is none."
+  @spec resize(Server.t(), 1..65_535, 1..65_535) :: :ok | {:error, :no_pty | :epipe}
+  def resize(%{terminal: nil}, _rows, _cols), do: {:error, :no_pty}
+
+  def resize(%{terminal: fd}, rows, cols) do
+    with {:error, _closed} <- Native.terminal_resize(fd, rows, cols), do: {:error, :epipe}
+  end
+
+  @doc "Adds what `Leash.Worker.info/1` reports only of a worker with a terminal."
+  @spec info(map(), Native.fd() | nil) :: map()
+  def info(info, nil), do: info
+
+  def info(info, fd) do
+    case Native.terminal_info(fd) do
+      {:ok, {device, rows, cols}} ->
+        Map.put(info, :pty, %{device: device, rows: rows, cols: cols})
+
+      {:error, _closed} ->
+        info
+    end
+  end
 
   @doc "Makes output that no process takes hold the program back, because the worker is ready."
   @spec limit(outputs()) :: :ok

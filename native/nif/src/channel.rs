@@ -1,6 +1,7 @@
 //! Shims that the run's warden starts: the request, and the channel for a shim's reports and the
 //! requests to it (native/PROTOCOL.md, section 10).
 
+use crate::ends::{Ends, Opened};
 use crate::sys::{ArmError, Fd, Readiness, Sent, receive_from, send_with};
 use crate::terms::args::List;
 use crate::terms::atoms;
@@ -86,23 +87,16 @@ fn warden_accept<'a>(env: Env<'a>, fd: Term<'a>, os_pid: i32) -> NifResult<Term<
 const INLINE_BYTES: usize = 30 * 1024;
 const INLINE_STRINGS: u32 = 2_000;
 
-/// The source of one of the worker's descriptors.
-enum End {
-    /// The shim provides it.
-    None,
-    /// A new pipe.
-    Pipe,
-    /// The VM's own descriptor.
-    Own,
-}
-
-/// `shim_start(control, args, {environment, count}, {stdin, stdout, stderr}) :: {:ok, channel,
-/// {fd | nil, fd | nil, fd | nil}} | :again | {:error, posix | :closed | :no_working_directory}`
+/// `shim_start(control, args, {environment, count}, ends) :: {:ok, channel,
+/// {fd | nil, fd | nil, fd | nil}} | :again | {:error, posix | {:pty, posix} | :closed |
+/// :no_working_directory}`
 ///
 /// Asks the warden for a shim in the VM's directory. `args` are binaries. `environment` has
-/// `count` strings, each followed by a NUL. Each of the last three arguments is `:none`, `:pipe`
-/// (its other end is returned) or `:inherit` (the VM's own). The caller owns the channel and the
-/// pipes. `:again` means that the warden has not read requests for a while.
+/// `count` strings, each followed by a NUL. `ends` has three elements for stdin, stdout and
+/// stderr. Each is `:none`, `:pipe` (its other end is returned) or `:inherit` (the VM's own). Or
+/// `ends` is `{:terminal, rows, cols, echo?}`. Then the first two descriptors that are returned
+/// are the terminal's master. The caller owns the channel and the other descriptors. `:again`
+/// means that the warden has not read requests for a while.
 ///
 /// Normal scheduler: some fifteen system calls that do not wait, and a copy of at most the size
 /// that execve(2) accepts.
@@ -112,9 +106,8 @@ fn shim_start<'a>(
     control: Fd,
     arguments: List<Binary<'a>>,
     environment: (Binary<'a>, u32),
-    ends: (Term<'a>, Term<'a>, Term<'a>),
+    ends: Ends,
 ) -> NifResult<Term<'a>> {
-    let ends = [end(ends.0)?, end(ends.1)?, end(ends.2)?];
     let asked = control.with(|control| ask(control, arguments.as_slice(), environment, &ends));
     let term = match asked {
         None => Err(ArmError::Closed.into()),
@@ -124,25 +117,16 @@ fn shim_start<'a>(
             let [stdin, stdout, stderr] = ours;
             Ok((atoms::ok(), channel, (give(stdin), give(stdout), give(stderr))).encode(env))
         }
-        Some(Err(Errno::AGAIN)) => Ok(atoms::again().encode(env)),
-        Some(Err(Errno::NOENT)) => Err(atoms::no_working_directory().into()),
-        Some(Err(reason)) => Err(reason.into()),
+        Some(Err(Reason::Errno(Errno::AGAIN))) => Ok(atoms::again().encode(env)),
+        Some(Err(Reason::Errno(Errno::NOENT))) => Err(atoms::no_working_directory().into()),
+        Some(Err(reason)) => Err(reason),
     };
     Ok(answer(env, term))
 }
 
-fn end(term: Term<'_>) -> NifResult<End> {
-    match term.decode::<rustler::Atom>()? {
-        atom if atom == atoms::none() => Ok(End::None),
-        atom if atom == atoms::pipe() => Ok(End::Pipe),
-        atom if atom == atoms::inherit() => Ok(End::Own),
-        _ => Err(rustler::Error::BadArg),
-    }
-}
-
 struct Started {
     channel: OwnedFd,
-    /// The VM's ends of the pipes.
+    /// The VM's ends.
     ours: [Option<OwnedFd>; 3],
 }
 
@@ -150,8 +134,8 @@ fn ask<'a>(
     control: BorrowedFd<'_>,
     arguments: &[Binary<'a>],
     (environment, variables): (Binary<'a>, u32),
-    ends: &[End; 3],
-) -> Result<Started, Errno> {
+    ends: &Ends,
+) -> Result<Started, Reason> {
     let texts = texts(arguments, &environment)?;
     let arguments = u32::try_from(arguments.len()).map_err(|_| Errno::TOOBIG)?;
     let is_small =
@@ -161,36 +145,16 @@ fn ask<'a>(
         rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     // A deleted directory can be opened; only getcwd(2) tells.
     if rustix::process::getcwd(Vec::new()) == Err(Errno::NOENT) {
-        return Err(Errno::NOENT);
+        return Err(Errno::NOENT.into());
     }
     let (channel, theirs) = pair()?;
-    let (mut mask, mut pipes, mut ours) = (0u8, [const { None }; 3], [const { None }; 3]);
-    for (index, end) in ends.iter().enumerate() {
-        let (Some(pipe), Some(our)) = (pipes.get_mut(index), ours.get_mut(index)) else {
-            continue;
-        };
-        match end {
-            End::None => continue,
-            End::Own => {
-                *pipe = Some(rustix::io::fcntl_dupfd_cloexec(crate::sys::standard(index), 3)?)
-            }
-            End::Pipe => {
-                let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-                let (worker, vm) = if index == 0 { (read, write) } else { (write, read) };
-                // This affects only our end: the two ends of a pipe are different open file
-                // descriptions (pipe(7)).
-                rustix::io::ioctl_fionbio(&vm, true)?;
-                (*pipe, *our) = (Some(worker), Some(vm));
-            }
-        }
-        mask |= 1 << index;
-    }
+    let Opened { mask, theirs: worker, ours } = ends.open()?;
     let mut request = *b"LWR1\x01\0\0\0\0\0\0\0\0\0\0\0";
     (request[5], request[6]) = (mask, u8::from(file.is_some()));
     request[8..12].copy_from_slice(&arguments.to_be_bytes());
     request[12..].copy_from_slice(&variables.to_be_bytes());
     let fds: Vec<_> =
-        [&theirs, &directory].into_iter().chain(&file).chain(pipes.iter().flatten()).collect();
+        [&theirs, &directory].into_iter().chain(&file).chain(worker.iter().flatten()).collect();
     let fds: Vec<_> = fds.into_iter().map(AsFd::as_fd).collect();
     let inline = if is_small { texts.as_slice() } else { &[] };
     request_with(control, &[&request, inline], &fds)?;

@@ -33,7 +33,8 @@ fn fd_read<'a>(env: Env<'a>, fd: Term<'a>, max: usize) -> NifResult<Term<'a>> {
             account(env, data.len());
             Ok(ok(env, data))
         }
-        Some(Ok(None)) => Ok(atoms::eof().encode(env)),
+        // EIO: no process has the slave of this terminal any more.
+        Some(Ok(None) | Err(Errno::IO)) => Ok(atoms::eof().encode(env)),
         Some(Err(Errno::AGAIN)) => again(env, (&source, fd), Readiness::Read, atoms::again()),
         Some(Err(reason)) => Err(reason.into()),
     };

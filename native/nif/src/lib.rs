@@ -12,6 +12,7 @@ mod cgroup;
 mod channel;
 mod descriptor;
 mod detached;
+mod ends;
 mod executable;
 mod hunt;
 mod info;
@@ -20,6 +21,7 @@ mod pipe_room;
 mod process;
 mod run;
 mod sys;
+mod terminal;
 mod terms;
 mod variable;
 

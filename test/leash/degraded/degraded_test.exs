@@ -161,6 +161,19 @@ defmodule Leash.DegradedTest do
     assert tree =~ ~r/^no run: .*\n└─ worker \d+ cat in :a \[/
   end
 
+  test "with :degrade, a program gets no terminal, and nothing is started" do
+    {answers, _log} =
+      evaluate(@degrade, ~S"""
+      start = Leash.Worker.start_link(command: "sleep", args: ["600"], pty: true)
+      raised = try do Leash.cmd("true", [], pty: true) rescue error -> error end
+      {:ok, worker} = Leash.Worker.start_link(command: "sleep", args: ["600"])
+      {start, raised, Leash.Worker.resize(worker, 24, 80), length(Leash.list())}
+      """)
+
+    assert {{:error, {:pty, :enotsup}}, %ErlangError{original: :enotsup}, {:error, :no_pty}, 1} =
+             answers
+  end
+
   for {how, ending} <- [
         {"kill -9 of the VM", "Process.sleep(:infinity)"},
         {"the crash of its owner", "Process.exit(owner, :kill)"},

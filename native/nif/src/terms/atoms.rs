@@ -4,13 +4,13 @@ rustler::atoms! {
     // Answers.
     ok, error, nil, eof, again, wait, done, stdin, stdout, stderr, spawned,
     // Descriptors of a worker, and the requests to a shim.
-    none, pipe, inherit, kill,
+    none, pipe, inherit, terminal, kill,
     // Messages.
     leash_fd, leash_hunt, ready, writable,
     // Reasons.
     busy, closed, corrupt, eacces, eexist, enosys, enotdir, eperm, errno, esrch, foreign_owner,
     invalid, loose_permissions, no_cgroup, no_cgroup2, no_controller, no_proc, no_working_directory, noproc, not_ours, not_pollable,
-    occupied, refused, reused, symlink, unknown,
+    occupied, pty, refused, reused, symlink, unknown,
     // Types of files.
     device, directory, other, r#type = "type",
     // Refusals.

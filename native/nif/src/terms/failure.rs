@@ -28,6 +28,8 @@ pub(crate) enum Reason {
     File(Error),
     /// `:no_cgroup2`, `{:no_controller, name, path}`, or a reason and the path that it is about.
     Group(GroupError),
+    /// `{:pty, posix}`: there is no terminal.
+    Terminal(Errno),
     /// `{:refused, :vm | :ancestor | :kernel_thread | :pid_1}`: Leash never signals the process.
     Refused(Refusal),
 }
@@ -66,6 +68,7 @@ impl Encoder for Reason {
             Self::Invalid(key) => (atoms::invalid(), key).encode(env),
             Self::Type(kind) => (atoms::r#type(), kind).encode(env),
             Self::Errno(errno) => errno_term(env, *errno),
+            Self::Terminal(errno) => (atoms::pty(), errno_term(env, *errno)).encode(env),
             Self::Process(failure) => core_error(env, failure),
             Self::File(failure) => match failure.subject() {
                 Some(path) => (core_error(env, failure), path).encode(env),
