@@ -70,7 +70,8 @@ defmodule Leash.Cgroup do
 
   ## Where
 
-  The group is `leash-<run id>-<number>`, below a group that this VM may change:
+  The group is `leash-<run id>-<number>` (with `-keep` behind it if the tree may outlive its VM),
+  below a group that this VM may change:
 
     * `config :leash, cgroup: "/sys/fs/cgroup/…"`, if that is set
     * The root group, if the VM is in it
@@ -161,13 +162,28 @@ defmodule Leash.Cgroup do
     {required?, limits} = if given == true, do: {true, []}, else: Keyword.pop(given, :required)
 
     with {:ok, %{parent: parent}} <- Native.cgroup_place(run.config.cgroup || ""),
-         {:ok, path} <- Native.cgroup_make(parent, run.id, number, Enum.map(limits, &file/1)) do
+         name = name(run, number, keeps?(options)),
+         {:ok, path} <- Native.cgroup_make(parent, name, Enum.map(limits, &file/1)) do
       {:ok, %{options | cgroup: path}}
     else
       {:error, why} when required? -> {:error, {:cgroup, why}}
       {:error, why} -> {:ok, %{options | cgroup: {:error, why}}}
     end
   end
+
+  # Read by `GroupName` of the core. Nothing in a group that may stay is ended for its place.
+  defp name(run, number, false), do: "leash-#{run.id}-#{number}"
+  defp name(run, number, true), do: "leash-#{run.id}-#{number}-keep"
+
+  defp keeps?(options), do: options[:on_exit] in [:keep, :detach]
+
+  @doc false
+  # The group of a worker, for its row: none, one that ends with the tree, or one that may stay.
+  @spec kind(map()) :: nil | :ends | :stays
+  def kind(%{cgroup: group} = options) when group not in [nil, false],
+    do: if(keeps?(options), do: :stays, else: :ends)
+
+  def kind(_no_group), do: nil
 
   defp file({:memory, bytes}), do: {"memory.max", "#{bytes}"}
   defp file({:swap, bytes}), do: {"memory.swap.max", "#{bytes}"}
@@ -196,21 +212,25 @@ defmodule Leash.Cgroup do
   @doc false
   # Removes the group of a tree that is gone. A process that joined it gets SIGKILL. What cannot
   # be removed now is left to the sweep after this run.
-  @spec remove(Run.t(), pos_integer()) :: :ok
-  def remove(run, number) do
-    case Native.cgroup_place(run.config.cgroup || "") do
-      {:ok, %{parent: parent}} -> remove(parent, run.id, number, @pauses)
-      {:error, _no_place} -> :ok
+  @spec remove(Path.t()) :: :ok
+  def remove(path), do: remove(path, @pauses)
+
+  defp remove(path, pauses) do
+    case {Native.cgroup_remove(path, true), pauses} do
+      {{:error, {:busy, _path}}, [ms | pauses]} -> receive(after: (ms -> remove(path, pauses)))
+      _removed_or_vain -> :ok
     end
   end
 
-  defp remove(parent, run_id, number, pauses) do
-    case {Native.cgroup_remove(parent, run_id, number), pauses} do
-      {{:error, {:busy, _path}}, [ms | pauses]} ->
-        receive(after: (ms -> remove(parent, run_id, number, pauses)))
-
-      _removed_or_vain ->
-        :ok
+  @doc false
+  # The same for a number that is free, whose tree may have been kept.
+  @spec clear(Run.t(), pos_integer(), :ends | :stays) :: :ok
+  def clear(run, number, kind) do
+    with {:ok, %{parent: parent}} <- Native.cgroup_place(run.config.cgroup || "") do
+      path = Path.join(parent, name(run, number, kind == :stays))
+      if kind == :ends, do: remove(path), else: Native.cgroup_remove(path, false)
     end
+
+    :ok
   end
 end

@@ -272,9 +272,9 @@ defmodule Leash.Native do
           {:ok, %{parent: Path.t(), controllers: [binary]}} | {:error, cgroup_error}
   def cgroup_place(_path), do: stub()
 
-  @spec cgroup_make(Path.t(), binary, 1..32_766, [{binary, binary}]) ::
+  @spec cgroup_make(Path.t(), binary, [{binary, binary}]) ::
           {:ok, Path.t()} | {:error, cgroup_error}
-  def cgroup_make(_parent, _run_id, _worker, _limits), do: stub()
+  def cgroup_make(_parent, _name, _limits), do: stub()
 
   @spec cgroup_usage(Path.t()) :: %{
           oom_killed: boolean | nil,
@@ -283,8 +283,8 @@ defmodule Leash.Native do
         }
   def cgroup_usage(_path), do: stub()
 
-  @spec cgroup_remove(Path.t(), binary, 1..32_766) :: :ok | {:error, cgroup_error}
-  def cgroup_remove(_parent, _run_id, _worker), do: stub()
+  @spec cgroup_remove(Path.t(), boolean) :: :ok | {:error, cgroup_error}
+  def cgroup_remove(_path, _kill?), do: stub()
 
   # The host (lib.rs)
 

@@ -58,7 +58,7 @@ defmodule Leash.OpenPort do
 
   # The system refused, so no process ever had the number.
   defp refused(keeper, run, number, options) do
-    if options.cgroup, do: Cgroup.remove(run, number)
+    if options.cgroup, do: Cgroup.clear(run, number, :ends)
     Registry.delete(number)
     _ = Run.forget([number])
     PortWatcher.dismiss(keeper)

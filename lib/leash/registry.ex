@@ -50,7 +50,7 @@ defmodule Leash.Registry do
           tree: :alive | :ending | :gone,
           outlives: outlives(),
           mark?: boolean(),
-          cgroup?: boolean(),
+          cgroup: nil | :ends | :stays,
           guard: Leash.Guard.spec() | nil,
           on_crash: :ladder | :kill,
           owner: pid() | nil,
@@ -73,8 +73,8 @@ defmodule Leash.Registry do
           required(:group) => Leash.Group.t() | nil,
           optional(:outlives) => outlives(),
           optional(:mark?) => boolean(),
-          # Whether the tree has a control group, which its end removes.
-          optional(:cgroup?) => boolean(),
+          # The tree's control group ends with it, or stays with what it keeps.
+          optional(:cgroup) => nil | :ends | :stays,
           optional(:name) => GenServer.name() | nil,
           # The process whose end also ends the process of the row.
           optional(:owner) => pid() | nil,
@@ -100,7 +100,7 @@ defmodule Leash.Registry do
       tree: :alive,
       outlives: description[:outlives],
       mark?: Map.get(description, :mark?, true),
-      cgroup?: Map.get(description, :cgroup?, false),
+      cgroup: description[:cgroup],
       guard: nil
     })
   end

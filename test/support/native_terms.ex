@@ -59,9 +59,9 @@ defmodule Leash.Test.NativeTerms do
     detached_open: [:identity, :run, :worker],
     census: [:run, :members, :size],
     cgroup_place: [:dir],
-    cgroup_make: [:dir, :run, :worker, :texts],
+    cgroup_make: [:dir, :cgroup, :cgroup_limits],
     cgroup_usage: [:dir],
-    cgroup_remove: [:dir, :run, :worker],
+    cgroup_remove: [:cgroup_path, :boolean],
     capabilities: [:dir],
     euid: []
   ]

@@ -47,7 +47,7 @@ defmodule Leash.OpenPort.PortWatcher do
         kind: :port,
         owner: caller,
         mark?: options.mark,
-        cgroup?: options.cgroup not in [nil, false]
+        cgroup: if(options.cgroup, do: :ends)
       })
 
     # Not linked: the watcher must outlive its caller until it has notified the shim.

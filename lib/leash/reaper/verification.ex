@@ -152,7 +152,7 @@ defmodule Leash.Reaper.Verification do
       close_fd(row)
       if unseen_end?(row), do: Telemetry.worker_stop(number, nil)
       # The kernel may hold it up. Mostly the group has been removed before.
-      if row.cgroup?, do: spawn(Cgroup, :remove, [state.run, number])
+      if row.cgroup, do: spawn(Cgroup, :clear, [state.run, number, row.cgroup])
     end
 
     Registry.delete(number)

@@ -4,7 +4,7 @@ defmodule Leash.Worker.Channel do
   # stopped or hangs does not read.
   @moduledoc false
 
-  alias Leash.{Cgroup, Native, Registry, Run, Shim, Telemetry}
+  alias Leash.{Cgroup, Native, Registry, Shim, Telemetry}
   alias Leash.Shim.Handle
   alias Leash.Worker.{Launch, Machine}
 
@@ -25,7 +25,7 @@ defmodule Leash.Worker.Channel do
           warden: Native.fd(),
           shim_pid: pos_integer() | nil,
           pidfd: Native.fd() | nil,
-          cgroup: {Run.t(), Path.t()} | nil,
+          cgroup: Path.t() | nil,
           watch: Native.fd() | nil
         }
 
@@ -37,15 +37,15 @@ defmodule Leash.Worker.Channel do
       run_id: run.id,
       number: launched.number,
       warden: started.warden,
-      cgroup: cgroup(launched.options[:cgroup], run)
+      cgroup: cgroup(launched.options[:cgroup])
     }
 
     {channel, events} = take(started.first, channel, [])
     {Enum.reverse(events), channel}
   end
 
-  defp cgroup(path, run) when is_binary(path), do: {run, path}
-  defp cgroup(_none, _run), do: nil
+  defp cgroup(path) when is_binary(path), do: path
+  defp cgroup(_none), do: nil
 
   @doc "Returns the events of what the shim has sent. `:hung_up` comes last."
   @spec read(t()) :: {[Machine.event()], t()}
@@ -78,7 +78,7 @@ defmodule Leash.Worker.Channel do
   defp noted({:spawned, shim_pid} = report, channel, events),
     do: {%{channel | shim_pid: shim_pid}, [{:report, report} | events]}
 
-  defp noted({:gone, exit} = report, %{cgroup: {_run, _path}} = channel, events),
+  defp noted({:gone, exit} = report, %{cgroup: path} = channel, events) when path != nil,
     do: {channel, [{:report, report}, {:used, used(channel, exit.cause)} | events]}
 
   defp noted(report, channel, events), do: {channel, [{:report, report} | events]}
@@ -87,17 +87,17 @@ defmodule Leash.Worker.Channel do
   Returns the events of a verdict on what a killed shim left. What the tree used comes first.
   """
   @spec proven(t(), Machine.verdict()) :: [Machine.event()]
-  def proven(%{cgroup: {_run, _path}} = channel, :gone),
+  def proven(%{cgroup: path} = channel, :gone) when path != nil,
     do: [{:used, used(channel, :shim_died)}, {:proof, :gone}]
 
   def proven(_channel, verdict), do: [{:proof, verdict}]
 
   # What was kept goes on in the group, which its shim removes.
-  defp used(%{cgroup: {_run, path}}, :kept), do: Cgroup.used(path)
+  defp used(%{cgroup: path}, :kept), do: Cgroup.used(path)
 
-  defp used(%{cgroup: {run, path}} = channel, _gone) do
+  defp used(%{cgroup: path}, _gone) do
     used = Cgroup.used(path)
-    :ok = Cgroup.remove(run, channel.number)
+    :ok = Cgroup.remove(path)
     used
   end
 

@@ -46,7 +46,7 @@ defmodule Leash.Worker.Launch do
              stop: options.stop,
              group: options.group,
              mark?: options[:mark] != false,
-             cgroup?: options[:cgroup] not in [nil, false],
+             cgroup: if(options[:cgroup], do: Cgroup.kind(options)),
              on_crash: options.on_crash,
              owner: owner,
              claims: claims(options),

@@ -75,7 +75,8 @@ pub use runs::record_file::{Lock, RecordFile, Records, socket_name};
 pub use runs::run_dir::RunDir;
 pub use runs::run_lock::{RunLock, generate_run_id};
 pub use runs::worker_group::{
-    GroupError, GroupPlace, GroupUsage, group_place, group_usage, make_group, remove_worker_group,
+    GroupError, GroupName, GroupPlace, GroupUsage, group_place, group_usage, make_group,
+    remove_group,
 };
 pub use tags::carrier::Carrier;
 pub use tags::ladder::Ladder;

@@ -4,7 +4,7 @@ use crate::terms::args::{List, path};
 use crate::terms::failure::Reason;
 use crate::terms::map::{Bytes, map};
 use crate::terms::reply::{Done, answer, ok};
-use leash_tag::{RunId, WorkerNumber};
+use leash_core::GroupName;
 use rustler::{Binary, Env, NifResult, Term};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -25,22 +25,21 @@ fn cgroup_place<'a>(env: Env<'a>, configured: Binary<'a>) -> Term<'a> {
     answer(env, term)
 }
 
-/// `cgroup_make(parent, run_id, worker, [{file, text}]) :: {:ok, path} | {:error, reason}`
+/// `cgroup_make(parent, name, [{file, text}]) :: {:ok, path} | {:error, reason}`
 ///
-/// Makes the group of a worker and writes its limits, all or nothing.
+/// Makes the group of a worker and writes its limits, all or nothing. The name is that of
+/// [`GroupName`].
 ///
 /// Dirty I/O: the kernel may wait for its lock of all control groups.
 #[rustler::nif(schedule = "DirtyIo")]
 fn cgroup_make<'a>(
     env: Env<'a>,
     parent: Binary<'a>,
-    run_id: Binary<'a>,
-    worker: u16,
+    name: String,
     limits: List<(String, String)>,
 ) -> NifResult<Term<'a>> {
-    let run = RunId::parse(&run_id).ok_or(rustler::Error::BadArg)?;
-    let worker = WorkerNumber::new(worker).ok_or(rustler::Error::BadArg)?;
-    let made = leash_core::make_group(path(&parent), run, worker, limits.as_slice());
+    GroupName::parse(name.as_bytes()).ok_or(rustler::Error::BadArg)?;
+    let made = leash_core::make_group(path(&parent), &name, limits.as_slice());
     let made = made.map_err(Reason::Group);
     Ok(answer(env, made.map(|made| ok(env, Bytes(made.as_os_str().as_bytes().to_vec())))))
 }
@@ -61,16 +60,16 @@ fn cgroup_usage<'a>(env: Env<'a>, group: Binary<'a>) -> Term<'a> {
     )
 }
 
-/// `cgroup_remove(parent, run_id, worker) :: :ok | {:error, {:busy, path} | reason}`
+/// `cgroup_remove(path, kill?) :: :ok | {:error, {:busy, path} | reason}`
 ///
-/// Removes the group of a worker. A process that is left in it gets SIGKILL, and `:busy` says
-/// that the group can be removed in a moment.
+/// Removes the group of a worker. With `kill?`, a process that is left in it gets SIGKILL, and
+/// `:busy` says that the group can be removed in a moment.
 ///
 /// Dirty I/O: the kernel may wait for its lock of all control groups.
 #[rustler::nif(schedule = "DirtyIo")]
-fn cgroup_remove(parent: Binary<'_>, run_id: Binary<'_>, worker: u16) -> NifResult<Done> {
-    let run = RunId::parse(&run_id).ok_or(rustler::Error::BadArg)?;
-    let worker = WorkerNumber::new(worker).ok_or(rustler::Error::BadArg)?;
-    let removed = leash_core::remove_worker_group(path(&parent), run, worker);
-    Ok(Done(removed.map_err(Reason::Group)))
+fn cgroup_remove(group: Binary<'_>, kill: bool) -> NifResult<Done> {
+    let path = path(&group);
+    let name = path.file_name().and_then(|name| GroupName::parse(name.as_bytes()));
+    name.ok_or(rustler::Error::BadArg)?;
+    Ok(Done(leash_core::remove_group(path, kill).map_err(Reason::Group)))
 }

@@ -60,6 +60,11 @@ defmodule Leash.Test.NativeTerms.Any do
     do: pick(["/", "/dev/null", "/bin/sh", "/proc/self/mem", dir(known)])
 
   defp fitting(:dir, known), do: dir(known)
+  defp fitting(:cgroup, _known), do: pick(["leash-s59m65f-7", "leash-s59m65f-7-keep", bytes()])
+  defp fitting(:cgroup_path, known), do: Path.join(dir(known), fitting(:cgroup, known))
+
+  defp fitting(:cgroup_limits, known),
+    do: pick([[], [{"pids.max", "7"}, {fitting(:text, known), fitting(:text, known)}]])
 
   defp fitting(:about, known),
     do: some(for key <- [:node, :app, :version, :started_at], do: {key, fitting(:text, known)})

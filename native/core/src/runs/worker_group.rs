@@ -1,6 +1,8 @@
 //! The control group of one worker: made before its start, read and removed after its end.
 //!
-//! Its directory is named `leash-RUN-N`, so that a later run knows whose it was.
+//! Its directory is named `leash-RUN-N`, so that a later run knows whose it was. A tree that may
+//! outlive its VM on purpose has one named `leash-RUN-N-keep`, in which nothing is ever ended for
+//! its place alone.
 
 use crate::os::pid::Pid;
 use crate::os::pidfd::PidFd;
@@ -87,8 +89,7 @@ pub fn group_place(configured: Option<&Path>) -> Result<GroupPlace, GroupError> 
 /// Nothing is left then.
 pub fn make_group(
     place: &Path,
-    run: RunId,
-    worker: WorkerNumber,
+    name: &str,
     limits: &[(String, String)],
 ) -> Result<PathBuf, GroupError> {
     let mut wanted: Vec<&str> = limits.iter().filter_map(|(file, _)| controller(file)).collect();
@@ -96,10 +97,10 @@ pub fn make_group(
     enable(place, &wanted)?;
     // The memory of a group without limits is counted where that can be had.
     let _ = enable(place, &["memory"]);
-    let path = place.join(group_name(run, worker));
+    let path = place.join(name);
     match std::fs::create_dir(&path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            remove_group(&path)?;
+            remove_group(&path, true)?;
             std::fs::create_dir(&path)
         }
         made => made,
@@ -162,37 +163,31 @@ pub fn group_usage(path: &Path) -> GroupUsage {
     }
 }
 
-/// Removes the group of a worker. If processes are left in it, they get SIGKILL.
+/// Removes the group of a worker, with the groups below it. With `kill`, processes that are left
+/// in it get SIGKILL; without, they keep it.
 ///
 /// # Errors
 ///
-/// `Busy` if processes are left, which end in a moment: try again. `File`.
-pub fn remove_worker_group(
-    place: &Path,
-    run: RunId,
-    worker: WorkerNumber,
-) -> Result<(), GroupError> {
-    remove_group(&place.join(group_name(run, worker)))
-}
-
-/// Removes a group with the groups below it. If processes are left in it, they get SIGKILL.
-fn remove_group(path: &Path) -> Result<(), GroupError> {
+/// `Busy` if processes are left. After SIGKILL, they end in a moment: try again. `File`.
+pub fn remove_group(path: &Path, kill: bool) -> Result<(), GroupError> {
+    let busy = |error: &io::Error| error.raw_os_error() == Some(Errno::BUSY.raw_os_error());
     match std::fs::remove_dir(path) {
         Ok(()) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => {}
+        Err(error) if busy(&error) => {}
         Err(error) => return Err(file(&error, path)),
     }
     if !is_group(path) {
         return Err(GroupError::NotAGroup(path.to_owned()));
     }
-    kill_group(path);
-    for below in groups_below(path) {
-        remove_group(&below)?;
+    if kill {
+        kill_group(path);
     }
-    std::fs::remove_dir(path).map_err(|error| match error.raw_os_error() {
-        Some(errno) if errno == Errno::BUSY.raw_os_error() => GroupError::Busy(path.to_owned()),
-        _ => file(&error, path),
+    for below in groups_below(path) {
+        remove_group(&below, kill)?;
+    }
+    std::fs::remove_dir(path).map_err(|error| {
+        if busy(&error) { GroupError::Busy(path.to_owned()) } else { file(&error, path) }
     })
 }
 
@@ -243,17 +238,31 @@ fn groups_below(path: &Path) -> Vec<PathBuf> {
     directories.map(|entry| entry.path()).collect()
 }
 
-/// Returns the name of a worker's group.
-pub(crate) fn group_name(run: RunId, worker: WorkerNumber) -> String {
-    format!("leash-{run}-{}", worker.get())
+/// The worker that a group is named after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupName {
+    /// The run.
+    pub run: RunId,
+    /// The worker.
+    pub worker: WorkerNumber,
+    /// Whether the tree may outlive its VM on purpose.
+    pub may_outlive: bool,
 }
 
-/// Returns the run and the worker that a group is named after.
-#[cfg(test)]
-pub(crate) fn named_after(name: &[u8]) -> Option<(RunId, WorkerNumber)> {
-    let rest = name.strip_prefix(b"leash-")?;
-    let (run, worker) = rest.split_at_checked(RunId::LEN)?;
-    Some((RunId::parse(run)?, WorkerNumber::parse(worker.strip_prefix(b"-")?)?))
+impl GroupName {
+    /// Reads the name of a directory: `leash-RUN-N`, or `leash-RUN-N-keep`.
+    #[must_use]
+    pub fn parse(name: &[u8]) -> Option<Self> {
+        let rest = name.strip_prefix(b"leash-")?;
+        let (run, worker) = rest.split_at_checked(RunId::LEN)?;
+        let worker = worker.strip_prefix(b"-")?;
+        let (worker, may_outlive) = match worker.strip_suffix(b"-keep") {
+            Some(worker) => (worker, true),
+            None => (worker, false),
+        };
+        let (run, worker) = (RunId::parse(run)?, WorkerNumber::parse(worker)?);
+        Some(Self { run, worker, may_outlive })
+    }
 }
 
 fn write(path: &Path, text: &str) -> Result<(), GroupError> {
@@ -272,23 +281,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_read_back_and_no_other_name_is() {
+    fn a_name_says_run_worker_and_whether_the_tree_may_stay() {
         let (run, worker) = (RunId::parse(b"s59m65f").unwrap(), WorkerNumber::new(17).unwrap());
-        assert_eq!(group_name(run, worker), "leash-s59m65f-17");
-        assert_eq!(named_after(b"leash-s59m65f-17"), Some((run, worker)));
+        for (name, may_outlive) in
+            [(&b"leash-s59m65f-17"[..], false), (b"leash-s59m65f-17-keep", true)]
+        {
+            assert_eq!(GroupName::parse(name), Some(GroupName { run, worker, may_outlive }));
+        }
         for name in [
             &b"leash-s59m65f"[..],
             b"leash-s59m65f-",
             b"leash-s59m65f-0",
             b"leash-s59m65f-17x",
             b"leash-s59m65f-17-",
+            b"leash-s59m65f--keep",
+            b"leash-s59m65f-17-keep-keep",
             b"leash-S59M65F-17",
             b"leash-s59m65-17",
             b"xleash-s59m65f-17",
             b"leash-test-s59m65f",
             b"",
         ] {
-            assert_eq!(named_after(name), None, "{}", String::from_utf8_lossy(name));
+            assert_eq!(GroupName::parse(name), None, "{}", String::from_utf8_lossy(name));
         }
     }
 }

@@ -152,15 +152,16 @@ class Decoys:
 
 class VM:
     """A VM with workers. `workers` maps a label to a shell command, in which {name} is a number of
-    its own for each name of `keys`."""
+    its own for each name of `keys`. A pair adds options of Leash.Worker, as Elixir text."""
 
     def __init__(self, name, workers=None, keys="abc", env=None, prefix=(), user=None):
         self.name, self.dir = name, f"{VMS}/{name}"
         self.numbers, lines = {}, []
-        for label, command in (workers or {}).items():
+        for label, worker in (workers or {}).items():
+            command, options = worker if isinstance(worker, tuple) else (worker, "[]")
             own = {key: next(numbers) for key in keys if "{" + key + "}" in command}
             self.numbers[label] = list(own.values())
-            lines.append(f"{label}\t{command.format(**own)}\n")
+            lines.append(f"{label}\t{options}\t{command.format(**own)}\n")
         os.makedirs(self.dir, exist_ok=True)
         os.chmod(self.dir, 0o777)
         with open(f"{self.dir}/workers", "w") as file:

@@ -2,7 +2,7 @@ defmodule Leash.Trial.VM do
   @moduledoc """
   The VM under trial. Its directory is `$TRIAL_VM`:
 
-  * `workers`: a line `LABEL<TAB>COMMAND` for each worker that it starts.
+  * `workers`: a line `LABEL<TAB>OPTIONS<TAB>COMMAND` for each worker that it starts.
   * `log`: what it says, a line each. `up RUN MS` is the end of its start.
   * `order`: a command from the judge, such as `stop LABEL`. The answer is the line `done …`.
   """
@@ -36,15 +36,23 @@ defmodule Leash.Trial.VM do
 
   # Each worker has an owner of its own, which can be ended.
   defp start(dir, line) do
-    [label, command] = line |> String.trim_trailing("\n") |> String.split("\t", parts: 2)
+    [label, text, command] = line |> String.trim_trailing("\n") |> String.split("\t", parts: 3)
+    {options, _bound} = Code.eval_string(text)
     main = self()
 
     owner =
       spawn(fn ->
         Process.flag(:trap_exit, true)
-        {:ok, worker} = start_worker(dir, label, command)
-        send(main, {:started, label, worker})
-        own(dir, label, worker)
+
+        case start_worker(dir, label, command, options) do
+          {:ok, worker} ->
+            send(main, {:started, label, worker})
+            own(dir, label, worker)
+
+          {:error, reason} ->
+            say(dir, "refused #{label} #{inspect(reason)}: #{Leash.Error.format(reason)}")
+            send(main, {:started, label, nil})
+        end
       end)
 
     receive do
@@ -52,13 +60,15 @@ defmodule Leash.Trial.VM do
     end
   end
 
-  defp start_worker(dir, label, command) do
-    Leash.Worker.start_link(
+  defp start_worker(dir, label, command, options) do
+    own = [
       command: "sh",
       args: ["-c", command],
       stop: [sigterm: 500],
       on_output: fn _stream, text -> say(dir, "out #{label} #{inspect(text)}") end
-    )
+    ]
+
+    Leash.Worker.start_link(own ++ options)
   end
 
   defp own(dir, label, worker) do
