@@ -28,15 +28,29 @@ defmodule Leash.Faults.OtherUserTest do
     do: for(decoy <- decoys, do: assert(Decoy.harm(decoy) == nil)) && Decoys.harmed(Decoys.all())
 
   # A VM with a worker of that user, in a run directory of its own.
-  defp vm(options \\ []) do
+  defp vm(options \\ [], boot \\ []) do
     dir = tmp_dir!()
-    options = [user: "nobody", no_new_privs: true, ready: ~r/ready/] ++ options
-    vm = start_vm([{"one", [command: "sh", args: ["-c", @line]] ++ options}], run_dir: dir)
+    own = boot[:uid] || 0
+    :ok = File.chown(dir, own)
+    options = Keyword.merge([user: "nobody", no_new_privs: true, ready: ~r/ready/], options)
+    worker = {"one", [command: "sh", args: ["-c", @line]] ++ options}
+    vm = start_vm([worker], [run_dir: dir] ++ boot)
     assert_eventually(fn -> length(sleeps(vm)) == 3 end)
-    for {pid, _ticks} <- sleeps(vm), do: assert(uids(pid) == ["65534", "65534", "65534", "65534"])
+    for {pid, _ticks} <- sleeps(vm), do: assert(Enum.uniq(uids(pid)) == ["65534"])
     [shim] = VM.shims(vm)
-    assert uids(elem(shim, 0)) == ["0", "0", "0", "0"], "the shim stays what it is"
+    assert Enum.uniq(uids(elem(shim, 0))) == ["#{own}"], "the shim stays what it is"
     {vm, dir}
+  end
+
+  # As a unit with `User=` and `AmbientCapabilities=` starts a VM.
+  defp ambient do
+    sets = for set <- ["inh", "ambient"], do: "--#{set}-caps=-all,+setuid,+setgid,+kill"
+
+    [
+      uid: 64_319,
+      prefix: "setpriv --reuid=64319 --regid=64319 --clear-groups #{Enum.join(sets, " ")}",
+      os_env: %{"HOME" => "/tmp"}
+    ]
   end
 
   defp uids(pid) do
@@ -112,6 +126,77 @@ defmodule Leash.Faults.OtherUserTest do
 
     start_vm([], run_dir: dir)
     assert gone?(tree)
+    assert unharmed(decoys) == []
+  end
+
+  @tag needs: :setpriv
+  test "it ends when a VM that is not root, and may change users, stops it", %{decoys: decoys} do
+    {vm, _dir} = vm([], ambient())
+    assert %{set_user: true} = VM.eval(vm, "Leash.capabilities()")
+    tree = sleeps(vm)
+    code = "[%{pid: worker}] = Leash.list(); {:ok, exit} = Leash.Worker.stop(worker); exit.signal"
+    assert VM.eval(vm, code) == :sigterm
+    assert gone?(VM.shims(vm) ++ tree)
+    assert unharmed(decoys) == []
+  end
+
+  for {what, killed} <- [{"the VM", [:vm]}, {"the VM and its shim", [:vm, :shim]}] do
+    @tag needs: :setpriv
+    test "it ends when #{what} is killed that is not root, and may change users", %{
+      decoys: decoys
+    } do
+      {vm, _dir} = vm([], ambient())
+      tree = sleeps(vm)
+      shims = VM.shims(vm)
+
+      Observer.kill_together(
+        Enum.flat_map(unquote(killed), &if(&1 == :vm, do: [vm.identity], else: shims))
+      )
+
+      assert_eventually(fn -> gone?(shims ++ tree) end)
+      assert unharmed(decoys) == []
+    end
+  end
+
+  @tag needs: :setpriv
+  test "it ends at the next start when all are killed, and the VM is not root", %{decoys: decoys} do
+    {vm, dir} = vm([], ambient())
+    tree = sleeps(vm)
+    kill_all(vm)
+    assert Enum.any?(tree, &Observer.alive?/1)
+    start_vm([], [run_dir: dir] ++ ambient())
+    assert gone?(tree)
+    assert unharmed(decoys) == []
+  end
+
+  test "it is adopted and stopped by the next VM if it is detached", %{decoys: decoys} do
+    dir = tmp_dir!()
+    vm = start_vm([], run_dir: dir)
+
+    code = """
+    {:ok, worker} =
+      Leash.Worker.start_link(command: "sh", args: ["-c", #{inspect(@line)}], user: "nobody",
+        name: :other_user, on_exit: :detach, stdout: :null, stderr: :null)
+    Process.unlink(worker)
+    Leash.Worker.shim_pid(worker)
+    """
+
+    shim = vm |> VM.eval(code) |> Observer.identity()
+    assert_eventually(fn -> length(sleeps(vm)) == 3 end)
+    tree = sleeps(vm)
+    Observer.kill_together([vm.identity])
+    assert_eventually(fn -> VM.wardens(vm) == [] end)
+    assert Enum.all?([shim | tree], &Observer.alive?/1)
+    next = start_vm([], run_dir: dir)
+
+    code = """
+    {:ok, worker} = Leash.Worker.adopt(:other_user)
+    {:ok, _exit} = Leash.Worker.stop(worker)
+    :stopped
+    """
+
+    assert VM.eval(next, code) == :stopped
+    assert gone?([shim | tree])
     assert unharmed(decoys) == []
   end
 
