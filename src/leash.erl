@@ -15,8 +15,8 @@
 %%
 %%   * Options are a map or a proplist. An option with the value `undefined` counts as not given.
 %%   * Text is a charlist of Unicode characters or a binary. This holds for commands, arguments,
-%%     directories, names of files, variables and their values, and groups. Returned text is
-%%     always a binary.
+%%     directories, names of files, variables and their values, users, and groups. Returned text
+%%     is always a binary.
 %%   * `name` is a name as gen_server takes it, {local, Name} included, or a bare atom.
 %%   * In `env` both `false` and `nil` unset a variable.
 %%   * `ready` takes {regex, Pattern} and {regex, Pattern, Modifiers}. The modifiers are those of

@@ -56,7 +56,9 @@ defmodule Leash.Identity do
       type: {:or, [nil, {:in, 0..0o777}]},
       type_doc: "a mask from 0 to 0o777",
       type_spec: quote(do: 0..511 | nil),
-      doc: "The file mode creation mask, such as `0o027`."
+      doc:
+        "The file mode creation mask, such as `0o027` (in Erlang `8#027`). A number without " <>
+          "that prefix is decimal."
     ]
   ]
 
@@ -137,7 +139,11 @@ defmodule Leash.Identity do
 
   @doc false
   @spec name(term()) :: {:ok, String.t() | non_neg_integer()} | {:error, String.t()}
-  def name(name), do: if(name?(name), do: {:ok, name}, else: {:error, @keys[:user][:type_doc]})
+  def name(name) do
+    if name?(name),
+      do: {:ok, name},
+      else: {:error, @keys[:user][:type_doc] <> meant(name)}
+  end
 
   @doc false
   @spec names(term()) :: {:ok, [String.t() | non_neg_integer()]} | {:error, String.t()}
@@ -146,6 +152,12 @@ defmodule Leash.Identity do
          Enum.all?(names, &name?/1),
        do: {:ok, names},
        else: {:error, @keys[:groups][:type_doc]}
+  end
+
+  defp meant(name) when is_atom(name) and name != nil, do: ~s(, did you mean "#{name}"?)
+
+  defp meant(name) do
+    if is_binary(name) and name =~ ~r/\A\d+\z/, do: ", did you mean #{name}?", else: ""
   end
 
   # passwd(5): a colon and a line feed end a name. getent(1) takes a leading dash for an option,
