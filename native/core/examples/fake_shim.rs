@@ -13,10 +13,10 @@ fn main() -> ExitCode {
         return ExitCode::from(125);
     };
     let Some(program) = args.next() else { return ExitCode::from(125) };
-    if let Ok(seconds) = std::env::var("CHILDREN_BOOTTIME")
-        && !give_children_a_clock(&seconds)
-    {
-        return ExitCode::from(124);
+    if let Ok(seconds) = std::env::var("CHILDREN_BOOTTIME") {
+        if !give_children_a_clock(&seconds) {
+            return ExitCode::from(124);
+        }
     }
     let Ok(mut worker) = Command::new(program).args(args).spawn() else {
         return ExitCode::from(126);

@@ -99,10 +99,10 @@ impl Screen {
                     _ => return Event::Draw,
                 }
             }
-            if ready[0]
-                && let Some(event) = typed()
-            {
-                return event;
+            if ready[0] {
+                if let Some(event) = typed() {
+                    return event;
+                }
             }
         }
     }

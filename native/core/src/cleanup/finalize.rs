@@ -21,10 +21,10 @@ impl Engine {
 
     /// Reports on a run, and removes its record if nothing needs it any more.
     fn close_run(&mut self, run: RunId) {
-        if let CleanupKind::Run { run: only, .. } = self.spec.kind
-            && only != run
-        {
-            return;
+        if let CleanupKind::Run { run: only, .. } = self.spec.kind {
+            if only != run {
+                return;
+            }
         }
         let judgement = self.judgements.run(run);
         let file = self.judgements.policy.record(run).cloned();

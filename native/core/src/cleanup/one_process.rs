@@ -81,13 +81,13 @@ impl OneProcess {
     pub(crate) fn step(&mut self, now: Instant) -> ControlFlow<Box<Report>, Instant> {
         let now = Instant::now().max(now);
         let due = self.target.stage.due(&self.ladder, self.began, now, now >= self.kill_at);
-        if let Some((signal, stage)) = due
-            && !self.pidfd.is_ended()
-        {
-            match send(&self.pidfd, signal) {
-                Sent::Yes => self.target.sent(signal, stage),
-                Sent::Blocked(reason) => self.target.blocked = Some(reason),
-                Sent::Ended | Sent::Kept(_) => {}
+        if let Some((signal, stage)) = due {
+            if !self.pidfd.is_ended() {
+                match send(&self.pidfd, signal) {
+                    Sent::Yes => self.target.sent(signal, stage),
+                    Sent::Blocked(reason) => self.target.blocked = Some(reason),
+                    Sent::Ended | Sent::Kept(_) => {}
+                }
             }
         }
         let is_ended = self.pidfd.is_ended();

@@ -113,9 +113,10 @@ impl Engine {
                 let decision = self.judgements.process(&self.spec.kind, &process);
                 if let Some(decision) =
                     decision.filter(|it| is_new && it.verdict == Verdict::Dead)
-                    && process.shim_of(host.uid()).is_some()
                 {
-                    self.add_target(epoll, &process, decision, None);
+                    if process.shim_of(host.uid()).is_some() {
+                        self.add_target(epoll, &process, decision, None);
+                    }
                 }
             }
             ControlFlow::Continue(())
@@ -139,7 +140,7 @@ impl Engine {
         let mut count = 0_u32;
         let listing = each_process_from(&host, first, FRESH_LISTING, |pid| {
             count += 1;
-            if count.is_multiple_of(64) && began.elapsed() > QUICK_PASS_LIMIT {
+            if count % 64 == 0 && began.elapsed() > QUICK_PASS_LIMIT {
                 tally.vanished += 1;
                 return ControlFlow::Break(());
             }

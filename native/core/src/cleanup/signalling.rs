@@ -194,10 +194,10 @@ fn look_again(
     pidfd: &PidFd,
 ) -> std::result::Result<(), Sent> {
     let identity = target.identity();
-    if let (Some(then), Some(now)) = (identity.pidfs_inode, pidfd.inode())
-        && then != now
-    {
-        return Err(Sent::Ended);
+    if let (Some(then), Some(now)) = (identity.pidfs_inode, pidfd.inode()) {
+        if then != now {
+            return Err(Sent::Ended);
+        }
     }
     let mut reader = ProcessReader::new(host, recorded);
     // The start is unknown if `/proc` hides the process, now or when it was found. Mark and

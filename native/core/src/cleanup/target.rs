@@ -72,10 +72,10 @@ impl Target {
     /// Returns what became of a target that may still live when the time is over.
     pub(crate) fn survived(&self, host: &Host) -> (Match, Survivor) {
         let (identity, mut found) = (self.identity(), self.found.clone());
-        if let Ok(stat) = host.stat(identity.pid, &mut Vec::new())
-            && stat.start_ticks == identity.start_ticks
-        {
-            found.state = stat.state;
+        if let Ok(stat) = host.stat(identity.pid, &mut Vec::new()) {
+            if stat.start_ticks == identity.start_ticks {
+                found.state = stat.state;
+            }
         }
         found.action = Action::Survived;
         let reason = self.blocked.unwrap_or(self.stage.reason(found.state));

@@ -85,15 +85,14 @@ fn table(host: &Host) -> Result<HashMap<Pid, Entry>> {
     let mut buffer = Vec::new();
     let mut table = HashMap::new();
     each_process(host, LISTING, |pid| {
-        if let Ok(stat) = host.stat(pid, &mut buffer)
-            && !stat.kernel_thread
-            && !host.has_ended(pid, stat.state)
-        {
-            let mark = reader
-                .read_mark(pid)
-                .ok()
-                .and_then(|mark: Carrier<Mark>| mark.present().copied());
-            table.insert(pid, Entry { stat, mark });
+        if let Ok(stat) = host.stat(pid, &mut buffer) {
+            if !stat.kernel_thread && !host.has_ended(pid, stat.state) {
+                let mark = reader
+                    .read_mark(pid)
+                    .ok()
+                    .and_then(|mark: Carrier<Mark>| mark.present().copied());
+                table.insert(pid, Entry { stat, mark });
+            }
         }
         ControlFlow::Continue(())
     })

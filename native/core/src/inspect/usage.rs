@@ -108,10 +108,10 @@ impl Count<'_> {
             let Some(mark) = self.mark(*pid).filter(|mark| mark.run() != self.query.run) else {
                 continue;
             };
-            if let Some(number) = mark.worker()
-                && is_shim_of(self.host, *pid, (mark.run(), number.get()), &mut self.buffer)
-            {
-                self.adopted.insert((mark.run(), number.get()), *worker);
+            if let Some(number) = mark.worker() {
+                if is_shim_of(self.host, *pid, (mark.run(), number.get()), &mut self.buffer) {
+                    self.adopted.insert((mark.run(), number.get()), *worker);
+                }
             }
         }
     }

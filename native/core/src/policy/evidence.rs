@@ -107,10 +107,10 @@ impl Policy {
     pub(crate) fn observe_process(&mut self, process: &TaggedProcess) {
         if !process.is_of(self.host.uid()) {
             let owner = process.env.present().and_then(OwnerRef::of_env);
-            if let Some((owner, uids)) = owner.zip(process.uids)
-                && self.others.insert((owner, uids.real))
-            {
-                self.living = None;
+            if let Some((owner, uids)) = owner.zip(process.uids) {
+                if self.others.insert((owner, uids.real)) {
+                    self.living = None;
+                }
             }
             return;
         }
@@ -130,11 +130,11 @@ impl Policy {
 
     fn add_owner(&mut self, run: RunId, source: Source, owner: Option<OwnerRef>) {
         let owners = self.owners.entry(run).or_default();
-        if let Some(owner) = owner
-            && !owners.contains(&(source, owner))
-        {
-            owners.push((source, owner));
-            self.living = None;
+        if let Some(owner) = owner {
+            if !owners.contains(&(source, owner)) {
+                owners.push((source, owner));
+                self.living = None;
+            }
         }
     }
 

@@ -37,10 +37,10 @@ impl Policy {
             let judgement = runs(self, run);
             // A foreign process is no witness, so its run may be unknown. Its user explains the
             // verdict better.
-            if judgement.verdict == Verdict::UnknownOwner
-                && let Some(why) = self.kept_as_foreign(process, run)
-            {
-                return decide(Verdict::ForeignUser, Some(run), why);
+            if judgement.verdict == Verdict::UnknownOwner {
+                if let Some(why) = self.kept_as_foreign(process, run) {
+                    return decide(Verdict::ForeignUser, Some(run), why);
+                }
             }
             if judgement.verdict != Verdict::Dead {
                 let verdict = match judgement.verdict {

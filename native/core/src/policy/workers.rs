@@ -162,14 +162,14 @@ impl Workers {
         if let Some(why) = policy.kept_as_unmarked_foreign(process, self.run) {
             return decide(Verdict::ForeignUser, why);
         }
-        if let (None, Some(env)) = (process.mark.present(), process.env.present())
-            && process.shim_of(host.uid()).is_none_or(|shim| shim.args.run != self.run)
-        {
-            let unmarked = self.unmarked.contains(&env.worker.get());
-            if let Err(why) =
-                is_plausible(host, process, self.run, &MarkLoss::current(host), unmarked)
-            {
-                return decide(Verdict::EnvOnly, why);
+        if let (None, Some(env)) = (process.mark.present(), process.env.present()) {
+            if process.shim_of(host.uid()).is_none_or(|shim| shim.args.run != self.run) {
+                let unmarked = self.unmarked.contains(&env.worker.get());
+                if let Err(why) =
+                    is_plausible(host, process, self.run, &MarkLoss::current(host), unmarked)
+                {
+                    return decide(Verdict::EnvOnly, why);
+                }
             }
         }
         decide(Verdict::Dead, "its worker is to end")

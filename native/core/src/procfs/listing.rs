@@ -42,10 +42,10 @@ pub(crate) fn each_process_from(
     while let Some(entry) = entries.next() {
         match entry {
             Ok(entry) => {
-                if let Some(pid) = Pid::parse(entry.file_name().to_bytes())
-                    && callback(pid).is_break()
-                {
-                    return Ok(());
+                if let Some(pid) = Pid::parse(entry.file_name().to_bytes()) {
+                    if callback(pid).is_break() {
+                        return Ok(());
+                    }
                 }
             }
             Err(Errno::INTR) => {}

@@ -216,10 +216,10 @@ impl ProcRoot {
     /// does not tell them, they come from the file.
     pub(crate) fn uids(&self, pid: Pid, buffer: &mut Vec<u8>) -> Result<Option<Uids>, Errno> {
         // The reserve is for signals, so this descriptor must not come from it.
-        if self.kind == Kind::Kernel
-            && let Some(uids) = PidFd::open_unreserved(pid).and_then(|pidfd| pidfd.uids())
-        {
-            return Ok(Some(uids));
+        if self.kind == Kind::Kernel {
+            if let Some(uids) = PidFd::open_unreserved(pid).and_then(|pidfd| pidfd.uids()) {
+                return Ok(Some(uids));
+            }
         }
         self.read_of(pid, "status", 8192, buffer)?;
         Ok(status::uids(buffer))

@@ -38,10 +38,10 @@ pub fn generate_run_id() -> Result<RunId> {
         let number = SysRng
             .try_next_u64()
             .map_err(|_| Error::new(ErrorKind::Io).about("random source"))?;
-        if number < FAIR
-            && let Some(run) = RunId::from_number(number % RunId::COUNT)
-        {
-            return Ok(run);
+        if number < FAIR {
+            if let Some(run) = RunId::from_number(number % RunId::COUNT) {
+                return Ok(run);
+            }
         }
     }
 }
@@ -327,17 +327,18 @@ fn publish(
     let mode = Mode::RUSR | Mode::WUSR;
     let nameless =
         || with_reserve(|| rustix::fs::openat(dir, ".", flags | OFlags::TMPFILE, mode));
-    if name == Name::New
-        && let Ok(file) = nameless()
-    {
-        fill(&file, text)?;
-        // The documented way for a caller without CAP_DAC_READ_SEARCH (open(2), O_TMPFILE).
-        let from = format!("/proc/self/fd/{}", file.as_raw_fd());
-        match rustix::fs::linkat(CWD, from, dir, file_name(run), AtFlags::SYMLINK_FOLLOW) {
-            Ok(()) => return Ok(durable(dir, file)),
-            Err(Errno::EXIST) => return Err(Errno::EXIST),
-            // There is no /proc, or the file system cannot do this. The temporary name remains.
-            Err(_) => {}
+    if name == Name::New {
+        if let Ok(file) = nameless() {
+            fill(&file, text)?;
+            // The documented way for a caller without CAP_DAC_READ_SEARCH (open(2), O_TMPFILE).
+            let from = format!("/proc/self/fd/{}", file.as_raw_fd());
+            match rustix::fs::linkat(CWD, from, dir, file_name(run), AtFlags::SYMLINK_FOLLOW) {
+                Ok(()) => return Ok(durable(dir, file)),
+                Err(Errno::EXIST) => return Err(Errno::EXIST),
+                // There is no /proc, or the file system cannot do this. The temporary name
+                // remains.
+                Err(_) => {}
+            }
         }
     }
     let number = SysRng.try_next_u64().map_err(|_| Errno::IO)?;

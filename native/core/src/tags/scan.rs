@@ -149,10 +149,10 @@ pub(crate) fn scan_until(
             }
             Err(_) => return ControlFlow::Continue(()),
         };
-        if let (Some(mark), Some(skip)) = (mark.present(), options.skip)
-            && skip.skip(mark)
-        {
-            return ControlFlow::Continue(());
+        if let (Some(mark), Some(skip)) = (mark.present(), options.skip) {
+            if skip.skip(mark) {
+                return ControlFlow::Continue(());
+            }
         }
         match reader.read_tags(pid, mark, options.carriers) {
             Ok(process) => {
