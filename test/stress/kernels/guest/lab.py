@@ -170,7 +170,7 @@ class VM:
             if os.path.exists(f"{self.dir}/{stale}"):
                 os.unlink(f"{self.dir}/{stale}")
         self.env, self.prefix, self.user, self.process = env or {}, list(prefix), user, None
-        self.run = self.pid = self.took = None
+        self.run = self.pid = self.took = self.swept = None
 
     @property
     def all(self):
@@ -191,8 +191,8 @@ class VM:
         if not up or not up[-1].startswith("up "):
             check(f"{self.name}: the VM comes up", False, f"{up} {self.console()[-600:]}")
             return None
-        _, self.run, self.pid, self.took = up[-1].split()
-        self.pid, self.took = int(self.pid), int(self.took)
+        _, self.run, *numbers_said = up[-1].split()
+        self.pid, self.took, self.swept = map(int, numbers_said)
         missing = await_alive(self.all)
         if missing:
             check(f"{self.name}: the workers come up", False, f"missing {missing}: {self.log()[-600:]}")

@@ -3,7 +3,7 @@ defmodule Leash.Trial.VM do
   The VM under trial. Its directory is `$TRIAL_VM`:
 
   * `workers`: a line `LABEL<TAB>OPTIONS<TAB>COMMAND` for each worker that it starts.
-  * `log`: what it says, a line each. `up RUN MS` is the end of its start.
+  * `log`: what it says, a line each. `up RUN PID START_MS SWEEP_MS` is the end of its start.
   * `order`: a command from the judge, such as `stop LABEL`. The answer is the line `done …`.
   """
 
@@ -19,7 +19,7 @@ defmodule Leash.Trial.VM do
     start_leash(dir)
     took = System.monotonic_time(:millisecond) - began
     owners = dir |> Path.join("workers") |> File.stream!() |> Map.new(&start(dir, &1))
-    say(dir, "up #{Leash.run_id()} #{System.pid()} #{took}")
+    say(dir, "up #{Leash.run_id()} #{System.pid()} #{took} #{swept_ms()}")
     serve(dir, owners)
   end
 
@@ -31,6 +31,14 @@ defmodule Leash.Trial.VM do
       {:error, reason} ->
         say(dir, "failed #{inspect(reason)}")
         :erlang.halt(1)
+    end
+  end
+
+  # A sweep that could not begin has no report.
+  defp swept_ms do
+    case Leash.Sweep.last() do
+      nil -> -1
+      report -> report.elapsed_ms
     end
   end
 

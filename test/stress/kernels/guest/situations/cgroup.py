@@ -2,7 +2,7 @@
 
 import os
 
-from lab import VM, alive, await_gone, check, describe, is_process, kill, note, wait_until, wipe
+from lab import VM, await_gone, check, describe, note, wait_until, wipe
 
 ROOT = "/sys/fs/cgroup/trial"
 EAT = "exec python3 -c \"exec('x = []\\nwhile True: x.append(bytes(1 << 20))')\""
@@ -35,17 +35,19 @@ def run():
     for name, (limits, _command) in WORKERS.items():
         make(name, limits)
     commands = {name: f"echo $$ >{ROOT}/{name}/cgroup.procs; {command}" for name, (_limits, command) in WORKERS.items()}
+    commands["scope"] = EAT.replace("exec ", "exec systemd-run -q --scope -p MemoryMax=40M -p MemorySwapMax=0 ", 1)
     # The processes of some are refused or killed at once, so only the end is looked at.
     vm = VM("cgroup", commands, keys="ab")
     everything, vm.numbers = vm.numbers, {}
     if not vm.start():
         return
     vm.numbers = everything
-    for name in ("eats", "group", "pids"):
+    for name in ("eats", "group", "pids", "scope"):
         check(f"{name}: the worker ends", wait_until(lambda: vm.said(f"exit {name} "), 60), vm.log()[-400:])
     exits = " ".join(vm.said("exit "))
     note("exits", exits)
     check("eats: the exit is SIGKILL", "exit eats {:signal, :sigkill}" in exits, exits)
+    check("scope: the exit is SIGKILL", "exit scope {:signal, :sigkill}" in exits, exits)
     # The shim sits outside of the group, so it sees that the OOM killer took all of it.
     check("group: the exit is SIGKILL", "exit group {:signal, :sigkill}" in exits, exits)
     wait_until(lambda: "frozen 1" in open(f"{ROOT}/frozen/cgroup.events").read(), 20)

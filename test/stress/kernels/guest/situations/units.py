@@ -4,7 +4,7 @@ import os
 import subprocess
 import time
 
-from lab import HERE, VM, VMS, alive, await_alive, await_gone, check, describe, kill, note, shims_of, wait_until, wipe
+from lab import HERE, VM, VMS, alive, ancestors, await_alive, await_gone, check, describe, kill, note, shims_of, wait_until, wipe
 
 TREE = {"tree": "sleep {a} & setsid sleep {b} & (setsid env -i sleep {c} &); wait"}
 UNIT = "/run/systemd/system/trial-vm.service"
@@ -18,14 +18,13 @@ Restart=on-failure
 RestartSec=1
 TimeoutStopSec=20
 """
+KEPT = "RuntimeDirectory=t\nRuntimeDirectoryPreserve=yes\n"
 SETTINGS = {
     "default": "",
-    "mixed": "KillMode=mixed\n",
-    "process": "KillMode=process\n",
-    "User= ProtectProc= RuntimeDirectory=": "User=trial\nProtectProc=invisible\nRuntimeDirectory=t\nRuntimeDirectoryPreserve=yes\n",
-    "process User= ProtectProc=": "User=trial\nProtectProc=invisible\nKillMode=process\nRuntimeDirectory=t\nRuntimeDirectoryPreserve=yes\n",
-    "DynamicUser= PrivateTmp=": "DynamicUser=yes\nPrivateTmp=yes\nRuntimeDirectory=t\nRuntimeDirectoryPreserve=yes\nReadWritePaths=/trial/vms\n",
-    "Delegate= process": "Delegate=yes\nKillMode=process\nUser=trial\nRuntimeDirectory=t\n",
+    "mixed": "KillMode=mixed\nPrivateTmp=yes\n",
+    "process, User=, ProtectProc=": "KillMode=process\nUser=trial\nProtectProc=invisible\n" + KEPT,
+    "DynamicUser=": "DynamicUser=yes\nReadWritePaths=/trial/vms\n" + KEPT,
+    "Delegate=, process": "Delegate=yes\nKillMode=process\nUser=trial\nRuntimeDirectory=t\n",
 }
 
 
@@ -38,6 +37,8 @@ def run():
     os.makedirs(VMS, exist_ok=True)
     for name, lines in SETTINGS.items():
         one(name, lines)
+    watchdog()
+    leaving()
     stale()
     memory()
 
@@ -66,6 +67,7 @@ class Service(VM):
 
     def was(self):
         """The processes of the trees, by identity: a restart has the same numbers."""
+        await_alive(self.all)
         return {(seen.pid, seen.start) for seen in alive(self.all)}
 
     def judge(self, ending, old):
@@ -101,6 +103,44 @@ def one(name, lines):
     unit.judge("stop", old)
     note(f"{name}: stop", systemctl("show", "-P", "Result", "trial-vm"))
     systemctl("reset-failed", "trial-vm")
+
+
+def watchdog():
+    """systemd ends a VM that says nothing, with SIGABRT."""
+    unit = Service("watchdog", "WatchdogSec=25\nWatchdogSignal=SIGABRT\nLimitCORE=0\nEnvironment=ERL_CRASH_DUMP_SECONDS=0\n")
+    if not unit.start():
+        return
+    old = unit.was()
+    unit.forget()
+    if unit.await_up():
+        unit.judge("the watchdog's time is over", old)
+    systemctl("stop", "trial-vm")
+    systemctl("reset-failed", "trial-vm")
+
+
+def leaving():
+    """`su` and a scope leave the unit's control group, so `systemctl kill` takes VM, shims and warden without them."""
+    workers = {
+        "su": "exec su -s /bin/sh nobody -c 'sleep {a}; :'",
+        "scope": "(exec systemd-run -q --scope sleep {a}) & exec sleep {b}",
+    }
+    unit = Service("leaving the unit", "", workers, keys="ab")
+    if not unit.start():
+        return
+    old = unit.was()
+    unit.forget()
+    systemctl("kill", "-s", "KILL", "trial-vm")
+    if not unit.await_up():
+        return
+    for label, swept in (("scope", True), ("su", False)):
+        left = [seen for seen in alive(unit.numbers[label]) if (seen.pid, seen.start) in old]
+        check(f"leaving the unit: {label} is {'swept' if swept else 'kept'}", bool(left) != swept, describe(left))
+        for seen in left:
+            family = [seen.pid, *ancestors(seen.pid)]
+            named = any(f"{pid} (" in unit.console() for pid in family)
+            check(f"leaving the unit: {label} is named in the log", named, f"{describe([seen])} {unit.console()[-600:]}")
+    systemctl("stop", "trial-vm")
+    wipe(unit.all)
 
 
 def stale():
