@@ -269,8 +269,8 @@ defmodule Leash.Shim do
     }
 
     case how(how, value) do
-      {:status, status} -> {:gone, %Exit{exit | status: status}}
-      {:signal, signal} -> {:gone, %Exit{exit | signal: signal}}
+      {:status, status} -> {:gone, %{exit | status: status}}
+      {:signal, signal} -> {:gone, %{exit | signal: signal}}
       :unknown -> {:gone, exit}
     end
   end

@@ -98,10 +98,9 @@ defmodule Leash.Stdio.Lines do
   defp line(line, %{max: max}) do
     size = byte_size(line) - 1
 
-    case line do
-      <<text::binary-size(size), "\r">> -> pieces(text, max)
-      _no_return -> pieces(line, max)
-    end
+    if size >= 0 and :binary.last(line) == ?\r,
+      do: line |> binary_part(0, size) |> pieces(max),
+      else: pieces(line, max)
   end
 
   # A number is less than any atom, so it is never more than :infinity.

@@ -414,10 +414,10 @@ defmodule Leash.Worker.Machine do
 
     exit =
       case machine.exited do
-        {:status, status} -> %Exit{exit | status: status}
-        {:signal, signal} -> %Exit{exit | signal: signal}
+        {:status, status} -> %{exit | status: status}
+        {:signal, signal} -> %{exit | signal: signal}
         :unknown -> exit
-        nil -> %Exit{exit | signal: :sigkill}
+        nil -> %{exit | signal: :sigkill}
       end
 
     drain(%{machine | result: {:ok, exit}})
