@@ -52,6 +52,7 @@ defmodule Leash.Build.DependencyTest do
 
   test "an application that depends on Leash compiles it and runs a worker", context do
     assert context.output =~ "Generated leash app"
+    refute context.output =~ ~r/warning/i
     output = Sandbox.mix!(context.directory, ["run", "-e", "Kennel.walk()"], context.env)
     assert output =~ "heard: bow wow"
     assert output =~ "gone: #{context.directory}/_build/prod/lib/leash/priv"
