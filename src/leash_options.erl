@@ -60,8 +60,12 @@ option(stop, Steps) ->
         ({cmd, Command, Milliseconds}) -> {cmd, texts(Command), Milliseconds};
         (Step) -> Step
     end);
-option(ready, {http, Target}) ->
-    {http, http(Target)};
+option(ready, {Kind, Target}) when Kind =:= http; Kind =:= tcp; Kind =:= unix ->
+    address({Kind, Target});
+option(wait_for, Targets) when is_list(Targets) ->
+    each(Targets, fun address/1);
+option(wait_for, Target) ->
+    address(Target);
 option(health, Check) when is_map(Check); is_list(Check) ->
     health(Check);
 option(capabilities, Sets) when is_map(Sets) ->
@@ -93,12 +97,17 @@ option(ready, {regex, Pattern, Modifiers}) ->
 option(_Key, Value) ->
     Value.
 
+address({http, Target}) -> {http, http(Target)};
+address({tcp, {Host, Port}}) -> {tcp, {text(Host), Port}};
+address({Kind, Path}) when Kind =:= unix; Kind =:= file -> {Kind, text(Path)};
+address(Other) -> Other.
+
 http({Port, Path}) -> {Port, text(Path)};
 http(Target) -> text(Target).
 
 health(Check) ->
     pairs(Check, fun
-        (check, {http, Target}) -> {http, http(Target)};
+        (check, Address) -> address(Address);
         (_Key, Value) -> Value
     end).
 

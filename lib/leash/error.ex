@@ -107,6 +107,9 @@ defmodule Leash.Error do
       "system's reason, such as a file system that is mounted noexec"
   end
 
+  def format({:port_in_use, path}) when is_binary(path),
+    do: "another process already listens on #{path}"
+
   def format({reason, path}) when is_binary(path) and is_atom(reason), do: file(reason, path)
 
   def format({:shutdown, {:failed_to_start_child, id, reason}}),
@@ -116,7 +119,11 @@ defmodule Leash.Error do
     do: Exception.message(error)
 
   def format({:shim, :no_working_directory}), do: WorkingDirectory.message()
+
   def format({:port_in_use, port}), do: "another process already listens on port #{port}"
+
+  def format({:wait_timeout, what}),
+    do: "what the program waits for was not there within :wait_timeout: #{inspect(what)}"
 
   def format({:exited, %Exit{} = exit}),
     do: "the program ended before it was ready: #{how(exit)}" <> last_line(exit.stderr)

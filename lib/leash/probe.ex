@@ -7,7 +7,8 @@ defmodule Leash.Probe do
   alias Leash.Probe.{Address, HTTP}
 
   @type t ::
-          {:tcp, :inet.port_number()}
+          {:tcp, :inet.port_number() | {String.t(), :inet.port_number()}}
+          | {:unix, Path.t()}
           | {:http, HTTP.target()}
           | (() -> term())
           | {module(), atom(), [term()]}
@@ -24,8 +25,24 @@ defmodule Leash.Probe do
   @doc false
   @spec expected() :: String.t()
   def expected do
-    "{:tcp, port}, {:http, target} (#{HTTP.expected()}), a function without arguments or " <>
-      "{module, function, args}"
+    "#{addresses()}, a function without arguments or {module, function, args}"
+  end
+
+  @doc "Returns what is expected of an address."
+  @spec addresses() :: String.t()
+  def addresses do
+    "{:tcp, port}, {:tcp, {\"host\", port}}, {:unix, \"/absolute/path\"}, " <>
+      "{:http, target} (#{HTTP.expected()})"
+  end
+
+  @doc "Returns the quoted type of an address."
+  @spec typespec() :: Macro.t()
+  def typespec do
+    quote do
+      {:tcp, :inet.port_number() | {String.t(), :inet.port_number()}}
+      | {:unix, Path.t()}
+      | {:http, unquote(HTTP.typespec())}
+    end
   end
 
   @doc false
@@ -34,7 +51,8 @@ defmodule Leash.Probe do
 
   @doc false
   @spec valid?(term()) :: boolean()
-  def valid?({:tcp, port}), do: is_integer(port) and port in 1..65_535
+  def valid?({:tcp, target}), do: Address.tcp(target) != :error
+  def valid?({:unix, path}), do: Address.unix?(path)
   def valid?({:http, target}), do: HTTP.parse(target) != :error
 
   def valid?({module, function, args}),
@@ -44,16 +62,22 @@ defmodule Leash.Probe do
 
   @doc "Returns whether it is a function, whose answer `judge/1` judges, and not a connection."
   @spec function?(term()) :: boolean()
-  def function?({kind, _target}) when kind in [:tcp, :http], do: false
+  def function?({kind, _target}) when kind in [:tcp, :unix, :http], do: false
   def function?(_function), do: true
 
   @doc "Asks once for a connection, and gives up after so many milliseconds."
   @spec connect(t(), non_neg_integer()) :: :ok | {:error, reason()}
-  def connect({:tcp, port}, ms) do
+  def connect({:tcp, target}, ms) do
+    {:ok, {addresses, port}} = Address.tcp(target)
     deadline = now() + ms
     left = fn -> max(0, deadline - now()) end
 
-    with {:ok, socket} <- Address.connect(Address.this_machine(), port, [], left),
+    with {:ok, socket} <- Address.connect(addresses, port, [], left),
+         do: :gen_tcp.close(socket)
+  end
+
+  def connect({:unix, path}, ms) do
+    with {:ok, socket} <- :gen_tcp.connect({:local, path}, 0, [:local, active: false], ms),
          do: :gen_tcp.close(socket)
   end
 
@@ -61,7 +85,7 @@ defmodule Leash.Probe do
     {:ok, target} = HTTP.parse(target)
 
     case HTTP.status(target, ms) do
-      {:ok, 200} -> :ok
+      {:ok, status} when status in 200..299 -> :ok
       {:ok, status} -> {:error, {:status, status}}
       {:error, reason} -> {:error, reason}
     end

@@ -63,7 +63,9 @@ defmodule Leash.Registry do
   run has its claim.
   """
   @type claim ::
-          {:name, GenServer.name()} | {:port, :inet.port_number()} | {:file, Path.t(), [binary()]}
+          {:name, GenServer.name()}
+          | {:port, :inet.port_number() | Path.t()}
+          | {:file, Path.t(), [binary()]}
 
   @typedoc "The description of a worker that is being registered."
   @type description :: %{

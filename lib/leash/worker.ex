@@ -110,7 +110,8 @@ defmodule Leash.Worker do
     * `:no_warden` - the run's warden, which starts the shims, was away for ten seconds, or cannot
       be started. The log and `Leash.capabilities/0` say why
     * `{:port_in_use, port}` - `ready: {:tcp, port}` or `{:http, …}`, and another process already
-      listens there
+      listens there. With `{:unix, path}`, that path
+    * `{:wait_timeout, what}` - what `:wait_for` names was not there in time. Nothing was started
     * `:ready_timeout`, `:start_timeout` - it took too long and was ended
     * `{:exited, %Leash.Exit{}}` - it ended before it was ready. `:stderr` of the exit has the
       last lines of its stderr

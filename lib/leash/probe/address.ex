@@ -28,6 +28,24 @@ defmodule Leash.Probe.Address do
     end
   end
 
+  @doc "Returns the addresses and the port of `{:tcp, target}`."
+  @spec tcp(term()) :: {:ok, {[t()], :inet.port_number()}} | :error
+  def tcp(port) when is_integer(port) and port in 1..65_535, do: {:ok, {this_machine(), port}}
+
+  def tcp({host, port}) when is_binary(host) and is_integer(port) and port in 1..65_535,
+    do: if(String.printable?(host) and host != "", do: {:ok, {of(host), port}}, else: :error)
+
+  def tcp(_other), do: :error
+
+  @doc """
+  Returns whether a path can be that of a socket: unix(7) has room for 108 bytes with a NUL.
+
+  The path is absolute, because the program may have another working directory.
+  """
+  @spec unix?(term()) :: boolean()
+  def unix?("/" <> _ = path), do: byte_size(path) <= 107 and not String.contains?(path, <<0>>)
+  def unix?(_other), do: false
+
   @doc "Returns whether only processes of this machine can answer there."
   @spec loopback?(t()) :: boolean()
   def loopback?({{127, _, _, _}, :inet}), do: true

@@ -8,7 +8,6 @@ defmodule Leash.Probe.Health do
 
   alias Leash.{Callback, Registry, Telemetry}
   alias Leash.Probe
-  alias Leash.Probe.HTTP
   alias Leash.Worker.Protocol
 
   @positive [type: {:in, 1..0x7FFFFFFF}, type_spec: quote(do: pos_integer())]
@@ -21,15 +20,15 @@ defmodule Leash.Probe.Health do
       type_spec:
         quote(
           do:
-            {:tcp, :inet.port_number()}
-            | {:http, unquote(HTTP.typespec())}
+            unquote(Probe.typespec())
             | (() -> term())
             | {module(), atom(), [term()]}
         ),
       required: true,
       doc:
-        "The question. A port is well if it accepts a connection. A URL is well if GET is " <>
-          "answered with 200. A function is well if it returns `true`, `:ok` or `{:ok, term}`."
+        "The question. A port or a Unix socket is well if it accepts a connection. A URL is " <>
+          "well if GET is answered with 200 to 299. A function is well if it " <>
+          "returns `true`, `:ok` or `{:ok, term}`."
     ],
     every: @milliseconds ++ [default: 5_000, doc: "The time before each question."],
     timeout: @milliseconds ++ [default: 1_000, doc: "The time for an answer."],

@@ -2,27 +2,17 @@ defmodule Leash.Probe.Readiness do
   # Waits until a worker answers, if no line of its output reports readiness.
   @moduledoc false
 
-  alias Leash.Callback
   alias Leash.Probe
-  alias Leash.Probe.{Address, HTTP}
+  alias Leash.Probe.{Address, HTTP, Poll}
   alias Leash.Worker.Protocol
 
   # How long another process may take to answer at the worker's address.
   @free_ms 2_000
 
-  # How long one question may take. Then the next one is asked.
-  @ask_ms 1_000
-
-  # No event reports that a process begins to listen, so this is the interval of the questions. A
-  # function may cost more than a refused connection.
-  @interval_ms 20
-  @function_interval_ms 50
-
   @doc false
   @spec expected() :: String.t()
   def expected do
-    "a regex for a line of stdout, {:tcp, port}, {:http, target} (#{HTTP.expected()}), or a " <>
-      "function of no or one argument"
+    "a regex for a line of stdout, #{Probe.addresses()}, or a function of no or one argument"
   end
 
   @doc "Returns the quoted type."
@@ -30,8 +20,7 @@ defmodule Leash.Probe.Readiness do
   def typespec do
     quote do
       Regex.t()
-      | {:tcp, :inet.port_number()}
-      | {:http, unquote(HTTP.typespec())}
+      | unquote(Probe.typespec())
       | (() -> term())
       | (map() -> term())
     end
@@ -42,7 +31,7 @@ defmodule Leash.Probe.Readiness do
   def check(ready),
     do: if(is_struct(ready, Regex) or valid?(ready), do: {:ok, ready}, else: {:error, expected()})
 
-  defp valid?({kind, _target} = ready) when kind in [:tcp, :http], do: Probe.valid?(ready)
+  defp valid?({kind, _target} = ready) when kind in [:tcp, :unix, :http], do: Probe.valid?(ready)
   defp valid?(ready), do: is_function(ready, 0) or is_function(ready, 1)
 
   @doc """
@@ -50,8 +39,18 @@ defmodule Leash.Probe.Readiness do
 
   The answer of another process could not be told from the worker's.
   """
-  @spec free(term()) :: :ok | {:error, {:port_in_use, :inet.port_number()}}
-  def free({:tcp, port}), do: free(Address.this_machine(), port)
+  @spec free(term()) :: :ok | {:error, {:port_in_use, :inet.port_number() | Path.t()}}
+  def free({:tcp, target}) do
+    {:ok, {addresses, port}} = Address.tcp(target)
+    addresses |> Enum.filter(&Address.loopback?/1) |> free(port)
+  end
+
+  # A socket file without a listener, which a killed server leaves, refuses connections.
+  def free({:unix, path} = socket) do
+    with :ok <- Probe.connect(socket, @free_ms),
+         do: {:error, {:port_in_use, path}},
+         else: (_ -> :ok)
+  end
 
   def free({:http, target}) do
     {:ok, %{addresses: addresses, port: port}} = HTTP.parse(target)
@@ -84,57 +83,9 @@ defmodule Leash.Probe.Readiness do
 
   def start(ready, label, info) do
     worker = self()
-    question = question(ready, label, info)
-
-    _ =
-      spawn_link(
-        Callback.inherit(fn ->
-          # The process of a function is linked to this one.
-          Process.flag(:trap_exit, true)
-          ask(question, worker, Process.monitor(worker))
-        end)
-      )
-
+    arguments = if is_function(ready, 1), do: [info.()], else: []
+    question = Poll.question(ready, arguments, :ready, label)
+    _ = Poll.start_link(question, worker, fn -> Protocol.ready(worker) end)
     :ok
   end
-
-  defp question(ready, label, info) do
-    cond do
-      is_function(ready, 1) -> {Callback.new(:ready, label, ready), [info.()]}
-      is_function(ready, 0) -> {Callback.new(:ready, label, ready), []}
-      true -> ready
-    end
-  end
-
-  defp ask(question, worker, monitor) do
-    case answer(question, monitor) do
-      :ok ->
-        Protocol.ready(worker)
-
-      :stopped ->
-        log(question, {:error, {:timeout, :infinity}})
-
-      not_yet ->
-        receive do
-          {:DOWN, ^monitor, :process, _pid, _reason} -> log(question, not_yet)
-        after
-          pause(question) -> ask(question, worker, monitor)
-        end
-    end
-  end
-
-  defp answer({%Callback{} = callback, arguments}, monitor) do
-    result = Callback.run_within(callback, arguments, :infinity, monitor)
-    if result != :stopped and Probe.judge(result) == :ok, do: :ok, else: result
-  end
-
-  defp answer(connection, _monitor), do: Probe.connect(connection, @ask_ms)
-
-  defp pause({%Callback{}, _arguments}), do: @function_interval_ms
-  defp pause(_connection), do: @interval_ms
-
-  defp log({%Callback{} = callback, _arguments}, {:error, failure}),
-    do: Callback.log(callback, failure)
-
-  defp log(_question, _answer), do: :ok
 end

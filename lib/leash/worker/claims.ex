@@ -15,7 +15,12 @@ defmodule Leash.Worker.Claims do
     Enum.uniq(name ++ Enum.flat_map(asked, &port/1) ++ files)
   end
 
-  defp port({:tcp, port}), do: [{:port, port}]
+  defp port({:tcp, target}) do
+    {:ok, {addresses, port}} = Address.tcp(target)
+    if Enum.any?(addresses, &Address.loopback?/1), do: [{:port, port}], else: []
+  end
+
+  defp port({:unix, path}), do: [{:port, path}]
 
   defp port({:http, target}) do
     {:ok, %{addresses: addresses, port: port}} = HTTP.parse(target)

@@ -6,7 +6,7 @@ defmodule Leash.Worker.Launch do
   alias Leash.Shim.Handle
   alias Leash.Attachment.Attached
   alias Leash.Shim.Escalation
-  alias Leash.Probe.Readiness
+  alias Leash.Probe.{Readiness, WaitFor}
   alias Leash.Worker.Claims
 
   @type t :: %{
@@ -53,15 +53,16 @@ defmodule Leash.Worker.Launch do
              outlives: if(options.on_exit == :detach, do: :own),
              cancel: cancel
            }),
-         {:error, reason} <- numbered(options, number, label, cancel) do
+         {:error, reason} <- numbered(options, number, label, cancel, owner) do
       Reaper.release(number)
       {:error, reason}
     end
   end
 
-  defp numbered(options, number, label, cancel) do
-    # Not earlier: a predecessor may have listened there until now.
-    with :ok <- free(options.ready),
+  defp numbered(options, number, label, cancel, owner) do
+    with :ok <- waited(options, label, owner),
+         # Not earlier: a predecessor may have listened there until now.
+         :ok <- free(options.ready),
          {:ok, run} <- Run.fetch(),
          :ok <- Run.note_mark(run, number, options),
          options = Run.with_flag(run, number, options),
@@ -117,6 +118,11 @@ defmodule Leash.Worker.Launch do
        do: []
 
   defp claims(options), do: Claims.of(options)
+
+  defp waited(%{wait_for: [_ | _] = targets} = options, label, owner),
+    do: WaitFor.run(targets, options.wait_timeout, label, owner)
+
+  defp waited(_options, _label, _owner), do: :ok
 
   # A listener at that port may be an ending tree of this run without a claim for the port.
   defp free(nil), do: :ok

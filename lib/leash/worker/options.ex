@@ -5,7 +5,7 @@ defmodule Leash.Worker.Options do
 
   alias Leash.{Cgroup, Environment, Executable, Group, Guard, Identity, Ladder, Limits}
   alias Leash.{OptionsError, Pty, Schema, Suggestion}
-  alias Leash.Probe.{Health, Readiness}
+  alias Leash.Probe.{Health, Readiness, WaitFor}
   alias Leash.Stdio.{Lines, Receiver}
 
   # execve(2): one argument or variable holds at most 32 pages (MAX_ARG_STRLEN), its NUL included.
@@ -149,17 +149,35 @@ defmodule Leash.Worker.Options do
           "not leave half of its work. After `:normal` and `:shutdown` it is always the " <>
           "ladder."
     ],
+    wait_for: [
+      type: {:or, [nil, {:custom, WaitFor, :check, []}]},
+      type_doc: WaitFor.expected(),
+      type_spec: quote(do: unquote(WaitFor.typespec()) | nil),
+      doc:
+        "What the program needs. Nothing is started before each of these was there once, in " <>
+          "this order: a port or Unix socket that accepts a connection, GET that is answered " <>
+          "with 200 to 299, a file that exists, a function that returns `true`, `:ok` or " <>
+          "`{:ok, term}`. A stop and a shutdown of the application end the wait."
+    ],
+    wait_timeout: [
+      type: Schema.milliseconds(),
+      default: 30_000,
+      doc:
+        "Milliseconds until `{:error, {:wait_timeout, what}}`, with the first that was not " <>
+          "there."
+    ],
     ready: [
       type: {:or, [nil, {:custom, Readiness, :check, []}]},
       type_doc: Readiness.expected(),
       type_spec: quote(do: unquote(Readiness.typespec()) | nil),
       doc:
         "The condition under which `start_link/1` returns. A line of stdout matches, or the " <>
-          "port accepts a connection on 127.0.0.1 or ::1. Or GET is answered with 200, or the " <>
+          "port or Unix socket accepts a connection (a port without a host on 127.0.0.1 or " <>
+          "::1). Or GET is answered with 200 to 299, or the " <>
           "function returns `true`, `:ok` or `{:ok, term}`. The function is called every 50 " <>
           "ms in a process of its own. If it takes an argument, then it gets the result of " <>
           "`info/1`. If it raises, then it is called again. If another process already " <>
-          "listens at a port of this machine, then the start fails with " <>
+          "listens there on this machine, then the start fails with " <>
           "`{:error, {:port_in_use, port}}`. A regex with the modifier `u` sees U+FFFD for " <>
           "each byte that is no UTF-8."
     ],

@@ -230,8 +230,9 @@ defmodule Leash.Probe.HealthTest do
     for {health, path, value, text} <- [
           {true, [], true, "a keyword list of :check, :every, :timeout, :failures, got: true"},
           {[], [:health, :check], nil, "(it is required), got: nil"},
-          {[every: 5], [:health, :check], nil, "{:tcp, port}, {:http, target}"},
-          {[check: 8080], [:health, :check], 8080, "{:tcp, port}, {:http, target}"},
+          {[every: 5], [:health, :check], nil, "{:unix, \"/absolute/path\"}, {:http, target}"},
+          {[check: 8080], [:health, :check], 8080,
+           "{:unix, \"/absolute/path\"}, {:http, target}"},
           {[check: {:tcp, 0}], [:health, :check], {:tcp, 0}, "got: {:tcp, 0}"},
           {[check: {:http, "ftp://x"}], [:health, :check], {:http, "ftp://x"}, "http://host"},
           {[check: &Atom.to_string/1], [:health, :check], &Atom.to_string/1,

@@ -50,7 +50,6 @@ defmodule Leash.Probe.ReadinessTest do
     end
 
     for {title, words} <- [
-          {"another success", [:status, 204]},
           {"a redirect", [:status, 301]},
           {"what is no HTTP", [:garbage]},
           {"silence", [:hangs_after, 0]}

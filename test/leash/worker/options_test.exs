@@ -74,7 +74,7 @@ defmodule Leash.Worker.OptionsTest do
            ~r/a list of at most 8 steps.*got: \[sigfoo: 1\]/},
           {[command: "sleep", on_output: 1], :on_output, ~r/:log, .*a pid, a function/},
           {[command: "sleep", ready: "x"], :ready,
-           ~r/a regex for a line of stdout, \{:tcp, port\}, \{:http, target\}/},
+           ~r|a regex for a line of stdout, \{:tcp, port\}, .*\{:unix, "/absolute/path"\}|},
           {[command: "sleep", ready: {:tcp, 0}], :ready, ~r/got: \{:tcp, 0\}/},
           {[command: "sleep", ready: ~r/x/, stdout: :null], :stdout, ~r/:ready waits for a line/},
           {[command: "sleep", ready_timeout: -1], :ready_timeout,
