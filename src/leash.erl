@@ -51,6 +51,7 @@
     write/2, write/3,
     close_stdin/1,
     resize/3,
+    reopen/1,
     cmd/1, cmd/2, cmd/3,
     open_port/1, open_port/2, open_port/3,
     attach/1, attach/2,
@@ -228,6 +229,10 @@ close_stdin(Worker) -> 'Elixir.Leash.Worker':close_stdin(Worker).
 %% Gives the terminal of a worker with `pty` another size.
 -spec resize(worker(), 1..65535, 1..65535) -> ok | {error, no_pty | epipe | noproc}.
 resize(Worker, Rows, Cols) -> 'Elixir.Leash.Worker':resize(Worker, Rows, Cols).
+
+%% Opens the files anew that stdout => {file, Path, Options} has this VM write.
+-spec reopen(worker()) -> ok | {error, not_reopenable | noproc | atom()}.
+reopen(Worker) -> 'Elixir.Leash.Worker':reopen(Worker).
 
 %% Runs a command to its end and returns {Output, Status}.
 %%

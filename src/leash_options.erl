@@ -90,6 +90,12 @@ option(cgroup, Limits) when is_map(Limits); is_list(Limits) ->
     cgroup(Limits);
 option(Key, {file, Path}) when Key =:= stdout; Key =:= stderr ->
     {file, text(Path)};
+option(Key, {file, Path, Options}) when Key =:= stdout; Key =:= stderr ->
+    {file, text(Path),
+        pairs(Options, fun
+            (rotate, Rotate) -> pairs(Rotate, fun(_Key, Value) -> text(Value) end);
+            (_Key, Value) -> Value
+        end)};
 option(ready, {regex, Pattern}) ->
     regex({regex, Pattern}, Pattern, <<>>);
 option(ready, {regex, Pattern, Modifiers}) ->

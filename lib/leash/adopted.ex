@@ -182,6 +182,8 @@ defmodule Leash.Adopted do
   # The options of its start belong to the VM that started it.
   def handle_call(:restart, _from, state), do: {:reply, {:error, :no_options}, state}
 
+  def handle_call(:reopen, _from, state), do: {:reply, {:error, :not_reopenable}, state}
+
   # The stdin is empty, as that of every worker that outlives its VM.
   def handle_call(_write_or_close, _from, state), do: {:reply, {:error, :not_piped}, state}
 

@@ -46,6 +46,8 @@ defmodule Leash.Error do
     closed: "the program's stdin was closed before",
     adopted: "of a tree that was taken over, only the program itself can be signalled",
     no_options: "this VM did not start the program, so its options are not known",
+    not_reopenable:
+      "this VM writes no file of the worker (stdout: {:file, path, reopen: true} makes it)",
     timeout: "the time was up",
     invalid_run_id: "a run id has 7 characters, 0-9 or a-z",
     live: "the VM of this run lives: stop that instead",

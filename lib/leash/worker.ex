@@ -32,7 +32,7 @@ defmodule Leash.Worker do
   """
 
   alias Leash.{Adopted, Degraded, Detached, Error, Exit, Posix, Pty, Run, RunId, Schema, Signal}
-  alias Leash.Stdio.Receiver
+  alias Leash.Stdio.{FileOptions, Receiver}
   alias Leash.Worker.{ChildSpec, Launch, Options, Protocol, Server}
 
   @stop Schema.new(
@@ -87,6 +87,9 @@ defmodule Leash.Worker do
   The options of `{:log, options}`:
 
   #{Receiver.log_docs()}
+  The options of `{:file, path, options}`:
+
+  #{FileOptions.docs()}
   ## Errors
 
   Raises `Leash.OptionsError` if an option is wrong. For other problems it returns
@@ -276,6 +279,21 @@ defmodule Leash.Worker do
     %{rows: rows, cols: cols} = Schema.unwrap!(Pty.check_size(rows, cols))
     call(worker, {:resize, rows, cols}, :infinity, {:error, :noproc}, {:error, :epipe})
   end
+
+  @doc """
+  Opens the files of a worker's output anew, after another program has renamed them.
+
+  The worker must have `{:file, path, options}` as `:stdout` or `:stderr`. After the call, nothing
+  is written to the old files. If a file cannot be opened, then the old one goes on.
+
+  Errors:
+
+    * `:not_reopenable` - this VM writes no file of it. Only the program has `{:file, path}` open
+    * `:noproc` - there is no such worker (any more)
+    * a POSIX name, such as `:eacces`
+  """
+  @spec reopen(worker()) :: :ok | {:error, :not_reopenable | :noproc | :unsupported_os | atom()}
+  def reopen(worker), do: call(worker, :reopen)
 
   @doc """
   Ends the whole tree and returns when it is gone.

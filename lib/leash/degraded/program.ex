@@ -95,11 +95,14 @@ defmodule Leash.Degraded.Program do
   # The port's pipe, which ends with the VM.
   defp stdin(_pipe_or_open, _files), do: ""
 
+  # Nothing rotates it here.
+  defp stdout(%{files: %{stdout: %{path: path}}}), do: " >>" <> quoted(path)
   defp stdout(%{stdout: :null}), do: " >/dev/null"
   defp stdout(%{stdout: {:file, path}}), do: " >>" <> quoted(path)
   defp stdout(_output), do: ""
 
   defp stderr(_options, %{stderr: path}), do: " 2>" <> quoted(path)
+  defp stderr(%{files: %{stderr: %{path: path}}}, _files), do: " 2>>" <> quoted(path)
   defp stderr(%{stderr: :null}, _files), do: " 2>/dev/null"
   defp stderr(%{stderr: {:file, path}}, _files), do: " 2>>" <> quoted(path)
   # A port has one pipe for output.

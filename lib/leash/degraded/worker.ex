@@ -119,6 +119,7 @@ defmodule Leash.Degraded.Worker do
     do: {:reply, {:error, :unsupported_os}, state}
 
   def handle_call({:resize, _rows, _cols}, _from, state), do: {:reply, {:error, :no_pty}, state}
+  def handle_call(:reopen, _from, state), do: {:reply, {:error, :unsupported_os}, state}
   def handle_call(_write_or_close, _from, state), do: {:reply, {:error, :not_piped}, state}
 
   defp stop(state, from, how) do

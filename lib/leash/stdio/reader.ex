@@ -12,7 +12,18 @@ defmodule Leash.Stdio.Reader do
   require Logger
 
   alias Leash.{Callback, Guard, Native}
-  alias Leash.Stdio.{Collector, FlowControl, Lines, LogLines, ReadyLine, Tail}
+
+  alias Leash.Stdio.{
+    Collector,
+    FileOptions,
+    FlowControl,
+    Lines,
+    LogLines,
+    OutputFile,
+    ReadyLine,
+    Tail
+  }
+
   alias Leash.Worker.Protocol
 
   @read_bytes 65_536
@@ -48,8 +59,13 @@ defmodule Leash.Stdio.Reader do
   """
   @type options :: %{
           handler:
-            :log | {:log, map()} | pid() | {:collector, pid()} | (stream(), binary() -> term()),
-          option: :on_output | :on_stderr,
+            :log
+            | {:log, map()}
+            | {:file, FileOptions.t()}
+            | pid()
+            | {:collector, pid()}
+            | (stream(), binary() -> term()),
+          option: :on_output | :on_stderr | stream(),
           label: String.t(),
           name: GenServer.name() | nil,
           group: Leash.Group.t() | nil,
@@ -81,6 +97,15 @@ defmodule Leash.Stdio.Reader do
   @doc "Begins to read. The lines of the log have the program's pid."
   @spec begin(pid(), pos_integer() | nil) :: :ok
   def begin(output, os_pid), do: GenServer.cast(output, {:begin, os_pid})
+
+  @doc "Opens the file of the output anew."
+  @spec reopen(pid()) :: :ok | {:error, :file.posix()}
+  def reopen(output) do
+    GenServer.call(output, :reopen, :infinity)
+  catch
+    # At its end there is nothing to open.
+    :exit, _ended -> :ok
+  end
 
   @doc "Makes the window count: the worker is ready, so its start needs no more output."
   @spec limit(pid()) :: :ok
@@ -127,6 +152,9 @@ defmodule Leash.Stdio.Reader do
   defp handler(%{handler: {:log, _}} = options), do: LogLines.new(byte_size(prefix(options)))
   defp handler(%{handler: pid}) when is_pid(pid), do: pid
 
+  defp handler(%{handler: {:file, file}, option: stream, label: label}),
+    do: OutputFile.open(file, "#{stream} of #{label}")
+
   defp handler(%{handler: {:collector, pid} = collector}) do
     :ok = Collector.join(pid)
     collector
@@ -154,9 +182,9 @@ defmodule Leash.Stdio.Reader do
   defp prefix(%{handler: {:log, %{prefix: prefix}}}) when prefix != nil, do: prefix
   defp prefix(%{label: label}), do: label <> ": "
 
-  # The log has a cutter of its own.
+  # The log has a cutter of its own, and a file has the bytes.
   defp lines(%{handler: :log}), do: nil
-  defp lines(%{handler: {:log, _options}}), do: nil
+  defp lines(%{handler: {log_or_file, _options}}) when log_or_file in [:log, :file], do: nil
   defp lines(%{lines: false}), do: nil
   defp lines(%{lines: option}), do: Lines.new(option)
 
@@ -174,6 +202,12 @@ defmodule Leash.Stdio.Reader do
   def handle_cast(:finish, state) do
     state = %{state | window: FlowControl.finish(state.window), reopens?: false}
     read(state, @reads_in_a_row)
+  end
+
+  @impl true
+  def handle_call(:reopen, _from, state) do
+    {result, file} = OutputFile.reopen(state.handler)
+    {:reply, result, %{state | handler: file}}
   end
 
   @impl true
@@ -290,6 +324,9 @@ defmodule Leash.Stdio.Reader do
     state
   end
 
+  defp over(%{handler: %OutputFile{} = file} = state),
+    do: %{state | handler: OutputFile.close(file)}
+
   defp over(%{handler: %Callback{} = callback} = state),
     do: %{state | handler: Callback.log_rest(callback)}
 
@@ -335,6 +372,9 @@ defmodule Leash.Stdio.Reader do
     :ok = Collector.take(pid, data)
     state
   end
+
+  defp handle(%{handler: %OutputFile{} = file} = state, data),
+    do: %{state | handler: OutputFile.write(file, data)}
 
   defp handle(%{handler: %LogLines{}} = state, data),
     do: log(state, &LogLines.push(&1, data, now()))

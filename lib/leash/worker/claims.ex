@@ -11,7 +11,8 @@ defmodule Leash.Worker.Claims do
   def of(options) do
     name = if options[:name] != nil, do: [{:name, options.name}], else: []
     asked = [options[:ready], (options[:health] || [])[:check]]
-    files = Enum.flat_map([options.stdout, options.stderr], &file(&1, options))
+    own = for {_stream, %{path: path}} <- options[:files] || %{}, do: {:file, path}
+    files = Enum.flat_map([options.stdout, options.stderr | own], &file(&1, options))
     Enum.uniq(name ++ Enum.flat_map(asked, &port/1) ++ files)
   end
 

@@ -113,8 +113,8 @@ defmodule Leash.Worker.Launch do
   defp record(_run, _number, _options), do: :ok
 
   # Most programs name nothing that only one tree can have.
-  defp claims(%{name: nil, ready: nil, stdout: stdout, stderr: stderr, health: nil})
-       when is_atom(stdout) and is_atom(stderr),
+  defp claims(%{name: nil, ready: nil, stdout: stdout, stderr: stderr, health: nil} = options)
+       when is_atom(stdout) and is_atom(stderr) and not is_map_key(options, :files),
        do: []
 
   defp claims(options), do: Claims.of(options)

@@ -6,7 +6,7 @@ defmodule Leash.Worker.Options do
   alias Leash.{Cgroup, Environment, Executable, Group, Guard, Identity, Ladder, Limits}
   alias Leash.{OptionsError, Pty, Schema, Suggestion}
   alias Leash.Probe.{Health, Readiness, WaitFor}
-  alias Leash.Stdio.{Lines, Receiver}
+  alias Leash.Stdio.{FileOptions, Lines, Receiver}
 
   # execve(2): one argument or variable holds at most 32 pages (MAX_ARG_STRLEN), its NUL included.
   @longest_argument 131_071
@@ -61,14 +61,29 @@ defmodule Leash.Worker.Options do
           "`--watch`)."
     ],
     stdout: [
-      type: {:custom, Schema, :target, [[:output, :null]]},
+      type:
+        {:or,
+         [{:custom, Schema, :target, [[:output, :null]]}, {:custom, FileOptions, :check, []}]},
+      type_doc: ":output, :null, {:file, path} or {:file, path, options}",
+      type_spec: quote(do: :output | :null | {:file, Path.t()} | unquote(FileOptions.typespec())),
       default: :output,
       doc:
         "`:output` goes to `:on_output`, `:null` to nowhere. The program itself appends to " <>
-          "`{:file, path}`."
+          "`{:file, path}`. With `{:file, path, rotate: [size: \"10MB\", keep: 5]}` this VM " <>
+          "writes the file, begins a new one at that size, and keeps so many older ones."
     ],
     stderr: [
-      type: {:custom, Schema, :target, [[:output, :null, :stdout]]},
+      type:
+        {:or,
+         [
+           {:custom, Schema, :target, [[:output, :null, :stdout]]},
+           {:custom, FileOptions, :check, []}
+         ]},
+      type_doc: ":output, :null, :stdout, {:file, path} or {:file, path, options}",
+      type_spec:
+        quote do
+          :output | :null | :stdout | {:file, Path.t()} | unquote(FileOptions.typespec())
+        end,
       default: :output,
       doc: "As `:stdout`. `:stdout` here means the same place as stdout."
     ],
@@ -272,8 +287,9 @@ defmodule Leash.Worker.Options do
          :ok <- marked_if_kept(options),
          :ok <- detachable(options),
          :ok <- limited(options, given),
-         :ok <- readable_ready(options),
          :ok <- directory(options.cd),
+         {:ok, options} <- files(options),
+         :ok <- readable_ready(options),
          {:ok, stop} <- Ladder.resolve(options.stop, options.cd),
          :ok <- parent_directory(:stdout, options.stdout),
          :ok <- parent_directory(:stderr, options.stderr),
@@ -343,6 +359,10 @@ defmodule Leash.Worker.Options do
     do: Schema.error(:mark, "true beside on_exit: :keep", false)
 
   defp marked_if_kept(_options), do: :ok
+
+  defp files(%{stdout: {:file, _path, _rotate}} = options), do: FileOptions.take(options)
+  defp files(%{stderr: {:file, _path, _rotate}} = options), do: FileOptions.take(options)
+  defp files(options), do: {:ok, options}
 
   # If stdout goes elsewhere, then its line never comes, and the start waits for the timeout.
   defp readable_ready(%{ready: ready, stdout: stdout})

@@ -306,6 +306,11 @@ defmodule Leash.Worker.Server do
   def handle_call({:resize, rows, cols}, _from, server),
     do: {:reply, Stdio.resize(server, rows, cols), server}
 
+  def handle_call(:reopen, from, server) do
+    :ok = Stdio.reopen(server.outputs, server.options, from)
+    {:noreply, server}
+  end
+
   def handle_call(call, from, server), do: server |> called(from, call) |> continue()
 
   @impl true

@@ -84,6 +84,9 @@ defmodule Leash.Worker.Stdio do
   defp collector({:into, _collectable}, pid), do: {:collector, pid}
   defp collector(handler, nil), do: handler
 
+  defp handler(%{files: files}, stream) when is_map_key(files, stream),
+    do: %{option: stream, handler: {:file, Map.fetch!(files, stream)}}
+
   defp handler(%{on_stderr: handler}, :stderr) when handler != nil,
     do: %{option: :on_stderr, handler: handler}
 
@@ -115,6 +118,25 @@ defmodule Leash.Worker.Stdio do
     end
   end
 
+  @doc """
+  Opens the files of this VM anew, and replies to the caller.
+
+  Another process waits for the readers: a file system that hangs must not hold up the Worker.
+  """
+  @spec reopen(outputs(), map(), GenServer.from()) :: :ok
+  def reopen(outputs, %{files: files}, from) do
+    readers = for {pid, stream} <- outputs, is_map_key(files, stream), do: pid
+    _pid = spawn(fn -> GenServer.reply(from, reopened(readers)) end)
+    :ok
+  end
+
+  def reopen(_outputs, _options, from), do: GenServer.reply(from, {:error, :not_reopenable})
+
+  # At the end of the output there is nothing to open.
+  defp reopened(readers) do
+    readers |> Enum.map(&Reader.reopen/1) |> Enum.find(:ok, &(&1 != :ok))
+  end
+
   @doc "Makes output that no process takes hold the program back, because the worker is ready."
   @spec limit(outputs()) :: :ok
   def limit(outputs), do: Enum.each(Map.keys(outputs), &Reader.limit/1)
@@ -137,5 +159,5 @@ defmodule Leash.Worker.Stdio do
 
   defp callable(function) when is_function(function), do: function
   defp callable({:into, collectable}), do: Collector.callable(collectable)
-  defp callable(_log_or_pid), do: nil
+  defp callable(_log_pid_or_file), do: nil
 end

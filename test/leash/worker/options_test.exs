@@ -69,7 +69,7 @@ defmodule Leash.Worker.OptionsTest do
            ~r/a directory that exists/},
           {[command: "sleep", stdout: {:file, "/etc"}], :stdout, ~r/it is a directory/},
           {[command: "sleep", stderr: :both], :stderr,
-           ~r/:output, :null, :stdout or \{:file, path\}/},
+           ~r/:output, :null, :stdout, \{:file, path\}/},
           {[command: "sleep", stop: [sigfoo: 1]], :stop,
            ~r/a list of at most 8 steps.*got: \[sigfoo: 1\]/},
           {[command: "sleep", on_output: 1], :on_output, ~r/:log, .*a pid, a function/},
