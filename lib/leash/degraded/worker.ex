@@ -9,7 +9,7 @@ defmodule Leash.Degraded.Worker do
   alias Leash.{Callback, Error, Exit}
   alias Leash.Degraded.{Keeper, Program}
   alias Leash.Probe.Readiness
-  alias Leash.Stdio.{LogLines, ReadyLine}
+  alias Leash.Stdio.{Collector, Lines, LogLines, ReadyLine}
 
   @doc "Starts a worker linked to the caller, with the options of `Leash.Worker.Options`."
   @spec start_link(map()) :: GenServer.on_start()
@@ -39,6 +39,9 @@ defmodule Leash.Degraded.Worker do
       label: label,
       program: program,
       handler: handler(options.on_output, label),
+      # The log has a cutter of its own.
+      lines: if(cut?(options), do: Lines.new(options.lines)),
+      log: log(options.on_output, label),
       ready: ready,
       started_at: DateTime.utc_now(),
       exited: nil,
@@ -50,7 +53,29 @@ defmodule Leash.Degraded.Worker do
     }
   end
 
+  defp log({:log, given}, label),
+    do: %{
+      level: given.level || :info,
+      prefix: given.prefix || label <> ": ",
+      metadata: given.metadata
+    }
+
+  defp log(_other, label), do: %{level: :info, prefix: label <> ": ", metadata: []}
+
+  defp cut?(%{on_output: :log}), do: false
+  defp cut?(%{on_output: {:log, _options}}), do: false
+  defp cut?(options), do: options.lines != false
+
   defp handler(:log, label), do: LogLines.new(byte_size(label))
+  defp handler({:log, _} = log, label), do: LogLines.new(byte_size(log(log, label).prefix))
+
+  # It is done when this process has ended, at the latest.
+  defp handler({:into, collectable}, label) do
+    {:ok, pid} = Collector.start(collectable, :on_output, label, Callback.callers(), 1)
+    :ok = Collector.join(pid)
+    {:collector, pid}
+  end
+
   defp handler(pid, _label) when is_pid(pid), do: pid
   defp handler(function, label), do: Callback.new(:on_output, label, function)
 
@@ -145,7 +170,7 @@ defmodule Leash.Degraded.Worker do
 
   # The port's last words may still be on their way.
   def handle_info({:leash_kept, keeper, outcome}, %{program: %{keeper: keeper}} = state) do
-    state = last_words(state)
+    state = state |> last_words() |> end_output()
     result = result(state, outcome)
     Enum.each(state.stoppers, &GenServer.reply(&1, result))
     {:stop, reason(state, result), %{state | reason: :over}}
@@ -216,7 +241,27 @@ defmodule Leash.Degraded.Worker do
 
   ## Output
 
-  defp output(state, data), do: state |> look_for_ready(data) |> deliver(data)
+  defp output(state, data), do: state |> look_for_ready(data) |> cut(data)
+
+  defp cut(%{lines: nil} = state, data), do: deliver(state, data)
+
+  defp cut(state, data) do
+    {ended, lines} = Lines.push(state.lines, data)
+    Enum.reduce(ended, %{state | lines: lines}, &deliver(&2, &1))
+  end
+
+  defp end_output(state) do
+    last = if state.lines, do: Lines.finish(state.lines), else: []
+    state = Enum.reduce(last, state, &deliver(&2, &1))
+
+    case state.handler do
+      {:collector, pid} -> Collector.finish(pid)
+      %LogLines{} = lines -> lines |> LogLines.finish(now()) |> elem(0) |> log_texts(state)
+      _pid_or_function -> :ok
+    end
+
+    state
+  end
 
   defp look_for_ready(%{ready: nil} = state, _data), do: state
 
@@ -238,8 +283,13 @@ defmodule Leash.Degraded.Worker do
 
   defp deliver(%{handler: %LogLines{} = lines} = state, data) do
     {texts, lines} = LogLines.push(lines, data, now())
-    Enum.each(texts, &Logger.info([state.label, ": ", &1]))
+    :ok = log_texts(texts, state)
     %{state | handler: lines}
+  end
+
+  defp deliver(%{handler: {:collector, pid}} = state, data) do
+    :ok = Collector.take(pid, data)
+    state
   end
 
   defp deliver(%{handler: callback} = state, data) do
@@ -248,6 +298,9 @@ defmodule Leash.Degraded.Worker do
       {:error, failure} -> %{state | handler: Callback.log(callback, failure)}
     end
   end
+
+  defp log_texts(texts, %{log: %{level: level, prefix: prefix, metadata: metadata}}),
+    do: Enum.each(texts, &Logger.log(level, [prefix | &1], metadata))
 
   defp info(state) do
     %{

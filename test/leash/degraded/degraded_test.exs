@@ -133,6 +133,32 @@ defmodule Leash.DegradedTest do
     assert Path.wildcard(Path.join(System.tmp_dir!(), "leash-[0-9]*-*")) == []
   end
 
+  test "with :degrade, a worker's output goes in lines, into a Collectable, a file and the log" do
+    {answers, log} =
+      evaluate(@degrade, ~S"""
+      path = Path.join(System.tmp_dir!(), "leash-degraded-#{System.pid()}")
+      run = fn options ->
+        {:ok, worker} = Leash.Worker.start_link([shell: "printf 'a\\r\\nb'"] ++ options)
+        receive do {:EXIT, ^worker, :normal} -> :ok end
+      end
+      read = fn -> text = File.read!(path); File.rm!(path); text end
+
+      run.(on_output: self(), lines: true)
+      lines = for _ <- 1..2, do: receive(do: ({:leash_output, _, :stdout, line} -> line))
+      run.(on_output: {:into, File.stream!(path)})
+      into = read.()
+      run.(stdout: {:file, path, rotate: [size: 9]})
+      file = read.()
+      run.(on_output: {:log, prefix: "dog> "}, label: "kennel")
+      idle = Leash.cmd("sleep", ["600"], timeout: [idle: 100])
+      [lines, into, file, idle, Leash.cmd("echo", ["x"], stdout: :null)]
+      """)
+
+    assert answers == [["a", "b"], "a\r\nb", "a\r\nb", {"", {:timeout, :idle}}, {"", 0}]
+    assert log =~ "dog> a\n"
+    assert log =~ "dog> b\n"
+  end
+
   test "with :degrade, a worker is listed, written to, stopped, and exits as its program does" do
     {answers, _log} =
       evaluate(@degrade, ~S"""
