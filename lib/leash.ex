@@ -209,8 +209,8 @@ defmodule Leash do
   ## Options
 
   The options are those of `Port.open/2` for programs, except `:nouse_stdio`. In addition, there
-  are `:clear_env`, `:stop`, `:linger`, `:limits`, `:cgroup`, `:mark`, `:run_id_flag`, `:group`
-  and those of `Leash.Identity`.
+  are `:clear_env`, `:stop`, `:linger`, `:limits`, `:cgroup`, `:mark`, `:run_id_flag`, `:group`,
+  `:label` and those of `Leash.Identity`.
 
   #{Leash.OpenPort.Options.docs()}
   ## Raises
