@@ -76,8 +76,8 @@ defmodule Leash.Identity do
 
   #{Schema.docs(Schema.new(@keys))}
   The rights change between fork and exec, in the order groups, group, user. The program then
-  opens the files of `:stdout` and `:stderr` and enters `:cd` with its new rights. For a port, the
-  VM has entered `:cd` before. The shim keeps the VM's rights, and so do commands of the ladder.
+  opens the files of `:stdout` and `:stderr` and enters `:cd` with its new rights. Files with
+  `rotate:` or `reopen:` are the VM's own, and for a port the VM has entered `:cd` before. The shim keeps the VM's rights, and so do commands of the ladder.
 
   ## Users and groups
 
@@ -93,8 +93,8 @@ defmodule Leash.Identity do
   `HOME`, `USER` and `LOGNAME` are the account's unless `:env` has them. If no account has the
   number, then they are unset.
 
-  The program cannot open its own pipes by name, such as `/dev/stdout`: they belong to the VM's
-  user.
+  The program cannot open its own pipes and terminal by name, such as `/dev/stdout`: they belong
+  to the VM's user. `/dev/tty` can be opened.
 
   ## Capabilities
 
