@@ -43,7 +43,15 @@ defmodule Leash.MixProject do
         ["README.md", "CHANGELOG.md", "SECURITY.md", "DESIGN.md"] ++ Path.wildcard("guides/*.md"),
       groups_for_extras: [Guides: ~r{guides/}],
       groups_for_modules: [
-        Start: [Leash, Leash.Worker, Leash.Ladder, Leash.Limits, Leash.Cgroup, Leash.Identity],
+        Start: [
+          Leash,
+          Leash.Worker,
+          Leash.Pool,
+          Leash.Ladder,
+          Leash.Limits,
+          Leash.Cgroup,
+          Leash.Identity
+        ],
         Look: [
           Leash.Tree,
           Leash.OSProcess,
