@@ -46,15 +46,16 @@ defmodule Leash.Pool do
               type_spec: quote(do: keyword() | map() | (pos_integer() -> keyword() | map())),
               required: true,
               doc:
-                "The options of `Leash.Worker.child_spec/1` without `:name`, `:group` and `:id`, " <>
-                  "or a function of the number that returns them."
+                "The options of `Leash.Worker.child_spec/1` without `:name`, `:group` and " <>
+                  "`:id`, or a function of the number that returns them."
             ],
             group: Group.option("The group of the workers. The default is `{Leash.Pool, name}`."),
             deadline: [
               type: Schema.milliseconds(),
               default: 5_000,
               doc:
-                "Milliseconds after which everything that is left gets SIGKILL when the pool ends."
+                "Milliseconds after which everything that is left gets SIGKILL when the pool " <>
+                  "ends."
             ],
             max_restarts: [
               type: :non_neg_integer,
