@@ -159,7 +159,10 @@ defmodule Leash.Degraded.Worker do
     do: {:noreply, output(state, data)}
 
   def handle_info({port, {:exit_status, status}}, %{program: %{port: port}} = state) do
-    if state.began == nil, do: Process.send_after(self(), :linger, state.options.linger)
+    if state.began == nil do
+      _timer = Process.send_after(self(), :linger, state.options.linger)
+    end
+
     {:noreply, %{state | exited: status}}
   end
 
