@@ -162,6 +162,7 @@ defmodule Leash.Cgroup do
     {required?, limits} = if given == true, do: {true, []}, else: Keyword.pop(given, :required)
 
     with {:ok, %{parent: parent}} <- Native.cgroup_place(run.config.cgroup || ""),
+         :ok = note(run, parent),
          name = name(run, number, keeps?(options)),
          {:ok, path} <- Native.cgroup_make(parent, name, Enum.map(limits, &file/1)) do
       {:ok, %{options | cgroup: path}}
@@ -170,6 +171,21 @@ defmodule Leash.Cgroup do
       {:error, why} -> {:ok, %{options | cgroup: {:error, why}}}
     end
   end
+
+  @noted {__MODULE__, :noted}
+
+  # The record says where the groups of a run are, for the sweep after a crash. A lost line costs
+  # an empty directory.
+  defp note(%Run{lock: {:ok, lock}, id: id}, parent) do
+    if :persistent_term.get(@noted, nil) != {id, parent} and String.valid?(parent) do
+      _ = Native.run_append_groups(lock, parent)
+      :persistent_term.put(@noted, {id, parent})
+    end
+
+    :ok
+  end
+
+  defp note(_no_record, _parent), do: :ok
 
   # Read by `GroupName` of the core. Nothing in a group that may stay is ended for its place.
   defp name(run, number, false), do: "leash-#{run.id}-#{number}"

@@ -206,6 +206,9 @@ defmodule Leash.Native do
           :ok | {:error, file_error}
   def run_append_name(_lock, _worker, _name, _group), do: stub()
 
+  @spec run_append_groups(lock, Path.t()) :: :ok | {:error, file_error}
+  def run_append_groups(_lock, _directory), do: stub()
+
   @spec run_append_attachment(lock, 1..32_766, pos_integer, non_neg_integer) ::
           :ok | {:error, file_error}
   def run_append_attachment(_lock, _worker, _pid, _start_ticks), do: stub()

@@ -201,6 +201,41 @@ defmodule Leash.CgroupTest do
     end
   end
 
+  describe "a group that VM, shim and warden have left" do
+    test "is removed by the next sweep, and not that of a run that lives" do
+      pair = [command: "sh", args: ["-c", @pair], cgroup: true]
+      dir = tmp_dir!()
+      [dead, live] = for _ <- 1..2, do: start_vm([{"pair", pair}], run_dir: dir)
+      sweeper = start_vm([], run_dir: dir, env: [sweep: false])
+      group = fn vm -> VM.eval(vm, "[row] = Leash.list(); Leash.Worker.info(row.pid).cgroup") end
+      [of_dead, of_live] = Enum.map([dead, live], group)
+      for path <- [of_dead, of_live], do: on_exit(fn -> clear(path) end)
+      grown(of_live, 3)
+      kill_all(dead)
+      assert File.exists?(of_dead)
+      assert {:ok, report} = VM.eval(sweeper, "Leash.sweep()")
+      assert dead.run_id in report.records_dropped
+      refute File.exists?(of_dead)
+      assert length(members(of_live)) == 3
+    end
+
+    test "stays with a process that no tag convicts, and so does the record" do
+      dir = tmp_dir!()
+      pair = [command: "sh", args: ["-c", @pair], cgroup: true]
+      vm = start_vm([{"pair", pair}], run_dir: dir)
+      sweeper = start_vm([], run_dir: dir, env: [sweep: false])
+      group = VM.eval(vm, "[row] = Leash.list(); Leash.Worker.info(row.pid).cgroup")
+      on_exit(fn -> clear(group) end)
+      decoy = start_decoy("in the group of a dead run")
+      File.write!(Path.join(group, "cgroup.procs"), "#{elem(decoy.identity, 0)}")
+      kill_all(vm)
+      assert {:ok, report} = VM.eval(sweeper, "Leash.sweep()")
+      refute vm.run_id in report.records_dropped
+      assert members(group) == [decoy.identity]
+      assert_unharmed(decoy)
+    end
+  end
+
   describe "a group that cannot be had" do
     @describetag :tmp_dir
 
@@ -298,6 +333,7 @@ defmodule Leash.CgroupTest do
     end
 
     test "costs a command without it no call" do
+      {:module, _loaded} = Code.ensure_loaded(Leash.Cgroup)
       :erlang.trace_pattern({Leash.Cgroup, :_, :_}, true, [:local])
       on_exit(fn -> :erlang.trace_pattern({Leash.Cgroup, :_, :_}, false, [:local]) end)
       assert calls([]) == []

@@ -47,6 +47,7 @@ defmodule Leash.Test.NativeTerms do
     run_append_command: [:lock, :worker, :text, :texts],
     run_append_attachment: [:lock, :worker, :pid, :ticks],
     run_append_unmarked: [:lock, :worker],
+    run_append_groups: [:lock, :text],
     run_append_name: [:lock, :worker, :text, :text],
     run_forget: [:lock, :workers],
     run_close: [:lock, :boolean],

@@ -119,6 +119,29 @@ fn where_marks_can_be_reset_the_control_group_of_the_vm_decides() {
 }
 
 #[test]
+fn the_group_of_a_worker_is_as_good_as_that_of_the_vm() {
+    let nowhere = || MarkLoss { control_group: None, ..resettable() };
+    let run = run();
+    for (path, expected) in [
+        (format!("/leash-{run}-3"), Verdict::Dead),
+        (format!("/system.slice/app.service/leash-{run}-3/below"), Verdict::Dead),
+        // Such a group may hold what outlives its VM on purpose.
+        (format!("/leash-{run}-3-keep"), Verdict::EnvOnly),
+        ("/leash-aaaaaaa-3".to_owned(), Verdict::EnvOnly),
+        (format!("/x-leash-{run}-3"), Verdict::EnvOnly),
+    ] {
+        let cgroup = format!("0::{path}\n");
+        let suspect = Entry { cgroup: cgroup.as_bytes(), ..PLAIN };
+        for loss in [resettable(), nowhere()] {
+            assert_eq!(verdict(&dead_run(loss, &[]), &suspect), expected, "{path}");
+        }
+        // Without an explanation of the missing mark, the group alone convicts nothing.
+        let copied = verdict(&dead_run(MarkLoss::default(), &[]), &suspect);
+        assert_eq!(copied, Verdict::EnvOnly, "{path}");
+    }
+}
+
+#[test]
 fn an_orphan_that_a_service_manager_outside_of_the_group_adopted_is_ended() {
     let image = dead_run(resettable(), &[]);
     image.add(150, &Entry { ticks: 2_000, cgroup: b"0::/user.slice/init.scope\n", ..PLAIN });

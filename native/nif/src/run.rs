@@ -165,6 +165,16 @@ fn run_append_attachment(
     done(lock.0.append_attachment(&RecordedAttachment { worker, pid, start_ticks }))
 }
 
+/// `run_append_groups(lock, directory) :: :ok | {:error, reason | {reason, path}}`
+///
+/// Records the directory in which the control groups of workers are.
+///
+/// Dirty I/O: writes a file.
+#[rustler::nif(schedule = "DirtyIo")]
+fn run_append_groups(lock: ResourceArc<HeldRun>, directory: String) -> Done {
+    done(lock.0.append_groups(&directory))
+}
+
 /// `run_append_unmarked(lock, worker) :: :ok | {:error, reason | {reason, path}}`
 ///
 /// Appends a worker without a mark to the record.

@@ -1,12 +1,15 @@
-//! The end of a sweep: reports on the runs, and removes records that nothing needs any more.
+//! The end of a sweep: reports on the runs, and removes records that nothing needs any more. The
+//! empty control groups of a run go with its record.
 
 use crate::cleanup::engine::Engine;
 use crate::cleanup::report::{RunReport, millis};
 use crate::cleanup::spec::{CleanupKind, Mode};
 use crate::policy::verdict::Verdict;
 use crate::runs::record_file::RecordFile;
+use crate::runs::worker_group::remove_empty_groups;
 use crate::tags::scan::Incomplete;
 use leash_tag::RunId;
+use std::path::Path;
 
 impl Engine {
     /// Reports on each run, and removes the records that nothing needs any more.
@@ -31,6 +34,10 @@ impl Engine {
         self.report.runs.push(RunReport::new(&judgement, file.as_ref()));
         let (Some(file), Some(dir)) = (file, &self.spec.run_dir) else { return };
         if !self.may_drop(run, judgement.verdict, &file) {
+            return;
+        }
+        let directory = file.record.as_ref().ok().and_then(|record| record.groups.as_deref());
+        if directory.is_some_and(|path| !remove_empty_groups(Path::new(path), run)) {
             return;
         }
         // A record that cannot be removed does no harm, because the next sweep tries again.

@@ -12,6 +12,7 @@
 use crate::os::pid::Pid;
 use crate::procfs::host::Host;
 use crate::runs::mark_loss::{MarkLoss, service_group};
+use crate::runs::worker_group::GroupName;
 use crate::tags::process_reader::{ProcessReader, Skipped};
 use crate::tags::tagged_process::TaggedProcess;
 use leash_tag::RunId;
@@ -58,7 +59,7 @@ pub(crate) fn is_plausible(
     };
     let group = loss.control_group.as_deref().map(str::as_bytes);
     if (is_anothers || matches!(explanation, Explanation::Possible))
-        && (group.is_none() || service_group(host, pid).as_deref() != group)
+        && !is_inside(host, pid, run, group)
     {
         return Err(
             "only its environment names the run, and it is not in the control group of the run's VM",
@@ -78,9 +79,16 @@ pub(crate) fn is_plausible(
 pub(crate) fn is_possible(host: &Host, pid: Pid, run: RunId, loss: &MarkLoss) -> bool {
     let group = loss.control_group.as_deref().map(str::as_bytes);
     loss.resettable
-        && group.is_some()
-        && service_group(host, pid).as_deref() == group
+        && is_inside(host, pid, run, group)
         && descends(host, pid, &Family { run, group, adopters: &[] }).is_ok()
+}
+
+/// Whether a process is in the group of the run's VM, or in one that was made for a worker of
+/// the run. A process is born there, or was moved there by a process with the right to do so.
+fn is_inside(host: &Host, pid: Pid, run: RunId, group: Option<&[u8]>) -> bool {
+    let Some(path) = service_group(host, pid) else { return false };
+    let mut parts = path.split(|&byte| byte == b'/').filter_map(GroupName::parse);
+    Some(path.as_slice()) == group || parts.any(|name| name.run == run && !name.may_outlive)
 }
 
 /// The processes that may be living ancestors of a process of a run.
@@ -177,10 +185,9 @@ impl Family<'_> {
     /// in its own group.
     fn adopts(&self, host: &Host, pid: Pid, parent: Pid) -> bool {
         self.is_adopter(host, parent)
-            || self.group.is_some()
-                && service_group(host, pid).as_deref() == self.group
-                && service_group(host, parent)
-                    .is_some_and(|its| Some(its.as_slice()) != self.group)
+            || is_inside(host, pid, self.run, self.group)
+                && service_group(host, parent).is_some()
+                && !is_inside(host, parent, self.run, self.group)
     }
 
     fn is_adopter(&self, host: &Host, parent: Pid) -> bool {

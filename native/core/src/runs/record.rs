@@ -98,6 +98,8 @@ pub struct Record {
     pub attachments: Vec<RecordedAttachment>,
     /// The workers with a name or a group, oldest first. The last line of a number counts.
     pub names: Vec<RecordedName>,
+    /// The directory in which the control groups of workers are, if there was one.
+    pub groups: Option<String>,
 }
 
 /// The reason why a record is not believed.
@@ -171,6 +173,11 @@ struct UnmarkedLine {
 }
 
 #[derive(Serialize, Deserialize)]
+struct GroupsLine {
+    groups: String,
+}
+
+#[derive(Serialize, Deserialize)]
 struct NameLine {
     named: RecordedName,
 }
@@ -211,7 +218,7 @@ impl Record {
         }
         let AboutRead { node, app, started_at, version } = head.about;
         let (mut commands, mut attachments) = (Vec::new(), Vec::new());
-        let (mut unmarked, mut names) = (Vec::new(), Vec::new());
+        let (mut unmarked, mut names, mut groups) = (Vec::new(), Vec::new(), None);
         for line in lines {
             if let Some(command) = RecordedCommand::parse(line) {
                 commands.push(command);
@@ -221,11 +228,13 @@ impl Record {
                 unmarked.push(worker);
             } else if let Ok(NameLine { named }) = serde_json::from_slice(line) {
                 names.push(named);
+            } else if let Ok(GroupsLine { groups: found }) = serde_json::from_slice(line) {
+                groups = Some(found);
             }
         }
         let about = About { node, app, started_at, version };
         let mark_loss = head.mark_loss;
-        Ok(Self { run, owner, about, mark_loss, unmarked, commands, attachments, names })
+        Ok(Self { run, owner, about, mark_loss, unmarked, commands, attachments, names, groups })
     }
 
     /// Returns the first line, with its end.
@@ -245,6 +254,14 @@ impl Record {
     #[must_use]
     pub fn unmarked_line(worker: u16) -> Vec<u8> {
         line(&UnmarkedLine { unmarked: worker })
+    }
+}
+
+impl Record {
+    /// Returns the line of the directory of control groups, with its end.
+    #[must_use]
+    pub fn groups_line(directory: &str) -> Vec<u8> {
+        line(&GroupsLine { groups: directory.to_owned() })
     }
 }
 
@@ -368,6 +385,15 @@ mod tests {
         assert_eq!(record.attachments, [attachment], "whole lines only");
         assert_eq!(record.commands.len(), 1);
         assert_eq!(String::from_utf8(attachment.line()).unwrap(), format!("{agreed}\n"));
+    }
+
+    #[test]
+    fn the_directory_of_groups_follows_in_the_agreed_form() {
+        let agreed = r#"{"groups":"/sys/fs/cgroup/shop"}"#;
+        let record = parse(&format!("{HEAD}\n{agreed}\n{{\"groups\":7}}\n")).unwrap();
+        assert_eq!(record.groups.as_deref(), Some("/sys/fs/cgroup/shop"));
+        let line = Record::groups_line("/sys/fs/cgroup/shop");
+        assert_eq!(String::from_utf8(line).unwrap(), format!("{agreed}\n"));
     }
 
     #[test]

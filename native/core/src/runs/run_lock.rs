@@ -191,6 +191,16 @@ impl RunLock {
         self.append(Some(worker), &Record::unmarked_line(worker))
     }
 
+    /// Records the directory in which the control groups of workers are. Call it before the first
+    /// of them is made.
+    ///
+    /// # Errors
+    ///
+    /// As [`RunLock::append_command`].
+    pub fn append_groups(&self, directory: &str) -> Result<()> {
+        self.append(None, &Record::groups_line(directory))
+    }
+
     /// Records the name and the group of a worker, for those that look from outside.
     ///
     /// # Errors

@@ -11,10 +11,13 @@ use crate::procfs::own_group::{barrier, has_processes, is_group, parent, words};
 use crate::procfs::parse::cgroup;
 use leash_tag::{RunId, WorkerNumber};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The reason why there is no group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,6 +191,33 @@ pub fn remove_group(path: &Path, kill: bool) -> Result<(), GroupError> {
     }
     std::fs::remove_dir(path).map_err(|error| {
         if busy(&error) { GroupError::Busy(path.to_owned()) } else { file(&error, path) }
+    })
+}
+
+/// Removes the empty groups of a run that is over. Returns whether none is left.
+///
+/// A process that is left in one is not of the run as far as its tags tell, and stays. Only
+/// directories of this user count.
+pub(crate) fn remove_empty_groups(directory: &Path, run: RunId) -> bool {
+    let Ok(entries) = std::fs::read_dir(directory) else { return true };
+    let is_of_run = |entry: &std::fs::DirEntry| {
+        GroupName::parse(entry.file_name().as_bytes()).is_some_and(|name| name.run == run)
+            && entry.metadata().is_ok_and(|data| data.uid() == geteuid().as_raw())
+            && is_group(&entry.path())
+    };
+    let groups = entries.flatten().filter(is_of_run).map(|entry| entry.path());
+    // Each of them is tried, whatever becomes of the others.
+    groups.filter(|path| !is_removed_soon(path)).count() == 0
+}
+
+/// Removes a group without ending anything in it. The kernel lets a process go a moment after its
+/// descriptor says that it has ended, so this looks again for some milliseconds.
+fn is_removed_soon(path: &Path) -> bool {
+    (0..20).any(|tried| {
+        if tried > 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        !matches!(remove_group(path, false), Err(GroupError::Busy(_)))
     })
 }
 
