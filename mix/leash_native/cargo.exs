@@ -18,9 +18,16 @@ defmodule Mix.Tasks.Compile.LeashNative.Cargo do
 
     if sentence = problem(version(cargo), needed), do: Mix.raise(sentence)
 
-    # In one call, which compiles only once what the two have in common.
-    release = call(cargo, target_dir, ~w(--release -p leash-nif -p leash-cli))
-    shim = call(cargo, target_dir, ~w(--profile shim -p leash-shim --features freestanding))
+    # NIF and command in one call, which compiles only once what the two have in common. The shim
+    # beside them: it has a profile of its own, and cargo locks each profile's directory alone.
+    [release, shim] =
+      [
+        ~w(--release -p leash-nif -p leash-cli),
+        ~w(--profile shim -p leash-shim --features freestanding)
+      ]
+      |> Enum.map(&Task.async(fn -> call(cargo, target_dir, &1) end))
+      |> Task.await_many(:infinity)
+      |> Enum.map(&messages/1)
 
     [
       {"leash_nif.so", artefact(release, ~r/"([^"]*libleash_nif\.so)"/)},
@@ -72,15 +79,13 @@ defmodule Mix.Tasks.Compile.LeashNative.Cargo do
     # A crate may declare a newer Rust than it needs: what builds is written in Cargo.toml.
     common = ~w(build --ignore-rust-version --message-format=json-render-diagnostics)
     args = common ++ args
-
-    case System.cmd(cargo, args, cd: @root, env: [{"CARGO_TARGET_DIR", target_dir}]) do
-      {messages, 0} ->
-        messages
-
-      {_messages, status} ->
-        Mix.raise("`cargo #{Enum.join(args, " ")}` in #{@root} failed with status #{status}.")
-    end
+    {args, System.cmd(cargo, args, cd: @root, env: [{"CARGO_TARGET_DIR", target_dir}])}
   end
+
+  defp messages({_args, {messages, 0}}), do: messages
+
+  defp messages({args, {_messages, status}}),
+    do: Mix.raise("`cargo #{Enum.join(args, " ")}` in #{@root} failed with status #{status}.")
 
   # Cargo reports where the artefact is. The place depends on cargo's configuration as much as on
   # the variables here.
