@@ -39,19 +39,19 @@ defmodule Leash.MixProject do
     [
       main: "readme",
       source_ref: "v#{@version}",
+      # Two files with one name would be one page.
       extras:
-        ["README.md", "CHANGELOG.md", "SECURITY.md", "DESIGN.md"] ++ Path.wildcard("guides/*.md"),
-      groups_for_extras: [Guides: ~r{guides/}],
+        ~w(README.md guides/install.md guides/cheatsheet.cheatmd) ++
+          (Path.wildcard("guides/*.md") -- ["guides/install.md"]) ++
+          ~w(CHANGELOG.md CONTRIBUTING.md SECURITY.md DESIGN.md LICENSE) ++
+          ["bench/README.md": [filename: "bench"]],
+      groups_for_extras: [
+        Start: ~r{guides/(install|cheatsheet|migrating|erlang)},
+        Operate: ~r{guides/(cli|systemd|containers|systems|platforms|troubleshooting|escapes)},
+        Guides: ~r{guides/}
+      ],
       groups_for_modules: [
-        Start: [
-          Leash,
-          Leash.Worker,
-          Leash.Pool,
-          Leash.Ladder,
-          Leash.Limits,
-          Leash.Cgroup,
-          Leash.Identity
-        ],
+        Start: [Leash, Leash.Worker, Leash.Ladder, Leash.Limits, Leash.Cgroup, Leash.Identity],
         Look: [
           Leash.Tree,
           Leash.OSProcess,
@@ -83,7 +83,8 @@ defmodule Leash.MixProject do
       links: if(@source_url, do: %{"Source" => @source_url}, else: %{}),
       files:
         ~w(lib src mix mix.exs rebar.config native .cargo Cargo.toml Cargo.lock .formatter.exs) ++
-          ~w(README.md DESIGN.md CHANGELOG.md SECURITY.md LICENSE guides) ++
+          ~w(README.md DESIGN.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE guides) ++
+          ~w(bench/README.md bench/figures) ++
           ~w(examples/*.exs examples/erlang examples/rebar3 examples/release/mix.exs) ++
           ~w(examples/release/lib examples/release/rel)
     ]

@@ -13,7 +13,10 @@ defmodule Leash.GuidesTest do
   @root Path.expand("..", __DIR__)
   @files [
     "README.md"
-    | Enum.map(Path.wildcard(Path.join(@root, "guides/*.md")), &Path.relative_to(&1, @root))
+    | Enum.map(
+        Path.wildcard(Path.join(@root, "guides/*.{md,cheatmd}")),
+        &Path.relative_to(&1, @root)
+      )
   ]
 
   # Tables that compare one library's options with ours. The last column holds our options.

@@ -159,8 +159,7 @@ defmodule Leash.Degraded.Worker do
     do: {:noreply, output(state, data)}
 
   def handle_info({port, {:exit_status, status}}, %{program: %{port: port}} = state) do
-    _ = state.began || Process.send_after(self(), :linger, state.options.linger)
-
+    if state.began == nil, do: Process.send_after(self(), :linger, state.options.linger)
     {:noreply, %{state | exited: status}}
   end
 
