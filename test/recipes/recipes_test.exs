@@ -171,6 +171,22 @@ defmodule Leash.RecipesTest do
     :code.delete(MyApp.Server)
   end
 
+  # A program with a prompt that starts others, as agents do.
+  needs(["python3"])
+
+  test "an agent in a terminal ends with what it has started" do
+    request =
+      "import subprocess; subprocess.Popen(['sleep', '600'], start_new_session=True) and 'done'"
+
+    variables = [program: "python3", args: ["-q", "-i"], prompt: ~r/>>> /, request: request]
+    {:ok, variables} = Recipe.run("recipes", "An agent in a terminal", variables)
+    agent = variables[:agent]
+    assert_eventually(fn -> length(processes()) == 2 end)
+    processes = processes()
+    assert {:ok, _exit} = Leash.Worker.stop(agent)
+    assert_ended(processes)
+  end
+
   for {how, timeout} <- [{"its own timeout", 300}, {"the time limit of the queue", :infinity}] do
     test "a job ends at #{how}, with its tree" do
       {job, _variables} = Recipe.run("recipes", "A job with a timeout", timeout: unquote(timeout))
