@@ -8,7 +8,7 @@ defmodule Leash.Degraded.Worker do
 
   alias Leash.{Callback, Error, Exit}
   alias Leash.Degraded.{Keeper, Program}
-  alias Leash.Probe.Readiness
+  alias Leash.Probe.{Readiness, WaitFor}
   alias Leash.Stdio.{Collector, Lines, LogLines, ReadyLine}
 
   @doc "Starts a worker linked to the caller, with the options of `Leash.Worker.Options`."
@@ -22,13 +22,21 @@ defmodule Leash.Degraded.Worker do
   def init(options) do
     Process.flag(:trap_exit, true)
 
-    with {:ok, program} <- Program.start(:worker, options) do
+    with :ok <- waited(options),
+         {:ok, program} <- Program.start(:worker, options) do
       state = new(options, program)
       await_ready(state, now() + min(options.ready_timeout, 0xFFFFFFF))
     else
       {:error, reason} -> {:stop, reason}
     end
   end
+
+  defp waited(%{wait_for: [_ | _] = targets} = options) do
+    parent = with [pid | _] when is_pid(pid) <- Process.get(:"$ancestors"), do: pid
+    WaitFor.run(targets, options.wait_timeout, Program.label(options), parent)
+  end
+
+  defp waited(_options), do: :ok
 
   defp new(options, program) do
     label = Program.label(options)

@@ -251,4 +251,22 @@ defmodule Leash.DegradedTest do
     assert Observer.eventually(10_000, fn -> not Enum.any?(tree, &Observer.alive?/1) end)
     assert Observer.alive?(vm)
   end
+
+  test "a worker waits for what it needs, and has no shim that could signal or restart it" do
+    body = """
+    Process.flag(:trap_exit, true)
+    options = [command: "sleep", args: ["600"], wait_timeout: 50]
+    missing = Leash.Worker.start_link([wait_for: {:file, "/no/such/file"}] ++ options)
+    {:ok, worker} = Leash.Worker.start_link([wait_for: {:file, "/"}] ++ options)
+    waits = Leash.Worker.await(worker, 50)
+    calls = [Leash.Worker.signal(worker, :sighup), Leash.Worker.restart(worker)]
+    {:ok, _exit} = Leash.Worker.stop(worker)
+    {missing, waits, calls}
+    """
+
+    assert {{missing, waits, calls}, _log} = evaluate(@degrade, body)
+    assert missing == {:error, {:wait_timeout, {:file, "/no/such/file"}}}
+    assert waits == {:error, :timeout}
+    assert calls == [error: :unsupported_os, error: :unsupported_os]
+  end
 end
