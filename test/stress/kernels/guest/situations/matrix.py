@@ -9,7 +9,7 @@ SHAPES = {
     "setsid": "setsid sleep {a} & wait",
     "double fork": "(setsid sleep {a} &); exec sleep {b}",
     "env -i": "(setsid env -i sleep {a} &); exec sleep {b}",
-    "stopped": "sleep {a} & kill -STOP $!; sleep {b} & kill -STOP $$; wait",
+    "stopped": "sleep {a} & sleep {b} & sleep 1; kill -STOP $!; kill -STOP $$; wait",
     "forks on": "while :; do (setsid sleep {a} &); sleep 0.3; done",
     "leader dies first": "(trap '' TERM; exec sleep {a}) & exec sleep {b}",
 }
