@@ -90,7 +90,7 @@ def shims_of(run):
     shims, wardens = [], []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         argv = command_line(pid)
-        if argv[0].endswith("leash-shim") and f"--run-id={run}" in argv:
+        if argv and argv[0].endswith("leash-shim") and f"--run-id={run}" in argv:
             (wardens if any(word.startswith("--warden") for word in argv) else shims).append(int(pid))
     return shims, wardens
 
