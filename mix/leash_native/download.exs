@@ -3,6 +3,9 @@ defmodule Mix.Tasks.Compile.LeashNative.Download do
   # images have none, and whatever fetched this package had OTP's client.
   @moduledoc false
 
+  # On the code path once `start/1` has asked for them.
+  @compile {:no_warn_undefined, [:httpc, :inets, :public_key, :ssl]}
+
   @connect_timeout 10_000
   @timeout 300_000
   @profile :leash_native
@@ -23,12 +26,17 @@ defmodule Mix.Tasks.Compile.LeashNative.Download do
     end
   end
 
-  # From Elixir 1.15 on, applications that the project does not name are not on the code path.
-  defp start(apps) do
-    if function_exported?(Mix, :ensure_application!, 1),
-      do: Enum.each(apps, &apply(Mix, :ensure_application!, [&1]))
+  @doc """
+  Starts applications of OTP, or returns which is missing.
 
+  From Elixir 1.15 on, those that the project does not name are not on the code path.
+  """
+  @spec start([atom()]) :: :ok | {:error, String.t()}
+  def start(apps) do
     Enum.find_value(apps, :ok, fn app ->
+      if function_exported?(Mix, :ensure_application!, 1),
+        do: apply(Mix, :ensure_application!, [app])
+
       case Application.ensure_all_started(app) do
         {:ok, _started} -> nil
         {:error, _reason} -> {:error, "this Erlang has no #{app} (Debian: erlang-#{app})"}

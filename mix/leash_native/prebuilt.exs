@@ -7,7 +7,7 @@ defmodule Mix.Tasks.Compile.LeashNative.Prebuilt do
   alias Mix.Tasks.Compile.LeashNative.{Download, Elf}
 
   # Loaded below, where they are needed.
-  @compile {:no_warn_undefined, [Download, Elf]}
+  @compile {:no_warn_undefined, [Download, Elf, :crypto]}
 
   @needed ["leash_nif.so", "leash-shim"]
   @command "leash"
@@ -90,7 +90,7 @@ defmodule Mix.Tasks.Compile.LeashNative.Prebuilt do
       Code.require_file("download.exs", __DIR__)
       Mix.shell().info("Downloading #{url}")
       contents = download!(url, name)
-      compare!(Base.encode16(:crypto.hash(:sha256, contents), case: :lower), sum, url, sums)
+      compare!(sha256(contents, url), sum, url, sums)
       unpack(contents, place)
     end
 
@@ -201,6 +201,13 @@ defmodule Mix.Tasks.Compile.LeashNative.Prebuilt do
 
   defp instead(name) do
     "set LEASH_PREBUILT to a copy of #{name}, or to nothing to build with cargo."
+  end
+
+  defp sha256(contents, url) do
+    case Download.start([:crypto]) do
+      :ok -> Base.encode16(:crypto.hash(:sha256, contents), case: :lower)
+      {:error, reason} -> Mix.raise("#{url} cannot be checked: #{reason}.")
+    end
   end
 
   defp compare!(sum, sum, _url, _sums), do: :ok
