@@ -43,6 +43,27 @@ defmodule Leash.PtyTest do
       assert Leash.cmd("sleep", ["60"], pty: true, timeout: 50) == {"", :timeout}
     end
 
+    test "gives whole lines without their CR LF where they are asked for" do
+      assert "seq" |> Leash.stream!(["3"], pty: true, lines: true) |> Enum.to_list() ==
+               ["1", "2", "3"]
+
+      assert Leash.cmd("seq", ["3"], pty: true, lines: true, into: []) == {["1", "2", "3"], 0}
+    end
+
+    test "is ended where it is silent for too long" do
+      options = [pty: true, timeout: [idle: 200]]
+
+      assert Leash.cmd("sh", ["-c", "echo a; exec sleep 60"], options) ==
+               {"a\r\n", {:timeout, :idle}}
+    end
+
+    @tag needs: :another_user
+    test "of another user owns its terminal, and opens it by name" do
+      line = "id -un; echo opened > \"$(tty)\""
+      options = [pty: true, user: "nobody"]
+      assert Leash.cmd("sh", ["-c", line], options) == {"nobody\r\nopened\r\n", 0}
+    end
+
     test "finds echo off before it begins" do
       assert {text, 0} = Leash.cmd("stty", ["-a"], pty: [echo: false])
       assert text =~ " -echo "
@@ -111,6 +132,20 @@ defmodule Leash.PtyTest do
       tree = start_tree({:sh, "echo ready $$; exec sleep 60"})
       refute Map.has_key?(Worker.info(tree.worker), :pty)
       Worker.stop(tree.worker)
+    end
+
+    test "gets another terminal when it is started again" do
+      masters = masters()
+      tree = start_tree({:sh, "echo ready $$; exec sleep 60"}, pty: [rows: 5, cols: 50])
+      assert Worker.resize(tree.worker, 6, 60) == :ok
+      assert {:ok, %Exit{signal: :sigterm}} = Worker.restart(tree.worker)
+      refute Observer.alive?(tree.os)
+      assert %{pty: %{rows: 5, cols: 50}, os_pid: pid} = Worker.info(tree.worker)
+      assert %{session: ^pid, foreground: ^pid} = terminal(pid)
+      assert Worker.resize(tree.worker, 6, 60) == :ok
+      assert_eventually(fn -> masters() == masters + 2 end)
+      Worker.stop(tree.worker)
+      assert_eventually(fn -> masters() == masters end)
     end
 
     test "is ready by a line of its terminal" do

@@ -11,7 +11,7 @@ use leash_tag::signal;
 use rustix::fd::{AsRawFd, BorrowedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, Uid};
 
 use super::exec;
 use crate::cli::config::{Config, Origin, Stream};
@@ -92,6 +92,7 @@ fn prepare(launch: &WorkerLaunch) -> Prepared {
     let config = &launch.config;
     session(config).map_err(|e| (Stage::Setsid, e))?;
     config.limits.set().map_err(|e| (Stage::Limits, e))?;
+    give_terminal(config);
     change_identity(&config.identity)?;
     process::die_with(launch.shim, Signal::KILL).map_err(|e| (Stage::Pdeathsig, e))?;
     streams(config, launch.stdin)?;
@@ -142,6 +143,19 @@ fn session(config: &Config<'_>) -> Result<(), Errno> {
         rustix::process::setsid()?;
     }
     Ok(())
+}
+
+/// Makes the worker's user the owner of its terminal, as a login does. Otherwise a program could
+/// use its terminal, but not open it by its name. Only the old user may have the right to do so.
+fn give_terminal(config: &Config<'_>) {
+    let owner = config.identity.uid.filter(|_| config.controlling_tty).map(Uid::from_raw);
+    let fd = match config.stdin {
+        Stream::Descriptor(fd) => fd,
+        _ => 0,
+    };
+    if owner.is_some() {
+        let _ = rustix::fs::fchown(descriptors::borrow(fd), owner, None);
+    }
 }
 
 /// Makes stdin the controlling terminal of the new session (ioctl_tty(2)). The kernel puts the

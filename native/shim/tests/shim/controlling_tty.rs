@@ -164,3 +164,19 @@ fn a_person_is_told_why_there_is_no_terminal() {
     tree.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
     assert!(text.contains("not a terminal (controlling terminal)"), "{text}");
 }
+
+/// As after a login: a program opens its terminal by name, too.
+#[test]
+fn the_terminal_belongs_to_the_worker_s_user() {
+    if !root() {
+        return;
+    }
+    let (master, slave) = open();
+    let mut tree = vm(&slave)
+        .option("--uid=65534")
+        .option("--gid=65534")
+        .sh("echo opened > \"$(tty)\"; exit 4");
+    drop(slave);
+    assert_eq!(read_to_end(&master), "opened\r\n");
+    assert_eq!(tree.ended().code, 4);
+}
