@@ -36,6 +36,14 @@ defmodule Leash.Test.Needs do
        fn -> tmux?() and Leash.Test.Cli.path() != nil end},
       {:operator_terminal, "tmux is not installed, or the command leash is not in priv",
        fn -> tmux?() and Leash.Operator.path() != nil end},
+      {:less, "less is not installed", fn -> System.find_executable("less") != nil end},
+      {:vim, "vim is not installed", fn -> System.find_executable("vim") != nil end},
+      {:script, "script of util-linux is not installed",
+       fn -> works?("script --version | grep -q util-linux") end},
+      {:sudo, "sudo is not installed, or no mount namespace, or no root",
+       fn -> works?("unshare --mount mount -t tmpfs none /tmp && sudo -n true") end},
+      {:sshd, "ssh or sshd is not installed, or not running as root",
+       fn -> Decoys.root?() and System.find_executable("ssh") != nil and sshd() != nil end},
       {:node, "node is not installed", fn -> System.find_executable("node") != nil end},
       {:at, "at is not installed, or not running as root",
        fn -> Decoys.root?() and System.find_executable("atd") != nil end},
@@ -66,6 +74,11 @@ defmodule Leash.Test.Needs do
       {:set_tid, "clone3 with set_tid is refused", &set_tid?/0}
     ]
   end
+
+  @doc "Returns the path of the server of OpenSSH, or `nil`. It runs by its absolute path only."
+  @spec sshd() :: String.t() | nil
+  def sshd,
+    do: System.find_executable("sshd") || Enum.find(["/usr/sbin/sshd"], &File.exists?/1)
 
   defp tmux?, do: System.find_executable("tmux") != nil
 
