@@ -28,7 +28,9 @@ defmodule Leash.Pty.ProgramsTest do
     Screen.read_until(tree.worker, ">>> ")
     Screen.type(tree.worker, "6 * 7\n")
     Screen.read_until(tree.worker, "42\r\n")
-    Screen.type(tree.worker, "import time; print('wait' + 'ing'); time.sleep(60)\n")
+    # A signal right before a sleep is heeded after it, so the sleeps are short.
+    sleeps = "[time.sleep(0.02) for _ in iter(int, 1)]"
+    Screen.type(tree.worker, "import time; print('wait' + 'ing'); #{sleeps}\n")
     Screen.read_until(tree.worker, "waiting\r\n")
     Screen.type(tree.worker, "\x03")
     Screen.read_until(tree.worker, "KeyboardInterrupt")
@@ -93,7 +95,7 @@ defmodule Leash.Pty.ProgramsTest do
     sudoers = Path.join(dir, "sudoers")
     File.write!(sudoers, @sudoers)
     File.chmod!(sudoers, 0o440)
-    line = "trap 'stty size' WINCH; id -un; tty; while :; do sleep 0.02; done"
+    line = "trap 'stty size' WINCH; trap 'exit 3' INT; id -un; tty; while :; do sleep 0.02; done"
     tree = open(["unshare", "--mount", "sh", "-c", @own_sudoers, sudoers, line])
     shown = Screen.read_until(tree.worker, ~r{/dev/pts/\d+\r\n})
     assert shown =~ "nobody\r\n"
@@ -133,7 +135,9 @@ defmodule Leash.Pty.ProgramsTest do
       ["ssh", "-F", "/dev/null", "-tt", "-i", key, "-o", "ProxyCommand=#{proxy}"] ++
         ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "localhost"]
 
-    line = "trap 'stty size' WINCH; stty size; echo go; while :; do sleep 0.02; done"
+    line =
+      "trap 'stty size' WINCH; trap 'exit 3' INT; stty size; echo go; while :; do sleep 0.02; done"
+
     tree = open(client ++ [line], pty: [rows: 11, cols: 44])
     assert Screen.read_until(tree.worker, "go\r\n") =~ "11 44\r\n"
     assert Worker.resize(tree.worker, 12, 55) == :ok

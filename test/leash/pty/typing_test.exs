@@ -257,7 +257,8 @@ defmodule Leash.Pty.TypingTest do
       [_job] = descendants(context.tree, ["sleep", "62"])
       Screen.type(worker, "\x03")
       run(worker, "echo status $?")
-      Screen.read_until(worker, "status 130\r\n")
+      # From the prompt on, the shell reads single characters.
+      Screen.read_until(worker, "status 130\r\n$ ")
       Worker.close_stdin(worker)
       assert {_shown, :normal} = Screen.read_to_end(worker)
     end
