@@ -258,7 +258,8 @@ defmodule Leash.Worker do
   The errors are those of `write/3`.
   """
   @spec close_stdin(worker()) :: :ok | {:error, :not_piped | :noproc}
-  def close_stdin(worker), do: call(worker, :close_stdin)
+  def close_stdin(worker),
+    do: call(worker, :close_stdin, :infinity, {:error, :noproc}, :ok)
 
   @doc """
   Gives the terminal of a worker with `pty:` another size.
