@@ -51,7 +51,15 @@ defmodule Leash.MixProject do
         Guides: ~r{guides/}
       ],
       groups_for_modules: [
-        Start: [Leash, Leash.Worker, Leash.Ladder, Leash.Limits, Leash.Cgroup, Leash.Identity],
+        Start: [
+          Leash,
+          Leash.Worker,
+          Leash.Pool,
+          Leash.Ladder,
+          Leash.Limits,
+          Leash.Cgroup,
+          Leash.Identity
+        ],
         Look: [
           Leash.Tree,
           Leash.OSProcess,

@@ -15,6 +15,20 @@ chroot_mirror() {
   say "$mirror"
 }
 
+# `chroot_missing SUITE`: says why no chroot of it can be made here, and nothing if one can.
+chroot_missing() {
+  local mirror
+  if [ "$(id -u)" != 0 ]; then
+    say "not root"
+  elif ! command -v debootstrap >/dev/null; then
+    say "debootstrap is not installed"
+  elif ! mirror=$(chroot_mirror 2>/dev/null); then
+    say "the apt sources have no Debian mirror"
+  elif ! wget -q -t 1 -T 20 -O /dev/null "$mirror/dists/$1/InRelease"; then
+    say "the Debian mirror does not answer"
+  fi
+}
+
 # `chroot_make SUITE PACKAGES`: sets chroot_root to a chroot with these packages, made the first time.
 chroot_make() {
   local suite=$1 packages=$2

@@ -44,6 +44,8 @@
     signal/2, signal/3,
     await/1, await/2,
     restart/1,
+    pool_child_spec/1, pool_start_link/1,
+    pool_worker/2, pool_workers/1,
     stop_all/0, stop_all/1, stop_all/2,
     info/1,
     os_pid/1,
@@ -166,6 +168,35 @@ await(Worker, Timeout) -> 'Elixir.Leash.Worker':await(Worker, Timeout).
 %% Ends the tree and starts the program anew in the same process, with the same options.
 -spec restart(worker()) -> {ok, exit()} | {error, term()}.
 restart(Worker) -> 'Elixir.Leash.Worker':restart(Worker).
+
+%% A child specification of Leash.Pool: `worker` has the options of start_link/1 for each worker,
+%% or is a function of its number that returns them.
+-spec pool_child_spec(options()) -> supervisor:child_spec().
+pool_child_spec(Options) -> 'Elixir.Leash.Pool':child_spec(pool(Options)).
+
+%% Starts a pool of numbered workers, which end in parallel and under one deadline.
+-spec pool_start_link(options()) -> {ok, pid()} | {error, term()}.
+pool_start_link(Options) -> 'Elixir.Leash.Pool':start_link(pool(Options)).
+
+%% The name of a worker of a pool, for the other functions.
+-spec pool_worker(atom(), pos_integer()) -> worker().
+pool_worker(Pool, Number) -> 'Elixir.Leash.Pool':worker(Pool, Number).
+
+%% The workers of a pool that live, by number.
+-spec pool_workers(atom()) -> [{pos_integer(), pid()}].
+pool_workers(Pool) -> 'Elixir.Leash.Pool':workers(Pool).
+
+pool(Options) ->
+    case converted(Options) of
+        [_ | _] = Pool -> lists:map(fun pool_option/1, Pool);
+        Other -> Other
+    end.
+
+pool_option({worker, Worker}) when is_function(Worker, 1) ->
+    {worker, fun(Number) -> converted(Worker(Number)) end};
+pool_option({worker, Worker}) -> {worker, converted(Worker)};
+pool_option({name, {local, Name}}) -> {name, Name};
+pool_option(Option) -> Option.
 
 %% Ends every worker of this node, in parallel and under one deadline.
 -spec stop_all() -> {ok, [map()]} | {error, [map()]}.

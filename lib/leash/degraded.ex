@@ -14,7 +14,7 @@ defmodule Leash.Degraded do
   require Logger
 
   alias Leash.Degraded.{Keeper, Program}
-  alias Leash.{Error, Platform}
+  alias Leash.{Environment, Error, Platform}
 
   @doc "Starts what keeps the programs, and warns that this is not for production."
   @spec start_link() :: Supervisor.on_start()
@@ -38,10 +38,12 @@ defmodule Leash.Degraded do
 
   @doc "Opens the port of `Leash.open_port/3`, with options that are checked."
   @spec open_port(map()) :: port()
+  def open_port(%{identity: _arguments}), do: raise(Error, reason: {:ids, :enotsup})
+
   def open_port(options) do
     # The VM enters :cd before it looks for the program.
     program = {:spawn_executable, Path.expand(options.command)}
-    own = [args: options.args, env: options.env]
+    own = [args: options.args, env: Environment.for_port(options, options.env)]
     own = if options.arg0, do: [{:arg0, options.arg0} | own], else: own
     flags = if options.stderr == :stdout, do: [:stderr_to_stdout], else: []
     port = Port.open(program, own ++ flags ++ options.port)

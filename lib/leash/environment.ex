@@ -24,12 +24,31 @@ defmodule Leash.Environment do
     {text(inherited) <> IO.iodata_to_binary(set), length(inherited) + length(set)}
   end
 
-  @doc "Returns the names of all other variables, as `Port.open/2` takes them."
-  @spec others(inherited()) :: [charlist()]
-  def others(:all), do: []
+  @doc "Returns the names that a program with these options inherits."
+  @spec inherited(map()) :: inherited()
+  def inherited(%{clear_env: true}), do: []
+  def inherited(%{clear_env: [_ | _] = names}), do: names
+  def inherited(_options), do: :all
 
-  def others(names) do
-    for {name, _value} <- :os.env() -- variables(names), do: name
+  @typedoc "Changes as `Port.open/2` takes them."
+  @type port_changes :: [{charlist(), charlist() | [[]] | false}]
+
+  @doc """
+  Returns the changes of a port's environment, with those that unset what its program does not
+  inherit.
+  """
+  @spec for_port(map(), port_changes()) :: port_changes()
+  def for_port(options, changes) do
+    case inherited(options) do
+      :all ->
+        changes
+
+      names ->
+        others = :os.env() -- variables(names)
+
+        for({name, _value} <- others, not List.keymember?(changes, name, 0), do: {name, false}) ++
+          changes
+    end
   end
 
   defp variables(:all), do: :os.env()

@@ -70,6 +70,7 @@ defmodule Leash.Error do
       "the VM may not change to this user and these groups: it has no CAP_SETUID or " <>
         "CAP_SETGID (eperm)",
     {:ids, :einval} => "the user namespace of the VM has no such user or group (einval)",
+    {:ids, :enotsup} => "only on Linux can a program run with other rights than the VM (enotsup)",
     {:kill, :eperm} =>
       "the VM could not end a program of this user again: it has no CAP_KILL (eperm)",
     {:capabilities, :eperm} =>

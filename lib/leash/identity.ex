@@ -76,14 +76,15 @@ defmodule Leash.Identity do
 
   #{Schema.docs(Schema.new(@keys))}
   The rights change between fork and exec, in the order groups, group, user. The program then
-  opens the files of `:stdout` and `:stderr` and enters `:cd` with its new rights. For a port, the
-  VM has entered `:cd` before. The shim keeps the VM's rights, and so do commands of the ladder.
+  opens the files of `:stdout` and `:stderr` and enters `:cd` with its new rights. Files with
+  `rotate:` or `reopen:` are the VM's own, and for a port the VM has entered `:cd` before. The
+  shim keeps the VM's rights, and so do commands of the ladder.
 
   ## Users and groups
 
   Names come from `/etc/passwd` and `/etc/group`, and otherwise from getent(1), which gets two
-  seconds. An unknown name is a `Leash.OptionsError`. A number is taken as
-  it is. If no account has the number of `:user`, then `:gid` is required.
+  seconds. An unknown name is a `Leash.OptionsError`. A number is taken as it is. If no account
+  has the number of `:user`, then `:gid` is required.
 
   `:user` alone means the account's own group as the group. The supplementary groups are the own
   one and all groups that list the account, see initgroups(3). `:gid` replaces the group, and
@@ -93,8 +94,8 @@ defmodule Leash.Identity do
   `HOME`, `USER` and `LOGNAME` are the account's unless `:env` has them. If no account has the
   number, then they are unset.
 
-  The program cannot open its own pipes by name, such as `/dev/stdout`: they belong to the VM's
-  user.
+  The program cannot open its own pipes and terminal by name, such as `/dev/stdout`: they belong
+  to the VM's user. `/dev/tty` can be opened.
 
   ## Capabilities
 

@@ -230,7 +230,8 @@ defmodule Leash.Native do
 
   @spec executable(binary) ::
           :ok | {:error, posix | {:type, :device | :directory | :other}}
-  def executable(path), do: Leash.Platform.executable(path)
+  def executable(path),
+    do: if(Leash.Platform.supported?(), do: stub(), else: Leash.Platform.executable(path))
 
   # Hunts (hunt.rs)
 
@@ -291,7 +292,7 @@ defmodule Leash.Native do
 
   # The host (lib.rs)
 
-  @spec capabilities(binary) :: map
+  @spec capabilities(binary) :: map | {:error, :unsupported_os}
   def capabilities(_run_dir), do: stub()
 
   @spec euid() :: non_neg_integer

@@ -63,16 +63,11 @@ defmodule Leash.Shim do
       environment:
         Environment.with_changes(
           [{"LEASH_RUN", tag(run, number, options)} | options.env],
-          inherited(options)
+          Environment.inherited(options)
         ),
       ends: ends(options)
     }
   end
-
-  # The names that the program inherits.
-  defp inherited(%{clear_env: true}), do: []
-  defp inherited(%{clear_env: [_ | _] = names}), do: names
-  defp inherited(_options), do: :all
 
   defp ends(%{attach: _target}), do: {:none, :none, :none}
 
@@ -359,16 +354,9 @@ defmodule Leash.Shim do
 
     tag = tag(run, number, options)
     variable = {~c"LEASH_RUN", if(tag, do: String.to_charlist(tag), else: false)}
-    # The port changes the VM's environment, so what the program does not inherit is unset.
-    cleared = for name <- Environment.others(inherited(options)), do: {name, false}
-    changes = [variable | options.env]
-    {arguments(run, number, leash, options, [cd]), without(cleared, changes) ++ changes}
+    env = Environment.for_port(options, [variable | options.env])
+    {arguments(run, number, leash, options, [cd]), env}
   end
-
-  defp without([], _changes), do: []
-
-  defp without(cleared, changes),
-    do: Enum.reject(cleared, fn {name, false} -> List.keymember?(changes, name, 0) end)
 
   @doc """
   Returns the arguments for a program of Leash itself, whose output a port reads.

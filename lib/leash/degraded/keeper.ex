@@ -80,7 +80,7 @@ defmodule Leash.Degraded.Keeper do
   def init(kept) do
     Process.flag(:trap_exit, true)
     monitor = Process.monitor(kept.owner)
-    if kept.port, do: Port.monitor(kept.port)
+    _ = kept.port && Port.monitor(kept.port)
 
     watcher =
       Port.open({:spawn_executable, "/bin/sh"}, [

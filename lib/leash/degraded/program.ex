@@ -4,6 +4,7 @@ defmodule Leash.Degraded.Program do
   @moduledoc false
 
   alias Leash.Degraded.Keeper
+  alias Leash.Environment
 
   @enforce_keys [:port, :keeper, :monitor, :os_pid]
   defstruct @enforce_keys
@@ -27,6 +28,9 @@ defmodule Leash.Degraded.Program do
   # The port's driver knows pipes only.
   def start(_kind, %{stdin: :pty}, _files), do: {:error, {:pty, :enotsup}}
 
+  # A program that was to have fewer rights must not run with those of the VM.
+  def start(_kind, %{identity: _arguments}, _files), do: {:error, {:ids, :enotsup}}
+
   def start(kind, options, files) do
     port = open(options, files)
     {:os_pid, os_pid} = Port.info(port, :os_pid)
@@ -46,7 +50,7 @@ defmodule Leash.Degraded.Program do
         :binary,
         :exit_status,
         args: ["-c", script(options, files), "sh", options.command | options.args],
-        env: Enum.map(options.env, &variable/1)
+        env: Environment.for_port(options, Enum.map(options.env, &variable/1))
       ] ++
         if(options.cd, do: [cd: options.cd], else: []) ++
         if(options.stdin == :inherit, do: [:nouse_stdio], else: [])

@@ -167,7 +167,8 @@ defmodule Leash.Degraded.Worker do
     do: {:noreply, output(state, data)}
 
   def handle_info({port, {:exit_status, status}}, %{program: %{port: port}} = state) do
-    if state.began == nil, do: Process.send_after(self(), :linger, state.options.linger)
+    _ = state.began || Process.send_after(self(), :linger, state.options.linger)
+
     {:noreply, %{state | exited: status}}
   end
 

@@ -114,7 +114,7 @@ defmodule Leash.Stdio.Lines do
   defp extend(lines, ""), do: {[], lines}
 
   defp extend(%{max: max} = lines, data) do
-    lines = %{lines | parts: [lines.parts | data], size: lines.size + byte_size(data)}
+    lines = %{lines | parts: [lines.parts, data], size: lines.size + byte_size(data)}
 
     # One byte more, because it may be the carriage return of the line's end.
     if max == :infinity or lines.size <= max + 1,

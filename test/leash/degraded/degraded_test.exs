@@ -200,6 +200,34 @@ defmodule Leash.DegradedTest do
              answers
   end
 
+  test "with :degrade, a program gets no other rights, and its environment is cleared" do
+    {answers, _log} =
+      evaluate(@degrade, ~S"""
+      starts =
+        for options <- [[user: 1, gid: 1], [no_new_privs: true], [umask: 0o77]] do
+          raised = fn call -> try do call.() rescue error in Leash.Error -> error.reason end end
+
+          [
+            Leash.Worker.start_link([command: "sleep", args: ["600"]] ++ options),
+            raised.(fn -> Leash.cmd("true", [], options) end),
+            raised.(fn -> Leash.open_port("true", [], options) end)
+          ]
+        end
+
+      left = length(Leash.list())
+      env = System.find_executable("env")
+      {text, 0} = Leash.cmd(env, [], clear_env: true, env: %{"A" => "b"})
+      port = Leash.open_port(env, [], [:binary, clear_env: true, env: %{"A" => "b"}])
+      seen = receive do {^port, {:data, text}} -> text end
+      {starts, text =~ "A=b\n", text =~ ~r/^HOME=/m, seen, left}
+      """)
+
+    refused = {:ids, :enotsup}
+
+    assert {starts, true, false, "A=b\n", 0} = answers
+    assert starts == List.duplicate([{:error, refused}, refused, refused], 3)
+  end
+
   for {how, ending} <- [
         {"kill -9 of the VM", "Process.sleep(:infinity)"},
         {"the crash of its owner", "Process.exit(owner, :kill)"},

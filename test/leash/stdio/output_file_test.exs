@@ -133,6 +133,26 @@ defmodule Leash.Stdio.OutputFileTest do
     end
   end
 
+  test "a restart goes on in the same file, and the Collectable is opened anew", context do
+    %{dir: dir, path: path} = context
+    other = Path.join(dir, "err")
+
+    options = [
+      shell: "echo out; echo bad >&2; cat",
+      stdin: :pipe,
+      stdout: {:file, path, rotate: [size: "1MB"]},
+      on_stderr: {:into, File.stream!(other, [:append])}
+    ]
+
+    worker = start!(options)
+    assert_eventually(fn -> File.read(path) == {:ok, "out\n"} end)
+    assert {:ok, %Exit{}} = Worker.restart(worker)
+    assert_eventually(fn -> File.read(path) == {:ok, "out\nout\n"} end)
+    assert_eventually(fn -> File.read(other) == {:ok, "bad\nbad\n"} end)
+    # Of the second program alone.
+    assert {:ok, %Exit{stderr: ["bad"]}} = Worker.stop(worker)
+  end
+
   describe "reopen" do
     test "goes on in a new file, and nothing is written to the renamed one", %{path: path} do
       options = [command: "cat", stdin: :pipe, stdout: {:file, path, reopen: true}]

@@ -49,8 +49,8 @@ defmodule Leash.Stdio.TailTest do
   defp parts(text, size) when byte_size(text) <= size, do: [text]
 
   defp parts(text, size) do
-    <<part::binary-size(size), rest::binary>> = text
-    [part | parts(rest, size)]
+    rest = binary_part(text, size, byte_size(text) - size)
+    [binary_part(text, 0, size) | parts(rest, size)]
   end
 
   test "a worker that ends before it is ready says why, whatever gets its stderr" do
