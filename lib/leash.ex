@@ -294,6 +294,14 @@ defmodule Leash do
   @type last_exit :: %{exit: Leash.Exit.t() | nil, reason: term(), at: DateTime.t()}
 
   @typedoc """
+  A wait of `restart_delay:` (`Leash.Worker.start_link/1`).
+
+  `:attempt` counts the failures in a row, `:delay` is in milliseconds, and `:next_at` is when the
+  program starts, or was started.
+  """
+  @type restart :: %{attempt: pos_integer(), delay: pos_integer(), next_at: DateTime.t()}
+
+  @typedoc """
   A worker as `list/1` and `Leash.Tree.info/1` return it.
 
     * `:run_id`, `:worker` - this run, and the worker's number in it
@@ -311,6 +319,8 @@ defmodule Leash do
     * `:rss` - bytes of memory that they have in RAM; shared memory counts once for each process
     * `:cpu` - milliseconds of CPU time that they used, including children that ended and that
       they waited for
+    * `:restart` - the last wait of `restart_delay:`, with `:attempt`, `:delay` (milliseconds) and
+      `:next_at`; nil if there was none. A worker that waits has no `:os_pid`
     * `:last_exit` - see `t:last_exit/0`; nil for a first life, and for workers without a name
   """
   @type listed :: %{
@@ -328,6 +338,7 @@ defmodule Leash do
           processes: non_neg_integer() | nil,
           rss: non_neg_integer() | nil,
           cpu: non_neg_integer() | nil,
+          restart: restart() | nil,
           last_exit: last_exit() | nil
         }
 

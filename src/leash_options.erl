@@ -73,7 +73,8 @@ option(capabilities, Sets) when is_map(Sets) ->
 option(guard, Limits) when is_map(Limits); is_list(Limits) ->
     guard(Limits);
 option(Key, Options) when
-    (Key =:= lines orelse Key =:= timeout orelse Key =:= pty) andalso is_map(Options)
+    is_map(Options),
+    (Key =:= lines orelse Key =:= timeout orelse Key =:= pty orelse Key =:= restart_delay)
 ->
     maps:to_list(Options);
 option(Key, {log, Log}) when

@@ -160,6 +160,7 @@ defmodule Leash.Adopted do
       shim_pid: state.tree.shim_pid,
       command: command,
       args: args,
+      restart: nil,
       state:
         if(state.phase == :running and not state.program_ended?, do: :running, else: :ending),
       started_at: state.started_at,

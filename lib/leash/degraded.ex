@@ -85,6 +85,7 @@ defmodule Leash.Degraded do
       processes: nil,
       rss: nil,
       cpu: nil,
+      restart: nil,
       last_exit: nil
     }
   end

@@ -57,6 +57,7 @@ defmodule Leash.Listing do
           os_pid: row.os_pid,
           shim_pid: row.shim,
           tree: row.tree,
+          restart: row.restart,
           age: System.convert_time_unit(now - row.began, :native, :millisecond),
           last_exit: ExitHistory.fetch(row.name, row.began)
         },

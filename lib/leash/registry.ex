@@ -55,7 +55,8 @@ defmodule Leash.Registry do
           on_crash: :ladder | :kill,
           owner: pid() | nil,
           claims: [claim()],
-          cancel: reference() | nil
+          cancel: reference() | nil,
+          restart: Leash.Worker.RestartDelay.t() | nil
         }
 
   @typedoc """
@@ -83,7 +84,9 @@ defmodule Leash.Registry do
           optional(:on_crash) => :ladder | :kill,
           optional(:claims) => [claim()],
           # An alias: `{cancel, :cancel}` makes the process give up a start.
-          optional(:cancel) => reference() | nil
+          optional(:cancel) => reference() | nil,
+          # The wait before this start, if `:restart_delay` made one.
+          optional(:restart) => Leash.Worker.RestartDelay.t() | nil
         }
 
   @doc "Returns the row of a worker that is about to start."
@@ -103,6 +106,7 @@ defmodule Leash.Registry do
       outlives: description[:outlives],
       mark?: Map.get(description, :mark?, true),
       cgroup: description[:cgroup],
+      restart: description[:restart],
       guard: nil
     })
   end

@@ -320,6 +320,7 @@ defmodule Leash.Degraded.Worker do
       shim_pid: nil,
       command: state.options.command,
       args: state.options.args,
+      restart: nil,
       state: if(state.began == nil and state.exited == nil, do: :running, else: :ending),
       started_at: state.started_at,
       mark: :off,

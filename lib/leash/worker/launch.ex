@@ -20,11 +20,13 @@ defmodule Leash.Worker.Launch do
   @doc """
   Starts the shim. The calling process owns the number and the descriptors, which end with it.
 
-  `owner` is the process whose end also ends the calling one.
+  `owner` is the process whose end also ends the calling one. `number` comes from `register/4`, or
+  is nil.
   """
-  @spec run(map(), Registry.kind(), pid() | nil) :: {:ok, t()} | {:error, term()}
-  def run(options, kind, owner) do
-    with {:error, :not_running} <- launch(options, kind, owner),
+  @spec run(map(), Registry.kind(), pid() | nil, pos_integer() | nil) ::
+          {:ok, t()} | {:error, term()}
+  def run(options, kind, owner, number \\ nil) do
+    with {:error, :not_running} <- launch(options, kind, owner, number),
          do: {:error, not_running(Run.fetch())}
   end
 
@@ -32,32 +34,43 @@ defmodule Leash.Worker.Launch do
   defp not_running({:error, reason}), do: reason
   defp not_running({:ok, _run}), do: :not_running
 
-  defp launch(options, kind, owner) do
-    label = label(options)
+  @doc "Takes a number for a worker that starts later. `more` goes into its row."
+  @spec register(map(), Registry.kind(), pid() | nil, map()) ::
+          {:ok, pos_integer()} | {:error, term()}
+  def register(options, kind, owner, more \\ %{}) do
+    %{
+      kind: kind,
+      label: label(options),
+      name: options.name,
+      stop: options.stop,
+      group: options.group,
+      mark?: options[:mark] != false,
+      cgroup: if(options[:cgroup], do: Cgroup.kind(options)),
+      on_crash: options.on_crash,
+      owner: owner,
+      claims: claims(options),
+      outlives: if(options.on_exit == :detach, do: :own)
+    }
+    |> Map.merge(more)
+    |> Reaper.register()
+  end
+
+  defp launch(options, kind, owner, number) do
     # `Leash.stop_all/2` must not kill the caller of a command, so it cancels the start instead.
     cancel = if kind == :command, do: :erlang.alias()
 
     with :ok <- endable(options),
-         {:ok, number} <-
-           Reaper.register(%{
-             kind: kind,
-             label: label,
-             name: options.name,
-             stop: options.stop,
-             group: options.group,
-             mark?: options[:mark] != false,
-             cgroup: if(options[:cgroup], do: Cgroup.kind(options)),
-             on_crash: options.on_crash,
-             owner: owner,
-             claims: claims(options),
-             outlives: if(options.on_exit == :detach, do: :own),
-             cancel: cancel
-           }),
-         {:error, reason} <- numbered(options, number, label, cancel, owner) do
+         {:ok, number} <- registered(options, kind, owner, number, cancel),
+         {:error, reason} <- numbered(options, number, label(options), cancel, owner) do
       Reaper.release(number)
       {:error, reason}
     end
   end
+
+  defp registered(options, kind, owner, nil, cancel),
+    do: register(options, kind, owner, %{cancel: cancel})
+
+  defp registered(_options, _kind, _owner, number, _cancel), do: {:ok, number}
 
   defp numbered(options, number, label, cancel, owner) do
     with :ok <- waited(options, label, owner),

@@ -7,6 +7,7 @@ defmodule Leash.Worker.Options do
   alias Leash.{OptionsError, Pty, Schema, Suggestion}
   alias Leash.Probe.{Health, Readiness, WaitFor}
   alias Leash.Stdio.{FileOptions, Lines, Receiver}
+  alias Leash.Worker.RestartDelay
 
   # execve(2): one argument or variable holds at most 32 pages (MAX_ARG_STRLEN), its NUL included.
   @longest_argument 131_071
@@ -208,6 +209,7 @@ defmodule Leash.Worker.Options do
         "Milliseconds until a program whose exec does not return (a file system that hangs) " <>
           "is given up: `{:error, :start_timeout}`."
     ],
+    restart_delay: RestartDelay.option(),
     health: Health.option(),
     guard: Guard.Options.option(),
     run_id_flag: [
@@ -287,6 +289,7 @@ defmodule Leash.Worker.Options do
          :ok <- marked_if_kept(options),
          :ok <- detachable(options),
          :ok <- limited(options, given),
+         :ok <- delayed(options, given),
          :ok <- directory(options.cd),
          {:ok, options} <- files(options),
          :ok <- readable_ready(options),
@@ -342,6 +345,9 @@ defmodule Leash.Worker.Options do
     do: {:ok, %{options | pty: nil}}
 
   defp terminal(options, given), do: Pty.put(options, given)
+
+  defp delayed(%{restart_delay: nil}, _given), do: :ok
+  defp delayed(options, given), do: RestartDelay.check(options, given)
 
   defp detachable(%{on_exit: :detach} = options), do: Leash.Detached.check(options)
   defp detachable(_options), do: :ok

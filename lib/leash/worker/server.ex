@@ -16,7 +16,7 @@ defmodule Leash.Worker.Server do
   alias Leash.Probe.{Health, Readiness}
   alias Leash.Registry.ExitHistory
   alias Leash.Stdio.Writer
-  alias Leash.Worker.{Channel, Launch, Machine, Protocol, Stdio}
+  alias Leash.Worker.{Channel, Launch, Machine, Protocol, RestartDelay, Stdio}
 
   require Logger
 
@@ -44,6 +44,10 @@ defmodule Leash.Worker.Server do
     :terminal,
     # The options, environment included, in a function that no crash report shows the inside of.
     :again,
+    # The last wait before a start, the number that it holds, and when the program was ready.
+    :restart,
+    :waiting,
+    :up_since,
     # Whether this is a program that the process started again. Then it has callers meanwhile.
     again?: false,
     outputs: %{}
@@ -63,6 +67,9 @@ defmodule Leash.Worker.Server do
           hunt: {pid(), reference()} | nil,
           timer: reference() | nil,
           reason: nil | :restart | {:reason, term()},
+          restart: RestartDelay.t() | nil,
+          waiting: pos_integer() | nil,
+          up_since: integer() | nil,
           input: pid() | nil,
           again: (() -> map()) | nil,
           again?: boolean(),
@@ -97,7 +104,7 @@ defmodule Leash.Worker.Server do
     :ok = Callback.put_callers(options.callers)
     parent = parent()
 
-    with {:error, reason} <- start(options, parent, false) do
+    with {:error, reason} <- start(options, parent, nil) do
       {:stop, if(is_map_key(options, :attach), do: {:shutdown, reason}, else: reason)}
     end
   end
@@ -111,15 +118,21 @@ defmodule Leash.Worker.Server do
     end
   end
 
-  defp start(options, parent, again?) do
+  # `before` is this process's last program, and nil at the first start.
+  defp start(options, parent, before) do
     {kind, owner} = kind(options, parent)
 
     with {:ok, options} <- watch_owner(options),
-         {:ok, launched} <- Launch.run(options, kind, owner) do
+         {:ok, launched} <- Launch.run(options, kind, owner, before && before.waiting) do
       {events, channel} = Channel.new(launched)
       server = new(launched, channel, parent)
 
-      %{server | again: fn -> options end, again?: again?}
+      %{
+        server
+        | again: fn -> options end,
+          again?: before != nil,
+          restart: before && before.restart
+      }
       |> Stdio.open(launched.started.ends)
       |> count_outputs()
       |> steps(events)
@@ -180,13 +193,15 @@ defmodule Leash.Worker.Server do
     if machine.phase == :running and server.options[:health] != nil,
       do: Health.start(server.options.health, server.channel.number, server.label)
 
-    {:ok, server, {:continue, :over}}
+    {:ok, %{server | up_since: now()}, {:continue, :over}}
   end
 
   defp ready(server), do: failed(server)
 
+  # At the first start, the process ends now.
   defp failed(server) do
     %{reason: {:reason, reason}} = answer_late(server)
+    if server.again?, do: let_go(server)
     {:error, reason}
   end
 
@@ -255,12 +270,9 @@ defmodule Leash.Worker.Server do
 
   # In the same process, so that name, pid and the supervisor's count of restarts stay.
   def handle_continue(:again, %{machine: %{restarters: callers, result: result}} = server) do
-    :ok = Reaper.release(server.channel.number)
-    :ok = Channel.finish(server.channel)
-    Process.demonitor(server.supervisor, [:flush])
-    _ = server.input && Writer.finish(server.input)
+    :ok = let_go(server)
 
-    case start(server.again.(), server.parent, true) do
+    case start(server.again.(), server.parent, server) do
       {:ok, server, continue} ->
         Enum.each(callers, &GenServer.reply(&1, result))
         {:noreply, server, continue}
@@ -272,7 +284,71 @@ defmodule Leash.Worker.Server do
     end
   end
 
+  def handle_continue({:wait, reason}, server) do
+    :ok = let_go(server)
+    wait(server, reason)
+  end
+
+  def handle_continue(:start, server) do
+    case start(server.again.(), server.parent, server) do
+      {:ok, server, continue} -> {:noreply, server, continue}
+      {:error, reason} -> again(%{server | waiting: nil, up_since: nil}, reason)
+    end
+  end
+
+  # Nothing of the last program is this process's any more.
+  defp let_go(server) do
+    :ok = Reaper.release(server.channel.number)
+    :ok = Channel.finish(server.channel)
+    Process.demonitor(server.supervisor, [:flush])
+    _ = server.input && Writer.finish(server.input)
+    :ok
+  end
+
+  # A program that cannot be started again is one that failed.
+  defp again(server, reason) do
+    if again?(server, reason),
+      do: wait(server, reason),
+      else: {:stop, if(reason == :stopping, do: :normal, else: reason), server}
+  end
+
+  defp again?(%{parent: parent, options: options}, reason) do
+    options[:restart_delay] != nil and RestartDelay.again?(reason) and
+      (parent == nil or Process.alive?(parent))
+  end
+
+  # The wait has a number, so `Leash.list/1`, `Leash.stop_all/2` and the end of the application
+  # reach it.
+  defp wait(server, reason) do
+    ran = if server.up_since, do: now() - server.up_since, else: 0
+    restart = RestartDelay.next(server.restart, server.options.restart_delay, ran)
+    options = server.again.()
+
+    case Launch.register(options, :worker, server.parent, %{restart: restart}) do
+      {:ok, number} ->
+        Logger.warning(
+          "Leash: #{server.label} failed (#{RestartDelay.shown(reason)}), and starts again in " <>
+            "#{restart.delay} ms (attempt #{restart.attempt})"
+        )
+
+        timer = :erlang.start_timer(restart.delay, self(), :start)
+        wait = %{waiting: number, restart: restart, timer: timer, input: nil, up_since: nil}
+        {:noreply, struct(%{server | supervisor: Registry.monitor_owner()}, wait)}
+
+      {:error, not_running} ->
+        {:stop, not_running, server}
+    end
+  end
+
   @impl true
+  def handle_call({:stop, _how}, _from, %{waiting: number} = server) when number != nil,
+    do: {:stop, :normal, server.machine.result, server}
+
+  def handle_call(:restart, from, %{waiting: number} = server) when number != nil do
+    GenServer.reply(from, server.machine.result)
+    {:noreply, act(:cancel_timer, server), {:continue, :start}}
+  end
+
   def handle_call({:write, _data, _timeout}, _from, %{input: nil} = server),
     do: {:reply, {:error, Stdio.no_input(server.options)}, server}
 
@@ -320,10 +396,32 @@ defmodule Leash.Worker.Server do
       else: {:stop, reason, server}
   end
 
+  def handle_info(message, %{waiting: number} = server) when number != nil,
+    do: waiting(message, server)
+
   def handle_info(message, server), do: server |> advance(message) |> continue()
 
+  defp waiting({:timeout, timer, :start}, %{timer: timer} = server),
+    do: {:noreply, %{server | timer: nil}, {:continue, :start}}
+
+  defp waiting({:leash, {:stop, from, _how}}, server) do
+    GenServer.reply(from, server.machine.result)
+    {:stop, :normal, server}
+  end
+
+  defp waiting({:DOWN, monitor, :process, _, _reason}, %{supervisor: monitor} = server),
+    do: {:stop, {:shutdown, :leash_stopped}, server}
+
+  defp waiting(_late, server), do: {:noreply, server}
+
+  defp continue(%{waiting: number} = server) when number != nil, do: {:noreply, server}
+
   defp continue(%{machine: %{phase: :done}, reason: {:reason, reason}} = server) do
-    if vm_stops?(server), do: {:noreply, server}, else: {:stop, reason, server}
+    cond do
+      vm_stops?(server) -> {:noreply, server}
+      again?(server, reason) -> {:noreply, server, {:continue, {:wait, reason}}}
+      true -> {:stop, reason, server}
+    end
   end
 
   defp continue(%{machine: %{phase: :done}, reason: :restart} = server),
@@ -538,6 +636,10 @@ defmodule Leash.Worker.Server do
     end
   end
 
+  defp state(%{waiting: number}) when number != nil, do: :waiting
+  defp state(%{machine: %{phase: :running, exited: nil}}), do: :running
+  defp state(_server), do: :ending
+
   # The result of `Leash.Worker.info/1`.
   defp info(%{machine: machine} = server) do
     info = %{
@@ -548,7 +650,8 @@ defmodule Leash.Worker.Server do
       shim_pid: machine.shim_pid,
       command: server.options.command,
       args: server.options.args,
-      state: if(machine.phase == :running and machine.exited == nil, do: :running, else: :ending),
+      state: state(server),
+      restart: server.restart,
       started_at: server.started_at,
       mark: with({:error, errno} <- machine.mark, do: {:error, Posix.name(errno)}),
       adopted?: false,
