@@ -45,7 +45,10 @@ defmodule Leash.Test.NativeTerms.Any do
   defp fitting(:signo, _known), do: pick([0, :rand.uniform(64), number()])
   defp fitting(:boolean, _known), do: pick([true, false])
   defp fitting(:how, _known), do: pick([:ladder, :kill])
-  defp fitting(:ends, _known), do: {source(), source(), source()}
+
+  defp fitting(:ends, _known),
+    do: pick([{source(), source(), source()}, {:terminal, 24, 80, pick([true, false])}])
+
   defp fitting(:environment, known), do: {fitting(:text, known), Enum.random(0..3)}
   defp fitting(:process, _known), do: pick([self(), spawn(fn -> :ok end)])
   defp fitting(:run, _known), do: pick(["s59m65f", word(7), "S59M65F", bytes()])
