@@ -7,6 +7,7 @@ use super::rows::Key;
 use crate::cleanup;
 use crate::control::answer::{Answers, Outcome, Worker};
 use crate::control::client::ask_all;
+use crate::process_view::ProcessView;
 use crate::render::report::summary;
 use crate::render::text::{count, harmless, verdict};
 use crate::run_dir_location::RunDirLocation;
@@ -34,8 +35,12 @@ impl Target {
     /// Returns what the row belongs to, or why it cannot be ended from here.
     pub(crate) fn of(key: &Key, snapshot: &Snapshot) -> Result<Self, String> {
         let of_run = |other: &Option<String>| *other == key.run_id;
-        let row = snapshot.processes.iter().find(|one| of_run(&one.run_id) && one.pid == key.pid);
-        let process = row.ok_or("it has ended")?;
+        let is_meant = |one: &&ProcessView| {
+            let is_pid = key.pid.is_none_or(|pid| one.pid == pid);
+            let is_shown = key.pid.is_some() || !one.shim;
+            of_run(&one.run_id) && one.worker == key.worker && is_pid && is_shown
+        };
+        let process = snapshot.processes.iter().find(is_meant).ok_or("it has ended")?;
         let run = process.run_id.as_deref().and_then(|run| RunId::parse(run.as_bytes()));
         let run = run.ok_or("it names no run")?;
         let tree = |is_shim| {
@@ -124,7 +129,6 @@ mod tests {
     use crate::control::answer::tests::fields;
     use crate::control::answer::{Mute, RunWorkers};
     use crate::control::client::Silence;
-    use crate::process_view::ProcessView;
 
     fn snapshot(processes: Vec<ProcessView>) -> Snapshot {
         Snapshot {
@@ -137,7 +141,9 @@ mod tests {
     }
 
     fn target(pid: u32, processes: &[ProcessView]) -> Result<Target, String> {
-        let key = Key { run_id: Some("s59m65f".into()), worker: Some(3), pid };
+        let worker =
+            processes.iter().find(|one| one.pid == pid).map_or(Some(3), |one| one.worker);
+        let key = Key { run_id: Some("s59m65f".into()), worker, pid: Some(pid) };
         Target::of(&key, &snapshot(processes.to_vec()))
     }
 

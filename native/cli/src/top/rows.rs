@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 /// A row: a process, or the tree of a worker.
 #[derive(Clone, Debug)]
 pub(crate) struct Row<'a> {
-    /// The process, or the first one of the tree.
+    /// The process, or the oldest one of the tree.
     pub(crate) process: &'a ProcessView,
+    /// Whether the row is a tree.
+    pub(crate) is_tree: bool,
     /// The number of processes.
     pub(crate) count: usize,
     /// Per mille of one CPU; `None` before the second look.
@@ -36,7 +38,8 @@ impl Row<'_> {
     /// Returns what identifies the row from one look to the next.
     pub(crate) fn key(&self) -> Key {
         let ProcessView { run_id, worker, pid, .. } = self.process;
-        Key { run_id: run_id.clone(), worker: *worker, pid: *pid }
+        let pid = (!self.is_tree).then_some(*pid);
+        Key { run_id: run_id.clone(), worker: *worker, pid }
     }
 }
 
@@ -47,14 +50,15 @@ pub(crate) struct Key {
     pub(crate) run_id: Option<String>,
     /// The worker.
     pub(crate) worker: Option<u16>,
-    /// The process, or the first one of the tree.
-    pub(crate) pid: u32,
+    /// The process. A tree goes on as the same one when its processes change.
+    pub(crate) pid: Option<u32>,
 }
 
 /// Returns a row for each process.
 pub(crate) fn processes<'a>(shown: &[&'a ProcessView], load: &Load) -> Vec<Row<'a>> {
     let row = |process: &&'a ProcessView| Row {
         process,
+        is_tree: false,
         count: 1,
         load: load.of(process),
         rss_bytes: process.rss_bytes,
@@ -69,10 +73,12 @@ pub(crate) fn workers<'a>(shown: &[&'a ProcessView], load: &Load) -> Vec<Row<'a>
     for one in processes(shown, load) {
         let key = (&one.process.run_id, one.process.worker);
         let Some(tree) = trees.get_mut(&key) else {
-            trees.insert(key, one);
+            trees.insert(key, Row { is_tree: true, ..one });
             continue;
         };
-        if one.process.age_ms > tree.process.age_ms {
+        // Ages were read one after the other, and the starts of two processes can be the same.
+        let began = |process: &ProcessView| (process.start_ticks, process.pid);
+        if began(one.process) < began(tree.process) {
             tree.process = one.process;
         }
         tree.count += 1;
@@ -101,8 +107,9 @@ mod tests {
     use super::*;
 
     fn process(pid: u32, worker: u16, age_ms: u64, rss: Option<u64>) -> ProcessView {
-        let worker = Some(worker);
-        ProcessView { worker, age_ms, rss_bytes: rss, ..ProcessView::example(pid, 1, "x") }
+        let (worker, start_ticks) = (Some(worker), Some(100 - age_ms));
+        let process = ProcessView::example(pid, 1, "x");
+        ProcessView { worker, age_ms, start_ticks, rss_bytes: rss, ..process }
     }
 
     #[test]
@@ -114,6 +121,20 @@ mod tests {
         let seen: Vec<_> =
             rows.iter().map(|row| (row.process.pid, row.count, row.rss_bytes)).collect();
         assert_eq!(seen, [(11, 2, Some(5)), (12, 1, Some(1))]);
+    }
+
+    #[test]
+    fn a_tree_stays_the_same_row_when_its_processes_change() {
+        let before = [process(10, 1, 3, None), process(11, 1, 3, None)];
+        let keys = |all: &[ProcessView]| {
+            let shown: Vec<_> = all.iter().collect();
+            workers(&shown, &Load::default()).iter().map(Row::key).collect::<Vec<_>>()
+        };
+        let later = [process(11, 1, 4, None), process(10, 1, 3, None)];
+        assert_eq!(keys(&before), keys(&later));
+        assert_eq!(keys(&before), keys(&later[..1]));
+        let shown: Vec<_> = before.iter().collect();
+        assert_ne!(processes(&shown, &Load::default())[0].key(), keys(&before)[0]);
     }
 
     #[test]
