@@ -43,6 +43,8 @@ chroot_make() {
   rm -rf "$new"
   debootstrap --variant=minbase --include="$packages" "$suite" "$new" "$mirror" >"$new.log" 2>&1 ||
     die "debootstrap failed: $(tail -n 3 "$new.log")"
+  # debootstrap leaves no /etc/hosts, and every machine has one.
+  say "127.0.0.1 localhost" >"$new/etc/hosts"
   # Renamed when it is whole: an interrupted one must not be taken for a chroot.
   mv "$new" "$chroot_root"
 }

@@ -269,7 +269,10 @@ defmodule Leash.Cli.TerminalTest do
     selected = if label == ":first", do: "a", else: "b"
     other = if selected == "a", do: "b", else: "a"
 
-    Tmux.keys(tmux, ["Down"])
+    # Decoys of other tests may stand above.
+    [_head, _titles | table] = Tmux.screen(tmux)
+    above = Enum.find_index(table, &String.starts_with?(&1, vm.run_id))
+    Tmux.keys(tmux, List.duplicate("Down", above + 1))
     Tmux.keys(tmux, ["k"])
     question = ~r/^end worker \d+ \({:global, #{label}}\) of #{vm.run_id} with its 2 processes\?/
     assert_eventually(fn -> last.() =~ question end)
