@@ -1,6 +1,6 @@
 # Measures the functions on normal schedulers, and the time until the end of a process is known.
 #
-#     mix run --no-start bench/nif_latency.exs [calls]
+#     mix run bench/nif_latency.exs [calls]
 #
 # A NIF on a normal scheduler should return within 1 ms (erl_nif(3)). The aim here is 100 µs for
 # the longest call. On a loaded machine the kernel's scheduler takes the CPU away in the middle of
@@ -8,20 +8,21 @@
 
 defmodule NifLatency do
   alias Leash.{Native, OSProcess}
+  alias Leash.Worker.{Launch, Options}
 
   def run(calls) do
     IO.puts("#{calls} calls each, µs                  median     99.9%       max")
-    {:ok, socket, _name} = Native.listen()
+    {:ok, socket, _name} = Native.warden_listen()
     {:ok, pidfd} = sleeper_fd()
 
     measure(calls, "euid", fn -> Native.euid() end)
     measure(calls, "run_id_generate", fn -> Native.run_id_generate() end)
 
-    measure(calls, "listen + fd_close", fn ->
-      with({:ok, s, _} <- Native.listen(), do: Native.fd_close(s))
+    measure(calls, "warden_listen + fd_close", fn ->
+      with({:ok, s, _} <- Native.warden_listen(), do: Native.fd_close(s))
     end)
 
-    measure(calls, "accept, nothing there", fn -> Native.accept(socket, 1, 1) end)
+    measure(calls, "warden_accept, nothing there", fn -> Native.warden_accept(socket, 1) end)
     measure(calls, "fd_give", fn -> Native.fd_give(socket, self()) end)
 
     measure(calls, "fd_dup + fd_close", fn ->
@@ -36,7 +37,7 @@ defmodule NifLatency do
     deaths()
   end
 
-  # The VM's ends of a pipe can come from any program that sends them. Here Python plays the shim.
+  # A program that writes and reads as fast as it can.
   defp pipes(calls) do
     case System.find_executable("python3") do
       nil -> IO.puts("(no python3: reading and writing pipes not measured)")
@@ -46,25 +47,18 @@ defmodule NifLatency do
 
   defp pipes(calls, python) do
     code = """
-    import os, socket, struct, sys, threading
-    s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    r, w = os.pipe(); r2, w2 = os.pipe()
-    s.sendmsg([b"LSH1\\0\\1\\3\\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("2i", w, r2))], 0,
-              "\\0" + sys.argv[1])
-    os.close(w); os.close(r2)
-    print("sent", flush=True)
+    import os, threading
     def drain():
-        while os.read(r, 65536): pass
+        while os.read(0, 65536): pass
     threading.Thread(target=drain, daemon=True).start()
     data = b"x" * 65536
-    while True: os.write(w2, data)
+    while True: os.write(1, data)
     """
 
-    {:ok, socket, name} = Native.listen()
-    port = Port.open({:spawn_executable, python}, line: 80, args: ["-c", code, name])
-    {:os_pid, os_pid} = Port.info(port, :os_pid)
-    receive do: ({^port, {:data, {:eol, _}}} -> :ok)
-    {:ok, ends} = Native.accept(socket, os_pid, 1)
+    options = [command: python, args: ["-c", code], stdin: :pipe, stderr: :null]
+    {:ok, options} = Options.validate(options ++ [on_output: self()])
+    # The program ends with this process, which holds its channel.
+    {:ok, %{started: %{ends: ends}}} = Launch.run(options, :worker, nil)
     block = :binary.copy("x", 65_536)
     bytes = List.duplicate(?x, 3_000)
     parts = for n <- 1..3_000, do: "part #{n}\n"
@@ -80,8 +74,6 @@ defmodule NifLatency do
 
     measure(calls, "fd_write, 3,000 lists deep", fn -> Native.fd_write(ends.stdin, nested) end)
     throughput(ends.stdout)
-    Port.close(port)
-    System.cmd("kill", ["-KILL", "#{os_pid}"])
   end
 
   defp throughput(fd) do
