@@ -24,8 +24,10 @@ defmodule Leash.Faults.OtherUserTest do
     }
   end
 
-  defp unharmed(decoys),
-    do: for(decoy <- decoys, do: assert(Decoy.harm(decoy) == nil)) && Decoys.harmed(Decoys.all())
+  defp unharmed(decoys) do
+    assert Decoys.harmed(decoys) == []
+    Decoys.harmed(Decoys.all())
+  end
 
   # A VM with a worker of that user, in a run directory of its own.
   defp vm(options \\ [], boot \\ []) do
