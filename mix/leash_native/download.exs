@@ -15,7 +15,7 @@ defmodule Mix.Tasks.Compile.LeashNative.Download do
   def get(url) do
     with :ok <- start([:inets, :ssl]),
          {:ok, tls} <- tls(url) do
-      # A profile of its own: the proxy is nobody else's.
+      # A profile of its own: no other client of the VM gets the proxy.
       {:ok, client} = :inets.start(:httpc, profile: @profile)
 
       try do

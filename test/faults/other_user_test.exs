@@ -24,6 +24,15 @@ defmodule Leash.Faults.OtherUserTest do
     }
   end
 
+  # SIGKILL to the VM, to its shims, or to both ends the tree, and no decoy.
+  defp assert_ends(vm, killed, decoys) do
+    tree = sleeps(vm)
+    shims = VM.shims(vm)
+    Observer.kill_together(Enum.flat_map(killed, &if(&1 == :vm, do: [vm.identity], else: shims)))
+    assert_eventually(fn -> gone?(shims ++ tree) end)
+    assert unharmed(decoys) == []
+  end
+
   defp unharmed(decoys) do
     assert Decoys.harmed(decoys) == []
     Decoys.harmed(Decoys.all())
@@ -98,15 +107,7 @@ defmodule Leash.Faults.OtherUserTest do
       ] do
     test "it ends when #{what}", %{decoys: decoys} do
       {vm, _dir} = vm()
-      tree = sleeps(vm)
-      shims = VM.shims(vm)
-
-      Observer.kill_together(
-        Enum.flat_map(unquote(killed), &if(&1 == :vm, do: [vm.identity], else: shims))
-      )
-
-      assert_eventually(fn -> gone?(shims ++ tree) end)
-      assert unharmed(decoys) == []
+      assert_ends(vm, unquote(killed), decoys)
     end
   end
 
@@ -148,15 +149,7 @@ defmodule Leash.Faults.OtherUserTest do
       decoys: decoys
     } do
       {vm, _dir} = vm([], ambient())
-      tree = sleeps(vm)
-      shims = VM.shims(vm)
-
-      Observer.kill_together(
-        Enum.flat_map(unquote(killed), &if(&1 == :vm, do: [vm.identity], else: shims))
-      )
-
-      assert_eventually(fn -> gone?(shims ++ tree) end)
-      assert unharmed(decoys) == []
+      assert_ends(vm, unquote(killed), decoys)
     end
   end
 

@@ -82,26 +82,14 @@ fn body(snapshot: &Snapshot, rows: &[Row<'_>], view: &View, style: Style) -> Vec
         Table::Processes => {
             let titles =
                 ["RUN", "IS", ">WORKER", "NAME", ">PID", ">CPU%", ">RSS", ">AGE", "S", "COMMAND"];
-            let cells = |(at, row): (usize, &Row<'_>)| {
+            let cells = |row: &Row<'_>| {
                 let one = row.process;
                 let [run, is, worker, name] = owner(row);
                 let (pid, state) = (one.pid.to_string().into(), one.state.to_string().into());
                 let [cpu, rss, age] = usage(row);
-                let cells = [
-                    run,
-                    is,
-                    worker,
-                    name,
-                    pid,
-                    cpu,
-                    rss,
-                    age,
-                    state,
-                    one.command.clone().into(),
-                ];
-                if selected == Some(at) { cells.map(reversed) } else { cells }
+                [run, is, worker, name, pid, cpu, rss, age, state, one.command.clone().into()]
             };
-            table::lines(titles, &rows.iter().enumerate().map(cells).collect::<Vec<_>>(), style)
+            rows_of(titles, rows, selected, style, cells)
         }
         Table::Workers => {
             let titles = [
@@ -115,14 +103,13 @@ fn body(snapshot: &Snapshot, rows: &[Row<'_>], view: &View, style: Style) -> Vec
                 ">AGE",
                 "COMMAND",
             ];
-            let cells = |(at, row): (usize, &Row<'_>)| {
+            let cells = |row: &Row<'_>| {
                 let [run, is, worker, name] = owner(row);
                 let [cpu, rss, age] = usage(row);
                 let (count, command) = (row.count.to_string(), row.process.command.clone());
-                let cells = [run, is, worker, name, count.into(), cpu, rss, age, command.into()];
-                if selected == Some(at) { cells.map(reversed) } else { cells }
+                [run, is, worker, name, count.into(), cpu, rss, age, command.into()]
             };
-            table::lines(titles, &rows.iter().enumerate().map(cells).collect::<Vec<_>>(), style)
+            rows_of(titles, rows, selected, style, cells)
         }
     }
 }
@@ -145,6 +132,21 @@ fn usage(row: &Row<'_>) -> [Cell; 3] {
         or_dash(row.rss_bytes.map(size)).into(),
         age(row.process.age_ms).into(),
     ]
+}
+
+/// Lays out a table of rows, one of which may be selected.
+fn rows_of<const N: usize>(
+    titles: [&str; N],
+    rows: &[Row<'_>],
+    selected: Option<usize>,
+    style: Style,
+    cells: impl Fn(&Row<'_>) -> [Cell; N],
+) -> Vec<String> {
+    let line = |(at, row): (usize, &Row<'_>)| {
+        let cells = cells(row);
+        if selected == Some(at) { cells.map(reversed) } else { cells }
+    };
+    table::lines(titles, &rows.iter().enumerate().map(line).collect::<Vec<_>>(), style)
 }
 
 fn reversed(cell: Cell) -> Cell {
