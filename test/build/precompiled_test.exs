@@ -40,10 +40,7 @@ defmodule Leash.Build.PrecompiledTest do
   end
 
   defp refusal(directory, env) do
-    {output, status} = Sandbox.mix(directory, ["compile"], env)
-    assert status != 0
-    assert [_all, sentence] = Regex.run(~r/^\*\* \(Mix\) (.*)$/m, output), output
-    refute output =~ "\n    ", "a stack trace beside the sentence:\n" <> output
+    sentence = Sandbox.refusal!(directory, env)
     assert installed(directory) == []
     sentence
   end

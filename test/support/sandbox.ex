@@ -3,6 +3,8 @@ defmodule Leash.Build.Sandbox do
   # tests see Leash's compiler task from outside, as an application that depends on Leash sees it.
   @moduledoc false
 
+  import ExUnit.Assertions
+
   alias Mix.Tasks.Compile.LeashNative
   alias Mix.Tasks.Compile.LeashNative.Target
 
@@ -39,6 +41,15 @@ defmodule Leash.Build.Sandbox do
       {output, 0} -> output
       {output, status} -> raise "mix #{Enum.join(args, " ")}: status #{status}\n#{output}"
     end
+  end
+
+  @doc "Returns the one sentence with which a compilation fails. It must fail."
+  def refusal!(directory, env) do
+    {output, status} = mix(directory, ["compile"], env)
+    assert status != 0
+    assert [_all, sentence] = Regex.run(~r/^\*\* \(Mix\) (.*)$/m, output), output
+    refute output =~ "\n    ", "a stack trace beside the sentence:\n" <> output
+    sentence
   end
 
   @doc "Makes an application that depends on Leash by path. Its code is `lib`."
